@@ -1,0 +1,28 @@
+# Two commands on a fresh machine: `make demo` and `make test`.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test check bench clean
+.DEFAULT_GOAL := demo
+
+.venv/.installed: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[all]'
+	touch $@
+
+demo: .venv/.installed  ## dense network and 14 pruned rounds on real handwritten digits
+	$(BIN)/python jobs/digits_lr.py --report ./report
+
+check: .venv/.installed  ## lint, format, types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test: check  ## everything that must hold
+	$(BIN)/python -m pytest
+
+bench: .venv/.installed  ## speed against the best opponent, in the same process run
+	$(BIN)/python -m pytest tests/benchmarks -m bench -s
+
+clean:
+	rm -rf .venv runs report

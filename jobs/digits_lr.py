@@ -1,0 +1,43 @@
+"""Learning-rate rewinding on 1,797 real handwritten digits: a dense network and 14 rounds in about two minutes.
+
+python jobs/digits_lr.py                             # on this machine, results in ./runs
+python jobs/digits_lr.py --smoke --storage /tmp/look # two short rounds
+python jobs/digits_lr.py --storage s3://bucket/digits --workers 4
+ray job submit --working-dir . -- python jobs/digits_lr.py --storage s3://bucket/digits
+"""
+
+import dataclasses
+import sys
+
+from orchestrator.distributed.job import main
+from orchestrator.experiment import Experiment
+from orchestrator.pruning import Geometric
+from orchestrator.retraining import LearningRateRewinding
+from orchestrator.training.config import TrainingConfig
+from orchestrator.training.lr import StepDecay
+from orchestrator.training.optimizer import SGD
+
+EXPERIMENT = Experiment(
+    name="digits_lr",
+    model="resnet8",
+    model_options={"width": 8},
+    data="digits",
+    training=TrainingConfig(
+        epochs=30,
+        batch_size=64,
+        schedule=StepDecay(0.1, drops=(15, 23)),
+        optimizer=SGD(momentum=0.9, weight_decay=2e-4),
+    ),
+    path=Geometric.down_to(0.05, remove=0.2),
+    technique=LearningRateRewinding(),
+)
+
+SMOKE = dataclasses.replace(
+    EXPERIMENT,
+    name="digits_lr_smoke",
+    training=dataclasses.replace(EXPERIMENT.training, epochs=2, schedule=StepDecay(0.1, drops=(1,))),
+    path=Geometric(remove=0.2, rounds=2),
+)
+
+if __name__ == "__main__":
+    sys.exit(main(EXPERIMENT, smoke=SMOKE, doc=__doc__))

@@ -1,0 +1,125 @@
+"""The driver as a Ray actor: the same two calls, with tensors travelling through the object store.
+
+It may die at any moment: Ray starts it again, it reads the ledger, and calls that were under way are made again.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, replace
+from typing import Any
+
+import ray
+
+from orchestrator.distributed.tensors import share, unshare
+from orchestrator.driver import Driver
+from orchestrator.experiment import Experiment, Problem
+from orchestrator.rounds import EpochMetrics, RoundRequest, RoundResult, TrainState
+from orchestrator.storage.ledger import Ledger, Record
+from orchestrator.storage.store import open_store
+
+FRUITLESS = 5  # starts of a round without one finished epoch, after which it is given up
+
+
+@dataclass(frozen=True)
+class Report:
+    """How far a round is; what a person follows."""
+
+    round: int
+    rounds: int
+    density: float
+    epochs_done: int
+    epochs: int
+    epochs_left: int
+    metrics: EpochMetrics
+    images_per_second: float
+    workers: int
+
+    @staticmethod
+    def of(request: RoundRequest, metrics: EpochMetrics, done: int, images_per_second: float, workers: int) -> Report:
+        epochs_left = request.epochs - done + (request.rounds - request.round) * request.epochs
+        return Report(
+            round=request.round,
+            rounds=request.rounds,
+            density=request.density,
+            epochs_done=done,
+            epochs=request.epochs,
+            epochs_left=epochs_left,
+            metrics=metrics,
+            images_per_second=images_per_second,
+            workers=workers,
+        )
+
+
+@dataclass(frozen=True)
+class Status:
+    """What the actor knows of the run: the newest report, records committed by it, and why it gave up, if it did."""
+
+    report: Report | None
+    records: tuple[Record, ...]
+    failure: str | None
+    starts: int
+
+
+@ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1, max_concurrency=8)
+class DriverActor:
+    """Owns the algorithm of one path; see `orchestrator.driver.Driver`."""
+
+    def __init__(self, experiment: Experiment, storage: str, problem: Problem) -> None:
+        self._driver = Driver(experiment, Ledger(open_store(storage)), problem)
+        self._shared: dict[str, tuple[RoundRequest, list[ray.ObjectRef[Any]]]] = {}
+        self._records: list[Record] = []
+        self._report: Report | None = None
+        self._failure: str | None = None
+        self._starts = 0
+        self._fruitless = 0
+
+    def next_key(self, group_started: bool) -> str | None:
+        """Key of the round to train, or None: all are finished, or the run has failed (see `status`)."""
+        if group_started:
+            self._starts += 1
+            self._fruitless += 1
+        if self._failure is not None or (request := self._driver.next_round()) is None:
+            return None
+        if self._fruitless > FRUITLESS:
+            self.fail_round(
+                request.key,
+                f"round {request.round} was started {FRUITLESS} times and no attempt finished an epoch: "
+                "see the workers' logs for why they died (memory is the usual cause)",
+            )
+            return None
+        return request.key
+
+    def request(self, key: str) -> tuple[RoundRequest, list[ray.ObjectRef[Any]]]:
+        """The request without its tensors, and a reference to them that each worker fetches by itself."""
+        request = self._driver.next_round()
+        if request is None or request.key != key:
+            raise RuntimeError(f"round {key} is not the next one any more")
+        if key not in self._shared:
+            refs = [ray.put((share(request.start), share(request.masks)))]
+            self._shared = {key: (replace(request, start=None, masks={}), refs)}
+        return self._shared[key]
+
+    def finish_round(self, key: str, result: RoundResult, tensors: list[ray.ObjectRef[Any]]) -> Record:
+        """Commit; returns when the round is safe in storage."""
+        state = unshare(ray.get(tensors[0]))
+        assert isinstance(state, TrainState)
+        self._fruitless = 0
+        record = self._driver.finish_round(key, replace(result, state=state))
+        if all(record.key != known.key for known in self._records):
+            self._records.append(record)
+        return record
+
+    def fail_round(self, key: str, reason: str) -> None:
+        """Give the run up and write down why."""
+        self._failure = self._failure or reason
+        self._driver.fail_round(key, reason)
+
+    def report(self, report: Report) -> None:
+        self._report, self._fruitless = report, 0
+
+    def status(self, records_seen: int) -> Status:
+        return Status(self._report, tuple(self._records[records_seen:]), self._failure, self._starts)
+
+    def pid(self) -> int:
+        return os.getpid()

@@ -1,0 +1,88 @@
+"""Find or start the cluster, and check that it can hold what is asked before anything waits for it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import time
+from dataclasses import replace
+
+import ray
+
+from orchestrator.distributed.deployment import Workers
+from orchestrator.errors import ConfigError, ResourceError
+from orchestrator.storage.store import Store
+
+WAIT_SECONDS = 20.0  # for nodes of a cluster that is just starting
+
+
+def connect(address: str | None) -> None:
+    """Join the cluster at `address` or RAY_ADDRESS; without either, start a local one for this process alone."""
+    os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")  # relative paths and modules mean what they mean here
+    os.environ.setdefault("RAY_TRAIN_ENABLE_STATE_TRACKING", "0")
+    address = address or os.environ.get("RAY_ADDRESS") or "local"
+    options = {"log_to_driver": False, "logging_level": logging.ERROR}
+    if address == "local":
+        # Ray asks for a token by default. One of its own leaves no file in the home folder and dies with the job.
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+        logging.getLogger("ray._private.authentication.authentication_token_setup").setLevel(logging.ERROR)
+        options |= {"include_dashboard": False}
+    try:
+        ray.init(address=address, **options)
+    except ConnectionError as error:
+        raise ResourceError(
+            f"no Ray cluster answers at {address} ({error}); start one with `ray start --head`, "
+            "or leave --address and RAY_ADDRESS unset for a local one"
+        ) from None
+
+
+def with_gpus(workers: Workers) -> Workers:
+    """One GPU for each worker where the cluster has enough of them."""
+    gpu = replace(workers, gpus=1.0)
+    return gpu if _room({"GPU": 1.0}) >= workers.least else workers
+
+
+def check_storage_is_shared(store: Store) -> None:
+    """Raise ConfigError for a local folder on a cluster of several nodes, which do not see each other's disks."""
+    nodes = [node for node in ray.nodes() if node["Alive"]]
+    if store.is_local and len(nodes) > 1:
+        raise ConfigError(
+            f"storage {store.uri!r} is a local folder, and the {len(nodes)} nodes of this cluster do not share it: "
+            "pass --storage s3://bucket/prefix"
+        )
+
+
+def check_room(workers: Workers, wait_seconds: float = WAIT_SECONDS) -> None:
+    """Raise ResourceError if `workers.least` workers can never fit on the cluster's nodes.
+
+    What an autoscaler may still add counts as being there.
+    """
+    deadline = time.monotonic() + (wait_seconds if len(ray.nodes()) > 1 else 0)
+    while (room := _room(workers.resources)) < workers.least:
+        if _autoscaler_can_hold(workers):
+            return
+        if time.monotonic() >= deadline:
+            there = ray.cluster_resources()
+            raise ResourceError(
+                f"{workers.least} workers of {_amounts(workers.resources)} each were asked for, and the cluster holds "
+                f"{room} of them: it has {_amounts({k: there.get(k, 0) for k in ('CPU', 'GPU')})} on "
+                f"{len([n for n in ray.nodes() if n['Alive']])} node(s); "
+                "ask for fewer --workers, fewer --cpus-per-worker, or add nodes"
+            )
+        time.sleep(1)
+
+
+def _room(resources: dict[str, float]) -> int:
+    """How many workers fit, node by node: a worker never spans two."""
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return sum(min(int((node.get(name, 0) + 1e-6) // amount) for name, amount in resources.items()) for node in nodes)
+
+
+def _autoscaler_can_hold(workers: Workers) -> bool:
+    most = ray._private.state.state.get_max_resources_from_cluster_config() or {}
+    return all(most.get(name, 0) >= amount * workers.least for name, amount in workers.resources.items())
+
+
+def _amounts(resources: dict[str, float]) -> str:
+    return " and ".join(f"{amount:g} {name}" for name, amount in resources.items())

@@ -1,0 +1,46 @@
+"""Where and on what an experiment runs: plain values, without Ray."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from orchestrator.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Workers:
+    """`least` to `most` training workers (the same number unless elastic), each with its CPUs and GPUs."""
+
+    least: int
+    most: int
+    cpus: float
+    gpus: float
+
+    @staticmethod
+    def parse(count: str, cpus: float, gpus: float) -> Workers:
+        """`count` is "4", or "2:8" for an elastic group. Raises ConfigError."""
+        parts = count.split(":")
+        if not (1 <= len(parts) <= 2 and all(part.isdecimal() for part in parts)):
+            raise ConfigError(f"--workers must be a number such as 4, or a range such as 2:8, got {count!r}")
+        least, most = int(parts[0]), int(parts[-1])
+        if not 1 <= least <= most:
+            raise ConfigError(f"--workers must be at least 1 and the range must rise, got {count!r}")
+        if cpus <= 0 or gpus < 0:
+            raise ConfigError(
+                f"--cpus-per-worker must be above 0 and --gpus-per-worker 0 or more, got {cpus} and {gpus}"
+            )
+        return Workers(least, most, cpus, gpus)
+
+    @property
+    def resources(self) -> dict[str, float]:
+        return {"CPU": self.cpus, **({"GPU": self.gpus} if self.gpus else {})}
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """Where and on what an experiment runs; decides nothing of its result but the order of floating-point sums."""
+
+    workers: Workers
+    data_root: str | None = None
+    loader_workers: int | None = None
+    checkpoint_seconds: float = 30.0

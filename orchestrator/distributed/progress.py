@@ -1,0 +1,108 @@
+"""Show how far a run is: a live line in a terminal, one log line every few seconds elsewhere."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import ray
+from rich.console import Console
+from rich.status import Status as Spinner
+
+from orchestrator.distributed.actor import Report, Status
+from orchestrator.storage.ledger import Record
+
+LOG_SECONDS = 10.0  # between two lines where there is no terminal
+_POLL_SECONDS = 0.5
+logger = logging.getLogger(__name__)
+
+
+@contextlib.contextmanager
+def shown(driver: Any, console: Console) -> Iterator[None]:
+    """Follow the driver actor while the block runs."""
+    stop = threading.Event()
+    thread = threading.Thread(target=_follow, args=(driver, console, stop), daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join(timeout=10)
+
+
+def _follow(driver: Any, console: Console, stop: threading.Event) -> None:
+    began, logged, seen, starts = time.monotonic(), 0.0, 0, 0
+    pace = Pace()
+    spinner = console.status("starting the workers") if console.is_terminal else contextlib.nullcontext()
+    with spinner as live:
+        last = False
+        while not last:
+            last = stop.wait(_POLL_SECONDS)  # once more at the end, for the last rounds
+            try:
+                status: Status = ray.get(driver.status.remote(seen), timeout=30)
+            except ray.exceptions.RayError:
+                continue  # the driver is being started again
+            if status.starts > max(starts, 1):
+                console.print(
+                    f"[yellow]workers started again[/yellow] ({clock(time.monotonic() - began)} into the run)"
+                )
+            starts = status.starts
+            for record in status.records:
+                console.print(round_line(record))
+            seen += len(status.records)
+            if status.report is None:
+                continue
+            line = epoch_line(status.report, pace.left(status.report))
+            if isinstance(live, Spinner):
+                live.update(line)
+            elif time.monotonic() - logged >= LOG_SECONDS:
+                logged = time.monotonic()
+                console.print(line)
+
+
+class Pace:
+    """Time left, from the epochs done since this run began watching."""
+
+    def __init__(self) -> None:
+        self._first: tuple[float, int] | None = None
+
+    def left(self, report: Report) -> float | None:
+        """Seconds until the path is finished, or None while too little is known."""
+        now = time.monotonic()
+        if self._first is None:
+            self._first = (now, report.epochs_left)
+        began, at_first = self._first
+        done = at_first - report.epochs_left
+        return (now - began) / done * report.epochs_left if done > 0 else None
+
+
+def epoch_line(report: Report, seconds_left: float | None) -> str:
+    metrics = report.metrics
+    left = "" if seconds_left is None else f"  {clock(seconds_left)} left"
+    return (
+        f"round {report.round}/{report.rounds}  epoch {report.epochs_done}/{report.epochs}  "
+        f"density {report.density:.3f}  lr {metrics.lr:.3g}  loss {metrics.train_loss:.4f}  "
+        f"val {metrics.val_accuracy:.2%}  {report.images_per_second:,.0f} images/s on {report.workers} worker(s){left}"
+    )
+
+
+def round_line(record: Record) -> str:
+    metrics = record.metrics
+    return (
+        f"round {record.round} done: density {record.density:.3f} ({1 / record.density:.1f}x)  "
+        f"val {metrics['val_accuracy']:.2%}  test {metrics['test_accuracy']:.2%}  "
+        f"{record.model_bytes / 1e6:.2f} MB  {clock(record.seconds)}"
+    )
+
+
+def clock(seconds: float) -> str:
+    """Seconds as people say them: 8 s, 3 min 20 s, 2 h 05 min."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    minutes, rest = divmod(whole, 60)
+    return f"{minutes} min {rest:02} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02} min"

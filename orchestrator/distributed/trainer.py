@@ -1,0 +1,85 @@
+"""One TorchTrainer for a whole path: start the driver actor, fit, and clean up what only this run needed."""
+
+from __future__ import annotations
+
+import json
+import logging
+from functools import partial
+from typing import Any
+
+import ray
+import ray.train
+from ray.train.torch import TorchConfig, TorchTrainer
+
+from orchestrator.distributed.actor import DriverActor
+from orchestrator.distributed.deployment import Deployment
+from orchestrator.distributed.worker import WorkerConfig, train_path
+from orchestrator.errors import OrchestratorError
+from orchestrator.experiment import Experiment, Problem
+from orchestrator.storage.store import MissingError, Store
+
+logger = logging.getLogger(__name__)
+MAX_FAILURES = 100  # of workers, over a whole path; a round without progress is given up much earlier
+_SNAPSHOT = "checkpoint_manager_snapshot.json"
+
+
+def start_driver(experiment: Experiment, storage: str, problem: Problem) -> Any:
+    """A handle on the driver actor of this path."""
+    return DriverActor.remote(experiment, storage, problem)  # type: ignore[attr-defined]
+
+
+def fit(experiment: Experiment, driver: Any, store: Store, run: str, deployment: Deployment) -> None:
+    """Train the path; returns when the driver has no further round.
+
+    Raises OrchestratorError when the workers keep dying, with what Ray says of it.
+    """
+    workers = deployment.workers
+    loaders = deployment.loader_workers
+    root, filesystem = store.train_storage()
+    discard_torn_snapshot(store, run)
+    config = WorkerConfig(
+        experiment=experiment,
+        driver=driver,
+        storage=store.uri,
+        run=run,
+        data_root=deployment.data_root,
+        threads=max(1, int(workers.cpus)),
+        loader_workers=max(1, int(workers.cpus)) if loaders is None else loaders,
+        checkpoint_seconds=deployment.checkpoint_seconds,
+    )
+    trainer = TorchTrainer(
+        partial(train_path, config),
+        torch_config=TorchConfig(backend="nccl" if workers.gpus else "gloo"),
+        scaling_config=ray.train.ScalingConfig(
+            num_workers=workers.least if workers.least == workers.most else (workers.least, workers.most),
+            use_gpu=workers.gpus > 0,
+            resources_per_worker=workers.resources,
+        ),
+        run_config=ray.train.RunConfig(
+            name=run,
+            storage_path=f"{root}/train",
+            storage_filesystem=filesystem,
+            failure_config=ray.train.FailureConfig(max_failures=MAX_FAILURES, controller_failure_limit=10),
+            checkpoint_config=ray.train.CheckpointConfig(num_to_keep=1),
+            logging_config=ray.train.LoggingConfig(log_level="ERROR"),
+        ),
+    )
+    try:
+        trainer.fit()
+    except ray.train.TrainingFailedError as error:
+        raise OrchestratorError(f"training stopped: {error}") from error
+
+
+def discard_torn_snapshot(store: Store, run: str) -> None:
+    """Remove Ray Train's list of mid-round checkpoints if a kill left it half written.
+
+    Ray would refuse to start on it; without it the round begins anew, and nothing that was committed is touched.
+    """
+    path = f"train/{run}/{_SNAPSHOT}"
+    try:
+        json.loads(store.read(path))
+    except MissingError:
+        pass
+    except ValueError:
+        logger.warning("%s is half written: the round in its middle starts from its beginning", path)
+        store.delete(path)

@@ -1,0 +1,190 @@
+"""What every worker of the TorchTrainer runs: ask the driver for a round, train it, hand the result back.
+
+A worker that dies makes Ray Train start the group again; the loop asks again, gets the same round and goes on from
+the newest mid-round checkpoint.
+"""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import ray
+import ray.train
+import ray.train.torch
+import torch
+from ray.train.collective import broadcast_from_rank_zero
+
+from orchestrator.distributed.actor import Report
+from orchestrator.distributed.tensors import share, unshare
+from orchestrator.errors import DamagedError, DivergedError, OrchestratorError
+from orchestrator.experiment import Experiment
+from orchestrator.rounds import EpochMetrics, Progress, RoundRequest, RoundResult, TrainState
+from orchestrator.storage.checkpoint import pack_progress, unpack_progress
+from orchestrator.storage.store import open_store
+from orchestrator.training import group
+from orchestrator.training.data import load_data
+from orchestrator.training.loop import Trainer
+
+logger = logging.getLogger(__name__)
+_FILE = "progress.safetensors"
+
+
+@dataclass(frozen=True)
+class WorkerConfig:
+    """What a worker needs to know; no secrets, they come from each node's environment."""
+
+    experiment: Experiment
+    driver: Any
+    storage: str
+    run: str
+    data_root: str | None
+    threads: int
+    loader_workers: int
+    checkpoint_seconds: float
+
+
+def train_path(config: WorkerConfig) -> None:
+    """Train every round that the driver asks for."""
+    torch.set_num_threads(config.threads)
+    link = DriverLink(config.driver)
+    resume = _latest_progress()
+    trainer: Trainer | None = None
+    while (key := link.next_key()) is not None:
+        try:
+            if trainer is None:
+                data = load_data(config.experiment.data, config.experiment.data_options, root=config.data_root)
+                device = ray.train.torch.get_device()
+                trainer = Trainer(config.experiment, data, device=device, loader_workers=config.loader_workers)
+            request = link.request(key)
+            going_on = resume if resume is not None and resume.key == key else None
+            result = trainer.train(request, resume=going_on, on_epoch=EpochEnd(config, link))
+        except DivergedError as error:  # on every worker alike
+            link.fail(key, str(error))
+            return
+        except OrchestratorError as error:
+            # One worker's trouble, and no further attempt can help; the others wait for this one in a collective.
+            # Raising ends the group, and the next group is told that the run has failed.
+            link.fail(key, str(error))
+            raise
+        resume = None
+        link.finish(key, result)
+    link.wait()
+
+
+class DriverLink:
+    """A worker's calls to the driver actor; rank 0 asks and hands back, every rank fetches its own tensors."""
+
+    def __init__(self, driver: Any) -> None:
+        self._driver = driver
+        self._first = group.rank() == 0
+        self._started = True
+        self._committing: tuple[str, Any] | None = None
+
+    def next_key(self) -> str | None:
+        key: str | None = broadcast_from_rank_zero(self._ask() if self._first else None)
+        return key
+
+    def _ask(self) -> str | None:
+        key: str | None = ray.get(self._driver.next_key.remote(self._started))
+        self._started = False
+        if self._committing is not None and key == self._committing[0]:
+            # The driver was started again and has not seen the result yet that is on its way.
+            self.wait()
+            return self._ask()
+        return key
+
+    def request(self, key: str) -> RoundRequest:
+        while True:
+            request, refs = ray.get(self._driver.request.remote(key))
+            try:
+                start, masks = (unshare(part) for part in ray.get(refs[0]))
+            except ray.exceptions.ObjectLostError:
+                continue  # the driver died and took its objects along; it is started again
+            whole: RoundRequest = replace(request, start=start, masks=masks)
+            return whole
+
+    def finish(self, key: str, result: RoundResult) -> None:
+        """Hand `result` over; it is uploaded while the next round trains, and commits stay in order."""
+        self.wait()
+        if self._first:
+            tensors = [ray.put(share(result.state))]
+            result = replace(result, state=TrainState({}))
+            self._committing = (key, self._driver.finish_round.remote(key, result, tensors))
+
+    def wait(self) -> None:
+        if self._committing is not None:
+            ray.get(self._committing[1])
+            self._committing = None
+
+    def fail(self, key: str, reason: str) -> None:
+        ray.get(self._driver.fail_round.remote(key, reason))
+
+    def report(self, report: Report) -> None:
+        self._driver.report.remote(report)
+
+
+class EpochEnd:
+    """After each epoch: tell how far the round is and, when it is time, write a mid-round checkpoint."""
+
+    def __init__(self, config: WorkerConfig, link: DriverLink) -> None:
+        self._config, self._link = config, link
+        self._saved = time.monotonic()
+        self._reported = 0.0
+
+    def __call__(
+        self,
+        request: RoundRequest,
+        metrics: EpochMetrics,
+        images_per_second: float,
+        take_progress: Callable[[], Progress],
+    ) -> None:
+        now = time.monotonic()
+        done = metrics.epoch - request.first_epoch + 1
+        if group.rank() == 0 and now - self._reported > 0.5:
+            self._reported = now
+            self._link.report(Report.of(request, metrics, done, images_per_second, group.world_size()))
+        due = now - self._saved >= self._config.checkpoint_seconds and done < request.epochs
+        if group.from_rank_zero(due, ray.train.torch.get_device()):
+            self._save(take_progress)
+            self._saved = time.monotonic()
+
+    def _save(self, take_progress: Callable[[], Progress]) -> None:
+        if group.rank() != 0:
+            ray.train.report({})
+            return
+        folder = Path(tempfile.mkdtemp(prefix="rewind-"))
+        (folder / _FILE).write_bytes(pack_progress(take_progress()))
+        ray.train.report(
+            {},
+            checkpoint=ray.train.Checkpoint.from_directory(folder),
+            checkpoint_upload_mode=ray.train.CheckpointUploadMode.ASYNC,
+            checkpoint_upload_fn=partial(_upload, self._config.storage, self._config.run),
+        )
+
+
+def _upload(storage: str, run: str, checkpoint: ray.train.Checkpoint, name: str) -> ray.train.Checkpoint:
+    """Through our store, which waits out a storage that fails for a while."""
+    store = open_store(storage)
+    root, filesystem = store.train_storage()
+    store.write(f"train/{run}/{name}/{_FILE}", (Path(checkpoint.path) / _FILE).read_bytes())
+    return ray.train.Checkpoint(f"{root}/train/{run}/{name}", filesystem)
+
+
+def _latest_progress() -> Progress | None:
+    """The round that an earlier group was in the middle of, if its checkpoint can be read."""
+    checkpoint = ray.train.get_checkpoint()
+    if checkpoint is None:
+        return None
+    try:
+        with checkpoint.as_directory() as folder:
+            return unpack_progress((Path(folder) / _FILE).read_bytes(), f"{checkpoint.path}/{_FILE}")
+    except (DamagedError, FileNotFoundError) as error:
+        logger.warning("the mid-round checkpoint cannot be used, the round starts from its beginning: %s", error)
+        return None

@@ -1,0 +1,120 @@
+"""The experiment: a frozen value that decides the result, validated when built, and the keys that follow from it."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from orchestrator.errors import ConfigError
+from orchestrator.pruning.path import Geometric, Path
+from orchestrator.retraining import LearningRateRewinding, RetrainingTechnique
+from orchestrator.training.config import TrainingConfig
+
+FORMAT = 1  # of keys, records and blobs: raised whenever the same settings would give other bits
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """Model + data + training + path + criterion + technique + seed. `name` is for people and decides nothing."""
+
+    name: str
+    model: str
+    data: str
+    training: TrainingConfig
+    model_options: Mapping[str, Any] = field(default_factory=dict)
+    data_options: Mapping[str, Any] = field(default_factory=dict)
+    path: Path = field(default_factory=Geometric)
+    technique: RetrainingTechnique = field(default_factory=LearningRateRewinding)
+    criterion: str = "magnitude"
+    exclude: tuple[str, ...] = ()
+    min_kept_per_layer: int = 0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}", self.name):
+            raise ConfigError(
+                f"name must be 1 to 100 of A-Z a-z 0-9 _ . -, the first a letter or a digit, got {self.name!r}"
+            )
+        if not (isinstance(self.seed, int) and 0 <= self.seed < 2**63):
+            raise ConfigError(f"seed must be an integer in [0, 2^63), got {self.seed!r}")
+        if self.min_kept_per_layer < 0:
+            raise ConfigError(f"min_kept_per_layer must be 0 or more, got {self.min_kept_per_layer}")
+        if isinstance(self.exclude, str):  # type: ignore[unreachable]
+            raise ConfigError(f"exclude must be a tuple of patterns, got the text {self.exclude!r}")
+        object.__setattr__(self, "exclude", tuple(self.exclude))
+        self.technique.check(self.training)
+        for field_name in ("model_options", "data_options"):
+            try:
+                json.dumps(dict(getattr(self, field_name)))
+            except TypeError as error:
+                raise ConfigError(f"{field_name} must hold only JSON values ({error})") from None
+
+    def densities(self) -> tuple[float, ...]:
+        """Density of every round; round 0 is dense."""
+        return (1.0, *self.path.densities())
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What is known of model and data before training.
+
+    `prunable` maps each prunable weight tensor to its shape, in parameter order; the identities are hashes of the
+    model's structure and of the data's content, and are part of every key.
+    """
+
+    prunable: Mapping[str, tuple[int, ...]]
+    model_identity: str
+    data_identity: str
+    num_classes: int
+    input_shape: tuple[int, int, int]
+
+
+def round_settings(experiment: Experiment, problem: Problem) -> list[dict[str, Any]]:
+    """Everything that decides each round's result, without the parent (see `round_keys`).
+
+    The dense round leaves out what only pruning reads, so every technique and criterion shares one dense run.
+    """
+    common = {
+        "format": FORMAT,
+        "model": experiment.model,
+        "model_options": dict(experiment.model_options),
+        "model_identity": problem.model_identity,
+        "data": experiment.data,
+        "data_options": dict(experiment.data_options),
+        "data_identity": problem.data_identity,
+        "training": as_json(experiment.training),
+        "seed": experiment.seed,
+    }
+    pruning = {
+        "criterion": experiment.criterion,
+        "exclude": list(experiment.exclude),
+        "min_kept_per_layer": experiment.min_kept_per_layer,
+        "technique": as_json(experiment.technique),
+    }
+    pruned = [{**common, **pruning, "round": r, "density": d} for r, d in enumerate(experiment.densities()) if r]
+    return [{**common, "round": 0, "density": 1.0}, *pruned]
+
+
+def round_keys(settings: list[dict[str, Any]]) -> list[str]:
+    """One key a round: sha256 over its settings and its parent's key, hence over the whole chain before it."""
+    keys: list[str] = []
+    for setting in settings:
+        parent = keys[-1] if keys else None
+        text = json.dumps({**setting, "parent": parent}, sort_keys=True, separators=(",", ":"))
+        keys.append(hashlib.sha256(text.encode()).hexdigest())
+    return keys
+
+
+def as_json(value: Any) -> Any:
+    """A frozen dataclass as JSON with its type's name; every field counts, defaults included."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = {f.name: as_json(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        return {"type": type(value).__name__, **fields}
+    if isinstance(value, tuple):
+        return [as_json(item) for item in value]
+    return value

@@ -1,0 +1,91 @@
+"""How much to keep, and when: a path gives the densities of rounds 1, 2, ... as fractions of the dense network."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from orchestrator.errors import ConfigError
+
+
+class Path(Protocol):
+    """A frozen dataclass whose fields, all of them, decide its densities."""
+
+    def densities(self) -> tuple[float, ...]:
+        """Density after each round's pruning: strictly decreasing, each in (0, 1)."""
+        ...
+
+
+@dataclass(frozen=True)
+class Geometric:
+    """Remove the fraction `remove` of what is left, `rounds` times: densities (1 - remove)^r.
+
+    The iterative pruning of Renda, Frankle, Carbin (ICLR 2020), section 3, where `remove` is 0.2.
+    """
+
+    remove: float = 0.2
+    rounds: int = 8
+
+    def __post_init__(self) -> None:
+        _check_fraction("remove", self.remove)
+        if not isinstance(self.rounds, int) or self.rounds < 1:
+            raise ConfigError(f"rounds must be a whole number, 1 or more, got {self.rounds!r}")
+        _check_decreasing(self.densities())
+
+    @classmethod
+    def down_to(cls, density: float, remove: float = 0.2) -> Geometric:
+        """The fewest rounds that end at or below `density` (0.05 takes 14 rounds)."""
+        _check_fraction("density", density)
+        _check_fraction("remove", remove)
+        rounds = math.log(density) / math.log1p(-remove)
+        return cls(remove, max(1, math.ceil(rounds - 1e-9)))  # 0.512 = 0.8^3 but for rounding: 3 rounds, not 4
+
+    def densities(self) -> tuple[float, ...]:
+        return tuple((1 - self.remove) ** r for r in range(1, self.rounds + 1))
+
+
+@dataclass(frozen=True)
+class OneShot:
+    """One round that prunes the dense network to `density` at once."""
+
+    density: float
+
+    def __post_init__(self) -> None:
+        _check_fraction("density", self.density)
+
+    def densities(self) -> tuple[float, ...]:
+        return (self.density,)
+
+
+@dataclass(frozen=True)
+class Explicit:
+    """The densities themselves, one a round: `Explicit([0.5, 0.25, 0.1])`."""
+
+    values: Sequence[float]
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.values, Sequence) or not self.values:
+            raise ConfigError(f"densities must be a list of at least one number, got {self.values!r}")
+        for value in self.values:
+            _check_fraction("density", value)
+        object.__setattr__(self, "values", tuple(self.values))
+        _check_decreasing(self.densities())
+
+    def densities(self) -> tuple[float, ...]:
+        return tuple(self.values)
+
+
+def _check_fraction(what: str, value: float) -> None:
+    if not isinstance(value, (int, float)) or not 0 < value < 1:
+        raise ConfigError(f"{what} must be in (0, 1), got {value!r}")
+
+
+def _check_decreasing(densities: tuple[float, ...]) -> None:
+    for earlier, later in itertools.pairwise(densities):
+        if not 0 < later < earlier:
+            raise ConfigError(
+                f"densities must decrease from round to round and stay above 0, got {earlier} then {later}"
+            )

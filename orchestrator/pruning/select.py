@@ -1,0 +1,241 @@
+"""Choose the weights to keep: exactly so many of the whole network, the best by a criterion."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from orchestrator.errors import ConfigError
+from orchestrator.pruning.criteria import Criterion, magnitude, score
+
+BLOCK = 1 << 20  # scores looked at together: several passes over a block then find it in the cache
+STRIDE = 211  # sampling step: a prime, so that it meets every place of a kernel and every channel alike
+SIGMAS = 5  # half width of the bracket in standard errors of the sample's quantile: outside once in a million
+
+
+def kept_count(density: float, total: int) -> int:
+    """How many of `total` weights a network of `density` keeps; ConfigError unless 0 < density <= 1."""
+    if not 0 < density <= 1:
+        raise ConfigError(f"density must be in (0, 1], got {density}")
+    return round(density * total)
+
+
+@torch.no_grad()
+def prune_globally(
+    weights: dict[str, Tensor],
+    density: float,
+    *,
+    masks: dict[str, Tensor] | None = None,
+    criterion: Criterion = magnitude,
+    gradients: dict[str, Tensor] | None = None,
+    min_kept_per_layer: int = 0,
+) -> dict[str, Tensor]:
+    """Masks that keep exactly round(density * N) of the N `weights`, the best of all layers together.
+
+    Global magnitude pruning as in Renda, Frankle, Carbin (ICLR 2020), section 2. `weights` are floating point, of any
+    shape, on one device; N counts what earlier `masks` (bool, True = kept) removed, and that never comes back. Of
+    equal scores the lower flat index is kept, in the order of `weights`. Each layer keeps its `min_kept_per_layer`
+    best candidates (or all, if it has fewer), at the expense of the weakest of other layers. The result has the
+    keys and shapes of `weights`: contiguous bool tensors on their device. Nothing passed in is changed.
+
+    Raises ConfigError for a density that keeps nothing, or more than `masks` or less than the minimum allow; for a
+    weight that is not finite, a score that is NaN, and tensors that do not match `weights`.
+    """
+    _check(weights, masks, gradients)
+    if min_kept_per_layer < 0:
+        raise ConfigError(f"min_kept_per_layer must be 0 or more, got {min_kept_per_layer}")
+    total = sum(weight.numel() for weight in weights.values())
+    keep = kept_count(density, total)
+    layers = [
+        _layer(name, weight, masks[name] if masks else None, criterion, gradients[name] if gradients else None)
+        for name, weight in weights.items()
+    ]
+    candidates = sum(layer.candidates for layer in layers)
+    least = sum(min(layer.candidates, min_kept_per_layer) for layer in layers)
+    if keep == 0:
+        raise ConfigError(f"density must keep at least 1 of {total} weights, got {density:g}, which keeps 0")
+    if keep > candidates:
+        raise ConfigError(
+            f"density {density:g} keeps {keep} of {total} weights, but the masks given leave only {candidates}: "
+            f"it must be at most {candidates / total:g}"
+        )
+    if keep < least:
+        raise ConfigError(
+            f"density {density:g} keeps {keep} of {total} weights, but min_kept_per_layer={min_kept_per_layer} wants "
+            f"{least} in {len(layers)} layers: raise the density or lower the minimum"
+        )
+    chosen = _best_with_minimum(layers, keep, min_kept_per_layer)
+    return {name: chosen[name].view(weight.shape) for name, weight in weights.items()}
+
+
+@dataclass(frozen=True, eq=False)
+class _Layer:
+    """One tensor, flat: its scores are `values`, or |values| if `absolute` (magnitudes are never stored whole)."""
+
+    name: str
+    values: Tensor
+    absolute: bool
+    mask: Tensor | None
+    candidates: int
+
+
+def _layer(name: str, weight: Tensor, mask: Tensor | None, criterion: Criterion, gradient: Tensor | None) -> _Layer:
+    values = weight if criterion is magnitude else score(criterion, name, weight, gradient)
+    flat = values.detach().to(weight.device).reshape(-1)
+    if mask is not None:
+        mask = mask.to(weight.device).reshape(-1)
+    candidates = flat.numel() if mask is None else int(mask.count_nonzero())
+    return _Layer(name, flat, criterion is magnitude, mask, candidates)
+
+
+def _best_with_minimum(layers: list[_Layer], keep: int, minimum: int) -> dict[str, Tensor]:
+    """As `_best`, but a layer that falls short gets just its minimum, and the others share what is left."""
+    done: dict[str, Tensor] = {}
+    while True:
+        chosen = _best(layers, keep)
+        least = {layer.name: min(minimum, layer.candidates) for layer in layers}
+        short = [layer for layer in layers if minimum and int(chosen[layer.name].count_nonzero()) < least[layer.name]]
+        if not short:
+            return done | chosen
+        for layer in short:
+            done |= _best([layer], least[layer.name])
+            keep -= least[layer.name]
+        layers = [layer for layer in layers if layer not in short]  # with less to share, one of them may fall short
+
+
+def _best(layers: list[_Layer], keep: int) -> dict[str, Tensor]:
+    """Flat masks of the `keep` best candidates of all layers together.
+
+    One pass over the weights: what lies above a bracket around the threshold is kept, what lies inside is chosen from
+    exactly. A sample proposes the bracket; if it misses the threshold, everything is inside.
+    """
+    wide = any(layer.values.dtype is torch.float64 for layer in layers)
+    dtype = torch.float64 if wide else torch.float32  # holds every score exactly, of whatever dtypes
+    for low, high in (_bracket(layers, keep, dtype), (-math.inf, math.inf)):
+        splits = [_split(layer, low, high, dtype) for layer in layers]
+        missing = keep - sum(split.above for split in splits)
+        sizes = [split.inside.numel() for split in splits]
+        if 0 <= missing <= sum(sizes):
+            break
+    chosen = _highest(torch.cat([split.scores for split in splits]), missing)
+    for split, kept in zip(splits, torch.split(chosen, sizes), strict=True):
+        split.mask[split.inside] = kept
+    return {layer.name: split.mask for layer, split in zip(layers, splits, strict=True)}
+
+
+def _bracket(layers: list[_Layer], keep: int, dtype: torch.dtype) -> tuple[float, float]:
+    """Two scores that very likely enclose the `keep`-th highest, from every STRIDE-th score of the network."""
+    samples, offset = [], 0
+    for layer in layers:
+        part = slice(-offset % STRIDE, None, STRIDE)  # go on where the layer before ended
+        offset += layer.values.numel()
+        sample = layer.values[part] if layer.mask is None else layer.values[part][layer.mask[part]]
+        samples.append(sample.to(dtype).abs() if layer.absolute else sample.to(dtype))
+    sample = torch.cat(samples)
+    size, candidates = sample.numel(), sum(layer.candidates for layer in layers)
+    if size == 0:
+        return -math.inf, math.inf
+    removed = 1 - keep / candidates
+    middle = removed * size
+    margin = SIGMAS * math.sqrt(size * removed * (1 - removed)) + 1
+    first, last = math.floor(middle - margin), math.ceil(middle + margin)  # places in the sorted sample, from 1
+    low = sample.kthvalue(first).values.item() if first >= 1 else -math.inf
+    high = sample.kthvalue(last).values.item() if last <= size else math.inf
+    return low, high
+
+
+@dataclass(frozen=True, eq=False)
+class _Split:
+    """A layer against a bracket: `mask` keeps the `above`; `inside` are flat indices, `scores` their scores."""
+
+    mask: Tensor
+    above: int
+    inside: Tensor
+    scores: Tensor
+
+
+def _split(layer: _Layer, low: float, high: float, dtype: torch.dtype) -> _Split:
+    device, size = layer.values.device, layer.values.numel()
+    mask = torch.empty(size, dtype=torch.bool, device=device)
+    block = min(size, BLOCK)
+    scores_of_block, flags_of_block = (torch.empty(block, dtype=dtype, device=device) for _ in range(2))
+    inside_of_block = torch.empty(block, dtype=torch.bool, device=device)
+    above, indices, values = 0, [], []
+    for start in range(0, size, block):
+        part = slice(start, min(start + block, size))
+        here = slice(0, part.stop - start)
+        scores, flags, inside = scores_of_block[here], flags_of_block[here], inside_of_block[here]
+        scores.copy_(layer.values[part])
+        if layer.absolute:
+            largest = scores.abs_().amax().item()  # NaN if there is one
+            if not largest < math.inf:
+                raise ConfigError(f"weights must be finite, but {layer.name} holds {largest}")
+        # Comparing into floats and narrowing them runs vectorised, comparing into bools does not: twice as fast.
+        mask[part].copy_(torch.gt(scores, high, out=flags))
+        inside.copy_(torch.ge(scores, low, out=flags))
+        if layer.mask is not None:
+            mask[part].logical_and_(layer.mask[part])
+            inside.logical_and_(layer.mask[part])
+        inside.logical_xor_(mask[part])
+        above += int(mask[part].count_nonzero())
+        index = _true_indices(inside)
+        indices.append(index + start)
+        values.append(scores[index])
+    return _Split(mask, above, torch.cat(indices), torch.cat(values))
+
+
+def _true_indices(flags: Tensor) -> Tensor:
+    """Indices of the few True of a contiguous 1-D bool tensor, ascending; eight flags are looked at together."""
+    if flags.numel() % 8:
+        return flags.nonzero()[:, 0]
+    words = flags.view(torch.int64).nonzero()[:, 0]
+    row, place = flags.view(-1, 8)[words].nonzero(as_tuple=True)
+    return words[row] * 8 + place
+
+
+def _highest(scores: Tensor, count: int) -> Tensor:
+    """Bool tensor that marks the `count` highest of 1-D `scores`; of equal ones the first."""
+    if count in (0, scores.numel()):
+        return torch.full_like(scores, count > 0, dtype=torch.bool)
+    threshold = scores.kthvalue(scores.numel() - count + 1).values
+    chosen = scores > threshold
+    ties = (scores == threshold).nonzero()[:, 0]
+    chosen[ties[: count - int(chosen.count_nonzero())]] = True
+    return chosen
+
+
+def _check(
+    weights: Mapping[str, Tensor], masks: Mapping[str, Tensor] | None, gradients: Mapping[str, Tensor] | None
+) -> None:
+    if not weights:
+        raise ConfigError("weights must hold at least one tensor to prune, got an empty dictionary")
+    devices = {weight.device for weight in weights.values()}
+    if len(devices) > 1:
+        raise ConfigError(f"weights must all be on one device, got {', '.join(sorted(map(str, devices)))}")
+    for name, weight in weights.items():
+        if not weight.is_floating_point():
+            raise ConfigError(f"weights must be floating point, got {weight.dtype} for {name}")
+        if weight.dim() == 0 or weight.numel() == 0:
+            raise ConfigError(
+                f"weights must have a dimension and an element, got shape {tuple(weight.shape)} for {name}"
+            )
+    for what, others in (("mask", masks), ("gradient", gradients)):
+        if others is None:
+            continue
+        for name in [*weights, *others]:
+            if name not in others or name not in weights:
+                problem = f"{name} has none" if name in weights else f"{name} is no weight"
+                raise ConfigError(f"every weight must have one {what}, and nothing else, but {problem}")
+        for name, other in others.items():
+            if other.shape != weights[name].shape:
+                raise ConfigError(
+                    f"a {what} must have the shape of its weight {tuple(weights[name].shape)}, "
+                    f"got {tuple(other.shape)} for {name}"
+                )
+    for name, mask in (masks or {}).items():
+        if mask.dtype is not torch.bool:
+            raise ConfigError(f"masks must be bool (True = kept), got {mask.dtype} for {name}: use mask.bool()")

@@ -1,0 +1,81 @@
+"""What passes between the driver and whoever trains: a request for one round, and its result."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from orchestrator.training.lr import Schedule
+
+Tensors = dict[str, Tensor]
+
+
+@dataclass
+class TrainState:
+    """Everything that training changes, on the CPU, whole tensors.
+
+    `model`: parameters and persistent buffers by their name in the module (shared ones once, by their first name).
+    `optimizer`: "<parameter>/<slot>", such as "conv1.weight/momentum_buffer"; empty for a fresh optimizer.
+    """
+
+    model: Tensors
+    optimizer: Tensors = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class RoundRequest:
+    """One (re)training that the driver asks for.
+
+    `first_epoch` is the place in the dense run's schedule where the round begins, `epochs` how many it runs;
+    `start` is None for the dense round, which begins at the initialisation that `seed` gives.
+    """
+
+    key: str
+    parent: str | None
+    round: int
+    rounds: int
+    density: float
+    kept: int
+    prunable: int
+    seed: int
+    schedule: Schedule
+    first_epoch: int
+    epochs: int
+    start: TrainState | None
+    masks: Tensors
+
+
+@dataclass(frozen=True)
+class EpochMetrics:
+    """One epoch of a round: loss per training sample, accuracies as fractions, learning rate at its first step."""
+
+    epoch: int
+    lr: float
+    train_loss: float
+    val_loss: float
+    val_accuracy: float
+
+
+@dataclass(frozen=True)
+class RoundResult:
+    """What training a request gave. `seconds` is the time spent training it, over all attempts that counted."""
+
+    state: TrainState
+    history: tuple[EpochMetrics, ...]
+    test_accuracy: float
+    seconds: float
+    images_per_second: float
+    attempts: int = 1
+
+
+@dataclass(frozen=True)
+class Progress:
+    """A round in its middle, after `epochs_done` whole epochs: enough to go on with the same bits."""
+
+    key: str
+    epochs_done: int
+    state: TrainState
+    history: tuple[EpochMetrics, ...]
+    seconds: float
+    attempts: int

@@ -1,0 +1,46 @@
+"""Run an experiment in this process, without Ray: for a small problem, a test, or a look at the algorithm."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+from orchestrator.driver import Driver
+from orchestrator.errors import DataError, DivergedError
+from orchestrator.experiment import Experiment
+from orchestrator.problem import load_problem
+from orchestrator.storage.ledger import Ledger, Record
+from orchestrator.storage.store import open_store
+from orchestrator.training.loop import OnEpoch, Trainer
+
+
+def run(
+    experiment: Experiment,
+    storage: str = "./runs",
+    *,
+    data: str | None = None,
+    device: torch.device | None = None,
+    on_round: Callable[[Record], None] | None = None,
+    on_epoch: OnEpoch | None = None,
+) -> list[Record]:
+    """Train every round of `experiment` that `storage` does not hold yet; returns the records of its path.
+
+    `data` is where the data lies, for data sets that live in files. Raises OrchestratorError for what users can mend.
+    """
+    store = open_store(storage)
+    store.check()
+    problem, loaded = load_problem(experiment, data)
+    driver = Driver(experiment, Ledger(store), problem)
+    trainer: Trainer | None = None
+    while (request := driver.next_round()) is not None:
+        trainer = trainer or Trainer(experiment, loaded, device=device)
+        try:
+            result = trainer.train(request, on_epoch=on_epoch)
+        except (DivergedError, DataError) as error:
+            driver.fail_round(request.key, str(error))
+            raise
+        record = driver.finish_round(request.key, result)
+        if on_round:
+            on_round(record)
+    return driver.records()

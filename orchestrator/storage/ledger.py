@@ -1,0 +1,184 @@
+"""The ledger: every finished round of a storage location, one record each.
+
+A round is finished when `rounds/<key>/record.json` exists: it is written last, with create-if-absent, and names the
+sha256 of every blob beside it. Whoever reads checks it, so damage is an error that names the file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+from orchestrator.errors import DamagedError
+from orchestrator.experiment import FORMAT
+from orchestrator.rounds import Tensors, TrainState
+from orchestrator.storage.checkpoint import pack_model, pack_optimizer, unpack_model, unpack_optimizer
+from orchestrator.storage.store import MissingError, Store
+
+MODEL, OPTIMIZER = "model.safetensors", "optimizer.safetensors"
+
+
+@dataclass(frozen=True)
+class Blob:
+    sha256: str
+    bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """One finished round.
+
+    `metrics`: train_loss, val_accuracy, test_accuracy of the last epoch, accuracies as fractions; `history`: the
+    same per epoch (without test). `layers`: kept and all weights of each prunable tensor. `epochs`: trained in this
+    round; `seconds` and `images_per_second` are of this machine and are the only fields, beside `attempts`,
+    `finished_at` and `versions`, in which two runs of the same settings may differ.
+    """
+
+    key: str
+    parent: str | None
+    experiment: str
+    round: int
+    technique: str
+    density: float
+    kept: int
+    prunable: int
+    seed: int
+    metrics: dict[str, float]
+    history: list[dict[str, float]]
+    layers: dict[str, list[int]]
+    dead_layers: list[str]
+    epochs: int
+    seconds: float
+    images_per_second: float
+    attempts: int
+    settings: dict[str, Any]
+    versions: dict[str, str]
+    finished_at: str
+    blobs: dict[str, Blob] = field(default_factory=dict)
+    format: int = FORMAT
+
+    @property
+    def model_bytes(self) -> int:
+        """Size of the committed model."""
+        return self.blobs[MODEL].bytes
+
+    def to_json(self) -> bytes:
+        return json.dumps(asdict(self), indent=1).encode()
+
+    @staticmethod
+    def from_json(text: bytes, file: str) -> Record:
+        """Raises DamagedError, naming `file`, for what is not a record, or one of a newer format."""
+        try:
+            value = json.loads(text)
+            if value["format"] > FORMAT:
+                raise DamagedError(
+                    f"{file} has format {value['format']}, this version reads up to {FORMAT}: update rewind-orchestrator"
+                )
+            known = {f.name for f in fields(Record)}
+            value["blobs"] = {name: Blob(**blob) for name, blob in value["blobs"].items()}
+            return Record(**{name: item for name, item in value.items() if name in known})
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise DamagedError(
+                f"{file} is not a record ({type(error).__name__}: {error}); "
+                "restore it, or delete its folder to have the round trained again"
+            ) from error
+
+
+class Ledger:
+    """Reads and commits records in a store. Holds no state: what it says is what the storage holds."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+
+    def record(self, key: str) -> Record | None:
+        """The record of a finished round, or None."""
+        file = f"rounds/{key}/record.json"
+        try:
+            record = Record.from_json(self.store.read(file), file)
+        except MissingError:
+            return None
+        if record.key != key:
+            raise DamagedError(f"{file} is the record of another round, {record.key}")
+        return record
+
+    def records(self) -> list[Record]:
+        """Every finished round, parents before children."""
+        files = [f for f in self.store.list("rounds/") if f.endswith("/record.json")]
+        with ThreadPoolExecutor(16) as pool:
+            records = list(pool.map(lambda file: Record.from_json(self.store.read(file), file), files))
+        return sorted(records, key=lambda r: (r.experiment, r.seed, r.round, r.key))
+
+    def commit(self, record: Record, state: TrainState, masks: Tensors) -> Record:
+        """Upload the blobs, then the record. If the round is committed already, that record is the answer."""
+        folder = f"rounds/{record.key}"
+        blobs: dict[str, Blob] = {}
+        packed = {MODEL: pack_model(state.model, masks), OPTIMIZER: pack_optimizer(state.optimizer, masks)}
+        if (done := self.record(record.key)) is not None:
+            return done
+        for name, data in packed.items():
+            self.store.write(f"{folder}/{name}", data)
+            blobs[name] = Blob(hashlib.sha256(data).hexdigest(), len(data))
+        record = Record(**{**{f.name: getattr(record, f.name) for f in fields(Record)}, "blobs": blobs})
+        if not self.store.create(f"{folder}/record.json", record.to_json()):
+            return self.record(record.key) or record
+        self.store.delete(f"{folder}/failed.json")
+        return record
+
+    def load(self, record: Record) -> tuple[TrainState, Tensors]:
+        """(state, masks) of a finished round. Raises DamagedError naming a blob that is missing or not as recorded."""
+        model, masks = unpack_model(self._blob(record, MODEL), f"rounds/{record.key}/{MODEL}")
+        file = f"rounds/{record.key}/{OPTIMIZER}"
+        return TrainState(model, unpack_optimizer(self._blob(record, OPTIMIZER), masks, file)), masks
+
+    def verify(self) -> Iterator[tuple[str, str | None]]:
+        """(file, None or what is wrong with it) for every record and every blob that a record names."""
+        for file in self.store.list("rounds/"):
+            if not file.endswith("/record.json"):
+                continue
+            try:
+                record = Record.from_json(self.store.read(file), file)
+            except DamagedError as error:
+                yield file, str(error)
+                continue
+            yield (
+                file,
+                None if file == f"rounds/{record.key}/record.json" else f"{file} is the record of another round",
+            )
+            for name in record.blobs:
+                blob = f"rounds/{record.key}/{name}"
+                try:
+                    self._blob(record, name)
+                    yield blob, None
+                except DamagedError as error:
+                    yield blob, str(error)
+
+    def write_failure(self, key: str, failure: dict[str, Any]) -> None:
+        """Say beside a round that is not committed why it failed; gone when it commits."""
+        self.store.write(f"rounds/{key}/failed.json", json.dumps(failure, indent=1).encode())
+
+    def failures(self) -> list[dict[str, Any]]:
+        """What `write_failure` wrote for rounds that did not commit since."""
+        files = self.store.list("rounds/")
+        failed = [f for f in files if f.endswith("/failed.json") and f.replace("failed", "record") not in files]
+        return [json.loads(self.store.read(file)) for file in failed]
+
+    def write_experiment(self, name: str, seed: int, content: dict[str, Any]) -> None:
+        """The path of an experiment, for people and reports."""
+        self.store.write(f"experiments/{name}.{seed}.json", json.dumps(content, indent=1).encode())
+
+    def _blob(self, record: Record, name: str) -> bytes:
+        file, expected = f"rounds/{record.key}/{name}", record.blobs[name]
+        try:
+            data = self.store.read(file)
+        except MissingError:
+            raise DamagedError(f"{file} is missing, though its record names it") from None
+        if len(data) != expected.bytes or hashlib.sha256(data).hexdigest() != expected.sha256:
+            raise DamagedError(
+                f"{file} is damaged: {len(data)} bytes that do not have the sha256 of its record "
+                f"({expected.bytes} bytes); restore it, or delete rounds/{record.key} to have the round trained again"
+            )
+        return data

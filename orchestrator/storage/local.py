@@ -1,0 +1,170 @@
+"""Bytes in a local folder: the embedded default."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+import uuid
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from orchestrator.errors import ConfigError, StorageError
+from orchestrator.storage.store import TEMPORARY, MissingError, clean_folder, clean_path, probe
+
+if TYPE_CHECKING:
+    from pyarrow.fs import FileSystem
+
+_WAY_OUT = {
+    errno.ENOSPC: "the disk is full: free some space, or choose another storage",
+    errno.EDQUOT: "the disk quota is used up: free some space, or choose another storage",
+    errno.EFBIG: "the file is larger than this system allows: choose another storage",
+    errno.EACCES: "permission denied: choose a folder that you may write to",
+    errno.EPERM: "permission denied: choose a folder that you may write to",
+    errno.EROFS: "the file system is read-only: choose another storage",
+    errno.ENOTDIR: "a file stands where a folder is needed: remove it, or choose another folder",
+    errno.EEXIST: "a file stands where a folder is needed: remove it, or choose another folder",
+    errno.EISDIR: "a folder stands where a file is needed: remove it, or choose another folder",
+    errno.ENOTSUP: "the file system has no hard links, which keep two writers apart: choose another storage",
+}
+
+
+class LocalStore:
+    """A folder, made by the first write; relative ones are fixed to the working directory of this moment."""
+
+    is_local = True
+
+    def __init__(self, folder: str) -> None:
+        try:
+            self._root = os.path.abspath(os.path.expanduser(folder))
+        except RuntimeError as error:  # "~" without a home
+            raise ConfigError(f"storage folder {folder!r} has no meaning here: {error}") from None
+
+    def __repr__(self) -> str:
+        return f"LocalStore({self._root!r})"
+
+    @property
+    def uri(self) -> str:
+        """The absolute folder: Ray's workers have other working directories, where "./runs" is elsewhere."""
+        return self._root
+
+    def read(self, path: str) -> bytes:
+        place = self._place(path)
+        with _told("read", place):
+            try:
+                with open(place, "rb") as file:
+                    return file.read()
+            except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+                raise MissingError(f"there is no file {place}") from None
+
+    def write(self, path: str, data: bytes | memoryview) -> None:
+        place = self._place(path)
+        with _told("write", place), self._temporary(place, data) as temporary:
+            os.replace(temporary, place)
+            _sync_folder(place)
+
+    def create(self, path: str, data: bytes) -> bool:
+        place = self._place(path)
+        with _told("write", place), self._temporary(place, data) as temporary:
+            try:
+                os.link(temporary, place)
+            except FileExistsError:
+                # NFS may repeat a link() whose answer was lost: then it was ours.
+                return os.stat(temporary).st_nlink == 2
+            _sync_folder(place)
+            return True
+
+    def exists(self, path: str) -> bool:
+        place = self._place(path)
+        with _told("read", place):
+            try:
+                return stat.S_ISREG(os.stat(place).st_mode)
+            except (FileNotFoundError, NotADirectoryError):
+                return False
+
+    def list(self, prefix: str = "") -> list[str]:
+        top = os.path.join(self._root, clean_folder(prefix))
+        with _told("list", top):
+            found = [
+                os.path.join(folder, name)
+                for folder, _, names in os.walk(top, onerror=_unless_gone)
+                for name in names
+                if not name.startswith(TEMPORARY)
+            ]
+        return sorted(os.path.relpath(place, self._root).replace(os.sep, "/") for place in found)
+
+    def delete(self, path: str) -> None:
+        place = self._place(path)
+        with _told("delete", place):
+            try:
+                os.unlink(place)
+            except (FileNotFoundError, NotADirectoryError):
+                pass
+            except (IsADirectoryError, PermissionError):
+                if not os.path.isdir(place):  # a folder is not a file: nothing to delete
+                    raise
+
+    def delete_tree(self, prefix: str) -> None:
+        if not prefix:
+            raise StorageError("delete_tree needs a folder: it never empties a whole store, got ''")
+        top = os.path.join(self._root, clean_folder(prefix))
+        with _told("delete", top):
+            for folder, _, names in os.walk(top, topdown=False, onerror=_unless_gone):
+                for name in names:
+                    with contextlib.suppress(FileNotFoundError):
+                        os.unlink(os.path.join(folder, name))
+                with contextlib.suppress(OSError):  # not empty: somebody writes here at this moment
+                    os.rmdir(folder)
+
+    def check(self) -> None:
+        probe(self)
+
+    def train_storage(self) -> tuple[str, FileSystem]:
+        from pyarrow.fs import LocalFileSystem
+
+        return self._root, LocalFileSystem()
+
+    def _place(self, path: str) -> str:
+        return os.path.join(self._root, clean_path(path))
+
+    @contextlib.contextmanager
+    def _temporary(self, place: str, data: bytes | memoryview) -> Iterator[str]:
+        """A finished, synced file of `data` beside `place`, for a moment; left behind only by a kill."""
+        folder = os.path.dirname(place)
+        os.makedirs(folder, exist_ok=True)
+        temporary = os.path.join(folder, f"{TEMPORARY}{uuid.uuid4().hex}")
+        try:
+            with open(temporary, "xb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            yield temporary
+        finally:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(temporary)
+
+
+@contextlib.contextmanager
+def _told(action: str, place: str) -> Iterator[None]:
+    """Turn an OSError into one sentence with the way out."""
+    try:
+        yield
+    except OSError as error:
+        reason = _WAY_OUT.get(error.errno or 0, error.strerror or str(error))
+        raise StorageError(f"cannot {action} {place}: {reason}") from error
+
+
+def _unless_gone(error: OSError) -> None:
+    """For os.walk: a folder that vanished, or never was, holds nothing; any other error counts."""
+    if not isinstance(error, (FileNotFoundError, NotADirectoryError)):
+        raise error
+
+
+def _sync_folder(place: str) -> None:
+    """Make the new name itself survive a power cut, so that a record never outlives its blobs."""
+    folder = os.open(os.path.dirname(place), os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)

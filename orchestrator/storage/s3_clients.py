@@ -1,0 +1,67 @@
+"""The two S3 libraries, set up alike from the standard AWS variables, files and instance roles."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+from urllib.parse import urlsplit
+
+import boto3
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, PartialCredentialsError
+from pyarrow.fs import AwsStandardS3RetryStrategy, S3FileSystem
+
+from orchestrator.errors import StorageError
+from orchestrator.storage.s3_faults import CREDENTIALS
+
+CONNECT_S = 5.0
+ANSWER_S = 60.0  # silence on an open connection that counts as a failure
+TRAIN_ATTEMPTS = 21  # about 300 s: the waits are random, doubling from at most 1 s up to at most 20 s
+
+
+class EnvironmentS3FileSystem(S3FileSystem):  # type: ignore[misc]  # pyarrow is untyped
+    """An S3FileSystem that pickles as nothing: each node builds its own from its own environment.
+
+    The plain one would carry endpoint and region of the node where it was made, and lose its retries.
+    """
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return s3_filesystem, ()
+
+
+def s3_client(answer_s: float = ANSWER_S) -> Any:
+    """A boto3 client without retries of its own. Raises StorageError when the settings make no sense."""
+    config = Config(connect_timeout=CONNECT_S, read_timeout=answer_s, retries={"total_max_attempts": 1})
+    try:
+        # boto3 knows AWS_DEFAULT_REGION only, the other AWS tools prefer AWS_REGION.
+        session = boto3.session.Session(region_name=os.environ.get("AWS_REGION") or None)
+        return session.client("s3", config=config)
+    except PartialCredentialsError as error:
+        raise StorageError(f"no complete credentials for S3: {CREDENTIALS}") from error
+    except (BotoCoreError, ValueError) as error:
+        raise StorageError(
+            f"the AWS settings make no sense ({type(error).__name__}): check AWS_ENDPOINT_URL "
+            "(http://host:port), AWS_REGION, AWS_PROFILE and the AWS configuration file"
+        ) from error
+
+
+def s3_filesystem(answer_s: float = ANSWER_S, attempts: int = TRAIN_ATTEMPTS) -> EnvironmentS3FileSystem:
+    """pyarrow's S3 file system with boto3's endpoint and region, which it does not find by itself.
+
+    (pyarrow 26 reads AWS_ENDPOINT_URL in `FileSystem.from_uri`, not here, and the endpoint of a profile
+    in neither.)
+    """
+    meta = s3_client().meta
+    endpoint = urlsplit(meta.endpoint_url)
+    own: dict[str, Any] = {}
+    if not (endpoint.hostname or "").endswith((".amazonaws.com", ".amazonaws.com.cn")):
+        own = {"scheme": endpoint.scheme, "endpoint_override": endpoint.netloc + endpoint.path}
+    return EnvironmentS3FileSystem(
+        region=meta.region_name,
+        connect_timeout=CONNECT_S,
+        request_timeout=answer_s,
+        retry_strategy=AwsStandardS3RetryStrategy(max_attempts=attempts),
+        # With a delayed open, a refused multi-part upload becomes one PUT of what is buffered: a truncated file.
+        allow_delayed_open=False,
+        **own,
+    )

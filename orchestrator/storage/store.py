@@ -1,0 +1,131 @@
+"""Where bytes live: one small interface over a local folder and an S3-compatible bucket."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import uuid
+from typing import TYPE_CHECKING, Protocol
+from urllib.parse import unquote, urlsplit
+
+from orchestrator.errors import ConfigError, StorageError
+
+if TYPE_CHECKING:
+    from pyarrow.fs import FileSystem
+
+SCHEMES = "a folder (./runs, /data/runs, ~/runs), file:///data/runs or s3://bucket/prefix"
+TEMPORARY = ".tmp-"  # names a local write that is not finished; hidden from `list`, refused in a path
+
+
+class MissingError(StorageError):
+    """Nothing is stored under this path."""
+
+
+class Store(Protocol):
+    """Files under relative POSIX paths (`rounds/ab12/record.json`); every method may raise StorageError.
+
+    A path that is absolute, or has an empty part, ".", "..", a backslash or an unprintable character, is
+    refused. Nobody ever sees a file half-written. A store can be pickled, and holds no secret.
+    """
+
+    is_local: bool
+
+    @property
+    def uri(self) -> str:
+        """What `open_store` takes to open this store, on any node; a relative local folder made absolute."""
+
+    def read(self, path: str) -> bytes:
+        """The file's bytes. Raises MissingError if there is none."""
+
+    def write(self, path: str, data: bytes | memoryview) -> None:
+        """Create or replace the file, atomically."""
+
+    def create(self, path: str, data: bytes) -> bool:
+        """Create the file unless it exists: of racing writers exactly one gets True."""
+
+    def exists(self, path: str) -> bool:
+        """Whether a file (not a folder) has this path."""
+
+    def list(self, prefix: str = "") -> list[str]:
+        """All files below the folder `prefix`, as sorted paths relative to the store's root."""
+
+    def delete(self, path: str) -> None:
+        """Remove the file; fine if there is none."""
+
+    def delete_tree(self, prefix: str) -> None:
+        """Remove all files below the folder `prefix`, which must not be empty."""
+
+    def check(self) -> None:
+        """Try everything on a small file that is then removed; a wrong setting is told within seconds."""
+
+    def train_storage(self) -> tuple[str, FileSystem]:
+        """(root path, filesystem): `storage_path` and `storage_filesystem` of Ray Train's RunConfig."""
+
+
+def open_store(uri: str) -> Store:
+    """The store at `uri`: a folder, `file:///folder` or `s3://bucket/prefix`.
+
+    Opening reaches nothing: `check()` does. Raises ConfigError for an unknown scheme, a malformed uri, or one
+    with credentials or options in it, which are not repeated in the message.
+    """
+    from orchestrator.storage.local import LocalStore
+
+    if not uri or not uri.isprintable():
+        raise ConfigError(f"storage must be {SCHEMES}, got {uri!r}")
+    scheme = re.match(r"([A-Za-z][A-Za-z0-9+.-]*):/", uri)
+    if scheme is None:
+        return LocalStore(uri)
+    if scheme[1] not in ("file", "s3"):
+        raise ConfigError(f"storage must be {SCHEMES}, got the scheme {scheme[1]!r}")
+    try:
+        place = urlsplit(uri)
+    except ValueError:
+        raise ConfigError(f"storage must be {SCHEMES}, got a {scheme[1]!r} uri that does not parse") from None
+    if "@" in place.netloc or ":" in place.netloc or place.query or place.fragment:
+        raise ConfigError(
+            f"a storage uri has no credentials, port or options in it ({scheme[1]}://... got some); "
+            "set AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_ENDPOINT_URL and AWS_REGION instead"
+        )
+    if scheme[1] == "s3":
+        from orchestrator.storage.s3 import S3Store  # boto3 and pyarrow take a second to import
+
+        return S3Store(uri)
+    if place.netloc or not uri.startswith("file:///"):
+        raise ConfigError(f"a file uri has three slashes, file:///data/runs, got {uri!r}")
+    return LocalStore(unquote(place.path))
+
+
+def clean_path(path: str) -> str:
+    """`path` itself, if it may name a file in a store; StorageError otherwise."""
+    parts = path.split("/")
+    if any(part in ("", ".", "..") or part.startswith(TEMPORARY) for part in parts) or "\\" in path:
+        raise StorageError(f"a path in storage is relative and plain, rounds/ab12/record.json, got {path!r}")
+    if not path.isprintable():
+        raise StorageError(f"a path in storage has printable characters only, got {path!r}")
+    return path
+
+
+def clean_folder(prefix: str) -> str:
+    """`prefix` with exactly one slash at its end, or "" for everything."""
+    return clean_path(prefix.removesuffix("/")) + "/" if prefix else ""
+
+
+def probe(store: Store) -> None:
+    """Do with `store` all that a run does, on one small file; StorageError if anything goes wrong."""
+    folder = f"probe-{uuid.uuid4().hex}"
+    path = f"{folder}/file"
+    created = store.create(path, b"first")  # if this fails there is nothing to remove
+    try:
+        if not created or store.create(path, b"second"):
+            raise StorageError(
+                f"{store.uri} does not keep two writers apart: it must honour If-None-Match on writes; "
+                "use AWS S3 or a recent S3-compatible server"
+            )
+        store.write(path, b"third")
+        if store.list(folder) != [path] or store.read(path) != b"third":
+            raise StorageError(f"{store.uri} does not show what was just written: use another storage")
+    except BaseException:
+        with contextlib.suppress(StorageError):
+            store.delete_tree(folder)
+        raise
+    store.delete_tree(folder)

@@ -1,0 +1,211 @@
+"""One worker's share of every batch, the same images whatever the number of workers and of loader processes.
+
+All randomness of an epoch comes from its seed and is laid out for the global batch, then sliced by rank.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from typing import Any, NamedTuple, TypeAlias
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, TensorDataset, default_collate
+
+from orchestrator.errors import ConfigError, DataError
+from orchestrator.training.checks import read_sample
+from orchestrator.training.data import SPLITS, Data, Samples
+from orchestrator.training.data import Split as Split  # for those who name a split to `evaluate`
+from orchestrator.training.rng import own_randomness, seed_all
+
+Batch: TypeAlias = tuple[Tensor, Tensor]  # images (n, C, H, W), labels (n,) int64
+
+EVALUATION_BATCH = 512  # images, for small ones
+EVALUATION_PIXELS = 2**22  # fewer images where that would hold more pixels than this
+
+
+def check_batch_size(samples: int, batch_size: int, world: int = 1) -> None:
+    """Raises ConfigError unless every one of `world` workers has a sample in every step."""
+    if batch_size > samples:
+        raise ConfigError(f"batch_size must be at most {samples}, the number of training samples, got {batch_size}")
+    if world > batch_size:
+        raise ConfigError(f"workers must be at most {batch_size}, the batch size that they share, got {world}")
+
+
+class Batches:
+    """The batches of worker `rank` of `world`, float32 on `device`; lives from epoch to epoch and round to round.
+
+    `batch_size` is global. Samples that are not in memory are read by `loader_workers` processes, started at the
+    first use and kept (0: read in this process). Raises ConfigError if batch, data and workers do not fit.
+    """
+
+    def __init__(
+        self,
+        data: Data,
+        *,
+        batch_size: int,
+        rank: int = 0,
+        world: int = 1,
+        device: torch.device,
+        loader_workers: int = 0,
+        channels_last: bool = False,
+    ) -> None:
+        check_batch_size(len(data.train), batch_size, world)
+        if not 0 <= rank < world:
+            raise ConfigError(f"rank must be in [0, {world}), got {rank}")
+        if loader_workers < 0:
+            raise ConfigError(f"loader_workers must be 0 or more, got {loader_workers}")
+        self.steps_per_epoch = len(data.train) // batch_size
+        self._data, self._batch_size, self._device = data, batch_size, device
+        self._rank, self._world = rank, world
+        self._layout = torch.channels_last if channels_last else torch.contiguous_format
+        mean, std = data.normalize or ((0.0,) * data.input_shape[0], (1.0,) * data.input_shape[0])
+        self._mean, self._std = (torch.tensor(v, device=device).view(1, -1, 1, 1) for v in (mean, std))
+        self._memory = {split: _in_memory(data.split(split), device) for split in SPLITS}
+        self._loader = _Loader(data, loader_workers, pin_memory=device.type == "cuda")
+
+    def train(self, epoch_seed: int) -> Iterator[Batch]:
+        """This rank's part of each of the epoch's `steps_per_epoch` global batches of exactly `batch_size` samples.
+
+        The order, the seed of every sample and the draws of the augmentation follow from `epoch_seed` alone. The
+        remainder of the shuffled samples is left out. Raises DataError for a sample that cannot be used.
+        """
+        begin, end = self._bounds(self._batch_size)
+        shape = (self.steps_per_epoch, self._batch_size)
+        augment = self._data.augment
+        generator = torch.Generator().manual_seed(epoch_seed)
+        order = torch.randperm(len(self._data.train), generator=generator)[: shape[0] * shape[1]].view(shape)
+        seeds = torch.randint(2**62, shape, generator=generator)
+        u = torch.rand((*shape, augment.draws if augment else 0), generator=generator)[:, begin:end].to(self._device)
+        mine = self._raw("train", order[:, begin:end].flatten(), seeds[:, begin:end].flatten(), end - begin)
+        for step, (images, labels) in enumerate(mine):
+            yield self._finish(augment(images, u[step]) if augment else images), labels
+
+    def evaluate(self, split: Split) -> Iterator[Batch]:
+        """This rank's part of a split, in order; over all ranks every sample comes exactly once."""
+        begin, end = self._bounds(len(self._data.split(split)))
+        if begin == end:
+            return
+        _, height, width = self._data.input_shape
+        largest = min(EVALUATION_BATCH, EVALUATION_PIXELS // (height * width))
+        order = torch.arange(begin, end)
+        for images, labels in self._raw(split, order, order, max(largest, self._batch_size // self._world)):
+            yield self._finish(images), labels
+
+    def close(self) -> None:
+        """End the loader processes; the next use would start new ones."""
+        self._loader.close()
+
+    def _bounds(self, n: int) -> tuple[int, int]:
+        return n * self._rank // self._world, n * (self._rank + 1) // self._world
+
+    def _raw(self, split: Split, order: Tensor, seeds: Tensor, batch: int) -> Iterator[Batch]:
+        """The samples `order` in batches, on the device, as stored; always copies that the caller may change."""
+        if (memory := self._memory[split]) is None:
+            for images, labels in self._loader.read(split, order, seeds, batch):
+                yield images.to(self._device, non_blocking=True), labels.to(self._device, non_blocking=True)
+            return
+        for indices in torch.split(order.to(self._device), batch):  # one transfer an epoch
+            yield memory[0].index_select(0, indices), memory[1].index_select(0, indices)
+
+    def _finish(self, images: Tensor) -> Tensor:
+        """float32, in [0, 1] if it was uint8, normalised, in the layout that was asked for."""
+        result = images.to(torch.float32, memory_format=self._layout)
+        if images.dtype == torch.uint8:
+            return result.sub_(self._mean * 255).div_(self._std * 255)
+        return result.sub_(self._mean).div_(self._std) if self._data.normalize else result
+
+
+def _in_memory(samples: Samples, device: torch.device) -> Batch | None:
+    if not isinstance(samples, TensorDataset):
+        return None
+    images, labels = samples.tensors
+    return images.to(device), labels.to(device, torch.int64)
+
+
+class _Request(NamedTuple):
+    """What a loader process reads at once: one batch of this rank, with the seed of each sample."""
+
+    split: Split
+    indices: list[int]
+    seeds: list[int]
+
+
+class _Reader(Dataset[Batch | str]):
+    """Reads whole requests, in a loader process or in this one."""
+
+    def __init__(self, data: Data) -> None:
+        self._data = data
+
+    def __getitem__(self, request: _Request) -> Batch | str:
+        """The batch, or the sentence of a DataError: an exception would come out as a loader's traceback."""
+        images, labels = [], []
+        with own_randomness():
+            for index, seed in zip(request.indices, request.seeds, strict=True):
+                seed_all(seed)
+                try:
+                    image, label = read_sample(self._data, request.split, index)
+                except DataError as error:
+                    return str(error)
+                images.append(image)
+                labels.append(label)
+        return default_collate(images), torch.tensor(labels)
+
+
+class _Loader:
+    """A DataLoader that is built once and serves any split: each pass gives it another list of requests."""
+
+    def __init__(self, data: Data, workers: int, pin_memory: bool) -> None:
+        self._data, self._workers, self._pin_memory = data, workers, pin_memory
+        self._requests = _Requests()
+        self._loader: DataLoader[Any] | None = None
+        self._passes = 0
+
+    def read(self, split: Split, order: Tensor, seeds: Tensor, batch: int) -> Iterator[Batch]:
+        self._loader = self._loader or self._build()
+        self._requests.plan = (split, torch.split(order, batch), torch.split(seeds, batch))
+        self._passes += 1
+        this_pass = self._passes
+        for result in self._loader:
+            if this_pass != self._passes:
+                raise RuntimeError("another pass over the data began before this one ended")
+            if isinstance(result, str):
+                raise DataError(result)
+            yield result
+
+    def close(self) -> None:
+        self._loader = None
+
+    def _build(self) -> DataLoader[Any]:
+        return DataLoader(
+            _Reader(self._data),
+            sampler=self._requests,
+            batch_size=None,  # a request is a whole batch already
+            collate_fn=_as_is,
+            num_workers=self._workers,
+            persistent_workers=self._workers > 0,
+            worker_init_fn=_ignore_interrupts,
+            pin_memory=self._pin_memory,
+            generator=torch.Generator(),  # else each pass would draw from the process's own
+        )
+
+
+class _Requests:
+    """The requests of the current pass, written when it is their turn: an epoch has a million samples."""
+
+    plan: tuple[Split, tuple[Tensor, ...], tuple[Tensor, ...]]
+
+    def __iter__(self) -> Iterator[_Request]:
+        split, order, seeds = self.plan
+        for indices, draws in zip(order, seeds, strict=True):
+            yield _Request(split, indices.tolist(), draws.tolist())
+
+
+def _as_is(batch: object) -> object:
+    return batch
+
+
+def _ignore_interrupts(worker: int) -> None:
+    """Ctrl-C reaches the whole process group; the main process answers it and ends the loaders."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

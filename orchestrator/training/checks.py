@@ -1,0 +1,135 @@
+"""What data must be like: one sentence for each way in which a split, a label or a sample can be wrong."""
+
+from __future__ import annotations
+
+import math
+import operator
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import IterableDataset, Subset, TensorDataset
+
+from orchestrator.errors import DataError
+from orchestrator.training.rng import own_randomness
+
+if TYPE_CHECKING:
+    from orchestrator.training.data import Data, Samples, Split
+
+
+def read_sample(data: Data, split: Split, index: int) -> tuple[Tensor, int]:
+    """One checked sample. Raises DataError naming split, index, file (where known) and what is wrong."""
+    samples = data.split(split)
+    try:
+        sample = samples[index]
+    except Exception as error:
+        raise DataError(f"{_name(samples, split, index)} cannot be read: {one_line(error)}") from error
+    if not (isinstance(sample, tuple | list) and len(sample) == 2):
+        got = f"{type(sample).__name__} of {len(sample)}" if isinstance(sample, tuple | list) else type(sample).__name__
+        raise DataError(f"{_name(samples, split, index)} must be a pair (image, label), got {got}")
+    image, label = sample
+    if not isinstance(image, Tensor) or image.dtype not in (torch.float32, torch.uint8):
+        got = image.dtype if isinstance(image, Tensor) else type(image).__name__
+        raise DataError(f"{_name(samples, split, index)} must be a float32 or uint8 tensor, got {got}")
+    if tuple(image.shape) != data.input_shape:
+        raise DataError(f"{_name(samples, split, index)} must have shape {data.input_shape}, got {tuple(image.shape)}")
+    try:
+        number = operator.index(label)
+    except (TypeError, ValueError):
+        number = -1
+    if not 0 <= number < data.num_classes:
+        raise _label_error(data, split, index, label)
+    return image, number
+
+
+def check_fields(data: Data) -> None:
+    """Everything of `data` but its samples. Raises DataError."""
+    if not (isinstance(data.num_classes, int) and data.num_classes >= 1):
+        raise DataError(f"num_classes must be a whole number of 1 or more, got {data.num_classes!r}")
+    shape: object = data.input_shape
+    if not (isinstance(shape, tuple) and len(shape) == 3 and all(isinstance(n, int) and n >= 1 for n in shape)):
+        raise DataError(f"input_shape must be a tuple (channels, height, width), each 1 or more, got {shape!r}")
+    augment: Any = data.augment
+    if augment is not None and not (callable(augment) and isinstance(getattr(augment, "draws", None), int)):
+        raise DataError(f"augment must be callable and have a whole number `draws`, got {augment!r}")
+    if data.normalize is not None:
+        mean, std = data.normalize
+        if not (len(mean) == len(std) == shape[0] and all(map(math.isfinite, mean)) and all(s > 0 for s in std)):
+            raise DataError(f"normalize must be (mean, std), {shape[0]} numbers each, std > 0, got {data.normalize}")
+
+
+def check_size(split: Split, samples: Samples) -> None:
+    """Raises DataError unless `samples` is map-style and not empty."""
+    if isinstance(samples, IterableDataset) or not hasattr(samples, "__len__"):
+        raise DataError(f"the {split} split must be a map-style Dataset with a length, got {type(samples).__name__}")
+    if len(samples) == 0:
+        raise DataError(f"the {split} split must hold at least one sample, got none")
+
+
+def check_split(data: Data, split: Split) -> None:
+    """All that can be known of a split without reading every file: labels, tensors, the first sample.
+
+    Raises DataError.
+    """
+    samples = data.split(split)
+    check_size(split, samples)
+    if isinstance(samples, TensorDataset):
+        _check_tensors(split, samples)
+    labels = known_labels(samples)
+    if labels is not None and (wrong := ((labels < 0) | (labels >= data.num_classes)).nonzero()).numel():
+        index = int(wrong[0])
+        raise _label_error(data, split, index, int(labels[index]))
+    with own_randomness():
+        read_sample(data, split, 0)
+
+
+def known_labels(samples: object) -> Tensor | None:
+    """All labels (n,) where they can be had without reading the samples."""
+    if isinstance(samples, TensorDataset):
+        return samples.tensors[1]
+    if isinstance(samples, Subset):
+        whole = known_labels(samples.dataset)
+        return None if whole is None else whole[torch.as_tensor(samples.indices)]
+    if getattr(samples, "target_transform", None) is not None:
+        return None  # torchvision's `targets` are the labels before that transform
+    try:
+        labels = torch.as_tensor(samples.targets)  # type: ignore[attr-defined]
+    except (AttributeError, TypeError, ValueError, RuntimeError):
+        return None
+    whole_numbers = not (labels.is_floating_point() or labels.is_complex())
+    return labels if whole_numbers and labels.shape == (len(samples),) else None  # type: ignore[arg-type]
+
+
+def one_line(error: BaseException) -> str:
+    """The error's type and message, without line breaks."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
+
+
+def _check_tensors(split: Split, samples: TensorDataset) -> None:
+    if len(samples.tensors) != 2:
+        raise DataError(f"the {split} split must hold (images, labels), got {len(samples.tensors)} tensor(s)")
+    images, labels = samples.tensors
+    if labels.ndim != 1 or labels.is_floating_point() or labels.is_complex():
+        got = f"{labels.dtype} of shape {tuple(labels.shape)}"
+        raise DataError(f"the labels of the {split} split must be integers of shape (n,), got {got}")
+    if images.is_floating_point() and not (finite := torch.isfinite(images)).all():
+        index = int((~finite).flatten(1).any(1).nonzero()[0])
+        raise DataError(f"{split} sample {index} must hold finite numbers only, got NaN or infinity")
+
+
+def _label_error(data: Data, split: Split, index: int, label: object) -> DataError:
+    name = _name(data.split(split), split, index)
+    return DataError(f"the label of {name} must be an integer in [0, {data.num_classes}), got {label!r}")
+
+
+def _name(samples: Any, split: Split, index: int) -> str:
+    """As "train sample 7 (/data/train/cat/7.jpg)"; the file is known for torchvision's folders and our own."""
+    source: Any = samples
+    place = index
+    while isinstance(source, Subset):
+        place, source = int(source.indices[place]), source.dataset
+    try:
+        file = source.file_of(place) if hasattr(source, "file_of") else source.samples[place][0]
+    except (AttributeError, LookupError, TypeError):
+        return f"{split} sample {index}"
+    return f"{split} sample {index} ({file})"

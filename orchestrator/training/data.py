@@ -1,0 +1,184 @@
+"""What a data set is: labelled images in three splits, completed and checked once when loaded."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol, TypeVar, cast
+
+import numpy as np
+from torch import Tensor
+from torch.utils.data import Dataset, Subset, TensorDataset
+
+from orchestrator.errors import ConfigError, DataError, OrchestratorError
+from orchestrator.lookup import lookup
+from orchestrator.training.checks import check_fields, check_split, known_labels, one_line
+
+T = TypeVar("T")
+Split = Literal["train", "val", "test"]
+SPLITS: tuple[Split, ...] = ("train", "val", "test")
+
+
+class Samples(Protocol):
+    """A map-style data set: torch's Dataset with a length. A sample is (image (C, H, W), label)."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> Any: ...
+
+
+class Augment(Protocol):
+    """Random changes to a batch of training images; the randomness comes from outside, so it can be repeated."""
+
+    @property
+    def draws(self) -> int:
+        """How many random numbers one image needs."""
+        ...
+
+    def __call__(self, images: Tensor, u: Tensor) -> Tensor:
+        """Change `images` (n, C, H, W), float32 or uint8 as stored, by `u` (n, draws), uniform in [0, 1)."""
+        ...
+
+
+@dataclass(frozen=True)
+class Data:
+    """Labelled images in three splits.
+
+    A TensorDataset(images, labels) is kept in the device's memory; any other data set is read by loader processes.
+    Images are float32, or uint8 that become float32 in [0, 1] on the device; `normalize` is a (mean, std) per
+    channel applied after that. `val` None is cut from `train` by a seed that never changes, with train's own
+    transforms. `augment` works on batches of `train`, on the device. `identity` is what makes the data what it is
+    and part of every key; if empty: the content (in memory), or the spec and the lengths (elsewhere).
+    """
+
+    train: Samples
+    val: Samples | None
+    test: Samples
+    num_classes: int
+    input_shape: tuple[int, int, int]
+    augment: Augment | None = None
+    normalize: tuple[tuple[float, ...], tuple[float, ...]] | None = None
+    val_fraction: float = 0.1
+    identity: str = ""
+
+    def split(self, name: Split) -> Samples:
+        """The samples of a split; `val` exists once `complete` has seen the data."""
+        samples: Samples | None = getattr(self, name)
+        if samples is None:
+            raise ValueError("the validation split is not cut yet: pass the data through load_data or complete")
+        return samples
+
+
+def load_data(spec: str, options: Mapping[str, object], *, root: str | None = None) -> Data:
+    """The data named by a built-in short name or "package.module:function", complete and checked.
+
+    The function is called with the options, and with `root` if one is given and its signature takes it.
+    Raises ConfigError for an unknown name or options that do not fit, DataError for data that cannot be used.
+    """
+    from orchestrator.training.datasets import BUILTIN  # here, because it imports this file
+
+    function: Callable[..., object] = lookup(spec, BUILTIN, "data")
+    made = call(function, f"data {spec!r}", options, {} if root is None else {"root": root}, DataError)
+    if not isinstance(made, Data):
+        raise ConfigError(f"data {spec!r} must return orchestrator.training.data.Data, got {type(made).__name__}")
+    return complete(made, spec)
+
+
+def complete(data: Data, spec: str = "") -> Data:
+    """`data` with its validation split and its identity, every split checked. Raises DataError."""
+    check_fields(data)
+    data = dataclasses.replace(
+        data,
+        train=_in_memory(data.train),
+        val=None if data.val is None else _in_memory(data.val),
+        test=_in_memory(data.test),
+    )
+    check_split(data, "train")
+    if data.val is None:
+        data = _cut_validation(data)
+    check_split(data, "val")
+    check_split(data, "test")
+    return data if data.identity else dataclasses.replace(data, identity=_identity(data, spec))
+
+
+def call(
+    function: Callable[..., T],
+    what: str,
+    options: Mapping[str, object],
+    offered: Mapping[str, object],
+    failure: type[OrchestratorError],
+) -> T:
+    """`function(**options)`, with those of `offered` that its signature takes.
+
+    Raises ConfigError if the options do not fit the signature, `failure` if the function itself fails.
+    """
+    if clash := sorted(options.keys() & offered.keys()):
+        raise ConfigError(f"the options of {what} must not hold {', '.join(clash)}: it is given already")
+    signature = inspect.signature(function)
+    takes_any = any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values())
+    accepted = {k: v for k, v in offered.items() if takes_any or k in signature.parameters}
+    try:
+        signature.bind(**options, **accepted)
+    except TypeError as error:
+        names = ", ".join(signature.parameters) or "no options"
+        raise ConfigError(f"{what} does not fit the options {dict(options)} ({error}): it takes {names}") from None
+    try:
+        return function(**options, **accepted)
+    except OrchestratorError:
+        raise
+    except Exception as error:
+        raise failure(f"{what} failed: {one_line(error)}") from error
+
+
+def fixed_order(labels: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """A fixed shuffle of range(n) that spreads every class evenly, so cutting it anywhere gives stratified parts."""
+    shuffled = np.random.RandomState(0).permutation(len(labels))  # numpy promises this stream for ever
+    by_class = shuffled[np.argsort(labels[shuffled], kind="stable")]
+    _, first, counts = np.unique(labels[by_class], return_index=True, return_counts=True)
+    rank = np.arange(len(labels)) - np.repeat(first, counts)
+    order: np.ndarray[Any, Any] = by_class[np.argsort((rank + 0.5) / np.repeat(counts, counts), kind="stable")]
+    return order
+
+
+def _cut_validation(data: Data) -> Data:
+    n = len(data.train)
+    cut = round(data.val_fraction * n)
+    if not 1 <= cut < n:
+        raise DataError(f"val_fraction {data.val_fraction} of {n} training samples gives {cut} for validation")
+    labels = known_labels(data.train)
+    order = fixed_order(np.zeros(n) if labels is None else labels.cpu().numpy())
+    train, val = (_take(data.train, np.sort(part).tolist()) for part in (order[cut:], order[:cut]))
+    return dataclasses.replace(data, train=train, val=val)
+
+
+def _in_memory(samples: Samples) -> Samples:
+    """A part of a TensorDataset, as `random_split` gives it, as a TensorDataset; anything else as it is."""
+    if isinstance(samples, Subset):
+        whole = _in_memory(cast(Samples, samples.dataset))
+        return _take(whole, list(samples.indices)) if isinstance(whole, TensorDataset) else samples
+    return samples
+
+
+def _take(samples: Samples, indices: list[int]) -> Samples:
+    if isinstance(samples, TensorDataset):
+        return TensorDataset(*(tensor[indices] for tensor in samples.tensors))
+    return Subset(cast(Dataset[Any], samples), indices)
+
+
+def _identity(data: Data, spec: str) -> str:
+    """sha256 of the content if it is in memory, else of `spec` and the lengths; and of what is done on the device."""
+    augment = data.augment
+    done = repr(augment) if dataclasses.is_dataclass(augment) else type(augment).__qualname__
+    digest = hashlib.sha256(repr((data.num_classes, data.input_shape, data.normalize, done)).encode())
+    for split in SPLITS:
+        samples = data.split(split)
+        if not isinstance(samples, TensorDataset):
+            digest.update(repr((spec, split, len(samples))).encode())
+            continue
+        for tensor in samples.tensors:
+            digest.update(repr((split, tensor.dtype, tuple(tensor.shape))).encode())
+            digest.update(tensor.detach().cpu().contiguous().numpy().data.cast("B"))
+    return digest.hexdigest()

@@ -1,0 +1,204 @@
+"""Train one request: the same code in one process and on every worker of a group.
+
+Masked training equals training of `w * mask` exactly, clipping included: the gradient is masked before it is
+clipped and the weight after the step, and the momentum starts masked, so nothing brings a removed weight back.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from orchestrator.errors import DivergedError
+from orchestrator.experiment import Experiment
+from orchestrator.rounds import EpochMetrics, Progress, RoundRequest, RoundResult, Tensors
+from orchestrator.seeds import derive
+from orchestrator.training import group
+from orchestrator.training.batches import Batches, Split
+from orchestrator.training.data import Data
+from orchestrator.training.models import build_model
+from orchestrator.training.state import put_state, take_state
+
+# (request, the epoch's metrics, training images per second over all workers, a function that takes a checkpoint)
+OnEpoch = Callable[[RoundRequest, EpochMetrics, float, Callable[[], Progress]], None]
+
+
+class Trainer:
+    """One worker's part of the training; model, data and loader processes live from round to round."""
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        data: Data,
+        *,
+        device: torch.device | None = None,
+        loader_workers: int = 0,
+    ) -> None:
+        self.training = experiment.training
+        self.device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self._build = lambda seed: build_model(
+            experiment.model,
+            experiment.model_options,
+            num_classes=data.num_classes,
+            input_shape=data.input_shape,
+            seed=seed,
+        )
+        self.batches = Batches(
+            data,
+            batch_size=self.training.batch_size,
+            rank=group.rank(),
+            world=group.world_size(),
+            device=self.device,
+            loader_workers=loader_workers,
+            channels_last=self.training.channels_last,
+        )
+        self.module = self._place(self._build(derive(experiment.seed, "model")))
+
+    def train(
+        self, request: RoundRequest, *, resume: Progress | None = None, on_epoch: OnEpoch | None = None
+    ) -> RoundResult:
+        """Train `request` to its end, from `resume` if given; `on_epoch` is called on every worker after each epoch.
+
+        Raises DivergedError when the training loss of an epoch is not finite, DataError on an unusable sample.
+        """
+        began, earlier = time.perf_counter(), resume.seconds if resume else 0.0
+        seconds = lambda: earlier + time.perf_counter() - began  # noqa: E731
+        attempts = resume.attempts + 1 if resume else 1
+        optimizer = self.training.optimizer.build(self.module)
+        state = resume.state if resume else request.start
+        if state is None:
+            fresh = self._build(derive(request.seed, "model"))
+            state = take_state(fresh, self.training.optimizer.build(fresh))
+        put_state(state, self.module, optimizer)
+        masked = Masked(self.module, request.masks)
+
+        history = list(resume.history) if resume else []
+        training_seconds = 0.0
+        for done in range(len(history), request.epochs):
+            epoch = request.first_epoch + done
+            epoch_began = time.perf_counter()
+            train_loss = self._train_epoch(request, epoch, optimizer, masked)
+            epoch_seconds = time.perf_counter() - epoch_began
+            training_seconds += epoch_seconds
+            if not math.isfinite(train_loss):
+                raise DivergedError(
+                    f"round {request.round} (density {request.density:.4g}) diverged: training loss {train_loss} in "
+                    f"epoch {done + 1} of {request.epochs}; lower the learning rate, add warm-up or set clip_norm"
+                )
+            val_loss, val_accuracy = self.evaluate("val")
+            lr = request.schedule.lr_at(epoch, self.training.epochs)
+            history.append(EpochMetrics(epoch, lr, train_loss, val_loss, val_accuracy))
+            if on_epoch:
+                on_epoch(
+                    request,
+                    history[-1],
+                    self.images_per_epoch / epoch_seconds,
+                    lambda: Progress(
+                        request.key,
+                        len(history),
+                        take_state(self.module, optimizer),
+                        tuple(history),
+                        seconds(),
+                        attempts,
+                    ),
+                )
+        _, test_accuracy = self.evaluate("test")
+        images = (request.epochs - (len(resume.history) if resume else 0)) * self.images_per_epoch
+        return RoundResult(
+            state=take_state(self.module, optimizer),
+            history=tuple(history),
+            test_accuracy=test_accuracy,
+            seconds=seconds(),
+            images_per_second=images / max(training_seconds, 1e-9),
+            attempts=attempts,
+        )
+
+    @property
+    def images_per_epoch(self) -> int:
+        return self.batches.steps_per_epoch * self.training.batch_size
+
+    def _train_epoch(
+        self, request: RoundRequest, epoch: int, optimizer: torch.optim.Optimizer, masked: Masked
+    ) -> float:
+        """One pass over the training data; returns the mean loss per sample over all workers."""
+        training, steps = self.training, self.batches.steps_per_epoch
+        generator = torch.cuda if self.device.type == "cuda" else torch.default_generator
+        share = group.world_size() / training.batch_size
+        loss_sum = torch.zeros((), device=self.device, dtype=torch.float64)
+        self.module.train()
+        model = group.data_parallel(self.module)
+        for step, (images, labels) in enumerate(self.batches.train(derive(request.seed, request.round, epoch))):
+            # Seeded at every step (dropout draws from it), so that no step depends on the ones before it.
+            generator.manual_seed(derive(request.seed, request.round, epoch, step, group.rank()))
+            for parameters in optimizer.param_groups:
+                parameters["lr"] = request.schedule.lr_at(epoch + step / steps, training.epochs)
+            with self._autocast():
+                loss = F.cross_entropy(model(images), labels, reduction="sum", label_smoothing=training.label_smoothing)
+            optimizer.zero_grad(set_to_none=True)
+            # Workers average gradients; the loss is weighted so that this is the mean over the global batch,
+            # whatever the workers' shares of it.
+            (loss * share).backward()
+            masked.mask_gradients()
+            if training.clip_norm is not None:
+                nn.utils.clip_grad_norm_(self.module.parameters(), training.clip_norm)
+            optimizer.step()
+            masked.mask_weights()
+            loss_sum += loss.detach()
+        group.average_buffers(self.module)
+        total = group.sum_over_workers(loss_sum).item()
+        return total / (steps * training.batch_size)
+
+    @torch.no_grad()
+    def evaluate(self, split: Split) -> tuple[float, float]:
+        """(mean cross-entropy, accuracy as a fraction) over every sample of `split`, each counted once."""
+        self.module.eval()
+        sums = torch.zeros(3, device=self.device, dtype=torch.float64)
+        for images, labels in self.batches.evaluate(split):
+            with self._autocast():
+                logits = self.module(images)
+            sums[0] += F.cross_entropy(logits.float(), labels, reduction="sum")
+            sums[1] += (logits.argmax(dim=1) == labels).sum()
+            sums[2] += len(labels)
+        loss, correct, count = group.sum_over_workers(sums).tolist()
+        return loss / count, correct / count
+
+    def _autocast(self) -> AbstractContextManager[object]:
+        enabled = self.training.precision == "bf16"
+        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=enabled)
+
+    def _place(self, module: nn.Module) -> nn.Module:
+        module = module.to(self.device)
+        if self.training.channels_last:
+            module = module.to(memory_format=torch.channels_last)
+        if self.training.compile:
+            module.compile()
+        return module
+
+
+class Masked:
+    """The masks of one round beside the weights that they cut, in the weights' own dtype, device and layout."""
+
+    def __init__(self, module: nn.Module, masks: Tensors) -> None:
+        parameters = dict(module.named_parameters())
+        self._weights: list[Tensor] = [parameters[name] for name in masks]
+        with torch.no_grad():
+            self._masks = [
+                torch.empty_like(weight).copy_(mask) for weight, mask in zip(self._weights, masks.values(), strict=True)
+            ]
+
+    def mask_gradients(self) -> None:
+        # A weight that took no part in the loss has no gradient.
+        pairs = [(w.grad, mask) for w, mask in zip(self._weights, self._masks, strict=True) if w.grad is not None]
+        if pairs:
+            torch._foreach_mul_([gradient for gradient, _ in pairs], tuple(mask for _, mask in pairs))
+
+    @torch.no_grad()
+    def mask_weights(self) -> None:
+        if self._masks:
+            torch._foreach_mul_(self._weights, tuple(self._masks))

@@ -1,0 +1,97 @@
+"""Models by name: the CIFAR ResNets, torchvision's classifiers, and the user's own by "package.module:function"."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Mapping
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from orchestrator.errors import ConfigError
+from orchestrator.lookup import lookup
+from orchestrator.pruning import prunable_weights
+from orchestrator.training.checks import one_line
+from orchestrator.training.data import Data, call
+from orchestrator.training.resnet import DEPTHS, CifarResNet
+from orchestrator.training.rng import own_randomness, seed_all
+
+BUILTIN: Mapping[str, Callable[..., nn.Module]] = {f"resnet{depth}": partial(CifarResNet, depth) for depth in DEPTHS}
+TORCHVISION = "torchvision:"
+
+
+def build_model(
+    spec: str,
+    options: Mapping[str, object],
+    *,
+    num_classes: int,
+    input_shape: tuple[int, int, int],
+    seed: int,
+) -> nn.Module:
+    """The model named `spec` on the CPU, initialised by `seed`; the process's own randomness stays untouched.
+
+    `spec` is a short name (resnet20), "torchvision:NAME", or "package.module:function": a function that is called
+    with the options and with those of num_classes and input_shape (channels, height, width) that it takes.
+    Raises ConfigError for an unknown name, options that do not fit, or a model that cannot be pruned.
+    """
+    what = f"model {spec!r}"
+    given = {"num_classes": num_classes, "input_shape": input_shape}
+    function: Callable[..., object]
+    if spec.startswith(TORCHVISION):
+        function = partial(_torchvision, spec.removeprefix(TORCHVISION))
+    else:
+        function = lookup(spec, BUILTIN, "model")
+    with own_randomness():
+        seed_all(seed)
+        model = call(function, what, options, given, ConfigError)
+    if not isinstance(model, nn.Module):
+        raise ConfigError(f"{what} must return a torch.nn.Module, got {type(model).__name__}")
+    if any(map(is_lazy, model.parameters())):
+        raise ConfigError(f"{what} has lazy layers, whose weights do not exist yet: give each layer its input size")
+    if not prunable_weights(model):
+        raise ConfigError(f"{what} has nothing to prune: it needs at least one convolution or linear layer")
+    return model.cpu()
+
+
+def check_model(model: nn.Module, data: Data) -> None:
+    """Raises ConfigError unless two samples of `data` give `model`, in evaluation mode, (2, num_classes) logits."""
+    name, shape = type(model).__name__, (2, *data.input_shape)
+    was_training = model.training
+    try:
+        with torch.no_grad(), own_randomness():
+            logits: object = model.eval()(torch.zeros(shape))
+    except Exception as error:
+        raise ConfigError(f"model {name} cannot take images of shape {shape}: {one_line(error)}") from error
+    finally:
+        model.train(was_training)
+    if not isinstance(logits, Tensor):
+        got = type(logits).__name__
+    elif logits.shape != (2, data.num_classes) or not logits.is_floating_point():
+        got = f"{tuple(logits.shape)} of {logits.dtype}"
+    else:
+        return
+    raise ConfigError(f"model {name} must turn {shape} into float logits of shape (2, {data.num_classes}), got {got}")
+
+
+def _torchvision(name: str, num_classes: int, input_shape: tuple[int, int, int], **options: object) -> nn.Module:
+    from torchvision import models
+
+    names = models.list_models(module=models)  # of this module alone: the classifiers
+    if name not in names:
+        near = difflib.get_close_matches(name, names, n=5, cutoff=0.5)
+        hint = f"did you mean {', '.join(near)}?" if near else f"the names are {', '.join(names)}"
+        raise ConfigError(f"torchvision has no classifier {name!r}: {hint}")
+    if input_shape[0] != 3:
+        raise ConfigError(f"torchvision's models take 3 channels, got images with {input_shape[0]}: write a function")
+    if name in ("googlenet", "inception_v3"):
+        if options.get("aux_logits"):
+            raise ConfigError(f"{name} must have aux_logits False: two classifiers cannot be trained by one loss")
+        # The default would be True; and leaving init_weights unsaid is warned about.
+        options = {"init_weights": True, **options, "aux_logits": False}
+    try:
+        model: nn.Module = models.get_model(name, weights=None, num_classes=num_classes, **options)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"torchvision's {name} does not take the options {options}: {one_line(error)}") from None
+    return model

@@ -1,0 +1,90 @@
+"""Optimizers as values: what decides the result is in the fingerprint, and `build` gives the PyTorch object."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+
+from orchestrator.errors import ConfigError
+
+_NORMALISATION = (
+    nn.modules.batchnorm._NormBase,
+    nn.GroupNorm,
+    nn.LayerNorm,
+    nn.LocalResponseNorm,
+)
+
+
+class Optimizer(Protocol):
+    def build(self, module: nn.Module) -> torch.optim.Optimizer:
+        """A PyTorch optimizer over every trainable parameter of `module`, in parameter order within a group."""
+        ...
+
+
+@dataclass(frozen=True)
+class SGD:
+    """Stochastic gradient descent with momentum, as `torch.optim.SGD` (weight decay joins the gradient)."""
+
+    momentum: float = 0.9
+    nesterov: bool = False
+    weight_decay: float = 0.0
+    decay_normalisation: bool = True
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.momentum < 1:
+            raise ConfigError(f"SGD.momentum must be in [0, 1), got {self.momentum}")
+        if self.nesterov and self.momentum == 0:
+            raise ConfigError("SGD.nesterov needs a momentum above 0, got momentum 0")
+        _check_decay("SGD.weight_decay", self.weight_decay)
+
+    def build(self, module: nn.Module) -> torch.optim.Optimizer:
+        groups = _groups(module, self.weight_decay, self.decay_normalisation)
+        return torch.optim.SGD(groups, lr=1.0, momentum=self.momentum, nesterov=self.nesterov, fused=True)
+
+
+@dataclass(frozen=True)
+class AdamW:
+    """Adam with decoupled weight decay (Loshchilov and Hutter 2019), for transformers."""
+
+    beta1: float = 0.9
+    beta2: float = 0.999
+    epsilon: float = 1e-8
+    weight_decay: float = 0.01
+    decay_normalisation: bool = False
+
+    def __post_init__(self) -> None:
+        for field in ("beta1", "beta2"):
+            if not 0 <= getattr(self, field) < 1:
+                raise ConfigError(f"AdamW.{field} must be in [0, 1), got {getattr(self, field)}")
+        if not self.epsilon > 0:
+            raise ConfigError(f"AdamW.epsilon must be above 0, got {self.epsilon}")
+        _check_decay("AdamW.weight_decay", self.weight_decay)
+
+    def build(self, module: nn.Module) -> torch.optim.Optimizer:
+        groups = _groups(module, self.weight_decay, self.decay_normalisation)
+        betas = (self.beta1, self.beta2)
+        return torch.optim.AdamW(groups, lr=1.0, betas=betas, eps=self.epsilon, fused=True)
+
+
+def _groups(module: nn.Module, weight_decay: float, decay_normalisation: bool) -> list[dict[str, Any]]:
+    undecayed = {
+        id(parameter)
+        for layer in module.modules()
+        if isinstance(layer, _NORMALISATION) and not decay_normalisation
+        for parameter in layer.parameters(recurse=False)
+    }
+    parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    groups = [
+        {"params": [p for p in parameters if id(p) not in undecayed], "weight_decay": weight_decay},
+        {"params": [p for p in parameters if id(p) in undecayed], "weight_decay": 0.0},
+    ]
+    return [group for group in groups if group["params"]]
+
+
+def _check_decay(field: str, value: float) -> None:
+    if not (math.isfinite(value) and value >= 0):
+        raise ConfigError(f"{field} must be 0 or more, got {value}")

@@ -1,0 +1,29 @@
+"""Randomness that comes from a seed and leaves no trace: the process's own generators stay as they were."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+
+
+@contextmanager
+def own_randomness() -> Iterator[None]:
+    """Whatever is drawn or seeded inside leaves the CPU generators of torch, random and numpy untouched."""
+    states = torch.default_generator.get_state(), random.getstate(), np.random.get_state()
+    try:
+        yield
+    finally:
+        torch.default_generator.set_state(states[0])
+        random.setstate(states[1])
+        np.random.set_state(states[2])
+
+
+def seed_all(seed: int) -> None:
+    """Seed the CPU generators of torch, random and numpy (torch.manual_seed would reach for the GPU as well)."""
+    torch.default_generator.manual_seed(seed)
+    random.seed(seed)
+    np.random.seed(seed % 2**32)

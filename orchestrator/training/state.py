@@ -1,0 +1,59 @@
+"""Copy a module's and an optimizer's tensors out and in, by name."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from orchestrator.errors import DamagedError
+from orchestrator.rounds import Tensors, TrainState
+
+
+def model_tensors(module: nn.Module) -> Tensors:
+    """Parameters and persistent buffers by name; a shared tensor once, under its first name. Views, not copies."""
+    persistent = module.state_dict(keep_vars=True)
+    named = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+    return {name: tensor for name, tensor in named.items() if name in persistent}
+
+
+def take_state(module: nn.Module, optimizer: torch.optim.Optimizer) -> TrainState:
+    """A copy on the CPU, in the default memory format."""
+    names = {parameter: name for name, parameter in module.named_parameters()}
+    slots = {
+        f"{names[parameter]}/{slot}": value
+        for parameter, state in optimizer.state.items()
+        for slot, value in state.items()
+        if isinstance(value, Tensor)
+    }
+    model = model_tensors(module)
+    return TrainState(
+        {name: _copy_out(tensor) for name, tensor in model.items()},
+        {name: _copy_out(slots[name]) for name in sorted(slots)},
+    )
+
+
+@torch.no_grad()
+def put_state(state: TrainState, module: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """Copy `state` into the module and a fresh optimizer; raises DamagedError when names or shapes do not fit."""
+    mine = model_tensors(module)
+    if mine.keys() != state.model.keys():
+        differing = sorted(mine.keys() ^ state.model.keys())
+        raise DamagedError(f"the saved tensors are not those of the model: {', '.join(differing[:5])}")
+    for name, tensor in mine.items():
+        if tensor.shape != state.model[name].shape:
+            raise DamagedError(
+                f"{name}: the model has {tuple(tensor.shape)}, saved is {tuple(state.model[name].shape)}"
+            )
+        tensor.copy_(state.model[name])
+    optimizer.state.clear()
+    parameters = dict(module.named_parameters())
+    for path, value in state.optimizer.items():
+        name, slot = path.rsplit("/", 1)
+        parameter = parameters[name]
+        # A copy in the parameter's own layout: the source may be shared, read-only memory.
+        like = torch.empty_like(parameter) if value.shape == parameter.shape else torch.empty_like(value)
+        optimizer.state[parameter][slot] = like.to(dtype=value.dtype).copy_(value)
+
+
+def _copy_out(tensor: Tensor) -> Tensor:
+    return tensor.detach().to("cpu", copy=True).contiguous()

@@ -1,0 +1,91 @@
+"""Which parameters are prunable, and what masks say."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from orchestrator.errors import ConfigError
+from orchestrator.pruning import count_kept, dead_layers, prunable_weights
+
+
+class Net(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 4, 3)
+        self.norm = nn.BatchNorm2d(4)
+        self.block = nn.Sequential(nn.Conv1d(4, 4, 1), nn.LayerNorm(4), nn.ConvTranspose2d(4, 4, 2))
+        self.embed = nn.Embedding(7, 5)
+        self.fc = nn.Linear(5, 7)
+
+
+ALL = ["conv1.weight", "block.0.weight", "block.2.weight", "fc.weight"]
+
+
+def test_weights_of_convolutions_and_linear_layers_in_parameter_order() -> None:
+    model = Net()
+    weights = prunable_weights(model)
+    assert list(weights) == ALL
+    assert all(weight is model.get_parameter(name) for name, weight in weights.items())
+
+
+@pytest.mark.parametrize(
+    ("exclude", "left"),
+    [
+        (["fc"], ["conv1.weight", "block.0.weight", "block.2.weight"]),
+        (["fc.weight", "conv?"], ["block.0.weight", "block.2.weight"]),
+        (["block"], ["conv1.weight", "fc.weight"]),
+        (["block.2"], ["conv1.weight", "block.0.weight", "fc.weight"]),
+        (("*.weight",), []),
+    ],
+)
+def test_exclusions_by_parameter_or_module(exclude: list[str], left: list[str]) -> None:
+    assert list(prunable_weights(Net(), exclude)) == left
+
+
+def test_a_model_names_its_own_exclusions() -> None:
+    model = Net()
+    model.prune_exclude = ["conv1"]
+    assert list(prunable_weights(model, ["fc"])) == ["block.0.weight", "block.2.weight"]
+
+
+@pytest.mark.parametrize("pattern", ["norm", "fc.bias", "Conv1", "onv1"])
+def test_a_pattern_that_matches_nothing_lists_the_names(pattern: str) -> None:
+    with pytest.raises(ConfigError, match=f"got '{pattern}'; .*{', '.join(ALL)}"):
+        prunable_weights(Net(), [pattern])
+
+
+def test_one_text_is_no_list_of_patterns() -> None:
+    with pytest.raises(ConfigError, match=r"list of patterns, got the text 'fc': write \['fc'\]"):
+        prunable_weights(Net(), "fc")
+
+
+def test_tied_weights_count_once_and_every_name_excludes_them() -> None:
+    model = Net()
+    model.fc.weight = model.embed.weight
+    model.again = model.conv1
+    assert list(prunable_weights(model)) == ["conv1.weight", "block.0.weight", "block.2.weight", "embed.weight"]
+    assert list(prunable_weights(model, ["fc", "again"])) == ["block.0.weight", "block.2.weight"]
+    assert list(prunable_weights(model, ["embed", "conv1"])) == ["block.0.weight", "block.2.weight"]
+
+
+def test_attention_projections_are_linear_weights() -> None:
+    same, apart = nn.MultiheadAttention(8, 2), nn.MultiheadAttention(8, 2, kdim=4, vdim=6)
+    assert list(prunable_weights(same)) == ["in_proj_weight", "out_proj.weight"]
+    assert sorted(prunable_weights(apart)) == ["k_proj_weight", "out_proj.weight", "q_proj_weight", "v_proj_weight"]
+
+
+def test_resnet50_has_the_published_number() -> None:
+    models = pytest.importorskip("torchvision.models")
+    with torch.device("meta"):
+        weights = prunable_weights(models.resnet50())
+    assert (len(weights), sum(w.numel() for w in weights.values())) == (54, 25_502_912)
+    assert (next(iter(weights)), list(weights)[-1]) == ("conv1.weight", "fc.weight")
+
+
+def test_what_masks_say() -> None:
+    masks = {"a": torch.tensor([[True, False], [True, True]]), "b": torch.zeros(3).bool(), "c": torch.ones(2).bool()}
+    assert count_kept(masks) == 5
+    assert dead_layers(masks) == ["b"]
+    assert (count_kept({}), dead_layers({})) == (0, [])

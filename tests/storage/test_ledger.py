@@ -1,0 +1,140 @@
+"""A record exists when everything it names is safe; what is damaged is told, by the file's name, and never used."""
+
+import dataclasses
+import json
+
+import pytest
+import torch
+
+from orchestrator.errors import DamagedError
+from orchestrator.experiment import FORMAT
+from orchestrator.rounds import TrainState
+from orchestrator.storage.ledger import MODEL, OPTIMIZER, Ledger, Record
+from orchestrator.storage.store import open_store
+
+KEY = "ab" * 32
+MASKS = {"w": torch.tensor([[True, False, True], [False, False, True]])}
+STATE = TrainState(
+    {"w": torch.tensor([[1.0, 0, 2], [0, 0, 3]]), "b": torch.ones(2)}, {"w/m": torch.rand(2, 3) * MASKS["w"]}
+)
+
+
+def record(key: str = KEY, **changes) -> Record:
+    values = {
+        "key": key, "parent": None, "experiment": "e", "round": 1, "technique": "LearningRateRewinding", "density": 0.5,
+        "kept": 3, "prunable": 6, "seed": 0, "metrics": {"train_loss": 0.5, "val_accuracy": 0.9, "test_accuracy": 0.8},
+        "history": [], "layers": {"w": [3, 6]}, "dead_layers": [], "epochs": 2, "seconds": 1.0,
+        "images_per_second": 10.0, "attempts": 1, "settings": {}, "versions": {}, "finished_at": "2026-01-01",
+    }  # fmt: skip
+    return Record(**{**values, **changes})
+
+
+@pytest.fixture
+def ledger(tmp_path):
+    return Ledger(open_store(str(tmp_path / "runs")))
+
+
+def test_commit_and_load_are_bit_equal(ledger):
+    committed = ledger.commit(record(), STATE, MASKS)
+    assert ledger.record(KEY) == committed
+    state, masks = ledger.load(committed)
+    assert all(torch.equal(state.model[n], STATE.model[n]) for n in STATE.model)
+    assert torch.equal(state.optimizer["w/m"], STATE.optimizer["w/m"])
+    assert torch.equal(masks["w"], MASKS["w"])
+    assert set(committed.blobs) == {MODEL, OPTIMIZER}
+    assert committed.model_bytes == len(ledger.store.read(f"rounds/{KEY}/{MODEL}"))
+
+
+def test_a_second_commit_changes_nothing(ledger):
+    first = ledger.commit(record(), STATE, MASKS)
+    other = TrainState({"w": STATE.model["w"] * 2, "b": STATE.model["b"]})
+    assert ledger.commit(record(seconds=99.0), other, MASKS) == first
+    assert torch.equal(ledger.load(first)[0].model["w"], STATE.model["w"])
+
+
+def test_a_round_without_a_record_does_not_exist(ledger):
+    ledger.store.write(f"rounds/{KEY}/{MODEL}", b"the upload was killed after this")
+    assert ledger.record(KEY) is None
+    assert ledger.records() == []
+    ledger.commit(record(), STATE, MASKS)
+    assert [r.key for r in ledger.records()] == [KEY]
+    assert all(problem is None for _, problem in ledger.verify())
+
+
+def damage(ledger, file, change):
+    path = f"rounds/{KEY}/{file}"
+    ledger.store.write(path, change(ledger.store.read(path)))
+
+
+DAMAGE = {
+    "one bit": (MODEL, lambda data: data[:-1] + bytes([data[-1] ^ 1])),
+    "truncated": (MODEL, lambda data: data[: len(data) // 2]),
+    "longer": (OPTIMIZER, lambda data: data + b"x"),
+    "empty": (OPTIMIZER, lambda data: b""),
+}
+
+
+@pytest.mark.parametrize("case", DAMAGE)
+def test_a_damaged_blob_is_named_and_not_used(ledger, case):
+    committed = ledger.commit(record(), STATE, MASKS)
+    file, change = DAMAGE[case]
+    damage(ledger, file, change)
+    with pytest.raises(DamagedError, match=f"rounds/{KEY}/{file} is damaged"):
+        ledger.load(committed)
+    wrong = [(name, problem) for name, problem in ledger.verify() if problem]
+    assert [name for name, _ in wrong] == [f"rounds/{KEY}/{file}"]
+
+
+def test_a_missing_blob_is_named(ledger):
+    committed = ledger.commit(record(), STATE, MASKS)
+    ledger.store.delete(f"rounds/{KEY}/{OPTIMIZER}")
+    with pytest.raises(DamagedError, match=f"{OPTIMIZER} is missing, though its record names it"):
+        ledger.load(committed)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda data: data[:50], "is not a record"),
+        (lambda data: b"", "is not a record"),
+        (lambda data: b"[]", "is not a record"),
+        (lambda data: b"{}", "is not a record"),
+        (lambda data: json.dumps({**json.loads(data), "format": FORMAT + 1}).encode(), "update rewind-orchestrator"),
+        (lambda data: json.dumps({**json.loads(data), "key": "cd"}).encode(), "another round, cd"),
+        (lambda data: json.dumps({**json.loads(data), "blobs": {"../x": {}}}).encode(), "is not a record"),
+        (lambda data: data.replace(b'"blobs"', b'"blob"'), "is not a record"),
+    ],
+    ids=["truncated", "empty", "a list", "no field", "newer format", "another key", "bad blob", "no blobs"],
+)
+def test_a_bad_record_is_named(ledger, change, words):
+    ledger.commit(record(), STATE, MASKS)
+    damage(ledger, "record.json", change)
+    with pytest.raises(DamagedError, match=f"rounds/{KEY}/record.json") as caught:
+        ledger.record(KEY)
+    assert words in str(caught.value)
+    assert any(problem and file == f"rounds/{KEY}/record.json" for file, problem in ledger.verify())
+
+
+def test_fields_of_a_later_version_of_the_same_format_are_ignored(ledger):
+    committed = ledger.commit(record(), STATE, MASKS)
+    damage(ledger, "record.json", lambda data: json.dumps({**json.loads(data), "new": 1}).encode())
+    assert ledger.record(KEY) == committed
+
+
+def test_a_failure_is_listed_until_the_round_commits(ledger):
+    ledger.write_failure(KEY, {"key": KEY, "reason": "diverged"})
+    assert [f["reason"] for f in ledger.failures()] == ["diverged"]
+    assert ledger.records() == []
+    ledger.commit(record(), STATE, MASKS)
+    assert ledger.failures() == []
+
+
+def test_records_are_sorted_by_experiment_seed_and_round(ledger):
+    for index, (name, seed, r) in enumerate([("b", 0, 0), ("a", 1, 1), ("a", 1, 0), ("a", 0, 2)]):
+        ledger.commit(dataclasses.replace(record(f"{index:064}"), experiment=name, seed=seed, round=r), STATE, MASKS)
+    assert [(r.experiment, r.seed, r.round) for r in ledger.records()] == [
+        ("a", 0, 2),
+        ("a", 1, 0),
+        ("a", 1, 1),
+        ("b", 0, 0),
+    ]

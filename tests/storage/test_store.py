@@ -1,0 +1,695 @@
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import pickle
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+from s3_server import FaultProxy, S3Server, free_port
+
+from orchestrator.errors import ConfigError, StorageError
+from orchestrator.storage import s3
+from orchestrator.storage.s3 import S3Store
+from orchestrator.storage.store import MissingError, Store, open_store
+
+MB = 1 << 20
+
+
+@pytest.fixture(params=["local", "s3"])
+def uri(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    return str(tmp_path / "runs") if request.param == "local" else request.getfixturevalue("s3_uri")
+
+
+@pytest.fixture
+def store(uri: str) -> Store:
+    return open_store(uri)
+
+
+def fill(store: Store, *paths: str) -> None:
+    for path in paths:
+        store.write(path, path.encode())
+
+
+def run_python(code: str, *arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *arguments], stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2]
+    )
+
+
+# The same behaviour, wherever the bytes live.
+
+
+@pytest.mark.parametrize("data", [b"", b"x", bytes(range(256)) * 50, memoryview(b"a view"), b"b" * (9 * MB)])
+def test_written_bytes_are_read_back(store: Store, data: bytes | memoryview) -> None:
+    store.write("rounds/ab/file", b"something older and longer than some")
+    store.write("rounds/ab/file", data)
+    assert store.read("rounds/ab/file") == bytes(data)
+    assert store.list() == ["rounds/ab/file"]
+
+
+@pytest.mark.parametrize("size", [3, 9 * MB])
+def test_any_printable_name_is_kept_as_it_is(store: Store, size: int) -> None:
+    names = ["a b", "a+b", "100%25", "ümläut", "x.gz", "x.zst", "a#b?c&d=e", ".hidden", "'\"<&>", "~", "a:b"]
+    for name in names:
+        store.write(f"folder/{name}", name.encode() + b"z" * size)
+    assert store.list() == sorted(f"folder/{name}" for name in names)
+    for name in names:
+        assert store.exists(f"folder/{name}")
+        assert store.read(f"folder/{name}") == name.encode() + b"z" * size
+    store.delete_tree("folder")
+    assert store.list() == []
+
+
+@pytest.mark.parametrize("path", ["nope", "rounds", "rounds/", "rounds/ab/file/below"])
+def test_what_is_not_a_file_is_missing(store: Store, path: str) -> None:
+    fill(store, "rounds/ab/file", "nope.json")
+    path = path.rstrip("/")
+    assert not store.exists(path)
+    with pytest.raises(MissingError, match=path):
+        store.read(path)
+    store.delete(path)
+    assert store.list() == ["nope.json", "rounds/ab/file"]
+
+
+def test_create_keeps_the_first(store: Store) -> None:
+    assert store.create("claims/k.json", b"first")
+    assert not store.create("claims/k.json", b"second")
+    assert not store.create("claims/k.json", b"first")
+    assert store.read("claims/k.json") == b"first"
+    store.delete("claims/k.json")
+    assert store.create("claims/k.json", b"third")
+
+
+@pytest.mark.parametrize(
+    ("prefix", "expected"),
+    [
+        ("", ["a", "rounds/a/1", "rounds/a/2", "rounds/b", "rounds2/c"]),
+        ("rounds", ["rounds/a/1", "rounds/a/2", "rounds/b"]),
+        ("rounds/", ["rounds/a/1", "rounds/a/2", "rounds/b"]),
+        ("rounds/a", ["rounds/a/1", "rounds/a/2"]),
+        ("round", []),
+        ("a", []),
+        ("nothing/here", []),
+    ],
+)
+def test_list_and_delete_tree_take_whole_folders(store: Store, prefix: str, expected: list[str]) -> None:
+    everything = ["a", "rounds/a/1", "rounds/a/2", "rounds/b", "rounds2/c"]
+    fill(store, *reversed(everything))
+    assert store.list(prefix) == expected
+    if prefix:
+        store.delete_tree(prefix)
+        assert store.list() == sorted(set(everything) - set(expected))
+
+
+def test_delete_tree_never_empties_a_whole_store(store: Store) -> None:
+    fill(store, "a")
+    with pytest.raises(StorageError, match="whole store"):
+        store.delete_tree("")
+    assert store.list() == ["a"]
+
+
+@pytest.mark.parametrize(
+    "path", ["", "/", "/etc/passwd", "..", "../x", "a/../../x", "a//b", "a/", "./a", "a\\b", "a\0b", "a\nb", ".tmp-1"]
+)
+def test_paths_that_lead_elsewhere_are_refused(store: Store, path: str) -> None:
+    calls: list[Any] = [store.read, store.exists, store.delete]
+    calls += [lambda p: store.write(p, b""), lambda p: store.create(p, b"")]
+    if path not in ("", "a/"):  # a folder may be named so
+        calls += [store.list, store.delete_tree]
+    for call in calls:
+        with pytest.raises(StorageError, match="a path in storage"):
+            call(path)
+
+
+def test_a_store_travels(store: Store) -> None:
+    fill(store, "a")
+    for copy in (pickle.loads(pickle.dumps(store)), open_store(store.uri)):
+        assert copy.read("a") == b"a"
+        assert (copy.uri, copy.is_local) == (store.uri, store.is_local)
+
+
+def test_check_passes_and_leaves_nothing(store: Store) -> None:
+    store.check()
+    assert store.list() == []
+
+
+def test_of_racing_writers_exactly_one_creates(uri: str) -> None:
+    stores = [open_store(uri) for _ in range(8)]
+    barrier = threading.Barrier(8)
+
+    def race(writer: int) -> list[bool]:
+        won = []
+        for i in range(20):
+            barrier.wait(timeout=60)
+            won.append(stores[writer].create(f"race/{i}", f"writer {writer}".encode()))
+        return won
+
+    with ThreadPoolExecutor(8) as pool:
+        results = list(pool.map(race, range(8)))
+    winners = [[writer for writer in range(8) if results[writer][i]] for i in range(20)]
+    assert [len(w) for w in winners] == [1] * 20
+    assert [stores[0].read(f"race/{i}") for i in range(20)] == [f"writer {w[0]}".encode() for w in winners]
+
+
+def test_train_storage_is_where_ray_train_puts_its_files(store: Store, tmp_path: Path) -> None:
+    from pyarrow import fs
+
+    (tmp_path / "checkpoint").mkdir()
+    (tmp_path / "checkpoint" / "state").write_bytes(b"c" * (11 * MB))
+    root, filesystem = store.train_storage()
+    filesystem.create_dir(f"{root}/train/run")
+    fs.copy_files(
+        str(tmp_path / "checkpoint"), f"{root}/train/run", destination_filesystem=filesystem, use_threads=False
+    )
+    assert store.list() == ["train/run/state"]
+    assert store.read("train/run/state") == b"c" * (11 * MB)
+    store.delete_tree("train/run")
+    assert filesystem.get_file_info(f"{root}/train/run/state").type == fs.FileType.NotFound
+
+
+# Opening.
+
+
+def test_relative_folders_are_fixed_where_they_were_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    stores = {name: open_store(name) for name in ("./runs", "runs", "~/runs", f"file://{tmp_path}/a%20b")}
+    pickled = {name: pickle.dumps(store) for name, store in stores.items()}
+    monkeypatch.chdir("/")
+    places = {"./runs": "runs", "runs": "runs", "~/runs": "home/runs", f"file://{tmp_path}/a%20b": "a b"}
+    for name, place in places.items():
+        pickle.loads(pickled[name]).write("x", name.encode())
+        assert (tmp_path / place / "x").read_bytes() == open_store(stores[name].uri).read("x") == name.encode()
+
+
+@pytest.mark.parametrize(
+    ("uri", "rule"),
+    [
+        ("", "must be a folder"),
+        ("runs\0", "must be a folder"),
+        ("gs://bucket/runs", r"file:///data/runs or s3://bucket/prefix, got the scheme 'gs'"),
+        ("http://host/runs", "the scheme 'http'"),
+        ("S3://bucket", "the scheme 'S3'"),
+        ("s3://", "names a bucket"),
+        ("s3:///runs", "names a bucket"),
+        ("s3:/bucket/runs", "names a bucket"),
+        ("s3://b/runs", "names a bucket"),
+        ("s3://bucket/a/../b", "relative and plain"),
+        ("s3://bucket/a//b", "relative and plain"),
+        ("file://host/runs", "three slashes"),
+        ("file:/runs", "three slashes"),
+    ],
+)
+def test_malformed_uris_are_refused(uri: str, rule: str) -> None:
+    with pytest.raises(ConfigError, match=rule):
+        open_store(uri)
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "s3://AKIDPLANTED:SECRETPLANTED@bucket/runs",
+        "s3://SECRETPLANTED@bucket/runs",
+        "s3://bucket/runs?secret_key=SECRETPLANTED",
+        "s3://bucket/runs#SECRETPLANTED",
+        "s3://[SECRETPLANTED@bucket/runs",
+        "https://user:SECRETPLANTED@host/runs",
+        "file://user:SECRETPLANTED@host/runs",
+    ],
+)
+def test_credentials_in_a_uri_are_refused_and_not_repeated(uri: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        open_store(uri)
+    assert "SECRETPLANTED" not in str(caught.value)
+
+
+# Local folders.
+
+
+def test_sigkill_leaves_the_old_file_or_the_new_one(tmp_path: Path) -> None:
+    code = """
+import sys; from orchestrator.storage.store import open_store
+store = open_store(sys.argv[1]); print("writing", flush=True)
+for i in range(10**6):
+    store.write("file", bytes([i % 256]) * (4 << 20)); store.create(f"created/{i}", b"c" * 100_000)
+"""
+    store = open_store(str(tmp_path / "runs"))
+    leftovers = 0
+    for round_ in range(6):
+        process = run_python(code, str(tmp_path / "runs"))
+        assert process.stdout is not None
+        process.stdout.readline()
+        time.sleep(0.1 + 0.013 * round_)
+        process.kill()
+        process.communicate()
+        assert process.returncode == -signal.SIGKILL
+        data = store.read("file")
+        assert data == data[:1] * (4 * MB)
+        created = store.list("created")
+        assert created
+        assert all(len(store.read(path)) == 100_000 for path in created)
+        leftovers += len(list((tmp_path / "runs").rglob(".tmp-*")))
+        assert store.list() == [*created, "file"]
+        store.delete_tree("created")
+    assert leftovers > 0  # or no kill ever hit the middle of a write
+    store.write("file", b"goes on")
+    assert store.read("file") == b"goes on"
+
+
+def test_of_racing_processes_exactly_one_creates(tmp_path: Path) -> None:
+    code = """
+import os, sys; from orchestrator.storage.store import open_store
+store = open_store(sys.argv[1]); store.write(f"ready/{os.getpid()}", b"")
+while len(store.list("ready")) < 8: pass
+print(sum(store.create(f"race/{i}", str(os.getpid()).encode()) for i in range(200)))
+"""
+    processes = [run_python(code, str(tmp_path)) for _ in range(8)]
+    won = {process.pid: int(process.communicate(timeout=60)[0]) for process in processes}
+    owners = [int(open_store(str(tmp_path)).read(f"race/{i}")) for i in range(200)]
+    assert won == {pid: owners.count(pid) for pid in won}
+
+
+@contextlib.contextmanager
+def unprivileged() -> Iterator[None]:
+    """Permissions do not bind root."""
+    if os.geteuid() != 0:
+        yield
+        return
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+@pytest.mark.parametrize("call", ["check", "write", "create", "read", "list", "delete", "exists", "delete_tree"])
+def test_permission_denied_is_told(tmp_path: Path, call: str) -> None:
+    closed = tmp_path / "closed"
+    store = open_store(str(closed / "runs"))
+    fill(store, "a/b")
+    arguments = {"check": [], "write": ["x", b""], "create": ["x", b""], "list": ["a"]}.get(call, ["a/b"])
+    closed.chmod(0o000)
+    try:
+        with unprivileged(), pytest.raises(StorageError, match=rf"cannot \w+ {closed}.*: permission denied: choose"):
+            getattr(store, call)(*arguments)
+    finally:
+        closed.chmod(0o755)
+
+
+def test_a_file_where_a_folder_should_be_is_told(tmp_path: Path) -> None:
+    (tmp_path / "runs").write_text("a file")
+    with pytest.raises(StorageError, match="a file stands where a folder is needed"):
+        open_store(str(tmp_path / "runs")).check()
+    store = open_store(str(tmp_path))
+    for call in (store.write, store.create):
+        with pytest.raises(StorageError, match="a file stands where a folder is needed"):
+            call("runs/below/x", b"")
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(StorageError, match="a folder stands where a file is needed"):
+        store.write("folder", b"")
+    assert store.list() == ["runs"]
+
+
+def test_disk_full_is_told_and_leaves_the_old_file(tmp_path: Path) -> None:
+    code = """
+import subprocess, sys; from orchestrator.errors import StorageError
+from orchestrator.storage.store import open_store
+subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", sys.argv[1]], check=True)
+store = open_store(sys.argv[1]); store.write("file", b"old")
+for call in (store.write, store.create):
+    try: call("file", b"n" * (2 << 20))
+    except StorageError as error: print(error)
+print(store.read("file"), store.list())
+store.check()
+"""
+    if not shutil.which("unshare") or subprocess.run(["unshare", "-rm", "true"], capture_output=True).returncode:
+        pytest.skip("a small disk needs a mount namespace, which this system does not allow")
+    command = ["unshare", "-rm", sys.executable, "-c", code, str(tmp_path)]
+    said = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2])
+    told = f"cannot write {tmp_path}/file: the disk is full: free some space, or choose another storage"
+    assert said.stdout.splitlines() == [told, told, "b'old' ['file']"]
+
+
+# S3: settings.
+
+
+def test_listing_and_deleting_go_beyond_one_page(
+    s3_uri: str, fault_proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(s3, "PAGE", 7)
+    store = S3Store(s3_uri)
+    many = [f"many/{i:04}" for i in range(30)]
+    fill(store, "kept", *many)
+    assert store.list("many") == many
+    assert fault_proxy.count("GET") == 5
+    store.delete_tree("many")
+    assert fault_proxy.count("POST") == 5
+    assert store.list() == ["kept"]
+
+
+def test_no_secret_travels(s3_uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from ray import cloudpickle
+
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIDPLANTED")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "SECRETPLANTED")
+    monkeypatch.setenv("AWS_SESSION_TOKEN", "TOKENPLANTED")
+    store = open_store(s3_uri)
+    store.write("small", b"s")  # both clients exist now
+    store.write("bulk", b"b" * (9 * MB))
+    root, filesystem = store.train_storage()
+    assert filesystem.get_file_info(f"{root}/small").size == 1
+    shown = [repr(store).encode(), store.uri.encode(), repr(vars(store)).encode(), repr(filesystem).encode()]
+    for value in (store, filesystem, (root, filesystem)):
+        shown += [pickle.dumps(value), cloudpickle.dumps(value)]
+    for planted in (b"SECRETPLANTED", b"AKIDPLANTED", b"TOKENPLANTED"):
+        assert not [text for text in shown if planted in text]
+
+
+def test_each_node_builds_its_file_system_from_its_own_environment(
+    s3_uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    endpoint = os.environ["AWS_ENDPOINT_URL"]
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{free_port()}")
+    root, filesystem = open_store(s3_uri).train_storage()
+    pickled = pickle.dumps(filesystem)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
+    with pickle.loads(pickled).open_output_stream(f"{root}/x") as stream:
+        stream.write(b"there")
+    assert open_store(s3_uri).read("x") == b"there"
+
+
+@pytest.mark.parametrize("where", ["AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "both", "profile"])
+def test_both_libraries_find_the_endpoint(
+    s3_uri: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, where: str
+) -> None:
+    endpoint = os.environ["AWS_ENDPOINT_URL"]
+    monkeypatch.delenv("AWS_ENDPOINT_URL")
+    if where == "profile":
+        (tmp_path / "config").write_text(f"[profile lab]\nendpoint_url = {endpoint}\nregion = eu-west-1\n")
+        monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+        monkeypatch.setenv("AWS_PROFILE", "lab")
+        monkeypatch.delenv("AWS_REGION")
+        (tmp_path / "credentials").write_text("[lab]\naws_access_key_id = a\naws_secret_access_key = b\n")
+        monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
+        monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+        monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    elif where == "both":  # the one for S3 wins
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{free_port()}")
+        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", endpoint)
+    else:
+        monkeypatch.setenv(where, endpoint)
+    store = open_store(s3_uri)
+    store.check()
+    root, filesystem = store.train_storage()
+    with filesystem.open_output_stream(f"{root}/x") as stream:
+        stream.write(b"there")
+    assert store.read("x") == b"there"
+    assert filesystem.region == ("eu-west-1" if where == "profile" else "us-east-1")
+
+
+def test_without_an_endpoint_it_is_aws(s3_uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from pyarrow import fs
+
+    monkeypatch.delenv("AWS_ENDPOINT_URL")
+    monkeypatch.setenv("AWS_REGION", "eu-central-1")
+    _, filesystem = open_store(s3_uri).train_storage()
+    assert filesystem.region == "eu-central-1"
+    assert fs.S3FileSystem.__reduce__(filesystem)[1][0]["endpoint_override"] == ""
+
+
+# S3: what `check` tells before any training.
+
+
+def told_by_check(uri: str) -> str:
+    started = time.monotonic()
+    with pytest.raises(StorageError) as caught:
+        open_store(uri).check()
+    assert time.monotonic() - started < 12
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+def test_check_tells_an_unreachable_endpoint(s3_uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    endpoint = f"127.0.0.1:{free_port()}"
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://user:SECRETPLANTED@{endpoint}")
+    message = told_by_check(s3_uri)
+    assert f"cannot reach http://{endpoint} for {s3_uri}" in message
+    assert "AWS_ENDPOINT_URL" in message
+    assert "SECRETPLANTED" not in message
+
+
+def test_check_tells_an_endpoint_that_never_answers(s3_uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        endpoint = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", endpoint)
+        assert f"cannot reach {endpoint}" in (message := told_by_check(s3_uri))
+        assert "AWS_ENDPOINT_URL_S3" in message
+
+
+def test_check_tells_a_missing_bucket(s3_uri: str) -> None:
+    message = told_by_check("s3://no-such-bucket/runs")
+    assert "bucket 'no-such-bucket' does not exist at http://127.0.0.1" in message
+    assert "create it" in message
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("AWS_ENDPOINT_URL", "127.0.0.1:9000", "AWS_ENDPOINT_URL (http://host:port)"),
+        ("AWS_REGION", "not a region", "check AWS_ENDPOINT_URL"),
+        ("AWS_PROFILE", "nobody", "AWS_PROFILE"),
+        ("AWS_ACCESS_KEY_ID", "", "no credentials for s3://"),
+        ("AWS_SECRET_ACCESS_KEY", "", "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"),
+    ],
+)
+def test_check_tells_wrong_settings(
+    s3_uri: str, monkeypatch: pytest.MonkeyPatch, name: str, value: str, expected: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    assert expected in told_by_check(s3_uri)
+
+
+def policy(*denied: str) -> str:
+    rules = [{"Effect": "Allow", "Action": "s3:*", "Resource": "*"}]
+    rules += [{"Effect": "Deny", "Action": action, "Resource": "*"} for action in denied]
+    return json.dumps({"Version": "2012-10-17", "Statement": rules})
+
+
+@pytest.mark.parametrize("denied", ["s3:*", "s3:PutObject", "s3:GetObject", "s3:ListBucket", "s3:DeleteObject"])
+def test_check_tells_a_missing_permission(
+    s3_uri: str, s3_server: S3Server, monkeypatch: pytest.MonkeyPatch, denied: str
+) -> None:
+    key, secret = s3_server.new_user(s3_uri.split("/")[2], policy(denied))
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", key)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", secret)
+    with s3_server.enforce_iam():
+        message = told_by_check(s3_uri)
+    assert "access denied at http://127.0.0.1" in message
+    lacking = denied.replace("*", "PutObject")
+    assert f"these credentials lack {lacking} on {s3_uri}/probe-" in message
+
+
+@pytest.mark.parametrize(("wrong", "code"), [("KEY_ID", "invalidaccesskeyid"), ("SECRET", "signaturedoesnotmatch")])
+def test_check_tells_bad_credentials(
+    s3_uri: str, s3_server: S3Server, monkeypatch: pytest.MonkeyPatch, wrong: str, code: str
+) -> None:
+    key, secret = s3_server.new_user(s3_uri.split("/")[2], policy())
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIDPLANTEDPLANTED" if wrong == "KEY_ID" else key)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "SECRETPLANTED" if wrong == "SECRET" else secret)
+    with s3_server.enforce_iam():
+        message = told_by_check(s3_uri)
+    assert f"refuses the credentials ({code}): check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY" in message
+    assert "PLANTED" not in message
+
+
+def test_check_passes_with_the_permissions_that_the_message_names(
+    s3_uri: str, s3_server: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    actions = ["s3:ListBucket", "s3:GetObject", "s3:PutObject", "s3:DeleteObject"]
+    rules = [{"Effect": "Allow", "Action": actions, "Resource": "*"}]
+    only = json.dumps({"Version": "2012-10-17", "Statement": rules})
+    key, secret = s3_server.new_user(s3_uri.split("/")[2], only)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", key)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", secret)
+    with s3_server.enforce_iam():
+        store = open_store(s3_uri)
+        store.check()
+        store.write("bulk", b"b" * (9 * MB))
+        assert store.read("bulk") == b"b" * (9 * MB)
+        assert store.train_storage()[1].get_file_info(f"{store.train_storage()[0]}/bulk").size == 9 * MB
+
+
+def test_check_tells_a_server_without_create_if_absent(s3_uri: str, fault_proxy: FaultProxy) -> None:
+    fault_proxy.inject("status", method="PUT", status=501, code="NotImplemented")
+    assert "s3:PutObject" in (message := told_by_check(s3_uri))
+    assert "notimplemented" in message
+
+
+# S3: failures in mid-run.
+
+FAULTS = {
+    "500": {"action": "status", "status": 500, "code": "InternalError"},
+    "503": {"action": "status", "status": 503, "code": "SlowDown"},
+    "reset": {"action": "reset"},
+    "answer lost": {"action": "drop"},
+    "answer cut": {"action": "truncate"},
+}
+CALLS: dict[str, Any] = {
+    "read": (lambda s: s.read("old"), b"old"),
+    "read bulk": (lambda s: s.read("bulk"), b"b" * (20 * MB)),
+    "write": (lambda s: (s.write("x", b"x"), s.read("x"))[1], b"x"),
+    "write bulk": (lambda s: (s.write("x", b"x" * (20 * MB)), s.read("x"))[1], b"x" * (20 * MB)),
+    "create": (lambda s: (s.create("x", b"x"), s.read("x")), (True, b"x")),
+    "create again": (lambda s: s.create("old", b"x"), False),
+    "exists": (lambda s: (s.exists("old"), s.exists("x")), (True, False)),
+    "list": (lambda s: s.list("folder"), ["folder/1", "folder/2"]),
+    "delete": (lambda s: (s.delete("old"), s.exists("old"))[1], False),
+    "delete_tree": (lambda s: (s.delete_tree("folder"), s.list())[1], ["bulk", "old"]),
+}
+
+
+@pytest.mark.parametrize("call", CALLS)
+@pytest.mark.parametrize("fault", FAULTS)
+def test_what_passes_is_tried_again(s3_uri: str, fault_proxy: FaultProxy, call: str, fault: str) -> None:
+    store = S3Store(s3_uri)
+    fill(store, "old", "folder/1", "folder/2")
+    if "bulk" in call or "tree" in call:
+        store.write("bulk", b"b" * (20 * MB))
+    fault_proxy.inject(**FAULTS[fault], times=2)
+    act, expected = CALLS[call]
+    assert act(store) == expected
+
+
+@pytest.mark.parametrize(
+    "code", ["AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "NoSuchBucket", "ExpiredToken"]
+)
+@pytest.mark.parametrize("call", ["read", "write", "create", "exists", "list", "delete", "delete_tree"])
+def test_what_does_not_pass_is_told_at_once(s3_uri: str, fault_proxy: FaultProxy, call: str, code: str) -> None:
+    store = S3Store(s3_uri)
+    fill(store, "old", "folder/1")
+    fault_proxy.seen.clear()
+    fault_proxy.inject("status", status=403, code=code, times=99)
+    with pytest.raises(StorageError):
+        CALLS[call][0](store)
+    assert len(fault_proxy.seen) == 1
+
+
+@pytest.mark.parametrize("part", ["?uploads", "partNumber=1&", "partNumber=2&", "x?uploadId"])
+def test_a_refused_bulk_upload_leaves_the_old_object(s3_uri: str, fault_proxy: FaultProxy, part: str) -> None:
+    store = S3Store(s3_uri)
+    store.write("x", b"old")
+    fault_proxy.inject("status", part=part, status=403, code="AccessDenied", times=99)
+    with pytest.raises(StorageError, match=r"lack s3:PutObject on s3://.*/runs/x"):
+        store.write("x", b"n" * (20 * MB))
+    assert sum(part in path for _, path in fault_proxy.seen) == 1
+    assert store.read("x") == b"old"
+
+
+@pytest.mark.parametrize("part", ["?uploads", "partNumber=1&", "x?uploadId"])
+def test_ctrl_c_in_mid_upload_leaves_a_whole_object(s3_uri: str, fault_proxy: FaultProxy, part: str) -> None:
+    store = S3Store(s3_uri)
+    store.write("x", b"old")
+    fault_proxy.inject("delay", part=part, seconds=0.6)
+    before = len(fault_proxy.seen)
+
+    def interrupt() -> None:
+        while not any(part in path for _, path in fault_proxy.seen[before:]):
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    with pytest.raises(KeyboardInterrupt):
+        store.write("x", b"n" * (20 * MB))
+    thread.join()
+    assert store.read("x") in (b"old", b"n" * (20 * MB))
+
+
+def test_an_outage_is_waited_for_and_told_twice(
+    s3_uri: str, fault_proxy: FaultProxy, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = S3Store(s3_uri)
+    fault_proxy.cut_off(2.0)
+    with caplog.at_level(logging.WARNING, "orchestrator"):
+        store.write("x", b"x")
+    assert store.read("x") == b"x"
+    first, second = [record.getMessage() for record in caplog.records]
+    assert f"cannot reach {fault_proxy.url}" in first
+    assert "trying again for up to 300 s" in first
+    assert "works again after" in second
+    assert 4 <= fault_proxy.count("PUT") <= 12  # it backs off
+
+
+def test_patience_ends(s3_uri: str, fault_proxy: FaultProxy) -> None:
+    store = S3Store(s3_uri, patience_s=1.0)
+    fault_proxy.inject("status", times=99)
+    started = time.monotonic()
+    with pytest.raises(StorageError, match=r"fails at s3:PutObject on .*/runs/x: slowdown .*\(tried for 1 s\)"):
+        store.write("x", b"x")
+    assert time.monotonic() - started < 3
+
+
+def test_a_create_whose_answer_was_lost_is_ours_only_if_the_bytes_are(s3_uri: str, fault_proxy: FaultProxy) -> None:
+    store = S3Store(s3_uri)
+    fault_proxy.inject("drop", method="PUT")
+    assert store.create("claims/a", b"ours")
+    assert fault_proxy.count("PUT") == 2
+    fault_proxy.inject("drop", method="PUT", times=2)
+    assert not store.create("claims/a", b"not ours")
+    assert not store.create("claims/a", b"ours")  # no failure: somebody made it before
+    assert store.read("claims/a") == b"ours"
+
+
+def test_training_checkpoints_wait_for_an_outage_too(s3_uri: str, fault_proxy: FaultProxy, tmp_path: Path) -> None:
+    from pyarrow import fs
+
+    (tmp_path / "state").write_bytes(b"c" * (20 * MB))
+    root, filesystem = open_store(s3_uri).train_storage()
+    filesystem = pickle.loads(pickle.dumps(filesystem))
+    fault_proxy.cut_off(2.0)
+    fs.copy_files(str(tmp_path / "state"), f"{root}/state", destination_filesystem=filesystem)
+    assert open_store(s3_uri).read("state") == b"c" * (20 * MB)
+
+
+def test_sigkill_in_mid_upload_leaves_the_old_object(s3_uri: str, fault_proxy: FaultProxy) -> None:
+    code = """
+import sys; from orchestrator.storage.store import open_store
+open_store(sys.argv[1]).write("file", b"n" * (40 << 20))
+"""
+    store = S3Store(s3_uri)
+    store.write("file", b"old")
+    fault_proxy.inject("delay", method="PUT", times=1, seconds=3)
+    process = run_python(code, s3_uri)
+    deadline = time.monotonic() + 60
+    while sum("partNumber" in path for _, path in fault_proxy.seen) < 3 and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.kill()
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    assert store.read("file") == b"old"
+    assert store.list() == ["file"]
+
+
+def test_a_large_object_comes_back_the_same(s3_uri: str) -> None:
+    data = os.urandom(MB) * 40
+    store = open_store(s3_uri)
+    store.write("rounds/k/model.safetensors", memoryview(data))
+    assert store.read("rounds/k/model.safetensors") == data
+
+
+def test_patience_is_five_minutes_unless_told_otherwise(s3_uri: str) -> None:
+    assert S3Store(s3_uri).patience_s == s3.PATIENCE_S == 300

@@ -1,0 +1,289 @@
+"""The flow of rounds, with a stand-in for training that returns known weights: no Ray, no gradient, no waiting."""
+
+import dataclasses
+import subprocess
+import sys
+
+import pytest
+import tiny
+import torch
+
+from orchestrator.driver import Driver
+from orchestrator.errors import ConfigError, DamagedError, OrchestratorError
+from orchestrator.experiment import Experiment, Problem, round_keys, round_settings
+from orchestrator.pruning import Explicit, Geometric, OneShot
+from orchestrator.retraining import LearningRateRewinding
+from orchestrator.rounds import EpochMetrics, RoundRequest, RoundResult, TrainState
+from orchestrator.storage.ledger import Ledger
+from orchestrator.storage.store import open_store
+from orchestrator.training.lr import Constant
+
+SHAPES = {"conv.weight": (4, 3, 3, 3), "fc.weight": (10, 20)}
+PROBLEM = Problem(SHAPES, "model", "data", 10, (3, 8, 8))
+N = 4 * 27 + 200
+EXPERIMENT = dataclasses.replace(tiny.EXPERIMENT, path=Geometric(remove=0.2, rounds=3))
+
+
+def fake_train(request: RoundRequest) -> RoundResult:
+    """Weights that depend on the round's key alone, masked as training would leave them."""
+    generator = torch.Generator().manual_seed(int(request.key[:8], 16))
+    model = {name: torch.randn(shape, generator=generator) for name, shape in SHAPES.items()}
+    model = {name: w * request.masks[name] if request.masks else w for name, w in model.items()}
+    model["norm.mean"] = torch.randn(4, generator=generator)
+    optimizer = {f"{name}/momentum_buffer": tensor * 0.5 for name, tensor in model.items() if name in SHAPES}
+    history = tuple(EpochMetrics(request.first_epoch + e, 0.1, 1.0, 1.0, 0.5) for e in range(request.epochs))
+    return RoundResult(TrainState(model, optimizer), history, 0.75, seconds=1.0, images_per_second=1.0)
+
+
+@pytest.fixture
+def store(tmp_path):
+    return open_store(str(tmp_path / "runs"))
+
+
+def driver_of(store, experiment: Experiment = EXPERIMENT, problem: Problem = PROBLEM) -> Driver:
+    return Driver(experiment, Ledger(store), problem)
+
+
+def run_all(driver: Driver) -> list[RoundRequest]:
+    requests = []
+    while (request := driver.next_round()) is not None:
+        requests.append(request)
+        driver.finish_round(request.key, fake_train(request))
+    return requests
+
+
+def test_a_path_is_dense_then_pruned_rounds_with_exact_nested_counts(store):
+    driver = driver_of(store)
+    requests = run_all(driver)
+    assert [r.round for r in requests] == [0, 1, 2, 3]
+    assert [r.kept for r in requests] == [N, round(0.8 * N), round(0.64 * N), round(0.512 * N)]
+    assert [r.parent for r in requests] == [None, *driver.keys[:-1]]
+    assert requests[0].start is None
+    assert requests[0].masks == {}
+    for before, after in zip(requests[1:], requests[2:], strict=False):
+        assert not any((after.masks[n] & ~before.masks[n]).any() for n in SHAPES)
+    for request in requests[1:]:
+        for name, mask in request.masks.items():
+            assert not request.start.model[name][~mask].any()
+            assert not request.start.optimizer[f"{name}/momentum_buffer"][~mask].any()
+    records = driver.records()
+    assert [r.kept for r in records] == [r.kept for r in requests]
+    assert [r.technique for r in records] == ["Dense", *["LearningRateRewinding"] * 3]
+    assert records[-1].metrics == {"train_loss": 1.0, "val_accuracy": 0.5, "test_accuracy": 0.75}
+    assert all(sum(kept for kept, _ in r.layers.values()) == r.kept for r in records)
+
+
+def test_a_round_starts_from_its_parents_final_weights_and_momentum(store):
+    driver = driver_of(store)
+    dense = fake_train(driver.next_round())
+    driver.finish_round(driver.keys[0], dense)
+    start = driver.next_round().start
+    masks = driver.next_round().masks
+    for name, mask in masks.items():
+        assert torch.equal(start.model[name][mask], dense.state.model[name][mask])
+    assert torch.equal(start.model["norm.mean"], dense.state.model["norm.mean"])
+    fresh = dataclasses.replace(EXPERIMENT, technique=LearningRateRewinding(optimizer_state="fresh"))
+    assert driver_of(store, fresh).next_round().start.optimizer == {}
+
+
+@pytest.mark.parametrize(("epochs", "first"), [(None, 0), (4, 0), (3, 1), (1, 3)])
+def test_learning_rates_of_a_rewound_round_are_the_tail_of_the_originals(store, epochs, first):
+    experiment = dataclasses.replace(EXPERIMENT, technique=LearningRateRewinding(epochs))
+    driver = driver_of(store, experiment)
+    driver.finish_round(driver.keys[0], fake_train(driver.next_round()))
+    request, training, steps = driver.next_round(), experiment.training, 6
+    rates = lambda r: [  # noqa: E731
+        r.schedule.lr_at(r.first_epoch + step / steps, training.epochs) for step in range(r.epochs * steps)
+    ]
+    original = [training.schedule.lr_at(step / steps, training.epochs) for step in range(training.epochs * steps)]
+    assert request.first_epoch == first
+    assert rates(request) == original[first * steps :]
+    assert len(set(original)) > 3, "warm-up and drops are in the schedule"
+
+
+def test_next_round_repeats_itself_until_the_round_is_finished(store):
+    driver = driver_of(store)
+    assert driver.next_round() is driver.next_round()
+    again = driver_of(store)
+    assert again.next_round().key == driver.next_round().key
+    first = driver.finish_round(driver.keys[0], fake_train(driver.next_round()))
+    other = dataclasses.replace(fake_train(dataclasses.replace(driver.next_round(), masks={})), test_accuracy=0.1)
+    assert driver.finish_round(driver.keys[0], other) == first
+    assert driver.next_round().round == 1
+    assert again.next_round().round == 1, "a driver sees what another one committed"
+
+
+@pytest.mark.parametrize("finished", range(5))
+def test_a_driver_built_again_at_any_moment_ends_with_the_same_bits(store, tmp_path, finished):
+    run_all(driver_of(store))
+    other = open_store(str(tmp_path / "other"))
+    driver = driver_of(other)
+    for _ in range(finished):
+        if request := driver.next_round():
+            driver.finish_round(request.key, fake_train(request))
+    run_all(driver_of(other))
+    blobs = [[r.blobs for r in driver_of(s).records()] for s in (store, other)]
+    assert blobs[0] == blobs[1]
+    assert len(blobs[0]) == 4
+
+
+def test_finished_rounds_are_shared_by_whoever_asks_for_them(store):
+    run_all(driver_of(store))
+    longer = dataclasses.replace(EXPERIMENT, name="longer", path=Geometric(remove=0.2, rounds=5))
+    assert [r.round for r in run_all(driver_of(store, longer))] == [4, 5]
+    one_shot = dataclasses.replace(EXPERIMENT, name="one-shot", path=OneShot(0.3))
+    assert [r.round for r in run_all(driver_of(store, one_shot))] == [1], "the dense round is there"
+
+
+def test_the_result_of_a_round_that_is_not_next_is_refused(store):
+    driver = driver_of(store)
+    request = driver.next_round()
+    with pytest.raises(OrchestratorError, match="before its parent was finished"):
+        driver.finish_round(driver.keys[2], fake_train(request))
+    with pytest.raises(OrchestratorError, match="no round of experiment 'tiny' has the key"):
+        driver.finish_round("00" * 32, fake_train(request))
+    assert driver.records() == []
+
+
+def test_next_round_sees_a_result_before_it_is_in_storage(store):
+    """The upload of one round overlaps with the training of the next."""
+    driver = driver_of(store)
+    result, seen = fake_train(driver.next_round()), []
+    commit = driver.ledger.commit
+    driver.ledger.commit = lambda *a: (seen.append(driver.next_round().round), commit(*a))[1]  # type: ignore[method-assign]
+    driver.finish_round(driver.keys[0], result)
+    assert seen == [1]
+
+
+def test_a_damaged_parent_is_told_and_not_trained_again(store):
+    driver = driver_of(store)
+    driver.finish_round(driver.keys[0], fake_train(driver.next_round()))
+    file = f"rounds/{driver.keys[0]}/model.safetensors"
+    store.write(file, store.read(file)[:-1] + b"\x01")
+    with pytest.raises(DamagedError, match=file):
+        driver_of(store).next_round()
+
+
+def test_a_failed_round_is_written_down_and_not_committed(store):
+    driver = driver_of(store)
+    driver.fail_round(driver.keys[0], "diverged")
+    assert [(f["round"], f["reason"]) for f in Ledger(store).failures()] == [(0, "diverged")]
+    assert driver.records() == []
+    assert driver.next_round().round == 0
+    run_all(driver)
+    assert Ledger(store).failures() == []
+
+
+def test_a_dead_layer_is_in_the_record(store):
+    experiment = dataclasses.replace(EXPERIMENT, path=OneShot(0.01))
+    driver = driver_of(store, experiment)
+    dense = fake_train(driver.next_round())
+    dense.state.model["fc.weight"] *= 1e-6
+    driver.finish_round(driver.keys[0], dense)
+    record = driver.finish_round(driver.keys[1], fake_train(driver.next_round()))
+    assert record.dead_layers == ["fc.weight"]
+    kept = dataclasses.replace(experiment, min_kept_per_layer=1)
+    request = driver_of(store, kept).next_round()
+    assert int(request.masks["fc.weight"].sum()) == 1
+    assert request.kept == 3
+
+
+def test_weights_that_are_not_finite_are_told(store):
+    driver = driver_of(store)
+    dense = fake_train(driver.next_round())
+    dense.state.model["fc.weight"][3, 3] = float("nan")
+    driver.finish_round(driver.keys[0], dense)
+    with pytest.raises(OrchestratorError, match=r"fc\.weight"):
+        driver.next_round()
+
+
+CHANGES = {
+    "seed": {"seed": 1},
+    "model": {"model": "resnet20"},
+    "model option": {"model_options": {"norm": False}},
+    "data": {"data": "digits"},
+    "data option": {"data_options": {"samples": 5}},
+    "epochs": {"training": dataclasses.replace(tiny.EXPERIMENT.training, epochs=5)},
+    "schedule": {"training": dataclasses.replace(tiny.EXPERIMENT.training, schedule=Constant(0.05))},
+    "label smoothing": {"training": dataclasses.replace(tiny.EXPERIMENT.training, label_smoothing=0.1)},
+}
+PRUNING_CHANGES = {
+    "technique": {"technique": LearningRateRewinding(2)},
+    "optimizer state": {"technique": LearningRateRewinding(optimizer_state="fresh")},
+    "criterion": {"criterion": "tiny:model"},
+    "path": {"path": Geometric(remove=0.3, rounds=3)},
+    "exclude": {"exclude": ("fc*",)},
+    "min kept": {"min_kept_per_layer": 1},
+}
+
+
+def keys_of(experiment: Experiment, problem: Problem = PROBLEM) -> list[str]:
+    return round_keys(round_settings(experiment, problem))
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_whatever_decides_the_dense_result_changes_every_key(change):
+    assert not set(keys_of(EXPERIMENT)) & set(keys_of(dataclasses.replace(EXPERIMENT, **CHANGES[change])))
+
+
+@pytest.mark.parametrize("change", PRUNING_CHANGES)
+def test_whatever_decides_pruning_changes_all_keys_but_the_dense_rounds(change):
+    keys, others = keys_of(EXPERIMENT), keys_of(dataclasses.replace(EXPERIMENT, **PRUNING_CHANGES[change]))
+    assert set(keys) & set(others) == {keys[0]}
+
+
+@pytest.mark.parametrize("field", ["model_identity", "data_identity"])
+def test_another_model_or_other_data_changes_every_key(field):
+    assert not set(keys_of(EXPERIMENT)) & set(keys_of(EXPERIMENT, dataclasses.replace(PROBLEM, **{field: "other"})))
+
+
+def test_names_decide_nothing_and_keys_are_stable():
+    assert keys_of(EXPERIMENT) == keys_of(dataclasses.replace(EXPERIMENT, name="other"))
+    assert keys_of(EXPERIMENT)[0] == "5d76078a1151a2b97f8362199b8e6c16b776c66b59a97fc124e683118c194646"
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"name": "a/b"}, "name must be"),
+        ({"name": ""}, "name must be"),
+        ({"seed": -1}, "seed must be an integer in"),
+        ({"seed": 0.5}, "seed must be an integer in"),
+        ({"min_kept_per_layer": -1}, "min_kept_per_layer must be 0 or more, got -1"),
+        ({"exclude": "fc"}, "exclude must be a tuple"),
+        ({"technique": LearningRateRewinding(5)}, r"LearningRateRewinding.epochs must be in 1..4, .* got 5"),
+        ({"technique": LearningRateRewinding(0)}, "got 0"),
+        ({"technique": LearningRateRewinding(optimizer_state="old")}, "optimizer_state must be 'kept' or 'fresh'"),
+        ({"data_options": {"f": print}}, "data_options must hold only JSON values"),
+    ],
+)
+def test_an_invalid_experiment_is_refused_when_built(change, words):
+    with pytest.raises(ConfigError, match=words):
+        dataclasses.replace(EXPERIMENT, **change)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"epochs": 0}, "training.epochs must be a whole number of 1 or more, got 0"),
+        ({"batch_size": 1.5}, "training.batch_size must be a whole number"),
+        ({"clip_norm": 0.0}, "training.clip_norm must be None or above 0, got 0.0"),
+        ({"label_smoothing": 1.0}, r"training.label_smoothing must be in \[0, 1\), got 1.0"),
+        ({"precision": "fp8"}, "training.precision must be 'fp32' or 'bf16', got 'fp8'"),
+    ],
+)
+def test_invalid_training_is_refused_when_built(change, words):
+    with pytest.raises(ConfigError, match=words):
+        dataclasses.replace(tiny.EXPERIMENT.training, **change)
+
+
+def test_an_explicit_path_is_a_path_like_any_other(store):
+    experiment = dataclasses.replace(EXPERIMENT, path=Explicit([0.5, 0.25]))
+    assert [r.kept for r in run_all(driver_of(store, experiment))] == [N, round(0.5 * N), round(0.25 * N)]
+
+
+def test_the_core_does_not_load_ray():
+    code = (
+        "import orchestrator.driver, orchestrator.runner, orchestrator.__main__, sys; assert 'ray' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)

@@ -1,0 +1,58 @@
+"""A problem that trains in milliseconds, given by "tiny:model" and "tiny:data" as a user would give theirs."""
+
+import dataclasses
+
+import torch
+from torch import nn
+from torch.utils.data import TensorDataset
+
+from orchestrator.experiment import Experiment
+from orchestrator.pruning import Geometric
+from orchestrator.training.config import TrainingConfig
+from orchestrator.training.data import Data
+from orchestrator.training.lr import StepDecay
+from orchestrator.training.optimizer import SGD
+
+
+def model(num_classes: int, input_shape: tuple[int, int, int], norm: bool = True, dropout: float = 0.0) -> nn.Module:
+    channels = input_shape[0]
+    return nn.Sequential(
+        nn.Conv2d(channels, 8, 3, padding=1),
+        nn.BatchNorm2d(8) if norm else nn.Identity(),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(2),
+        nn.Flatten(),
+        nn.Dropout(dropout),
+        nn.Linear(32, num_classes),
+    )
+
+
+def data(samples: int = 96) -> Data:
+    """Three classes of 6x6 images, told apart by where they are bright; noisy, so that no accuracy is 0 or 1."""
+    generator = torch.Generator().manual_seed(5)
+
+    def split(count: int) -> TensorDataset:
+        labels = torch.arange(count) % 3
+        images = torch.randn((count, 1, 6, 6), generator=generator)
+        images[torch.arange(count), 0, 2 * labels, 2 * labels] += 2.5
+        return TensorDataset(images, labels)
+
+    return Data(train=split(samples), val=split(30), test=split(31), num_classes=3, input_shape=(1, 6, 6))
+
+
+EXPERIMENT = Experiment(
+    name="tiny",
+    model="tiny:model",
+    data="tiny:data",
+    training=TrainingConfig(
+        epochs=4,
+        batch_size=16,
+        schedule=StepDecay(0.05, drops=(2, 3), warmup_epochs=1),
+        optimizer=SGD(momentum=0.9, weight_decay=1e-3),
+    ),
+    path=Geometric(remove=0.3, rounds=3),
+)
+
+
+def with_training(experiment: Experiment = EXPERIMENT, **changes: object) -> Experiment:
+    return dataclasses.replace(experiment, training=dataclasses.replace(experiment.training, **changes))

@@ -1,0 +1,112 @@
+"""Training with masks is training of `w * mask`: against a plain PyTorch loop that differentiates through the product."""
+
+import dataclasses
+
+import pytest
+import tiny
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.func import functional_call
+
+from orchestrator.pruning import prunable_weights
+from orchestrator.rounds import RoundRequest, TrainState
+from orchestrator.seeds import derive
+from orchestrator.training.data import load_data
+from orchestrator.training.loop import Trainer
+from orchestrator.training.optimizer import SGD, AdamW
+from orchestrator.training.state import take_state
+
+OPTIMIZERS = {
+    "plain": SGD(momentum=0.0),
+    "momentum and decay": SGD(momentum=0.9, weight_decay=0.05),
+    "nesterov": SGD(momentum=0.9, nesterov=True, weight_decay=0.05),
+    "no decay on norms": SGD(momentum=0.9, weight_decay=0.05, decay_normalisation=False),
+    "adamw": AdamW(weight_decay=0.05),
+}
+REFERENCES = {
+    "plain": lambda p: torch.optim.SGD(p),
+    "momentum and decay": lambda p: torch.optim.SGD(p, momentum=0.9, weight_decay=0.05),
+    "nesterov": lambda p: torch.optim.SGD(p, momentum=0.9, nesterov=True, weight_decay=0.05),
+    "adamw": lambda p: torch.optim.AdamW(p, weight_decay=0.05),
+}
+
+
+def begin(experiment):
+    """A trainer, and a request of round 3 at density 0.4 that starts from the initialisation."""
+    data = load_data(experiment.data, experiment.data_options)
+    trainer = Trainer(experiment, data, device=torch.device("cpu"))
+    generator = torch.Generator().manual_seed(1)
+    masks = {
+        name: torch.rand(weight.shape, generator=generator) < 0.4
+        for name, weight in prunable_weights(trainer.module).items()
+    }
+    state = take_state(trainer.module, experiment.training.optimizer.build(trainer.module))
+    for name, mask in masks.items():
+        state.model[name] *= mask
+    training = experiment.training
+    request = RoundRequest(
+        key="k", parent="p", round=3, rounds=3, density=0.4, kept=0, prunable=0, seed=7, schedule=training.schedule,
+        first_epoch=0, epochs=training.epochs, start=state, masks=masks,
+    )  # fmt: skip
+    return trainer, request
+
+
+def reference(trainer: Trainer, request: RoundRequest, optimizer, clip_norm) -> dict[str, torch.Tensor]:
+    """Train `module(w * mask)` by autograd through the product, no masking anywhere else."""
+    module = trainer.module
+    module.load_state_dict(request.start.model)
+    parameters = {n: p.detach().clone().requires_grad_() for n, p in module.named_parameters()}
+    masks = {n: m.float() for n, m in request.masks.items()}
+    optimizer = optimizer(list(parameters.values()))
+    module.train()
+    steps = trainer.batches.steps_per_epoch
+    for epoch in range(request.epochs):
+        for step, (images, labels) in enumerate(trainer.batches.train(derive(request.seed, request.round, epoch))):
+            optimizer.param_groups[0]["lr"] = request.schedule.lr_at(epoch + step / steps, request.epochs)
+            product = {n: p * masks[n] if n in masks else p for n, p in parameters.items()}
+            optimizer.zero_grad()
+            F.cross_entropy(functional_call(module, product, images), labels).backward()
+            if clip_norm:
+                nn.utils.clip_grad_norm_(parameters.values(), clip_norm)
+            optimizer.step()
+    return {n: (p * masks[n] if n in masks else p).detach() for n, p in parameters.items()}
+
+
+@pytest.mark.parametrize("clip_norm", [None, 0.5], ids=["no clipping", "clipping"])
+@pytest.mark.parametrize("optimizer", list(REFERENCES))
+def test_masked_training_is_training_of_the_product(optimizer, clip_norm):
+    # No batch norm: before one, a bias has a gradient of pure rounding noise, which Adam scales to full steps.
+    plain = dataclasses.replace(tiny.EXPERIMENT, model_options={"norm": False})
+    trainer, request = begin(tiny.with_training(plain, optimizer=OPTIMIZERS[optimizer], clip_norm=clip_norm))
+    result = trainer.train(request)
+    expected = reference(trainer, request, REFERENCES[optimizer], clip_norm)
+    for name, weight in expected.items():
+        torch.testing.assert_close(result.state.model[name], weight, rtol=1e-4, atol=1e-6)
+    moved = max((result.state.model[n] - request.start.model[n]).abs().max() for n in request.masks)
+    assert moved > 0.01, "the comparison means nothing if training changes nothing"
+
+
+@pytest.mark.parametrize("optimizer", list(OPTIMIZERS))
+def test_no_removed_weight_and_no_slot_of_it_comes_back(optimizer):
+    trainer, request = begin(tiny.with_training(optimizer=OPTIMIZERS[optimizer]))
+    state = trainer.train(request).state
+    for name, mask in request.masks.items():
+        assert not state.model[name][~mask].any()
+        assert state.model[name][mask].all()
+        for path, value in state.optimizer.items():
+            if path.startswith(f"{name}/") and value.shape == mask.shape:
+                assert not value[~mask].any(), path
+
+
+def test_momentum_that_comes_with_the_parent_goes_on():
+    """Two epochs, state taken and put back, two more: the bits of four epochs in one go."""
+    trainer, request = begin(tiny.EXPERIMENT)
+    whole = trainer.train(request)
+    first = trainer.train(dataclasses.replace(request, epochs=2)).state
+    assert set(first.optimizer) == {f"{n}/momentum_buffer" for n, _ in trainer.module.named_parameters()}
+    rest = trainer.train(dataclasses.replace(request, first_epoch=2, epochs=2, start=first)).state
+    fresh = dataclasses.replace(request, first_epoch=2, epochs=2, start=TrainState(first.model))
+    without = trainer.train(fresh).state
+    assert all(torch.equal(rest.model[n], whole.state.model[n]) for n in whole.state.model)
+    assert not all(torch.equal(without.model[n], whole.state.model[n]) for n in whole.state.model)
