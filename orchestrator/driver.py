@@ -156,6 +156,7 @@ class Driver:
             seconds=result.seconds,
             images_per_second=result.images_per_second,
             attempts=result.attempts,
+            gap_seconds=result.gap_seconds,
             settings=self.settings[index],
             versions={"python": platform.python_version(), "torch": torch.__version__},
             finished_at=_now(),

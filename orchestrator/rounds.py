@@ -59,7 +59,11 @@ class EpochMetrics:
 
 @dataclass(frozen=True)
 class RoundResult:
-    """What training a request gave. `seconds` is the time spent training it, over all attempts that counted."""
+    """What training a request gave.
+
+    `seconds`: time spent on it, over the attempts that it goes back to. `gap_seconds`: from the last training step of
+    the round before to the first one of this, None where these workers trained no round before.
+    """
 
     state: TrainState
     history: tuple[EpochMetrics, ...]
@@ -67,6 +71,7 @@ class RoundResult:
     seconds: float
     images_per_second: float
     attempts: int = 1
+    gap_seconds: float | None = None
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, cast
@@ -27,14 +28,14 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-@dataclass(frozen=True)
+@dataclass
 class S3Server:
     """A running moto server. `admin` is a boto3 client (any keys do, until `enforce_iam`)."""
 
     url: str
     pid: int
 
-    @property
+    @cached_property
     def admin(self) -> Any:
         return self.client("s3")
 
@@ -140,6 +141,10 @@ class FaultProxy(ThreadingHTTPServer):
         with self._lock:
             self._faults.clear()
             self._cut_until = 0.0
+
+    @property
+    def faults_left(self) -> int:
+        return sum(fault.times for fault in self._faults)
 
     def count(self, method: str) -> int:
         return sum(seen == method for seen, _ in self.seen)

@@ -1,6 +1,7 @@
 """The flow of rounds, with a stand-in for training that returns known weights: no Ray, no gradient, no waiting."""
 
 import dataclasses
+import itertools
 import subprocess
 import sys
 
@@ -60,7 +61,7 @@ def test_a_path_is_dense_then_pruned_rounds_with_exact_nested_counts(store):
     assert [r.parent for r in requests] == [None, *driver.keys[:-1]]
     assert requests[0].start is None
     assert requests[0].masks == {}
-    for before, after in zip(requests[1:], requests[2:], strict=False):
+    for before, after in itertools.pairwise(requests[1:]):
         assert not any((after.masks[n] & ~before.masks[n]).any() for n in SHAPES)
     for request in requests[1:]:
         for name, mask in request.masks.items():

@@ -14,7 +14,7 @@ from orchestrator.pruning.criteria import Criterion, magnitude, score
 
 BLOCK = 1 << 20  # scores looked at together: several passes over a block then find it in the cache
 STRIDE = 211  # sampling step: a prime, so that it meets every place of a kernel and every channel alike
-SIGMAS = 5  # half width of the bracket in standard errors of the sample's quantile: outside once in a million
+SIGMAS = (3, 12, math.inf)  # half widths of the bracket to try, in standard errors of the sample's quantile
 
 
 def kept_count(density: float, total: int) -> int:
@@ -111,11 +111,13 @@ def _best(layers: list[_Layer], keep: int) -> dict[str, Tensor]:
     """Flat masks of the `keep` best candidates of all layers together.
 
     One pass over the weights: what lies above a bracket around the threshold is kept, what lies inside is chosen from
-    exactly. A sample proposes the bracket; if it misses the threshold, everything is inside.
+    exactly. A sample proposes the bracket; one that misses the threshold is widened, at last to everything.
     """
     wide = any(layer.values.dtype is torch.float64 for layer in layers)
     dtype = torch.float64 if wide else torch.float32  # holds every score exactly, of whatever dtypes
-    for low, high in (_bracket(layers, keep, dtype), (-math.inf, math.inf)):
+    sample, fraction = _sample(layers, dtype), keep / max(1, sum(layer.candidates for layer in layers))
+    for sigmas in SIGMAS:
+        low, high = _bracket(sample, fraction, sigmas)
         splits = [_split(layer, low, high, dtype) for layer in layers]
         missing = keep - sum(split.above for split in splits)
         sizes = [split.inside.numel() for split in splits]
@@ -127,24 +129,24 @@ def _best(layers: list[_Layer], keep: int) -> dict[str, Tensor]:
     return {layer.name: split.mask for layer, split in zip(layers, splits, strict=True)}
 
 
-def _bracket(layers: list[_Layer], keep: int, dtype: torch.dtype) -> tuple[float, float]:
-    """Two scores that very likely enclose the `keep`-th highest, from every STRIDE-th score of the network."""
+def _sample(layers: list[_Layer], dtype: torch.dtype) -> Tensor:
+    """Every STRIDE-th score of the network, less those that are no candidates."""
     samples, offset = [], 0
     for layer in layers:
         part = slice(-offset % STRIDE, None, STRIDE)  # go on where the layer before ended
         offset += layer.values.numel()
         sample = layer.values[part] if layer.mask is None else layer.values[part][layer.mask[part]]
         samples.append(sample.to(dtype).abs() if layer.absolute else sample.to(dtype))
-    sample = torch.cat(samples)
-    size, candidates = sample.numel(), sum(layer.candidates for layer in layers)
-    if size == 0:
-        return -math.inf, math.inf
-    removed = 1 - keep / candidates
-    middle = removed * size
-    margin = SIGMAS * math.sqrt(size * removed * (1 - removed)) + 1
-    first, last = math.floor(middle - margin), math.ceil(middle + margin)  # places in the sorted sample, from 1
-    low = sample.kthvalue(first).values.item() if first >= 1 else -math.inf
-    high = sample.kthvalue(last).values.item() if last <= size else math.inf
+    return torch.cat(samples)
+
+
+def _bracket(sample: Tensor, fraction: float, sigmas: float) -> tuple[float, float]:
+    """Two scores that likely enclose the lowest of the highest `fraction` of what `sample` stands for."""
+    size = sample.numel()
+    margin = sigmas * (1 + math.sqrt(size * fraction * (1 - fraction)))
+    first, last = size * (1 - fraction) - margin, size * (1 - fraction) + margin  # places in the sorted sample, from 1
+    low = sample.kthvalue(math.floor(first)).values.item() if first >= 1 else -math.inf
+    high = sample.kthvalue(math.ceil(last)).values.item() if last <= size else math.inf
     return low, high
 
 
@@ -162,16 +164,17 @@ def _split(layer: _Layer, low: float, high: float, dtype: torch.dtype) -> _Split
     device, size = layer.values.device, layer.values.numel()
     mask = torch.empty(size, dtype=torch.bool, device=device)
     block = min(size, BLOCK)
-    scores_of_block, flags_of_block = (torch.empty(block, dtype=dtype, device=device) for _ in range(2))
+    magnitudes_of_block, flags_of_block = (torch.empty(block, dtype=dtype, device=device) for _ in range(2))
     inside_of_block = torch.empty(block, dtype=torch.bool, device=device)
     above, indices, values = 0, [], []
     for start in range(0, size, block):
         part = slice(start, min(start + block, size))
         here = slice(0, part.stop - start)
-        scores, flags, inside = scores_of_block[here], flags_of_block[here], inside_of_block[here]
-        scores.copy_(layer.values[part])
+        flags, inside = flags_of_block[here], inside_of_block[here]
+        scores = layer.values[part].to(dtype)
         if layer.absolute:
-            largest = scores.abs_().amax().item()  # NaN if there is one
+            scores = torch.abs(scores, out=magnitudes_of_block[here])
+            largest = scores.amax().item()  # NaN if there is one
             if not largest < math.inf:
                 raise ConfigError(f"weights must be finite, but {layer.name} holds {largest}")
         # Comparing into floats and narrowing them runs vectorised, comparing into bools does not: twice as fast.

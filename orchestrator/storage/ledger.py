@@ -34,8 +34,8 @@ class Record:
 
     `metrics`: train_loss, val_accuracy, test_accuracy of the last epoch, accuracies as fractions; `history`: the
     same per epoch (without test). `layers`: kept and all weights of each prunable tensor. `epochs`: trained in this
-    round; `seconds` and `images_per_second` are of this machine and are the only fields, beside `attempts`,
-    `finished_at` and `versions`, in which two runs of the same settings may differ.
+    round. Two runs of the same settings may differ in `seconds`, `gap_seconds` (see RoundResult),
+    `images_per_second`, `attempts`, `finished_at` and `versions`, and in nothing else.
     """
 
     key: str
@@ -55,6 +55,7 @@ class Record:
     seconds: float
     images_per_second: float
     attempts: int
+    gap_seconds: float | None
     settings: dict[str, Any]
     versions: dict[str, str]
     finished_at: str

@@ -27,7 +27,8 @@ from orchestrator.storage.store import MissingError, clean_folder, clean_path, p
 
 PATIENCE_S = 300.0  # how long a storage that fails for a while is waited for
 CHECK_PATIENCE_S = 5.0
-MAX_PAUSE_S = 15.0  # between two tries; they begin at 0.25 s and double
+FIRST_PAUSE_S = 0.25  # between two tries; it doubles
+MAX_PAUSE_S = 15.0
 BULK_BYTES = 8 << 20  # from here on pyarrow: S3 takes parts of 5 MiB and more
 
 PAGE = 1000  # names in one request, the most that S3 takes
@@ -135,7 +136,7 @@ class S3Store:
         probe(S3Store(self.uri, patience_s=CHECK_PATIENCE_S, answer_s=CHECK_PATIENCE_S, bulk_bytes=0))
 
     def train_storage(self) -> tuple[str, Any]:
-        return f"{self.bucket}/{self._root}".rstrip("/"), s3_filesystem()
+        return f"{self.bucket}/{self._root}".rstrip("/"), s3_filesystem(self._client)
 
     @cached_property
     def _client(self) -> Any:
@@ -143,7 +144,7 @@ class S3Store:
 
     @cached_property
     def _filesystem(self) -> Any:
-        return s3_filesystem(self._answer_s, attempts=3)
+        return s3_filesystem(self._client, self._answer_s, attempts=3)
 
     def _key(self, path: str) -> str:
         return self._root + clean_path(path)
@@ -196,7 +197,7 @@ class S3Store:
                 fault = diagnose(error)
                 place, endpoint = f"s3://{self.bucket}/{key}", self._client.meta.endpoint_url
                 told = sentence(fault, permission, place, endpoint)
-                pause = min(0.25 * 2**failures, MAX_PAUSE_S) * random.uniform(0.5, 1.0)
+                pause = min(FIRST_PAUSE_S * 2**failures, MAX_PAUSE_S) * random.uniform(0.5, 1.0)
                 if not fault.transient:
                     raise StorageError(told) from error
                 if time.monotonic() - started + pause > self.patience_s:

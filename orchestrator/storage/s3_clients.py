@@ -45,13 +45,14 @@ def s3_client(answer_s: float = ANSWER_S) -> Any:
         ) from error
 
 
-def s3_filesystem(answer_s: float = ANSWER_S, attempts: int = TRAIN_ATTEMPTS) -> EnvironmentS3FileSystem:
-    """pyarrow's S3 file system with boto3's endpoint and region, which it does not find by itself.
+def s3_filesystem(
+    client: Any = None, answer_s: float = ANSWER_S, attempts: int = TRAIN_ATTEMPTS
+) -> EnvironmentS3FileSystem:
+    """pyarrow's S3 file system with the endpoint and region of `client`, or of a new `s3_client()`.
 
-    (pyarrow 26 reads AWS_ENDPOINT_URL in `FileSystem.from_uri`, not here, and the endpoint of a profile
-    in neither.)
+    By itself pyarrow 26 reads AWS_ENDPOINT_URL in `FileSystem.from_uri` only, and a profile's never.
     """
-    meta = s3_client().meta
+    meta = (client or s3_client()).meta
     endpoint = urlsplit(meta.endpoint_url)
     own: dict[str, Any] = {}
     if not (endpoint.hostname or "").endswith((".amazonaws.com", ".amazonaws.com.cn")):

@@ -163,16 +163,17 @@ class _Loader:
         self._passes = 0
 
     def read(self, split: Split, order: Tensor, seeds: Tensor, batch: int) -> Iterator[Batch]:
-        self._loader = self._loader or self._build()
+        if self._loader is None:
+            self._loader = self._build()
         self._requests.plan = (split, torch.split(order, batch), torch.split(seeds, batch))
         self._passes += 1
         this_pass = self._passes
         for result in self._loader:
-            if this_pass != self._passes:
-                raise RuntimeError("another pass over the data began before this one ended")
             if isinstance(result, str):
                 raise DataError(result)
             yield result
+            if this_pass != self._passes:  # the loader now follows the other one
+                raise RuntimeError("another pass over the data began before this one ended")
 
     def close(self) -> None:
         self._loader = None

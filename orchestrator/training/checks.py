@@ -29,7 +29,7 @@ def read_sample(data: Data, split: Split, index: int) -> tuple[Tensor, int]:
         raise DataError(f"{_name(samples, split, index)} must be a pair (image, label), got {got}")
     image, label = sample
     if not isinstance(image, Tensor) or image.dtype not in (torch.float32, torch.uint8):
-        got = image.dtype if isinstance(image, Tensor) else type(image).__name__
+        got = str(image.dtype) if isinstance(image, Tensor) else type(image).__name__
         raise DataError(f"{_name(samples, split, index)} must be a float32 or uint8 tensor, got {got}")
     if tuple(image.shape) != data.input_shape:
         raise DataError(f"{_name(samples, split, index)} must have shape {data.input_shape}, got {tuple(image.shape)}")

@@ -117,7 +117,10 @@ def call(
     """
     if clash := sorted(options.keys() & offered.keys()):
         raise ConfigError(f"the options of {what} must not hold {', '.join(clash)}: it is given already")
-    signature = inspect.signature(function)
+    try:
+        signature = inspect.signature(function)
+    except ValueError:
+        raise ConfigError(f"{what} must be a function written in Python, whose parameters can be known") from None
     takes_any = any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values())
     accepted = {k: v for k, v in offered.items() if takes_any or k in signature.parameters}
     try:

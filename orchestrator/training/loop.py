@@ -59,6 +59,7 @@ class Trainer:
             channels_last=self.training.channels_last,
         )
         self.module = self._place(self._build(derive(experiment.seed, "model")))
+        self._last_step: float | None = None  # when it ended
 
     def train(
         self, request: RoundRequest, *, resume: Progress | None = None, on_epoch: OnEpoch | None = None
@@ -80,11 +81,13 @@ class Trainer:
 
         history = list(resume.history) if resume else []
         training_seconds = 0.0
+        gap = None if self._last_step is None else time.perf_counter() - self._last_step
         for done in range(len(history), request.epochs):
             epoch = request.first_epoch + done
             epoch_began = time.perf_counter()
             train_loss = self._train_epoch(request, epoch, optimizer, masked)
-            epoch_seconds = time.perf_counter() - epoch_began
+            self._last_step = time.perf_counter()
+            epoch_seconds = self._last_step - epoch_began
             training_seconds += epoch_seconds
             if not math.isfinite(train_loss):
                 raise DivergedError(
@@ -117,6 +120,7 @@ class Trainer:
             seconds=seconds(),
             images_per_second=images / max(training_seconds, 1e-9),
             attempts=attempts,
+            gap_seconds=gap,
         )
 
     @property

@@ -63,7 +63,7 @@ class Failing(Noisy):
 def in_memory(n: int = 70, augmented: bool = True) -> Data:
     """Image i holds 16 different numbers, from 16 i on; the label is i."""
     splits = [TensorDataset(torch.arange(16.0 * k).view(k, 1, 4, 4), torch.arange(k)) for k in (n, 11, 13)]
-    return Data(*splits, num_classes=n, input_shape=(1, 4, 4), augment=CropAndFlip(pad=1) if augmented else None)  # type: ignore[misc]
+    return Data(*splits, num_classes=n, input_shape=(1, 4, 4), augment=CropAndFlip(pad=1) if augmented else None)
 
 
 def noisy(n: int = 70) -> Data:
@@ -71,7 +71,7 @@ def noisy(n: int = 70) -> Data:
 
 
 def batches(data: Data, batch_size: int = 10, rank: int = 0, world: int = 1, **options: object) -> Batches:
-    return Batches(data, batch_size=batch_size, rank=rank, world=world, device=CPU, **options)  # type: ignore[arg-type]
+    return Batches(data, batch_size=batch_size, rank=rank, world=world, device=CPU, **options)
 
 
 @pytest.fixture
@@ -117,10 +117,10 @@ def test_global_batches_do_not_depend_on_the_number_of_workers(data: Data, batch
 def test_evaluation_covers_every_sample_once(data: Data, world: int) -> None:
     ranks = [batches(data, 20, rank, world) for rank in range(world)]
     for split, count in (("val", 11), ("test", 13)):
-        parts = [batch for one in ranks for batch in one.evaluate(split)]  # type: ignore[arg-type]
+        parts = [batch for one in ranks for batch in one.evaluate(split)]
         assert torch.cat([labels for _, labels in parts]).tolist() == list(range(count))
         images = torch.cat([images for images, _ in parts])
-        whole = torch.cat([images for images, _ in batches(data, 20).evaluate(split)])  # type: ignore[arg-type]
+        whole = torch.cat([images for images, _ in batches(data, 20).evaluate(split)])
         assert torch.equal(images, whole)
 
 
@@ -163,13 +163,13 @@ def test_loader_processes_change_nothing(split: str, closing: list[Batches]) -> 
 def test_the_randomness_of_the_process_stays_untouched(data: Data, loader_workers: int, closing: list[Batches]) -> None:
     one = batches(data, loader_workers=loader_workers)
     closing.append(one)
-    before = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()  # type: ignore[index]
+    before = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()
     for _ in range(2):
         for passed in (one.train(3), one.evaluate("val"), one.evaluate("test")):
             for _ in passed:
                 assert torch.equal(before[0], torch.get_rng_state())
     assert torch.equal(before[0], torch.get_rng_state())
-    assert (random.getstate(), np.random.get_state()[1].tolist()) == before[1:]  # type: ignore[index]
+    assert (random.getstate(), np.random.get_state()[1].tolist()) == before[1:]
 
 
 def test_loader_processes_live_from_epoch_to_epoch_until_closed() -> None:
@@ -271,13 +271,12 @@ def test_a_loaded_image_is_what_torchvision_makes_of_it(folder: Path) -> None:
 @pytest.mark.parametrize("loader_workers", [0, 2])
 def test_a_truncated_jpeg_is_named(folder: Path, loader_workers: int, closing: list[Batches]) -> None:
     data = imagefolder(folder)
-    path = Path(data.train.file_of(5))  # type: ignore[attr-defined]
+    path = Path(data.train.file_of(5))
     path.write_bytes(path.read_bytes()[:-200])
     one = batches(data, 4, loader_workers=loader_workers)
     closing.append(one)
     with pytest.raises(DataError) as caught:
-        for seed in range(3):
-            list(one.train(seed))
+        [list(one.train(seed)) for seed in range(3)]
     assert str(caught.value).startswith(f"train sample 5 ({path}) cannot be read: OSError: image file is truncated")
     assert "\n" not in str(caught.value)
 
@@ -325,6 +324,16 @@ def test_images_become_normalised_floats_in_the_layout_asked_for(normalize, dtyp
         assert images.is_contiguous(memory_format=layout)
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("data", [in_memory(), noisy()], ids=["memory", "files"])
+def test_a_gpu_gets_the_same_batches(data: Data, closing: list[Batches]) -> None:
+    gpu = torch.device("cuda")
+    closing.append(Batches(data, batch_size=10, device=gpu, loader_workers=2, channels_last=True))
+    for mine, theirs in zip(closing[0].train(3), batches(data).train(3), strict=True):
+        assert mine[0].device.type == mine[1].device.type == "cuda"
+        assert_same([(mine[0].cpu(), mine[1].cpu())], [theirs])
+
+
 def test_changing_a_batch_in_place_does_not_change_the_data() -> None:
     one = batches(in_memory(augmented=False))
     before = [[(images.clone(), labels.clone()) for images, labels in p()] for p in passes(one)]
@@ -336,7 +345,7 @@ def test_changing_a_batch_in_place_does_not_change_the_data() -> None:
         assert_same(list(again()), first)
 
 
-def passes(one: Batches):  # type: ignore[no-untyped-def]
+def passes(one: Batches):
     return [lambda: one.train(0), lambda: one.evaluate("val"), lambda: one.evaluate("test")]
 
 

@@ -56,7 +56,7 @@ def tensors(n: int = 40, classes: int = 4, seed: int = 0) -> TensorDataset:
 
 def make(**changes: object) -> Data:
     data = Data(tensors(40), tensors(8, seed=1), tensors(12, seed=2), num_classes=4, input_shape=(2, 3, 3))
-    return replace(data, **changes)  # type: ignore[arg-type]
+    return replace(data, **changes)
 
 
 class Listed(Dataset[object]):
@@ -71,7 +71,7 @@ class Listed(Dataset[object]):
 
     def __getitem__(self, index: int) -> object:
         if isinstance(self.given[index], Exception):
-            raise self.given[index]  # type: ignore[misc]
+            raise self.given[index]
         return self.given[index]
 
 

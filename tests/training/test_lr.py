@@ -1,5 +1,6 @@
 """Schedules are pure functions of the place in training; a rewound round's rates are the original's tail."""
 
+import itertools
 import math
 
 import pytest
@@ -46,7 +47,7 @@ def test_drops_fall_on_the_first_step_of_their_epoch():
 
 def test_the_cosine_falls_at_every_step():
     rates = [Cosine(0.4).lr_at(step / 10, 9) for step in range(90)]
-    assert all(a > b for a, b in zip(rates, rates[1:], strict=False))
+    assert all(a > b for a, b in itertools.pairwise(rates))
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Training with masks is training of `w * mask`: against a plain PyTorch loop that differentiates through the product."""
+"""Masked training is training of `w * mask`: against a plain PyTorch loop that differentiates the product."""
 
 import dataclasses
 

@@ -214,6 +214,7 @@ def test_user_functions_get_what_their_signature_takes(user: str) -> None:
         ("user_modelz:plain", {}, "user_modelz"),
         ("user_models:plain", {"depth": 3}, "'user_models:plain' does not fit the options .*depth.*it takes hidden"),
         ("user_models:broken", {}, "'user_models:broken' failed: RuntimeError: out of ideas"),
+        ("builtins:dict", {}, "must be a function written in Python"),
         ("user_models:text", {}, "must return a torch.nn.Module, got str"),
         ("user_models:no_weights", {}, "nothing to prune"),
         ("user_models:lazy", {}, "lazy layers"),

@@ -1,0 +1,75 @@
+"""What a storage holds, record by record: a table for people, JSON lines for programs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from orchestrator.report.text import compression, make_console, percent, plain
+
+if TYPE_CHECKING:
+    from orchestrator.storage.ledger import Record
+
+FIELDS = ("experiment", "key", "parent", "round", "technique", "density", "kept", "prunable", "seed")
+METRICS = ("train_loss", "val_accuracy", "test_accuracy")
+
+
+def json_line(record: Record) -> str:
+    """One record as one line of JSON; accuracies as fractions, `bytes` of the committed model."""
+    return json.dumps(
+        {
+            **{name: getattr(record, name) for name in FIELDS},
+            "metrics": {name: record.metrics[name] for name in METRICS},
+            "epochs": record.epochs,
+            "seconds": record.seconds,
+            "bytes": record.model_bytes,
+        }
+    )
+
+
+def print_status(
+    records: Iterable[Record], failures: Iterable[Mapping[str, Any]], console: Console | None = None
+) -> None:
+    """Print a line for every record, in the ledger's order, and below it every failed round with its reason."""
+    console = console or make_console()
+    if records := list(records):
+        console.print(_table(records))
+    for failure in failures:
+        name, seed, number = (plain(failure.get(field, "?")) for field in ("experiment", "seed", "round"))
+        reason = plain(failure.get("reason", "no reason was written"))
+        console.print(Text(f"failed: {name}, seed {seed}, round {number}: {reason}", style="red"), soft_wrap=True)
+
+
+def _table(records: list[Record]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD)
+    table.add_column("experiment", overflow="fold")
+    table.add_column("seed", justify="right")
+    table.add_column("round", justify="right")
+    table.add_column("technique")
+    for header in ("density", "compression", "kept", "val %", "test %", "epochs", "seconds", "MB"):
+        table.add_column(header, justify="right")
+    ends = [(a.experiment, a.seed) != (b.experiment, b.seed) for a, b in pairwise(records)]
+    for record, end in zip(records, [*ends, False], strict=True):
+        table.add_row(
+            Text(plain(record.experiment)),
+            str(record.seed),
+            str(record.round),
+            Text(plain(record.technique)),
+            f"{record.density:.4g}",
+            compression(1 / record.density),
+            f"{record.kept:,}",
+            percent(record.metrics["val_accuracy"]),
+            percent(record.metrics["test_accuracy"]),
+            str(record.epochs),
+            f"{record.seconds:,.1f}",
+            f"{record.model_bytes / 1e6:,.3f}",
+            end_section=end,
+        )
+    return table

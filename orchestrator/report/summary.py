@@ -1,0 +1,97 @@
+"""What a report says: one row per round and experiment, the median over its seeds, and which round to take."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # the ledger imports torch
+    from orchestrator.storage.ledger import Record
+
+TOLERANCE = 0.005  # half a point of accuracy
+RULE = (
+    "recommended: the smallest network whose validation accuracy is at most half a point below the dense one's. "
+    "Test accuracy is shown, never used to choose."
+)
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Median, least and greatest value over the seeds; accuracies as fractions."""
+
+    median: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Row:
+    """One round of one experiment over its seeds. `epochs`, `seconds` and `bytes` (of the model) are medians."""
+
+    experiment: str
+    round: int
+    technique: str
+    density: float
+    kept: int
+    prunable: int
+    seeds: tuple[int, ...]
+    validation: Spread
+    test: Spread
+    epochs: int
+    seconds: float
+    bytes: int
+    recommended: bool = False
+
+    @property
+    def compression(self) -> float:
+        return 1 / self.density
+
+
+def summary(records: Iterable[Record]) -> list[Row]:
+    """One row per experiment, round and density, in that order.
+
+    Recommended is, in each experiment with a dense round, the row with the fewest weights among those that every
+    seed of the dense round has finished and whose median validation accuracy is no worse than the dense median
+    minus half a point. Test accuracy takes no part in it.
+    """
+    groups: dict[tuple[str, int, float, str], list[Record]] = {}
+    for record in records:
+        groups.setdefault((record.experiment, record.round, -record.density, record.technique), []).append(record)
+    rows = [_row(groups[key]) for key in sorted(groups)]
+    for name in {row.experiment for row in rows}:
+        if best := _recommended([row for row in rows if row.experiment == name]):
+            rows[rows.index(best)] = replace(best, recommended=True)
+    return rows
+
+
+def _row(records: Sequence[Record]) -> Row:
+    first = records[0]
+    return Row(
+        experiment=first.experiment,
+        round=first.round,
+        technique=first.technique,
+        density=first.density,
+        kept=round(statistics.median(record.kept for record in records)),
+        prunable=first.prunable,
+        seeds=tuple(sorted({record.seed for record in records})),
+        validation=_spread([record.metrics["val_accuracy"] for record in records]),
+        test=_spread([record.metrics["test_accuracy"] for record in records]),
+        epochs=round(statistics.median(record.epochs for record in records)),
+        seconds=statistics.median(record.seconds for record in records),
+        bytes=round(statistics.median(record.model_bytes for record in records)),
+    )
+
+
+def _recommended(rows: Sequence[Row]) -> Row | None:
+    dense = next((row for row in rows if row.round == 0), None)
+    if dense is None:
+        return None
+    least = dense.validation.median - TOLERANCE - 1e-9  # a tie must not hang on the last bit of a fraction
+    good = [row for row in rows if row.validation.median >= least and set(row.seeds) >= set(dense.seeds)]
+    return min(good, key=lambda row: (row.kept, row.round), default=None)
+
+
+def _spread(values: Sequence[float]) -> Spread:
+    return Spread(statistics.median(values), min(values), max(values))

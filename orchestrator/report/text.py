@@ -1,0 +1,55 @@
+"""Numbers and names as people read them."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+if TYPE_CHECKING:
+    from orchestrator.report.summary import Spread
+
+
+def make_console() -> Console:
+    """Standard output; wide when it is no terminal, so that no log or file gets broken rows."""
+    return Console(width=None if sys.stdout.isatty() else 200)
+
+
+def plain(text: object) -> str:
+    """One line without control characters: names and reasons come from storage, where anybody may have written."""
+    return "".join(char if char.isprintable() else " " for char in str(text))
+
+
+def compression(ratio: float) -> str:
+    """`4.8x`, `215x`."""
+    return f"{ratio:.1f}x" if ratio < 99.95 else f"{ratio:.0f}x"
+
+
+def percent(fraction: float) -> str:
+    return f"{100 * fraction:.2f}"
+
+
+def spread(value: Spread, seeds: int) -> str:
+    """`97.31`, and `97.31 (96.97..97.64)` over several seeds."""
+    middle = percent(value.median)
+    return middle if seeds < 2 else f"{middle} ({percent(value.low)}..{percent(value.high)})"
+
+
+def duration(seconds: float) -> str:
+    """`5.2 s`, `3 m 07 s`, `2 h 05 m`."""
+    if seconds < 59.95:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} m {rest:02} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02} m"
+
+
+def size(count: int) -> str:
+    """`804 B`, `76.2 kB`, `94.1 MB`, `1.20 GB`: powers of 1000."""
+    if count < 1000:
+        return f"{count} B"
+    value, unit = count / 1000, "kB"
+    for larger in ("MB", "GB"):
+        if value >= 999.5:
+            value, unit = value / 1000, larger
+    return f"{value:.{2 if value < 9.995 else 1 if value < 99.95 else 0}f} {unit}"

@@ -1,0 +1,132 @@
+"""What masking, a change of rounds, a whole job and a stored model cost, each against its opponent in one run."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import time
+
+import job_runs
+import pytest
+import torch
+import torch.nn.functional as F
+from torch.nn.utils import prune
+
+from orchestrator.pruning import prunable_weights, prune_globally
+from orchestrator.storage.checkpoint import pack_model
+from orchestrator.storage.ledger import Ledger
+from orchestrator.storage.store import open_store
+from orchestrator.training.data import load_data
+from orchestrator.training.loop import Masked
+from orchestrator.training.models import build_model
+from orchestrator.training.state import model_tensors
+
+pytestmark = [pytest.mark.bench, pytest.mark.timeout(900)]
+DIGITS_JOB = job_runs.REPOSITORY / "jobs" / "digits_lr.py"
+
+
+def step_seconds(model, batch: tuple[int, ...], masks, repeats: int) -> tuple[list[float], list[float]]:
+    """Seconds of dense and of masked training steps, taken in turn."""
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, weight_decay=1e-4, fused=True)
+    images, labels = torch.randn(batch), torch.randint(10, batch[:1])
+    masked, times = Masked(model, masks), ([], [])
+    for repeat in range(2 * repeats + 4):
+        began = time.perf_counter()
+        optimizer.zero_grad(set_to_none=True)
+        F.cross_entropy(model(images), labels).backward()
+        if repeat % 2:
+            masked.mask_gradients()
+        optimizer.step()
+        if repeat % 2:
+            masked.mask_weights()
+        if repeat >= 4:
+            times[repeat % 2].append(time.perf_counter() - began)
+    return times
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "batch", "repeats"),
+    [
+        ("resnet8", {"width": 8}, (64, 1, 8, 8), 300),
+        ("resnet20", {}, (128, 3, 32, 32), 25),
+        ("torchvision:resnet50", {}, (8, 3, 128, 128), 12),
+    ],
+    ids=["digits", "resnet20", "resnet50"],
+)
+def test_masked_step(name, options, batch, repeats):
+    torch.set_num_threads(2)
+    model = build_model(name, options, num_classes=10, input_shape=batch[1:], seed=0).train()
+    weights = {n: w.detach() for n, w in prunable_weights(model).items()}
+    dense, masked = step_seconds(model, batch, prune_globally(weights, 0.2), repeats)
+    ratio = statistics.median(masked) / statistics.median(dense)
+    print(
+        f"\nmasked step / dense step, {name} batch {batch[0]}: {ratio:.3f} (target 1.03; {min(dense) * 1e3:.1f} ms dense)"
+    )
+    assert ratio < 1.15
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "shape"), [("resnet20", {}, (3, 32, 32)), ("torchvision:resnet50", {}, (3, 224, 224))]
+)
+@pytest.mark.parametrize("density", [0.5, 0.1])
+def test_size_of_a_committed_model(name, options, shape, density):
+    model = build_model(name, options, num_classes=1000 if shape[1] > 32 else 10, input_shape=shape, seed=0)
+    weights = {n: w.detach() for n, w in prunable_weights(model).items()}
+    tensors = {n: t.detach() for n, t in model_tensors(model).items()}
+    masks = prune_globally(weights, density)
+    dense, packed = len(pack_model(tensors, {})), len(pack_model(tensors, masks))
+    rest = dense - 4 * sum(w.numel() for w in weights.values())  # biases, norms and the header are never pruned
+    limit = density * dense + dense / 32 + rest
+    print(
+        f"\n{name} at density {density}: {packed / 1e6:.2f} MB of {dense / 1e6:.2f} MB dense, {packed / limit:.3f} of the limit"
+    )
+    assert packed <= 1.05 * limit
+
+
+def plain_digits(epochs: int, densities: list[float]) -> float:
+    """The digits job in one plain PyTorch process: torch.nn.utils.prune, no framework of ours but model and data."""
+    data = load_data("digits", {})
+    images, labels = data.train.tensors
+    model = build_model("resnet8", {"width": 8}, num_classes=10, input_shape=(1, 8, 8), seed=0)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=2e-4)
+    layers = [(m, "weight") for m in model.modules() if isinstance(m, torch.nn.Conv2d | torch.nn.Linear)]
+    began = time.perf_counter()
+    for index, _ in enumerate(densities):
+        if index:
+            prune.global_unstructured(layers, prune.L1Unstructured, amount=0.2)
+            optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=2e-4)
+        for epoch in range(epochs):
+            optimizer.param_groups[0]["lr"] = 0.1 * 0.1 ** sum(epoch >= drop for drop in (15, 23))
+            model.train()
+            for batch in torch.randperm(len(images))[: len(images) // 64 * 64].split(64):
+                optimizer.zero_grad()
+                F.cross_entropy(model(images[batch]), labels[batch]).backward()
+                optimizer.step()
+            model.eval()
+            with torch.no_grad():
+                model(data.val.tensors[0]).argmax(1).eq(data.val.tensors[1]).sum().item()
+    return time.perf_counter() - began
+
+
+def test_whole_digits_job_and_the_gap_between_rounds(tmp_path):
+    """The job's 15 rounds on two workers against the same training in one process, on one thread and on two."""
+    code, output = job_runs.run(tmp_path / "log", "--storage", str(tmp_path / "runs"), script=DIGITS_JOB)
+    assert code == 0, output
+    records = Ledger(open_store(str(tmp_path / "runs"))).records()
+    gaps = [record.gap_seconds for record in records[1:]]
+    ours = sum(record.seconds for record in records)
+    between = sum(max(0.0, gap) for gap in gaps)
+    print(
+        f"\nlast step of a round to first step of the next: median {statistics.median(gaps):.3f} s, max {max(gaps):.3f} s"
+    )
+    assert statistics.median(gaps) <= 0.5
+    plain = {}
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        plain[threads] = plain_digits(30, [record.density for record in records[:5]]) * len(records) / 5
+    best = min(plain.values())
+    print(
+        f"digits job {ours + between:.1f} s, plain PyTorch {json.dumps({f'{k} thread(s)': round(v, 1) for k, v in plain.items()})}"
+        f": ratio {(ours + between) / best:.2f} (target 1.10)"
+    )
+    assert (ours + between) / best < 1.5

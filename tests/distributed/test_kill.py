@@ -1,0 +1,109 @@
+"""Jobs that are killed, in part or as a whole, end with the bits of one that was not."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import job_runs
+import pytest
+
+from orchestrator.storage.ledger import Ledger, Record
+from orchestrator.storage.store import open_store
+
+pytestmark = pytest.mark.ray
+ENV = {"EPOCHS": "40", "ROUNDS": "2"}
+ALWAYS = ("--checkpoint-seconds", "0")
+
+
+def records_of(storage: str) -> list[Record]:
+    return Ledger(open_store(storage)).records()
+
+
+def bits(records: list[Record]) -> list[object]:
+    """What must not differ between two runs: weights and momentum (by hash), every metric of every epoch."""
+    return [(r.key, r.blobs, r.metrics, r.history, r.kept, r.layers) for r in records]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory) -> list[Record]:
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    code, output = job_runs.run(folder / "log", "--storage", "./runs", env=ENV)
+    assert code == 0, output
+    records = records_of(str(folder / "runs"))
+    assert [r.round for r in records] == [0, 1, 2]
+    assert all(r.attempts == 1 for r in records)
+    return records
+
+
+def finish(tmp_path: Path, uninterrupted: list[Record], storage: str = "./runs") -> list[Record]:
+    """Start the job again, and compare."""
+    committed = {r.key: r.finished_at for r in records_of(str(tmp_path / "runs"))}
+    code, output = job_runs.run(tmp_path / "log", "--storage", storage, *ALWAYS, env=ENV)
+    assert code == 0, output
+    assert f"{len(committed)} of 3 rounds are in" in output
+    records = records_of(str(tmp_path / "runs"))
+    assert bits(records) == bits(uninterrupted)
+    assert committed.items() <= {r.key: r.finished_at for r in records}.items(), "a finished round was trained again"
+    assert not list((tmp_path / "runs" / "train").rglob("*.safetensors")), "mid-round checkpoints are left behind"
+    return records
+
+
+def checkpoints(tmp_path: Path) -> set[Path]:
+    return set((tmp_path / "runs" / "train").glob("*/checkpoint_*/progress.safetensors"))
+
+
+@pytest.mark.timeout(400)
+def test_sigkill_of_everything_in_the_middle_of_a_round(tmp_path, uninterrupted):
+    with job_runs.running(tmp_path / "log", "--storage", "./runs", *ALWAYS, env=ENV) as job:
+        job.wait_for(lambda: records_of(str(tmp_path / "runs")), "round 0 is committed")
+        seen = checkpoints(tmp_path)
+        job.wait_for(lambda: len(checkpoints(tmp_path) - seen) > 0, "a new mid-round checkpoint")
+        fresh = checkpoints(tmp_path) - seen
+        job.wait_for(lambda: checkpoints(tmp_path) - seen - fresh, "and one more")
+        job.kill()
+        assert 1 <= len(records_of(str(tmp_path / "runs"))) < 3
+    records = finish(tmp_path, uninterrupted)
+    assert max(r.attempts for r in records) == 2, "it went on from the checkpoint, not from the round's beginning"
+
+
+@pytest.mark.timeout(400)
+def test_sigkill_between_two_rounds_and_a_torn_list_of_checkpoints(tmp_path, uninterrupted):
+    with job_runs.running(tmp_path / "log", "--storage", "./runs", *ALWAYS, env=ENV) as job:
+        job.wait_for(lambda: records_of(str(tmp_path / "runs")), "round 0 is committed")
+        job.kill()
+    for snapshot in (tmp_path / "runs" / "train").glob("*/checkpoint_manager_snapshot.json"):
+        os.truncate(snapshot, 40)
+    finish(tmp_path, uninterrupted)
+
+
+@pytest.mark.timeout(400)
+def test_sigkill_of_a_worker_and_of_the_driver_actor(tmp_path, uninterrupted):
+    with job_runs.running(tmp_path / "log", "--storage", "./runs", *ALWAYS, env=ENV) as job:
+        job.wait_for(lambda: checkpoints(tmp_path), "a mid-round checkpoint")
+        (driver,) = job.find("ray::DriverActor")
+        os.kill(driver.pid, signal.SIGKILL)
+        job.wait_for(lambda: records_of(str(tmp_path / "runs")), "round 0 is committed by the new driver")
+        assert driver.pid not in {process.pid for process in job.find("ray::DriverActor")}
+        workers = job.find("ray::RayTrainWorker")
+        assert len(workers) == 2
+        os.kill(workers[1].pid, signal.SIGKILL)
+        assert job.wait() == 0, job.output()
+        assert "workers started again" in job.output()
+    assert bits(records_of(str(tmp_path / "runs"))) == bits(uninterrupted)
+
+
+@pytest.mark.timeout(400)
+def test_the_finished_job_shows_its_table_without_starting_ray(tmp_path, uninterrupted):
+    code, output = job_runs.run(tmp_path / "log", "--storage", "./runs", env=ENV)
+    assert code == 0, output
+    before = records_of(str(tmp_path / "runs"))
+    with job_runs.running(tmp_path / "again", "--storage", "./runs", env=ENV) as job:
+        assert job.wait(60) == 0
+        assert job.find("ray::") == []
+        again = job.output()
+    assert "3 of 3 rounds are in" in again
+    table = output[output.index("round") :]
+    assert records_of(str(tmp_path / "runs")) == before
+    assert again.strip().splitlines()[-5:] == table.strip().splitlines()[-5:]

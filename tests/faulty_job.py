@@ -1,0 +1,31 @@
+"""A job as a user would write it, for tests to run and to kill: `python tests/faulty_job.py --storage S`.
+
+EPOCHS, ROUNDS and OPTIONS (JSON changes of the training) in the environment set its length and its faults.
+"""
+
+import dataclasses
+import json
+import os
+import sys
+
+import tiny
+
+from orchestrator.distributed.job import main
+from orchestrator.pruning import Geometric
+from orchestrator.training.lr import Constant
+
+EXPERIMENT = tiny.with_training(
+    dataclasses.replace(
+        tiny.EXPERIMENT,
+        name="faulty",
+        path=Geometric(remove=0.3, rounds=int(os.environ.get("ROUNDS", "2"))),
+        model_options={"dropout": 0.1},
+        data_options=json.loads(os.environ.get("DATA_OPTIONS", "{}")),
+    ),
+    epochs=int(os.environ.get("EPOCHS", "12")),
+)
+if "LR" in os.environ:
+    EXPERIMENT = tiny.with_training(EXPERIMENT, schedule=Constant(float(os.environ["LR"])))
+
+if __name__ == "__main__":
+    sys.exit(main(EXPERIMENT, smoke=EXPERIMENT, doc=__doc__))
