@@ -19,8 +19,10 @@ if TYPE_CHECKING:
 COLOURS = ("#0b6e99", "#d9480f", "#2b8a3e", "#862e9c", "#c2255c", "#866100", "#364fc7", "#495057")
 INK, GREY, GRID = "#212529", "#6c757d", "#e9ecef"
 NOTE = (
-    "Ring: recommended, the smallest network whose validation accuracy is at most half a point below the dense one's."
+    "Ring: the smallest network whose validation accuracy is at most half a point below the dense one's. "
+    "Dashed: dense."
 )
+LEAST_SPAN = 5.0  # points of accuracy from top to bottom, so that noise does not look like a landscape
 
 
 def save_picture(records: Iterable[Record], path: str | Path) -> Path:
@@ -43,7 +45,7 @@ def save_picture(records: Iterable[Record], path: str | Path) -> Path:
     # The user's own style file would change the picture, or ask for a TeX that is not there.
     with rc_context({name: value for name, value in rcParamsDefault.items() if name != "backend"}), writing(path):
         figure = Figure(figsize=(8, 5), dpi=150, facecolor="white")
-        axes = figure.add_axes((0.085, 0.165, 0.885, 0.665))
+        axes = figure.add_axes((0.085, 0.17, 0.825, 0.65))
         _dress(figure, axes, experiments)
         for rows, colour in zip(experiments, _colours(len(experiments)), strict=True):
             _draw(axes, rows, colour, alone=len(experiments) == 1)
@@ -54,59 +56,71 @@ def save_picture(records: Iterable[Record], path: str | Path) -> Path:
 
 
 def _draw(axes: Any, rows: Sequence[Row], colour: str, *, alone: bool) -> None:
+    """One experiment: its line and band, its dense accuracy, and the recommended round."""
     x = [row.compression for row in rows]
     middle = [100 * row.test.median for row in rows]
-    best = next((row for row in rows if row.recommended), None)
-    label = _literal(rows[0].experiment)
-    if best:
-        label += f" ({compression(best.compression)}: {percent(best.test.median)} %)"
     low, high = [100 * row.test.low for row in rows], [100 * row.test.high for row in rows]
+    label = _literal(rows[0].experiment)
+    best = next((row for row in rows if row.recommended), None)
     if low != high:
         axes.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
-    if rows[0].round == 0:
+    if best:
+        label += f" ({compression(best.compression)}: {percent(best.test.median)} %)"
         axes.axhline(middle[0], color=colour, linewidth=1.1, linestyle=(0, (5, 4)), alpha=0.75, zorder=1.5)
+        _mark(axes, best, middle[0], colour, labelled=alone)
+    # matplotlib leaves a label out of the legend that begins with "_".
     axes.plot(x, middle, color=colour, linewidth=2, marker="o", markersize=4.5, label=" " + label, zorder=3)
-    if not best:
-        return
+
+
+def _mark(axes: Any, best: Row, dense: float, colour: str, *, labelled: bool) -> None:
+    """A ring around the recommended round; with room for it, what it is, and what the dashed line is."""
     place = (best.compression, 100 * best.test.median)
     axes.plot(*place, "o", markersize=13, markerfacecolor="none", markeredgecolor=colour, markeredgewidth=2, zorder=4)
-    if alone:
-        dense = f"dense: {percent(rows[0].test.median)} %"
-        axes.annotate(dense, (1, middle[0]), (0, 1), xycoords=("axes fraction", "data"), ha="right", va="bottom",
-            textcoords="offset points", color=colour, fontsize=10)  # fmt: skip
+    if not labelled:
+        return
+    right = best.compression > math.sqrt(axes.get_xlim()[1])
+    text = f"recommended: {compression(best.compression)}\ntest {percent(best.test.median)} %"
+    style = {"textcoords": "offset points", "color": colour, "linespacing": 1.35}
+    side = {"ha": "right" if right else "left", "va": "top"}
+    axes.annotate(text, place, (8 if right else -8, -13), fontsize=10.5, weight="bold", **side, **style)
+    edge = {"xycoords": ("axes fraction", "data"), "va": "center"}
+    axes.annotate(f"dense\n{dense:.2f} %", (1, dense), (6, 0), fontsize=9.5, **edge, **style)
 
 
 def _dress(figure: Any, axes: Any, experiments: Sequence[Sequence[Row]]) -> None:
     """Everything but the data: title, scales, grid, note."""
     rows = [row for experiment in experiments for row in experiment]
     seeds = {seed for row in rows for seed in row.seeds}
-    names = plain(rows[0].experiment) if len(experiments) == 1 else f"{len(experiments)} experiments"
-    subtitle = f"median of {len(seeds)} seeds, band from least to greatest" if len(seeds) > 1 else "one seed"
+    what = plain(rows[0].experiment) if len(experiments) == 1 else f"{len(experiments)} experiments"
     techniques = ", ".join(dict.fromkeys(row.technique for row in rows if row.round)) or "dense"
-    figure.text(0.03, 0.925, "Test accuracy against compression", fontsize=16, weight="bold", color=INK)
-    figure.text(0.03, 0.872, _literal(f"{names}, {techniques}, {subtitle}"), fontsize=11, color=GREY)
+    over = f"median of {len(seeds)} seeds, band from least to greatest" if len(seeds) > 1 else "one seed"
+    figure.text(0.03, 0.92, "Test accuracy against compression", fontsize=16, weight="bold", color=INK)
+    figure.text(0.03, 0.867, _literal(f"{what}: {techniques}, {over}"), fontsize=10.5, color=GREY)
     figure.text(0.03, 0.022, NOTE, fontsize=8.5, color=GREY)
 
-    from matplotlib.ticker import NullLocator
-
     largest = max(row.compression for row in rows)
+    right = max(largest, 2) * 1.12
     axes.set_xscale("log", base=2)
-    axes.set_xlim(0.92, max(largest, 2) * 1.12)
-    ticks = [2**power for power in range(int(math.log2(max(largest, 2) * 1.12)) + 1)]
+    axes.set_xlim(0.92, right)
+    ticks = [2**power for power in range(int(math.log2(right)) + 1)]
     axes.set_xticks(ticks, [f"{tick}x" for tick in ticks])
-    axes.xaxis.set_minor_locator(NullLocator())
-    low = 100 * min(row.test.low for row in rows)
-    high = 100 * max(row.test.high for row in rows)
-    margin = max(0.5, 0.12 * (high - low))
-    axes.set_ylim(max(low - margin, -1), min(high + margin, 101))
-    axes.set_xlabel("compression of the prunable weights (1 / density)", color=INK, fontsize=11)
-    axes.set_ylabel("test accuracy (%)", color=INK, fontsize=11)
+    axes.minorticks_off()
+    axes.set_ylim(*_limits(100 * min(row.test.low for row in rows), 100 * max(row.test.high for row in rows)))
+    axes.yaxis.set_major_formatter("{x:g} %")
+    axes.set_xlabel("compression of the prunable weights (1 / density)", color=GREY, fontsize=10.5, labelpad=6)
     axes.grid(color=GRID, linewidth=0.9)
     axes.set_axisbelow(True)
-    axes.tick_params(length=0, labelsize=10.5, labelcolor=INK)
+    axes.tick_params(length=0, labelsize=10.5, labelcolor=INK, pad=6)
     for side in ("top", "right", "left"):
         axes.spines[side].set_visible(False)
     axes.spines["bottom"].set_color(GREY)
+
+
+def _limits(low: float, high: float) -> tuple[float, float]:
+    """Of the accuracy axis, in points: room below for a label, nothing above 100 but half a marker."""
+    span = max(high - low, LEAST_SPAN)
+    top = min(high + 0.1 * span, 100 + 0.03 * span)
+    return max(min(low - 0.12 * span, top - LEAST_SPAN), -0.03 * span), top
 
 
 def _colours(count: int) -> list[str]:

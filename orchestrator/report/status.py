@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from itertools import pairwise
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from rich import box
@@ -37,29 +37,25 @@ def json_line(record: Record) -> str:
 def print_status(
     records: Iterable[Record], failures: Iterable[Mapping[str, Any]], console: Console | None = None
 ) -> None:
-    """Print a line for every record, in the ledger's order, and below it every failed round with its reason."""
+    """Print a table for every experiment and seed, a line a record, and below them every failed round's reason."""
     console = console or make_console()
-    if records := list(records):
-        console.print(_table(records))
+    for (name, seed), group in groupby(records, key=lambda record: (record.experiment, record.seed)):
+        console.print(Text(plain(f"{name}, seed {seed}"), style="bold"))
+        console.print(_table(group))
     for failure in failures:
         name, seed, number = (plain(failure.get(field, "?")) for field in ("experiment", "seed", "round"))
         reason = plain(failure.get("reason", "no reason was written"))
         console.print(Text(f"failed: {name}, seed {seed}, round {number}: {reason}", style="red"), soft_wrap=True)
 
 
-def _table(records: list[Record]) -> Table:
-    table = Table(box=box.SIMPLE_HEAD)
-    table.add_column("experiment", overflow="fold")
-    table.add_column("seed", justify="right")
-    table.add_column("round", justify="right")
-    table.add_column("technique")
+def _table(records: Iterable[Record]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("round", justify="right", no_wrap=True)
+    table.add_column("technique")  # what gives way in a narrow terminal
     for header in ("density", "compression", "kept", "val %", "test %", "epochs", "seconds", "MB"):
-        table.add_column(header, justify="right")
-    ends = [(a.experiment, a.seed) != (b.experiment, b.seed) for a, b in pairwise(records)]
-    for record, end in zip(records, [*ends, False], strict=True):
+        table.add_column(header, justify="right", no_wrap=True)
+    for record in records:
         table.add_row(
-            Text(plain(record.experiment)),
-            str(record.seed),
             str(record.round),
             Text(plain(record.technique)),
             f"{record.density:.4g}",
@@ -70,6 +66,5 @@ def _table(records: list[Record]) -> Table:
             str(record.epochs),
             f"{record.seconds:,.1f}",
             f"{record.model_bytes / 1e6:,.3f}",
-            end_section=end,
         )
     return table

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING
 
@@ -19,48 +19,59 @@ if TYPE_CHECKING:
 
 
 def print_table(records: Iterable[Record], console: Console | None = None) -> None:
-    """Print one table per experiment: medians over its seeds, with least and greatest accuracy where there are two."""
+    """Print one table per experiment: medians over its seeds, with least and greatest accuracy where there are two.
+
+    A console that is too narrow loses the last columns; what it shows is whole.
+    """
     console = console or make_console()
-    for _, rows in groupby(summary(records), key=lambda row: row.experiment):
-        console.print(_table(list(rows)))
+    for _, group in groupby(summary(records), key=lambda row: row.experiment):
+        rows = list(group)
+        for gap, columns in ((2, COLUMNS), (1, COLUMNS), (1, COLUMNS[:-3])):
+            table = _table(rows, gap, columns)
+            if console.measure(table).maximum <= console.width:
+                break
+        console.print(Text(_title(rows), style="bold"))
+        console.print(table)
+        console.print(Text(_caption(rows), style="dim"), end="\n\n")
 
 
-def _table(rows: Sequence[Row]) -> Table:
-    several = max(len(row.seeds) for row in rows) > 1
-    marked = any(row.recommended for row in rows)
-    table = Table(title=_title(rows), caption=_caption(several, marked), box=box.SIMPLE_HEAD)
-    table.title_justify = table.caption_justify = "left"
-    table.title_style, table.caption_style = "bold", "dim"
-    for header in ("round", "density", "compression", "weights kept"):
-        table.add_column(header, justify="right")
-    for header in ("val %", "test %"):
-        table.add_column(header, justify="left" if several else "right")
-    for header in ("epochs", "time", "size"):
-        table.add_column(header, justify="right")
+COLUMNS: tuple[tuple[str, Callable[[Row], str]], ...] = (
+    ("round", lambda row: f"* {row.round}" if row.recommended else str(row.round)),
+    ("density", lambda row: f"{row.density:.4g}"),
+    ("compression", lambda row: compression(row.compression)),
+    ("weights kept", lambda row: f"{row.kept:,}"),
+    ("val %", lambda row: spread(row.validation, len(row.seeds))),
+    ("test %", lambda row: spread(row.test, len(row.seeds))),
+    ("epochs", lambda row: str(row.epochs)),
+    ("time", lambda row: duration(row.seconds)),
+    ("size", lambda row: size(row.bytes)),
+)
+
+
+def _table(rows: Sequence[Row], gap: int, columns: Sequence[tuple[str, Callable[[Row], str]]]) -> Table:
+    several = len(_seeds(rows)) > 1
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, gap, 0, 0))
+    for header, _ in columns:
+        table.add_column(header, justify="left" if several and "%" in header else "right", no_wrap=True)
     for row in rows:
-        table.add_row(
-            f"* {row.round}" if row.recommended else str(row.round),
-            f"{row.density:.4g}",
-            compression(row.compression),
-            f"{row.kept:,}",
-            spread(row.validation, len(row.seeds)),
-            spread(row.test, len(row.seeds)),
-            str(row.epochs),
-            duration(row.seconds),
-            size(row.bytes),
-            style="bold green" if row.recommended else None,
-        )
+        style = "bold green" if row.recommended else None
+        table.add_row(*(cell(row) for _, cell in columns), style=style)
     return table
 
 
-def _title(rows: Sequence[Row]) -> Text:
-    techniques = dict.fromkeys(row.technique for row in rows if row.round) or dict.fromkeys(["dense"])
-    seeds = sorted({seed for row in rows for seed in row.seeds})
+def _title(rows: Sequence[Row]) -> str:
+    techniques = dict.fromkeys(row.technique for row in rows if row.round) or {"dense": None}
+    seeds = _seeds(rows)
     numbers = f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
-    return Text(plain(f"{rows[0].experiment}: {', '.join(techniques)}, {numbers}"))
+    return plain(f"{rows[0].experiment}: {', '.join(techniques)}, {numbers}, {rows[0].prunable:,} prunable weights")
 
 
-def _caption(several: bool, marked: bool) -> Text:
-    parts = ["Median over the seeds (least..greatest)."] if several else []
+def _caption(rows: Sequence[Row]) -> str:
+    parts = ["Median over the seeds (least..greatest)."] if len(_seeds(rows)) > 1 else []
+    marked = any(row.recommended for row in rows)
     parts += [f"* {RULE}"] if marked else ["Nothing is recommended before the dense round has finished."]
-    return Text("\n".join(parts))
+    return "\n".join(parts)
+
+
+def _seeds(rows: Sequence[Row]) -> list[int]:
+    return sorted({seed for row in rows for seed in row.seeds})

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from typing import Any
 from urllib.parse import urlsplit
 
 import boto3
+import botocore.session
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, PartialCredentialsError
+from botocore.loaders import Loader, create_loader
 from pyarrow.fs import AwsStandardS3RetryStrategy, S3FileSystem
 
 from orchestrator.errors import StorageError
@@ -29,13 +32,21 @@ class EnvironmentS3FileSystem(S3FileSystem):  # type: ignore[misc]  # pyarrow is
         return s3_filesystem, ()
 
 
+@functools.cache
+def _service_descriptions() -> Loader:
+    """boto3's description of S3, parsed once a process: it is most of the time that a new client takes."""
+    return create_loader()
+
+
 def s3_client(answer_s: float = ANSWER_S) -> Any:
     """A boto3 client without retries of its own. Raises StorageError when the settings make no sense."""
     config = Config(connect_timeout=CONNECT_S, read_timeout=answer_s, retries={"total_max_attempts": 1})
     try:
         # boto3 knows AWS_DEFAULT_REGION only, the other AWS tools prefer AWS_REGION.
-        session = boto3.session.Session(region_name=os.environ.get("AWS_REGION") or None)
-        return session.client("s3", config=config)
+        region = os.environ.get("AWS_REGION") or None
+        core = botocore.session.Session()
+        core.register_component("data_loader", _service_descriptions())
+        return boto3.session.Session(region_name=region, botocore_session=core).client("s3", config=config)
     except PartialCredentialsError as error:
         raise StorageError(f"no complete credentials for S3: {CREDENTIALS}") from error
     except (BotoCoreError, ValueError) as error:
