@@ -4,7 +4,7 @@ import dataclasses
 
 import torch
 from torch import nn
-from torch.utils.data import TensorDataset
+from torch.utils.data import Dataset, TensorDataset
 
 from orchestrator.experiment import Experiment
 from orchestrator.pruning import Geometric
@@ -27,7 +27,22 @@ def model(num_classes: int, input_shape: tuple[int, int, int], norm: bool = True
     )
 
 
-def data(samples: int = 96) -> Data:
+class Broken(Dataset):
+    """A data set in which one sample cannot be read."""
+
+    def __init__(self, whole: TensorDataset, index: int) -> None:
+        self.whole, self.index = whole, index
+
+    def __len__(self) -> int:
+        return len(self.whole)
+
+    def __getitem__(self, index: int):
+        if index == self.index:
+            raise OSError("this sample is broken")
+        return self.whole[index]
+
+
+def data(samples: int = 96, broken: int | None = None) -> Data:
     """Three classes of 6x6 images, told apart by where they are bright; noisy, so that no accuracy is 0 or 1."""
     generator = torch.Generator().manual_seed(5)
 
@@ -37,7 +52,8 @@ def data(samples: int = 96) -> Data:
         images[torch.arange(count), 0, 2 * labels, 2 * labels] += 2.5
         return TensorDataset(images, labels)
 
-    return Data(train=split(samples), val=split(30), test=split(31), num_classes=3, input_shape=(1, 6, 6))
+    train = split(samples) if broken is None else Broken(split(samples), broken)
+    return Data(train=train, val=split(30), test=split(31), num_classes=3, input_shape=(1, 6, 6))
 
 
 EXPERIMENT = Experiment(

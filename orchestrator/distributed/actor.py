@@ -118,8 +118,10 @@ class DriverActor:
     def report(self, report: Report) -> None:
         self._report, self._fruitless = report, 0
 
-    def status(self, records_seen: int) -> Status:
-        return Status(self._report, tuple(self._records[records_seen:]), self._failure, self._starts)
+    def status(self, after_round: int) -> Status:
+        """What is new since the record of round `after_round`."""
+        records = tuple(record for record in self._records if record.round > after_round)
+        return Status(self._report, records, self._failure, self._starts)
 
     def pid(self) -> int:
         return os.getpid()

@@ -35,7 +35,7 @@ def shown(driver: Any, console: Console) -> Iterator[None]:
 
 
 def _follow(driver: Any, console: Console, stop: threading.Event) -> None:
-    began, logged, seen, starts = time.monotonic(), 0.0, 0, 0
+    began, logged, starts, started, finished = time.monotonic(), 0.0, 0, False, -1
     pace = Pace()
     spinner = console.status("starting the workers") if console.is_terminal else contextlib.nullcontext()
     with spinner as live:
@@ -43,18 +43,18 @@ def _follow(driver: Any, console: Console, stop: threading.Event) -> None:
         while not last:
             last = stop.wait(_POLL_SECONDS)  # once more at the end, for the last rounds
             try:
-                status: Status = ray.get(driver.status.remote(seen), timeout=30)
+                status: Status = ray.get(driver.status.remote(finished), timeout=30)
             except ray.exceptions.RayError:
                 continue  # the driver is being started again
-            if status.starts > max(starts, 1):
-                console.print(
-                    f"[yellow]workers started again[/yellow] ({clock(time.monotonic() - began)} into the run)"
-                )
+            if status.starts > starts and started:
+                after = clock(time.monotonic() - began)
+                console.print(f"[yellow]workers started again[/yellow] ({after} into the run)")
+            started = started or status.starts > 0
             starts = status.starts
             for record in status.records:
                 console.print(round_line(record))
-            seen += len(status.records)
-            if status.report is None:
+            finished = max([finished, *(record.round for record in status.records)])
+            if status.report is None or status.report.round <= finished:
                 continue
             line = epoch_line(status.report, pace.left(status.report))
             if isinstance(live, Spinner):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 
+import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
@@ -47,6 +48,27 @@ def count_kept(masks: Mapping[str, Tensor]) -> int:
 def dead_layers(masks: Mapping[str, Tensor]) -> list[str]:
     """Names of the layers of which nothing is kept: no signal passes them any more, except around them."""
     return [name for name, mask in masks.items() if not mask.any()]
+
+
+def check_masks(masks: Mapping[str, Tensor] | None, weights: Mapping[str, Tensor]) -> None:
+    """ConfigError unless there is one bool mask for every weight, of its shape, or None at all."""
+    check_matches("mask", masks, weights)
+    for name, mask in (masks or {}).items():
+        if mask.dtype is not torch.bool:
+            raise ConfigError(f"masks must be bool (True = kept), got {mask.dtype} for {name}: use mask.bool()")
+
+
+def check_matches(what: str, others: Mapping[str, Tensor] | None, weights: Mapping[str, Tensor]) -> None:
+    """ConfigError unless `others` (each a `what`: "mask", "gradient") have the names and shapes of `weights`."""
+    if others is None:
+        return
+    for name in [*weights, *others]:
+        if name not in others or name not in weights:
+            problem = f"{name} has none" if name in weights else f"{name} is no weight"
+            raise ConfigError(f"every weight must have one {what}, and nothing else, but {problem}")
+        shape, wanted = tuple(others[name].shape), tuple(weights[name].shape)
+        if shape != wanted:
+            raise ConfigError(f"a {what} must have the shape of its weight {wanted}, got {shape} for {name}")
 
 
 def _linear_weights(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from orchestrator.errors import ConfigError
 from orchestrator.pruning.criteria import Criterion, magnitude, score
+from orchestrator.pruning.masks import check_masks, check_matches
 
 BLOCK = 1 << 20  # scores looked at together: several passes over a block then find it in the cache
 STRIDE = 211  # sampling step: a prime, so that it meets every place of a kernel and every channel alike
@@ -45,7 +46,9 @@ def prune_globally(
     Raises ConfigError for a density that keeps nothing, or more than `masks` or less than the minimum allow; for a
     weight that is not finite, a score that is NaN, and tensors that do not match `weights`.
     """
-    _check(weights, masks, gradients)
+    _check_weights(weights)
+    check_masks(masks, weights)
+    check_matches("gradient", gradients, weights)
     if min_kept_per_layer < 0:
         raise ConfigError(f"min_kept_per_layer must be 0 or more, got {min_kept_per_layer}")
     total = sum(weight.numel() for weight in weights.values())
@@ -117,16 +120,13 @@ def _best(layers: list[_Layer], keep: int) -> dict[str, Tensor]:
     dtype = torch.float64 if wide else torch.float32  # holds every score exactly, of whatever dtypes
     sample, fraction = _sample(layers, dtype), keep / max(1, sum(layer.candidates for layer in layers))
     for sigmas in SIGMAS:
-        low, high = _bracket(sample, fraction, sigmas)
-        splits = [_split(layer, low, high, dtype) for layer in layers]
-        missing = keep - sum(split.above for split in splits)
-        sizes = [split.inside.numel() for split in splits]
-        if 0 <= missing <= sum(sizes):
+        kept, inside, scores = _split(layers, dtype, *_bracket(sample, fraction, sigmas))
+        missing = keep - int(kept.count_nonzero())
+        if 0 <= missing <= inside.numel():
             break
-    chosen = _highest(torch.cat([split.scores for split in splits]), missing)
-    for split, kept in zip(splits, torch.split(chosen, sizes), strict=True):
-        split.mask[split.inside] = kept
-    return {layer.name: split.mask for layer, split in zip(layers, splits, strict=True)}
+    kept[inside[_highest(scores, missing)]] = True
+    parts = torch.split(kept, [layer.values.numel() for layer in layers])
+    return {layer.name: part.clone() for layer, part in zip(layers, parts, strict=True)}
 
 
 def _sample(layers: list[_Layer], dtype: torch.dtype) -> Tensor:
@@ -150,45 +150,58 @@ def _bracket(sample: Tensor, fraction: float, sigmas: float) -> tuple[float, flo
     return low, high
 
 
-@dataclass(frozen=True, eq=False)
-class _Split:
-    """A layer against a bracket: `mask` keeps the `above`; `inside` are flat indices, `scores` their scores."""
-
-    mask: Tensor
-    above: int
-    inside: Tensor
-    scores: Tensor
-
-
-def _split(layer: _Layer, low: float, high: float, dtype: torch.dtype) -> _Split:
-    device, size = layer.values.device, layer.values.numel()
-    mask = torch.empty(size, dtype=torch.bool, device=device)
-    block = min(size, BLOCK)
-    magnitudes_of_block, flags_of_block = (torch.empty(block, dtype=dtype, device=device) for _ in range(2))
-    inside_of_block = torch.empty(block, dtype=torch.bool, device=device)
-    above, indices, values = 0, [], []
-    for start in range(0, size, block):
-        part = slice(start, min(start + block, size))
-        here = slice(0, part.stop - start)
-        flags, inside = flags_of_block[here], inside_of_block[here]
-        scores = layer.values[part].to(dtype)
-        if layer.absolute:
-            scores = torch.abs(scores, out=magnitudes_of_block[here])
-            largest = scores.amax().item()  # NaN if there is one
-            if not largest < math.inf:
-                raise ConfigError(f"weights must be finite, but {layer.name} holds {largest}")
+def _split(layers: list[_Layer], dtype: torch.dtype, low: float, high: float) -> tuple[Tensor, Tensor, Tensor]:
+    """The network against a bracket: a flat mask of the candidates above it; indices and scores of those inside."""
+    device = layers[0].values.device
+    above = torch.empty(sum(layer.values.numel() for layer in layers), dtype=torch.bool, device=device)
+    flags, inside = (torch.empty(BLOCK, dtype=kind, device=device) for kind in (dtype, torch.bool))
+    indices, values, start = [], [], 0
+    for scores, candidates in _blocks(layers, dtype):
+        if layers[0].absolute and not scores.amax().item() < math.inf:
+            raise ConfigError(f"weights must be finite, but {_not_finite(layers)} holds NaN or infinity")
+        size = scores.numel()
+        part = above[start : start + size]
         # Comparing into floats and narrowing them runs vectorised, comparing into bools does not: twice as fast.
-        mask[part].copy_(torch.gt(scores, high, out=flags))
-        inside.copy_(torch.ge(scores, low, out=flags))
-        if layer.mask is not None:
-            mask[part].logical_and_(layer.mask[part])
-            inside.logical_and_(layer.mask[part])
-        inside.logical_xor_(mask[part])
-        above += int(mask[part].count_nonzero())
-        index = _true_indices(inside)
+        part.copy_(torch.gt(scores, high, out=flags[:size]))
+        within = inside[:size].copy_(torch.ge(scores, low, out=flags[:size]))
+        if candidates is not None:
+            part.logical_and_(candidates)
+            within.logical_and_(candidates)
+        index = _true_indices(within.logical_xor_(part))
         indices.append(index + start)
         values.append(scores[index])
-    return _Split(mask, above, torch.cat(indices), torch.cat(values))
+        start += size
+    return above, torch.cat(indices), torch.cat(values)
+
+
+def _blocks(layers: list[_Layer], dtype: torch.dtype) -> Iterator[tuple[Tensor, Tensor | None]]:
+    """The network's scores and candidates in flat order, BLOCK at a time (layers joined) in buffers used again."""
+    device = layers[0].values.device
+    scores = torch.empty(BLOCK, dtype=dtype, device=device)
+    candidates = torch.empty(BLOCK, dtype=torch.bool, device=device)
+    filled = 0
+    for layer in layers:
+        size, done = layer.values.numel(), 0
+        while done < size:
+            count = min(size - done, BLOCK - filled)
+            here, there = slice(filled, filled + count), slice(done, done + count)
+            values = layer.values[there].to(dtype)
+            if layer.absolute:
+                torch.abs(values, out=scores[here])
+            else:
+                scores[here].copy_(values)
+            if layer.mask is not None:
+                candidates[here].copy_(layer.mask[there])
+            filled, done = filled + count, done + count
+            if filled == BLOCK:
+                yield scores, candidates if layer.mask is not None else None
+                filled = 0
+    if filled:
+        yield scores[:filled], candidates[:filled] if layer.mask is not None else None
+
+
+def _not_finite(layers: list[_Layer]) -> str:
+    return next(layer.name for layer in layers if not layer.values.isfinite().all())
 
 
 def _true_indices(flags: Tensor) -> Tensor:
@@ -211,9 +224,7 @@ def _highest(scores: Tensor, count: int) -> Tensor:
     return chosen
 
 
-def _check(
-    weights: Mapping[str, Tensor], masks: Mapping[str, Tensor] | None, gradients: Mapping[str, Tensor] | None
-) -> None:
+def _check_weights(weights: Mapping[str, Tensor]) -> None:
     if not weights:
         raise ConfigError("weights must hold at least one tensor to prune, got an empty dictionary")
     devices = {weight.device for weight in weights.values()}
@@ -223,22 +234,5 @@ def _check(
         if not weight.is_floating_point():
             raise ConfigError(f"weights must be floating point, got {weight.dtype} for {name}")
         if weight.dim() == 0 or weight.numel() == 0:
-            raise ConfigError(
-                f"weights must have a dimension and an element, got shape {tuple(weight.shape)} for {name}"
-            )
-    for what, others in (("mask", masks), ("gradient", gradients)):
-        if others is None:
-            continue
-        for name in [*weights, *others]:
-            if name not in others or name not in weights:
-                problem = f"{name} has none" if name in weights else f"{name} is no weight"
-                raise ConfigError(f"every weight must have one {what}, and nothing else, but {problem}")
-        for name, other in others.items():
-            if other.shape != weights[name].shape:
-                raise ConfigError(
-                    f"a {what} must have the shape of its weight {tuple(weights[name].shape)}, "
-                    f"got {tuple(other.shape)} for {name}"
-                )
-    for name, mask in (masks or {}).items():
-        if mask.dtype is not torch.bool:
-            raise ConfigError(f"masks must be bool (True = kept), got {mask.dtype} for {name}: use mask.bool()")
+            shape = tuple(weight.shape)
+            raise ConfigError(f"weights must have a dimension and an element, got shape {shape} for {name}")

@@ -19,8 +19,7 @@ if TYPE_CHECKING:
 COLOURS = ("#0b6e99", "#d9480f", "#2b8a3e", "#862e9c", "#c2255c", "#866100", "#364fc7", "#495057")
 INK, GREY, GRID = "#212529", "#6c757d", "#e9ecef"
 NOTE = (
-    "Ring: the smallest network whose validation accuracy is at most half a point below the dense one's. "
-    "Dashed: dense."
+    "Ring: the smallest network whose validation accuracy is at most half a point below the dense one's. Dashed: dense."
 )
 LEAST_SPAN = 5.0  # points of accuracy from top to bottom, so that noise does not look like a landscape
 
@@ -45,7 +44,7 @@ def save_picture(records: Iterable[Record], path: str | Path) -> Path:
     # The user's own style file would change the picture, or ask for a TeX that is not there.
     with rc_context({name: value for name, value in rcParamsDefault.items() if name != "backend"}), writing(path):
         figure = Figure(figsize=(8, 5), dpi=150, facecolor="white")
-        axes = figure.add_axes((0.085, 0.17, 0.825, 0.65))
+        axes = figure.add_axes((0.085, 0.17, 0.81, 0.65))
         _dress(figure, axes, experiments)
         for rows, colour in zip(experiments, _colours(len(experiments)), strict=True):
             _draw(axes, rows, colour, alone=len(experiments) == 1)
@@ -74,17 +73,20 @@ def _draw(axes: Any, rows: Sequence[Row], colour: str, *, alone: bool) -> None:
 
 def _mark(axes: Any, best: Row, dense: float, colour: str, *, labelled: bool) -> None:
     """A ring around the recommended round; with room for it, what it is, and what the dashed line is."""
-    place = (best.compression, 100 * best.test.median)
-    axes.plot(*place, "o", markersize=13, markerfacecolor="none", markeredgecolor=colour, markeredgewidth=2, zorder=4)
+    x, y = best.compression, 100 * best.test.median
+    axes.plot(x, y, "o", markersize=13, markerfacecolor="none", markeredgecolor=colour, markeredgewidth=2, zorder=4)
     if not labelled:
         return
-    right = best.compression > math.sqrt(axes.get_xlim()[1])
-    text = f"recommended: {compression(best.compression)}\ntest {percent(best.test.median)} %"
-    style = {"textcoords": "offset points", "color": colour, "linespacing": 1.35}
-    side = {"ha": "right" if right else "left", "va": "top"}
-    axes.annotate(text, place, (8 if right else -8, -13), fontsize=10.5, weight="bold", **side, **style)
-    edge = {"xycoords": ("axes fraction", "data"), "va": "center"}
-    axes.annotate(f"dense\n{dense:.2f} %", (1, dense), (6, 0), fontsize=9.5, **edge, **style)
+    # The label stands at the foot of a line from the ring, on the side that the smaller networks leave free.
+    axes.vlines(x, axes.get_ylim()[0], y, color=colour, linewidth=1, linestyle=":", zorder=2)
+    left = x > math.sqrt(axes.get_xlim()[1])
+    what = f"{compression(x)} smaller" if best.round else "the dense network"
+    text = f"recommended\n{what}, test {y:.2f} %"
+    style = {"textcoords": "offset points", "color": colour, "linespacing": 1.4}
+    place = {"xy": (x, 0), "xycoords": ("data", "axes fraction"), "ha": "right" if left else "left"}
+    axes.annotate(text, xytext=(-8 if left else 8, 12), fontsize=10.5, weight="bold", **place, **style)
+    edge = {"xy": (1, dense), "xycoords": ("axes fraction", "data"), "va": "center"}
+    axes.annotate(f"dense\n{dense:.2f} %", xytext=(6, 0), fontsize=9.5, **edge, **style)
 
 
 def _dress(figure: Any, axes: Any, experiments: Sequence[Sequence[Row]]) -> None:
@@ -96,7 +98,8 @@ def _dress(figure: Any, axes: Any, experiments: Sequence[Sequence[Row]]) -> None
     over = f"median of {len(seeds)} seeds, band from least to greatest" if len(seeds) > 1 else "one seed"
     figure.text(0.03, 0.92, "Test accuracy against compression", fontsize=16, weight="bold", color=INK)
     figure.text(0.03, 0.867, _literal(f"{what}: {techniques}, {over}"), fontsize=10.5, color=GREY)
-    figure.text(0.03, 0.022, NOTE, fontsize=8.5, color=GREY)
+    if any(row.recommended for row in rows):
+        figure.text(0.03, 0.022, NOTE, fontsize=8.5, color=GREY)
 
     largest = max(row.compression for row in rows)
     right = max(largest, 2) * 1.12
@@ -120,7 +123,8 @@ def _limits(low: float, high: float) -> tuple[float, float]:
     """Of the accuracy axis, in points: room below for a label, nothing above 100 but half a marker."""
     span = max(high - low, LEAST_SPAN)
     top = min(high + 0.1 * span, 100 + 0.03 * span)
-    return max(min(low - 0.12 * span, top - LEAST_SPAN), -0.03 * span), top
+    bottom = max(min(low - 0.12 * span, top - span), -0.03 * span)
+    return bottom, max(top, bottom + span)
 
 
 def _colours(count: int) -> list[str]:

@@ -49,7 +49,7 @@ def print_status(
 
 
 def _table(records: Iterable[Record]) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table = Table(box=box.SIMPLE_HEAD, padding=0)
     table.add_column("round", justify="right", no_wrap=True)
     table.add_column("technique")  # what gives way in a narrow terminal
     for header in ("density", "compression", "kept", "val %", "test %", "epochs", "seconds", "MB"):

@@ -26,9 +26,9 @@ def print_table(records: Iterable[Record], console: Console | None = None) -> No
     console = console or make_console()
     for _, group in groupby(summary(records), key=lambda row: row.experiment):
         rows = list(group)
-        for gap, columns in ((2, COLUMNS), (1, COLUMNS), (1, COLUMNS[:-3])):
+        for gap, columns in ((2, COLUMNS), (0, COLUMNS), (0, COLUMNS[:-3])):
             table = _table(rows, gap, columns)
-            if console.measure(table).maximum <= console.width:
+            if console.measure(table, options=console.options.update(max_width=1000)).maximum <= console.width:
                 break
         console.print(Text(_title(rows), style="bold"))
         console.print(table)
@@ -39,7 +39,7 @@ COLUMNS: tuple[tuple[str, Callable[[Row], str]], ...] = (
     ("round", lambda row: f"* {row.round}" if row.recommended else str(row.round)),
     ("density", lambda row: f"{row.density:.4g}"),
     ("compression", lambda row: compression(row.compression)),
-    ("weights kept", lambda row: f"{row.kept:,}"),
+    ("weights\nkept", lambda row: f"{row.kept:,}"),
     ("val %", lambda row: spread(row.validation, len(row.seeds))),
     ("test %", lambda row: spread(row.test, len(row.seeds))),
     ("epochs", lambda row: str(row.epochs)),
@@ -52,7 +52,9 @@ def _table(rows: Sequence[Row], gap: int, columns: Sequence[tuple[str, Callable[
     several = len(_seeds(rows)) > 1
     table = Table(box=box.SIMPLE_HEAD, padding=(0, gap, 0, 0))
     for header, _ in columns:
-        table.add_column(header, justify="left" if several and "%" in header else "right", no_wrap=True)
+        table.add_column(
+            header, justify="left" if several and "%" in header else "right", vertical="bottom", no_wrap=True
+        )
     for row in rows:
         style = "bold green" if row.recommended else None
         table.add_row(*(cell(row) for _, cell in columns), style=style)

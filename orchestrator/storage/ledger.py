@@ -77,7 +77,7 @@ class Record:
             value = json.loads(text)
             if value["format"] > FORMAT:
                 raise DamagedError(
-                    f"{file} has format {value['format']}, this version reads up to {FORMAT}: update rewind-orchestrator"
+                    f"{file} has format {value['format']}, this one reads up to {FORMAT}: update rewind-orchestrator"
                 )
             known = {f.name for f in fields(Record)}
             value["blobs"] = {name: Blob(**blob) for name, blob in value["blobs"].items()}

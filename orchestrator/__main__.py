@@ -1,0 +1,152 @@
+"""The command line: look at what a storage holds.
+
+orchestrator status ./runs
+orchestrator verify s3://bucket/digits
+orchestrator report ./runs --out ./report
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
+
+from orchestrator.errors import ConfigError, OrchestratorError, StorageError
+from orchestrator.storage.store import Store, open_store
+
+if TYPE_CHECKING:  # the ledger imports torch, which takes seconds: help and mistakes are answered without it
+    from orchestrator.storage.ledger import Ledger
+
+Storage = Annotated[
+    str,
+    tyro.conf.Positional,
+    tyro.conf.arg(metavar="STORAGE", help="Folder, or s3://bucket/prefix (the AWS variables say how to reach it)."),
+]
+app = tyro.extras.SubcommandApp()
+
+
+@app.command
+def status(
+    storage: Storage,
+    as_json: Annotated[bool, tyro.conf.arg(name="json", help="One JSON object a line and finished round.")] = False,
+) -> int:
+    """Show every finished round, and every failed one with its reason.
+
+    orchestrator status ./runs
+
+    orchestrator status s3://bucket/digits --json | jq .metrics.test_accuracy
+    """
+    from orchestrator.report import json_line, print_status
+
+    ledger = _ledger(storage)
+    records = ledger.records()
+    if as_json:
+        for record in records:
+            print(json_line(record))
+        return 0
+    failures = ledger.failures()
+    if not records:
+        print(_nothing(ledger.store))
+    print_status(records, failures)
+    return 0
+
+
+@app.command
+def verify(storage: Storage) -> int:
+    """Read every record and every file that a record names, and compare it with its sha256.
+
+    Exits with 1 if anything is damaged, and names it.
+
+    orchestrator verify ./runs
+    """
+    ledger = _ledger(storage)
+    files = damaged = 0
+    for file, problem in ledger.verify():
+        files += 1
+        if problem:
+            damaged += 1
+            print(problem if file in problem else f"{file}: {problem}", flush=True)
+    if not files:
+        print(_nothing(ledger.store))
+    print(f"{files} files checked, {damaged} damaged")
+    return 1 if damaged else 0
+
+
+@app.command
+def report(
+    storage: Storage,
+    out: Annotated[Path, tyro.conf.arg(metavar="DIR", help="Folder for accuracy.png and rounds.csv; made if need be.")],
+    experiment: Annotated[str | None, tyro.conf.arg(metavar="NAME", help="Only this one; left out: all.")] = None,
+) -> int:
+    """Show the rounds of each experiment as a table, and draw accuracy against compression.
+
+    orchestrator report ./runs --out ./report
+
+    orchestrator report s3://bucket/runs --out ./report --experiment digits_lr
+    """
+    from orchestrator.report import path_records, print_table, save_csv, save_picture
+
+    ledger = _ledger(storage)
+    records, left_out = path_records(ledger)
+    if experiment is not None:
+        names = sorted({record.experiment for record in records})
+        if experiment not in names:
+            there = f"one of {', '.join(names)}" if names else "of a storage with finished rounds"
+            raise ConfigError(f"--experiment must be {there}, got {experiment!r}")
+        records = [record for record in records if record.experiment == experiment]
+    if not records:
+        print(_nothing(ledger.store))
+        return 0
+    print_table(records)
+    if left_out:
+        print(f"left out: {left_out} rounds of earlier settings (orchestrator status shows them)")
+    print(f"rounds:  {save_csv(records, out / 'rounds.csv')}")
+    print(f"picture: {save_picture(records, out / 'accuracy.png')}")
+    return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command in `argv` (default: the program's arguments) and return its exit code.
+
+    0: done; 1: an error that the message explains, or damage; 2: wrong usage (raised as SystemExit, as --help is).
+    """
+    try:
+        code: int = app.cli(
+            prog="orchestrator",
+            description="Look at what a storage holds: rounds, damage, accuracy against compression.",
+            args=argv,
+            config=(tyro.conf.FlagCreatePairsOff,),
+        )
+        sys.stdout.flush()  # here, where a closed pipe can be caught
+        return code
+    except OrchestratorError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except BrokenPipeError:
+        # The reader, such as `head`, has seen enough. Python would try once more at exit, and complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+def _ledger(storage: str) -> Ledger:
+    """The ledger of a storage that is there: to look at a mistyped folder must not make it."""
+    store = open_store(storage)
+    if store.is_local and not os.path.isdir(store.uri):
+        raise StorageError(f"there is no folder {store.uri}: give the --storage of a job that has run")
+    from orchestrator.storage.ledger import Ledger
+
+    return Ledger(store)
+
+
+def _nothing(store: Store) -> str:
+    return f"no finished round in {store.uri}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

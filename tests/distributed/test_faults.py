@@ -1,0 +1,142 @@
+"""What a user's mistakes and a failing world do to a job: an error in a sentence, or the same bits in the end."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+
+import job_runs
+import pytest
+import tiny
+
+from orchestrator.distributed.job import main
+from orchestrator.storage.ledger import Ledger
+from orchestrator.storage.store import open_store
+
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(400)]
+SHORT = {"EPOCHS": "3", "ROUNDS": "1"}
+
+
+def error_of(tmp_path, *args: str, env: dict[str, str] | None = None) -> str:
+    """The one sentence that a failing job ends with."""
+    code, output = job_runs.run(tmp_path / "log", *args, env={**SHORT, **(env or {})})
+    assert code == 1, output
+    assert "Traceback" not in output, output
+    errors = re.findall(r"^error: .*", output, flags=re.MULTILINE)
+    assert len(errors) == 1, output
+    return errors[0]
+
+
+def hashes(storage: str) -> list[object]:
+    return [(r.key, r.blobs, r.metrics, r.history) for r in Ledger(open_store(storage)).records()]
+
+
+def test_s3_that_fails_for_a_while_and_a_kill_in_the_middle_of_an_upload(tmp_path, s3_uri, fault_proxy):
+    """Locally, undisturbed; on S3, with errors and resets, a kill while a blob travels, and an outage."""
+    env = {"EPOCHS": "10", "ROUNDS": "2"}
+    code, output = job_runs.run(tmp_path / "log", "--storage", "./runs", env=env)
+    assert code == 0, output
+
+    fault_proxy.inject("delay", times=1, method="PUT", part="model.safetensors", seconds=8.0)
+    with job_runs.running(tmp_path / "s3", "--storage", s3_uri, "--checkpoint-seconds", "0", env=env) as job:
+        job.wait_for(lambda: fault_proxy.faults_left == 0, "the first blob is on its way")
+        job.kill()
+    assert hashes(s3_uri) == []
+
+    fault_proxy.inject("status", times=3, part="record.json")
+    fault_proxy.inject("reset", times=3, method="PUT")
+    fault_proxy.inject("drop", times=1, method="PUT", part="record.json")
+    with job_runs.running(tmp_path / "s3", "--storage", s3_uri, "--checkpoint-seconds", "0", env=env) as job:
+        job.wait_for(lambda: hashes(s3_uri), "round 0 is committed")
+        fault_proxy.cut_off(6.0)
+        assert job.wait() == 0, job.output()
+        assert "started again" not in job.output(), "the outage was waited out, not died of"
+    assert fault_proxy.faults_left == 0
+    assert hashes(s3_uri) == hashes(str(tmp_path / "runs"))
+    assert not [file for file in open_store(s3_uri).list("train") if file.endswith(".safetensors")]
+
+
+def test_no_secret_in_any_output(tmp_path, s3_uri, s3_server, monkeypatch):
+    """A planted secret is in nothing that a job prints or stores."""
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "planted-7Yk2secret")
+    code, output = job_runs.run(tmp_path / "log", "--storage", s3_uri, "--checkpoint-seconds", "0", env=SHORT)
+    assert code == 0, output
+    assert "planted-7Yk2" not in output
+    store = open_store(s3_uri)
+    files = store.list()
+    assert len(files) > 5
+    assert not [file for file in files if b"planted-7Yk2" in store.read(file)]
+
+
+@pytest.fixture
+def mistake(tmp_path, monkeypatch, capsys):
+    """Run the job in this process, which must end before it starts Ray; returns the sentence that it ends with."""
+
+    def mistake(*args: str, **changes: object) -> str:
+        experiment = dataclasses.replace(tiny.EXPERIMENT, **changes)
+        monkeypatch.setattr("sys.argv", ["job", *([] if "--storage" in args else ["--storage", str(tmp_path)]), *args])
+        monkeypatch.setattr("orchestrator.distributed.job._train", lambda *_: pytest.fail("training has begun"))
+        assert main(experiment, smoke=experiment, doc=None) == 1
+        (error,) = re.findall(r"^error: .*", capsys.readouterr().err, flags=re.MULTILINE)
+        return error
+
+    return mistake
+
+
+@pytest.mark.parametrize(
+    ("arguments", "changes", "words"),
+    [
+        (["--workers", "two"], {}, "--workers must be a number such as 4, or a range such as 2:8, got 'two'"),
+        (["--workers", "0"], {}, "--workers must be at least 1"),
+        (["--workers", "8:2"], {}, "the range must rise, got '8:2'"),
+        (["--workers", "17"], {}, "--workers must not exceed the batch of 16, got 17"),
+        (["--cpus-per-worker", "0"], {}, "--cpus-per-worker must be above 0"),
+        (["--checkpoint-seconds", "-1"], {}, "--checkpoint-seconds must be 0 or more, got -1"),
+        (["--storage", "gs://bucket/x"], {}, "the scheme 'gs'"),
+        (["--storage", "/proc/nothing"], {}, "/proc/nothing"),
+        ([], {"model": "resnet21"}, "resnet20"),
+        ([], {"model": "torchvision:resnet49"}, "resnet50"),
+        ([], {"model": "tiny:no_such_model"}, "no_such_model"),
+        ([], {"data": "mnist"}, "digits"),
+        ([], {"data": "imagefolder"}, "imagefolder"),
+        ([], {"data_options": {"samples": 10}}, "batch"),
+        ([], {"data_options": {"sample": 10}}, "sample"),
+        ([], {"exclude": ("no_such_layer",)}, "no_such_layer"),
+        ([], {"criterion": "magnitud"}, "magnitude"),
+    ],
+)
+def test_a_mistake_is_told_before_ray_starts(mistake, arguments, changes, words):
+    assert words in mistake(*arguments, **changes)
+
+
+def test_a_storage_that_is_not_there_is_told_before_ray_starts(mistake, s3_uri, monkeypatch):
+    assert "does not exist" in mistake("--storage", "s3://no-such-bucket-here/runs")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    assert "AWS_ENDPOINT_URL" in mistake("--storage", s3_uri)
+
+
+def test_more_workers_than_the_cluster_can_hold(tmp_path):
+    error = error_of(tmp_path, "--storage", "./runs", "--workers", "3", "--cpus-per-worker", "64")
+    assert "3 workers of 64 CPU each were asked for, and the cluster holds 0 of them" in error
+
+
+def test_a_diverged_round_is_recorded_as_failed(tmp_path):
+    error = error_of(tmp_path, "--storage", "./runs", env={"LR": "1e30"})
+    assert "round 0 (density 1) diverged: training loss" in error
+    ledger = Ledger(open_store(str(tmp_path / "runs")))
+    assert ledger.records() == []
+    assert [failure["round"] for failure in ledger.failures()] == [0]
+
+
+def test_a_sample_that_one_worker_cannot_use_ends_the_job(tmp_path):
+    error = error_of(tmp_path, "--storage", "./runs", env={"DATA_OPTIONS": '{"broken": 7}'})
+    assert "sample 7" in error
+    assert "this sample is broken" in error
+    assert Ledger(open_store(str(tmp_path / "runs"))).records() == []
+
+
+def test_an_elastic_group_takes_what_there_is(tmp_path):
+    code, output = job_runs.run(tmp_path / "log", "--storage", "./runs", "--workers", "1:16", env=SHORT)
+    assert code == 0, output
+    assert "2 of 2 rounds" not in output
+    assert len(Ledger(open_store(str(tmp_path / "runs"))).records()) == 2

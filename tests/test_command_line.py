@@ -1,0 +1,324 @@
+"""The command line, on a real storage folder that a real ledger has written."""
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from orchestrator.__main__ import main
+from orchestrator.rounds import TrainState
+from orchestrator.storage.ledger import MODEL, OPTIMIZER, Ledger, Record
+from orchestrator.storage.store import open_store
+
+FIELDS = [
+    "experiment", "key", "parent", "round", "technique", "density", "kept", "prunable", "seed", "metrics", "epochs",
+    "seconds", "bytes",
+]  # fmt: skip
+
+
+def key(round, seed=0):
+    return f"{seed:02}{round:02}" * 16
+
+
+def commit(ledger, round, seed=0, experiment="digits"):
+    """One round of a network of 64 weights, half of them removed each time."""
+    mask = torch.arange(64).reshape(8, 8) < 64 >> round
+    state = TrainState(
+        {"w": torch.rand(8, 8) * mask, "b": torch.rand(8)}, {"w/momentum_buffer": torch.rand(8, 8) * mask}
+    )
+    record = Record(
+        key=key(round, seed), parent=key(round - 1, seed) if round else None, experiment=experiment, round=round,
+        technique="LearningRateRewinding" if round else "Dense", density=0.5**round, kept=64 >> round, prunable=64,
+        seed=seed, metrics={"train_loss": 0.25, "val_accuracy": 0.9, "test_accuracy": 0.875 - round / 100},
+        history=[], layers={"w": [64 >> round, 64]}, dead_layers=[], epochs=3, seconds=1.5, images_per_second=10.0,
+        attempts=1, gap_seconds=None, settings={}, versions={}, finished_at="2026-01-01",
+    )  # fmt: skip
+    return ledger.commit(record, state, {"w": mask} if round else {})
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Two seeds of three rounds, and a round that failed."""
+    ledger = Ledger(open_store(str(tmp_path / "runs")))
+    for seed in range(2):
+        for round in range(3):
+            commit(ledger, round, seed)
+        keys = [key(round, seed) for round in range(4)]
+        ledger.write_experiment("digits", seed, {"name": "digits", "seed": seed, "densities": [], "keys": keys})
+    failure = {"experiment": "digits", "seed": 0, "key": key(3), "round": 3, "reason": "the loss is nan"}
+    ledger.write_failure(key(3), failure)
+    return tmp_path / "runs"
+
+
+def python(*args, **options):
+    options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
+    return subprocess.Popen([sys.executable, *args], text=True, **options)
+
+
+# status
+
+
+def test_status_json_is_one_object_a_record(folder, capsys):
+    assert main(["status", str(folder), "--json"]) == 0
+    values = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [(v["seed"], v["round"], v["parent"]) for v in values] == [
+        (seed, round, key(round - 1, seed) if round else None) for seed in range(2) for round in range(3)
+    ]
+    for value in values:
+        assert list(value) == FIELDS
+        assert list(value["metrics"]) == ["train_loss", "val_accuracy", "test_accuracy"]
+        assert value["bytes"] == (folder / "rounds" / value["key"] / MODEL).stat().st_size
+    assert values[2] == {
+        "experiment": "digits", "key": key(2), "parent": key(1), "round": 2, "technique": "LearningRateRewinding",
+        "density": 0.25, "kept": 16, "prunable": 64, "seed": 0, "epochs": 3, "seconds": 1.5,
+        "metrics": {"train_loss": 0.25, "val_accuracy": 0.9, "test_accuracy": 0.855}, "bytes": values[2]["bytes"],
+    }  # fmt: skip
+
+
+def test_status_is_a_table_with_the_failures_below(folder, capsys):
+    assert main(["status", str(folder)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line for line in lines if line.startswith("digits, seed")] == ["digits, seed 0", "digits, seed 1"]
+    (row, _) = [line.split() for line in lines if line.split()[:1] == ["2"]]
+    assert row[:9] == ["2", "LearningRateRewinding", "0.25", "4.0x", "16", "90.00", "85.50", "3", "1.5"]
+    assert lines[-1] == "failed: digits, seed 0, round 3: the loss is nan"
+
+
+@pytest.mark.parametrize("command", [["status"], ["verify"], ["report", "--out", "out"]])
+def test_an_empty_storage_says_so(tmp_path, monkeypatch, capsys, command):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").mkdir()
+    assert main([command[0], "./runs", *command[1:]]) == 0
+    assert capsys.readouterr().out.startswith(f"no finished round in {tmp_path}/runs\n")
+    assert [path.name for path in tmp_path.iterdir()] == ["runs"]
+
+
+def test_an_empty_storage_has_no_json_line(tmp_path, capsys):
+    assert main(["status", str(tmp_path), "--json"]) == 0
+    assert capsys.readouterr().out == ""
+
+
+def test_only_failures(tmp_path, capsys):
+    Ledger(open_store(str(tmp_path))).write_failure(key(0), {"experiment": "digits", "reason": "no sample decodes"})
+    assert main(["status", str(tmp_path)]) == 0
+    assert "no sample decodes" in capsys.readouterr().out
+
+
+# What is not there.
+
+
+@pytest.mark.parametrize("command", [["status"], ["status", "--json"], ["verify"], ["report", "--out", "out"]])
+@pytest.mark.parametrize("place", ["missing", "file", "ftp://host/runs", "s3://key:secret@bucket/runs"])
+def test_a_storage_that_is_not_there_is_an_error(tmp_path, monkeypatch, capsys, command, place):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("no folder")
+    assert main([command[0], place, *command[1:]]) == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    assert "secret" not in err
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+    if place == "missing":
+        assert f"there is no folder {tmp_path}/missing" in err
+
+
+def test_a_damaged_record_is_named_and_nothing_else_is_said(folder, capsys):
+    (folder / "rounds" / key(1) / "record.json").write_bytes(b"{")
+    assert main(["status", str(folder)]) == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith(f"error: rounds/{key(1)}/record.json is not a record")
+
+
+# verify
+
+
+def flip(data):
+    return data[:-5] + bytes([data[-5] ^ 4]) + data[-4:]
+
+
+def newer(data):
+    return json.dumps({**json.loads(data), "format": 99}).encode()
+
+
+DAMAGE = {
+    "one bit of the model": (MODEL, flip, "is damaged", 18),
+    "one bit of the optimizer": (OPTIMIZER, flip, "is damaged", 18),
+    "truncated": (MODEL, lambda data: data[:-1], "is damaged", 18),
+    "empty": (OPTIMIZER, lambda data: b"", "is damaged", 18),
+    "deleted": (MODEL, None, "is missing", 18),
+    "record truncated": ("record.json", lambda data: data[: len(data) // 2], "is not a record", 16),
+    "record of a newer format": ("record.json", newer, "update rewind-orchestrator", 16),
+}
+
+
+@pytest.mark.parametrize("case", DAMAGE)
+def test_verify_names_what_is_damaged(folder, capsys, case):
+    name, change, words, files = DAMAGE[case]
+    damaged = folder / "rounds" / key(1, seed=1) / name
+    if change is None:
+        damaged.unlink()
+    else:
+        damaged.write_bytes(change(damaged.read_bytes()))
+    assert main(["verify", str(folder)]) == 1
+    *told, count = capsys.readouterr().out.splitlines()
+    assert len(told) == 1
+    assert told[0].startswith(f"rounds/{key(1, seed=1)}/{name} ")
+    assert words in told[0]
+    assert count == f"{files} files checked, 1 damaged"
+
+
+def test_verify_names_every_damaged_file(folder, capsys):
+    for file in (folder / "rounds").rglob("*.safetensors"):
+        file.write_bytes(flip(file.read_bytes()))
+    assert main(["verify", str(folder)]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert len({line.split()[0] for line in lines[:-1]}) == 12
+    assert lines[-1] == "18 files checked, 12 damaged"
+
+
+def test_verify_passes_a_whole_storage_and_ignores_unfinished_uploads(folder, capsys):
+    (folder / "rounds" / key(3) / MODEL).write_bytes(b"the upload was killed after this")
+    assert main(["verify", str(folder)]) == 0
+    assert capsys.readouterr().out == "18 files checked, 0 damaged\n"
+
+
+# report
+
+
+def test_report_prints_the_table_and_writes_its_files(folder, tmp_path, capsys):
+    out = tmp_path / "new" / "report"
+    assert main(["report", str(folder), "--out", str(out)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "digits: LearningRateRewinding, seeds 0, 1, 64 prunable weights"
+    assert any(line.split()[:4] == ["*", "2", "0.25", "4.0x"] for line in lines)
+    assert lines[-1] == f"picture: {out}/accuracy.png"
+    assert (out / "accuracy.png").read_bytes().startswith(b"\x89PNG\r\n")
+    with open(out / "rounds.csv", newline="") as file:
+        assert [row["key"] for row in csv.DictReader(file)] == [key(r, seed) for seed in range(2) for r in range(3)]
+
+
+def test_report_of_one_experiment(folder, tmp_path, capsys):
+    commit(Ledger(open_store(str(folder))), 0, seed=7, experiment="other")
+    assert main(["report", str(folder), "--out", str(tmp_path), "--experiment", "other"]) == 0
+    assert "digits" not in capsys.readouterr().out
+    assert "digits" not in (tmp_path / "rounds.csv").read_text()
+    assert main(["report", str(folder), "--out", str(tmp_path), "--experiment", "othre"]) == 1
+    assert capsys.readouterr().err == "error: --experiment must be one of digits, other, got 'othre'\n"
+
+
+def test_report_tells_of_rounds_of_earlier_settings(folder, tmp_path, capsys):
+    content = {"name": "digits", "seed": 1, "densities": [], "keys": [key(0, 1)]}
+    Ledger(open_store(str(folder))).write_experiment("digits", 1, content)
+    assert main(["report", str(folder), "--out", str(tmp_path)]) == 0
+    assert "left out: 2 rounds of earlier settings" in capsys.readouterr().out
+
+
+def test_report_without_matplotlib_still_shows_the_table(folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    assert main(["report", str(folder), "--out", str(tmp_path)]) == 1
+    out, err = capsys.readouterr()
+    assert any(line.split()[:4] == ["*", "2", "0.25", "4.0x"] for line in out.splitlines())
+    assert err.endswith("pip install 'rewind-orchestrator[plots]'\n")
+    assert err.count("\n") == 1
+    assert (tmp_path / "rounds.csv").exists()
+
+
+def test_report_into_a_place_that_cannot_be_written(folder, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    assert main(["report", str(folder), "--out", str(tmp_path / "file")]) == 1
+    assert f"error: cannot write {tmp_path}/file/rounds.csv" in capsys.readouterr().err
+
+
+# Usage.
+
+
+@pytest.mark.parametrize(
+    "args",
+    [[], ["show"], ["status"], ["status", "a", "b"], ["status", "a", "--jsn"], ["report", "a"], ["verify", "--json"]],
+    ids=" ".join,
+)
+def test_wrong_usage_exits_with_2(capsys, args):
+    with pytest.raises(SystemExit) as caught:
+        main(args)
+    assert caught.value.code == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "help" in err
+
+
+@pytest.mark.parametrize("command", ["status", "verify", "report"])
+def test_help_shows_an_example(capsys, command):
+    with pytest.raises(SystemExit) as caught:
+        main([command, "--help"])
+    assert caught.value.code == 0
+    assert f"\norchestrator {command} ./runs" in capsys.readouterr().out
+
+
+# As a process of its own.
+
+
+@pytest.mark.parametrize("args", [["status"], ["status", "--json"]], ids=" ".join)
+def test_a_closed_pipe_is_met_in_silence(folder, args):
+    process = python("-m", "orchestrator", args[0], str(folder), *args[1:])
+    process.stdout.close()
+    assert process.stderr.read() == ""
+    process.stderr.close()
+    assert process.wait(60) == 1
+
+
+def test_an_error_has_no_traceback(tmp_path):
+    script = Path(sys.executable).with_name("orchestrator")
+    command = [str(script)] if script.exists() else [sys.executable, "-m", "orchestrator"]
+    done = subprocess.run([*command, "status", str(tmp_path / "missing")], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("error: there is no folder")
+    assert done.stderr.count("\n") == 1
+
+
+LOADED = """
+import sys
+from orchestrator.__main__ import main
+try:
+    main(sys.argv[2:])
+except SystemExit:
+    pass
+print("LOADED", *sorted(set(sys.argv[1].split(",")) & sys.modules.keys()))
+"""
+
+
+@pytest.mark.parametrize(
+    ("args", "without"),
+    [
+        (["--help"], "torch,torchvision,ray,matplotlib,sklearn,boto3,pyarrow,pandas"),
+        (["status", "FOLDER", "--json"], "torchvision,ray,matplotlib,sklearn,boto3,pyarrow,pandas"),
+        (["report", "FOLDER", "--out", "OUT"], "torchvision,ray,matplotlib.pyplot,sklearn,boto3,pyarrow,pandas"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else None,
+)
+def test_a_command_loads_only_what_it_needs(folder, tmp_path, args, without):
+    places = {"FOLDER": str(folder), "OUT": str(tmp_path / "out")}
+    process = python("-c", LOADED, without, *(places.get(arg, arg) for arg in args))
+    out, err = process.communicate(timeout=60)
+    assert err == ""
+    assert out.splitlines()[-1] == "LOADED"
+
+
+def test_the_same_on_s3(folder, s3_uri, capsys):
+    bucket = open_store(s3_uri)
+    for file in folder.rglob("*.*"):
+        if file.is_file():
+            bucket.write(file.relative_to(folder).as_posix(), file.read_bytes())
+    outputs = []
+    for place in (str(folder), s3_uri):
+        assert main(["status", place, "--json"]) == 0
+        assert main(["verify", place]) == 0
+        outputs.append(capsys.readouterr().out)
+    assert outputs[0] == outputs[1]
+    assert main(["status", "s3://no-such-bucket/runs"]) == 1
+    assert "bucket 'no-such-bucket' does not exist" in capsys.readouterr().err
