@@ -11,7 +11,7 @@ from torch import Tensor
 
 from orchestrator.errors import ConfigError
 from orchestrator.pruning.criteria import Criterion, magnitude, score
-from orchestrator.pruning.masks import check_masks, check_matches
+from orchestrator.pruning.masks import check_masks, check_matches, count_true
 
 BLOCK = 1 << 20  # scores looked at together: several passes over a block then find it in the cache
 STRIDE = 211  # sampling step: a prime, so that it meets every place of a kernel and every channel alike
@@ -91,7 +91,7 @@ def _layer(name: str, weight: Tensor, mask: Tensor | None, criterion: Criterion,
     flat = values.detach().to(weight.device).reshape(-1)
     if mask is not None:
         mask = mask.to(weight.device).reshape(-1)
-    candidates = flat.numel() if mask is None else int(mask.count_nonzero())
+    candidates = flat.numel() if mask is None else count_true(mask)
     return _Layer(name, flat, criterion is magnitude, mask, candidates)
 
 
@@ -101,7 +101,7 @@ def _best_with_minimum(layers: list[_Layer], keep: int, minimum: int) -> dict[st
     while True:
         chosen = _best(layers, keep)
         least = {layer.name: min(minimum, layer.candidates) for layer in layers}
-        short = [layer for layer in layers if minimum and int(chosen[layer.name].count_nonzero()) < least[layer.name]]
+        short = [layer for layer in layers if minimum and count_true(chosen[layer.name]) < least[layer.name]]
         if not short:
             return done | chosen
         for layer in short:
@@ -121,7 +121,7 @@ def _best(layers: list[_Layer], keep: int) -> dict[str, Tensor]:
     sample, fraction = _sample(layers, dtype), keep / max(1, sum(layer.candidates for layer in layers))
     for sigmas in SIGMAS:
         kept, inside, scores = _split(layers, dtype, *_bracket(sample, fraction, sigmas))
-        missing = keep - int(kept.count_nonzero())
+        missing = keep - count_true(kept)
         if 0 <= missing <= inside.numel():
             break
     kept[inside[_highest(scores, missing)]] = True

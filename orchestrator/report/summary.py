@@ -88,7 +88,7 @@ def _recommended(rows: Sequence[Row]) -> Row | None:
     dense = next((row for row in rows if row.round == 0), None)
     if dense is None:
         return None
-    least = dense.validation.median - TOLERANCE  # a tie must not hang on the last bit of a fraction
+    least = dense.validation.median - TOLERANCE - 1e-9  # a tie must not hang on the last bit of a fraction
     good = [row for row in rows if row.validation.median >= least and set(row.seeds) >= set(dense.seeds)]
     return min(good, key=lambda row: (row.kept, row.round), default=None)
 

@@ -42,13 +42,7 @@ class Trainer:
     ) -> None:
         self.training = experiment.training
         self.device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self._build = lambda seed: build_model(
-            experiment.model,
-            experiment.model_options,
-            num_classes=data.num_classes,
-            input_shape=data.input_shape,
-            seed=seed,
-        )
+        self._experiment, self._data = experiment, data
         self.batches = Batches(
             data,
             batch_size=self.training.batch_size,
@@ -69,7 +63,10 @@ class Trainer:
         Raises DivergedError when the training loss of an epoch is not finite, DataError on an unusable sample.
         """
         began, earlier = time.perf_counter(), resume.seconds if resume else 0.0
-        seconds = lambda: earlier + time.perf_counter() - began  # noqa: E731
+
+        def seconds() -> float:
+            return earlier + time.perf_counter() - began
+
         attempts = resume.attempts + 1 if resume else 1
         optimizer = self.training.optimizer.build(self.module)
         state = resume.state if resume else request.start
@@ -175,6 +172,16 @@ class Trainer:
     def _autocast(self) -> AbstractContextManager[object]:
         enabled = self.training.precision == "bf16"
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=enabled)
+
+    def _build(self, seed: int) -> nn.Module:
+        experiment, data = self._experiment, self._data
+        return build_model(
+            experiment.model,
+            experiment.model_options,
+            num_classes=data.num_classes,
+            input_shape=data.input_shape,
+            seed=seed,
+        )
 
     def _place(self, module: nn.Module) -> nn.Module:
         module = module.to(self.device)

@@ -18,7 +18,7 @@ def model_tensors(module: nn.Module) -> Tensors:
 
 def take_state(module: nn.Module, optimizer: torch.optim.Optimizer) -> TrainState:
     """A copy on the CPU, in the default memory format."""
-    names = {parameter: name for name, parameter in module.named_parameters()}
+    names: dict[Tensor, str] = {parameter: name for name, parameter in module.named_parameters()}
     slots = {
         f"{names[parameter]}/{slot}": value
         for parameter, state in optimizer.state.items()

@@ -89,3 +89,11 @@ def test_what_masks_say() -> None:
     assert count_kept(masks) == 5
     assert dead_layers(masks) == ["b"]
     assert (count_kept({}), dead_layers({})) == (0, [])
+
+
+@pytest.mark.parametrize("size", [1, 7, 8, 2039, 2040, 2041, 100_003])
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+def test_counting_is_exact_wherever_the_mask_lies_in_memory(size: int, share: float) -> None:
+    flags = torch.rand(size + 3) < share
+    for mask in (flags, flags[3:], flags[::2], flags.view(-1, 1), flags[:0]):
+        assert count_kept({"a": mask}) == sum(mask.reshape(-1).tolist())
