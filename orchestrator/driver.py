@@ -13,12 +13,13 @@ import logging
 import platform
 import threading
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from orchestrator.errors import OrchestratorError
+from orchestrator.errors import DamagedError, OrchestratorError
 from orchestrator.experiment import Experiment, Problem, round_keys, round_settings
 from orchestrator.pruning import count_kept, dead_layers, prune_globally, resolve_criterion
 from orchestrator.retraining import Start
@@ -72,7 +73,7 @@ class Driver:
             if index and self._round(index - 1) is None:
                 raise OrchestratorError(f"round {index} came before its parent was finished: ask for the next round")
             masks = self._request_of(index).masks
-            self._finished[key] = _Finished(self.experiment.training, lambda: (result.state, masks))
+            self._finished[key] = _Finished(self.experiment.training, partial(self._load, key), (result.state, masks))
         record = self.ledger.commit(self._record(index, masks, result), result.state, masks)
         with self._lock:
             for old in self.keys[:index]:
@@ -86,8 +87,12 @@ class Driver:
         self.ledger.write_failure(key, {**where, "density": self.densities[index], "reason": reason, "at": _now()})
 
     def records(self) -> list[Record]:
-        """The records of this path's committed rounds, in order."""
-        return [record for key in self.keys if (record := self.ledger.record(key)) is not None]
+        """The records of this path's committed rounds, in order, under this experiment's name.
+
+        A round that is shared was committed under the name of whoever trained it.
+        """
+        records = [record for key in self.keys if (record := self.ledger.record(key)) is not None]
+        return [replace(record, experiment=self.experiment.name) for record in records]
 
     def _request_of(self, index: int) -> RoundRequest:
         """Prune the parent, and let the technique say where the round starts."""
@@ -165,8 +170,14 @@ class Driver:
     def _round(self, index: int) -> _Finished | None:
         key = self.keys[index]
         if key not in self._finished and (record := self.ledger.record(key)) is not None:
-            self._finished[key] = _Finished(self.experiment.training, lambda: self.ledger.load(record))
+            self._finished[key] = _Finished(self.experiment.training, partial(self._load, key))
         return self._finished.get(key)
+
+    def _load(self, key: str) -> tuple[TrainState, Tensors]:
+        record = self.ledger.record(key)
+        if record is None:
+            raise DamagedError(f"rounds/{key}/record.json was there and is gone: start the job again")
+        return self.ledger.load(record)
 
     def _index(self, key: str) -> int:
         if key not in self.keys:
@@ -175,12 +186,17 @@ class Driver:
 
 
 class _Finished:
-    """A finished round, read from storage when something of it is first wanted."""
+    """A finished round: in memory while it is the newest, else read from storage when first wanted."""
 
-    def __init__(self, training: TrainingConfig, load: Callable[[], tuple[TrainState, Tensors]]) -> None:
+    def __init__(
+        self,
+        training: TrainingConfig,
+        load: Callable[[], tuple[TrainState, Tensors]],
+        loaded: tuple[TrainState, Tensors] | None = None,
+    ) -> None:
         self.training = training
         self._load = load
-        self._loaded: tuple[TrainState, Tensors] | None = None
+        self._loaded = loaded
 
     def state(self) -> TrainState:
         state, _ = self._content()

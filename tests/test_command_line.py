@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -265,7 +266,8 @@ def test_help_shows_an_example(capsys, command):
 
 @pytest.mark.parametrize("args", [["status"], ["status", "--json"]], ids=" ".join)
 def test_a_closed_pipe_is_met_in_silence(folder, args):
-    process = python("-m", "orchestrator", args[0], str(folder), *args[1:])
+    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    process = python("-m", "orchestrator", args[0], str(folder), *args[1:], env=buffered)
     process.stdout.close()
     assert process.stderr.read() == ""
     process.stderr.close()

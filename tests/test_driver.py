@@ -1,9 +1,11 @@
 """The flow of rounds, with a stand-in for training that returns known weights: no Ray, no gradient, no waiting."""
 
 import dataclasses
+import gc
 import itertools
 import subprocess
 import sys
+import weakref
 
 import pytest
 import tiny
@@ -134,6 +136,25 @@ def test_finished_rounds_are_shared_by_whoever_asks_for_them(store):
     assert [r.round for r in run_all(driver_of(store, longer))] == [4, 5]
     one_shot = dataclasses.replace(EXPERIMENT, name="one-shot", path=OneShot(0.3))
     assert [r.round for r in run_all(driver_of(store, one_shot))] == [1], "the dense round is there"
+
+
+def test_a_shared_round_stands_under_the_name_of_who_asks(store):
+    run_all(driver_of(store))
+    other = driver_of(store, dataclasses.replace(EXPERIMENT, name="other"))
+    assert {r.experiment for r in other.records()} == {"other"}
+    assert {r.experiment for r in Ledger(store).records()} == {EXPERIMENT.name}
+
+
+def test_memory_does_not_grow_with_the_rounds(store):
+    driver = driver_of(store, dataclasses.replace(EXPERIMENT, path=Geometric(remove=0.2, rounds=6)))
+    alive = []
+    while (request := driver.next_round()) is not None:
+        result = fake_train(request)
+        alive.append(weakref.ref(result.state.model["fc.weight"]))
+        driver.finish_round(request.key, result)
+    del request, result
+    gc.collect()
+    assert sum(ref() is not None for ref in alive) <= 1, "only the newest round stays in memory"
 
 
 def test_the_result_of_a_round_that_is_not_next_is_refused(store):

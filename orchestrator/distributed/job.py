@@ -76,7 +76,7 @@ def main(
             records = run(dataclasses.replace(smoke if flags.smoke else experiment, seed=flags.seed), flags, console)
         print_table(records, console)
         if flags.report:
-            console.print(f"picture: {save_picture(records, Path(flags.report) / 'accuracy.png')}")
+            print(f"picture: {save_picture(records, Path(flags.report) / 'accuracy.png')}")
     except OrchestratorError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -50,11 +50,12 @@ def count_true(mask: Tensor) -> int:
 
     Eight bytes are added as one integer, which is exact up to 255 of them: no byte then carries into the next.
     """
-    flat = mask.reshape(-1)
+    flat = mask.contiguous().view(-1)
     if flat.storage_offset() % 8:
         return int(flat.count_nonzero())
-    whole = flat.numel() // (8 * 255) * (8 * 255)
-    bytes_added = flat[:whole].view(torch.int64).view(255, -1).sum(0).view(torch.uint8)
+    columns = flat.numel() // (255 * 8)
+    whole = columns * 255 * 8
+    bytes_added = flat[:whole].view(torch.int64).view(255, columns).sum(0).view(torch.uint8)
     return int(bytes_added.sum()) + int(flat[whole:].count_nonzero())
 
 

@@ -15,7 +15,7 @@ from orchestrator.pruning.masks import check_masks, check_matches, count_true
 
 BLOCK = 1 << 20  # scores looked at together: several passes over a block then find it in the cache
 STRIDE = 211  # sampling step: a prime, so that it meets every place of a kernel and every channel alike
-SIGMAS = (3, 12, math.inf)  # half widths of the bracket to try, in standard errors of the sample's quantile
+SIGMAS = (3, 12, math.inf)  # half widths of the bracket, in standard errors of the quantile: tried until it holds
 
 
 def kept_count(density: float, total: int) -> int:

@@ -6,8 +6,10 @@ sha256 of every blob beside it. Whoever reads checks it, so damage is an error t
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, fields
@@ -68,7 +70,9 @@ class Record:
         return self.blobs[MODEL].bytes
 
     def to_json(self) -> bytes:
-        return json.dumps(asdict(self), indent=1).encode()
+        """As stored: with the sha256 of everything else in it as its last field."""
+        value = asdict(self)
+        return json.dumps({**value, "sha256": _sha256_of(value)}, indent=1).encode()
 
     @staticmethod
     def from_json(text: bytes, file: str) -> Record:
@@ -79,14 +83,23 @@ class Record:
                 raise DamagedError(
                     f"{file} has format {value['format']}, this one reads up to {FORMAT}: update rewind-orchestrator"
                 )
+            if value.pop("sha256") != _sha256_of(value):
+                raise DamagedError(f"{file} is damaged: its content does not have the sha256 that stands in it")
             known = {f.name for f in fields(Record)}
-            value["blobs"] = {name: Blob(**blob) for name, blob in value["blobs"].items()}
-            return Record(**{name: item for name, item in value.items() if name in known})
+            value["blobs"] = {name: Blob(**value["blobs"][name]) for name in (MODEL, OPTIMIZER)}
+            record = Record(**{name: item for name, item in value.items() if name in known})
+            if not re.fullmatch(r"[\w-]+", record.key):
+                raise ValueError(f"key {record.key!r}")
+            return record
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise DamagedError(
                 f"{file} is not a record ({type(error).__name__}: {error}); "
                 "restore it, or delete its folder to have the round trained again"
             ) from error
+
+
+def _sha256_of(value: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 class Ledger:
@@ -107,7 +120,7 @@ class Ledger:
         return record
 
     def records(self) -> list[Record]:
-        """Every finished round, parents before children."""
+        """Every finished round, by experiment, seed and round."""
         files = [f for f in self.store.list("rounds/") if f.endswith("/record.json")]
         with ThreadPoolExecutor(16) as pool:
             records = list(pool.map(lambda file: Record.from_json(self.store.read(file), file), files))
@@ -163,9 +176,13 @@ class Ledger:
 
     def failures(self) -> list[dict[str, Any]]:
         """What `write_failure` wrote for rounds that did not commit since."""
-        files = self.store.list("rounds/")
-        failed = [f for f in files if f.endswith("/failed.json") and f.replace("failed", "record") not in files]
-        return [json.loads(self.store.read(file)) for file in failed]
+        files = set(self.store.list("rounds/"))
+        failed = sorted(f for f in files if f.endswith("/failed.json") and f.replace("failed", "record") not in files)
+        found = []
+        for file in failed:
+            with contextlib.suppress(MissingError, ValueError):  # it has committed since, or a kill tore the note
+                found.append(json.loads(self.store.read(file)))
+        return found
 
     def write_experiment(self, name: str, seed: int, content: dict[str, Any]) -> None:
         """The path of an experiment, for people and reports."""

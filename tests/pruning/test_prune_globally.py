@@ -23,6 +23,15 @@ from orchestrator.pruning.criteria import Criterion
 Tensors = dict[str, Tensor]
 
 
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """On a busy machine the threads of small operations wait for each other longer than they work."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 def by_sorting(
     weights: Tensors, density: float, masks: Tensors | None = None, minimum: int = 0, criterion: Criterion = magnitude
 ) -> Tensors:
@@ -57,12 +66,12 @@ def without_ties(shapes: list[tuple[int, ...]], seed: int) -> Tensors:
     return {f"layer{i}": part.view(shape) for i, (part, shape) in enumerate(zip(parts, shapes, strict=True))}
 
 
-RESNET20 = [(16, 3, 3, 3), *[(16, 16, 3, 3)] * 6, (32, 16, 3, 3), *[(32, 32, 3, 3)] * 5, (64, 32, 3, 3)]
-RESNET20 += [*[(64, 64, 3, 3)] * 5, (10, 64)]
+NARROW_RESNET20 = [(8, 3, 3, 3), *[(8, 8, 3, 3)] * 6, (16, 8, 3, 3), *[(16, 16, 3, 3)] * 5, (32, 16, 3, 3)]
+NARROW_RESNET20 += [*[(32, 32, 3, 3)] * 5, (10, 32)]
 
 
 def test_fourteen_rounds_equal_torchs_own_global_pruning() -> None:
-    weights = without_ties(RESNET20, seed=0)
+    weights = without_ties(NARROW_RESNET20, seed=0)
     total = sum(w.numel() for w in weights.values())
     modules = []
     for weight in weights.values():
@@ -130,7 +139,7 @@ def squared_upside_down(weight: Tensor, grad: Tensor | None) -> Tensor:
     return -weight.double().square()
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(networks(), st.data())
 def test_equals_a_stable_sort(network: tuple[Tensors, Tensors | None], data: st.DataObject) -> None:
     weights, masks = network

@@ -9,7 +9,7 @@ import torch
 from orchestrator.errors import DamagedError
 from orchestrator.experiment import FORMAT
 from orchestrator.rounds import TrainState
-from orchestrator.storage.ledger import MODEL, OPTIMIZER, Ledger, Record
+from orchestrator.storage.ledger import MODEL, OPTIMIZER, Ledger, Record, _sha256_of
 from orchestrator.storage.store import open_store
 
 KEY = "ab" * 32
@@ -93,6 +93,17 @@ def test_a_missing_blob_is_named(ledger):
         ledger.load(committed)
 
 
+def rewritten(**changes):
+    """A record with other fields and a sha256 that fits them: made by another version, or on purpose."""
+
+    def change(data: bytes) -> bytes:
+        value = {**json.loads(data), **changes}
+        del value["sha256"]
+        return json.dumps({**value, "sha256": _sha256_of(value)}).encode()
+
+    return change
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -100,12 +111,27 @@ def test_a_missing_blob_is_named(ledger):
         (lambda data: b"", "is not a record"),
         (lambda data: b"[]", "is not a record"),
         (lambda data: b"{}", "is not a record"),
-        (lambda data: json.dumps({**json.loads(data), "format": FORMAT + 1}).encode(), "update rewind-orchestrator"),
-        (lambda data: json.dumps({**json.loads(data), "key": "cd"}).encode(), "another round, cd"),
-        (lambda data: json.dumps({**json.loads(data), "blobs": {"../x": {}}}).encode(), "is not a record"),
-        (lambda data: data.replace(b'"blobs"', b'"blob"'), "is not a record"),
+        (lambda data: data.replace(b"0.9", b"0.99"), "does not have the sha256"),
+        (lambda data: data.replace(b'"sha256": ', b'"sha": '), "is not a record"),
+        (rewritten(format=FORMAT + 1), "update rewind-orchestrator"),
+        (rewritten(key="cd" * 32), "another round, cd"),
+        (rewritten(key="../../x"), "is not a record"),
+        (rewritten(blobs={"../x": {}}), "is not a record"),
+        (rewritten(blobs={}), "is not a record"),
     ],
-    ids=["truncated", "empty", "a list", "no field", "newer format", "another key", "bad blob", "no blobs"],
+    ids=[
+        "truncated",
+        "empty",
+        "a list",
+        "no field",
+        "a digit",
+        "no sha256",
+        "newer format",
+        "another key",
+        "a path for a key",
+        "a path for a blob",
+        "no blobs",
+    ],
 )
 def test_a_bad_record_is_named(ledger, change, words):
     ledger.commit(record(), STATE, MASKS)
@@ -118,7 +144,7 @@ def test_a_bad_record_is_named(ledger, change, words):
 
 def test_fields_of_a_later_version_of_the_same_format_are_ignored(ledger):
     committed = ledger.commit(record(), STATE, MASKS)
-    damage(ledger, "record.json", lambda data: json.dumps({**json.loads(data), "new": 1}).encode())
+    damage(ledger, "record.json", rewritten(new=1))
     assert ledger.record(KEY) == committed
 
 
