@@ -169,7 +169,7 @@ class Driver:
 
     def _round(self, index: int) -> _Finished | None:
         key = self.keys[index]
-        if key not in self._finished and (record := self.ledger.record(key)) is not None:
+        if key not in self._finished and self.ledger.record(key) is not None:
             self._finished[key] = _Finished(self.experiment.training, partial(self._load, key))
         return self._finished.get(key)
 
