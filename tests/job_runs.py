@@ -88,7 +88,9 @@ def running(log: Path, *args: str, script: Path = FAULTY_JOB, env: Mapping[str, 
         job.kill()
 
 
-def run(log: Path, *args: str, script: Path = FAULTY_JOB, env: Mapping[str, str] | None = None) -> tuple[int, str]:
+def run(
+    log: Path, *args: str, script: Path = FAULTY_JOB, env: Mapping[str, str] | None = None, seconds: float = 150
+) -> tuple[int, str]:
     """(exit code, output) of a whole run."""
     with running(log, *args, script=script, env=env) as job:
-        return job.wait(), job.output()
+        return job.wait(seconds), job.output()

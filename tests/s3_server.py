@@ -101,7 +101,7 @@ class Fault:
 
     `action`: "status" answers `status`/`code` itself; "reset" resets the connection before the server hears
     of it; "drop" forwards the request, then resets instead of answering; "truncate" sends half of the answer's
-    body, then resets; "delay" waits `seconds`, then forwards.
+    body, then resets; "delay" waits `seconds`, then forwards; "forget" forwards without If-None-Match.
     """
 
     action: str
@@ -178,6 +178,8 @@ class _ProxyHandler(BaseHTTPRequestHandler):
             return self._answer(fault.status, [("Content-Type", "application/xml")], text)
         if fault.action == "delay":
             time.sleep(fault.seconds)
+        if fault.action == "forget":
+            del self.headers["If-None-Match"]
         status, headers, content = self._forward(body)
         if fault.action == "drop":
             return self._reset()

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import secrets
+import socket
 import time
 from dataclasses import replace
 
@@ -29,8 +31,11 @@ def connect(address: str | None) -> None:
         logging.getLogger("ray._private.authentication.authentication_token_setup").setLevel(logging.ERROR)
         options |= {"include_dashboard": False}
     try:
+        if host := re.fullmatch(r"(?:ray://)?([^/:]+):(\d+)", address):
+            # Ray itself would try for minutes.
+            socket.create_connection((host[1], int(host[2])), timeout=10).close()
         ray.init(address=address, **options)
-    except ConnectionError as error:
+    except OSError as error:
         raise ResourceError(
             f"no Ray cluster answers at {address} ({error}); start one with `ray start --head`, "
             "or leave --address and RAY_ADDRESS unset for a local one"

@@ -73,7 +73,7 @@ def s3_filesystem(
         connect_timeout=CONNECT_S,
         request_timeout=answer_s,
         retry_strategy=AwsStandardS3RetryStrategy(max_attempts=attempts),
-        # With a delayed open, a refused multi-part upload becomes one PUT of what is buffered: a truncated file.
-        allow_delayed_open=False,
+        # Never allow_delayed_open: it turns a refused multi-part upload into one PUT of what is buffered, a
+        # truncated file.
         **own,
     )

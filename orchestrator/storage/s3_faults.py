@@ -12,8 +12,10 @@ from typing import Any
 
 from botocore import exceptions as boto
 from botocore.exceptions import BotoCoreError, ClientError
+from botocore.parsers import ResponseParserError
 
-FAILURES = (BotoCoreError, ClientError, OSError)  # what boto3 and pyarrow raise; pyarrow an OSError
+# What boto3 raises, the last for an answer that is no XML, and pyarrow's only one.
+FAILURES = (BotoCoreError, ClientError, ResponseParserError, OSError)
 
 CREDENTIALS = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, or give this node an instance role"
 UNREACHABLE = "unreachable"
@@ -62,8 +64,10 @@ _PYARROW = re.compile(
 
 @dataclass(frozen=True)
 class Fault:
-    """`code`: S3's code in lower case without underscores; `transient`: the same request may work later."""
+    """`name`: S3's error code as received; `code`: the same in lower case without underscores;
+    `transient`: the same request may work later."""
 
+    name: str
     code: str
     transient: bool
     detail: str
@@ -76,6 +80,8 @@ def diagnose(error: Exception) -> Fault:
         return _fault(answer["Error"].get("Code", ""), status, answer["Error"].get("Message", ""))
     if isinstance(error, BotoCoreError):
         return _diagnose_boto(error)
+    if isinstance(error, ResponseParserError):
+        return _fault(UNREACHABLE, 0, "what answers there does not speak S3")
     if match := _PYARROW.search(str(error)):
         code = "unreachable" if match["code"] == "NETWORK_CONNECTION" else match["name"] or match["code"]
         return _fault(code, int(match["status"] or 0), match["message"])
@@ -98,18 +104,17 @@ def _diagnose_boto(error: BotoCoreError) -> Fault:
     if isinstance(error, unreachable):
         text = str(error) if isinstance(error, boto.SSLError) else ""
         return _fault(UNREACHABLE, 0, f"{type(error).__name__} {text}")
-    is_garbled = type(error).__name__ == "ResponseParserError"
-    return _fault(UNREACHABLE if is_garbled else type(error).__name__, 0, str(error))
+    return _fault(type(error).__name__, 0, str(error))
 
 
-def _fault(code: str, status: int, detail: str) -> Fault:
-    code = code.replace("_", "").lower()
-    if code in ("unknown", "") and status:
-        code = str(status)
+def _fault(name: str, status: int, detail: str) -> Fault:
+    if name in ("UNKNOWN", "") and status:
+        name = str(status)
+    code = name.replace("_", "").lower()
     transient = code in _TRANSIENT or status in (408, 429) or (status >= 500 and status != 501)
     if _CERTIFICATE.search(detail):  # a wrong address or certificate does not mend itself
         transient = False
-    return Fault(code, transient, _without_secrets(detail))
+    return Fault(name, code, transient, _without_secrets(detail))
 
 
 def refusal(failed: dict[str, Any], operation: str) -> ClientError:
@@ -135,7 +140,7 @@ def sentence(fault: Fault, permission: str, place: str, endpoint: str) -> str:
         )
     if fault.code in _BAD_CREDENTIALS:
         return (
-            f"{endpoint} refuses the credentials ({fault.code}): "
+            f"{endpoint} refuses the credentials ({fault.name}): "
             "check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN, or AWS_PROFILE"
         )
     if fault.code == NO_CREDENTIALS:
@@ -143,7 +148,7 @@ def sentence(fault: Fault, permission: str, place: str, endpoint: str) -> str:
     if fault.code in _OTHER_REGION:
         return f"{place} is in another region than asked for: set AWS_REGION to the bucket's region"
     verb = "fails at" if fault.transient else "refuses"
-    return f"{endpoint} {verb} {permission} on {place}: {fault.code} {fault.detail}".strip()
+    return f"{endpoint} {verb} {permission} on {place}: {fault.name} {fault.detail}".strip()
 
 
 def _endpoint_variable() -> str:

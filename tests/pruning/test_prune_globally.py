@@ -213,6 +213,12 @@ def test_more_weights_than_a_block(make: Callable[[int], Tensor], density: float
     assert not (tied[1:] & ~tied[:-1]).any(), "of equal scores the lower indices are kept"
 
 
+def test_weights_of_two_precisions_are_compared_exactly() -> None:
+    weights = {"single": torch.tensor([1.0, -1.0]), "double": torch.tensor([1 - 1e-12, 1 + 1e-12], dtype=torch.float64)}
+    masks = prune_globally(weights, 0.5)
+    assert (masks["single"].tolist(), masks["double"].tolist()) == ([True, False], [False, True])
+
+
 def test_channels_last_weights_are_counted_in_logical_order() -> None:
     weight = torch.randint(-3, 4, (8, 5, 3, 3)).float()
     last = weight.to(memory_format=torch.channels_last)

@@ -1,0 +1,62 @@
+"""A cluster of two nodes: what fits on it, and that a local folder is no storage for it."""
+
+from __future__ import annotations
+
+import pytest
+import ray
+from ray.cluster_utils import Cluster
+
+from orchestrator.distributed import cluster
+from orchestrator.distributed.deployment import Workers
+from orchestrator.errors import ConfigError, ResourceError
+from orchestrator.storage.store import open_store
+
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(200)]
+
+
+@pytest.fixture(scope="module")
+def two_nodes():
+    """A head with one CPU and a node with two, each a raylet of its own."""
+    nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    nodes.add_node(num_cpus=2)
+    nodes.wait_for_nodes()
+    cluster.connect(nodes.address)
+    yield nodes
+    ray.shutdown()
+    nodes.shutdown()
+
+
+def test_a_local_folder_is_refused_and_s3_is_not(two_nodes, tmp_path):
+    with pytest.raises(ConfigError, match=r"the 2 nodes of this cluster do not share it: pass --storage s3://"):
+        cluster.check_storage_is_shared(open_store(str(tmp_path)))
+    cluster.check_storage_is_shared(open_store("s3://bucket/runs"))
+
+
+@pytest.mark.parametrize(
+    ("count", "cpus", "gpus", "holds"),
+    [("3", 1.0, 0.0, None), ("4", 1.0, 0.0, 3), ("2", 2.0, 0.0, 1), ("1", 1.5, 0.0, None), ("1", 1.0, 1.0, 0)],
+)
+def test_workers_must_fit_node_by_node(two_nodes, count, cpus, gpus, holds):
+    workers = Workers.parse(count, cpus, gpus)
+    if holds is None:
+        cluster.check_room(workers, wait_seconds=0)
+        return
+    with pytest.raises(ResourceError, match=rf"the cluster holds {holds} of them: it has 3 CPU and 0 GPU on 2 node"):
+        cluster.check_room(workers, wait_seconds=0)
+
+
+def test_an_elastic_group_needs_room_for_its_least(two_nodes):
+    cluster.check_room(Workers.parse("2:50", 1.0, 0.0), wait_seconds=0)
+
+
+def test_no_gpu_is_asked_for_where_there_is_none(two_nodes):
+    assert cluster.with_gpus(Workers.parse("2", 1.0, 0.0)).gpus == 0
+
+
+def test_an_address_where_nobody_answers_is_told(two_nodes):
+    ray.shutdown()
+    try:
+        with pytest.raises(ResourceError, match="no Ray cluster answers at 127.0.0.1:1"):
+            cluster.connect("127.0.0.1:1")
+    finally:
+        cluster.connect(two_nodes.address)

@@ -1,0 +1,55 @@
+"""The jobs that users start with, run as they are, in their short form."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+
+import job_runs
+import pytest
+
+from orchestrator.storage.ledger import Ledger
+from orchestrator.storage.store import open_store
+
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(400)]
+JOBS = job_runs.REPOSITORY / "jobs"
+
+
+def test_digits(tmp_path):
+    """Two short rounds, then the table, the picture, and the command line on what is stored."""
+    arguments = ("--smoke", "--storage", "./runs", "--report", "./report", "--seed", "1")
+    code, output = job_runs.run(tmp_path / "log", *arguments, script=JOBS / "digits_lr.py")
+    assert code == 0, output
+    assert "19,464 prunable weights" in output
+    assert (tmp_path / "report" / "accuracy.png").read_bytes().startswith(b"\x89PNG")
+    status = [sys.executable, "-m", "orchestrator", "status", "runs", "--json"]
+    lines = subprocess.run(status, cwd=tmp_path, check=True, capture_output=True, text=True).stdout.splitlines()
+    rounds = [json.loads(line) for line in lines]
+    assert [(r["round"], r["kept"], r["seed"]) for r in rounds] == [(0, 19464, 1), (1, 15571, 1), (2, 12457, 1)]
+    assert all(r["metrics"]["test_accuracy"] > 0.8 for r in rounds)
+
+
+def test_imagenet_on_a_folder_of_jpegs(tmp_path):
+    """The very loader, model and code of the full job: bf16, channels last, Nesterov, warm-up, loader processes."""
+    code, output = job_runs.run(
+        tmp_path / "log", "--smoke", "--storage", "./runs", script=JOBS / "imagenet_lr.py", seconds=350
+    )
+    assert code == 0, output
+    dense, pruned = Ledger(open_store(str(tmp_path / "runs"))).records()
+    assert dense.prunable == 23454912 + 2048 * 4, "ResNet-50 with four classes"
+    assert pruned.kept == round(0.8 * dense.prunable)
+    assert pruned.model_bytes < 0.85 * dense.model_bytes
+
+
+def test_the_example_of_the_readme(tmp_path):
+    """One's own model and data, as the README prints it."""
+    readme = (job_runs.REPOSITORY / "README.md").read_text()
+    (example,) = (code for code in re.findall(r"```python\n(.*?)```", readme, flags=re.DOTALL) if "my_model" in code)
+    (tmp_path / "my_job.py").write_text(example)
+    code, output = job_runs.run(tmp_path / "log", script=tmp_path / "my_job.py")
+    assert code == 0, output
+    records = Ledger(open_store(str(tmp_path / "runs"))).records()
+    assert [r.round for r in records] == [0, 1, 2, 3, 4]
+    assert records[-1].kept == round(0.7**4 * records[0].prunable)
