@@ -12,10 +12,8 @@ from typing import Any
 
 from botocore import exceptions as boto
 from botocore.exceptions import BotoCoreError, ClientError
-from botocore.parsers import ResponseParserError
 
-# What boto3 raises, the last for an answer that is no XML, and pyarrow's only one.
-FAILURES = (BotoCoreError, ClientError, ResponseParserError, OSError)
+FAILURES = (BotoCoreError, ClientError, OSError)  # what boto3 and pyarrow raise; pyarrow an OSError
 
 CREDENTIALS = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, or give this node an instance role"
 UNREACHABLE = "unreachable"
@@ -80,8 +78,6 @@ def diagnose(error: Exception) -> Fault:
         return _fault(answer["Error"].get("Code", ""), status, answer["Error"].get("Message", ""))
     if isinstance(error, BotoCoreError):
         return _diagnose_boto(error)
-    if isinstance(error, ResponseParserError):
-        return _fault(UNREACHABLE, 0, "what answers there does not speak S3")
     if match := _PYARROW.search(str(error)):
         code = "unreachable" if match["code"] == "NETWORK_CONNECTION" else match["name"] or match["code"]
         return _fault(code, int(match["status"] or 0), match["message"])

@@ -56,7 +56,7 @@ def test_no_gpu_is_asked_for_where_there_is_none(two_nodes):
 def test_an_address_where_nobody_answers_is_told(two_nodes):
     ray.shutdown()
     try:
-        with pytest.raises(ResourceError, match="no Ray cluster answers at 127.0.0.1:1"):
+        with pytest.raises(ResourceError, match=r"no Ray cluster answers at 127\.0\.0\.1:1"):
             cluster.connect("127.0.0.1:1")
     finally:
         cluster.connect(two_nodes.address)
