@@ -21,6 +21,7 @@ from orchestrator.errors import ConfigError, OrchestratorError
 from orchestrator.experiment import Experiment, Problem
 from orchestrator.problem import load_problem
 from orchestrator.report import print_table, save_picture
+from orchestrator.report.text import make_console
 from orchestrator.storage.ledger import Ledger, Record
 from orchestrator.storage.store import open_store
 
@@ -66,7 +67,7 @@ def main(
     """
     flags = tyro.cli(Flags, description=doc)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
-    console = Console(width=None if sys.stdout.isatty() else 200)
+    console = make_console()
     try:
         with contextlib.ExitStack() as stack:
             if flags.smoke and flags.data is None and make_smoke_data:

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.status import Status as Spinner
 
 from orchestrator.distributed.actor import Report, Status
+from orchestrator.report.text import compression, duration, size
 from orchestrator.storage.ledger import Record
 
 LOG_SECONDS = 10.0  # between two lines where there is no terminal
@@ -47,7 +48,7 @@ def _follow(driver: Any, console: Console, stop: threading.Event) -> None:
             except ray.exceptions.RayError:
                 continue  # the driver is being started again
             if status.starts > starts and started:
-                after = clock(time.monotonic() - began)
+                after = duration(time.monotonic() - began)
                 console.print(f"[yellow]workers started again[/yellow] ({after} into the run)")
             started = started or status.starts > 0
             starts = status.starts
@@ -82,7 +83,7 @@ class Pace:
 
 def epoch_line(report: Report, seconds_left: float | None) -> str:
     metrics = report.metrics
-    left = "" if seconds_left is None else f"  {clock(seconds_left)} left"
+    left = "" if seconds_left is None else f"  {duration(seconds_left)} left"
     return (
         f"round {report.round}/{report.rounds}  epoch {report.epochs_done}/{report.epochs}  "
         f"density {report.density:.3f}  lr {metrics.lr:.3g}  loss {metrics.train_loss:.4f}  "
@@ -92,17 +93,9 @@ def epoch_line(report: Report, seconds_left: float | None) -> str:
 
 def round_line(record: Record) -> str:
     metrics = record.metrics
+    dead = f"  no weight left in: {', '.join(record.dead_layers)}" if record.dead_layers else ""
     return (
-        f"round {record.round} done: density {record.density:.3f} ({1 / record.density:.1f}x)  "
+        f"round {record.round} done: density {record.density:.3f} ({compression(1 / record.density)})  "
         f"val {metrics['val_accuracy']:.2%}  test {metrics['test_accuracy']:.2%}  "
-        f"{record.model_bytes / 1e6:.2f} MB  {clock(record.seconds)}"
+        f"{size(record.model_bytes)}  {duration(record.seconds)}{dead}"
     )
-
-
-def clock(seconds: float) -> str:
-    """Seconds as people say them: 8 s, 3 min 20 s, 2 h 05 min."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    minutes, rest = divmod(whole, 60)
-    return f"{minutes} min {rest:02} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02} min"
