@@ -19,9 +19,9 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from orchestrator.errors import DamagedError, OrchestratorError
+from orchestrator.errors import ConfigError, DamagedError, OrchestratorError
 from orchestrator.experiment import Experiment, Problem, round_keys, round_settings
-from orchestrator.pruning import count_kept, dead_layers, prune_globally, resolve_criterion
+from orchestrator.pruning import count_kept, dead_layers, kept_count, prune_globally, resolve_criterion
 from orchestrator.retraining import Start
 from orchestrator.rounds import RoundRequest, RoundResult, Tensors, TrainState
 from orchestrator.storage.ledger import Ledger, Record
@@ -41,9 +41,11 @@ class Driver:
         self.densities = experiment.densities()
         self.shapes = dict(problem.prunable)
         self._criterion = resolve_criterion(experiment.criterion)
+        self._check_counts()
         self._finished: dict[str, _Finished] = {}  # by key; in storage, or about to be
         self._request: RoundRequest | None = None
         self._lock = threading.RLock()
+        self._committing = threading.Lock()  # one commit at a time, in order; never taken while holding _lock
         content = {
             "name": experiment.name,
             "seed": experiment.seed,
@@ -53,12 +55,20 @@ class Driver:
         ledger.write_experiment(experiment.name, experiment.seed, content)
 
     def next_round(self) -> RoundRequest | None:
-        """The first round of the path that is not finished, or None; the same answer until it is finished."""
+        """The first round of the path that is not finished, or None; the same answer until it is finished.
+
+        None means that every round is in storage: it waits for an upload under way, which may still fail.
+        """
+        if (request := self._first_unfinished()) is None:
+            with self._committing:
+                pass
+            request = self._first_unfinished()
+        return request
+
+    def _first_unfinished(self) -> RoundRequest | None:
         with self._lock:
-            for index in range(len(self.keys)):
-                if self._round(index) is None:
-                    return self._request_of(index)
-            return None
+            index = next((i for i in range(len(self.keys)) if self._round(i) is None), None)
+            return None if index is None else self._request_of(index)
 
     def finish_round(self, key: str, result: RoundResult) -> Record:
         """Commit a round; a second call for the same key changes nothing.
@@ -74,17 +84,33 @@ class Driver:
                 raise OrchestratorError(f"round {index} came before its parent was finished: ask for the next round")
             masks = self._request_of(index).masks
             self._finished[key] = _Finished(self.experiment.training, partial(self._load, key), (result.state, masks))
-        record = self.ledger.commit(self._record(index, masks, result), result.state, masks)
+        try:
+            with self._committing:
+                if index and self.ledger.record(self.keys[index - 1]) is None:
+                    raise OrchestratorError(f"the commit of round {index - 1} failed: ask for the next round")
+                record = self.ledger.commit(self._record(index, masks, result), result.state, masks)
+        except BaseException:
+            with self._lock:  # what is not in storage is not finished
+                self._finished.pop(key, None)
+                self._request = None
+            raise
         with self._lock:
             for old in self.keys[:index]:
                 self._finished[old].forget()
         return record
 
-    def fail_round(self, key: str, reason: str) -> None:
-        """Record that a round cannot be trained; it is not committed and may be asked for again."""
+    def fail_round(self, key: str, reason: str, job: str = "") -> None:
+        """Record that a round cannot be trained; it is not committed and another job may ask for it again."""
         index = self._index(key)
         where = {"experiment": self.experiment.name, "seed": self.experiment.seed, "key": key, "round": index}
-        self.ledger.write_failure(key, {**where, "density": self.densities[index], "reason": reason, "at": _now()})
+        self.ledger.write_failure(
+            key, {**where, "density": self.densities[index], "reason": reason, "job": job, "at": _now()}
+        )
+
+    def failure(self, job: str) -> str | None:
+        """Why `job` gave up a round of this path, if it did."""
+        found = (f for f in self.ledger.failures() if f.get("key") in self.keys and f.get("job") == job)
+        return next((str(failure["reason"]) for failure in found), None)
 
     def records(self) -> list[Record]:
         """The records of this path's committed rounds, in order, under this experiment's name.
@@ -93,6 +119,17 @@ class Driver:
         """
         records = [record for key in self.keys if (record := self.ledger.record(key)) is not None]
         return [replace(record, experiment=self.experiment.name) for record in records]
+
+    def _check_counts(self) -> None:
+        """Raise ConfigError, before anything is trained, for a density that keeps nothing or too little."""
+        sizes = [torch.Size(shape).numel() for shape in self.shapes.values()]
+        least = max(1, sum(min(size, self.experiment.min_kept_per_layer) for size in sizes))
+        for index, density in enumerate(self.densities):
+            if (kept := kept_count(density, sum(sizes))) < least:
+                raise ConfigError(
+                    f"round {index} at density {density:.4g} keeps {kept} of {sum(sizes)} weights, and at least "
+                    f"{least} must stay: end the path at a higher density, or lower min_kept_per_layer"
+                )
 
     def _request_of(self, index: int) -> RoundRequest:
         """Prune the parent, and let the technique say where the round starts."""

@@ -42,11 +42,19 @@ class Experiment:
             )
         if not (isinstance(self.seed, int) and 0 <= self.seed < 2**63):
             raise ConfigError(f"seed must be an integer in [0, 2^63), got {self.seed!r}")
-        if self.min_kept_per_layer < 0:
-            raise ConfigError(f"min_kept_per_layer must be 0 or more, got {self.min_kept_per_layer}")
+        if not (isinstance(self.min_kept_per_layer, int) and self.min_kept_per_layer >= 0):
+            raise ConfigError(
+                f"min_kept_per_layer must be a whole number of 0 or more, got {self.min_kept_per_layer!r}"
+            )
         if isinstance(self.exclude, str):  # type: ignore[unreachable]
             raise ConfigError(f"exclude must be a tuple of patterns, got the text {self.exclude!r}")
         object.__setattr__(self, "exclude", tuple(self.exclude))
+        for name, kind, method in (("path", Path, "densities"), ("technique", RetrainingTechnique, "start")):
+            value = getattr(self, name)
+            if not dataclasses.is_dataclass(value) or not callable(getattr(value, method, None)):
+                raise ConfigError(f"{name} must be a dataclass with {method}() ({kind.__name__}), got {value!r}")
+        if not isinstance(self.training, TrainingConfig):
+            raise ConfigError(f"training must be a TrainingConfig, got {self.training!r}")
         self.technique.check(self.training)
         for field_name in ("model_options", "data_options"):
             try:
@@ -114,7 +122,9 @@ def as_json(value: Any) -> Any:
     """A frozen dataclass as JSON with its type's name; every field counts, defaults included."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = {f.name: as_json(getattr(value, f.name)) for f in dataclasses.fields(value)}
-        return {"type": type(value).__name__, **fields}
+        kind = type(value)
+        ours = kind.__module__.startswith("orchestrator.")  # our classes may move between files, others are told apart
+        return {"type": kind.__name__ if ours else f"{kind.__module__}.{kind.__qualname__}", **fields}
     if isinstance(value, tuple):
         return [as_json(item) for item in value]
     return value

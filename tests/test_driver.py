@@ -5,14 +5,16 @@ import gc
 import itertools
 import subprocess
 import sys
+import threading
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import tiny
 import torch
 
 from orchestrator.driver import Driver
-from orchestrator.errors import ConfigError, DamagedError, OrchestratorError
+from orchestrator.errors import ConfigError, DamagedError, OrchestratorError, StorageError
 from orchestrator.experiment import Experiment, Problem, round_keys, round_settings
 from orchestrator.pruning import Explicit, Geometric, OneShot
 from orchestrator.retraining import LearningRateRewinding
@@ -186,9 +188,67 @@ def test_a_damaged_parent_is_told_and_not_trained_again(store):
         driver_of(store).next_round()
 
 
+def test_a_commit_that_fails_leaves_no_hole(store):
+    """The round is asked for again, its child is refused, and nothing is finished that is not in storage."""
+    driver = driver_of(store)
+    first = driver.next_round()
+    result, commit = fake_train(first), driver.ledger.commit
+    children = []
+
+    def outage(*_):
+        children.append(driver.next_round())  # the next round is being trained meanwhile
+        raise StorageError("503 for six minutes")
+
+    driver.ledger.commit = outage  # type: ignore[method-assign]
+    with pytest.raises(StorageError):
+        driver.finish_round(first.key, result)
+    driver.ledger.commit = commit  # type: ignore[method-assign]
+    assert driver.next_round().key == first.key
+    with pytest.raises(OrchestratorError, match="before its parent was finished"):
+        driver.finish_round(children[0].key, fake_train(children[0]))
+    assert [r.round for r in run_all(driver)] == [0, 1, 2, 3]
+    assert [r.round for r in driver.records()] == [0, 1, 2, 3]
+
+
+def test_the_end_is_told_only_when_the_last_round_is_in_storage(store):
+    driver = driver_of(store, dataclasses.replace(EXPERIMENT, path=OneShot(0.5)))
+    driver.finish_round(driver.keys[0], fake_train(driver.next_round()))
+    request, commit, uploading, go_on = driver.next_round(), driver.ledger.commit, threading.Event(), threading.Event()
+
+    def slow(*arguments):
+        uploading.set()
+        assert go_on.wait(20)
+        return commit(*arguments)
+
+    driver.ledger.commit = slow  # type: ignore[method-assign]
+    with ThreadPoolExecutor(2) as pool:
+        pool.submit(driver.finish_round, request.key, fake_train(request))
+        assert uploading.wait(20)
+        end = pool.submit(driver.next_round)
+        with pytest.raises(TimeoutError):
+            end.result(0.2)
+        go_on.set()
+        assert end.result(20) is None
+    assert len(driver.records()) == 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"path": OneShot(0.001)}, "round 1 at density 0.001 keeps 0 of 308 weights, and at least 1 must stay"),
+        ({"path": OneShot(0.1), "min_kept_per_layer": 30}, "keeps 31 of 308 weights, and at least 60 must stay"),
+    ],
+)
+def test_a_path_that_cannot_be_walked_is_told_before_training(store, changes, words):
+    with pytest.raises(ConfigError, match=words):
+        driver_of(store, dataclasses.replace(EXPERIMENT, **changes))
+
+
 def test_a_failed_round_is_written_down_and_not_committed(store):
     driver = driver_of(store)
-    driver.fail_round(driver.keys[0], "diverged")
+    driver.fail_round(driver.keys[0], "diverged", "job 1")
+    assert driver_of(store).failure("job 1") == "diverged"
+    assert driver_of(store).failure("job 2") is None
     assert [(f["round"], f["reason"]) for f in Ledger(store).failures()] == [(0, "diverged")]
     assert driver.records() == []
     assert driver.next_round().round == 0
@@ -271,7 +331,10 @@ def test_names_decide_nothing_and_keys_are_stable():
         ({"name": ""}, "name must be"),
         ({"seed": -1}, "seed must be an integer in"),
         ({"seed": 0.5}, "seed must be an integer in"),
-        ({"min_kept_per_layer": -1}, "min_kept_per_layer must be 0 or more, got -1"),
+        ({"min_kept_per_layer": -1}, "min_kept_per_layer must be a whole number of 0 or more, got -1"),
+        ({"min_kept_per_layer": "1"}, "min_kept_per_layer must be a whole number"),
+        ({"path": 0.2}, r"path must be a dataclass with densities\(\)"),
+        ({"training": None}, "training must be a TrainingConfig, got None"),
         ({"exclude": "fc"}, "exclude must be a tuple"),
         ({"technique": LearningRateRewinding(5)}, r"LearningRateRewinding.epochs must be in 1..4, .* got 5"),
         ({"technique": LearningRateRewinding(0)}, "got 0"),
@@ -290,6 +353,11 @@ def test_an_invalid_experiment_is_refused_when_built(change, words):
         ({"epochs": 0}, "training.epochs must be a whole number of 1 or more, got 0"),
         ({"batch_size": 1.5}, "training.batch_size must be a whole number"),
         ({"clip_norm": 0.0}, "training.clip_norm must be None or above 0, got 0.0"),
+        ({"clip_norm": "1"}, "training.clip_norm must be None or above 0, got '1'"),
+        ({"schedule": 0.1}, r"training.schedule must be a dataclass with lr_at\(\), got 0.1"),
+        ({"optimizer": "sgd"}, r"training.optimizer must be a dataclass with build\(\), got 'sgd'"),
+        ({"compile": "no"}, "training.compile must be True or False, got 'no'"),
+        ({"epochs": 1}, "warmup_epochs must be below training.epochs, 1, got 1"),
         ({"label_smoothing": 1.0}, r"training.label_smoothing must be in \[0, 1\), got 1.0"),
         ({"precision": "fp8"}, "training.precision must be 'fp32' or 'bf16', got 'fp8'"),
     ],

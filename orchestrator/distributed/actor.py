@@ -13,6 +13,7 @@ import ray
 
 from orchestrator.distributed.tensors import share, unshare
 from orchestrator.driver import Driver
+from orchestrator.errors import OrchestratorError
 from orchestrator.experiment import Experiment, Problem
 from orchestrator.rounds import EpochMetrics, RoundRequest, RoundResult, TrainState
 from orchestrator.storage.ledger import Ledger, Record
@@ -65,12 +66,14 @@ class Status:
 class DriverActor:
     """Owns the algorithm of one path; see `orchestrator.driver.Driver`."""
 
-    def __init__(self, experiment: Experiment, storage: str, problem: Problem) -> None:
+    def __init__(self, experiment: Experiment, storage: str, problem: Problem, job: str) -> None:
         self._driver = Driver(experiment, Ledger(open_store(storage)), problem)
         self._shared: dict[str, tuple[RoundRequest, list[ray.ObjectRef[Any]]]] = {}
         self._records: list[Record] = []
         self._report: Report | None = None
-        self._failure: str | None = None
+        self._job = job
+        self._failure = self._driver.failure(job)  # also when this actor is started again
+        self._crash = "see the workers' logs for why they died (memory is the usual cause)"
         self._starts = 0
         self._fruitless = 0
 
@@ -79,13 +82,19 @@ class DriverActor:
         if group_started:
             self._starts += 1
             self._fruitless += 1
-        if self._failure is not None or (request := self._driver.next_round()) is None:
+        if self._failure is not None:
+            return None
+        try:
+            request = self._driver.next_round()
+        except OrchestratorError as error:  # a damaged parent, weights that are not finite: no attempt can help
+            self._failure = str(error)
+            return None
+        if request is None:
             return None
         if self._fruitless > FRUITLESS:
             self.fail_round(
                 request.key,
-                f"round {request.round} was started {FRUITLESS} times and no attempt finished an epoch: "
-                "see the workers' logs for why they died (memory is the usual cause)",
+                f"round {request.round} was started {FRUITLESS} times and no attempt finished an epoch: {self._crash}",
             )
             return None
         return request.key
@@ -113,7 +122,11 @@ class DriverActor:
     def fail_round(self, key: str, reason: str) -> None:
         """Give the run up and write down why."""
         self._failure = self._failure or reason
-        self._driver.fail_round(key, reason)
+        self._driver.fail_round(key, reason, self._job)
+
+    def crashed(self, error: str) -> None:
+        """A worker died of this; said if the run is given up."""
+        self._crash = f"the last worker to say why it died said {error}"
 
     def report(self, report: Report) -> None:
         self._report, self._fruitless = report, 0

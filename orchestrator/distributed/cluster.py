@@ -19,13 +19,17 @@ from orchestrator.storage.store import Store
 WAIT_SECONDS = 20.0  # for nodes of a cluster that is just starting
 
 
-def connect(address: str | None) -> None:
-    """Join the cluster at `address` or RAY_ADDRESS; without either, start a local one for this process alone."""
+def connect(address: str | None) -> bool:
+    """Join the cluster at `address` or RAY_ADDRESS; without either, start a local one for this process alone.
+
+    Returns whether a cluster was joined, whose nodes may still be starting.
+    """
     os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")  # relative paths and modules mean what they mean here
     os.environ.setdefault("RAY_TRAIN_ENABLE_STATE_TRACKING", "0")
     address = address or os.environ.get("RAY_ADDRESS") or "local"
     options = {"log_to_driver": False, "logging_level": logging.ERROR}
-    if address == "local":
+    joined = address != "local"
+    if not joined:
         # Ray asks for a token by default. One of its own leaves no file in the home folder and dies with the job.
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
         logging.getLogger("ray._private.authentication.authentication_token_setup").setLevel(logging.ERROR)
@@ -40,12 +44,13 @@ def connect(address: str | None) -> None:
             f"no Ray cluster answers at {address} ({error}); start one with `ray start --head`, "
             "or leave --address and RAY_ADDRESS unset for a local one"
         ) from None
+    return joined
 
 
 def with_gpus(workers: Workers) -> Workers:
     """One GPU for each worker where the cluster has enough of them."""
     gpu = replace(workers, gpus=1.0)
-    return gpu if _room({"GPU": 1.0}) >= workers.least else workers
+    return gpu if _room(gpu.resources) >= workers.least or _autoscaler_can_hold(gpu) else workers
 
 
 def check_storage_is_shared(store: Store) -> None:
@@ -58,12 +63,12 @@ def check_storage_is_shared(store: Store) -> None:
         )
 
 
-def check_room(workers: Workers, wait_seconds: float = WAIT_SECONDS) -> None:
+def check_room(workers: Workers, wait_seconds: float) -> None:
     """Raise ResourceError if `workers.least` workers can never fit on the cluster's nodes.
 
     What an autoscaler may still add counts as being there.
     """
-    deadline = time.monotonic() + (wait_seconds if len(ray.nodes()) > 1 else 0)
+    deadline = time.monotonic() + wait_seconds
     while (room := _room(workers.resources)) < workers.least:
         if _autoscaler_can_hold(workers):
             return

@@ -29,6 +29,8 @@ class Workers:
             raise ConfigError(
                 f"--cpus-per-worker must be above 0 and --gpus-per-worker 0 or more, got {cpus} and {gpus}"
             )
+        if gpus != int(gpus):
+            raise ConfigError(f"--gpus-per-worker must be a whole number, as NCCL wants a GPU a worker, got {gpus}")
         return Workers(least, most, cpus, gpus)
 
     @property

@@ -110,6 +110,8 @@ def run(experiment: Experiment, flags: Flags, console: Console) -> list[Record]:
         deployment = Deployment(workers, data_root, flags.loader_workers, flags.checkpoint_seconds)
         _train(experiment, problem, driver, deployment, flags, console)
         records = driver.records()
+        if missing := len(driver.keys) - len(records):
+            raise OrchestratorError(f"{missing} round(s) are not in {store.uri}: run the same command again")
     store.delete_tree(f"train/{_run_name(driver)}")
     return records
 
@@ -128,11 +130,14 @@ def _train(
     from orchestrator.distributed import cluster, progress, trainer
 
     store = driver.ledger.store
-    cluster.connect(flags.address)
+    joined = cluster.connect(flags.address)
     try:
         cluster.check_storage_is_shared(store)
         workers = cluster.with_gpus(deployment.workers) if flags.gpus_per_worker is None else deployment.workers
-        cluster.check_room(workers)
+        cluster.check_room(workers, cluster.WAIT_SECONDS if joined else 0.0)
+        console.print(
+            f"workers: {flags.workers}, each on {workers.gpus:g} GPU and {workers.cpus:g} CPU", highlight=False
+        )
         deployment = dataclasses.replace(deployment, workers=workers)
         actor = trainer.start_driver(experiment, store.uri, problem)
         with progress.shown(actor, console):

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
+import signal
+import threading
+import uuid
 from functools import partial
 from typing import Any
 
@@ -24,8 +27,13 @@ _SNAPSHOT = "checkpoint_manager_snapshot.json"
 
 
 def start_driver(experiment: Experiment, storage: str, problem: Problem) -> Any:
-    """A handle on the driver actor of this path."""
-    return DriverActor.remote(experiment, storage, problem)  # type: ignore[attr-defined]
+    """A handle on the driver actor of this path. Raises OrchestratorError if it cannot start where it was placed."""
+    driver = DriverActor.remote(experiment, storage, problem, uuid.uuid4().hex)  # type: ignore[attr-defined]
+    try:
+        ray.get(driver.pid.remote())
+    except ray.exceptions.RayError as error:
+        raise OrchestratorError(f"the driver actor cannot start: {str(error).strip().splitlines()[-1]}") from error
+    return driver
 
 
 def fit(experiment: Experiment, driver: Any, store: Store, run: str, deployment: Deployment) -> None:
@@ -64,10 +72,16 @@ def fit(experiment: Experiment, driver: Any, store: Store, run: str, deployment:
             logging_config=ray.train.LoggingConfig(log_level="ERROR"),
         ),
     )
+    interrupt = signal.getsignal(signal.SIGINT)
     try:
         trainer.fit()
+    except SystemExit:  # how Ray Train answers Ctrl-C
+        raise KeyboardInterrupt from None
     except ray.train.TrainingFailedError as error:
         raise OrchestratorError(f"training stopped: {error}") from error
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, interrupt)
 
 
 def discard_torn_snapshot(store: Store, run: str) -> None:

@@ -58,12 +58,14 @@ def train_path(config: WorkerConfig) -> None:
     trainer: Trainer | None = None
     while (key := link.next_key()) is not None:
         try:
+            device = ray.train.torch.get_device()
             if trainer is None:
                 data = load_data(config.experiment.data, config.experiment.data_options, root=config.data_root)
-                device = ray.train.torch.get_device()
                 trainer = Trainer(config.experiment, data, device=device, loader_workers=config.loader_workers)
             request = link.request(key)
             going_on = resume if resume is not None and resume.key == key else None
+            if not group.same_everywhere(going_on.epochs_done if going_on else 0, device):
+                going_on = None  # one worker could not read the checkpoint: all begin the round anew
             result = trainer.train(request, resume=going_on, on_epoch=EpochEnd(config, link))
         except DivergedError as error:  # on every worker alike
             link.fail(key, str(error))
@@ -72,6 +74,9 @@ def train_path(config: WorkerConfig) -> None:
             # One worker's trouble, and no further attempt can help; the others wait for this one in a collective.
             # Raising ends the group, and the next group is told that the run has failed.
             link.fail(key, str(error))
+            raise
+        except Exception as error:
+            link.crashed(f"{type(error).__name__}: {error}")
             raise
         resume = None
         link.finish(key, result)
@@ -125,6 +130,9 @@ class DriverLink:
 
     def fail(self, key: str, reason: str) -> None:
         ray.get(self._driver.fail_round.remote(key, reason))
+
+    def crashed(self, error: str) -> None:
+        self._driver.crashed.remote(error[:1000])
 
     def report(self, report: Report) -> None:
         self._driver.report.remote(report)

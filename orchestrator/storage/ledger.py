@@ -72,7 +72,7 @@ class Record:
     def to_json(self) -> bytes:
         """As stored: with the sha256 of everything else in it as its last field."""
         value = asdict(self)
-        return json.dumps({**value, "sha256": _sha256_of(value)}, indent=1).encode()
+        return json.dumps({**value, "sha256": _sha256_of(value)}, indent=1, allow_nan=False).encode()
 
     @staticmethod
     def from_json(text: bytes, file: str) -> Record:

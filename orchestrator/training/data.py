@@ -10,12 +10,14 @@ from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypeVar, cast
 
 import numpy as np
+import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Subset, TensorDataset
 
 from orchestrator.errors import ConfigError, DataError, OrchestratorError
 from orchestrator.lookup import lookup
-from orchestrator.training.checks import check_fields, check_split, known_labels, one_line
+from orchestrator.training.checks import check_fields, check_split, known_labels, one_line, read_sample
+from orchestrator.training.rng import own_randomness, seed_all
 
 T = TypeVar("T")
 Split = Literal["train", "val", "test"]
@@ -172,7 +174,7 @@ def _take(samples: Samples, indices: list[int]) -> Samples:
 
 
 def _identity(data: Data, spec: str) -> str:
-    """sha256 of the content if it is in memory, else of `spec` and the lengths; and of what is done on the device."""
+    """sha256 of the content if it is in memory, else of `spec`, lengths, known labels and a few samples."""
     augment = data.augment
     done = repr(augment) if dataclasses.is_dataclass(augment) else type(augment).__qualname__
     digest = hashlib.sha256(repr((data.num_classes, data.input_shape, data.normalize, done)).encode())
@@ -180,8 +182,24 @@ def _identity(data: Data, spec: str) -> str:
         samples = data.split(split)
         if not isinstance(samples, TensorDataset):
             digest.update(repr((spec, split, len(samples))).encode())
+            digest.update(_some_content(data, split))
             continue
         for tensor in samples.tensors:
             digest.update(repr((split, tensor.dtype, tuple(tensor.shape))).encode())
             digest.update(tensor.detach().cpu().contiguous().numpy().data.cast("B"))
     return digest.hexdigest()
+
+
+def _some_content(data: Data, split: Split) -> bytes:
+    """sha256 of all labels where they are known, and of 16 samples spread evenly over the split."""
+    samples = data.split(split)
+    digest = hashlib.sha256()
+    if (labels := known_labels(samples)) is not None:
+        digest.update(labels.to(torch.int64).numpy().data.cast("B"))
+    with own_randomness():
+        for index in torch.linspace(0, len(samples) - 1, min(16, len(samples))).long().tolist():
+            seed_all(index)  # a sample may be augmented when read
+            image, label = read_sample(data, split, index)
+            digest.update(repr((index, label, tuple(image.shape))).encode())
+            digest.update(image.contiguous().numpy().data.cast("B"))
+    return digest.digest()

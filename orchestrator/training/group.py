@@ -31,6 +31,23 @@ def from_rank_zero(flag: bool, device: torch.device) -> bool:
     return bool(tensor.item())
 
 
+def same_everywhere(value: int, device: torch.device) -> bool:
+    """Whether every worker holds the same `value`."""
+    both = torch.tensor([value, -value], device=device)
+    if world_size() > 1:
+        dist.all_reduce(both, op=dist.ReduceOp.MIN)
+    least, greatest = both[0].item(), -both[1].item()
+    return bool(least == greatest)
+
+
+@torch.no_grad()
+def start_alike(module: nn.Module) -> None:
+    """Give every worker rank 0's parameters and buffers, whatever a model of the user's was initialised from."""
+    if world_size() > 1:
+        for tensor in [*module.parameters(), *module.buffers()]:
+            dist.broadcast(tensor, src=0)
+
+
 def data_parallel(module: nn.Module) -> nn.Module:
     """`module` with gradients averaged over the workers.
 

@@ -53,7 +53,8 @@ class Trainer:
             channels_last=self.training.channels_last,
         )
         self.module = self._place(self._build(derive(experiment.seed, "model")))
-        self._last_step: float | None = None  # when it ended
+        self._last_step: float | None = None  # when it ended, for `gap_seconds`
+        self._first_step: float | None = None
 
     def train(
         self, request: RoundRequest, *, resume: Progress | None = None, on_epoch: OnEpoch | None = None
@@ -74,11 +75,12 @@ class Trainer:
             fresh = self._build(derive(request.seed, "model"))
             state = take_state(fresh, self.training.optimizer.build(fresh))
         put_state(state, self.module, optimizer)
+        group.start_alike(self.module)
         masked = Masked(self.module, request.masks)
 
         history = list(resume.history) if resume else []
         training_seconds = 0.0
-        gap = None if self._last_step is None else time.perf_counter() - self._last_step
+        last_step, self._first_step = self._last_step, None
         for done in range(len(history), request.epochs):
             epoch = request.first_epoch + done
             epoch_began = time.perf_counter()
@@ -86,12 +88,14 @@ class Trainer:
             self._last_step = time.perf_counter()
             epoch_seconds = self._last_step - epoch_began
             training_seconds += epoch_seconds
-            if not math.isfinite(train_loss):
-                raise DivergedError(
-                    f"round {request.round} (density {request.density:.4g}) diverged: training loss {train_loss} in "
-                    f"epoch {done + 1} of {request.epochs}; lower the learning rate, add warm-up or set clip_norm"
-                )
             val_loss, val_accuracy = self.evaluate("val")
+            # The training loss is measured before each step; the validation loss sees what the last one did.
+            if not (math.isfinite(train_loss) and math.isfinite(val_loss)):
+                raise DivergedError(
+                    f"round {request.round} (density {request.density:.4g}) diverged: training loss {train_loss}, "
+                    f"validation loss {val_loss} in epoch {done + 1} of {request.epochs}; "
+                    "lower the learning rate, add warm-up or set clip_norm"
+                )
             lr = request.schedule.lr_at(epoch, self.training.epochs)
             history.append(EpochMetrics(epoch, lr, train_loss, val_loss, val_accuracy))
             if on_epoch:
@@ -117,7 +121,7 @@ class Trainer:
             seconds=seconds(),
             images_per_second=images / max(training_seconds, 1e-9),
             attempts=attempts,
-            gap_seconds=gap,
+            gap_seconds=self._first_step - last_step if last_step and self._first_step else None,
         )
 
     @property
@@ -151,6 +155,7 @@ class Trainer:
             optimizer.step()
             masked.mask_weights()
             loss_sum += loss.detach()
+            self._first_step = self._first_step or time.perf_counter()
         group.average_buffers(self.module)
         total = group.sum_over_workers(loss_sum).item()
         return total / (steps * training.batch_size)

@@ -81,10 +81,15 @@ class Constant:
 
 
 def _check_rate(field: str, value: float) -> None:
-    if not (math.isfinite(value) and value > 0):
-        raise ConfigError(f"{field} must be a finite learning rate above 0, got {value}")
+    if not (is_number(value) and value > 0):
+        raise ConfigError(f"{field} must be a finite learning rate above 0, got {value!r}")
 
 
 def _check_warmup(field: str, value: float) -> None:
-    if not (math.isfinite(value) and value >= 0):
-        raise ConfigError(f"{field} must be 0 or more epochs, got {value}")
+    if not (is_number(value) and value >= 0):
+        raise ConfigError(f"{field} must be 0 or more epochs, got {value!r}")
+
+
+def is_number(value: object) -> bool:
+    """A finite int or float; True and False are none."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

@@ -56,11 +56,14 @@ def build_model(
 
 
 def check_model(model: nn.Module, data: Data) -> None:
-    """Raises ConfigError unless two samples of `data` give `model`, in evaluation mode, (2, num_classes) logits."""
+    """Raises ConfigError unless two samples give `model`, in evaluation mode, (2, num_classes) logits from all weights.
+
+    Gradients of `model` are cleared.
+    """
     name, shape = type(model).__name__, (2, *data.input_shape)
     was_training = model.training
     try:
-        with torch.no_grad(), own_randomness():
+        with own_randomness():
             logits: object = model.eval()(torch.zeros(shape))
     except Exception as error:
         raise ConfigError(f"model {name} cannot take images of shape {shape}: {one_line(error)}") from error
@@ -71,8 +74,19 @@ def check_model(model: nn.Module, data: Data) -> None:
     elif logits.shape != (2, data.num_classes) or not logits.is_floating_point():
         got = f"{tuple(logits.shape)} of {logits.dtype}"
     else:
-        return
+        return _check_gradients(model, name, logits)
     raise ConfigError(f"model {name} must turn {shape} into float logits of shape (2, {data.num_classes}), got {got}")
+
+
+def _check_gradients(model: nn.Module, name: str, logits: Tensor) -> None:
+    logits.sum().backward()
+    unused = [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
+    model.zero_grad(set_to_none=True)
+    if unused:
+        raise ConfigError(
+            f"every parameter of model {name} must take part in its output, as workers average all gradients; these do "
+            f"not: {', '.join(unused[:5])}; remove them, or set requires_grad to False"
+        )
 
 
 def _torchvision(name: str, num_classes: int, input_shape: tuple[int, int, int], **options: object) -> nn.Module:

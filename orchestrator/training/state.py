@@ -51,8 +51,9 @@ def put_state(state: TrainState, module: nn.Module, optimizer: torch.optim.Optim
         name, slot = path.rsplit("/", 1)
         parameter = parameters[name]
         # A copy in the parameter's own layout: the source may be shared, read-only memory.
-        like = torch.empty_like(parameter) if value.shape == parameter.shape else torch.empty_like(value)
-        optimizer.state[parameter][slot] = like.to(dtype=value.dtype).copy_(value)
+        like = parameter if value.shape == parameter.shape else value
+        copy = torch.empty_like(like, dtype=value.dtype, device=parameter.device)  # a fused step counts on the GPU
+        optimizer.state[parameter][slot] = copy.copy_(value)
 
 
 def _copy_out(tensor: Tensor) -> Tensor:

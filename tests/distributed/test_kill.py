@@ -107,3 +107,28 @@ def test_the_finished_job_shows_its_table_without_starting_ray(tmp_path, uninter
     table = output[output.index("round") :]
     assert records_of(str(tmp_path / "runs")) == before
     assert again.strip().splitlines()[-5:] == table.strip().splitlines()[-5:]
+
+
+@pytest.mark.timeout(400)
+def test_ctrl_c_says_how_to_go_on(tmp_path, uninterrupted):
+    with job_runs.running(tmp_path / "log", "--storage", "./runs", *ALWAYS, env=ENV) as job:
+        job.wait_for(lambda: checkpoints(tmp_path), "a mid-round checkpoint")
+        os.kill(job.processes()[0].pid, signal.SIGINT)
+        assert job.wait(60) == 130, job.output()
+        assert "the same command goes on from the last checkpoint" in job.output()
+    finish(tmp_path, uninterrupted)
+
+
+@pytest.mark.timeout(400)
+def test_a_damaged_round_ends_the_job_with_its_name(tmp_path):
+    """Also one that only the next round would read, and without starting the workers over and over."""
+    code, output = job_runs.run(tmp_path / "log", "--storage", "./runs", env={"EPOCHS": "2", "ROUNDS": "1"})
+    assert code == 0, output
+    parent = records_of(str(tmp_path / "runs"))[1]
+    blob = tmp_path / "runs" / "rounds" / parent.key / "model.safetensors"
+    blob.write_bytes(blob.read_bytes()[:-1] + b"\x7f")
+    code, output = job_runs.run(tmp_path / "log", "--storage", "./runs", env={"EPOCHS": "2", "ROUNDS": "2"})
+    assert code == 1, output
+    assert f"error: rounds/{parent.key}/model.safetensors is damaged" in output
+    assert "started again" not in output
+    assert "Traceback" not in output

@@ -1,5 +1,6 @@
 """Masked training is training of `w * mask`: against a plain PyTorch loop that differentiates the product."""
 
+import copy
 import dataclasses
 
 import pytest
@@ -9,13 +10,15 @@ import torch.nn.functional as F
 from torch import nn
 from torch.func import functional_call
 
+from orchestrator.errors import DivergedError
 from orchestrator.pruning import prunable_weights
 from orchestrator.rounds import RoundRequest, TrainState
 from orchestrator.seeds import derive
 from orchestrator.training.data import load_data
 from orchestrator.training.loop import Trainer
+from orchestrator.training.lr import Constant
 from orchestrator.training.optimizer import SGD, AdamW
-from orchestrator.training.state import take_state
+from orchestrator.training.state import put_state, take_state
 
 OPTIMIZERS = {
     "plain": SGD(momentum=0.0),
@@ -110,3 +113,36 @@ def test_momentum_that_comes_with_the_parent_goes_on():
     without = trainer.train(fresh).state
     assert all(torch.equal(rest.model[n], whole.state.model[n]) for n in whole.state.model)
     assert not all(torch.equal(without.model[n], whole.state.model[n]) for n in whole.state.model)
+
+
+@pytest.mark.parametrize("optimizer", [SGD(), AdamW()])
+def test_every_slot_lies_where_its_parameter_lies(optimizer):
+    """On the GPU a fused optimizer wants its step counter there too; the meta device shows it without one."""
+    trainer, request = begin(tiny.with_training(optimizer=optimizer))
+    state = trainer.train(dataclasses.replace(request, epochs=1)).state
+    module = copy.deepcopy(trainer.module).to("meta")
+    built = torch.optim.AdamW(module.parameters())
+    put_state(state, module, built)
+    slots = [value for slots in built.state.values() for value in slots.values()]
+    assert slots
+    assert {value.device.type for value in slots} == {"meta"}
+
+
+def test_a_last_step_that_explodes_is_divergence():
+    """The training loss, measured before the step, is finite; what the step left behind is not."""
+    trainer, request = begin(tiny.with_training(epochs=1, batch_size=96, schedule=Constant(1e30)))
+    assert trainer.batches.steps_per_epoch == 1
+    with pytest.raises(
+        DivergedError, match=r"round 3 \(density 0.4\) diverged: training loss [01]\.\d+, validation loss"
+    ):
+        trainer.train(dataclasses.replace(request, masks={}))
+
+
+def test_compiled_training_is_training():
+    """`compile=True` changes rounding at most."""
+    trainer, request = begin(tiny.EXPERIMENT)
+    plain = trainer.train(request)
+    compiled, request = begin(tiny.with_training(compile=True))
+    result = compiled.train(request)
+    for name, tensor in plain.state.model.items():
+        torch.testing.assert_close(result.state.model[name], tensor, rtol=1e-3, atol=1e-5)
