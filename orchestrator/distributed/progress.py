@@ -18,6 +18,7 @@ from orchestrator.report.text import compression, duration, size
 from orchestrator.storage.ledger import Record
 
 LOG_SECONDS = 10.0  # between two lines where there is no terminal
+WAITING_SECONDS = 60.0  # without a worker, before a line says so
 _POLL_SECONDS = 0.5
 logger = logging.getLogger(__name__)
 
@@ -37,7 +38,7 @@ def shown(driver: Any, console: Console) -> Iterator[None]:
 
 def _follow(driver: Any, console: Console, stop: threading.Event) -> None:
     began, logged, starts, started, finished = time.monotonic(), 0.0, 0, False, -1
-    pace = Pace()
+    pace, asked = Pace(), began
     spinner = console.status("starting the workers") if console.is_terminal else contextlib.nullcontext()
     with spinner as live:
         last = False
@@ -51,6 +52,12 @@ def _follow(driver: Any, console: Console, stop: threading.Event) -> None:
                 after = duration(time.monotonic() - began)
                 console.print(f"[yellow]workers started again[/yellow] ({after} into the run)")
             started = started or status.starts > 0
+            if not started and time.monotonic() - asked >= WAITING_SECONDS:
+                asked = time.monotonic()
+                free = ray.available_resources()
+                console.print(
+                    f"waiting for the workers: {free.get('CPU', 0):g} CPU and {free.get('GPU', 0):g} GPU are free"
+                )
             starts = status.starts
             for record in status.records:
                 console.print(round_line(record))

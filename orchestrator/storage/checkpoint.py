@@ -6,6 +6,7 @@ bytes); S stands in the header. Removed weights are zero and are not stored. Not
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Mapping
@@ -60,7 +61,7 @@ def unpack_optimizer(blob: bytes, masks: Tensors, file: str) -> Tensors:
 
 
 def pack_progress(progress: Progress) -> bytes:
-    """A round in its middle, whole tensors: it lives for minutes, so speed counts and size does not."""
+    """A round in its middle: sha256 and safetensors of whole tensors. It lives for minutes, so size does not count."""
     model = {f"model/{name}": tensor for name, tensor in progress.state.model.items()}
     optimizer = {f"optimizer/{name}": tensor for name, tensor in progress.state.optimizer.items()}
     header = {
@@ -70,11 +71,15 @@ def pack_progress(progress: Progress) -> bytes:
         "seconds": progress.seconds,
         "attempts": progress.attempts,
     }
-    return save({**model, **optimizer}, {"progress": json.dumps(header)})
+    blob = save({**model, **optimizer}, {"progress": json.dumps(header)})
+    return hashlib.sha256(blob).digest() + blob
 
 
 def unpack_progress(blob: bytes, file: str) -> Progress:
     """The inverse of `pack_progress`. Raises DamagedError naming `file`."""
+    digest, blob = blob[:32], blob[32:]
+    if hashlib.sha256(blob).digest() != digest:
+        raise DamagedError(f"{file}: a mid-round checkpoint that does not have the sha256 it begins with")
     tensors, metadata = _open(blob, file)
     try:
         header = json.loads(metadata["progress"])

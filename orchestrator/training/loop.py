@@ -23,6 +23,7 @@ from orchestrator.training import group
 from orchestrator.training.batches import Batches, Split
 from orchestrator.training.data import Data
 from orchestrator.training.models import build_model
+from orchestrator.training.rng import seed_all
 from orchestrator.training.state import put_state, take_state
 
 # (request, the epoch's metrics, training images per second over all workers, a function that takes a checkpoint)
@@ -133,14 +134,13 @@ class Trainer:
     ) -> float:
         """One pass over the training data; returns the mean loss per sample over all workers."""
         training, steps = self.training, self.batches.steps_per_epoch
-        generator = torch.cuda if self.device.type == "cuda" else torch.default_generator
         share = group.world_size() / training.batch_size
         loss_sum = torch.zeros((), device=self.device, dtype=torch.float64)
         self.module.train()
         model = group.data_parallel(self.module)
         for step, (images, labels) in enumerate(self.batches.train(derive(request.seed, request.round, epoch))):
             # Seeded at every step (dropout draws from it), so that no step depends on the ones before it.
-            generator.manual_seed(derive(request.seed, request.round, epoch, step, group.rank()))
+            self._seed(derive(request.seed, request.round, epoch, step, group.rank()))
             for parameters in optimizer.param_groups:
                 parameters["lr"] = request.schedule.lr_at(epoch + step / steps, training.epochs)
             with self._autocast():
@@ -173,6 +173,11 @@ class Trainer:
             sums[2] += len(labels)
         loss, correct, count = group.sum_over_workers(sums).tolist()
         return loss / count, correct / count
+
+    def _seed(self, seed: int) -> None:
+        seed_all(seed)
+        if self.device.type == "cuda":
+            torch.cuda.manual_seed(seed)
 
     def _autocast(self) -> AbstractContextManager[object]:
         enabled = self.training.precision == "bf16"

@@ -111,7 +111,10 @@ def plain_digits(epochs: int, densities: list[float]) -> float:
 
 def test_whole_digits_job_and_the_gap_between_rounds(tmp_path):
     """The job's 15 rounds on two workers against the same training in one process, on one thread and on two."""
-    code, output = job_runs.run(tmp_path / "log", "--storage", str(tmp_path / "runs"), script=DIGITS_JOB)
+    usual = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "2"}  # as users run it
+    code, output = job_runs.run(
+        tmp_path / "log", "--storage", str(tmp_path / "runs"), script=DIGITS_JOB, env=usual, seconds=400
+    )
     assert code == 0, output
     records = Ledger(open_store(str(tmp_path / "runs"))).records()
     gaps = [record.gap_seconds for record in records[1:]]

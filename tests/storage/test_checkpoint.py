@@ -1,5 +1,7 @@
 """Tensors to bytes and back: bit-equal, as small as promised, and damage is told."""
 
+import hashlib
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -113,7 +115,7 @@ def test_optimizer_values_must_fit_the_mask():
         unpack_optimizer(pack_optimizer({"w/momentum_buffer": WEIGHT}, {"w": MASK}), {"w": other}, "f")
 
 
-@pytest.mark.parametrize("blob", [GOOD, b"", b"x" * 100])
+@pytest.mark.parametrize("blob", [GOOD, b"", b"x" * 100, hashlib.sha256(GOOD).digest() + GOOD])
 def test_what_is_not_progress_is_told(blob):
     with pytest.raises(DamagedError, match="train/run/progress"):
         unpack_progress(blob, "train/run/progress.safetensors")
