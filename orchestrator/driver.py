@@ -199,6 +199,7 @@ class Driver:
             images_per_second=result.images_per_second,
             attempts=result.attempts,
             gap_seconds=result.gap_seconds,
+            workers=result.workers,
             settings=self.settings[index],
             versions={"python": platform.python_version(), "torch": torch.__version__},
             finished_at=_now(),

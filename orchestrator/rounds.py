@@ -72,6 +72,7 @@ class RoundResult:
     images_per_second: float
     attempts: int = 1
     gap_seconds: float | None = None
+    workers: int = 1
 
 
 @dataclass(frozen=True)

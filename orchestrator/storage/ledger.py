@@ -58,6 +58,7 @@ class Record:
     images_per_second: float
     attempts: int
     gap_seconds: float | None
+    workers: int
     settings: dict[str, Any]
     versions: dict[str, str]
     finished_at: str

@@ -122,6 +122,7 @@ class Trainer:
             seconds=seconds(),
             images_per_second=images / max(training_seconds, 1e-9),
             attempts=attempts,
+            workers=group.world_size(),
             gap_seconds=self._first_step - last_step if last_step and self._first_step else None,
         )
 

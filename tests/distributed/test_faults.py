@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
 
 import job_runs
@@ -138,5 +139,6 @@ def test_a_sample_that_one_worker_cannot_use_ends_the_job(tmp_path):
 def test_an_elastic_group_takes_what_there_is(tmp_path):
     code, output = job_runs.run(tmp_path / "log", "--storage", "./runs", "--workers", "1:16", env=SHORT)
     assert code == 0, output
-    assert "on 2 worker(s)" in output, "1:16 on two CPUs is two workers"
-    assert len(Ledger(open_store(str(tmp_path / "runs"))).records()) == 2
+    records = Ledger(open_store(str(tmp_path / "runs"))).records()
+    assert len(records) == 2
+    assert records[-1].workers == min(16, os.cpu_count() or 1)

@@ -30,7 +30,7 @@ def record(round=0, seed=0, val=0.9, test=0.9, experiment="digits", density=None
         "technique": "LearningRateRewinding" if round else "Dense", "density": density, "kept": int(density * 4096),
         "prunable": 4096, "seed": seed, "history": [], "layers": {}, "dead_layers": [], "epochs": 30, "seconds": 83.0,
         "metrics": {"train_loss": 0.25, "val_accuracy": val, "test_accuracy": test}, "images_per_second": 1.0,
-        "attempts": 1, "gap_seconds": None, "settings": {}, "versions": {}, "finished_at": "2026-01-01",
+        "attempts": 1, "gap_seconds": None, "workers": 1, "settings": {}, "versions": {}, "finished_at": "2026-01-01",
         "blobs": {MODEL: Blob("0" * 64, 16384 >> round)},
     }  # fmt: skip
     return Record(**{**values, **changes})
