@@ -69,6 +69,6 @@ class LearningRateRewinding:
 
 def check_epochs(technique: RetrainingTechnique, epochs: int | None, training: TrainingConfig) -> None:
     """Raise ConfigError unless `epochs` is None or lies within the dense run."""
-    if epochs is not None and not 1 <= epochs <= training.epochs:
+    if epochs is not None and not (isinstance(epochs, int) and 1 <= epochs <= training.epochs):
         name = type(technique).__name__
         raise ConfigError(f"{name}.epochs must be in 1..{training.epochs}, the epochs of the dense run, got {epochs}")

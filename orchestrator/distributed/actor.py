@@ -20,6 +20,7 @@ from orchestrator.storage.ledger import Ledger, Record
 from orchestrator.storage.store import open_store
 
 FRUITLESS = 5  # starts of a round without one finished epoch, after which it is given up
+LOST = 3  # results that could not be committed, after which the run is given up
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,7 @@ class DriverActor:
         self._crash = "see the workers' logs for why they died (memory is the usual cause)"
         self._starts = 0
         self._fruitless = 0
+        self._lost = 0
 
     def next_key(self, group_started: bool) -> str | None:
         """Key of the round to train, or None: all are finished, or the run has failed (see `status`)."""
@@ -114,7 +116,14 @@ class DriverActor:
         state = unshare(ray.get(tensors[0]))
         assert isinstance(state, TrainState)
         self._fruitless = 0
-        record = self._driver.finish_round(key, replace(result, state=state))
+        try:
+            record = self._driver.finish_round(key, replace(result, state=state))
+        except Exception as error:
+            self._lost += 1
+            if self._lost >= LOST:
+                self._failure = f"{LOST} results in a row could not be committed, the last one because: {error}"
+            raise
+        self._lost = 0
         if all(record.key != known.key for known in self._records):
             self._records.append(record)
         return record

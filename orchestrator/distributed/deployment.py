@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from orchestrator.errors import ConfigError
@@ -25,7 +26,7 @@ class Workers:
         least, most = int(parts[0]), int(parts[-1])
         if not 1 <= least <= most:
             raise ConfigError(f"--workers must be at least 1 and the range must rise, got {count!r}")
-        if cpus <= 0 or gpus < 0:
+        if not (math.isfinite(cpus) and cpus > 0 and math.isfinite(gpus) and gpus >= 0):
             raise ConfigError(
                 f"--cpus-per-worker must be above 0 and --gpus-per-worker 0 or more, got {cpus} and {gpus}"
             )

@@ -94,8 +94,10 @@ def run(experiment: Experiment, flags: Flags, console: Console) -> list[Record]:
         raise ConfigError(
             f"--workers must not exceed the batch of {experiment.training.batch_size}, got {workers.most}"
         )
-    if flags.checkpoint_seconds < 0:
+    if not flags.checkpoint_seconds >= 0:
         raise ConfigError(f"--checkpoint-seconds must be 0 or more, got {flags.checkpoint_seconds}")
+    if flags.loader_workers is not None and flags.loader_workers < 0:
+        raise ConfigError(f"--loader-workers must be 0 or more, got {flags.loader_workers}")
     store = open_store(flags.storage)
     store.check()
     data_root = os.path.abspath(flags.data) if flags.data and "://" not in flags.data else flags.data

@@ -139,7 +139,9 @@ class Ledger:
             blobs[name] = Blob(hashlib.sha256(data).hexdigest(), len(data))
         record = Record(**{**{f.name: getattr(record, f.name) for f in fields(Record)}, "blobs": blobs})
         if not self.store.create(f"{folder}/record.json", record.to_json()):
-            return self.record(record.key) or record
+            if (committed := self.record(record.key)) is None:
+                raise DamagedError(f"{folder}/record.json can neither be created nor read: look at what lies there")
+            return committed
         self.store.delete(f"{folder}/failed.json")
         return record
 
@@ -183,7 +185,7 @@ class Ledger:
         for file in failed:
             with contextlib.suppress(MissingError, ValueError):  # it has committed since, or a kill tore the note
                 found.append(json.loads(self.store.read(file)))
-        return found
+        return [failure for failure in found if isinstance(failure, dict)]
 
     def write_experiment(self, name: str, seed: int, content: dict[str, Any]) -> None:
         """The path of an experiment, for people and reports."""

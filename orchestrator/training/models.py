@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -58,12 +59,12 @@ def build_model(
 def check_model(model: nn.Module, data: Data) -> None:
     """Raises ConfigError unless two samples give `model`, in evaluation mode, (2, num_classes) logits from all weights.
 
-    Gradients of `model` are cleared.
+    And unless a copy of it, in training mode, gives every parameter a gradient.
     """
     name, shape = type(model).__name__, (2, *data.input_shape)
     was_training = model.training
     try:
-        with own_randomness():
+        with torch.no_grad(), own_randomness():
             logits: object = model.eval()(torch.zeros(shape))
     except Exception as error:
         raise ConfigError(f"model {name} cannot take images of shape {shape}: {one_line(error)}") from error
@@ -74,14 +75,18 @@ def check_model(model: nn.Module, data: Data) -> None:
     elif logits.shape != (2, data.num_classes) or not logits.is_floating_point():
         got = f"{tuple(logits.shape)} of {logits.dtype}"
     else:
-        return _check_gradients(model, name, logits)
+        return _check_training(copy.deepcopy(model).train(), name, shape)
     raise ConfigError(f"model {name} must turn {shape} into float logits of shape (2, {data.num_classes}), got {got}")
 
 
-def _check_gradients(model: nn.Module, name: str, logits: Tensor) -> None:
-    logits.sum().backward()
+def _check_training(model: nn.Module, name: str, shape: tuple[int, ...]) -> None:
+    """One step's forward and backward: raises ConfigError for what would fail on the workers, minutes later."""
+    try:
+        with own_randomness():
+            model(torch.zeros(shape)).sum().backward()
+    except Exception as error:
+        raise ConfigError(f"model {name} cannot be trained on images of shape {shape}: {one_line(error)}") from error
     unused = [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
-    model.zero_grad(set_to_none=True)
     if unused:
         raise ConfigError(
             f"every parameter of model {name} must take part in its output, as workers average all gradients; these do "
