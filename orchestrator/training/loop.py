@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from orchestrator.errors import DivergedError
 from orchestrator.experiment import Experiment
-from orchestrator.rounds import EpochMetrics, Progress, RoundRequest, RoundResult, Tensors
+from orchestrator.rounds import EpochMetrics, Progress, RoundRequest, RoundResult, Tensors, TrainState
 from orchestrator.seeds import derive
 from orchestrator.training import group
 from orchestrator.training.batches import Batches, Split
@@ -62,7 +62,7 @@ class Trainer:
     ) -> RoundResult:
         """Train `request` to its end, from `resume` if given; `on_epoch` is called on every worker after each epoch.
 
-        Raises DivergedError when the training loss of an epoch is not finite, DataError on an unusable sample.
+        Raises DivergedError when a loss of an epoch, training or validation, is not finite, DataError on a bad sample.
         """
         began, earlier = time.perf_counter(), resume.seconds if resume else 0.0
 
@@ -71,11 +71,7 @@ class Trainer:
 
         attempts = resume.attempts + 1 if resume else 1
         optimizer = self.training.optimizer.build(self.module)
-        state = resume.state if resume else request.start
-        if state is None:
-            fresh = self._build(derive(request.seed, "model"))
-            state = take_state(fresh, self.training.optimizer.build(fresh))
-        put_state(state, self.module, optimizer)
+        put_state(resume.state if resume else request.start or self._initial(request), self.module, optimizer)
         group.start_alike(self.module)
         masked = Masked(self.module, request.masks)
 
@@ -125,6 +121,10 @@ class Trainer:
             workers=group.world_size(),
             gap_seconds=self._first_step - last_step if last_step and self._first_step else None,
         )
+
+    def _initial(self, request: RoundRequest) -> TrainState:
+        fresh = self._build(derive(request.seed, "model"))
+        return take_state(fresh, self.training.optimizer.build(fresh))
 
     @property
     def images_per_epoch(self) -> int:
