@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import time
+from typing import Any
+
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+
+# How long a worker stays awake for the others: in small steps, waking up costs more than waiting does.
+_AWAKE_SECONDS = 0.02
 
 
 def rank() -> int:
@@ -19,7 +26,7 @@ def world_size() -> int:
 def sum_over_workers(tensor: Tensor) -> Tensor:
     """`tensor` summed over all workers, in place; every worker must call it."""
     if world_size() > 1:
-        dist.all_reduce(tensor)
+        _wait(dist.all_reduce(tensor, async_op=True))
     return tensor
 
 
@@ -27,7 +34,7 @@ def from_rank_zero(flag: bool, device: torch.device) -> bool:
     """Rank 0's `flag`, on every worker."""
     tensor = torch.tensor([int(flag)], device=device)
     if world_size() > 1:
-        dist.broadcast(tensor, src=0)
+        _wait(dist.broadcast(tensor, src=0, async_op=True))
     return bool(tensor.item())
 
 
@@ -56,7 +63,32 @@ def data_parallel(module: nn.Module) -> nn.Module:
     """
     if world_size() == 1:
         return module
-    return DistributedDataParallel(module, forward_sync_buffers=False, init_sync=False, gradient_as_bucket_view=True)
+    parallel = DistributedDataParallel(
+        module, forward_sync_buffers=False, init_sync=False, gradient_as_bucket_view=True
+    )
+    if dist.get_backend() == "gloo":
+        parallel.register_comm_hook(None, lambda _, bucket: _average(bucket))
+    return parallel
+
+
+def _average(bucket: Any) -> torch.futures.Future[Tensor]:
+    """DistributedDataParallel's averaging of one bucket; after the last one there is nothing to do but wait."""
+    work = dist.all_reduce(bucket.buffer().div_(world_size()), async_op=True)
+    if bucket.is_last():
+        _stay_awake(work)
+    return work.get_future().then(lambda future: future.value()[0])
+
+
+def _wait(work: dist.Work | None) -> None:
+    assert work is not None  # None is for a process outside the group
+    _stay_awake(work)
+    work.wait()
+
+
+def _stay_awake(work: dist.Work) -> None:
+    deadline = time.perf_counter() + _AWAKE_SECONDS
+    while not work.is_completed() and time.perf_counter() < deadline:
+        os.sched_yield()
 
 
 def average_buffers(module: nn.Module) -> None:
