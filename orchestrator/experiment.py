@@ -12,6 +12,7 @@ from typing import Any
 
 from orchestrator.errors import ConfigError
 from orchestrator.pruning.path import Geometric, Path
+from orchestrator.pruning.selection import Global, Selection
 from orchestrator.retraining import LearningRateRewinding, RetrainingTechnique
 from orchestrator.training.config import TrainingConfig
 
@@ -20,7 +21,10 @@ FORMAT = 1  # of keys, records and blobs: raised whenever the same settings woul
 
 @dataclass(frozen=True, kw_only=True)
 class Experiment:
-    """Model + data + training + path + criterion + technique + seed. `name` is for people and decides nothing."""
+    """Model + data + training + path + selection by a criterion + technique + seed: a frozen value.
+
+    `name` is for people and decides nothing. `seeds`: the experiment stands for one replicate with each of them.
+    """
 
     name: str
     model: str
@@ -31,17 +35,23 @@ class Experiment:
     path: Path = field(default_factory=Geometric)
     technique: RetrainingTechnique = field(default_factory=LearningRateRewinding)
     criterion: str = "magnitude"
+    selection: Selection = field(default_factory=Global)
     exclude: tuple[str, ...] = ()
     min_kept_per_layer: int = 0
     seed: int = 0
+    seeds: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}", self.name):
             raise ConfigError(
                 f"name must be 1 to 100 of A-Z a-z 0-9 _ . -, the first a letter or a digit, got {self.name!r}"
             )
-        if not (isinstance(self.seed, int) and 0 <= self.seed < 2**63):
-            raise ConfigError(f"seed must be an integer in [0, 2^63), got {self.seed!r}")
+        object.__setattr__(self, "seeds", tuple(self.seeds))
+        for seed in (self.seed, *self.seeds):
+            if not (isinstance(seed, int) and not isinstance(seed, bool) and 0 <= seed < 2**63):
+                raise ConfigError(f"a seed must be an integer in [0, 2^63), got {seed!r}")
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ConfigError(f"seeds must differ from each other, got {self.seeds}")
         if not (isinstance(self.min_kept_per_layer, int) and self.min_kept_per_layer >= 0):
             raise ConfigError(
                 f"min_kept_per_layer must be a whole number of 0 or more, got {self.min_kept_per_layer!r}"
@@ -49,10 +59,15 @@ class Experiment:
         if isinstance(self.exclude, str):  # type: ignore[unreachable]
             raise ConfigError(f"exclude must be a tuple of patterns, got the text {self.exclude!r}")
         object.__setattr__(self, "exclude", tuple(self.exclude))
-        for name, kind, method in (("path", Path, "densities"), ("technique", RetrainingTechnique, "start")):
+        for name, kind, methods in (
+            ("path", Path, ("densities",)),
+            ("technique", RetrainingTechnique, ("start", "check", "rewinds_to")),
+            ("selection", Selection, ("select", "check")),
+        ):
             value = getattr(self, name)
-            if not dataclasses.is_dataclass(value) or not callable(getattr(value, method, None)):
-                raise ConfigError(f"{name} must be a dataclass with {method}() ({kind.__name__}), got {value!r}")
+            if not dataclasses.is_dataclass(value) or not all(callable(getattr(value, m, None)) for m in methods):
+                needed = " and ".join(f"{method}()" for method in methods)
+                raise ConfigError(f"{name} must be a dataclass with {needed} ({kind.__name__}), got {value!r}")
         if not isinstance(self.training, TrainingConfig):
             raise ConfigError(f"training must be a TrainingConfig, got {self.training!r}")
         self.technique.check(self.training)
@@ -61,6 +76,10 @@ class Experiment:
                 json.dumps(dict(getattr(self, field_name)))
             except TypeError as error:
                 raise ConfigError(f"{field_name} must hold only JSON values ({error})") from None
+
+    def replicates(self) -> list[Experiment]:
+        """One experiment for each of `seeds`; without them, this one."""
+        return [dataclasses.replace(self, seed=seed, seeds=()) for seed in self.seeds] or [self]
 
     def densities(self) -> tuple[float, ...]:
         """Density of every round; round 0 is dense."""
@@ -100,6 +119,7 @@ def round_settings(experiment: Experiment, problem: Problem) -> list[dict[str, A
     }
     pruning = {
         "criterion": experiment.criterion,
+        "selection": as_json(experiment.selection),
         "exclude": list(experiment.exclude),
         "min_kept_per_layer": experiment.min_kept_per_layer,
         "technique": as_json(experiment.technique),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 from torch import Tensor
 
@@ -28,7 +30,12 @@ class RoundRequest:
     """One (re)training that the driver asks for.
 
     `first_epoch` is the place in the dense run's schedule where the round begins, `epochs` how many it runs;
-    `start` is None for the dense round, which begins at the initialisation that `seed` gives.
+    `start` None is a fresh initialisation that follows from `seed` and `round`. `keep`: epochs of the dense run after
+    which the result must hold a snapshot.
+
+    `wants` other than "round" is an errand, whose key is the round's with a suffix and whose result's state is the
+    answer: "snapshot", the state after `epochs` epochs of a dense run that kept none (no difference in training);
+    "gradients", those of the training loss at `start`, under the names of the model's tensors.
     """
 
     key: str
@@ -44,6 +51,8 @@ class RoundRequest:
     epochs: int
     start: TrainState | None
     masks: Tensors
+    keep: tuple[int, ...] = ()
+    wants: Literal["round", "snapshot", "gradients"] = "round"
 
 
 @dataclass(frozen=True)
@@ -62,7 +71,8 @@ class RoundResult:
     """What training a request gave.
 
     `seconds`: time spent on it, over the attempts that it goes back to. `gap_seconds`: from the last training step of
-    the round before to the first one of this, None where these workers trained no round before.
+    the round before to the first one of this, None where these workers trained no round before. `snapshots`: the state
+    after each epoch of the request's `keep` that this attempt passed.
     """
 
     state: TrainState
@@ -73,6 +83,7 @@ class RoundResult:
     attempts: int = 1
     gap_seconds: float | None = None
     workers: int = 1
+    snapshots: Mapping[int, TrainState] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

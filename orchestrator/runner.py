@@ -41,6 +41,6 @@ def run(
             driver.fail_round(request.key, str(error))
             raise
         record = driver.finish_round(request.key, result)
-        if on_round:
+        if on_round and record:
             on_round(record)
     return driver.records()

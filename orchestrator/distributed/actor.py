@@ -15,7 +15,7 @@ from orchestrator.distributed.tensors import share, unshare
 from orchestrator.driver import Driver
 from orchestrator.errors import OrchestratorError
 from orchestrator.experiment import Experiment, Problem
-from orchestrator.rounds import EpochMetrics, RoundRequest, RoundResult, TrainState
+from orchestrator.rounds import EpochMetrics, RoundRequest, RoundResult
 from orchestrator.storage.ledger import Ledger, Record
 from orchestrator.storage.store import open_store
 
@@ -111,22 +111,21 @@ class DriverActor:
             self._shared = {key: (replace(request, start=None, masks={}), refs)}
         return self._shared[key]
 
-    def finish_round(self, key: str, result: RoundResult, tensors: list[ray.ObjectRef[Any]]) -> Record:
+    def finish_round(self, key: str, result: RoundResult, tensors: list[ray.ObjectRef[Any]]) -> None:
         """Commit; returns when the round is safe in storage."""
-        state = unshare(ray.get(tensors[0]))
-        assert isinstance(state, TrainState)
+        state, kept = ray.get(tensors[0])
+        snapshots = {epoch: unshare(snapshot) for epoch, snapshot in kept.items()}
         self._fruitless = 0
         try:
-            record = self._driver.finish_round(key, replace(result, state=state))
+            record = self._driver.finish_round(key, replace(result, state=unshare(state), snapshots=snapshots))
         except Exception as error:
             self._lost += 1
             if self._lost >= LOST:
                 self._failure = f"{LOST} results in a row could not be committed, the last one because: {error}"
             raise
         self._lost = 0
-        if all(record.key != known.key for known in self._records):
+        if record is not None and all(record.key != known.key for known in self._records):
             self._records.append(record)
-        return record
 
     def fail_round(self, key: str, reason: str) -> None:
         """Give the run up and write down why."""

@@ -119,8 +119,9 @@ class DriverLink:
         """Hand `result` over; it is uploaded while the next round trains, and commits stay in order."""
         self.wait()
         if self._first:
-            tensors = [ray.put(share(result.state))]
-            result = replace(result, state=TrainState({}))
+            kept = {epoch: share(state) for epoch, state in result.snapshots.items()}
+            tensors = [ray.put((share(result.state), kept))]
+            result = replace(result, state=TrainState({}), snapshots={})
             self._committing = (key, self._driver.finish_round.remote(key, result, tensors))
 
     def wait(self) -> None:

@@ -40,3 +40,8 @@ def score(criterion: Criterion, name: str, weight: Tensor, gradient: Tensor | No
     if scores.isnan().any():
         raise ConfigError(f"scores must be numbers, but the criterion gave NaN for {name}")
     return scores
+
+
+def needs_gradients(criterion: Criterion) -> bool:
+    """Whether `criterion` reads dL/dw: it says so by an attribute of this name."""
+    return bool(getattr(criterion, "needs_gradients", False))

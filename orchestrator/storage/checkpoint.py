@@ -62,8 +62,6 @@ def unpack_optimizer(blob: bytes, masks: Tensors, file: str) -> Tensors:
 
 def pack_progress(progress: Progress) -> bytes:
     """A round in its middle: sha256 and safetensors of whole tensors. It lives for minutes, so size does not count."""
-    model = {f"model/{name}": tensor for name, tensor in progress.state.model.items()}
-    optimizer = {f"optimizer/{name}": tensor for name, tensor in progress.state.optimizer.items()}
     header = {
         "key": progress.key,
         "epochs_done": progress.epochs_done,
@@ -71,26 +69,49 @@ def pack_progress(progress: Progress) -> bytes:
         "seconds": progress.seconds,
         "attempts": progress.attempts,
     }
-    blob = save({**model, **optimizer}, {"progress": json.dumps(header)})
-    return hashlib.sha256(blob).digest() + blob
+    return _seal(progress.state, {"progress": json.dumps(header)})
 
 
 def unpack_progress(blob: bytes, file: str) -> Progress:
     """The inverse of `pack_progress`. Raises DamagedError naming `file`."""
-    digest, blob = blob[:32], blob[32:]
-    if hashlib.sha256(blob).digest() != digest:
-        raise DamagedError(f"{file}: a mid-round checkpoint that does not have the sha256 it begins with")
-    tensors, metadata = _open(blob, file)
+    state, metadata = _unseal(blob, file)
     try:
         header = json.loads(metadata["progress"])
         header["history"] = tuple(EpochMetrics(**metrics) for metrics in header["history"])
-        parts: dict[str, Tensors] = {"model": {}, "optimizer": {}}
-        for path, tensor in tensors.items():
-            part, name = path.split("/", 1)
-            parts[part][name] = tensor
-        return Progress(state=TrainState(**parts), **header)
+        return Progress(state=state, **header)
     except (KeyError, TypeError, ValueError) as error:
         raise DamagedError(f"{file}: not a mid-round checkpoint ({error!r})") from error
+
+
+def pack_snapshot(state: TrainState) -> bytes:
+    """A state that is no round's result: sha256 and safetensors of whole tensors."""
+    return _seal(state, {})
+
+
+def unpack_snapshot(blob: bytes, file: str) -> TrainState:
+    """The inverse of `pack_snapshot`. Raises DamagedError naming `file`."""
+    return _unseal(blob, file)[0]
+
+
+def _seal(state: TrainState, metadata: dict[str, str]) -> bytes:
+    model = {f"model/{name}": tensor for name, tensor in state.model.items()}
+    optimizer = {f"optimizer/{name}": tensor for name, tensor in state.optimizer.items()}
+    blob = save({**model, **optimizer}, metadata)
+    return hashlib.sha256(blob).digest() + blob
+
+
+def _unseal(blob: bytes, file: str) -> tuple[TrainState, dict[str, str]]:
+    digest, blob = blob[:32], blob[32:]
+    if hashlib.sha256(blob).digest() != digest:
+        raise DamagedError(f"{file} is damaged: it does not have the sha256 that it begins with")
+    tensors, metadata = _open(blob, file)
+    state = TrainState({}, {})
+    for path, tensor in tensors.items():
+        part, _, name = path.partition("/")
+        if part not in ("model", "optimizer"):
+            raise DamagedError(f"{file}: not a state, it holds {path!r}")
+        getattr(state, part)[name] = tensor
+    return state, metadata
 
 
 def _open(blob: bytes, file: str) -> tuple[Tensors, dict[str, str]]:

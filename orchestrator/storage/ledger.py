@@ -18,7 +18,14 @@ from typing import Any
 from orchestrator.errors import DamagedError
 from orchestrator.experiment import FORMAT
 from orchestrator.rounds import Tensors, TrainState
-from orchestrator.storage.checkpoint import pack_model, pack_optimizer, unpack_model, unpack_optimizer
+from orchestrator.storage.checkpoint import (
+    pack_model,
+    pack_optimizer,
+    pack_snapshot,
+    unpack_model,
+    unpack_optimizer,
+    unpack_snapshot,
+)
 from orchestrator.storage.store import MissingError, Store
 
 MODEL, OPTIMIZER = "model.safetensors", "optimizer.safetensors"
@@ -151,8 +158,20 @@ class Ledger:
         file = f"rounds/{record.key}/{OPTIMIZER}"
         return TrainState(model, unpack_optimizer(self._blob(record, OPTIMIZER), masks, file)), masks
 
+    def write_snapshot(self, key: str, name: str, state: TrainState) -> None:
+        """Keep a state beside round `key` that is not its result: `name` is an epoch, or "gradients"."""
+        self.store.write(_snapshot(key, name), pack_snapshot(state))
+
+    def has_snapshot(self, key: str, name: str) -> bool:
+        """Whether there is one, whole or not."""
+        return self.store.exists(_snapshot(key, name))
+
+    def snapshot(self, key: str, name: str) -> TrainState:
+        """What `write_snapshot` kept. Raises DamagedError naming the file, MissingError."""
+        return unpack_snapshot(self.store.read(_snapshot(key, name)), _snapshot(key, name))
+
     def verify(self) -> Iterator[tuple[str, str | None]]:
-        """(file, None or what is wrong with it) for every record and every blob that a record names."""
+        """(file, None or what is wrong with it) for every record, every blob that a record names, every snapshot."""
         for file in self.store.list("rounds/"):
             if not file.endswith("/record.json"):
                 continue
@@ -172,6 +191,12 @@ class Ledger:
                     yield blob, None
                 except DamagedError as error:
                     yield blob, str(error)
+        for file in self.store.list("snapshots/"):
+            try:
+                unpack_snapshot(self.store.read(file), file)
+                yield file, None
+            except DamagedError as error:
+                yield file, f"{error}; delete it to have it made again"
 
     def write_failure(self, key: str, failure: dict[str, Any]) -> None:
         """Say beside a round that is not committed why it failed; gone when it commits."""
@@ -203,3 +228,7 @@ class Ledger:
                 f"({expected.bytes} bytes); restore it, or delete rounds/{record.key} to have the round trained again"
             )
         return data
+
+
+def _snapshot(key: str, name: str) -> str:
+    return f"snapshots/{key}/{name}.safetensors"

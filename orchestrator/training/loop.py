@@ -62,6 +62,8 @@ class Trainer:
     ) -> RoundResult:
         """Train `request` to its end, from `resume` if given; `on_epoch` is called on every worker after each epoch.
 
+        A request for gradients is answered without training (see RoundRequest).
+
         Raises DivergedError when a loss of an epoch, training or validation, is not finite, DataError on a bad sample.
         """
         began, earlier = time.perf_counter(), resume.seconds if resume else 0.0
@@ -74,12 +76,19 @@ class Trainer:
         put_state(resume.state if resume else request.start or self._initial(request), self.module, optimizer)
         group.start_alike(self.module)
         masked = Masked(self.module, request.masks)
+        masked.mask_weights()
+        if request.wants == "gradients":
+            gradients = TrainState(self._gradients(request))
+            return RoundResult(gradients, (), 0.0, seconds(), 0.0, attempts, workers=group.world_size())
 
+        snapshots: dict[int, TrainState] = {}
         history = list(resume.history) if resume else []
         training_seconds = 0.0
         last_step, self._first_step = self._last_step, None
         for done in range(len(history), request.epochs):
             epoch = request.first_epoch + done
+            if epoch in request.keep:
+                snapshots[epoch] = take_state(self.module, optimizer)
             epoch_began = time.perf_counter()
             train_loss = self._train_epoch(request, epoch, optimizer, masked)
             self._last_step = time.perf_counter()
@@ -120,10 +129,13 @@ class Trainer:
             attempts=attempts,
             workers=group.world_size(),
             gap_seconds=self._first_step - last_step if last_step and self._first_step else None,
+            snapshots=snapshots,
         )
 
     def _initial(self, request: RoundRequest) -> TrainState:
-        fresh = self._build(derive(request.seed, "model"))
+        """The initialisation that follows from the seed; another one in every round, for those who start anew."""
+        purpose = ("model",) if request.round == 0 else ("reinitialisation", request.round)
+        fresh = self._build(derive(request.seed, *purpose))
         return take_state(fresh, self.training.optimizer.build(fresh))
 
     @property
@@ -160,6 +172,22 @@ class Trainer:
         group.average_buffers(self.module)
         total = group.sum_over_workers(loss_sum).item()
         return total / (steps * training.batch_size)
+
+    def _gradients(self, request: RoundRequest) -> Tensors:
+        """{name: dL/dw} of the mean training loss over one epoch's batches, with the running statistics fixed."""
+        self.module.eval()
+        self.module.zero_grad(set_to_none=True)
+        share = 1 / self.images_per_epoch
+        for images, labels in self.batches.train(derive(request.seed, request.round, "gradients")):
+            with self._autocast():
+                loss = F.cross_entropy(self.module(images), labels, reduction="sum")
+            (loss * share).backward()
+        gradients = {}
+        for name, parameter in self.module.named_parameters():
+            gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+            gradients[name] = group.sum_over_workers(gradient).to("cpu", copy=True).contiguous()
+        self.module.zero_grad(set_to_none=True)
+        return gradients
 
     @torch.no_grad()
     def evaluate(self, split: Split) -> tuple[float, float]:
