@@ -28,11 +28,21 @@ class Driver:
     """Decides the rounds of one experiment. Thread-safe: a round may be committed while the next is asked for.
 
     `keep`: epochs of the dense run that others will rewind to; what this experiment's technique needs is kept anyway.
+    `floor`: the path is cut, which is no failure, after a round whose validation accuracy is below it.
     """
 
-    def __init__(self, experiment: Experiment, ledger: Ledger, problem: Problem, keep: Iterable[int] = ()) -> None:
+    def __init__(
+        self,
+        experiment: Experiment,
+        ledger: Ledger,
+        problem: Problem,
+        *,
+        keep: Iterable[int] = (),
+        floor: float | None = None,
+    ) -> None:
         self.experiment = experiment
         self.ledger = ledger
+        self.floor = floor
         self.settings = round_settings(experiment, problem)
         self.keys = round_keys(self.settings)
         self.densities = experiment.densities()
@@ -53,7 +63,8 @@ class Driver:
     def next_round(self) -> RoundRequest | None:
         """The first round of the path that is not finished, or None; the same answer until it is finished.
 
-        None means that every round is in storage: it waits for an upload under way, which may still fail.
+        None means that every round, or every one down to the floor, is in storage: it waits for an upload under way,
+        which may still fail.
         """
         if (request := self._first_unfinished()) is None:
             with self._committing:
@@ -64,7 +75,13 @@ class Driver:
     def _first_unfinished(self) -> RoundRequest | None:
         with self._lock:
             index = next((i for i in range(len(self.keys)) if self._round(i) is None), None)
-            return None if index is None else self._request_of(index)
+            if index is None or (index and self._is_below_floor(index - 1)):
+                return None
+            return self._request_of(index)
+
+    def _is_below_floor(self, index: int) -> bool:
+        finished = self._round(index)
+        return self.floor is not None and finished is not None and finished.val_accuracy() < self.floor
 
     def finish_round(self, key: str, result: RoundResult) -> Record | None:
         """Commit a round; a second call for the same key changes nothing. None is the answer for an errand.
@@ -113,9 +130,11 @@ class Driver:
         )
 
     def failure(self, job: str) -> str | None:
-        """Why `job` gave up a round of this path, if it did."""
-        found = (f for f in self.ledger.failures() if f.get("key") in self.keys and f.get("job") == job)
-        return next((str(failure["reason"]) for failure in found), None)
+        """Why `job` gave up the round that is next, if it did."""
+        with self._lock:
+            key = next((key for i, key in enumerate(self.keys) if self._round(i) is None), None)
+        failure = self.ledger.failure(key) if key else None
+        return str(failure["reason"]) if failure and failure.get("job") == job else None
 
     def records(self) -> list[Record]:
         """The records of this path's committed rounds, in order, under this experiment's name.
@@ -124,6 +143,11 @@ class Driver:
         """
         records = [record for key in self.keys if (record := self.ledger.record(key)) is not None]
         return [replace(record, experiment=self.experiment.name) for record in records]
+
+    @property
+    def run_name(self) -> str:
+        """What the path is called where runs are told apart: the same for the same path, so that it is found again."""
+        return f"{self.experiment.name}-{self.keys[-1][:16]}"
 
     def _request_of(self, index: int) -> RoundRequest:
         """The request for round `index`, or for an errand that must come before it."""

@@ -19,7 +19,7 @@ from orchestrator.pruning.criteria import needs_gradients
 from orchestrator.retraining import Start
 from orchestrator.rounds import RoundRequest, RoundResult, Tensors, TrainState
 from orchestrator.seeds import derive
-from orchestrator.storage.ledger import Ledger
+from orchestrator.storage.ledger import Ledger, Record
 from orchestrator.training.config import TrainingConfig
 from orchestrator.training.rng import own_randomness, seed_all
 
@@ -35,10 +35,12 @@ class Finished:
         self._ledger = ledger
         self._content: tuple[TrainState, Tensors] | None = None
         self._snapshots: Mapping[int, TrainState] = {}
+        self._val_accuracy: float | None = None
 
     def hold(self, result: RoundResult, masks: Tensors) -> Finished:
         """Keep what is on its way to storage."""
         self._content, self._snapshots = (result.state, masks), result.snapshots
+        self._val_accuracy = result.history[-1].val_accuracy
         return self
 
     def state(self) -> TrainState:
@@ -56,17 +58,26 @@ class Finished:
     def has_snapshot(self, epoch: int) -> bool:
         return epoch in self._snapshots or self._ledger.has_snapshot(self.key, str(epoch))
 
+    def val_accuracy(self) -> float:
+        """Of the last epoch, as a fraction."""
+        if self._val_accuracy is None:
+            self._val_accuracy = self._record().metrics["val_accuracy"]
+        return self._val_accuracy
+
     def forget(self) -> None:
         """Leave it to storage."""
         self._content, self._snapshots = None, {}
 
     def _read(self) -> tuple[TrainState, Tensors]:
         if self._content is None:
-            record = self._ledger.record(self.key)
-            if record is None:
-                raise DamagedError(f"rounds/{self.key}/record.json was there and is gone: start the job again")
-            self._content = self._ledger.load(record)
+            self._content = self._ledger.load(self._record())
         return self._content
+
+    def _record(self) -> Record:
+        record = self._ledger.record(self.key)
+        if record is None:
+            raise DamagedError(f"rounds/{self.key}/record.json was there and is gone: start the job again")
+        return record
 
 
 class Requests:

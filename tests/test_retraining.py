@@ -111,7 +111,7 @@ def start_of(technique, ledger, keep=()):
     """The request of the first pruned round, after a real dense run; and how many errands came before it."""
     experiment = dataclasses.replace(TINY, technique=technique)
     problem, data = load_problem(experiment, None)
-    driver, trainer, errands = Driver(experiment, ledger, problem, keep), Trainer(experiment, data), 0
+    driver, trainer, errands = Driver(experiment, ledger, problem, keep=keep), Trainer(experiment, data), 0
     while (request := driver.next_round()) is not None and (request.round == 0 or request.wants != "round"):
         errands += request.wants != "round"
         driver.finish_round(request.key, trainer.train(request))

@@ -6,8 +6,9 @@ It may die at any moment: Ray starts it again, it reads the ledger, and calls th
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import ray
 
@@ -16,6 +17,7 @@ from orchestrator.driver import Driver
 from orchestrator.errors import OrchestratorError
 from orchestrator.experiment import Experiment, Problem
 from orchestrator.rounds import EpochMetrics, RoundRequest, RoundResult
+from orchestrator.storage.claims import Claims
 from orchestrator.storage.ledger import Ledger, Record
 from orchestrator.storage.store import open_store
 
@@ -63,27 +65,67 @@ class Status:
     starts: int
 
 
+@dataclass(frozen=True)
+class Turn:
+    """What a path needs next. `holder`: who trains the round that it waits for."""
+
+    what: Literal["train", "wait", "end"]
+    holder: str | None = None
+
+
 @ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1, max_concurrency=8)
 class DriverActor:
     """Owns the algorithm of one path; see `orchestrator.driver.Driver`."""
 
-    def __init__(self, experiment: Experiment, storage: str, problem: Problem, job: str) -> None:
-        self._driver = Driver(experiment, Ledger(open_store(storage)), problem)
+    def __init__(
+        self,
+        experiment: Experiment,
+        storage: str,
+        problem: Problem,
+        job: str,
+        owner: str,
+        *,
+        keep: Iterable[int] = (),
+        floor: float | None = None,
+    ) -> None:
+        store = open_store(storage)
+        self._driver = Driver(experiment, Ledger(store), problem, keep=keep, floor=floor)
+        self._claims = Claims(store, owner)
         self._shared: dict[str, tuple[RoundRequest, list[ray.ObjectRef[Any]]]] = {}
         self._records: list[Record] = []
         self._report: Report | None = None
         self._job = job
-        self._failure = self._driver.failure(job)  # also when this actor is started again
+        self._failure: str | None = None
         self._crash = "see the workers' logs for why they died (memory is the usual cause)"
         self._starts = 0
         self._fruitless = 0
         self._lost = 0
 
+    def turn(self) -> Turn:
+        """What whoever runs this path should do: train, wait for another owner's round, or end."""
+        if self._failure is None:
+            self._failure = self._driver.failure(self._job)  # of another path of the same job, or before a restart
+        key = self._next_key()
+        if key is None:
+            return Turn("end")
+        if self._claim(key):
+            return Turn("train")
+        return Turn("wait", self._claims.holder(key))
+
     def next_key(self, group_started: bool) -> str | None:
-        """Key of the round to train, or None: all are finished, or the run has failed (see `status`)."""
+        """Key of the round to train, or None: the workers should end, and `turn` says why."""
         if group_started:
             self._starts += 1
             self._fruitless += 1
+        key = self._next_key()
+        if key is not None and self._fruitless > FRUITLESS:
+            self.fail_round(
+                key, f"a round was started {FRUITLESS} times and no attempt finished an epoch: {self._crash}"
+            )
+            return None
+        return key if key is not None and self._claim(key) else None
+
+    def _next_key(self) -> str | None:
         if self._failure is not None:
             return None
         try:
@@ -91,15 +133,17 @@ class DriverActor:
         except OrchestratorError as error:  # a damaged parent, weights that are not finite: no attempt can help
             self._failure = str(error)
             return None
-        if request is None:
-            return None
-        if self._fruitless > FRUITLESS:
-            self.fail_round(
-                request.key,
-                f"round {request.round} was started {FRUITLESS} times and no attempt finished an epoch: {self._crash}",
-            )
-            return None
-        return request.key
+        return request.key if request else None
+
+    def _claim(self, key: str) -> bool:
+        """Whether round `key` is ours to train, and still to be trained."""
+        if not self._claims.acquire(key):
+            return False
+        request = self._driver.next_round()
+        if request is None or request.key != key:  # finished by its owner a moment ago
+            self._claims.release(key)
+            return False
+        return True
 
     def request(self, key: str) -> tuple[RoundRequest, list[ray.ObjectRef[Any]]]:
         """The request without its tensors, and a reference to them that each worker fetches by itself."""
@@ -117,6 +161,8 @@ class DriverActor:
         snapshots = {epoch: unshare(snapshot) for epoch, snapshot in kept.items()}
         self._fruitless = 0
         try:
+            if not self._claims.acquire(key):
+                raise OrchestratorError(f"another owner has taken over round {key}")
             record = self._driver.finish_round(key, replace(result, state=unshare(state), snapshots=snapshots))
         except Exception as error:
             self._lost += 1
@@ -124,6 +170,7 @@ class DriverActor:
                 self._failure = f"{LOST} results in a row could not be committed, the last one because: {error}"
             raise
         self._lost = 0
+        self._claims.release(key)
         if record is not None and all(record.key != known.key for known in self._records):
             self._records.append(record)
 
@@ -131,6 +178,7 @@ class DriverActor:
         """Give the run up and write down why."""
         self._failure = self._failure or reason
         self._driver.fail_round(key, reason, self._job)
+        self._claims.release(key)
 
     def crashed(self, error: str) -> None:
         """A worker died of this; said if the run is given up."""

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import re
 import secrets
 import socket
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 
 import ray
 
-from orchestrator.distributed.deployment import Workers
+from orchestrator.distributed.deployment import Deployment, Workers
 from orchestrator.errors import ConfigError, ResourceError
 from orchestrator.storage.store import Store
 
@@ -47,10 +49,37 @@ def connect(address: str | None) -> bool:
     return joined
 
 
+@contextlib.contextmanager
+def connected(address: str | None) -> Iterator[bool]:
+    """A connection to Ray while the block runs: the one that there is, else `connect`'s, which ends with the block."""
+    if ray.is_initialized():
+        yield True
+        return
+    joined = connect(address)
+    try:
+        yield joined
+    finally:
+        ray.shutdown()
+
+
+def placed(deployment: Deployment, store: Store, joined: bool) -> Deployment:
+    """`deployment` as it will run on the cluster. Raises OrchestratorError if the cluster cannot hold it."""
+    check_storage_is_shared(store)
+    workers = with_gpus(deployment.workers) if deployment.gpus_if_there else deployment.workers
+    checkroom(workers, WAIT_SECONDS if joined else 0.0)
+    return replace(deployment, workers=workers)
+
+
+def room(resources: dict[str, float]) -> int:
+    """How many workers fit, node by node: a worker never spans two."""
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return sum(min(int((node.get(name, 0) + 1e-6) // amount) for name, amount in resources.items()) for node in nodes)
+
+
 def with_gpus(workers: Workers) -> Workers:
     """One GPU for each worker where the cluster has enough of them."""
     gpu = replace(workers, gpus=1.0)
-    return gpu if _room(gpu.resources) >= workers.least or _autoscaler_can_hold(gpu) else workers
+    return gpu if room(gpu.resources) >= workers.least or _autoscaler_can_hold(gpu) else workers
 
 
 def check_storage_is_shared(store: Store) -> None:
@@ -63,30 +92,24 @@ def check_storage_is_shared(store: Store) -> None:
         )
 
 
-def check_room(workers: Workers, wait_seconds: float) -> None:
+def checkroom(workers: Workers, wait_seconds: float) -> None:
     """Raise ResourceError if `workers.least` workers can never fit on the cluster's nodes.
 
     What an autoscaler may still add counts as being there.
     """
     deadline = time.monotonic() + wait_seconds
-    while (room := _room(workers.resources)) < workers.least:
+    while (fitting := room(workers.resources)) < workers.least:
         if _autoscaler_can_hold(workers):
             return
         if time.monotonic() >= deadline:
             there = ray.cluster_resources()
             raise ResourceError(
                 f"{workers.least} workers of {_amounts(workers.resources)} each were asked for, and the cluster holds "
-                f"{room} of them: it has {_amounts({k: there.get(k, 0) for k in ('CPU', 'GPU')})} on "
+                f"{fitting} of them: it has {_amounts({k: there.get(k, 0) for k in ('CPU', 'GPU')})} on "
                 f"{len([n for n in ray.nodes() if n['Alive']])} node(s); "
                 "ask for fewer --workers, fewer --cpus-per-worker, or add nodes"
             )
         time.sleep(1)
-
-
-def _room(resources: dict[str, float]) -> int:
-    """How many workers fit, node by node: a worker never spans two."""
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    return sum(min(int((node.get(name, 0) + 1e-6) // amount) for name, amount in resources.items()) for node in nodes)
 
 
 def _autoscaler_can_hold(workers: Workers) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from orchestrator.errors import ConfigError
 
@@ -41,9 +41,26 @@ class Workers:
 
 @dataclass(frozen=True)
 class Deployment:
-    """Where and on what an experiment runs; decides nothing of its result but the order of floating-point sums."""
+    """Where and on what an experiment runs; decides nothing of its result but the order of floating-point sums.
 
-    workers: Workers
+    `data_root`: where the data lies. `loader_workers`: decoding processes for each worker, None for one for each of its
+    CPUs. `checkpoint_seconds`: least time between checkpoints in a round. `gpus_if_there`: a GPU a worker if
+    the cluster has them.
+    """
+
+    workers: Workers = field(default_factory=lambda: Workers(1, 1, 1.0, 0.0))
     data_root: str | None = None
     loader_workers: int | None = None
     checkpoint_seconds: float = 30.0
+    gpus_if_there: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.checkpoint_seconds >= 0:
+            raise ConfigError(f"--checkpoint-seconds must be 0 or more, got {self.checkpoint_seconds}")
+        if self.loader_workers is not None and self.loader_workers < 0:
+            raise ConfigError(f"--loader-workers must be 0 or more, got {self.loader_workers}")
+
+    def check_batch(self, batch_size: int) -> None:
+        """Raise ConfigError unless every worker gets a part of each batch."""
+        if self.workers.most > batch_size:
+            raise ConfigError(f"--workers must not exceed the batch of {batch_size}, got {self.workers.most}")

@@ -17,7 +17,7 @@ from rich.console import Console
 
 from orchestrator.distributed.deployment import Deployment, Workers
 from orchestrator.driver import Driver
-from orchestrator.errors import ConfigError, OrchestratorError
+from orchestrator.errors import OrchestratorError
 from orchestrator.experiment import Experiment, Problem
 from orchestrator.problem import load_problem
 from orchestrator.report import print_table, save_picture
@@ -34,8 +34,8 @@ class Flags:
     """Folder, or s3://bucket/prefix (credentials and endpoint from the AWS variables)."""
     data: str | None = None
     """Where the data lies, for data sets that live in files."""
-    seed: int = 0
-    """Seed of initialisation, data order and augmentation."""
+    seed: int | None = None
+    """Seed of initialisation, data order and augmentation; left out: the script's."""
     smoke: bool = False
     """A very short run through the same code."""
     workers: str = "2"
@@ -52,6 +52,16 @@ class Flags:
     """Ray cluster to join; left out: RAY_ADDRESS, else a local Ray for this job alone."""
     report: str | None = None
     """Folder for the picture; left out: no picture."""
+
+    def deployment(self) -> Deployment:
+        """Raises ConfigError for what cannot be."""
+        return Deployment(
+            Workers.parse(self.workers, self.cpus_per_worker, self.gpus_per_worker or 0.0),
+            os.path.abspath(self.data) if self.data and "://" not in self.data else self.data,
+            self.loader_workers,
+            self.checkpoint_seconds,
+            gpus_if_there=self.gpus_per_worker is None,
+        )
 
 
 def main(
@@ -74,7 +84,10 @@ def main(
                 folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="rewind-smoke-"))
                 make_smoke_data(Path(folder))
                 flags = dataclasses.replace(flags, data=folder)
-            records = run(dataclasses.replace(smoke if flags.smoke else experiment, seed=flags.seed), flags, console)
+            chosen = smoke if flags.smoke else experiment
+            if flags.seed is not None:
+                chosen = dataclasses.replace(chosen, seed=flags.seed, seeds=())
+            records = [record for replicate in chosen.replicates() for record in run(replicate, flags, console)]
         print_table(records, console)
         if flags.report:
             print(f"picture: {save_picture(records, Path(flags.report) / 'accuracy.png')}")
@@ -89,19 +102,11 @@ def main(
 
 def run(experiment: Experiment, flags: Flags, console: Console) -> list[Record]:
     """Train what `flags.storage` does not hold yet. Everything that can be checked is checked before Ray starts."""
-    workers = Workers.parse(flags.workers, flags.cpus_per_worker, flags.gpus_per_worker or 0.0)
-    if workers.most > experiment.training.batch_size:
-        raise ConfigError(
-            f"--workers must not exceed the batch of {experiment.training.batch_size}, got {workers.most}"
-        )
-    if not flags.checkpoint_seconds >= 0:
-        raise ConfigError(f"--checkpoint-seconds must be 0 or more, got {flags.checkpoint_seconds}")
-    if flags.loader_workers is not None and flags.loader_workers < 0:
-        raise ConfigError(f"--loader-workers must be 0 or more, got {flags.loader_workers}")
+    deployment = flags.deployment()
+    deployment.check_batch(experiment.training.batch_size)
     store = open_store(flags.storage)
     store.check()
-    data_root = os.path.abspath(flags.data) if flags.data and "://" not in flags.data else flags.data
-    problem, _ = load_problem(experiment, data_root)
+    problem, _ = load_problem(experiment, deployment.data_root)
     driver = Driver(experiment, Ledger(store), problem)
     records = driver.records()
     console.print(
@@ -109,12 +114,11 @@ def run(experiment: Experiment, flags: Flags, console: Console) -> list[Record]:
         highlight=False,
     )
     if len(records) < len(driver.keys):
-        deployment = Deployment(workers, data_root, flags.loader_workers, flags.checkpoint_seconds)
         _train(experiment, problem, driver, deployment, flags, console)
         records = driver.records()
         if missing := len(driver.keys) - len(records):
             raise OrchestratorError(f"{missing} round(s) are not in {store.uri}: run the same command again")
-    store.delete_tree(f"train/{_run_name(driver)}")
+    store.delete_tree(f"train/{driver.run_name}")
     return records
 
 
@@ -127,29 +131,22 @@ def _train(
     console: Console,
 ) -> None:
     # Imported late: a finished job shows its table without starting, or even importing, Ray.
-    import ray
-
     from orchestrator.distributed import cluster, progress, trainer
 
     store = driver.ledger.store
-    joined = cluster.connect(flags.address)
-    try:
-        cluster.check_storage_is_shared(store)
-        workers = cluster.with_gpus(deployment.workers) if flags.gpus_per_worker is None else deployment.workers
-        cluster.check_room(workers, cluster.WAIT_SECONDS if joined else 0.0)
+    with cluster.connected(flags.address) as joined:
+        deployment = cluster.placed(deployment, store, joined)
+        workers = deployment.workers
         console.print(
             f"workers: {flags.workers}, each on {workers.gpus:g} GPU and {workers.cpus:g} CPU", highlight=False
         )
-        deployment = dataclasses.replace(deployment, workers=workers)
         actor = trainer.start_driver(experiment, store.uri, problem)
         with progress.shown(actor, console):
-            trainer.fit(experiment, actor, store, _run_name(driver), deployment)
-        if failure := ray.get(actor.status.remote(0)).failure:
-            raise OrchestratorError(failure)
-    finally:
-        ray.shutdown()
-
-
-def _run_name(driver: Driver) -> str:
-    """The name of a path's run in Ray Train: the same for the same path, so that a killed run is found again."""
-    return f"{driver.experiment.name}-{driver.keys[-1][:16]}"
+            trainer.train_rounds(
+                experiment,
+                actor,
+                store,
+                driver.run_name,
+                deployment,
+                lambda holder: console.print(f"the next round is being trained by {holder}: waiting for it"),
+            )

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import logging
+import platform
 import signal
 import threading
+import time
 import uuid
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
@@ -23,12 +26,28 @@ from orchestrator.storage.store import MissingError, Store
 
 logger = logging.getLogger(__name__)
 MAX_FAILURES = 100  # of workers, over a whole path; a round without progress is given up much earlier
+WAIT_SECONDS = 1.0  # between two looks at a round that another owner trains
 _SNAPSHOT = "checkpoint_manager_snapshot.json"
 
 
-def start_driver(experiment: Experiment, storage: str, problem: Problem) -> Any:
-    """A handle on the driver actor of this path. Raises OrchestratorError if it cannot start where it was placed."""
-    driver = DriverActor.remote(experiment, storage, problem, uuid.uuid4().hex)  # type: ignore[attr-defined]
+def start_driver(
+    experiment: Experiment,
+    storage: str,
+    problem: Problem,
+    *,
+    job: str = "",
+    keep: Iterable[int] = (),
+    floor: float | None = None,
+) -> Any:
+    """A handle on the driver actor of this path; `job` is shared by paths that need not repeat each other's failures.
+
+    Raises OrchestratorError if it cannot start where it was placed.
+    """
+    unique = uuid.uuid4().hex
+    owner = f"{experiment.name}.{experiment.seed} on {platform.node()}, {unique[:8]}"
+    driver = DriverActor.remote(  # type: ignore[attr-defined]
+        experiment, storage, problem, job or unique, owner, keep=tuple(keep), floor=floor
+    )
     try:
         ray.get(driver.pid.remote())
     except ray.exceptions.RayError as error:
@@ -36,8 +55,33 @@ def start_driver(experiment: Experiment, storage: str, problem: Problem) -> Any:
     return driver
 
 
+def train_rounds(
+    experiment: Experiment,
+    driver: Any,
+    store: Store,
+    run: str,
+    deployment: Deployment,
+    on_wait: Callable[[str], None] = lambda holder: None,
+) -> None:
+    """Train the path to its end; while another owner trains the round that is next, hold no workers.
+
+    `on_wait` is told once who that is. Raises OrchestratorError when the path fails, or the workers keep dying.
+    """
+    told = None
+    while (turn := ray.get(driver.turn.remote())).what != "end":
+        if turn.what == "train":
+            fit(experiment, driver, store, run, deployment)
+            continue
+        if turn.holder and turn.holder != told:
+            told = turn.holder
+            on_wait(told)
+        time.sleep(WAIT_SECONDS)
+    if failure := ray.get(driver.status.remote(0)).failure:
+        raise OrchestratorError(failure)
+
+
 def fit(experiment: Experiment, driver: Any, store: Store, run: str, deployment: Deployment) -> None:
-    """Train the path; returns when the driver has no further round.
+    """Train rounds with one group of workers; returns when the driver has no further one for them.
 
     Raises OrchestratorError when the workers keep dying, with what Ray says of it.
     """

@@ -202,15 +202,20 @@ class Ledger:
         """Say beside a round that is not committed why it failed; gone when it commits."""
         self.store.write(f"rounds/{key}/failed.json", json.dumps(failure, indent=1).encode())
 
+    def failure(self, key: str) -> dict[str, Any] | None:
+        """What `write_failure` wrote for a round that did not commit since, if anything."""
+        with contextlib.suppress(MissingError, ValueError):  # ValueError: a kill tore the note
+            failure = json.loads(self.store.read(f"rounds/{key}/failed.json"))
+            if isinstance(failure, dict) and not self.store.exists(f"rounds/{key}/record.json"):
+                return failure
+        return None
+
     def failures(self) -> list[dict[str, Any]]:
         """What `write_failure` wrote for rounds that did not commit since."""
         files = set(self.store.list("rounds/"))
         failed = sorted(f for f in files if f.endswith("/failed.json") and f.replace("failed", "record") not in files)
-        found = []
-        for file in failed:
-            with contextlib.suppress(MissingError, ValueError):  # it has committed since, or a kill tore the note
-                found.append(json.loads(self.store.read(file)))
-        return [failure for failure in found if isinstance(failure, dict)]
+        found = [self.failure(file.split("/")[1]) for file in failed]
+        return [failure for failure in found if failure is not None]
 
     def write_experiment(self, name: str, seed: int, content: dict[str, Any]) -> None:
         """The path of an experiment, for people and reports."""

@@ -1,0 +1,102 @@
+"""One path of a sweep: a light function that holds no training resources while it waits for another path's round."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from ray import tune
+
+from orchestrator.distributed import trainer
+from orchestrator.distributed.deployment import Deployment
+from orchestrator.driver import Driver
+from orchestrator.errors import OrchestratorError
+from orchestrator.experiment import Experiment, Problem
+from orchestrator.storage.ledger import Ledger, Record
+from orchestrator.storage.store import open_store
+
+_POLL_SECONDS = 0.5
+
+
+@dataclass(frozen=True)
+class SweptPath:
+    """One experiment, ready to be trained; `keep`: epochs of its dense run that any experiment rewinds to."""
+
+    experiment: Experiment
+    problem: Problem
+    keep: tuple[int, ...] = ()
+
+    @property
+    def label(self) -> str:
+        return f"{self.experiment.name}.{self.experiment.seed}"
+
+    def driver(self, ledger: Ledger, floor: float | None = None) -> Driver:
+        return Driver(self.experiment, ledger, self.problem, keep=self.keep, floor=floor)
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What all trials of a sweep share. `job` tells its failures from those of other sweeps."""
+
+    storage: str
+    deployment: Deployment
+    floor: float | None
+    job: str
+
+
+def run_trial(config: dict[str, Any], path_of: Callable[[dict[str, Any]], SweptPath], sweep: Sweep) -> None:
+    """Train the path of `config` and report every round of it to Tune, whoever trained it."""
+    told: dict[str, Any] = {"round": -1, "val_accuracy": 0.0}
+    try:
+        path = path_of(config)
+        driver = path.driver(Ledger(open_store(sweep.storage)), sweep.floor)
+        for record in _rounds(path, driver, sweep):
+            told = metrics_of(record, rounds=len(driver.keys) - 1)
+            tune.report(told)
+    except OrchestratorError as error:
+        tune.report({**told, "failure": str(error)})
+
+
+def _rounds(path: SweptPath, driver: Driver, sweep: Sweep) -> Any:
+    """The records of the path, each as soon as it is committed, while a thread trains those that are missing."""
+    actor = trainer.start_driver(
+        path.experiment, sweep.storage, path.problem, job=sweep.job, keep=path.keep, floor=sweep.floor
+    )
+    failures: list[Exception] = []
+
+    def train() -> None:
+        try:
+            trainer.train_rounds(path.experiment, actor, driver.ledger.store, driver.run_name, sweep.deployment)
+        except Exception as error:
+            failures.append(error)
+
+    thread = threading.Thread(target=train, daemon=True)
+    thread.start()
+    told, alive = 0, True
+    while alive:
+        thread.join(_POLL_SECONDS)
+        alive = thread.is_alive()
+        while told < len(driver.keys) and (record := driver.ledger.record(driver.keys[told])) is not None:
+            yield record
+            told += 1
+    ray.kill(actor)
+    if failures:
+        raise failures[0]
+
+
+def metrics_of(record: Record, rounds: int) -> dict[str, Any]:
+    """What Tune, its schedulers and the trackers see of a round."""
+    return {
+        "round": record.round,
+        "rounds": rounds,
+        "technique": record.technique,
+        "density": record.density,
+        "compression": record.prunable / record.kept,
+        **record.metrics,
+        "model_bytes": record.model_bytes,
+        "epochs": record.epochs,
+        "round_seconds": record.seconds,
+    }

@@ -1,0 +1,260 @@
+"""Claims: who is training which round, so that rounds with equal keys are trained once.
+
+The claim on a key is a chain of small files `claims/<key>/<number>.json`; the highest link counts. Every link is made
+with create-if-absent, so of all who want to append the next one exactly one does. The owner appends a link as its
+heartbeat, whoever takes over appends one, and a release appends one that says so. The highest link is never removed
+and numbers never go down: a process that stalled and goes on from an old number sees a higher link, and has lost.
+
+A claim is a lease (Gray and Cheriton, "Leases", SOSP 1989) that compares no clocks of different nodes: a waiter
+measures by its own how long the chain has not grown.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import math
+import platform
+import re
+import threading
+import time
+import uuid
+from dataclasses import asdict, dataclass, replace
+from typing import get_type_hints
+
+from orchestrator.errors import ConfigError, StorageError
+from orchestrator.storage.process import is_gone, this_process
+from orchestrator.storage.store import MissingError, Store
+
+BEATS = 3  # heartbeats in a lease
+RETRIES = 20  # tries in a lease while the storage fails
+
+log = logging.getLogger(__name__)
+
+
+class Claims:
+    """The claims of one owner. Safe for threads; a daemon thread renews what is held until `close`.
+
+    `owner` must be unique among living processes: another process with the same name counts as this owner started
+    again, and takes its claims over at once. Raises ConfigError for an empty owner or a lease that is not positive.
+    """
+
+    def __init__(self, store: Store, owner: str, *, lease_seconds: float = 30.0) -> None:
+        if not owner:
+            raise ConfigError("owner must be a name that no other living process has, got ''")
+        if not 0 < lease_seconds < math.inf:
+            raise ConfigError(f"lease_seconds must be positive and finite, got {lease_seconds}")
+        self._store = store
+        self._hasty = _hasty(store, lease_seconds / BEATS)
+        self._me = _Link(
+            owner=owner,
+            host=platform.node(),
+            process=this_process(),
+            instance=uuid.uuid4().hex,
+            lease_seconds=float(lease_seconds),
+            released=False,
+        )
+        self._chains: dict[str, _Chain] = {}
+        self._closed = threading.Event()
+        self._heartbeat = threading.Thread(target=self._beat, name=f"claims of {owner}", daemon=True)
+        self._heartbeat.start()
+
+    def __enter__(self) -> Claims:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def acquire(self, key: str) -> bool:
+        """Whether the claim on `key` is ours, already or from now on. Waits for nobody.
+
+        A waiter calls it again and again, at least `BEATS` times in a lease: a claim is free when it was released,
+        when its process on this machine is gone, or when these calls saw no heartbeat for the length of its lease.
+        Raises StorageError.
+        """
+        if self._closed.is_set():
+            raise RuntimeError("these claims are closed")
+        return self._chain(key).acquire()
+
+    def holds(self, key: str) -> bool:
+        """Whether the claim on `key` is surely ours at this moment; asks no storage.
+
+        False as soon as a heartbeat found it taken over, and while none succeeded for a whole lease. In the latter
+        case it is True again if the storage comes back before anybody took over.
+        """
+        chain = self._chains.get(key)
+        return chain is not None and chain.holds()
+
+    def holder(self, key: str) -> str | None:
+        """The owner, dead or alive, of the claim on `key`; "unknown" if it is damaged. Raises StorageError."""
+        return self._chain(key).holder()
+
+    def release(self, key: str) -> None:
+        """Give the claim on `key` to whoever asks next; nothing happens if it is not ours.
+
+        If the storage fails the claim is let expire.
+        """
+        self._chain(key).release()
+
+    def close(self) -> None:
+        """Stop the heartbeat and release everything."""
+        self._closed.set()
+        self._heartbeat.join()
+        for chain in list(self._chains.values()):
+            chain.release()
+
+    def _chain(self, key: str) -> _Chain:
+        return self._chains.setdefault(key, _Chain(self._store, self._hasty, key, self._me))
+
+    def _beat(self) -> None:
+        lease, fails = self._me.lease_seconds, False
+        while not self._closed.wait(lease / (RETRIES if fails else BEATS)):
+            failed_before, fails = fails, False
+            for chain in list(self._chains.values()):
+                try:
+                    chain.renew()
+                except StorageError as error:
+                    if not failed_before:
+                        log.warning("cannot renew the claims of %s: %s (trying again)", self._me.owner, error)
+                    fails = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Link:
+    """What a link says: who made it, and for how long it counts. The links of one `Claims` share its `instance`."""
+
+    owner: str
+    host: str
+    process: str
+    instance: str
+    lease_seconds: float
+    released: bool
+
+    def to_json(self) -> bytes:
+        return json.dumps(asdict(self), indent=1).encode()
+
+    @staticmethod
+    def from_json(text: bytes) -> _Link | None:
+        """None for what is no link."""
+        try:
+            value = json.loads(text)
+            kinds = get_type_hints(_Link)
+            link = _Link(**{name: value[name] for name in kinds})
+        except (KeyError, TypeError, ValueError, RecursionError):
+            return None
+        sound = all(type(getattr(link, name)) is kind for name, kind in kinds.items())
+        return link if sound and 0 < link.lease_seconds < math.inf else None
+
+
+class _Chain:
+    """One key's chain, as far as this process knows it. `lock` lets one thread at a time take a step."""
+
+    def __init__(self, store: Store, hasty: Store, key: str, me: _Link) -> None:
+        self._store, self._hasty, self._key, self._me = store, hasty, key, me
+        self._lock = threading.Lock()
+        self._number = 0  # of the highest link seen; 0: there is none
+        self._link: _Link | None = None  # what it says; None: it is damaged
+        self._looked = self._unchanged = 0.0  # when it was last looked at; seconds that it was watched in vain
+        self._mine = False
+        self._renewed = 0.0
+
+    def holds(self) -> bool:
+        return self._mine and time.monotonic() - self._renewed < self._me.lease_seconds
+
+    def holder(self) -> str | None:
+        number = max(self._numbers(self._store), default=0)
+        if number == 0:
+            return None
+        link = self._read(self._store, number)
+        if link is None:
+            return "unknown"
+        return None if link.released else link.owner
+
+    def acquire(self) -> bool:
+        with self._lock:
+            if not self.holds():
+                self._look()
+                self._mine = self._is_free() and self._append(self._store, self._me)
+            return self.holds()
+
+    def renew(self) -> None:
+        if not self._lock.acquire(blocking=False):
+            return  # `acquire` or `release` is at it
+        try:
+            if self._mine:
+                self._mine = self._append(self._hasty, self._me)
+                if not self._mine:
+                    log.warning("%s has lost its claim on %s: it was taken over", self._me.owner, self._key)
+        finally:
+            self._lock.release()
+
+    def release(self) -> None:
+        with self._lock:
+            if self._mine:
+                self._mine = False
+                try:
+                    self._append(self._hasty, replace(self._me, released=True))
+                except StorageError as error:
+                    log.warning("the claim on %s is not released but will expire: %s", self._key, error)
+
+    def _look(self) -> None:
+        number = max(self._numbers(self._store), default=0)
+        now = time.monotonic()
+        if number == self._number:
+            # A gap longer than a heartbeat counts as one: storage, or all of us, may have stood still.
+            self._unchanged += min(now - self._looked, self._lease() / BEATS)
+        else:
+            self._number, self._link, self._unchanged = number, self._read(self._store, number), 0.0
+        self._looked = now
+
+    def _is_free(self) -> bool:
+        if self._number == 0 or self._unchanged >= self._lease():
+            return True
+        link = self._link
+        return link is not None and (link.released or link.owner == self._me.owner or is_gone(link.process))
+
+    def _lease(self) -> float:
+        return (self._link or self._me).lease_seconds
+
+    def _append(self, store: Store, link: _Link) -> bool:
+        """Make `link` the next one; False if somebody else went on from here."""
+        started = time.monotonic()
+        while not store.create(self._path(self._number + 1), link.to_json()):
+            found = self._read(store, self._number + 1)
+            if found is None or found.instance != self._me.instance:
+                return False
+            self._number, self._link = self._number + 1, found  # written, though its answer was lost
+        self._number, self._link, self._unchanged = self._number + 1, link, 0.0
+        numbers = self._numbers(store)
+        if max(numbers, default=0) != self._number:  # what we went on from was old, our link stands in a gap
+            return False
+        self._renewed = started  # nobody can have begun to watch this link earlier
+        with contextlib.suppress(StorageError):  # the next one will remove them
+            for number in numbers:
+                if number < self._number - 1:  # one stays, so that no listing in between comes out empty
+                    store.delete(self._path(number))
+        return True
+
+    def _read(self, store: Store, number: int) -> _Link | None:
+        try:
+            return _Link.from_json(store.read(self._path(number)))
+        except MissingError:  # the chain has just gone on
+            return None
+
+    def _numbers(self, store: Store) -> list[int]:
+        names = (path.removeprefix(f"claims/{self._key}/") for path in store.list(f"claims/{self._key}"))
+        links = (re.fullmatch(r"([1-9][0-9]*)\.json", name) for name in names)
+        return [int(link[1]) for link in links if link]
+
+    def _path(self, number: int) -> str:
+        return f"claims/{self._key}/{number}.json"
+
+
+def _hasty(store: Store, seconds: float) -> Store:
+    """The same storage without its patience: a request that hangs for `seconds` must not cost the claim."""
+    if store.is_local:
+        return store
+    from orchestrator.storage.s3 import S3Store  # boto3 and pyarrow take a second to import
+
+    return S3Store(store.uri, patience_s=0, answer_s=seconds)
