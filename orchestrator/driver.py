@@ -21,6 +21,7 @@ from orchestrator.experiment import Experiment, Problem, round_keys, round_setti
 from orchestrator.pruning import dead_layers
 from orchestrator.requests import Finished, Requests
 from orchestrator.rounds import RoundRequest, RoundResult, Tensors
+from orchestrator.stopping import Floor
 from orchestrator.storage.ledger import Ledger, Record
 
 
@@ -28,7 +29,7 @@ class Driver:
     """Decides the rounds of one experiment. Thread-safe: a round may be committed while the next is asked for.
 
     `keep`: epochs of the dense run that others will rewind to; what this experiment's technique needs is kept anyway.
-    `floor`: the path is cut, which is no failure, after a round whose validation accuracy is below it.
+    `floor`: the path is cut, which is no failure, after a round that falls below it.
     """
 
     def __init__(
@@ -38,7 +39,7 @@ class Driver:
         problem: Problem,
         *,
         keep: Iterable[int] = (),
-        floor: float | None = None,
+        floor: Floor | None = None,
     ) -> None:
         self.experiment = experiment
         self.ledger = ledger
@@ -74,14 +75,23 @@ class Driver:
 
     def _first_unfinished(self) -> RoundRequest | None:
         with self._lock:
-            index = next((i for i in range(len(self.keys)) if self._round(i) is None), None)
-            if index is None or (index and self._is_below_floor(index - 1)):
-                return None
-            return self._request_of(index)
+            index = self._next_index()
+            return None if index is None else self._request_of(index)
+
+    def is_over(self) -> bool:
+        """Whether every round, or every one down to the floor, is finished."""
+        with self._lock:
+            return self._next_index() is None
+
+    def _next_index(self) -> int | None:
+        index = next((i for i in range(len(self.keys)) if self._round(i) is None), None)
+        return None if index and self._is_below_floor(index - 1) else index
 
     def _is_below_floor(self, index: int) -> bool:
-        finished = self._round(index)
-        return self.floor is not None and finished is not None and finished.val_accuracy() < self.floor
+        dense, finished = self._round(0), self._round(index)
+        if self.floor is None or dense is None or finished is None:
+            return False
+        return finished.val_accuracy() < self.floor.of(dense.val_accuracy())
 
     def finish_round(self, key: str, result: RoundResult) -> Record | None:
         """Commit a round; a second call for the same key changes nothing. None is the answer for an errand.

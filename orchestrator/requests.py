@@ -14,7 +14,7 @@ from torch import Tensor
 
 from orchestrator.errors import ConfigError, DamagedError
 from orchestrator.experiment import Experiment
-from orchestrator.pruning import count_kept, dead_layers, kept_count, resolve_criterion
+from orchestrator.pruning import count_kept, dead_layers, resolve_criterion
 from orchestrator.pruning.criteria import needs_gradients
 from orchestrator.retraining import Start
 from orchestrator.rounds import RoundRequest, RoundResult, Tensors, TrainState
@@ -156,15 +156,12 @@ class Requests:
         )
 
     def _check_densities(self) -> None:
-        least = max(1, sum(min(math.prod(shape), self.experiment.min_kept_per_layer) for shape in self.shapes.values()))
-        for index, density in enumerate(self.densities):
-            if (kept := kept_count(density, self._prunable)) < least:
-                raise ConfigError(
-                    f"round {index} at density {density:.4g} keeps {kept} of {self._prunable} weights, and at least "
-                    f"{least} must stay: end the path at a higher density, or lower min_kept_per_layer"
-                )
-            if index:
-                self.experiment.selection.check(self.shapes, density)
+        for index, density in enumerate(self.densities[1:], start=1):
+            try:
+                least = self.experiment.min_kept_per_layer
+                self.experiment.selection.check(self.shapes, density, min_kept_per_layer=least)
+            except ConfigError as error:
+                raise ConfigError(f"round {index}: {error}") from None
 
 
 def _masked(state: TrainState, masks: Tensors) -> TrainState:

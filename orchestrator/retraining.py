@@ -49,6 +49,7 @@ class RetrainingTechnique(Protocol):
 
     def check(self, training: TrainingConfig) -> None:
         """Raise ConfigError if the technique cannot retrain what `training` trains."""
+        return
 
     def rewinds_to(self, training: TrainingConfig) -> int | None:
         """The epoch of the dense run whose snapshot `start` reads (0: the initialisation); None: it reads none."""

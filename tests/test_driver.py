@@ -235,8 +235,11 @@ def test_the_end_is_told_only_when_the_last_round_is_in_storage(store):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"path": OneShot(0.001)}, "round 1 at density 0.001 keeps 0 of 308 weights, and at least 1 must stay"),
-        ({"path": OneShot(0.1), "min_kept_per_layer": 30}, "keeps 31 of 308 weights, and at least 60 must stay"),
+        ({"path": OneShot(0.001)}, "round 1: density must keep at least 1 of 308 weights, got 0.001, which keeps 0"),
+        (
+            {"path": OneShot(0.1), "min_kept_per_layer": 30},
+            "keeps 31 of 308 weights, but min_kept_per_layer=30 wants 60",
+        ),
     ],
 )
 def test_a_path_that_cannot_be_walked_is_told_before_training(store, changes, words):

@@ -17,6 +17,7 @@ from orchestrator.driver import Driver
 from orchestrator.errors import OrchestratorError
 from orchestrator.experiment import Experiment, Problem
 from orchestrator.rounds import EpochMetrics, RoundRequest, RoundResult
+from orchestrator.stopping import Floor
 from orchestrator.storage.claims import Claims
 from orchestrator.storage.ledger import Ledger, Record
 from orchestrator.storage.store import open_store
@@ -86,7 +87,7 @@ class DriverActor:
         owner: str,
         *,
         keep: Iterable[int] = (),
-        floor: float | None = None,
+        floor: Floor | None = None,
     ) -> None:
         store = open_store(storage)
         self._driver = Driver(experiment, Ledger(store), problem, keep=keep, floor=floor)

@@ -66,7 +66,7 @@ def placed(deployment: Deployment, store: Store, joined: bool) -> Deployment:
     """`deployment` as it will run on the cluster. Raises OrchestratorError if the cluster cannot hold it."""
     check_storage_is_shared(store)
     workers = with_gpus(deployment.workers) if deployment.gpus_if_there else deployment.workers
-    checkroom(workers, WAIT_SECONDS if joined else 0.0)
+    check_room(workers, WAIT_SECONDS if joined else 0.0)
     return replace(deployment, workers=workers)
 
 
@@ -92,7 +92,7 @@ def check_storage_is_shared(store: Store) -> None:
         )
 
 
-def checkroom(workers: Workers, wait_seconds: float) -> None:
+def check_room(workers: Workers, wait_seconds: float) -> None:
     """Raise ResourceError if `workers.least` workers can never fit on the cluster's nodes.
 
     What an autoscaler may still add counts as being there.

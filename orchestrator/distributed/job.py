@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import logging
-import os
-import sys
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,53 +10,24 @@ from pathlib import Path
 import tyro
 from rich.console import Console
 
-from orchestrator.distributed.deployment import Deployment, Workers
+from orchestrator.distributed.deployment import Deployment
+from orchestrator.distributed.flags import Flags, run_job, write_report
 from orchestrator.driver import Driver
 from orchestrator.errors import OrchestratorError
 from orchestrator.experiment import Experiment, Problem
 from orchestrator.problem import load_problem
-from orchestrator.report import print_table, save_picture
+from orchestrator.report import print_table
 from orchestrator.report.text import make_console
 from orchestrator.storage.ledger import Ledger, Record
 from orchestrator.storage.store import open_store
 
 
 @dataclass(frozen=True)
-class Flags:
+class JobFlags(Flags):
     """Where and on what a job runs. What it computes stands in the script."""
 
-    storage: str = "./runs"
-    """Folder, or s3://bucket/prefix (credentials and endpoint from the AWS variables)."""
-    data: str | None = None
-    """Where the data lies, for data sets that live in files."""
     seed: int | None = None
     """Seed of initialisation, data order and augmentation; left out: the script's."""
-    smoke: bool = False
-    """A very short run through the same code."""
-    workers: str = "2"
-    """Training workers: a number, or an elastic range such as 2:8."""
-    cpus_per_worker: float = 1.0
-    """CPU cores of each worker."""
-    gpus_per_worker: float | None = None
-    """GPUs of each worker; left out: 1 if the cluster has enough of them, else 0."""
-    loader_workers: int | None = None
-    """Processes that decode images for each worker; left out: one for each of its CPU cores."""
-    checkpoint_seconds: float = 30.0
-    """Least time between two checkpoints in the middle of a round; 0: after every epoch."""
-    address: str | None = None
-    """Ray cluster to join; left out: RAY_ADDRESS, else a local Ray for this job alone."""
-    report: str | None = None
-    """Folder for the picture; left out: no picture."""
-
-    def deployment(self) -> Deployment:
-        """Raises ConfigError for what cannot be."""
-        return Deployment(
-            Workers.parse(self.workers, self.cpus_per_worker, self.gpus_per_worker or 0.0),
-            os.path.abspath(self.data) if self.data and "://" not in self.data else self.data,
-            self.loader_workers,
-            self.checkpoint_seconds,
-            gpus_if_there=self.gpus_per_worker is None,
-        )
 
 
 def main(
@@ -75,28 +41,18 @@ def main(
 
     `make_smoke_data` fills a temporary folder that stands for --data in a --smoke run without one.
     """
-    flags = tyro.cli(Flags, description=doc)
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    flags = tyro.cli(JobFlags, description=doc)
+    return run_job(flags, lambda flags: _job(smoke if flags.smoke else experiment, flags), make_smoke_data)
+
+
+def _job(experiment: Experiment, flags: JobFlags) -> int:
     console = make_console()
-    try:
-        with contextlib.ExitStack() as stack:
-            if flags.smoke and flags.data is None and make_smoke_data:
-                folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="rewind-smoke-"))
-                make_smoke_data(Path(folder))
-                flags = dataclasses.replace(flags, data=folder)
-            chosen = smoke if flags.smoke else experiment
-            if flags.seed is not None:
-                chosen = dataclasses.replace(chosen, seed=flags.seed, seeds=())
-            records = [record for replicate in chosen.replicates() for record in run(replicate, flags, console)]
-        print_table(records, console)
-        if flags.report:
-            print(f"picture: {save_picture(records, Path(flags.report) / 'accuracy.png')}")
-    except OrchestratorError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("stopped; the same command goes on from the last checkpoint", file=sys.stderr)
-        return 130
+    if flags.seed is not None:
+        experiment = dataclasses.replace(experiment, seed=flags.seed, seeds=())
+    records = [record for replicate in experiment.replicates() for record in run(replicate, flags, console)]
+    if flags.report:
+        return write_report(flags, "--experiment", experiment.name)
+    print_table(records, console)
     return 0
 
 

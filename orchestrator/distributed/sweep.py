@@ -5,30 +5,28 @@ The ledger is the sweep's memory: killed and started again, a sweep goes on.
 
 from __future__ import annotations
 
-import os
 import tempfile
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Literal
 
 from ray import tune
 from ray.tune.schedulers import ASHAScheduler
 
 from orchestrator.distributed import cluster
 from orchestrator.distributed.deployment import Deployment
-from orchestrator.distributed.trial import Sweep, SweptPath, run_trial
-from orchestrator.errors import ConfigError
+from orchestrator.distributed.trial import Sweep, SweptPath
+from orchestrator.distributed.tuner import make_tuner, room_for_paths
+from orchestrator.errors import ConfigError, OrchestratorError
 from orchestrator.experiment import Experiment, Problem, as_json
 from orchestrator.problem import load_problem
-from orchestrator.report.text import compression, make_console
+from orchestrator.search import Found, search_density
+from orchestrator.stopping import Floor
 from orchestrator.storage.ledger import Ledger, Record
 from orchestrator.storage.store import open_store
-
-_RESTARTS = 3  # of a trial whose process dies; the ledger makes each a resume
-_TRIAL_CPUS = 0.01  # a whole one for each trial would leave a small cluster none for the training
 
 
 @dataclass(frozen=True)
@@ -67,48 +65,69 @@ def sweep_paths(
     *,
     address: str | None = None,
     max_concurrent: int | None = None,
-    floor: float | None = None,
+    floor: Floor | None = None,
     asha: bool = False,
     callbacks: Sequence[tune.Callback] = (),
+    folder: str | None = None,
 ) -> SweepResult:
     """Train every replicate of every experiment that `storage` does not hold yet, several paths at a time.
 
-    `max_concurrent`: paths at a time; None: as many as the cluster holds. `floor`: a path is cut after a round
-    whose validation accuracy, a fraction, is below it. `asha`: successive halving over the round number (Li et al.
-    2020), for paths whose rounds have the same densities. `callbacks`: of Ray Tune, such as a tracker's. Uses the Ray
-    that is connected, or the one at `address`, or a local one of its own.
+    `max_concurrent`: paths at a time; None: as many as the cluster holds. `floor`: a path is cut after a round that
+    falls below it. `asha`: successive halving over the round number (Li et al. 2020), for paths whose rounds have the
+    same densities. `callbacks`: of Ray Tune, such as a tracker's; what they write to Tune's own folder goes to
+    `folder`, None: nowhere. Uses the Ray that is connected, or the one at `address`, or a local one of its own.
 
     A path that fails does not stop the others. Raises OrchestratorError, before anything is trained, for bad input.
     """
     began = time.perf_counter()
     replicates = distinct(experiments)
-    sweep = _checked(storage, deployment, max_concurrent, floor)
+    sweep = checked_sweep(storage, deployment, max_concurrent, floor)
     ledger = Ledger(open_store(storage))
     paths = {path.label: path for path in _paths(replicates, ledger, sweep.deployment)}
-    missing = [
-        label for label, path in paths.items() if len(path.driver(ledger).records()) < len(path.driver(ledger).keys)
-    ]
+    missing = [label for label, path in paths.items() if not path.driver(ledger, floor).is_over()]
     results: dict[str, tune.Result] = {}
     if missing:
-        with cluster.connected(address) as joined, tempfile.TemporaryDirectory(prefix="rewind-sweep-") as folder:
+        with cluster.connected(address) as joined, tempfile.TemporaryDirectory(prefix="rewind-sweep-") as temporary:
             deployment = cluster.placed(sweep.deployment, ledger.store, joined)
             grid = {"path": tune.grid_search(missing)}
-            tuner = _tuner(
-                lambda config: paths[config["path"]],
-                replace(sweep, deployment=deployment),
-                grid,
-                tune.TuneConfig(
-                    max_concurrent_trials=max_concurrent or _room(deployment),
-                    scheduler=_asha(replicates) if asha else None,
-                ),
-                [*callbacks, ShowRounds()],
-                folder,
+            config = tune.TuneConfig(
+                max_concurrent_trials=max_concurrent or room_for_paths(deployment),
+                scheduler=_asha(replicates) if asha else None,
+            )
+            running = replace(sweep, deployment=deployment)
+            tuner = make_tuner(
+                lambda found: paths[found["path"]], running, grid, config, callbacks, folder or temporary
             )
             results = {result.config["path"]: result for result in tuner.fit()}
     for path in paths.values():
         ledger.store.delete_tree(f"train/{path.driver(ledger).run_name}")
-    outcomes = [_outcome(path, ledger, floor, results.get(label)) for label, path in paths.items()]
+    outcomes = [outcome_of(path, ledger, floor, results.get(label)) for label, path in paths.items()]
     return SweepResult(tuple(outcomes), time.perf_counter() - began)
+
+
+def search(
+    experiment: Experiment,
+    floor: Floor,
+    storage: str = "./runs",
+    deployment: Deployment | None = None,
+    *,
+    address: str | None = None,
+    probes: int = 4,
+) -> Found:
+    """The smallest density of `experiment` that stays above `floor` (see `search_density`), trained on Ray.
+
+    Raises OrchestratorError for bad input, and when a path fails.
+    """
+
+    def train(candidate: Experiment, floor: Floor) -> list[tuple[Record, ...]]:
+        outcomes = sweep_paths([candidate], storage, deployment, floor=floor).outcomes
+        for outcome in outcomes:
+            if outcome.state == "failed":
+                raise OrchestratorError(f"{outcome.experiment.name}, seed {outcome.experiment.seed}: {outcome.reason}")
+        return [outcome.records for outcome in outcomes]
+
+    with cluster.connected(address):
+        return search_density(experiment, floor, train, probes=probes)
 
 
 def distinct(experiments: Sequence[Experiment]) -> list[Experiment]:
@@ -126,11 +145,11 @@ def distinct(experiments: Sequence[Experiment]) -> list[Experiment]:
     return list(found.values())
 
 
-def _checked(storage: str, deployment: Deployment | None, max_concurrent: int | None, floor: float | None) -> Sweep:
+def checked_sweep(
+    storage: str, deployment: Deployment | None, max_concurrent: int | None, floor: Floor | None
+) -> Sweep:
     if max_concurrent is not None and max_concurrent < 1:
         raise ConfigError(f"max_concurrent must be 1 or more, got {max_concurrent}")
-    if floor is not None and not 0 <= floor <= 1:
-        raise ConfigError(f"floor must be a validation accuracy in [0, 1], got {floor}")
     store = open_store(storage)
     store.check()
     return Sweep(store.uri, deployment or Deployment(), floor, uuid.uuid4().hex)
@@ -159,42 +178,12 @@ def _paths(replicates: list[Experiment], ledger: Ledger, deployment: Deployment)
     return [replace(paths[i], keep=tuple(sorted(wanted[dense[i]]))) for i in order]
 
 
-def _room(deployment: Deployment) -> int:
-    """How many paths the cluster can train at a time."""
-    return max(1, cluster.room(deployment.workers.resources) // deployment.workers.least)
-
-
 def _asha(experiments: list[Experiment]) -> ASHAScheduler:
     rounds = max(len(experiment.densities()) for experiment in experiments)
     return ASHAScheduler(time_attr="round", metric="val_accuracy", mode="max", max_t=rounds, reduction_factor=2)
 
 
-def _tuner(
-    path_of: Callable[[dict[str, Any]], SweptPath],
-    sweep: Sweep,
-    space: Mapping[str, Any],
-    config: tune.TuneConfig,
-    callbacks: list[tune.Callback],
-    folder: str,
-) -> tune.Tuner:
-    os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")  # the ledger is the log
-    os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")  # Ctrl-C ends the sweep at once; nothing is lost
-    trainable = tune.with_parameters(run_trial, path_of=path_of, sweep=sweep)
-    return tune.Tuner(
-        tune.with_resources(trainable, {"CPU": _TRIAL_CPUS}),
-        param_space=dict(space),
-        tune_config=config,
-        run_config=tune.RunConfig(
-            name=f"sweep-{sweep.job[:8]}",
-            storage_path=folder,
-            callbacks=callbacks,
-            failure_config=tune.FailureConfig(max_failures=_RESTARTS),
-            verbose=0,
-        ),
-    )
-
-
-def _outcome(path: SweptPath, ledger: Ledger, floor: float | None, result: tune.Result | None) -> Outcome:
+def outcome_of(path: SweptPath, ledger: Ledger, floor: Floor | None, result: tune.Result | None) -> Outcome:
     driver = path.driver(ledger)
     records = tuple(driver.records())
     if len(records) == len(driver.keys):
@@ -203,23 +192,8 @@ def _outcome(path: SweptPath, ledger: Ledger, floor: float | None, result: tune.
         return Outcome(path.experiment, "failed", records, reason)
     if result is not None and result.error is not None:
         return Outcome(path.experiment, "failed", records, str(result.error).strip().splitlines()[-1])
-    last = records[-1].metrics["val_accuracy"] if records else 0.0
-    why = f"below the floor of {floor:.2%}" if floor is not None and last < floor else "stopped by ASHA"
+    if not records:
+        return Outcome(path.experiment, "failed", records, "no round was committed")
+    dense, last = (record.metrics["val_accuracy"] for record in (records[0], records[-1]))
+    why = f"below the floor of {floor.of(dense):.2%}" if floor and last < floor.of(dense) else "stopped by ASHA"
     return Outcome(path.experiment, "cut", records, f"validation accuracy {last:.2%}, {why}")
-
-
-class ShowRounds(tune.Callback):  # type: ignore[misc]
-    """A line for every round of every path."""
-
-    def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any) -> None:
-        console = make_console()  # here, because Tune pickles its callbacks
-        label = trial.config.get("path", trial.trial_id)
-        if "failure" in result:
-            console.print(f"{label}: [red]failed[/red]: {result['failure']}", highlight=False)
-            return
-        console.print(
-            f"{label}: round {result['round']}/{result['rounds']}  {result['technique']}  "
-            f"{compression(result['compression'])}  val {result['val_accuracy']:.2%}  "
-            f"test {result['test_accuracy']:.2%}",
-            highlight=False,
-        )

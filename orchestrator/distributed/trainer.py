@@ -22,6 +22,7 @@ from orchestrator.distributed.deployment import Deployment
 from orchestrator.distributed.worker import WorkerConfig, train_path
 from orchestrator.errors import OrchestratorError
 from orchestrator.experiment import Experiment, Problem
+from orchestrator.stopping import Floor
 from orchestrator.storage.store import MissingError, Store
 
 logger = logging.getLogger(__name__)
@@ -37,7 +38,7 @@ def start_driver(
     *,
     job: str = "",
     keep: Iterable[int] = (),
-    floor: float | None = None,
+    floor: Floor | None = None,
 ) -> Any:
     """A handle on the driver actor of this path; `job` is shared by paths that need not repeat each other's failures.
 

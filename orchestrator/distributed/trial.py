@@ -15,6 +15,7 @@ from orchestrator.distributed.deployment import Deployment
 from orchestrator.driver import Driver
 from orchestrator.errors import OrchestratorError
 from orchestrator.experiment import Experiment, Problem
+from orchestrator.stopping import Floor
 from orchestrator.storage.ledger import Ledger, Record
 from orchestrator.storage.store import open_store
 
@@ -33,7 +34,7 @@ class SweptPath:
     def label(self) -> str:
         return f"{self.experiment.name}.{self.experiment.seed}"
 
-    def driver(self, ledger: Ledger, floor: float | None = None) -> Driver:
+    def driver(self, ledger: Ledger, floor: Floor | None = None) -> Driver:
         return Driver(self.experiment, ledger, self.problem, keep=self.keep, floor=floor)
 
 
@@ -43,13 +44,13 @@ class Sweep:
 
     storage: str
     deployment: Deployment
-    floor: float | None
+    floor: Floor | None
     job: str
 
 
 def run_trial(config: dict[str, Any], path_of: Callable[[dict[str, Any]], SweptPath], sweep: Sweep) -> None:
     """Train the path of `config` and report every round of it to Tune, whoever trained it."""
-    told: dict[str, Any] = {"round": -1, "val_accuracy": 0.0}
+    told: dict[str, Any] = {"round": -1, "val_accuracy": 0.0, "test_accuracy": 0.0, "compression": 1.0}
     try:
         path = path_of(config)
         driver = path.driver(Ledger(open_store(sweep.storage)), sweep.floor)

@@ -1,21 +1,42 @@
-"""Pruning: which weights (masks), how they are scored (criteria), which go (select), how many and when (path)."""
+"""Pruning: which weights (masks), how they are scored (criteria), which go (selection), how many and when (path)."""
 
-from orchestrator.pruning.criteria import Criterion, magnitude, resolve_criterion
+from orchestrator.pruning.counts import kept_count
+from orchestrator.pruning.criteria import (
+    Criterion,
+    gradient_magnitude,
+    magnitude,
+    needs_gradients,
+    random,
+    reads_gradients,
+    resolve_criterion,
+)
+from orchestrator.pruning.filters import Filters
 from orchestrator.pruning.masks import count_kept, dead_layers, prunable_weights
-from orchestrator.pruning.path import Explicit, Geometric, OneShot, Path
-from orchestrator.pruning.select import kept_count, prune_globally
+from orchestrator.pruning.path import Cubic, Explicit, Geometric, OneShot, Path
+from orchestrator.pruning.select import prune_globally
+from orchestrator.pruning.selection import Global, Layerwise, NofM, Selection
 
 __all__ = [
     "Criterion",
+    "Cubic",
     "Explicit",
+    "Filters",
     "Geometric",
+    "Global",
+    "Layerwise",
+    "NofM",
     "OneShot",
     "Path",
+    "Selection",
     "count_kept",
     "dead_layers",
+    "gradient_magnitude",
     "kept_count",
     "magnitude",
+    "needs_gradients",
     "prunable_weights",
     "prune_globally",
+    "random",
+    "reads_gradients",
     "resolve_criterion",
 ]

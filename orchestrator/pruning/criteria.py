@@ -3,15 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
+import torch
 from torch import Tensor
 
 from orchestrator.errors import ConfigError
 from orchestrator.lookup import lookup
 
 Criterion: TypeAlias = Callable[[Tensor, Tensor | None], Tensor]
-"""`(weight, gradient or None) -> score`: floating point, of the weight's shape, any sign; higher is kept."""
+"""`(weight, gradient or None) -> score`: floating point (not NaN), of the weight's shape, any sign; higher is kept."""
+
+
+_C = TypeVar("_C", bound=Criterion)
+
+
+def reads_gradients(criterion: _C) -> _C:
+    """Decorator of a criterion that reads dL/dw: whoever prunes by it is then given gradients."""
+    criterion.needs_gradients = True  # type: ignore[attr-defined]
+    return criterion
+
+
+def needs_gradients(criterion: Criterion) -> bool:
+    """Whether `criterion` reads dL/dw (see `reads_gradients`)."""
+    return bool(getattr(criterion, "needs_gradients", False))
 
 
 def magnitude(weight: Tensor, grad: Tensor | None = None) -> Tensor:
@@ -19,7 +34,28 @@ def magnitude(weight: Tensor, grad: Tensor | None = None) -> Tensor:
     return weight.abs()
 
 
-CRITERIA: Mapping[str, Criterion] = {"magnitude": magnitude}
+def random(weight: Tensor, grad: Tensor | None = None) -> Tensor:
+    """Uniform in [0, 1), by torch's global generator: the control that any criterion should beat."""
+    # In single precision whatever the weight's, so that ties are rare; in logical order whatever its memory format.
+    return torch.rand_like(weight, dtype=torch.float32, memory_format=torch.contiguous_format)
+
+
+@reads_gradients
+def gradient_magnitude(weight: Tensor, grad: Tensor | None) -> Tensor:
+    """|w * dL/dw|: how much the loss changes, to first order, when the weight goes.
+
+    Lee et al., "SNIP", ICLR 2019, equation 5; "gradient magnitude" in Blalock et al., "What is the State of Neural
+    Network Pruning?", MLSys 2020, section 7.2.
+    """
+    assert grad is not None  # `score` sees to it
+    return (weight * grad).abs()
+
+
+CRITERIA: Mapping[str, Criterion] = {
+    "magnitude": magnitude,
+    "random": random,
+    "gradient_magnitude": gradient_magnitude,
+}
 
 
 def resolve_criterion(name: str) -> Criterion:
@@ -28,9 +64,17 @@ def resolve_criterion(name: str) -> Criterion:
 
 
 def score(criterion: Criterion, name: str, weight: Tensor, gradient: Tensor | None) -> Tensor:
-    """Scores of the weight tensor `name`; ConfigError if it is not finite, or its scores are unfit to be compared."""
-    if not weight.isfinite().all():
-        raise ConfigError(f"weights must be finite, but {name} holds NaN or infinity")
+    """Scores of the weight tensor `name`, of its shape.
+
+    Raises ConfigError if weight or gradient is not finite, or the criterion breaks its rule or lacks gradients.
+    """
+    if gradient is None and needs_gradients(criterion):
+        called = getattr(criterion, "__name__", repr(criterion))
+        raise ConfigError(f"criterion {called} reads gradients, but none were given: pass gradients=, dL/dw by name")
+    _check_finite("weights", name, weight)
+    if gradient is not None:
+        _check_finite("gradients", name, gradient)
+        gradient = gradient.to(weight.device)
     scores = criterion(weight, gradient)
     if scores.shape != weight.shape or not scores.is_floating_point():
         raise ConfigError(
@@ -42,6 +86,6 @@ def score(criterion: Criterion, name: str, weight: Tensor, gradient: Tensor | No
     return scores
 
 
-def needs_gradients(criterion: Criterion) -> bool:
-    """Whether `criterion` reads dL/dw: it says so by an attribute of this name."""
-    return bool(getattr(criterion, "needs_gradients", False))
+def _check_finite(what: str, name: str, tensor: Tensor) -> None:
+    if not tensor.isfinite().all():
+        raise ConfigError(f"{what} must be finite, but {name} holds NaN or infinity")

@@ -31,8 +31,7 @@ class Geometric:
 
     def __post_init__(self) -> None:
         _check_fraction("remove", self.remove)
-        if not isinstance(self.rounds, int) or self.rounds < 1:
-            raise ConfigError(f"rounds must be a whole number, 1 or more, got {self.rounds!r}")
+        _check_rounds(self.rounds)
         _check_decreasing(self.densities())
 
     @classmethod
@@ -45,6 +44,27 @@ class Geometric:
 
     def densities(self) -> tuple[float, ...]:
         return tuple((1 - self.remove) ** r for r in range(1, self.rounds + 1))
+
+
+@dataclass(frozen=True)
+class Cubic:
+    """Down to `density` in `rounds` rounds, much at first and less and less: 1 - s_r, with s_r = s (1 - (1 - r/n)^3).
+
+    The gradual schedule of Zhu and Gupta, "To prune, or not to prune", 2017, equation 1, from a dense network
+    (s_i = 0) to the final sparsity s = 1 - density, one step a round.
+    """
+
+    density: float
+    rounds: int = 8
+
+    def __post_init__(self) -> None:
+        _check_fraction("density", self.density)
+        _check_rounds(self.rounds)
+        _check_decreasing(self.densities())
+
+    def densities(self) -> tuple[float, ...]:
+        left = ((1 - r / self.rounds) ** 3 for r in range(1, self.rounds + 1))
+        return tuple(self.density + (1 - self.density) * part for part in left)  # the last is `density` to the bit
 
 
 @dataclass(frozen=True)
@@ -81,6 +101,11 @@ class Explicit:
 def _check_fraction(what: str, value: float) -> None:
     if not isinstance(value, (int, float)) or not 0 < value < 1:
         raise ConfigError(f"{what} must be in (0, 1), got {value!r}")
+
+
+def _check_rounds(rounds: int) -> None:
+    if not isinstance(rounds, int) or rounds < 1:
+        raise ConfigError(f"rounds must be a whole number, 1 or more, got {rounds!r}")
 
 
 def _check_decreasing(densities: tuple[float, ...]) -> None:

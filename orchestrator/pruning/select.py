@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from orchestrator.errors import ConfigError
+from orchestrator.pruning.counts import count_to_keep
 from orchestrator.pruning.criteria import Criterion, magnitude, score
 from orchestrator.pruning.masks import check_masks, check_matches, count_true
 
@@ -18,21 +19,14 @@ STRIDE = 211  # sampling step: a prime, so that it meets every place of a kernel
 SIGMAS = (3, 12, math.inf)  # half widths of the bracket, in standard errors of the quantile: tried until it holds
 
 
-def kept_count(density: float, total: int) -> int:
-    """How many of `total` weights a network of `density` keeps; ConfigError unless 0 < density <= 1."""
-    if not 0 < density <= 1:
-        raise ConfigError(f"density must be in (0, 1], got {density}")
-    return round(density * total)
-
-
 @torch.no_grad()
 def prune_globally(
-    weights: dict[str, Tensor],
+    weights: Mapping[str, Tensor],
     density: float,
     *,
-    masks: dict[str, Tensor] | None = None,
+    masks: Mapping[str, Tensor] | None = None,
     criterion: Criterion = magnitude,
-    gradients: dict[str, Tensor] | None = None,
+    gradients: Mapping[str, Tensor] | None = None,
     min_kept_per_layer: int = 0,
 ) -> dict[str, Tensor]:
     """Masks that keep exactly round(density * N) of the N `weights`, the best of all layers together.
@@ -44,33 +38,16 @@ def prune_globally(
     keys and shapes of `weights`: contiguous bool tensors on their device. Nothing passed in is changed.
 
     Raises ConfigError for a density that keeps nothing, or more than `masks` or less than the minimum allow; for a
-    weight that is not finite, a score that is NaN, and tensors that do not match `weights`.
+    weight, gradient or score that is not finite, a criterion that reads `gradients` (dL/dw) without them, and tensors
+    that do not match `weights`.
     """
-    _check_weights(weights)
-    check_masks(masks, weights)
-    check_matches("gradient", gradients, weights)
-    if min_kept_per_layer < 0:
-        raise ConfigError(f"min_kept_per_layer must be 0 or more, got {min_kept_per_layer}")
+    check_tensors(weights, masks, gradients)
     total = sum(weight.numel() for weight in weights.values())
-    keep = kept_count(density, total)
     layers = [
         _layer(name, weight, masks[name] if masks else None, criterion, gradients[name] if gradients else None)
         for name, weight in weights.items()
     ]
-    candidates = sum(layer.candidates for layer in layers)
-    least = sum(min(layer.candidates, min_kept_per_layer) for layer in layers)
-    if keep == 0:
-        raise ConfigError(f"density must keep at least 1 of {total} weights, got {density:g}, which keeps 0")
-    if keep > candidates:
-        raise ConfigError(
-            f"density {density:g} keeps {keep} of {total} weights, but the masks given leave only {candidates}: "
-            f"it must be at most {candidates / total:g}"
-        )
-    if keep < least:
-        raise ConfigError(
-            f"density {density:g} keeps {keep} of {total} weights, but min_kept_per_layer={min_kept_per_layer} wants "
-            f"{least} in {len(layers)} layers: raise the density or lower the minimum"
-        )
+    keep = count_to_keep(density, total, [layer.candidates for layer in layers], min_kept_per_layer)
     chosen = _best_with_minimum(layers, keep, min_kept_per_layer)
     return {name: chosen[name].view(weight.shape) for name, weight in weights.items()}
 
@@ -224,7 +201,10 @@ def _highest(scores: Tensor, count: int) -> Tensor:
     return chosen
 
 
-def _check_weights(weights: Mapping[str, Tensor]) -> None:
+def check_tensors(
+    weights: Mapping[str, Tensor], masks: Mapping[str, Tensor] | None, gradients: Mapping[str, Tensor] | None
+) -> None:
+    """ConfigError unless `weights` can be pruned, and `masks` and `gradients` are None or match them."""
     if not weights:
         raise ConfigError("weights must hold at least one tensor to prune, got an empty dictionary")
     devices = {weight.device for weight in weights.values()}
@@ -236,3 +216,5 @@ def _check_weights(weights: Mapping[str, Tensor]) -> None:
         if weight.dim() == 0 or weight.numel() == 0:
             shape = tuple(weight.shape)
             raise ConfigError(f"weights must have a dimension and an element, got shape {shape} for {name}")
+    check_masks(masks, weights)
+    check_matches("gradient", gradients, weights)

@@ -27,7 +27,8 @@ def test_a_criterion_by_module_and_function(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_an_unknown_criterion_lists_the_names() -> None:
-    with pytest.raises(ConfigError, match=r"criterion must be one of magnitude, or .*, got 'magnitud'"):
+    names = "gradient_magnitude, magnitude, random"
+    with pytest.raises(ConfigError, match=rf"criterion must be one of {names}, or .*, got 'magnitud'"):
         resolve_criterion("magnitud")
 
 

@@ -1,0 +1,62 @@
+"""How small can a network get, and by which path? Paths of an experiment side by side, or a search for the end of one.
+
+    python jobs/sparsity_paths.py                                      # digits: large steps, small steps, one shot
+    python jobs/sparsity_paths.py --max-drop 0.5 --search              # the smallest within 0.5 points of dense
+    python jobs/sparsity_paths.py --target-accuracy 0.97 --search      # the smallest with 97 % validation accuracy
+    python jobs/sparsity_paths.py --experiment my_job:EXPERIMENT --data /data/mine --storage s3://bucket/mine
+
+--experiment is any experiment: "module:NAME", the module beside this script or installed.
+"""
+
+import importlib
+import sys
+from dataclasses import dataclass, replace
+
+import tyro
+
+from orchestrator.distributed.flags import run_job
+from orchestrator.distributed.sweep_job import SweepFlags, run_search, run_sweep
+from orchestrator.errors import ConfigError
+from orchestrator.experiment import Experiment
+from orchestrator.pruning import Cubic, Geometric, OneShot, Path
+
+
+@dataclass(frozen=True)
+class PathFlags(SweepFlags):
+    """Where and on what the sweep runs, and which experiment it is about."""
+
+    experiment: str = "digits_lr:EXPERIMENT"
+    """The experiment whose path is varied."""
+    search: bool = False
+    """Search for the smallest density that stays above --target-accuracy, or within --max-drop."""
+    probes: int = 4
+    """Rounds that a search may spend on halving the last gap."""
+
+
+def paths(base: Experiment) -> list[Experiment]:
+    """`base` on four paths to the density at which its own ends."""
+    end = base.densities()[-1]
+    found: dict[str, Path] = {
+        "remove-20": Geometric.down_to(end, remove=0.2),
+        "remove-50": Geometric.down_to(end, remove=0.5),
+        "cubic": Cubic(end, rounds=6),
+        "one-shot": OneShot(end),
+    }
+    return [replace(base, name=f"{base.name[:60]}-{name}", path=path) for name, path in found.items()]
+
+
+def job(flags: PathFlags) -> int:
+    module, _, name = flags.experiment.partition(":")
+    try:
+        base = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(
+            f"--experiment must be module:NAME of an Experiment, got {flags.experiment!r} ({error})"
+        ) from None
+    if flags.smoke:
+        base = replace(base, path=Geometric(remove=0.5, rounds=2))
+    return run_search(base, flags, probes=flags.probes) if flags.search else run_sweep(paths(base), flags)
+
+
+if __name__ == "__main__":
+    sys.exit(run_job(tyro.cli(PathFlags, description=__doc__), job))

@@ -1,0 +1,82 @@
+"""What all jobs share: the flags that say where and on what one runs, and how it ends."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+import os
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from orchestrator.distributed.deployment import Deployment, Workers
+from orchestrator.errors import OrchestratorError
+
+
+@dataclass(frozen=True)
+class Flags:
+    """Where and on what a job runs. What it computes stands in the script."""
+
+    storage: str = "./runs"
+    """Folder, or s3://bucket/prefix (credentials and endpoint from the AWS variables)."""
+    data: str | None = None
+    """Where the data lies, for data sets that live in files."""
+    smoke: bool = False
+    """A very short run through the same code."""
+    workers: str = "2"
+    """Training workers: a number, or an elastic range such as 2:8."""
+    cpus_per_worker: float = 1.0
+    """CPU cores of each worker."""
+    gpus_per_worker: float | None = None
+    """GPUs of each worker; left out: 1 if the cluster has enough of them, else 0."""
+    loader_workers: int | None = None
+    """Processes that decode images for each worker; left out: one for each of its CPU cores."""
+    checkpoint_seconds: float = 30.0
+    """Least time between two checkpoints in the middle of a round; 0: after every epoch."""
+    address: str | None = None
+    """Ray cluster to join; left out: RAY_ADDRESS, else a local Ray for this job alone."""
+    report: str | None = None
+    """Folder for the report; left out: none."""
+
+    def deployment(self) -> Deployment:
+        """Raises ConfigError for what cannot be."""
+        return Deployment(
+            Workers.parse(self.workers, self.cpus_per_worker, self.gpus_per_worker or 0.0),
+            os.path.abspath(self.data) if self.data and "://" not in self.data else self.data,
+            self.loader_workers,
+            self.checkpoint_seconds,
+            gpus_if_there=self.gpus_per_worker is None,
+        )
+
+
+F = TypeVar("F", bound=Flags)
+
+
+def run_job(flags: F, job: Callable[[F], int], make_smoke_data: Callable[[Path], None] | None = None) -> int:
+    """`job(flags)`, with a folder of small data for --smoke without --data, and errors as sentences."""
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    try:
+        with contextlib.ExitStack() as stack:
+            if flags.smoke and flags.data is None and make_smoke_data:
+                folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="rewind-smoke-"))
+                make_smoke_data(Path(folder))
+                flags = dataclasses.replace(flags, data=folder)
+            return job(flags)
+    except OrchestratorError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on from the last checkpoint", file=sys.stderr)
+        return 130
+
+
+def write_report(flags: Flags, *more: str) -> int:
+    """What `orchestrator report` does, of the job's storage."""
+    from orchestrator.__main__ import main as command
+
+    assert flags.report is not None
+    return command(["report", flags.storage, "--out", flags.report, *more])

@@ -1,0 +1,84 @@
+"""Search a space of experiments with Optuna, where there is a space rather than a list."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from ray import tune
+
+from orchestrator.distributed import cluster
+from orchestrator.distributed.deployment import Deployment
+from orchestrator.distributed.sweep import SweepResult, checked_sweep, outcome_of
+from orchestrator.distributed.trial import SweptPath
+from orchestrator.distributed.tuner import make_tuner, room_for_paths
+from orchestrator.errors import ConfigError
+from orchestrator.experiment import Experiment
+from orchestrator.problem import load_problem
+from orchestrator.stopping import Floor
+from orchestrator.storage.ledger import Ledger
+from orchestrator.storage.store import open_store
+
+Build = Callable[[dict[str, Any]], Experiment]
+
+
+def sweep_space(
+    build: Build,
+    space: Mapping[str, Any],
+    storage: str = "./runs",
+    deployment: Deployment | None = None,
+    *,
+    samples: int = 20,
+    metrics: Mapping[str, str] | None = None,
+    address: str | None = None,
+    max_concurrent: int | None = None,
+    floor: Floor | None = None,
+    callbacks: Sequence[tune.Callback] = (),
+    seed: int = 0,
+) -> SweepResult:
+    """Train `samples` points of `space`, chosen one after another by Optuna's sampler (TPE, Bergstra et al. 2011).
+
+    `space`: name -> a domain of `ray.tune` (`tune.choice`, `tune.uniform`, ...); `build` makes an experiment of a
+    point {name: value}, whose name gets an ending of its own. `metrics`: what of a path's last round is to be "max" or
+    "min"; by default {"val_accuracy": "max", "compression": "max"}, whose best trade-offs are sought. The rest as in
+    `sweep_paths`. Raises ConfigError.
+    """
+    try:
+        from optuna.samplers import TPESampler
+        from ray.tune.search.optuna import OptunaSearch
+    except ImportError:
+        raise ConfigError("sweep_space needs optuna: pip install 'rewind-orchestrator[optuna]'") from None
+    if samples < 1 or not space:
+        raise ConfigError(f"a space needs at least one parameter and one sample, got {len(space)} and {samples}")
+    began = time.perf_counter()
+    sweep = checked_sweep(storage, deployment, max_concurrent, floor)
+    ledger = Ledger(open_store(storage))
+    metrics = metrics or {"val_accuracy": "max", "compression": "max"}
+
+    def path_of(point: dict[str, Any]) -> SweptPath:
+        digest = hashlib.sha256(json.dumps(point, sort_keys=True, default=repr).encode()).hexdigest()
+        experiment = build(point)
+        experiment = replace(experiment, name=f"{experiment.name[:80]}-{digest[:8]}")
+        sweep.deployment.check_batch(experiment.training.batch_size)
+        problem, _ = load_problem(experiment, sweep.deployment.data_root)
+        return SweptPath(experiment, problem)
+
+    with cluster.connected(address) as joined, tempfile.TemporaryDirectory(prefix="rewind-sweep-") as folder:
+        sweep = replace(sweep, deployment=cluster.placed(sweep.deployment, ledger.store, joined))
+        config = tune.TuneConfig(
+            num_samples=samples,
+            max_concurrent_trials=max_concurrent or room_for_paths(sweep.deployment),
+            search_alg=OptunaSearch(metric=list(metrics), mode=list(metrics.values()), sampler=TPESampler(seed=seed)),
+        )
+        results = list(make_tuner(path_of, sweep, space, config, callbacks, folder).fit())
+    outcomes = []
+    for result in results:
+        path = path_of(result.config)
+        ledger.store.delete_tree(f"train/{path.driver(ledger).run_name}")
+        outcomes.append(outcome_of(path, ledger, floor, result))
+    return SweepResult(tuple(outcomes), time.perf_counter() - began)

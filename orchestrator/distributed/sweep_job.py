@@ -1,0 +1,123 @@
+"""Run a list of experiments as one job: flags, the sweep, the tables, and what sharing rounds has saved."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import tyro
+
+from orchestrator.distributed.flags import Flags, run_job, write_report
+from orchestrator.errors import ConfigError
+from orchestrator.experiment import Experiment
+from orchestrator.report import print_table
+from orchestrator.report.text import duration, make_console
+from orchestrator.stopping import Floor
+
+if TYPE_CHECKING:
+    from orchestrator.distributed.sweep import SweepResult
+    from orchestrator.distributed.trackers import TrackerName
+
+
+@dataclass(frozen=True)
+class SweepFlags(Flags):
+    """Where and on what a sweep runs, and when it stops. What it computes stands in the script."""
+
+    workers: str = "1"
+    """Training workers of each path: a number, or an elastic range such as 2:8."""
+    report: str | None = "./report"
+    """Folder for the report."""
+    max_concurrent: int | None = None
+    """Paths at a time; left out: as many as the cluster holds."""
+    target_accuracy: float | None = None
+    """Cut a path after a round whose validation accuracy, a fraction, is below this."""
+    max_drop: float | None = None
+    """Cut a path after a round whose validation accuracy is more than this many points (percent) below dense."""
+    asha: bool = False
+    """Stop the weaker half of the paths early, round by round (successive halving)."""
+    tracker: TrackerName | None = None
+    """Log every path to a tracker."""
+
+    def stop(self) -> Floor | None:
+        """The floor that the flags name. Raises ConfigError."""
+        if self.target_accuracy is None and self.max_drop is None:
+            return None
+        return Floor(self.target_accuracy, None if self.max_drop is None else self.max_drop / 100)
+
+
+def main(
+    experiments: Sequence[Experiment],
+    *,
+    smoke: Sequence[Experiment],
+    doc: str | None,
+    make_smoke_data: Callable[[Path], None] | None = None,
+) -> int:
+    """Parse the flags, run the sweep, show what it found, and return the exit code: 1 also when a path failed."""
+    return run_job(
+        tyro.cli(SweepFlags, description=doc),
+        lambda flags: run_sweep(list(smoke if flags.smoke else experiments), flags),
+        make_smoke_data,
+    )
+
+
+def run_sweep(experiments: Sequence[Experiment], flags: SweepFlags) -> int:
+    """Train all paths, show what came of them, and return the exit code."""
+    from orchestrator.distributed.sweep import sweep_paths
+    from orchestrator.distributed.trackers import tracker
+
+    floor, deployment = flags.stop(), flags.deployment()
+    callbacks = [tracker(flags.tracker, experiments[0].name)] if flags.tracker else []
+    result = sweep_paths(
+        experiments,
+        flags.storage,
+        deployment,
+        address=flags.address,
+        max_concurrent=flags.max_concurrent,
+        floor=floor,
+        asha=flags.asha,
+        callbacks=callbacks,
+        folder=str(Path("./tensorboard").absolute()) if flags.tracker == "tensorboard" else None,
+    )
+    return show(result, flags)
+
+
+def run_search(experiment: Experiment, flags: SweepFlags, *, probes: int) -> int:
+    """Find the smallest density above the flags' floor, say what it is, and return 1 if nothing stays above it."""
+    from orchestrator.distributed.sweep import search
+
+    if (floor := flags.stop()) is None:
+        raise ConfigError("a search needs --target-accuracy or --max-drop, got neither")
+    found = search(experiment, floor, flags.storage, flags.deployment(), address=flags.address, probes=probes)
+    print_table(found.records)
+    first = found.records[0]
+    print(
+        f"{'smallest' if found.holds else 'none holds; best'}: {first.prunable / first.kept:.2f}x, "
+        f"round {first.round} of {found.experiment.name} ({found.reason}); "
+        f"{found.rounds} rounds and {found.epochs} epochs looked at"
+    )
+    code = 0 if found.holds else 1
+    return max(code, write_report(flags)) if flags.report else code
+
+
+def show(result: SweepResult, flags: SweepFlags) -> int:
+    """Print what a sweep found, write its report, and return the exit code."""
+    console = make_console()
+    records = [record for outcome in result.outcomes for record in outcome.records]
+    if flags.report is None:
+        print_table(records, console)
+    for outcome in result.outcomes:
+        if outcome.state != "finished":
+            label = f"{outcome.experiment.name}, seed {outcome.experiment.seed}"
+            console.print(f"{outcome.state}: {label} after {len(outcome.records)} rounds: {outcome.reason}")
+    trained, asked = result.epochs_trained, result.epochs_asked
+    console.print(
+        f"epochs trained / epochs asked: {trained} / {asked}"
+        + (f" = {trained / asked:.2f}" if asked else "")
+        + f"; {len({record.key for record in records})} rounds stand for {len(records)}; "
+        f"this run took {duration(result.seconds)}",
+        highlight=False,
+    )
+    code = 1 if any(outcome.state == "failed" for outcome in result.outcomes) else 0
+    return max(code, write_report(flags)) if flags.report else code

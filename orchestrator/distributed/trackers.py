@@ -1,0 +1,38 @@
+"""Experiment trackers as callbacks of Ray Tune: a run for every path, a step for every round. Off unless asked for."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Literal
+
+from ray import tune
+
+from orchestrator.errors import ConfigError
+
+TrackerName = Literal["mlflow", "wandb", "tensorboard"]
+_MODULES: dict[str, tuple[str, str]] = {
+    "mlflow": ("mlflow", "ray.air.integrations.mlflow"),
+    "wandb": ("wandb", "ray.air.integrations.wandb"),
+    "tensorboard": ("tensorboardX", "ray.tune.logger.tensorboardx"),
+}
+
+
+def tracker(name: TrackerName, project: str) -> tune.Callback:
+    """The callback that logs to `project` of the tracker, reached as its own environment variables say.
+
+    MLFLOW_TRACKING_URI; WANDB_API_KEY, or WANDB_MODE=offline. TensorBoard writes to the sweep's folder (see
+    `sweep_paths`). Raises ConfigError for an unknown name, or one whose package is not installed.
+    """
+    if name not in _MODULES:
+        raise ConfigError(f"tracker must be one of {', '.join(_MODULES)}, got {name!r}")
+    package, integration = _MODULES[name]
+    try:
+        importlib.import_module(package)
+    except ImportError:
+        raise ConfigError(f"tracker {name!r} needs {package}: pip install 'rewind-orchestrator[{name}]'") from None
+    module = importlib.import_module(integration)
+    if name == "mlflow":
+        return module.MLflowLoggerCallback(experiment_name=project)
+    if name == "wandb":
+        return module.WandbLoggerCallback(project=project, log_config=True)
+    return module.TBXLoggerCallback()

@@ -1,0 +1,66 @@
+"""Ray Tune as the sweeps use it: quiet, light trials, and a line for every round."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from ray import tune
+
+from orchestrator.distributed import cluster
+from orchestrator.distributed.deployment import Deployment
+from orchestrator.distributed.trial import Sweep, SweptPath, run_trial
+from orchestrator.report.text import compression, make_console
+
+_RESTARTS = 3  # of a trial whose process dies; the ledger makes each a resume
+_TRIAL_CPUS = 0.01  # a whole one for each trial would leave a small cluster none for the training
+
+
+def make_tuner(
+    path_of: Callable[[dict[str, Any]], SweptPath],
+    sweep: Sweep,
+    space: Mapping[str, Any],
+    config: tune.TuneConfig,
+    callbacks: Sequence[tune.Callback],
+    folder: str,
+) -> tune.Tuner:
+    """A Tuner whose trials train the paths that `path_of` makes of a point of `space`; its own files go to `folder`."""
+    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # else verbose=0 still prints tables
+    os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")  # the ledger is the log
+    os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")  # Ctrl-C ends the sweep at once; nothing is lost
+    trainable = tune.with_parameters(run_trial, path_of=path_of, sweep=sweep)
+    return tune.Tuner(
+        tune.with_resources(trainable, {"CPU": _TRIAL_CPUS}),
+        param_space=dict(space),
+        tune_config=config,
+        run_config=tune.RunConfig(
+            name=f"sweep-{sweep.job[:8]}",
+            storage_path=folder,
+            callbacks=[*callbacks, ShowRounds()],
+            failure_config=tune.FailureConfig(max_failures=_RESTARTS),
+            verbose=0,
+        ),
+    )
+
+
+def room_for_paths(deployment: Deployment) -> int:
+    """How many paths the cluster can train at a time."""
+    return max(1, cluster.room(deployment.workers.resources) // deployment.workers.least)
+
+
+class ShowRounds(tune.Callback):  # type: ignore[misc]
+    """A line for every round of every path."""
+
+    def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any) -> None:
+        console = make_console()  # here, because Tune pickles its callbacks
+        label = trial.config.get("path", trial.trial_id)
+        if "failure" in result:
+            console.print(f"{label}: [red]failed[/red]: {result['failure']}", highlight=False)
+            return
+        console.print(
+            f"{label}: round {result['round']}/{result['rounds']}  {result['technique']}  "
+            f"{compression(result['compression'])}  val {result['val_accuracy']:.2%}  "
+            f"test {result['test_accuracy']:.2%}",
+            highlight=False,
+        )

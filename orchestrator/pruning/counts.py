@@ -1,0 +1,43 @@
+"""How many weights a density keeps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from orchestrator.errors import ConfigError
+
+
+def kept_count(density: float, total: int) -> int:
+    """How many of `total` weights a network of `density` keeps; ConfigError unless 0 < density <= 1."""
+    if not 0 < density <= 1:
+        raise ConfigError(f"density must be in (0, 1], got {density}")
+    return round(density * total)
+
+
+def count_to_keep(density: float, total: int, candidates: Sequence[int], min_kept_per_layer: int) -> int:
+    """How many of `total` weights to keep in all layers together; `candidates`: how many each layer has to offer.
+
+    Raises ConfigError for none, for more than all candidates, or less than `min_kept_per_layer` asks for.
+    """
+    check_minimum(min_kept_per_layer)
+    keep, available = kept_count(density, total), sum(candidates)
+    least = sum(min(count, min_kept_per_layer) for count in candidates)
+    if keep == 0:
+        raise ConfigError(f"density must keep at least 1 of {total} weights, got {density:g}, which keeps 0")
+    if keep > available:
+        raise ConfigError(
+            f"density {density:g} keeps {keep} of {total} weights, but the masks given leave only {available}: "
+            f"it must be at most {available / total:g}"
+        )
+    if keep < least:
+        raise ConfigError(
+            f"density {density:g} keeps {keep} of {total} weights, but min_kept_per_layer={min_kept_per_layer} wants "
+            f"{least} in {len(candidates)} layers: raise the density or lower the minimum"
+        )
+    return keep
+
+
+def check_minimum(min_kept_per_layer: int) -> None:
+    """ConfigError for a negative number."""
+    if min_kept_per_layer < 0:
+        raise ConfigError(f"min_kept_per_layer must be 0 or more, got {min_kept_per_layer}")

@@ -1,0 +1,114 @@
+"""The selection of whole convolution filters, which a smaller dense network can do without."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from decimal import ROUND_CEILING, Context, Decimal
+
+import torch
+from torch import Tensor
+
+from orchestrator.errors import ConfigError
+from orchestrator.pruning.counts import check_minimum, kept_count
+from orchestrator.pruning.criteria import Criterion, magnitude
+from orchestrator.pruning.masks import count_kept
+from orchestrator.pruning.selection import scored
+
+
+@dataclass(frozen=True)
+class Filters:
+    """The filters of lowest mean score in the whole network go, one after another, until the budget is met.
+
+    By `magnitude` the mean score is the filter's L1 norm over its size (Li et al., "Pruning Filters for Efficient
+    ConvNets", ICLR 2017, section 3.1; the division makes layers comparable). A filter is a slice (C_in, kh, kw) of a
+    convolution's (C_out, C_in, kh, kw), along dimension 0; none is split. The budget is round(density * N) of the N
+    prunable weights: what stays is the longest beginning of the ranking that fits, so up to one filter less than the
+    budget, and of equal filters the first. Every convolution keeps its best filter, or as many of its best as hold
+    `min_kept_per_layer` weights. Linear layers stay whole (their rows may be classes). A weight that earlier masks
+    removed scores 0 and weighs nothing.
+    """
+
+    def check(self, shapes: Mapping[str, tuple[int, ...]], density: float, *, min_kept_per_layer: int = 0) -> None:
+        check_minimum(min_kept_per_layer)
+        total = sum(math.prod(shape) for shape in shapes.values())
+        least = sum(_least(shape, min_kept_per_layer) for shape in shapes.values())
+        _check_budget(kept_count(density, total), least, total, density)
+
+    @torch.no_grad()
+    def select(
+        self,
+        weights: Mapping[str, Tensor],
+        density: float,
+        *,
+        masks: Mapping[str, Tensor] | None = None,
+        criterion: Criterion = magnitude,
+        gradients: Mapping[str, Tensor] | None = None,
+        min_kept_per_layer: int = 0,
+    ) -> dict[str, Tensor]:
+        self.check({n: tuple(w.shape) for n, w in weights.items()}, density, min_kept_per_layer=min_kept_per_layer)
+        kept: dict[str, Tensor] = {}
+        layers: dict[str, _Ranked] = {}
+        for name, scores, candidates in scored(weights, masks, criterion, gradients):
+            kept[name] = candidates.clone()
+            if candidates.dim() > 2:
+                layers[name] = _ranked(scores, candidates, max(1, min_kept_per_layer))
+        total = sum(weight.numel() for weight in weights.values())
+        budget = kept_count(density, total)
+        excess = count_kept(kept) - budget
+        if excess > 0:
+            removed, freed = _weakest(list(layers.values()), excess)
+            _check_budget(budget, budget + excess - freed, total, density)
+            for name, gone in zip(layers, removed, strict=True):
+                kept[name][gone] = False
+        return kept
+
+
+@dataclass(frozen=True, eq=False)
+class _Ranked:
+    """Of each filter of a layer (C_out,): mean score, weights left, and whether the layer cannot do without it."""
+
+    means: Tensor
+    sizes: Tensor
+    needed: Tensor
+
+
+def _ranked(scores: Tensor, candidates: Tensor, minimum: int) -> _Ranked:
+    sizes = candidates.flatten(1).sum(1)
+    means = scores.masked_fill(~candidates, 0).flatten(1).mean(1, dtype=torch.float64)
+    means = means.masked_fill(sizes == 0, -math.inf)
+    best_first = means.argsort(descending=True, stable=True)
+    before = sizes[best_first].cumsum(0) - sizes[best_first]
+    needed = torch.empty_like(sizes, dtype=torch.bool)
+    needed[best_first] = before < minimum
+    return _Ranked(means, sizes, needed)
+
+
+def _weakest(layers: list[_Ranked], excess: int) -> tuple[list[Tensor], int]:
+    """Flags (C_out,) for each layer: the fewest weakest filters that free `excess` weights; and how many they free."""
+    means, sizes, needed = (torch.cat([getattr(layer, f) for layer in layers]) for f in ("means", "sizes", "needed"))
+    weakest_first = means.argsort(descending=True, stable=True).flip(0)  # of equal filters the last goes first
+    weakest_first = weakest_first[~needed[weakest_first]]
+    freed = sizes[weakest_first].cumsum(0)
+    gone = weakest_first[: int((freed < excess).sum()) + 1]
+    removed = torch.zeros_like(needed)
+    removed[gone] = True
+    return list(removed.split([layer.means.numel() for layer in layers])), int(sizes[gone].sum())
+
+
+def _least(shape: tuple[int, ...], minimum: int) -> int:
+    """How many weights of a layer stay, however low the density."""
+    if len(shape) <= 2:
+        return math.prod(shape)
+    size = math.prod(shape[1:])
+    return size * min(shape[0], max(1, math.ceil(minimum / size)))
+
+
+def _check_budget(budget: int, least: int, total: int, density: float) -> None:
+    if budget < least:
+        lowest = Context(prec=4, rounding=ROUND_CEILING).create_decimal(Decimal(repr(least / total)))
+        raise ConfigError(
+            f"density {density:g} keeps {budget} of {total} weights, but linear layers stay whole and every "
+            f"convolution keeps a filter, or its minimum, {least} weights together: the smallest density is {lowest}"
+        )

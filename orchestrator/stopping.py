@@ -1,0 +1,31 @@
+"""When a path is small enough: the accuracy that it must keep."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from orchestrator.errors import ConfigError
+from orchestrator.training.lr import is_number
+
+
+@dataclass(frozen=True)
+class Floor:
+    """Validation accuracies that a round must not fall below, as fractions: a fixed one, or `drop` below dense.
+
+    Raises ConfigError unless exactly one is given and in [0, 1].
+    """
+
+    accuracy: float | None = None
+    drop: float | None = None
+
+    def __post_init__(self) -> None:
+        given = {name: value for name, value in vars(self).items() if value is not None}
+        if len(given) != 1:
+            raise ConfigError(f"a floor is either an accuracy or a drop below dense, got {given or 'neither'}")
+        for name, value in given.items():
+            if not (is_number(value) and 0 <= value <= 1):
+                raise ConfigError(f"floor.{name} must be a fraction in [0, 1], got {value!r}")
+
+    def of(self, dense: float) -> float:
+        """The floor, given the dense network's validation accuracy."""
+        return self.accuracy if self.drop is None else dense - self.drop  # type: ignore[return-value]

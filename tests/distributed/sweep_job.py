@@ -1,0 +1,21 @@
+"""A sweep as a user would start it, for tests to kill: `python tests/distributed/sweep_job.py STORAGE`."""
+
+import sys
+from dataclasses import replace
+
+import tiny
+
+from orchestrator.distributed.sweep import sweep_paths
+from orchestrator.pruning import Geometric
+from orchestrator.retraining import FineTuning, LearningRateRewinding, WeightRewinding
+
+SLOW = tiny.with_training(replace(tiny.EXPERIMENT, path=Geometric(remove=0.3, rounds=2)), epochs=60)
+EXPERIMENTS = [
+    replace(SLOW, name="learning-rate-rewinding", technique=LearningRateRewinding()),
+    replace(SLOW, name="fine-tuning", technique=FineTuning()),
+    replace(SLOW, name="weight-rewinding", technique=WeightRewinding(30)),
+]
+
+if __name__ == "__main__":
+    result = sweep_paths(EXPERIMENTS, sys.argv[1], max_concurrent=2)
+    print({outcome.experiment.name: outcome.state for outcome in result.outcomes})

@@ -1,0 +1,175 @@
+"""Sweeps on a real Ray: rounds shared, paths cut, failed and killed; bad input refused before Ray starts."""
+
+import os
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import job_runs
+import pytest
+import tiny
+from sweep_job import EXPERIMENTS
+
+from orchestrator.distributed import cluster
+from orchestrator.distributed.sweep import search, sweep_paths
+from orchestrator.errors import ConfigError, OrchestratorError, StorageError
+from orchestrator.pruning import Explicit, Geometric, OneShot
+from orchestrator.retraining import (
+    FineTuning,
+    LearningRateRewinding,
+    LowRateWeightRewinding,
+    RandomReinitialisation,
+    WeightRewinding,
+)
+from orchestrator.runner import run
+from orchestrator.stopping import Floor
+from orchestrator.storage.ledger import Ledger
+from orchestrator.storage.store import open_store
+from orchestrator.training.lr import Constant
+
+TINY = replace(tiny.EXPERIMENT, path=Geometric(remove=0.3, rounds=2))
+SWEEP_JOB = Path(__file__).parent / "sweep_job.py"
+
+
+@pytest.fixture(scope="module")
+def ray():
+    """One local Ray for the module, whose workers report as often as short epochs need it."""
+    os.environ["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] = "0.05"
+    with cluster.connected(None):
+        yield
+    del os.environ["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"]
+
+
+def blobs(records):
+    return [{name: blob.sha256 for name, blob in record.blobs.items()} for record in records]
+
+
+@pytest.mark.ray
+@pytest.mark.timeout(400)
+def test_techniques_share_their_rounds_and_end_with_the_bits_of_single_runs(ray, tmp_path):
+    techniques = {
+        "lrr": LearningRateRewinding(),
+        "ft": FineTuning(),
+        "wr": WeightRewinding(2),
+        "ticket": WeightRewinding(),
+        "low": LowRateWeightRewinding(2),
+        "random": RandomReinitialisation(),
+    }
+    experiments = [replace(TINY, name=name, technique=technique) for name, technique in techniques.items()]
+    storage = str(tmp_path / "sweep")
+    result = sweep_paths(experiments, storage, max_concurrent=2)  # six paths at two trials
+    assert [outcome.state for outcome in result.outcomes] == ["finished"] * 6
+    ledger = Ledger(open_store(storage))
+    keys = {record.key for outcome in result.outcomes for record in outcome.records}
+    assert {record.key for record in ledger.records()} == keys
+    assert len(keys) == 1 + 6 * 2
+    assert result.epochs_asked == 6 * 4 + 2 * (4 * 4 + 2 * 2)
+    assert result.epochs_trained == result.epochs_asked - 5 * 4, "the dense run of 4 epochs was trained once"
+    assert all(record.attempts == 1 for record in ledger.records())
+    assert not any(file.startswith("train/") for file in ledger.store.list())
+    for outcome in result.outcomes:
+        alone = run(outcome.experiment, str(tmp_path / outcome.experiment.name))
+        assert blobs(outcome.records) == blobs(alone), outcome.experiment.name
+
+    began = time.monotonic()
+    again = sweep_paths(experiments, storage)
+    assert time.monotonic() - began < 5, "nothing is trained"
+    assert [outcome.state for outcome in again.outcomes] == ["finished"] * 6
+
+
+@pytest.mark.ray
+def test_a_path_is_cut_at_the_floor_and_one_that_fails_does_not_stop_the_others(ray, tmp_path):
+    good = replace(TINY, name="good", path=Geometric(remove=0.3, rounds=1))
+    cut = replace(TINY, name="cut", path=Explicit([0.02, 0.01, 0.005]))
+    bad = tiny.with_training(replace(TINY, name="bad"), schedule=Constant(1e12))
+    twin = replace(bad, name="twin", path=OneShot(0.5))  # shares the round that diverges
+    result = sweep_paths([good, cut, bad, twin], str(tmp_path), max_concurrent=2, floor=Floor(drop=0.1))
+    outcomes = {outcome.experiment.name: outcome for outcome in result.outcomes}
+    assert {name: outcome.state for name, outcome in outcomes.items()} == {
+        "good": "finished",
+        "cut": "cut",
+        "bad": "failed",
+        "twin": "failed",
+    }
+    assert 2 <= len(outcomes["cut"].records) < 4
+    assert "below the floor of" in outcomes["cut"].reason
+    assert "diverged" in outcomes["bad"].reason
+    assert outcomes["twin"].reason == outcomes["bad"].reason, "a failure is not repeated by those who share it"
+
+
+@pytest.mark.ray
+def test_asha_stops_the_weaker_paths(ray, tmp_path):
+    strong = [replace(TINY, name=f"seed-{seed}", seed=seed) for seed in range(2)]
+    weak = [
+        tiny.with_training(replace(experiment, name=f"weak-{experiment.seed}"), schedule=Constant(1e-7))
+        for experiment in strong
+    ]
+    result = sweep_paths([*strong, *weak], str(tmp_path), max_concurrent=1, asha=True)
+    outcomes = {outcome.experiment.name: outcome for outcome in result.outcomes}
+    assert outcomes["seed-0"].state == "finished"
+    assert "cut" in {outcomes[name].state for name in ("weak-0", "weak-1")}
+    assert all("ASHA" in outcome.reason for outcome in outcomes.values() if outcome.state == "cut")
+
+
+@pytest.mark.ray
+def test_search_finds_where_the_accuracy_ends(ray, tmp_path):
+    found = search(replace(TINY, path=Explicit([0.5, 0.02])), Floor(drop=0.15), str(tmp_path), probes=2)
+    assert found.holds
+    assert found.rounds == 3 + 2, "each probe costs one round"
+    (record,) = found.records
+    assert 0.02 < record.density <= 0.5
+
+
+@pytest.mark.ray
+@pytest.mark.timeout(400)
+def test_a_sweep_whose_trial_is_killed_in_mid_round_and_one_that_is_killed_whole(tmp_path):
+    storage = tmp_path / "runs"
+    ledger = Ledger(open_store(str(storage)))
+    with job_runs.running(tmp_path / "first", str(storage), script=SWEEP_JOB) as job:
+        job.wait_for(lambda: len(job.find("ray::RayTrainWorker")) > 0, "a round is being trained")
+        victim = next(p for p in job.find("ray::ImplicitFunc") if p.pid in owners_of_claims(storage, job))
+        victim.kill()
+        job.wait_for(lambda: len(ledger.records()) >= 2, "rounds are committed all the same")
+        job.kill()
+    before = {record.key: record.finished_at for record in ledger.records()}
+    code, output = job_runs.run(tmp_path / "second", str(storage), script=SWEEP_JOB, seconds=200)
+    assert code == 0, output
+    assert output.count("'finished'") == 3, output
+    after = {record.key: record.finished_at for record in ledger.records()}
+    assert before.items() <= after.items(), "finished rounds are not trained again"
+    assert len(after) == 1 + 3 * 2
+    alone = run(EXPERIMENTS[0], str(tmp_path / "alone"))
+    assert blobs([ledger.record(record.key) for record in alone]) == blobs(alone)
+
+
+def owners_of_claims(storage: Path, job: job_runs.Job) -> set[int]:
+    """Process ids of the trials whose driver actors hold a claim."""
+    held = {int(file.read_text().split('"process": "')[1].split()[0]) for file in storage.glob("claims/*/*.json")}
+    drivers = [process for process in job.find("ray::DriverActor") if process.pid in held]
+    trials = job.find("ray::ImplicitFunc")
+    return {trial.pid for trial in trials} if drivers else set()
+
+
+@pytest.mark.parametrize(
+    ("experiments", "options", "error", "message"),
+    [
+        ([], {}, ConfigError, "at least one experiment, got an empty list"),
+        ([TINY, replace(TINY, path=OneShot(0.5))], {}, ConfigError, "two different ones named 'tiny' with seed 0"),
+        ([replace(TINY, seeds=(1, 2)), replace(TINY, seed=2, criterion="magnitude", exclude=("6.*",))], {}, ConfigError,
+         "two different ones named 'tiny' with seed 2"),
+        ([TINY], {"max_concurrent": 0}, ConfigError, "max_concurrent must be 1 or more, got 0"),
+        ([replace(TINY, model="tiny:nothing")], {}, ConfigError, "nothing"),
+        ([replace(TINY, exclude=("nothing.*",))], {}, OrchestratorError, "nothing"),
+        ([TINY], {"storage": "ftp://x"}, ConfigError, "storage must be"),
+        ([TINY], {"storage": "/proc/nowhere"}, StorageError, "/proc/nowhere"),
+    ],
+)  # fmt: skip
+def test_bad_input_is_refused_before_ray_starts(experiments, options, error, message, tmp_path, monkeypatch):
+    monkeypatch.setattr(cluster, "connect", lambda address: pytest.fail("Ray was started"))
+    with pytest.raises(error, match=message):
+        sweep_paths(experiments, **{"storage": str(tmp_path), **options})
+
+
+def test_the_same_experiment_twice_is_one_path(tmp_path):
+    run(TINY, str(tmp_path))
+    assert len(sweep_paths([TINY, TINY, replace(TINY, seeds=(0,))], str(tmp_path)).outcomes) == 1
