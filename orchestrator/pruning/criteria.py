@@ -64,7 +64,7 @@ def resolve_criterion(name: str) -> Criterion:
 
 
 def score(criterion: Criterion, name: str, weight: Tensor, gradient: Tensor | None) -> Tensor:
-    """Scores of the weight tensor `name`, of its shape.
+    """Scores of the weight tensor `name`, of its shape, on its device.
 
     Raises ConfigError if weight or gradient is not finite, or the criterion breaks its rule or lacks gradients.
     """
@@ -75,7 +75,7 @@ def score(criterion: Criterion, name: str, weight: Tensor, gradient: Tensor | No
     if gradient is not None:
         _check_finite("gradients", name, gradient)
         gradient = gradient.to(weight.device)
-    scores = criterion(weight, gradient)
+    scores = criterion(weight, gradient).to(weight.device)
     if scores.shape != weight.shape or not scores.is_floating_point():
         raise ConfigError(
             f"a criterion must give floating-point scores of the weight's shape {tuple(weight.shape)}, "

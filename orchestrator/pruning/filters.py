@@ -23,11 +23,12 @@ class Filters:
 
     By `magnitude` the mean score is the filter's L1 norm over its size (Li et al., "Pruning Filters for Efficient
     ConvNets", ICLR 2017, section 3.1; the division makes layers comparable). A filter is a slice (C_in, kh, kw) of a
-    convolution's (C_out, C_in, kh, kw), along dimension 0; none is split. The budget is round(density * N) of the N
-    prunable weights: what stays is the longest beginning of the ranking that fits, so up to one filter less than the
-    budget, and of equal filters the first. Every convolution keeps its best filter, or as many of its best as hold
-    `min_kept_per_layer` weights. Linear layers stay whole (their rows may be classes). A weight that earlier masks
-    removed scores 0 and weighs nothing.
+    convolution's (C_out, C_in, kh, kw), along dimension 0 (of a transposed one's (C_in, C_out, kh, kw), what reads one
+    input); none is split. The budget is round(density * N) of the N prunable weights: what stays is the longest
+    beginning of the ranking that fits, so less than one filter below the budget, and of equal filters the first.
+    Every convolution keeps its best filter, or as many of its best as hold `min_kept_per_layer` weights. Linear layers
+    stay whole (their rows may be classes). A weight that earlier masks removed scores 0 and weighs nothing; one whose
+    score is +inf keeps its filter, whatever else is in it.
     """
 
     def check(self, shapes: Mapping[str, tuple[int, ...]], density: float, *, min_kept_per_layer: int = 0) -> None:
@@ -51,7 +52,7 @@ class Filters:
         kept: dict[str, Tensor] = {}
         layers: dict[str, _Ranked] = {}
         for name, scores, candidates in scored(weights, masks, criterion, gradients):
-            kept[name] = candidates.clone()
+            kept[name] = candidates
             if candidates.dim() > 2:
                 layers[name] = _ranked(scores, candidates, max(1, min_kept_per_layer))
         total = sum(weight.numel() for weight in weights.values())
@@ -77,7 +78,7 @@ class _Ranked:
 def _ranked(scores: Tensor, candidates: Tensor, minimum: int) -> _Ranked:
     sizes = candidates.flatten(1).sum(1)
     means = scores.masked_fill(~candidates, 0).flatten(1).mean(1, dtype=torch.float64)
-    means = means.masked_fill(sizes == 0, -math.inf)
+    means = means.masked_fill(means.isnan(), math.inf)  # both infinities in one filter
     best_first = means.argsort(descending=True, stable=True)
     before = sizes[best_first].cumsum(0) - sizes[best_first]
     needed = torch.empty_like(sizes, dtype=torch.bool)
@@ -87,7 +88,9 @@ def _ranked(scores: Tensor, candidates: Tensor, minimum: int) -> _Ranked:
 
 def _weakest(layers: list[_Ranked], excess: int) -> tuple[list[Tensor], int]:
     """Flags (C_out,) for each layer: the fewest weakest filters that free `excess` weights; and how many they free."""
-    means, sizes, needed = (torch.cat([getattr(layer, f) for layer in layers]) for f in ("means", "sizes", "needed"))
+    means = torch.cat([layer.means for layer in layers])
+    sizes = torch.cat([layer.sizes for layer in layers])
+    needed = torch.cat([layer.needed for layer in layers])
     weakest_first = means.argsort(descending=True, stable=True).flip(0)  # of equal filters the last goes first
     weakest_first = weakest_first[~needed[weakest_first]]
     freed = sizes[weakest_first].cumsum(0)

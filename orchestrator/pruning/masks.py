@@ -65,22 +65,23 @@ def dead_layers(masks: Mapping[str, Tensor]) -> list[str]:
 
 
 def check_masks(masks: Mapping[str, Tensor] | None, weights: Mapping[str, Tensor]) -> None:
-    """ConfigError unless there is one bool mask for every weight, of its shape, or None at all."""
+    """ConfigError unless there is one bool mask for every weight, of its shape, and no other; or None at all."""
     check_matches("mask", masks, weights)
     for name, mask in (masks or {}).items():
+        if name not in weights:
+            raise ConfigError(f"every mask must be of a weight that is pruned, but {name} is none")
         if mask.dtype is not torch.bool:
             raise ConfigError(f"masks must be bool (True = kept), got {mask.dtype} for {name}: use mask.bool()")
 
 
 def check_matches(what: str, others: Mapping[str, Tensor] | None, weights: Mapping[str, Tensor]) -> None:
-    """ConfigError unless `others` (each a `what`: "mask", "gradient") have the names and shapes of `weights`."""
+    """ConfigError unless every weight has one of `others` (each a `what`: "mask", "gradient"), of its shape."""
     if others is None:
         return
-    for name in [*weights, *others]:
-        if name not in others or name not in weights:
-            problem = f"{name} has none" if name in weights else f"{name} is no weight"
-            raise ConfigError(f"every weight must have one {what}, and nothing else, but {problem}")
-        shape, wanted = tuple(others[name].shape), tuple(weights[name].shape)
+    for name, weight in weights.items():
+        if name not in others:
+            raise ConfigError(f"every weight must have one {what}, but {name} has none")
+        shape, wanted = tuple(others[name].shape), tuple(weight.shape)
         if shape != wanted:
             raise ConfigError(f"a {what} must have the shape of its weight {wanted}, got {shape} for {name}")
 

@@ -104,12 +104,12 @@ def _check_fraction(what: str, value: float) -> None:
 
 
 def _check_rounds(rounds: int) -> None:
-    if not isinstance(rounds, int) or rounds < 1:
+    if not isinstance(rounds, int) or isinstance(rounds, bool) or rounds < 1:
         raise ConfigError(f"rounds must be a whole number, 1 or more, got {rounds!r}")
 
 
 def _check_decreasing(densities: tuple[float, ...]) -> None:
-    for earlier, later in itertools.pairwise(densities):
+    for earlier, later in itertools.pairwise((1.0, *densities)):  # so close to dense that it rounds to 1 counts too
         if not 0 < later < earlier:
             raise ConfigError(
                 f"densities must decrease from round to round and stay above 0, got {earlier} then {later}"

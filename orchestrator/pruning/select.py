@@ -35,10 +35,11 @@ def prune_globally(
     shape, on one device; N counts what earlier `masks` (bool, True = kept) removed, and that never comes back. Of
     equal scores the lower flat index is kept, in the order of `weights`. Each layer keeps its `min_kept_per_layer`
     best candidates (or all, if it has fewer), at the expense of the weakest of other layers. The result has the
-    keys and shapes of `weights`: contiguous bool tensors on their device. Nothing passed in is changed.
+    keys and shapes of `weights`: contiguous bool tensors on their device. `gradients` (dL/dw) may be those of other
+    tensors too, such as biases. Nothing passed in is changed.
 
     Raises ConfigError for a density that keeps nothing, or more than `masks` or less than the minimum allow; for a
-    weight, gradient or score that is not finite, a criterion that reads `gradients` (dL/dw) without them, and tensors
+    weight, gradient or score that is not finite, a criterion that reads gradients without them, and tensors
     that do not match `weights`.
     """
     check_tensors(weights, masks, gradients)
@@ -65,7 +66,7 @@ class _Layer:
 
 def _layer(name: str, weight: Tensor, mask: Tensor | None, criterion: Criterion, gradient: Tensor | None) -> _Layer:
     values = weight if criterion is magnitude else score(criterion, name, weight, gradient)
-    flat = values.detach().to(weight.device).reshape(-1)
+    flat = values.detach().reshape(-1)
     if mask is not None:
         mask = mask.to(weight.device).reshape(-1)
     candidates = flat.numel() if mask is None else count_true(mask)

@@ -35,8 +35,8 @@ class Selection(Protocol):
     ) -> dict[str, Tensor]:
         """Masks (bool, True = kept) of the shapes of `weights`, nested within `masks`; of equal scores the first stay.
 
-        `density` counts against all `weights`, whatever `masks` removed. `gradients`: dL/dw, for a criterion that
-        reads it. Raises ConfigError as `prune_globally` does, and where `check` does. Nothing passed in is changed.
+        `density` counts against all `weights`, whatever `masks` removed. `gradients`: dL/dw, of other tensors too, for
+        a criterion that reads it. Raises ConfigError as `prune_globally` and `check` do. Nothing passed in is changed.
         """
         ...
 
@@ -101,7 +101,7 @@ class Layerwise:
             if keep > available:
                 raise ConfigError(
                     f"density {density:g} keeps {keep} of {size} weights in {name}, but the masks given leave only "
-                    f"{available} there"
+                    f"{available} there: lower the density, or give masks of the same selection"
                 )
             kept |= prune_globally(
                 {name: weight},
@@ -132,7 +132,8 @@ class NofM:
         check_minimum(min_kept_per_layer)
         n = self._kept(density)
         if n < self.m and not any(map(self._divides, shapes.values())):
-            raise ConfigError(f"NofM(m={self.m}) needs a layer whose inputs {self.m} divides, got {dict(shapes)}")
+            inputs = sorted({shape[1] for shape in shapes.values() if len(shape) > 1})
+            raise ConfigError(f"NofM(m={self.m}) needs a layer whose inputs {self.m} divides, but they are {inputs}")
         for name, shape in shapes.items():
             size = math.prod(shape)
             if self._divides(shape) and size * n // self.m < min(size, min_kept_per_layer):
@@ -158,13 +159,14 @@ class NofM:
             if self._divides(scores.shape):
                 kept[name] = self._best(name, scores, candidates, self._kept(density))
             else:
-                kept[name] = candidates.clone()
+                kept[name] = candidates
         return kept
 
     def _best(self, name: str, scores: Tensor, candidates: Tensor, n: int) -> Tensor:
         groups = (scores.shape[0], scores.shape[1] // self.m, self.m, -1)
         if (candidates.reshape(groups).sum(2) < n).any():
             raise ConfigError(f"{n} of every {self.m} inputs must stay, but the masks given leave fewer in {name}")
+        scores = scores.clamp(min=torch.finfo(scores.dtype).min)  # -inf is below every candidate's
         ranked = scores.masked_fill(~candidates, -math.inf).reshape(groups).transpose(2, 3)
         best = ranked.sort(dim=-1, descending=True, stable=True).indices[..., :n]
         kept = torch.zeros(ranked.shape, dtype=torch.bool, device=scores.device).scatter_(-1, best, True)
@@ -190,10 +192,12 @@ def scored(
     criterion: Criterion,
     gradients: Mapping[str, Tensor] | None,
 ) -> Iterator[tuple[str, Tensor, Tensor]]:
-    """Name, finite scores and candidates (bool) of each layer, in its shape, on its device; ConfigError as `score`."""
+    """Name, scores and candidates of each layer: of its shape, on its device, the candidates (bool) a contiguous copy.
+
+    Raises ConfigError as `check_tensors` and `score` do.
+    """
     check_tensors(weights, masks, gradients)
     for name, weight in weights.items():
         scores = score(criterion, name, weight, gradients[name] if gradients else None)
-        scores = scores.clamp(torch.finfo(scores.dtype).min, torch.finfo(scores.dtype).max)  # lower is left for others
-        mask = masks[name].to(weight.device) if masks else torch.ones(weight.shape, dtype=torch.bool).to(weight.device)
-        yield name, scores, mask
+        candidates = torch.ones(weight.shape, dtype=torch.bool, device=weight.device)
+        yield name, scores, candidates.copy_(masks[name]) if masks else candidates

@@ -9,12 +9,62 @@ import torch
 from torch import Tensor
 
 from orchestrator.errors import ConfigError
-from orchestrator.pruning import magnitude, prune_globally, resolve_criterion
+from orchestrator.pruning import (
+    gradient_magnitude,
+    magnitude,
+    needs_gradients,
+    prune_globally,
+    random,
+    reads_gradients,
+    resolve_criterion,
+)
+from orchestrator.training.rng import own_randomness, seed_all
 
 
 def test_magnitude_is_the_absolute_value() -> None:
     assert resolve_criterion("magnitude") is magnitude
     assert magnitude(torch.tensor([-2.0, 0.0, 1.0])).tolist() == [2.0, 0.0, 1.0]
+
+
+def test_gradient_magnitude_is_the_change_of_the_loss_to_first_order() -> None:
+    assert resolve_criterion("gradient_magnitude") is gradient_magnitude
+    weight = torch.randn(4, 5, dtype=torch.float64, requires_grad=True)
+    target = torch.randn(4, 5, dtype=torch.float64)
+    (gradient,) = torch.autograd.grad((weight - target).square().sum(), weight)
+    scores = gradient_magnitude(weight.detach(), gradient)
+    torch.testing.assert_close(scores, (weight * 2 * (weight - target)).abs().detach())
+    assert needs_gradients(gradient_magnitude)
+
+
+def test_only_who_reads_gradients_is_given_them() -> None:
+    @reads_gradients
+    def own(weight: Tensor, grad: Tensor | None) -> Tensor:
+        assert grad is not None
+        return grad
+
+    assert needs_gradients(own)
+    assert not needs_gradients(magnitude)
+    assert not needs_gradients(random)
+    with pytest.raises(ConfigError, match="criterion own reads gradients, but none were given: pass gradients="):
+        prune_globally({"w": torch.ones(4)}, 0.5, criterion=own)
+
+
+def scores_of(weight: Tensor, seed: int) -> Tensor:
+    with own_randomness():
+        seed_all(seed)
+        return resolve_criterion("random")(weight, None)
+
+
+def test_random_scores_follow_from_the_seed_whatever_the_weights() -> None:
+    weight = torch.randn(8, 6, 5, 5)
+    scores = scores_of(weight, 1)
+    for same in (weight * 0, weight.to(memory_format=torch.channels_last), weight.bfloat16(), weight.double()):
+        assert torch.equal(scores_of(same, 1), scores)
+    assert not torch.equal(scores_of(weight, 2), scores)
+    assert scores.dtype is torch.float32
+    assert scores.unique().numel() > 0.999 * scores.numel(), "of equal ones the first would stay"
+    assert ((scores >= 0) & (scores < 1)).all()
+    assert abs(float(scores.mean()) - 0.5) < 5 / (12 * scores.numel()) ** 0.5
 
 
 def test_a_criterion_by_module_and_function(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
