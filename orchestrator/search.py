@@ -1,8 +1,7 @@
 """The smallest density that keeps an accuracy, found with few rounds.
 
 First the experiment's own path is walked until a round falls below the floor. Then the gap between the last round that
-held and the one that fell is halved, in compression ratio: each probe shares the path up to the last round that
-held, so it costs one round.
+held and the one that fell is halved, in compression ratio: each probe is one round after the walk's last that held.
 """
 
 from __future__ import annotations
@@ -14,7 +13,9 @@ from dataclasses import dataclass, replace
 
 from orchestrator.errors import ConfigError
 from orchestrator.experiment import Experiment
+from orchestrator.pruning.counts import kept_count
 from orchestrator.pruning.path import Explicit
+from orchestrator.pruning.selection import NofM
 from orchestrator.stopping import Floor
 from orchestrator.storage.ledger import Record
 
@@ -24,9 +25,10 @@ Train = Callable[[Experiment, Floor], Sequence[Sequence[Record]]]
 
 @dataclass(frozen=True)
 class Found:
-    """`records`: of the smallest round that holds, one a replicate; of the best one if none does. `reason` says which.
+    """`records`: of the smallest round that holds, of the best one if none does (`reason` tells), by replicate.
 
-    `rounds`: distinct rounds that the search looked at, `epochs`: theirs together.
+    A replicate that fell below its floor earlier on the path has none. `experiment`: the path that ends in the round,
+    or passes it. `rounds`: distinct rounds that the search looked at, `epochs`: theirs together.
     """
 
     experiment: Experiment
@@ -38,50 +40,67 @@ class Found:
 
 
 def search_density(experiment: Experiment, floor: Floor, train: Train, *, probes: int = 4) -> Found:
-    """Walk the path, then halve the gap `probes` times. Chosen on validation accuracy: the median over replicates.
+    """Walk the path, then halve the gap `probes` times.
 
-    Raises ConfigError for a negative number of probes.
+    A round holds if the median over the replicates of what they have above their floors is not negative, by validation
+    accuracy. Raises ConfigError for a negative number of probes, or a selection that has nothing to probe.
     """
     if probes < 0:
         raise ConfigError(f"probes must be 0 or more, got {probes}")
+    if probes and isinstance(experiment.selection, NofM):
+        raise ConfigError(f"{experiment.selection} has no density between two of its own, got probes={probes}: pass 0")
     seen: dict[str, Record] = {}
 
     def look(candidate: Experiment) -> list[list[Record]]:
-        """By round, the records of the replicates that got there, worst first."""
-        paths = [list(path) for path in train(candidate, floor)]
+        """For each round, the records of the replicates that got there."""
+        paths = train(candidate, floor)
         seen.update({record.key: record for path in paths for record in path})
         return [[path[r] for path in paths if r < len(path)] for r in range(max(map(len, paths)))]
-
-    def holds(records: list[Record], dense: list[Record]) -> bool:
-        floors = {record.seed: floor.of(record.metrics["val_accuracy"]) for record in dense}
-        above = [record.metrics["val_accuracy"] - floors[record.seed] for record in records]
-        return statistics.median([*above, *[-math.inf] * (len(dense) - len(above))]) >= 0
-
-    rounds, densities = look(experiment), experiment.densities()
-    held = 0
-    while held < len(rounds) and holds(rounds[held], rounds[0]):
-        held += 1
 
     def found(experiment: Experiment, records: list[Record], reason: str, holds: bool = True) -> Found:
         epochs = sum(record.epochs for record in seen.values())
         return Found(experiment, tuple(records), holds, reason, len(seen), epochs)
 
+    walk, densities = look(experiment), experiment.densities()
+    held = 0  # rounds, the dense one included
+    while held < len(walk) and _holds(walk[held], walk[0], floor):
+        held += 1
     if held == 0:
-        best = max(rounds, key=lambda records: statistics.median(r.metrics["val_accuracy"] for r in records))
-        reached = statistics.median(record.metrics["val_accuracy"] for record in best)
-        return found(experiment, best, f"the floor is above the dense network, whose best is {reached:.2%}", False)
+        best = max(walk, key=_median)
+        reason = (
+            f"the floor, {floor.of(_median(walk[0])):.2%}, is above the dense network's {_median(walk[0]):.2%}; "
+            f"the best round, {1 / best[0].density:.2f}x, reaches {_median(best):.2%}"
+        )
+        return found(experiment, best, reason, holds=False)
     if held == len(densities):
-        return found(experiment, rounds[-1], "the whole path holds: make it longer to find where it ends")
+        return found(experiment, walk[-1], "the whole path holds: make it longer to find where it ends")
 
-    smallest, fell, best, winner = densities[held - 1], densities[held], rounds[held - 1], experiment
-    shared = densities[1:held]
+    smallest, fell, best, winner = densities[held - 1], densities[held], walk[held - 1], experiment
+    shared, total = densities[1:held], best[0].prunable
     for _ in range(probes):
         middle = math.sqrt(smallest * fell)
-        name = f"{experiment.name[:80]}-{1 / middle:.2f}x"
+        if kept_count(middle, total) in (kept_count(smallest, total), kept_count(fell, total)):
+            break  # no number of weights lies between
+        name = f"{experiment.name[:80]}-{1 / middle:.6g}x"
         probe = replace(experiment, name=name, path=Explicit((*shared, middle)))
         tried = look(probe)
-        if len(tried) == len(shared) + 2 and holds(tried[-1], tried[0]):
-            smallest, best, winner = middle, tried[-1], probe
+        if len(tried) == held + 1 and _holds(tried[held], tried[0], floor):
+            smallest, best, winner = middle, tried[held], probe
         else:
             fell = middle
     return found(winner, best, f"{1 / smallest:.2f}x holds and {1 / fell:.2f}x does not")
+
+
+def _holds(records: list[Record], dense: list[Record], floor: Floor) -> bool:
+    """Whether a round holds; the replicates that did not get there do not."""
+    floors = {record.seed: floor.of(_accuracy(record)) for record in dense}
+    above = [_accuracy(record) - floors[record.seed] for record in records]
+    return statistics.median([*above, *[-math.inf] * (len(dense) - len(above))]) >= 0
+
+
+def _median(records: list[Record]) -> float:
+    return statistics.median(map(_accuracy, records))
+
+
+def _accuracy(record: Record) -> float:
+    return record.metrics["val_accuracy"]

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from orchestrator.errors import ConfigError
 from orchestrator.training.lr import is_number
 
+_ROUNDING = 1e-9  # more than a subtraction of two fractions may be off, less than one sample of any data set
+
 
 @dataclass(frozen=True)
 class Floor:
@@ -27,5 +29,8 @@ class Floor:
                 raise ConfigError(f"floor.{name} must be a fraction in [0, 1], got {value!r}")
 
     def of(self, dense: float) -> float:
-        """The floor, given the dense network's validation accuracy."""
-        return self.accuracy if self.drop is None else dense - self.drop  # type: ignore[return-value]
+        """The floor, given the dense network's validation accuracy: a round that is exactly `drop` below it holds."""
+        if self.accuracy is not None:
+            return self.accuracy
+        assert self.drop is not None  # exactly one is given
+        return dense - self.drop - _ROUNDING

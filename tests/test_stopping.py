@@ -1,0 +1,145 @@
+"""The floor by a table, and a driver that cuts a path at it, with a stand-in for training."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from pathlib import Path
+
+import pytest
+import tiny
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from orchestrator.driver import Driver
+from orchestrator.errors import ConfigError
+from orchestrator.experiment import Problem
+from orchestrator.pruning import Explicit
+from orchestrator.rounds import EpochMetrics, RoundRequest, RoundResult, TrainState
+from orchestrator.stopping import Floor
+from orchestrator.storage.ledger import Ledger
+from orchestrator.storage.store import open_store
+
+
+@pytest.mark.parametrize(
+    ("floor", "dense", "lowest"),
+    [
+        (Floor(accuracy=0.9), 0.95, 0.9),
+        (Floor(accuracy=0.9), 0.5, 0.9),
+        (Floor(0.9), 0.95, 0.9),
+        (Floor(accuracy=0), 0.95, 0.0),
+        (Floor(accuracy=1), 0.95, 1.0),
+        (Floor(drop=0.02), 0.95, 0.93),
+        (Floor(drop=0), 0.95, 0.95),
+        (Floor(drop=0.5), 0.25, -0.25),
+    ],
+)
+def test_the_floor(floor: Floor, dense: float, lowest: float) -> None:
+    assert floor.of(dense) == pytest.approx(lowest, abs=1e-8)
+    assert lowest >= floor.of(dense), "exactly at the floor is not below it"
+
+
+@given(st.integers(1, 10_000_000), st.data())
+def test_a_drop_is_exact_to_a_sample(samples: int, data: st.DataObject) -> None:
+    """Of accuracies k/n, a drop of d/n allows k - d right answers, and not one less, whatever the rounding."""
+    dense = data.draw(st.integers(1, samples))
+    drop = data.draw(st.integers(0, dense - 1))
+    lowest = Floor(drop=drop / samples).of(dense / samples)
+    assert (dense - drop) / samples >= lowest
+    assert (dense - drop - 1) / samples < lowest
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({}, "a floor is either an accuracy or a drop below dense, got neither"),
+        (
+            {"accuracy": 0.9, "drop": 0.1},
+            "an accuracy or a drop below dense, got {'accuracy': 0.9, 'drop': 0.1}",
+        ),
+        ({"accuracy": 91.5}, r"floor.accuracy must be a fraction in \[0, 1\], got 91.5"),
+        ({"accuracy": -0.1}, r"floor.accuracy must be a fraction in \[0, 1\], got -0.1"),
+        ({"accuracy": float("nan")}, r"floor.accuracy must be a fraction in \[0, 1\], got nan"),
+        ({"drop": "2%"}, r"floor.drop must be a fraction in \[0, 1\], got '2%'"),
+        ({"drop": True}, r"floor.drop must be a fraction in \[0, 1\], got True"),
+    ],
+)
+def test_what_is_refused(given: dict[str, float], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        Floor(**given)
+
+
+# A driver with a floor.
+
+SHAPES = {"fc.weight": (10, 20)}
+PROBLEM = Problem(SHAPES, "model", "data", 10, (3, 8, 8))
+EXPERIMENT = dataclasses.replace(tiny.EXPERIMENT, path=Explicit([0.8, 0.6, 0.4, 0.2]))
+
+
+def driver_of(folder: Path, floor: Floor | None) -> Driver:
+    return Driver(EXPERIMENT, Ledger(open_store(str(folder))), PROBLEM, floor=floor)
+
+
+def fake_train(request: RoundRequest, accuracy: float) -> RoundResult:
+    """Random weights; only the last epoch's validation accuracy is `accuracy`, those before it and test's are not."""
+    weights = torch.rand(SHAPES["fc.weight"]) * request.masks.get("fc.weight", 1)
+    metrics = [
+        EpochMetrics(e, 0.1, 1.0, 1.0, accuracy if e == request.epochs - 1 else 0.0) for e in range(request.epochs)
+    ]
+    return RoundResult(TrainState({"fc.weight": weights}), tuple(metrics), 0.01, seconds=1.0, images_per_second=1.0)
+
+
+def train_rounds(driver: Driver, accuracies: list[float], limit: int = 99) -> list[int]:
+    """The rounds trained, of `accuracies` by round, at most `limit` of them."""
+    trained: list[int] = []
+    while len(trained) < limit and (request := driver.next_round()) is not None:
+        assert not driver.is_over()
+        trained.append(request.round)
+        driver.finish_round(request.key, fake_train(request, accuracies[request.round]))
+    return trained
+
+
+ACCURACIES = [0.90, 0.91, 0.88, 0.80, 0.89]  # it would recover in the last round
+
+
+@pytest.mark.parametrize(
+    ("floor", "last"),
+    [
+        (None, 4),
+        (Floor(accuracy=0.8), 4),
+        (Floor(accuracy=0.81), 3),
+        (Floor(accuracy=0.89), 2),
+        (Floor(accuracy=0.905), 0),
+        (Floor(drop=0.1), 4),
+        (Floor(drop=0.02), 3),
+        (Floor(drop=0.015), 2),
+        (Floor(drop=0.0), 2),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("stopped_after", [0, 1, 2, 3, 5])
+def test_a_path_is_cut_after_the_first_round_below_also_when_it_is_resumed(
+    floor: Floor | None, last: int, stopped_after: int, tmp_path: Path
+) -> None:
+    first = train_rounds(driver_of(tmp_path, floor), ACCURACIES, limit=stopped_after)
+    driver = driver_of(tmp_path, floor)
+    assert first + train_rounds(driver, ACCURACIES) == list(range(last + 1))
+    for finished in (driver, driver_of(tmp_path, floor)):
+        assert finished.is_over()
+        assert finished.next_round() is None
+        assert [record.round for record in finished.records()] == list(range(last + 1))
+        assert finished.failure("job") is None
+
+
+def test_another_floor_goes_on_where_the_first_one_cut(tmp_path: Path) -> None:
+    assert train_rounds(driver_of(tmp_path, Floor(accuracy=0.89)), ACCURACIES) == [0, 1, 2]
+    assert train_rounds(driver_of(tmp_path, Floor(accuracy=0.85)), ACCURACIES) == [3]
+    assert train_rounds(driver_of(tmp_path, Floor(accuracy=0.89)), ACCURACIES) == []
+    assert train_rounds(driver_of(tmp_path, None), ACCURACIES) == [4]
+    assert driver_of(tmp_path, Floor(accuracy=0.99)).is_over()
+
+
+def test_the_floor_decides_no_key(tmp_path: Path) -> None:
+    keys = [driver_of(tmp_path, floor).keys for floor in (None, Floor(0.5), Floor(drop=0.1))]
+    assert all(a == b for a, b in itertools.pairwise(keys))
