@@ -84,7 +84,7 @@ def search_density(experiment: Experiment, floor: Floor, train: Train, *, probes
         name = f"{experiment.name[:80]}-{1 / middle:.6g}x"
         probe = replace(experiment, name=name, path=Explicit((*shared, middle)))
         tried = look(probe)
-        if len(tried) == held + 1 and _holds(tried[held], tried[0], floor):
+        if _holds(tried[held], tried[0], floor):
             smallest, best, winner = middle, tried[held], probe
         else:
             fell = middle

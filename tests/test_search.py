@@ -166,6 +166,12 @@ def test_a_whole_path_that_holds_is_said_to_be_too_short() -> None:
     assert found.reason == "the whole path holds: make it longer to find where it ends"
 
 
+@pytest.mark.parametrize("floor", [Floor(accuracy=0.9), Floor(drop=0.0), Floor(drop=0.4)])
+def test_a_round_exactly_at_the_floor_holds(floor: Floor) -> None:
+    found, _ = search(cliff(0.2), floor, probes=0)
+    assert smallest(found) == (1 / 32 if floor.drop == 0.4 else 0.25)
+
+
 def test_a_target_above_what_dense_reaches_gives_the_best_and_says_so() -> None:
     found, lab = search(cliff(0.2), Floor(accuracy=0.95))
     assert (smallest(found), found.holds, found.rounds, len(lab.asked)) == (1.0, False, 1, 1)

@@ -151,7 +151,7 @@ def test_infinite_scores(scores: list[list[float]], kept: list[int], dtype: torc
 
 
 def test_what_earlier_masks_removed_weighs_nothing_and_scores_nothing() -> None:
-    weights = {"conv": torch.tensor([[4.0, 4.0], [9.0, 1.0], [3.0, 3.0]]).view(3, 2, 1)}
+    weights = {"conv": torch.tensor([[4.0, 4.0], [9.0, 5.5], [3.0, 3.0]]).view(3, 2, 1)}
     earlier = {"conv": torch.tensor([[True, True], [False, True], [True, True]]).view(3, 2, 1)}
     masks = Filters().select(weights, 4 / 6, masks=earlier)
     assert masks["conv"].view(3, 2).int().tolist() == [[1, 1], [0, 0], [1, 1]]
@@ -174,6 +174,13 @@ def test_a_density_that_no_filters_give_is_refused_with_the_smallest(density: fl
     assert count_kept(masks) == least
     with pytest.raises(ConfigError, match="the smallest density is"):
         Filters().check(SHAPES, least / 368 - 1 / 368, min_kept_per_layer=minimum)
+
+
+def test_the_smallest_density_is_rounded_up() -> None:
+    shapes = {"conv": (512, 512, 3, 3), "fc": (1000, 512)}  # 516,608 of 2,871,296 weights stay, 0.179921
+    with pytest.raises(ConfigError, match=r"516608 weights together: the smallest density is 0.1800$"):
+        Filters().check(shapes, 0.1799)
+    Filters().check(shapes, 0.18)
 
 
 def test_a_network_without_convolutions_cannot_lose_filters() -> None:

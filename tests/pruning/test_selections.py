@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from orchestrator.errors import ConfigError
 from orchestrator.pruning import Filters, Global, Layerwise, NofM, Selection, count_kept, kept_count, prunable_weights
-from orchestrator.pruning.criteria import gradient_magnitude
+from orchestrator.pruning.criteria import Criterion, gradient_magnitude
 
 Tensors = dict[str, Tensor]
 
@@ -31,6 +31,10 @@ def network(seed: int = 0, ties: bool = False) -> Tensors:
 def best(scores: list[float], count: int) -> set[int]:
     """Places of the `count` highest, of equal ones the first."""
     return set(sorted(range(len(scores)), key=lambda i: (-scores[i], i))[:count])
+
+
+def given_scores(scores: Tensor) -> Criterion:
+    return lambda weight, grad: scores
 
 
 # What all selections have in common
@@ -177,6 +181,9 @@ def test_layerwise_masks_of_another_selection_may_leave_too_little() -> None:
     masks = {"a": torch.tensor([True, False, False, False]), "b": torch.ones(4).bool()}
     with pytest.raises(ConfigError, match=r"density 0.5 keeps 2 of 4 weights in a, but the masks given leave only 1"):
         Layerwise().select(weights, 0.5, masks=masks)
+    kept = Layerwise().select(weights, 0.25, masks=masks, min_kept_per_layer=3)
+    assert kept["a"].tolist() == [True, False, False, False], "a layer of one candidate cannot keep three"
+    assert kept["b"].tolist() == [True, True, True, False]
 
 
 def test_layerwise_infinite_scores() -> None:
@@ -211,13 +218,21 @@ few = st.sampled_from([0.0, -1.0, 1.0, 2.0, math.inf, -math.inf])  # so that tie
 @given(st.data(), st.sampled_from([2, 3, 4]), st.sampled_from([(), (2,), (1, 3), (2, 2)]))
 def test_n_of_every_m_inputs_stay(data: st.DataObject, m: int, kernel: tuple[int, ...]) -> None:
     shape = (data.draw(st.integers(1, 3)), m * data.draw(st.integers(1, 2)), *kernel)
-    scores = torch.tensor(data.draw(st.lists(few, min_size=math.prod(shape), max_size=math.prod(shape)))).view(shape)
     masks = None
     for n in sorted(data.draw(st.sets(st.integers(1, m), min_size=1, max_size=2)), reverse=True):
+        flat = data.draw(st.lists(few, min_size=math.prod(shape), max_size=math.prod(shape)))
+        scores = torch.tensor(flat).view(shape)
         candidates = masks["w"] if masks else torch.ones(shape).bool()
-        masks = NofM(m).select({"w": torch.ones(shape)}, n / m, masks=masks, criterion=lambda w, g: scores)
+        masks = NofM(m).select({"w": torch.ones(shape)}, n / m, masks=masks, criterion=given_scores(scores))
         assert torch.equal(masks["w"], n_of_m(scores, candidates, n, m))
         assert masks["w"].unflatten(1, (-1, m)).sum(2).eq(n).all()
+
+
+def test_a_score_of_minus_infinity_is_still_better_than_a_weight_that_is_gone() -> None:
+    earlier = {"fc": torch.tensor([[False, True, True, True]])}
+    scores = torch.tensor([[math.inf, -math.inf, -math.inf, 1.0]])
+    masks = NofM().select({"fc": torch.ones(1, 4)}, 0.5, masks=earlier, criterion=given_scores(scores))
+    assert masks["fc"].tolist() == [[False, True, False, True]]
 
 
 def test_two_of_four_of_a_linear_layer() -> None:
