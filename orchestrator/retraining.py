@@ -86,6 +86,10 @@ class LearningRateRewinding(RetrainingTechnique):
 class FineTuning(LearningRateRewinding):
     """Keep the trained weights and train `epochs` more at the dense run's last learning rate (Han et al. 2015)."""
 
+    def check(self, training: TrainingConfig) -> None:
+        super().check(training)
+        last_rate(training)
+
     def start(self, dense: FinishedRound, parent: FinishedRound) -> Start:
         return dataclasses.replace(super().start(dense, parent), schedule=last_rate(dense.training))
 
@@ -115,6 +119,10 @@ class WeightRewinding(RetrainingTechnique):
 class LowRateWeightRewinding(WeightRewinding):
     """Control: weights rewound to dense@(T-t), but trained at the last learning rate."""
 
+    def check(self, training: TrainingConfig) -> None:
+        super().check(training)
+        last_rate(training)
+
     def start(self, dense: FinishedRound, parent: FinishedRound) -> Start:
         return dataclasses.replace(super().start(dense, parent), schedule=last_rate(dense.training))
 
@@ -128,8 +136,17 @@ class RandomReinitialisation(RetrainingTechnique):
 
 
 def last_rate(training: TrainingConfig) -> Constant:
-    """The learning rate of the dense run's last epoch, at its beginning, for ever."""
-    return Constant(training.schedule.lr_at(training.epochs - 1, training.epochs))
+    """The learning rate of the dense run's last epoch, at its beginning, for ever.
+
+    At its end, a schedule such as `Cosine` is as good as 0. Raises ConfigError where it is 0 at the beginning too.
+    """
+    rate = training.schedule.lr_at(training.epochs - 1, training.epochs)
+    if not rate > 0:
+        raise ConfigError(
+            f"the schedule's last epoch must begin at a learning rate above 0 to be retrained at, got {rate} at epoch "
+            f"{training.epochs - 1} of {training.schedule}: shorten its warm-up or train for more epochs"
+        )
+    return Constant(rate)
 
 
 def check_epochs(technique: RetrainingTechnique, epochs: int | None, training: TrainingConfig) -> None:
@@ -138,4 +155,4 @@ def check_epochs(technique: RetrainingTechnique, epochs: int | None, training: T
         isinstance(epochs, int) and not isinstance(epochs, bool) and 1 <= epochs <= training.epochs
     ):
         name = type(technique).__name__
-        raise ConfigError(f"{name}.epochs must be in 1..{training.epochs}, the epochs of the dense run, got {epochs}")
+        raise ConfigError(f"{name}.epochs must be in 1..{training.epochs}, the epochs of the dense run, got {epochs!r}")

@@ -5,11 +5,12 @@ import dataclasses
 import pytest
 import tiny
 import torch
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from orchestrator.driver import Driver
 from orchestrator.errors import ConfigError, DamagedError
 from orchestrator.problem import load_problem
-from orchestrator.pruning import OneShot
+from orchestrator.pruning import Explicit, Geometric, OneShot, prune_globally
 from orchestrator.retraining import (
     FineTuning,
     LearningRateRewinding,
@@ -24,6 +25,16 @@ from orchestrator.storage.ledger import Ledger
 from orchestrator.storage.store import open_store
 from orchestrator.training.loop import Trainer
 from orchestrator.training.lr import Constant, Cosine, StepDecay
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    """On a busy machine the threads of small operations wait for each other longer than they work."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
 
 TRAINING = dataclasses.replace(
     tiny.EXPERIMENT.training, epochs=6, schedule=StepDecay(1.0, drops=(2, 4), warmup_epochs=1)
@@ -99,7 +110,60 @@ def test_the_last_learning_rate_is_that_of_the_last_epoch(schedule, last):
     assert start.schedule.lr_at(3.7, 6) == pytest.approx(last)
 
 
+@pytest.mark.parametrize("technique", [FineTuning, LowRateWeightRewinding], ids=lambda t: t.__name__)
+@pytest.mark.parametrize(
+    ("training", "place"),
+    [
+        (dataclasses.replace(TRAINING, epochs=1, schedule=StepDecay(1.0, warmup_epochs=0.5)), "epoch 0 of StepDecay"),
+        (dataclasses.replace(TRAINING, epochs=1, schedule=Cosine(1.0, warmup_epochs=0.5)), "epoch 0 of Cosine"),
+    ],
+)
+def test_a_schedule_that_ends_at_no_learning_rate_is_refused_before_training(technique, training, place):
+    with pytest.raises(ConfigError, match=rf"must begin at a learning rate above 0 .*, got 0.0 at {place}"):
+        dataclasses.replace(tiny.EXPERIMENT, training=training, technique=technique())
+    dataclasses.replace(tiny.EXPERIMENT, training=training, technique=LearningRateRewinding())
+
+
+def test_t_outside_the_dense_run_is_refused_when_the_experiment_is_built():
+    with pytest.raises(ConfigError, match=r"WeightRewinding.epochs must be in 1..4, .* got 5"):
+        dataclasses.replace(tiny.EXPERIMENT, technique=WeightRewinding(5))  # dense@-1
+
+
+# From here on real training: 6 steps an epoch, of a warm-up epoch, one at 0.05, one at 0.005 and one at 0.0005.
+
 TINY = dataclasses.replace(tiny.EXPERIMENT, path=OneShot(0.3))
+STEPS = [*(0.05 * step / 6 for step in range(6)), *[0.05] * 6, *[0.005] * 6, *[0.0005] * 6]
+
+
+@pytest.fixture
+def rates():
+    """The learning rate of every optimizer step, as the optimizer reads it."""
+    seen = []
+    hook = register_optimizer_step_pre_hook(lambda optimizer, *_: seen.append(optimizer.param_groups[0]["lr"]))
+    yield seen
+    hook.remove()
+
+
+@pytest.mark.parametrize("path", [OneShot(0.3), Explicit([0.5, 0.2])], ids=["one-shot", "iterative"])
+@pytest.mark.parametrize(
+    ("technique", "round_rates"),
+    [
+        (LearningRateRewinding(), STEPS),
+        (LearningRateRewinding(3), STEPS[6:]),
+        (LearningRateRewinding(1), STEPS[18:]),
+        (FineTuning(), [0.0005] * 24),
+        (FineTuning(2), [0.0005] * 12),
+        (WeightRewinding(), STEPS),
+        (WeightRewinding(2), STEPS[12:]),
+        (LowRateWeightRewinding(3), [0.0005] * 18),
+        (RandomReinitialisation(), STEPS),
+    ],
+    ids=lambda value: "" if isinstance(value, list) else str(value),
+)
+def test_the_learning_rate_of_every_step(technique, round_rates, path, rates, tmp_path):
+    records = run(dataclasses.replace(tiny.EXPERIMENT, technique=technique, path=path), str(tmp_path / "runs"))
+    assert rates == pytest.approx([*STEPS, *round_rates * (len(records) - 1)], abs=1e-15)
+    assert [record.epochs for record in records[1:]] == [len(round_rates) // 6] * (len(records) - 1)
 
 
 @pytest.fixture
@@ -173,6 +237,72 @@ def test_an_epoch_that_was_not_kept_is_replayed_with_the_same_bits(epochs, ledge
     assert_same_bits(again.start, kept.start, {})
 
 
+@pytest.mark.parametrize("technique", [WeightRewinding(3), WeightRewinding(), LowRateWeightRewinding(1)], ids=str)
+@pytest.mark.parametrize(
+    "other",
+    [
+        dataclasses.replace(tiny.EXPERIMENT, name="other", technique=FineTuning(1), path=OneShot(0.9)),
+        dataclasses.replace(tiny.EXPERIMENT, name="other", technique=WeightRewinding(2), criterion="random"),
+    ],
+    ids=["keeps nothing", "keeps another epoch"],
+)
+def test_a_dense_run_of_another_experiment_is_replayed_and_its_path_ends_with_the_same_bits(technique, other, tmp_path):
+    experiment = dataclasses.replace(tiny.EXPERIMENT, technique=technique, path=Geometric(remove=0.5, rounds=2))
+    alone = run(experiment, str(tmp_path / "alone"))
+    shared = str(tmp_path / "shared")
+    theirs = run(other, shared)
+    ours = run(experiment, shared)
+    assert ours[0].key == theirs[0].key
+    assert ours[0].finished_at == theirs[0].finished_at, "the dense round is not trained again"
+    assert [blobs(record) for record in ours] == [blobs(record) for record in alone]
+
+
+def blobs(record):
+    return {name: blob.sha256 for name, blob in record.blobs.items()}
+
+
+@pytest.mark.parametrize("epochs", [4, 3, 2, 1], ids=lambda t: f"dense@{4 - t}")
+@pytest.mark.parametrize("technique", [WeightRewinding, LowRateWeightRewinding], ids=lambda t: t.__name__)
+def test_every_round_of_a_path_rewinds_to_the_same_bits_under_its_own_mask(technique, epochs, ledger):
+    requests, results = all_requests(dataclasses.replace(tiny.EXPERIMENT, technique=technique(epochs)), ledger)
+    dense = results[0].snapshots[4 - epochs]
+    assert bool(dense.optimizer) == (epochs < 4), "at the initialisation there is no momentum yet"
+    for request in requests[1:]:
+        assert request.first_epoch == 4 - epochs
+        assert_same_bits(request.start, dense, request.masks)
+
+
+@pytest.mark.parametrize("technique", [LearningRateRewinding(2), FineTuning(2)], ids=str)
+def test_every_round_of_a_path_goes_on_from_its_parents_bits(technique, ledger):
+    requests, results = all_requests(dataclasses.replace(tiny.EXPERIMENT, technique=technique), ledger)
+    for request, parent in zip(requests[1:], results, strict=False):
+        assert_same_bits(request.start, parent.state, request.masks)
+        assert request.start.optimizer
+
+
+@pytest.mark.parametrize(
+    "technique", [FineTuning(1), LearningRateRewinding(1), WeightRewinding(), RandomReinitialisation()], ids=str
+)
+def test_every_technique_prunes_by_what_its_parent_ended_with(technique, ledger):
+    requests, results = all_requests(dataclasses.replace(tiny.EXPERIMENT, technique=technique), ledger)
+    for request, parent, earlier in zip(requests[1:], results, requests, strict=False):
+        weights = {name: parent.state.model[name] for name in request.masks}
+        wanted = prune_globally(weights, request.density, masks=earlier.masks or None)
+        assert all(torch.equal(mask, wanted[name]) for name, mask in request.masks.items())
+
+
+def all_requests(experiment, ledger):
+    """The requests and results of a whole path."""
+    problem, data = load_problem(experiment, None)
+    driver, trainer, requests, results = Driver(experiment, ledger, problem), Trainer(experiment, data), [], []
+    while (request := driver.next_round()) is not None:
+        requests.append(request)
+        results.append(trainer.train(request))
+        driver.finish_round(request.key, results[-1])
+    assert [request.round for request in requests] == list(range(len(experiment.densities())))
+    return requests, results
+
+
 def test_the_dense_round_keeps_what_others_will_want(ledger):
     start_of(LearningRateRewinding(), ledger, keep=(0, 2))
     for technique in (WeightRewinding(), WeightRewinding(2)):
@@ -208,6 +338,25 @@ def test_random_reinitialisation_keeps_the_mask_and_draws_new_weights_every_roun
     assert [request.start for request in seen] == [None] * 4
     weights = [start.model["0.weight"] for start in starts]
     assert all(not torch.equal(a, b) for i, a in enumerate(weights) for b in weights[:i])
+
+
+@pytest.mark.parametrize("finished", [1, 2])
+def test_random_reinitialisation_follows_from_the_seed(finished, tmp_path):
+    experiment = dataclasses.replace(
+        tiny.EXPERIMENT, technique=RandomReinitialisation(), path=Geometric(remove=0.5, rounds=2)
+    )
+    whole = run(experiment, str(tmp_path / "whole"))
+
+    def stop(record):
+        if record.round == finished - 1:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(experiment, str(tmp_path / "stopped"), on_round=stop)
+    torch.rand(7)  # whatever else draws in the process
+    assert [blobs(record) for record in run(experiment, str(tmp_path / "stopped"))] == [blobs(r) for r in whole]
+    other = run(dataclasses.replace(experiment, seed=1), str(tmp_path / "whole"))
+    assert blobs(other[1]) != blobs(whole[1])
 
 
 def test_techniques_end_differently_and_share_the_dense_round(tmp_path):
