@@ -79,16 +79,16 @@ def verify(storage: Storage) -> int:
 @app.command
 def report(
     storage: Storage,
-    out: Annotated[Path, tyro.conf.arg(metavar="DIR", help="Folder for accuracy.png and rounds.csv; made if need be.")],
+    out: Annotated[Path, tyro.conf.arg(metavar="DIR", help="Folder for report.html and its files; made if need be.")],
     experiment: Annotated[str | None, tyro.conf.arg(metavar="NAME", help="Only this one; left out: all.")] = None,
 ) -> int:
-    """Show the rounds of each experiment as a table, and draw accuracy against compression.
+    """Show the rounds of each experiment as a table, and write a web page, its pictures and a CSV file.
 
     orchestrator report ./runs --out ./report
 
     orchestrator report s3://bucket/runs --out ./report --experiment digits_lr
     """
-    from orchestrator.report import path_records, print_table, save_csv, save_picture
+    from orchestrator.report import path_records, print_table, save_report, tasks
 
     ledger = _ledger(storage)
     records, left_out = path_records(ledger)
@@ -101,11 +101,15 @@ def report(
     if not records:
         print(_nothing(ledger.store))
         return 0
-    print_table(records)
+    found = tasks(records)
+    shown = {name for task in found for name in task.shown}
+    print_table(record for record in records if record.experiment in shown)
+    if more := len({record.experiment for record in records} - shown):
+        print(f"{more} more experiments with larger recommended networks: the page has them all")
     if left_out:
         print(f"left out: {left_out} rounds of earlier settings (orchestrator status shows them)")
-    print(f"rounds:  {save_csv(records, out / 'rounds.csv')}")
-    print(f"picture: {save_picture(records, out / 'accuracy.png')}")
+    for file in save_report(found, ledger.failures(), out):
+        print(f"written: {file}", flush=True)
     return 0
 
 

@@ -198,9 +198,12 @@ def test_report_prints_the_table_and_writes_its_files(folder, tmp_path, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "digits: LearningRateRewinding, seeds 0, 1, 64 prunable weights"
     assert any(line.split()[:4] == ["*", "2", "0.25", "4.0x"] for line in lines)
-    assert lines[-1] == f"picture: {out}/accuracy.png"
+    names = ["report.csv", "accuracy.png", "front.png", "cost.png", "layers.png", "report.html"]
+    assert lines[-6:] == [f"written: {out}/{name}" for name in names]
+    assert sorted(names) == sorted(file.name for file in out.iterdir())
     assert (out / "accuracy.png").read_bytes().startswith(b"\x89PNG\r\n")
-    with open(out / "rounds.csv", newline="") as file:
+    assert (out / "report.html").read_text().startswith("<!DOCTYPE html>")
+    with open(out / "report.csv", newline="") as file:
         assert [row["key"] for row in csv.DictReader(file)] == [key(r, seed) for seed in range(2) for r in range(3)]
 
 
@@ -208,7 +211,7 @@ def test_report_of_one_experiment(folder, tmp_path, capsys):
     commit(Ledger(open_store(str(folder))), 0, seed=7, experiment="other")
     assert main(["report", str(folder), "--out", str(tmp_path), "--experiment", "other"]) == 0
     assert "digits" not in capsys.readouterr().out
-    assert "digits" not in (tmp_path / "rounds.csv").read_text()
+    assert "digits" not in (tmp_path / "report.csv").read_text()
     assert main(["report", str(folder), "--out", str(tmp_path), "--experiment", "othre"]) == 1
     assert capsys.readouterr().err == "error: --experiment must be one of digits, other, got 'othre'\n"
 
@@ -220,20 +223,21 @@ def test_report_tells_of_rounds_of_earlier_settings(folder, tmp_path, capsys):
     assert "left out: 2 rounds of earlier settings" in capsys.readouterr().out
 
 
-def test_report_without_matplotlib_still_shows_the_table(folder, tmp_path, monkeypatch, capsys):
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
+@pytest.mark.parametrize("missing", ["matplotlib", "jinja2", "itables"])
+def test_report_without_a_package_still_shows_the_table(folder, tmp_path, monkeypatch, capsys, missing):
+    monkeypatch.setitem(sys.modules, missing, None)
     assert main(["report", str(folder), "--out", str(tmp_path)]) == 1
     out, err = capsys.readouterr()
     assert any(line.split()[:4] == ["*", "2", "0.25", "4.0x"] for line in out.splitlines())
     assert err.endswith("pip install 'rewind-orchestrator[plots]'\n")
     assert err.count("\n") == 1
-    assert (tmp_path / "rounds.csv").exists()
+    assert (tmp_path / "report.csv").exists()
 
 
 def test_report_into_a_place_that_cannot_be_written(folder, tmp_path, capsys):
     (tmp_path / "file").write_text("")
     assert main(["report", str(folder), "--out", str(tmp_path / "file")]) == 1
-    assert f"error: cannot write {tmp_path}/file/rounds.csv" in capsys.readouterr().err
+    assert f"error: cannot write {tmp_path}/file/report.csv" in capsys.readouterr().err
 
 
 # Usage.
@@ -299,7 +303,10 @@ print("LOADED", *sorted(set(sys.argv[1].split(",")) & sys.modules.keys()))
     [
         (["--help"], "torch,torchvision,ray,matplotlib,sklearn,boto3,pyarrow,pandas"),
         (["status", "FOLDER", "--json"], "torchvision,ray,matplotlib,sklearn,boto3,pyarrow,pandas"),
-        (["report", "FOLDER", "--out", "OUT"], "torchvision,ray,matplotlib.pyplot,sklearn,boto3,pyarrow,pandas"),
+        (
+            ["report", "FOLDER", "--out", "OUT"],
+            "torchvision,ray,matplotlib.pyplot,itables,sklearn,boto3,pyarrow,pandas",
+        ),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else None,
 )

@@ -1,11 +1,12 @@
-"""Tables and pictures from a ledger."""
+"""Tables, pictures and a page from a ledger."""
 
 from orchestrator.report.csv_file import save_csv
+from orchestrator.report.files import save_report
 from orchestrator.report.paths import path_records
-from orchestrator.report.picture import save_picture
 from orchestrator.report.status import json_line, print_status
 from orchestrator.report.summary import Row, Spread, summary
 from orchestrator.report.table import print_table
+from orchestrator.report.tasks import tasks
 
 __all__ = [
     "Row",
@@ -15,6 +16,7 @@ __all__ = [
     "print_status",
     "print_table",
     "save_csv",
-    "save_picture",
+    "save_report",
     "summary",
+    "tasks",
 ]

@@ -5,10 +5,11 @@ from __future__ import annotations
 import csv
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from orchestrator.report.output import writing
 from orchestrator.report.status import FIELDS, METRICS
+from orchestrator.report.text import plain
 
 if TYPE_CHECKING:
     from orchestrator.storage.ledger import Record
@@ -18,8 +19,16 @@ def save_csv(records: Iterable[Record], path: Path) -> Path:
     """Write one line a record, accuracies as fractions, and return `path`. Raises OrchestratorError if it cannot."""
     with writing(path), open(path, "w", newline="", encoding="utf-8") as file:
         lines = csv.writer(file)
-        lines.writerow([*FIELDS, *METRICS, "epochs", "seconds", "bytes"])
+        lines.writerow([*FIELDS, *METRICS, "epochs", "seconds", "bytes", "compression"])
         for record in records:
-            values = [getattr(record, name) for name in FIELDS] + [record.metrics[name] for name in METRICS]
-            lines.writerow([*values, record.epochs, record.seconds, record.model_bytes])
+            values = [_cell(getattr(record, name)) for name in FIELDS] + [record.metrics[name] for name in METRICS]
+            lines.writerow([*values, record.epochs, record.seconds, record.model_bytes, 1 / record.density])
     return path
+
+
+def _cell(value: Any) -> Any:
+    """A name on one line; a spreadsheet would compute one that begins like a formula."""
+    if not isinstance(value, str):
+        return value
+    line = plain(value)
+    return f"'{line}" if line.startswith(("=", "+", "-", "@")) else line

@@ -12,6 +12,7 @@ import json
 from typing import TYPE_CHECKING
 
 from orchestrator.errors import DamagedError
+from orchestrator.report.checks import check
 
 if TYPE_CHECKING:
     from orchestrator.storage.ledger import Ledger, Record
@@ -22,7 +23,7 @@ def path_records(ledger: Ledger) -> tuple[list[Record], int]:
 
     Raises DamagedError, naming the file, for a record or an experiment that cannot be read.
     """
-    committed = {record.key: record for record in ledger.records()}
+    committed = {record.key: check(record) for record in ledger.records()}
     found: list[Record] = []
     named: set[tuple[str, int]] = set()
     used: set[str] = set()

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # the ledger imports torch
@@ -28,7 +29,10 @@ class Spread:
 
 @dataclass(frozen=True)
 class Row:
-    """One round of one experiment over its seeds. `epochs`, `seconds` and `bytes` (of the model) are medians."""
+    """One round of one experiment over its seeds. `epochs`, `cost`, `seconds` and `bytes` (of the model) are medians.
+
+    `cost`: epochs of retraining spent on the path up to this round, those of the dense round not counted.
+    """
 
     experiment: str
     round: int
@@ -40,6 +44,7 @@ class Row:
     validation: Spread
     test: Spread
     epochs: int
+    cost: int
     seconds: float
     bytes: int
     recommended: bool = False
@@ -57,16 +62,29 @@ def summary(records: Iterable[Record]) -> list[Row]:
     minus half a point. Test accuracy takes no part in it.
     """
     groups: dict[tuple[str, int, float, str], list[Record]] = {}
+    records = list(records)
     for record in records:
         groups.setdefault((record.experiment, record.round, -record.density, record.technique), []).append(record)
-    rows = [_row(groups[key]) for key in sorted(groups)]
-    for name in {row.experiment for row in rows}:
-        if best := _recommended([row for row in rows if row.experiment == name]):
-            rows[rows.index(best)] = replace(best, recommended=True)
-    return rows
+    spent = search_cost(records)
+    rows = [_row(groups[key], spent) for key in sorted(groups)]
+    marked: list[Row] = []
+    for _, group in groupby(rows, key=lambda row: row.experiment):
+        of_one = list(group)
+        best = _recommended(of_one)
+        marked += [replace(row, recommended=True) if row is best else row for row in of_one]
+    return marked
 
 
-def _row(records: Sequence[Record]) -> Row:
+def search_cost(records: Iterable[Record]) -> dict[str, int]:
+    """Epochs of retraining from the dense round to each record's key, through its parents."""
+    spent: dict[str, int] = {}
+    for record in sorted(records, key=lambda record: record.round):
+        before = spent.get(record.parent, 0) if record.parent else 0
+        spent[record.key] = before + record.epochs if record.round else 0
+    return spent
+
+
+def _row(records: Sequence[Record], spent: Mapping[str, int]) -> Row:
     first = records[0]
     return Row(
         experiment=first.experiment,
@@ -76,9 +94,10 @@ def _row(records: Sequence[Record]) -> Row:
         kept=round(statistics.median(record.kept for record in records)),
         prunable=first.prunable,
         seeds=tuple(sorted({record.seed for record in records})),
-        validation=_spread([record.metrics["val_accuracy"] for record in records]),
-        test=_spread([record.metrics["test_accuracy"] for record in records]),
+        validation=spread_of([record.metrics["val_accuracy"] for record in records]),
+        test=spread_of([record.metrics["test_accuracy"] for record in records]),
         epochs=round(statistics.median(record.epochs for record in records)),
+        cost=round(statistics.median(spent[record.key] for record in records)),
         seconds=statistics.median(record.seconds for record in records),
         bytes=round(statistics.median(record.model_bytes for record in records)),
     )
@@ -93,5 +112,6 @@ def _recommended(rows: Sequence[Row]) -> Row | None:
     return min(good, key=lambda row: (row.kept, row.round), default=None)
 
 
-def _spread(values: Sequence[float]) -> Spread:
+def spread_of(values: Sequence[float]) -> Spread:
+    """Of at least one value."""
     return Spread(statistics.median(values), min(values), max(values))

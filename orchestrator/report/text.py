@@ -18,7 +18,8 @@ def make_console() -> Console:
 
 def plain(text: object) -> str:
     """One line without control characters: names and reasons come from storage, where anybody may have written."""
-    return "".join(char if char.isprintable() else " " for char in str(text))
+    line = str(text)
+    return line if line.isprintable() else "".join(char if char.isprintable() else " " for char in line)
 
 
 def compression(ratio: float) -> str:
@@ -53,3 +54,18 @@ def size(count: int) -> str:
         if value >= 999.5:
             value, unit = value / 1000, larger
     return f"{value:.{2 if value < 9.995 else 1 if value < 99.95 else 0}f} {unit}"
+
+
+def shorten(text: str, most: int) -> str:
+    """`text` on one line of at most `most` characters, the middle left out: names differ at both ends."""
+    line = plain(text)
+    if len(line) <= most:
+        return line
+    tail = (most - 1) // 2
+    return f"{line[: most - 1 - tail]}…{line[len(line) - tail :]}"
+
+
+def points(fraction: float) -> str:
+    """A difference of accuracies: `+0.42`, `-1.30`, `0.00`."""
+    value = f"{100 * fraction:+.2f}"
+    return value[1:] if float(value) == 0 else value

@@ -1,25 +1,22 @@
-"""What a report says: medians, the recommended round, and text and pictures that show names as they are."""
+"""What a report says: medians, the recommended round, and text that shows names as they are."""
 
 import csv
 import dataclasses
 import io
 import random
 import statistics
-import sys
 
-import matplotlib
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from matplotlib.figure import Figure
-from PIL import Image
 from rich.console import Console
 
 from orchestrator.errors import DamagedError, OrchestratorError
-from orchestrator.report import path_records, print_status, print_table, save_csv, save_picture, summary, text
+from orchestrator.report import path_records, print_status, print_table, save_csv, summary, text
+from orchestrator.report.summary import search_cost
 from orchestrator.rounds import TrainState
-from orchestrator.storage.ledger import MODEL, Blob, Ledger, Record
+from orchestrator.storage.ledger import MODEL, OPTIMIZER, Blob, Ledger, Record
 from orchestrator.storage.store import open_store
 
 
@@ -115,6 +112,19 @@ def test_other_densities_are_other_rows():
     assert [(row.density, row.seeds) for row in rows] == [(0.8, (1,)), (0.5, (0,))]
 
 
+def test_search_cost_is_the_retraining_along_the_parents():
+    records = [
+        record(0, key="d", epochs=100),
+        record(1, key="a1", parent="d", epochs=30), record(2, key="a2", parent="a1", epochs=40),
+        record(1, key="b1", parent="d", epochs=7, experiment="b"),
+        record(2, key="b2", parent="b1", epochs=7, experiment="b"),
+    ]  # fmt: skip
+    assert search_cost(reversed(records)) == {"d": 0, "a1": 30, "a2": 70, "b1": 7, "b2": 14}
+    assert [(row.experiment, row.cost) for row in summary(records)] == [
+        ("b", 7), ("b", 14), ("digits", 0), ("digits", 30), ("digits", 70),
+    ]  # fmt: skip
+
+
 def test_nothing_gives_nothing():
     assert summary([]) == []
 
@@ -164,6 +174,30 @@ def test_rounds_of_earlier_settings_are_left_out_and_counted(ledger):
 def test_records_without_a_path_stand_for_themselves(ledger):
     commit(ledger, "lost", ["dense", "r1"], write=False)
     assert found(ledger) == ([("lost", 0, "dense"), ("lost", 1, "r1")], 0)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"metrics": {"train_loss": 1.0}}, "metrics other than"),
+        ({"metrics": {"train_loss": 1.0, "val_accuracy": "high", "test_accuracy": 1}}, "metrics other than"),
+        ({"history": [{"train_loss": 10**400, "val_accuracy": 0.5}]}, "a history"),
+        ({"history": {"train_loss": 1}}, "a history"),
+        ({"layers": {"w": [3]}}, "layers"),
+        ({"layers": {"w": [5, 4]}}, "layers"),
+        ({"layers": []}, "layers"),
+        ({"density": 0}, "density"),
+        ({"experiment": ["a"]}, "its experiment"),
+        ({"parent": []}, "its parent"),
+        ({"epochs": True}, "its epochs"),
+        ({"settings": None}, "settings"),
+    ],
+)
+def test_a_record_that_no_report_can_be_made_of_is_named(ledger, change, words):
+    odd = record(key="odd", blobs={name: Blob("0" * 64, 1) for name in (MODEL, OPTIMIZER)}, **change)
+    ledger.store.create("rounds/odd/record.json", odd.to_json())
+    with pytest.raises(DamagedError, match=rf"rounds/odd/record\.json has .*{words}.*: restore it"):
+        path_records(ledger)
 
 
 @pytest.mark.parametrize("content", [b"", b"[]", b"{}", b'{"name": 1, "seed": 0, "keys": []}', b"\xff", b'{"name": "a'])
@@ -273,101 +307,24 @@ def test_numbers_for_people(shown, expected):
 
 
 def test_the_csv_holds_every_record(tmp_path):
-    file = save_csv(SEEDS, tmp_path / "new" / "rounds.csv")
+    file = save_csv(SEEDS, tmp_path / "new" / "report.csv")
     with open(file, newline="") as lines:
         rows = list(csv.DictReader(lines))
-    assert [(r["key"], float(r["val_accuracy"]), int(r["bytes"])) for r in rows] == [
-        (r.key, r.metrics["val_accuracy"], r.model_bytes) for r in SEEDS
+    assert [(r["key"], float(r["val_accuracy"]), int(r["bytes"]), float(r["compression"])) for r in rows] == [
+        (r.key, r.metrics["val_accuracy"], r.model_bytes, 2.0**r.round) for r in SEEDS
     ]
 
 
-@pytest.fixture
-def figure(monkeypatch):
-    """The figure that was saved last, for a look at what it shows."""
-    saved = []
-    real = Figure.savefig
-    monkeypatch.setattr(Figure, "savefig", lambda self, *a, **k: (saved.append(self), real(self, *a, **k))[1])
-    return lambda: saved[-1]
+@pytest.mark.parametrize("name", ["=1+1", "+1", "-1", "@SUM(A1)", "two\nlines", "\ud800", "plain"])
+def test_a_name_in_the_csv_is_no_formula_and_one_line(tmp_path, name):
+    file = save_csv([record(experiment=name)], tmp_path / "report.csv")
+    with open(file, newline="", encoding="utf-8") as lines:
+        (row,) = csv.DictReader(lines)
+    assert row["experiment"] in (f"'{name}", name.replace("\n", " ").replace("\ud800", " "))
+    assert row["experiment"][0] not in "=+-@"
 
 
-def texts(figure):
-    return [t.get_text() for t in [*figure.texts, *figure.axes[0].texts]]
-
-
-def test_the_picture_shows_medians_range_dense_and_recommended(tmp_path, figure):
-    records = [record(r, seed, val=0.9, test=0.9 - r / 50 + seed / 100) for seed in range(3) for r in range(5)]
-    file = save_picture(records, tmp_path / "new" / "accuracy.png")
-    with Image.open(file) as image:
-        assert (image.format, image.size) == ("PNG", (1200, 750))
-        assert len(set(image.convert("RGB").resize((80, 50)).getdata())) > 20
-    axes = figure().axes[0]
-    line = next(drawn for drawn in axes.lines if len(drawn.get_xdata()) == 5)
-    assert list(line.get_xdata()) == [1, 2, 4, 8, 16]
-    assert list(line.get_ydata()) == pytest.approx([91, 89, 87, 85, 83])
-    assert [label.get_text() for label in axes.get_xticklabels()] == ["1x", "2x", "4x", "8x", "16x"]
-    assert axes.get_xscale() == "log"
-    band = axes.collections[0].get_paths()[0].vertices
-    assert {(x, round(y)) for x, y in band} >= {(1, 90), (1, 92), (16, 82), (16, 84)}
-    assert "recommended\n16.0x smaller, test 83.00 %" in texts(figure())
-    assert "dense\n91.00 %" in texts(figure())
-    assert any("at most half a point below" in t for t in texts(figure()))
-    assert any("median of 3 seeds" in t for t in texts(figure()))
-
-
-@pytest.mark.parametrize(
-    ("records", "expected"),
-    [
-        (path([0.9]), "recommended\nthe dense network, test 90.00 %"),
-        (path([None, 0.9, 0.9]), None),
-        (path([0.9, 0.9], test=0.0), "recommended\n2.0x smaller, test 0.00 %"),
-        (path([0.9, 0.9], test=1.0), "recommended\n2.0x smaller, test 100.00 %"),
-    ],
-    ids=["dense alone", "no dense round", "nothing right", "everything right"],
-)
-def test_pictures_of_little(tmp_path, figure, records, expected):
-    save_picture(records, tmp_path / "accuracy.png")
-    assert [t for t in texts(figure()) if "recommended" in t] == ([expected] if expected else [])
-    assert any("Ring" in t for t in texts(figure())) == (expected is not None)
-    low, high = figure().axes[0].get_ylim()
-    assert high - low >= 5
-    assert all(low < 100 * r.metrics["test_accuracy"] < high for r in records)
-
-
-def test_several_experiments_have_a_legend_with_their_names(tmp_path, figure):
-    names = [ODD, "_hidden", r"$\frac{$", "plain"]
-    save_picture([r for n in names for r in path([0.9, 0.9], experiment=n)], tmp_path / "accuracy.png")
-    entries = figure().axes[0].get_legend().get_texts()
-    assert len(entries) == 4
-    for entry, name in zip(entries, sorted(names), strict=True):
-        # What is drawn: a text whose dollars are all escaped is no formula.
-        assert entry.get_text().count("$") == entry.get_text().count(r"\$") == name.count("$")
-        assert text.plain(name) in entry.get_text().replace(r"\$", "$")
-
-
-def test_the_users_own_style_is_neither_used_nor_changed(tmp_path):
-    records = path([0.9, 0.9])
-    plain = save_picture(records, tmp_path / "plain.png").read_bytes()
-    with matplotlib.rc_context({"text.usetex": True, "axes.facecolor": "black", "savefig.dpi": 20}):
-        styled = save_picture(records, tmp_path / "styled.png").read_bytes()
-        assert matplotlib.rcParams["text.usetex"]
-    assert styled == plain
-
-
-def test_a_picture_without_matplotlib_says_how_to_get_it(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
-    with pytest.raises(OrchestratorError, match=r"pip install 'rewind-orchestrator\[plots\]'") as caught:
-        save_picture(path([0.9]), tmp_path / "new" / "accuracy.png")
-    assert "\n" not in str(caught.value)
-    assert not (tmp_path / "new").exists()
-
-
-def test_nothing_to_draw_is_an_error(tmp_path):
-    with pytest.raises(OrchestratorError, match="no finished round to draw"):
-        save_picture([], tmp_path / "accuracy.png")
-
-
-@pytest.mark.parametrize("save", [save_picture, save_csv])
-def test_a_file_that_cannot_be_written_is_named(tmp_path, save):
+def test_a_csv_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(OrchestratorError, match=r"cannot write .*/file/x\.png .*choose another folder"):
-        save(path([0.9]), tmp_path / "file" / "x.png")
+    with pytest.raises(OrchestratorError, match=r"cannot write .*/file/x\.csv .*choose another folder"):
+        save_csv(path([0.9]), tmp_path / "file" / "x.csv")

@@ -1,0 +1,81 @@
+"""A record whose sha256 is right may still hold anything: storage is not trusted."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+from orchestrator.errors import DamagedError
+
+if TYPE_CHECKING:
+    from orchestrator.storage.ledger import Record
+
+METRICS = ("train_loss", "val_accuracy", "test_accuracy")
+PER_EPOCH = ("train_loss", "val_accuracy")
+
+
+def check(record: Record) -> Record:
+    """`record`, if a report can be made of it. Raises DamagedError, naming its file and what is wrong."""
+    wrong = _wrong(record)
+    if wrong:
+        raise DamagedError(
+            f"rounds/{record.key}/record.json has {wrong}: restore it, or delete its folder to have the round "
+            "trained again"
+        )
+    return record
+
+
+def _wrong(record: Record) -> str | None:
+    value: Any = record  # its types are a promise that storage need not have kept
+    for name in ("key", "experiment", "technique"):
+        if not isinstance(getattr(value, name), str):
+            return f"no text as its {name}"
+    if not (value.parent is None or isinstance(value.parent, str)):
+        return "no text as its parent"
+    for name in ("round", "kept", "prunable", "seed", "epochs"):
+        if not _whole(getattr(value, name)):
+            return f"no whole number of 0 or more as its {name}"
+    if not (_number(value.density) and 0 < value.density <= 1):
+        return "a density that is not in (0, 1]"
+    if not (_number(value.seconds) and _whole(value.model_bytes)):
+        return "no number as its seconds or the bytes of its model"
+    if not _history([value.metrics], METRICS):
+        return f"metrics other than {', '.join(METRICS)}"
+    if not _history(value.history, PER_EPOCH):
+        return "a history that is not numbers by epoch"
+    if not _layers(value.layers):
+        return "layers that are not (kept, all) by name"
+    if not (isinstance(value.settings, dict) and isinstance(value.dead_layers, list)):
+        return "no settings or no list of dead layers"
+    return None
+
+
+# A long search has millions of these numbers: each line below looks at all of them at once.
+
+
+def _history(epochs: Any, names: tuple[str, ...]) -> bool:
+    try:
+        numbers = [epoch[name] for epoch in epochs for name in names]
+        return isinstance(epochs, list) and set(map(type, numbers)) <= {int, float} and all(map(math.isfinite, numbers))
+    except (TypeError, KeyError, IndexError, OverflowError):
+        return False
+
+
+def _layers(layers: Any) -> bool:
+    if not isinstance(layers, dict) or not set(map(type, layers.values())) <= {list}:
+        return False
+    numbers = [number for counts in layers.values() for number in counts]
+    return (
+        set(map(len, layers.values())) <= {2}
+        and set(map(type, numbers)) <= {int}
+        and min(numbers, default=0) >= 0
+        and all(kept <= weights for kept, weights in layers.values())
+    )
+
+
+def _number(value: Any) -> bool:
+    return type(value) in (int, float) and math.isfinite(value)
+
+
+def _whole(value: Any) -> bool:
+    return type(value) is int and 0 <= value < 2**63

@@ -1,0 +1,73 @@
+"""Which network to take of all that may be compared, and which ones are worth a look: on validation accuracy alone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from orchestrator.report.summary import TOLERANCE, Row
+from orchestrator.report.text import compression, percent, size
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The recommended row, the dense row that it is held against, and the least validation accuracy asked of it."""
+
+    row: Row
+    dense: Row
+    least: float
+    good: int
+    looked_at: int
+
+    @property
+    def reason(self) -> str:
+        """Why this one, in a sentence."""
+        row, dense = self.row, self.dense
+        if row.round == 0:
+            return (
+                f"No pruned network keeps a validation accuracy of {percent(self.least)} %, half a point below the "
+                f"dense network's {percent(dense.validation.median)} %: the dense network is what to take so far."
+            )
+        return (
+            f"Of the {self.looked_at} rounds of all experiments, {self.good} have a validation accuracy of at least "
+            f"{percent(self.least)} %, half a point below the dense network's {percent(dense.validation.median)} %; "
+            f"of those this one keeps the fewest weights ({row.kept:,} of {row.prunable:,}, "
+            f"{compression(row.compression)}, {size(row.bytes)}), with {percent(row.validation.median)} %."
+        )
+
+
+def choose(rows: Sequence[Row]) -> Choice | None:
+    """The row with the fewest weights whose median validation accuracy is at most half a point below the dense one.
+
+    Of several dense networks the best counts. The row must have every seed of its own dense round; of equally small
+    ones the better on validation is taken. Test accuracy takes no part in it. None before a dense round has finished.
+    """
+    dense_rows = {row.experiment: row for row in rows if row.round == 0}
+    if not dense_rows:
+        return None
+    dense = max(dense_rows.values(), key=lambda row: row.validation.median)
+    least = dense.validation.median - TOLERANCE
+    good = [
+        row
+        for row in rows
+        if row.experiment in dense_rows
+        and set(row.seeds) >= set(dense_rows[row.experiment].seeds)
+        and row.validation.median >= least - 1e-9  # a tie must not hang on the last bit of a fraction
+    ]
+    row = min(good, key=lambda row: (row.kept, -row.validation.median, row.experiment, row.round))
+    return Choice(row, dense, least, len(good), len(rows))
+
+
+def pareto(rows: Sequence[Row]) -> list[Row]:
+    """The rows that no other beats in validation accuracy and in bytes at once, by size.
+
+    A row is beaten by one that is no larger and no less accurate, and better in one of the two. Of equals the first.
+    """
+    front: list[Row] = []
+    best = -math.inf
+    for row in sorted(rows, key=lambda row: (row.bytes, -row.validation.median)):
+        if row.validation.median > best:
+            best = row.validation.median
+            front.append(row)
+    return front

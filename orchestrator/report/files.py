@@ -1,0 +1,44 @@
+"""Everything that a report writes into its folder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from orchestrator.report.csv_file import save_csv
+from orchestrator.report.page import Chapter, save_page
+from orchestrator.report.page.views import drawings_of
+from orchestrator.report.pictures import draw, drawing
+from orchestrator.report.published import Published, published
+from orchestrator.report.tasks import Task
+
+
+def save_report(tasks: list[Task], failures: Iterable[Mapping[str, Any]], folder: Path) -> Iterator[Path]:
+    """Write report.csv, the pictures and report.html; yield each file when it is there, the page last.
+
+    Several data sets have pictures each: those of the second end in -2. Raises OrchestratorError if a file cannot be
+    written or a package is missing; report.csv needs none.
+    """
+    records = [record for task in tasks for record in task.records]
+    yield save_csv(records, folder / "report.csv")
+    chapters: list[Chapter] = []
+    with drawing():
+        for task in tasks:
+            references = _references(task)
+            pictures = draw(task, references)
+            end = f"-{task.number}" if task.number > 1 else ""
+            for picture in pictures:
+                yield picture.save(folder / f"{picture.name}{end}.png")
+            chapters.append(Chapter(task, references, drawings_of(pictures, f"t{task.number}-")))
+    yield save_page(chapters, records, failures, folder / "report.html")
+
+
+def _references(task: Task) -> dict[str, Published]:
+    """What was published, by the first experiment that is shown of each technique and length."""
+    found: dict[str, Published] = {}
+    for name in task.shown:
+        reference = published(task.paths[name])
+        if reference and reference not in found.values():
+            found[name] = reference
+    return found

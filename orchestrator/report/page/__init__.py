@@ -1,0 +1,39 @@
+"""One self-contained web page of a report: no request leaves it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from orchestrator.report.output import writing
+from orchestrator.report.page.template import render
+from orchestrator.report.page.views import Chapter, rounds_table
+from orchestrator.report.sharing import sharing
+
+if TYPE_CHECKING:
+    from orchestrator.storage.ledger import Record
+
+__all__ = ["Chapter", "save_page"]
+
+
+def save_page(
+    chapters: Iterable[Chapter], records: list[Record], failures: Iterable[Mapping[str, Any]], path: Path
+) -> Path:
+    """Write the page of `chapters`, one a data set, and return `path`.
+
+    Raises OrchestratorError if a package is missing or `path` cannot be written.
+    """
+    chapters = list(chapters)
+    text = render(
+        {
+            "chapters": chapters,
+            "experiments": sum(len(chapter.task.experiments) for chapter in chapters),
+            "sharing": sharing(records),
+            "rounds": rounds_table(records),
+            "failures": list(failures),
+        }
+    )
+    with writing(path):
+        path.write_text(text, encoding="utf-8", newline="\n")
+    return path

@@ -1,0 +1,93 @@
+"""Ledgers of experiments that nobody trained, with plausible numbers: for tests, benchmarks and a look."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+
+from orchestrator.storage.ledger import MODEL, OPTIMIZER, Blob, Ledger, Record
+
+TECHNIQUES = {
+    "learning-rate-rewinding": ("LearningRateRewinding", {"epochs": None, "optimizer_state": "kept"}, 0.0008),
+    "weight-rewinding": ("WeightRewinding", {"epochs": 164}, 0.0012),
+    "fine-tuning": ("FineTuning", {"epochs": None, "optimizer_state": "kept"}, 0.0035),
+    "low-rate-weight-rewinding": ("LowRateWeightRewinding", {"epochs": 164}, 0.005),
+    "lottery-ticket": ("WeightRewinding", {"epochs": None}, 0.006),
+    "random-reinitialisation": ("RandomReinitialisation", {}, 0.010),
+}
+LAYERS = {"conv1.weight": 432, **{f"layer{s}.{b}.conv{c}.weight": 2304 * 4 ** (s - 1) for s in (1, 2, 3) for b in
+          range(3) for c in (1, 2)}, "fc.weight": 640}  # fmt: skip
+PRUNABLE = sum(LAYERS.values())
+
+
+def digest(*parts: object) -> str:
+    return hashlib.sha256(repr(parts).encode()).hexdigest()
+
+
+def path_of(name: str, seed: int, rounds: int = 18, *, epochs: int = 182, model: str = "resnet20",
+            data: str = "cifar10", noise: float = 0.0012, history: int | None = None) -> list[Record]:  # fmt: skip
+    """One path: a dense round, shared by all names with this seed, and `rounds` that lose accuracy by technique."""
+    kind, options, slope = TECHNIQUES.get(name) or (
+        "LearningRateRewinding", {"epochs": None, "optimizer_state": "kept"}, random.Random(name).uniform(5e-4, 6e-3),
+    )  # fmt: skip
+    found: list[Record] = []
+    for r in range(rounds + 1):
+        who = (name, seed, r) if r else ("dense", seed, data, model)
+        chance = random.Random(digest(who))
+        density = 0.8**r
+        retrained = options.get("epochs") or epochs
+        shown = (retrained if r else epochs) if history is None else history
+        loss = slope * (r * 0.5 + max(0, r - 8) ** 1.7 * 0.8) - (0.003 if 0 < r < 6 and slope < 0.002 else 0)
+        val, test = (0.917 - loss + chance.gauss(0, noise) for _ in range(2))
+        settings = {
+            "model": model, "model_options": {}, "model_identity": digest(model), "data": data, "data_options": {},
+            "data_identity": digest(data), "training": {"epochs": epochs}, "seed": seed,
+        }  # fmt: skip
+        pruned = {"technique": {"type": kind, **options}, "criterion": "magnitude", "selection": {"type": "Global"}}
+        kept = round(density * PRUNABLE)
+        found.append(Record(
+            key=digest("key", who), parent=found[-1].key if r else None, experiment=name, round=r,
+            technique=kind if r else "Dense", density=density, kept=kept, prunable=PRUNABLE, seed=seed,
+            metrics={"train_loss": 0.02 + loss, "val_accuracy": val, "test_accuracy": test},
+            history=curve(chance, shown, val, 0.02 + max(loss, 0)), layers=spread_over_layers(density, chance),
+            dead_layers=[], epochs=retrained if r else epochs, seconds=1200 + chance.random() * 60,
+            images_per_second=6000.0, attempts=1, gap_seconds=0.2, workers=4,
+            settings={**settings, **(pruned if r else {}), "round": r, "density": density},
+            versions={"python": "3.11.7", "torch": "2.14.1"}, finished_at="2026-01-01T00:00:00+00:00",
+            blobs={MODEL: Blob(digest("m", who), 14_000 + 4 * kept + (PRUNABLE // 8 if r else 0)),
+                   OPTIMIZER: Blob(digest("o", who), 4 * kept)},
+        ))  # fmt: skip
+    return found
+
+
+def curve(chance: random.Random, epochs: int, val: float, loss: float) -> list[dict[str, float]]:
+    """A learning curve that ends at `val` and `loss`."""
+    drops = [0.1 * 0.1 ** ((e >= epochs * 0.5) + (e >= epochs * 0.75)) for e in range(epochs)]
+    left = [max(0.0, 1 - (e + 1) / epochs) for e in range(epochs)]
+    return [
+        {
+            "epoch": e, "lr": drops[e], "train_loss": loss * (1 + 8 * left[e] ** 2 * (drops[e] * 10 + 0.1)),
+            "val_loss": 0.3, "val_accuracy": val - (0.12 * left[e] ** 3 + 0.02 * (drops[e] > 0.05)) * chance.random()
+            if left[e] else val,
+        }
+        for e in range(epochs)
+    ]  # fmt: skip
+
+
+def spread_over_layers(density: float, chance: random.Random) -> dict[str, list[int]]:
+    """Small layers keep more than large ones."""
+    return {
+        name: [round(size * min(1.0, density ** (0.35 + 0.65 * min(1, size / 36864)) * (0.95 + chance.random() / 10))),
+               size]
+        for name, size in LAYERS.items()
+    }  # fmt: skip
+
+
+def write(ledger: Ledger, paths: list[list[Record]]) -> None:
+    """Commit the records of whole paths, without their blobs, and say which rounds each path has."""
+    for path in paths:
+        for record in path:
+            ledger.store.create(f"rounds/{record.key}/record.json", record.to_json())
+        first, keys = path[0], [record.key for record in path]
+        content = {"name": first.experiment, "seed": first.seed, "densities": [], "keys": keys}
+        ledger.write_experiment(digest(first.experiment)[:12], first.seed, content)
