@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import random
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
 
+from orchestrator.report import save_report, tasks
 from orchestrator.storage.ledger import MODEL, OPTIMIZER, Blob, Ledger, Record
 
 TECHNIQUES = {
@@ -19,6 +24,11 @@ LAYERS = {"conv1.weight": 432, **{f"layer{s}.{b}.conv{c}.weight": 2304 * 4 ** (s
           range(3) for c in (1, 2)}, "fc.weight": 640}  # fmt: skip
 PRUNABLE = sum(LAYERS.values())
 
+HOSTILE = [
+    "</script><script>alert(1)</script>", "<img src=x onerror=alert(1)>", '"\'><svg onload=alert(1)>', "{{ 7 * 7 }}",
+    "&lt;b&gt; &amp;", "$\\frac{1}{2}$", "]]>", "<!--<script>", "\u2028\u202e\x00\ud800 end", "a" * 300,
+]  # fmt: skip
+
 
 def digest(*parts: object) -> str:
     return hashlib.sha256(repr(parts).encode()).hexdigest()
@@ -27,8 +37,9 @@ def digest(*parts: object) -> str:
 def path_of(name: str, seed: int, rounds: int = 18, *, epochs: int = 182, model: str = "resnet20",
             data: str = "cifar10", noise: float = 0.0012, history: int | None = None) -> list[Record]:  # fmt: skip
     """One path: a dense round, shared by all names with this seed, and `rounds` that lose accuracy by technique."""
+    slopes = random.Random(ascii(name))
     kind, options, slope = TECHNIQUES.get(name) or (
-        "LearningRateRewinding", {"epochs": None, "optimizer_state": "kept"}, random.Random(name).uniform(5e-4, 6e-3),
+        "LearningRateRewinding", {"epochs": None, "optimizer_state": "kept"}, slopes.uniform(5e-4, 6e-3),
     )  # fmt: skip
     found: list[Record] = []
     for r in range(rounds + 1):
@@ -91,3 +102,27 @@ def write(ledger: Ledger, paths: list[list[Record]]) -> None:
         first, keys = path[0], [record.key for record in path]
         content = {"name": first.experiment, "seed": first.seed, "densities": [], "keys": keys}
         ledger.write_experiment(digest(first.experiment)[:12], first.seed, content)
+
+
+def all_paths(
+    names: Iterable[str] = tuple(TECHNIQUES), seeds: int = 2, rounds: int = 5, **options: Any
+) -> list[Record]:
+    """Short paths of every name and seed."""
+    return [r for name in names for seed in range(seeds) for r in path_of(name, seed, rounds, epochs=3, **options)]
+
+
+def hostile_records() -> list[Record]:
+    """Every text in them says something unkind."""
+    records = all_paths(HOSTILE, rounds=2)
+    for index, record in enumerate(records):
+        odd = HOSTILE[index % len(HOSTILE)]
+        record.layers.update({name: [1, 2] for name in HOSTILE})
+        record.settings.update(data=HOSTILE[0], model=odd)
+        records[index] = dataclasses.replace(record, technique=odd)
+    return records
+
+
+def save(records: list[Record], folder: Path, failures: Iterable[dict[str, Any]] = ()) -> str:
+    """The page of a report that is written into `folder`."""
+    *_, page = save_report(tasks(records), failures, folder)
+    return page.read_text(encoding="utf-8")
