@@ -106,25 +106,23 @@ class DriverActor:
         """What whoever runs this path should do: train, wait for another owner's round, or end."""
         if self._failure is None:
             self._failure = self._driver.failure(self._job)  # of another path of the same job, or before a restart
-        key = self._next_key()
+        key, ours = self._claim_next()
         if key is None:
             return Turn("end")
-        if self._claim(key):
-            return Turn("train")
-        return Turn("wait", self._claims.holder(key))
+        return Turn("train") if ours else Turn("wait", self._claims.holder(key))
 
     def next_key(self, group_started: bool) -> str | None:
         """Key of the round to train, or None: the workers should end, and `turn` says why."""
         if group_started:
             self._starts += 1
             self._fruitless += 1
-        key = self._next_key()
-        if key is not None and self._fruitless > FRUITLESS:
+        if self._fruitless > FRUITLESS and (key := self._next_key()) is not None:
             self.fail_round(
                 key, f"a round was started {FRUITLESS} times and no attempt finished an epoch: {self._crash}"
             )
             return None
-        return key if key is not None and self._claim(key) else None
+        key, ours = self._claim_next()
+        return key if ours else None
 
     def _next_key(self) -> str | None:
         if self._failure is not None:
@@ -136,15 +134,16 @@ class DriverActor:
             return None
         return request.key if request else None
 
-    def _claim(self, key: str) -> bool:
-        """Whether round `key` is ours to train, and still to be trained."""
-        if not self._claims.acquire(key):
-            return False
-        request = self._driver.next_round()
-        if request is None or request.key != key:  # finished by its owner a moment ago
-            self._claims.release(key)
-            return False
-        return True
+    def _claim_next(self) -> tuple[str | None, bool]:
+        """Key of the round that is next, if there is one, and whether it is ours to train."""
+        while (key := self._next_key()) is not None and self._claims.acquire(key):
+            if self._next_key() == key:
+                return key, True
+            # Finished a moment ago: by another owner, whose record is there, or by ourselves, and `finish_round`,
+            # which is at it in another thread, releases the claim when the record is.
+            if self._driver.ledger.record(key) is not None:
+                self._claims.release(key)
+        return key, False
 
     def request(self, key: str) -> tuple[RoundRequest, list[ray.ObjectRef[Any]]]:
         """The request without its tensors, and a reference to them that each worker fetches by itself."""

@@ -12,7 +12,7 @@ from typing import Any
 
 from ray import tune
 
-from orchestrator.distributed import cluster
+from orchestrator.distributed import cluster, orphans
 from orchestrator.distributed.deployment import Deployment
 from orchestrator.distributed.sweep import SweepResult, checked_sweep, outcome_of
 from orchestrator.distributed.trial import SweptPath
@@ -75,7 +75,8 @@ def sweep_space(
             max_concurrent_trials=max_concurrent or room_for_paths(sweep.deployment),
             search_alg=OptunaSearch(metric=list(metrics), mode=list(metrics.values()), sampler=TPESampler(seed=seed)),
         )
-        results = list(make_tuner(path_of, sweep, space, config, callbacks, folder).fit())
+        with orphans.removed():
+            results = list(make_tuner(path_of, sweep, space, config, callbacks, folder).fit())
     outcomes = []
     for result in results:
         path = path_of(result.config)

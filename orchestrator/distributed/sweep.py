@@ -16,7 +16,7 @@ from typing import Literal
 from ray import tune
 from ray.tune.schedulers import ASHAScheduler
 
-from orchestrator.distributed import cluster
+from orchestrator.distributed import cluster, orphans
 from orchestrator.distributed.deployment import Deployment
 from orchestrator.distributed.trial import Sweep, SweptPath
 from orchestrator.distributed.tuner import make_tuner, room_for_paths
@@ -98,7 +98,8 @@ def sweep_paths(
             tuner = make_tuner(
                 lambda found: paths[found["path"]], running, grid, config, callbacks, folder or temporary
             )
-            results = {result.config["path"]: result for result in tuner.fit()}
+            with orphans.removed():
+                results = {result.config["path"]: result for result in tuner.fit()}
     for path in paths.values():
         ledger.store.delete_tree(f"train/{path.driver(ledger).run_name}")
     outcomes = [outcome_of(path, ledger, floor, results.get(label)) for label, path in paths.items()]

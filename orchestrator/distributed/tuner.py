@@ -14,7 +14,8 @@ from orchestrator.distributed.trial import Sweep, SweptPath, run_trial
 from orchestrator.report.text import compression, make_console
 
 _RESTARTS = 3  # of a trial whose process dies; the ledger makes each a resume
-_TRIAL_CPUS = 0.01  # a whole one for each trial would leave a small cluster none for the training
+# A part of a CPU for each trial would take a whole one from the training of a small cluster.
+_TRIAL_RESOURCES = {"memory": 256 * 2**20}
 
 
 def make_tuner(
@@ -31,7 +32,7 @@ def make_tuner(
     os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")  # Ctrl-C ends the sweep at once; nothing is lost
     trainable = tune.with_parameters(run_trial, path_of=path_of, sweep=sweep)
     return tune.Tuner(
-        tune.with_resources(trainable, {"CPU": _TRIAL_CPUS}),
+        tune.with_resources(trainable, tune.PlacementGroupFactory([_TRIAL_RESOURCES])),
         param_space=dict(space),
         tune_config=config,
         run_config=tune.RunConfig(

@@ -1,6 +1,5 @@
 """Sweeps on a real Ray: rounds shared, paths cut, failed and killed; bad input refused before Ray starts."""
 
-import os
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -31,22 +30,13 @@ TINY = replace(tiny.EXPERIMENT, path=Geometric(remove=0.3, rounds=2))
 SWEEP_JOB = Path(__file__).parent / "sweep_job.py"
 
 
-@pytest.fixture(scope="module")
-def ray():
-    """One local Ray for the module, whose workers report as often as short epochs need it."""
-    os.environ["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] = "0.05"
-    with cluster.connected(None):
-        yield
-    del os.environ["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"]
-
-
 def blobs(records):
     return [{name: blob.sha256 for name, blob in record.blobs.items()} for record in records]
 
 
 @pytest.mark.ray
 @pytest.mark.timeout(400)
-def test_techniques_share_their_rounds_and_end_with_the_bits_of_single_runs(ray, tmp_path):
+def test_techniques_share_their_rounds_and_end_with_the_bits_of_single_runs(ray, one_thread, tmp_path):
     techniques = {
         "lrr": LearningRateRewinding(),
         "ft": FineTuning(),
@@ -99,7 +89,8 @@ def test_a_path_is_cut_at_the_floor_and_one_that_fails_does_not_stop_the_others(
 
 @pytest.mark.ray
 def test_asha_stops_the_weaker_paths(ray, tmp_path):
-    strong = [replace(TINY, name=f"seed-{seed}", seed=seed) for seed in range(2)]
+    slow = tiny.with_training(TINY, epochs=150)  # a round lasts longer than the message that stops it travels
+    strong = [replace(slow, name=f"seed-{seed}", seed=seed) for seed in range(2)]
     weak = [
         tiny.with_training(replace(experiment, name=f"weak-{experiment.seed}"), schedule=Constant(1e-7))
         for experiment in strong
@@ -122,7 +113,7 @@ def test_search_finds_where_the_accuracy_ends(ray, tmp_path):
 
 @pytest.mark.ray
 @pytest.mark.timeout(400)
-def test_a_sweep_whose_trial_is_killed_in_mid_round_and_one_that_is_killed_whole(tmp_path):
+def test_a_sweep_whose_trial_is_killed_in_mid_round_and_one_that_is_killed_whole(one_thread, tmp_path):
     storage = tmp_path / "runs"
     ledger = Ledger(open_store(str(storage)))
     with job_runs.running(tmp_path / "first", str(storage), script=SWEEP_JOB) as job:

@@ -1,0 +1,31 @@
+"""Fixtures of the tests that need Ray."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from orchestrator.distributed import cluster
+
+HERE = Path(__file__).parent
+
+
+@pytest.fixture(scope="module")
+def ray() -> Iterator[None]:
+    """One local Ray for the module; its workers find the tests' modules and report as often as short epochs need."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.pathsep.join(map(str, (HERE, HERE.parent))))
+        patch.setenv("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.05")
+        with cluster.connected(None):
+            yield
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """As a worker on one CPU computes: more threads would add in another order."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)

@@ -1,0 +1,51 @@
+"""What a killed path had reserved is given back, and nothing else."""
+
+import time
+
+import pytest
+import ray as ray_module
+from ray.util.placement_group import placement_group
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+from orchestrator.distributed import orphans
+
+pytestmark = pytest.mark.ray
+
+
+class Maker:
+    """Reserves, as Ray Train's controller does before it starts the workers."""
+
+    def reserve(self) -> str:
+        self._group = placement_group([{"CPU": 0.5}])
+        ray_module.get(self._group.ready())
+        return str(self._group.id.hex())
+
+
+class Inhabitant:
+    def ping(self) -> bool:
+        return True
+
+
+def test_only_what_a_dead_actor_reserved_is_given_back(ray, monkeypatch):
+    monkeypatch.setattr(orphans, "_LOOK_SECONDS", 0.2)
+    free = ray_module.available_resources()["CPU"]
+    maker_class = ray_module.remote(num_cpus=0)(Maker)
+    living, killed = maker_class.remote(), maker_class.remote()
+    kept, lost = ray_module.get([living.reserve.remote(), killed.reserve.remote()])
+    ours = placement_group([{"CPU": 0.5}])  # made by this process, as Tune makes a trial's
+    strategy = PlacementGroupSchedulingStrategy(ours)
+    inhabitant = ray_module.remote(num_cpus=0.5)(Inhabitant).options(scheduling_strategy=strategy).remote()
+    assert ray_module.get(inhabitant.ping.remote())
+    assert orphans.orphans() == []
+    with orphans.removed():
+        ray_module.kill(killed)
+        deadline = time.monotonic() + 20
+        while ray_module.available_resources().get("CPU", 0) < free - 1.0 and time.monotonic() < deadline:
+            time.sleep(0.1)
+    states = {group: entry["state"] for group, entry in ray_module.util.placement_group_table().items()}
+    assert states[lost] == "REMOVED"
+    assert states[kept] == states[ours.id.hex()] == "CREATED"
+    assert ray_module.get([living.reserve.remote(), inhabitant.ping.remote()], timeout=20)[1]
+    for actor in (living, inhabitant):
+        ray_module.kill(actor)
+    ray_module.util.remove_placement_group(ours)
