@@ -23,15 +23,15 @@ class Choice:
     @property
     def reason(self) -> str:
         """Why this one, in a sentence."""
-        row, dense = self.row, self.dense
+        row, dense = self.row, percent(self.dense.validation.median)
         if row.round == 0:
             return (
                 f"No pruned network keeps a validation accuracy of {percent(self.least)} %, half a point below the "
-                f"dense network's {percent(dense.validation.median)} %: the dense network is what to take so far."
+                f"dense network's {dense} %: the dense network is what to take so far."
             )
         return (
-            f"Of the {self.looked_at} rounds of all experiments, {self.good} have a validation accuracy of at least "
-            f"{percent(self.least)} %, half a point below the dense network's {percent(dense.validation.median)} %; "
+            f"Of the {self.looked_at:,} rounds of all experiments, {self.good:,} have a validation accuracy of "
+            f"at least {percent(self.least)} %, half a point below the dense network's {dense} %; "
             f"of those this one keeps the fewest weights ({row.kept:,} of {row.prunable:,}, "
             f"{compression(row.compression)}, {size(row.bytes)}), with {percent(row.validation.median)} %."
         )

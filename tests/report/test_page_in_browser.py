@@ -120,6 +120,12 @@ def test_a_phone_scrolls_in_one_direction_only(open_page, report):
         assert svg.bounding_box()["width"] <= 390
 
 
+def test_long_names_do_not_widen_the_page(open_page, tmp_path):
+    save([r for data in ("cifar10", "d" * 200) for r in path_of("n" * 100, 0, 1, epochs=1, data=data)], tmp_path)
+    page = open_page(tmp_path / "report.html", viewport={"width": 390, "height": 800})
+    assert page.evaluate("document.documentElement.scrollWidth") == 390
+
+
 def test_hostile_names_are_text_and_run_nothing(open_page, tmp_path):
     save(hostile_records(), tmp_path, [{"experiment": odd, "reason": odd} for odd in HOSTILE])
     page = open_page(tmp_path / "report.html")

@@ -13,6 +13,7 @@ from orchestrator.report.pictures.style import (
     LINES,
     MARKERS,
     PAPER,
+    SHADE,
     Picture,
     frame,
     label_of,
@@ -26,6 +27,7 @@ from orchestrator.report.text import compression, percent, shorten, spread
 
 LEAST_SPAN = 5.0  # points of accuracy from top to bottom, so that noise does not look like a landscape
 MOST_SPAN = 15.0  # below the dense network; what falls deeper is of no use, and would flatten the rest
+MANY = 60
 Across = Callable[[Row], float]
 
 
@@ -120,11 +122,12 @@ class _Sheet:
         paths = [
             [(self.across(row), 100 * row.test.median) for row in self.task.experiments[name]] for name in self._others
         ]
-        few = len(paths) <= 60
-        # Hundreds of lines are a shade, not lines: as pixels they cost the page little.
-        lines = LineCollection(paths, colors=CROWD, linewidths=0.8, alpha=0.7 if few else 0.25, rasterized=not few)
+        lines = LineCollection(paths, colors=CROWD, linewidths=0.8, alpha=0.7)
+        if len(paths) > MANY:
+            # A shade, not lines: as pixels they cost the page little.
+            lines.set(color=SHADE, alpha=0.2, rasterized=True)
         self.axes.add_collection(lines, autolim=False)
-        handle = Line2D([], [], color=CROWD, linewidth=0.8)
+        handle = Line2D([], [], color=CROWD, linewidth=1.2)
         self._handles.append((handle, f"{len(paths)} other experiment{'s' if len(paths) > 1 else ''}"))
 
     def _mark(self, best: Row, dense: float) -> None:

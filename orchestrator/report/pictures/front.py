@@ -6,14 +6,14 @@ import math
 from typing import Any
 
 from orchestrator.report.pictures.accuracy import point_title
-from orchestrator.report.pictures.style import CROWD, GREY, INK, LINES, Picture, frame
+from orchestrator.report.pictures.style import CROWD, GREY, INK, LINES, SHADE, Picture, frame
 from orchestrator.report.summary import Row
 from orchestrator.report.tasks import Task
 from orchestrator.report.text import compression, percent, shorten, size
 
 MANY = 1500  # points; more are pixels, because the page would be slow with them
 SPAN = 6.0  # points of accuracy below the best that are shown
-STEPS = (1, 2, 5)
+STEPS = ((10, 20, 50), (10, 15, 20, 30, 40, 50, 60, 70, 80, 90))  # tenths of powers of ten; the finer if need be
 
 
 def front_picture(task: Task) -> Picture:
@@ -26,15 +26,16 @@ def front_picture(task: Task) -> Picture:
     figure, (axes,) = frame(title, subtitle, right=0.3, note=note)
     titles: dict[str, list[str]] = {}
     inside = _limit(axes, task)
+    many = len(inside) > MANY
     axes.plot(
-        *_places(inside), "o", color=CROWD, markersize=3.2, markeredgewidth=0, zorder=2, gid="all",
-        rasterized=len(inside) > MANY,
+        *_places(inside), "o", color=SHADE if many else CROWD, markersize=3.2, markeredgewidth=0, zorder=2, gid="all",
+        rasterized=many,
     )  # fmt: skip
     front = [row for row in task.front if row in inside]
     axes.step(*_places(task.front), where="post", color=LINES[0], linewidth=1.5, zorder=3)
     axes.plot(*_places(front), "o", color=LINES[0], markersize=5, markeredgewidth=0, zorder=4, gid="front")
     titles["front"] = [point_title(row) for row in front]
-    if len(inside) <= MANY:
+    if not many:
         titles["all"] = [point_title(row) for row in inside]
     if choice := task.choice:
         axes.axhline(100 * choice.least, color=GREY, linewidth=1.1, linestyle=":", zorder=1.5)
@@ -79,8 +80,14 @@ def _limit(axes: Any, task: Task) -> list[Row]:
     axes.set_xscale("log")
     axes.set_xlim(max(low, 1) / 1.25, max(high, 1) * 1.25)
     left, right = axes.get_xlim()
-    ticks = [step * 10**power for power in range(13) for step in STEPS if left <= step * 10**power <= right]
-    axes.set_xticks(ticks[:: 1 + len(ticks) // 9], [size(tick) for tick in ticks[:: 1 + len(ticks) // 9]])
+    ticks: list[int] = []
+    for steps in STEPS:
+        ticks = [step * 10**power // 10 for power in range(1, 14) for step in steps]
+        ticks = [tick for tick in ticks if left <= tick <= right]
+        if len(ticks) >= 3:
+            break
+    ticks = ticks[:: 1 + len(ticks) // 8]
+    axes.set_xticks(ticks, [size(tick) for tick in ticks])
     axes.minorticks_off()
     return inside
 

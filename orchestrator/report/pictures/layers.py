@@ -7,7 +7,7 @@ from orchestrator.report.pictures.style import GREY, INK, LINES, Picture, frame,
 from orchestrator.report.tasks import Task
 from orchestrator.report.text import compression, percent, shorten
 
-MOST_LABELS = 48
+MOST_LABELS = 40
 
 
 def layers_picture(task: Task) -> Picture | None:
@@ -21,7 +21,7 @@ def layers_picture(task: Task) -> Picture | None:
     title = "Weights kept in each layer"
     seeds = f"median of {len(row.seeds)} seeds, line from least to greatest" if len(row.seeds) > 1 else "one seed"
     subtitle = f"{label_of(row.experiment)}, {compression(row.compression)}: {seeds}"
-    inches = 0.4 + len(bars) * max(0.085, 0.185 - 0.0012 * len(bars))
+    inches = 0.4 + len(bars) * max(0.06, 0.185 - 0.0012 * len(bars))
     figure, (axes,) = frame(title, subtitle, heights=(inches,), left=2.05)
     places = range(len(bars))
     middle = [100 * bar.density.median for bar in bars]
@@ -39,11 +39,11 @@ def layers_picture(task: Task) -> Picture | None:
     axes.grid(visible=False, axis="y")
     axes.xaxis.set_major_formatter("{x:g} %")
     axes.set_xlabel("kept, of each layer's weights (dashed: of all layers together)")
-    for place, bar in enumerate(bars):
-        if step == 1:
+    if step == 1:
+        for place, bar in enumerate(bars):
             text = f"{bar.weights:,}"
             axes.text(1.015, place, text, transform=axes.get_yaxis_transform(), va="center", fontsize=7.5, color=GREY)
-    axes.text(1.015, 1.005, "weights", transform=axes.transAxes, va="bottom", fontsize=7.5, color=GREY)
+        axes.text(1.015, 1.005, "weights", transform=axes.transAxes, va="bottom", fontsize=7.5, color=GREY)
     titles = {f"bar-{place}": [_title(bar.name, bar.density.median)] for place, bar in zip(places, bars, strict=True)}
     return Picture("layers", f"{title}: {subtitle}", figure, titles)
 

@@ -11,6 +11,7 @@ from orchestrator.report.tasks import Task
 from orchestrator.report.text import compression
 
 MOST_LABELS = 12
+LABEL = -0.13  # where the names of the vertical axes stand, in widths of the axes
 SPAN = 20.0  # points of accuracy below the best that are shown: the first epochs begin with guessing
 
 
@@ -25,7 +26,7 @@ def learning_picture(task: Task) -> Picture | None:
     seeds = f"median of {len(chosen.seeds)} seeds, band from least to greatest" if len(chosen.seeds) > 1 else "one seed"
     title, subtitle = "Learning curves, round after round", f"{label_of(chosen.experiment)}: {seeds}"
     note = "A new line begins where a round prunes the network and rewinds. Bold: the recommended round."
-    figure, (above, below) = frame(title, subtitle, heights=(2.3, 1.3), note=note, left=0.68, right=0.3)
+    figure, (above, below) = frame(title, subtitle, heights=(2.3, 1.3), note=note, left=0.88, right=0.3)
     for lesson in rounds:
         bold = lesson.row == chosen
         _curve(above, lesson, lesson.val_accuracy, 100, bold=bold, colour=LINES[0])
@@ -65,6 +66,7 @@ def _accuracy_axis(axes: Any, rounds: list[Lesson]) -> None:
     axes.set_ylim(best - 1.05 * span, min(best + 0.08 * span, 100 + 0.02 * span))
     axes.yaxis.set_major_formatter("{x:g} %")
     axes.set_ylabel("validation")
+    axes.yaxis.set_label_coords(LABEL, 0.5)
 
 
 def _loss_axis(axes: Any, rounds: list[Lesson]) -> None:
@@ -75,6 +77,7 @@ def _loss_axis(axes: Any, rounds: list[Lesson]) -> None:
         axes.yaxis.set_major_formatter("{x:g}")
         axes.minorticks_off()
     axes.set_ylabel("training loss")
+    axes.yaxis.set_label_coords(LABEL, 0.5)
 
 
 def _name_rounds(axes: Any, rounds: list[Lesson], chosen: int) -> None:

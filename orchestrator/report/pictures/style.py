@@ -36,6 +36,7 @@ COLOURS = {
     "line-7": ("#495057", "#c0c7ce"),
 }
 INK, GREY, GRID, CROWD, PAPER = (COLOURS[name][0] for name in ("ink", "grey", "grid", "crowd", "paper"))
+SHADE = "#8b949d"  # of what is drawn as pixels: no variable reaches them, so it must do on white and on black
 LINES = tuple(light for name, (light, _) in COLOURS.items() if name.startswith("line-"))
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "p")
 
