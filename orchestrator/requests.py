@@ -101,6 +101,7 @@ class Requests:
         self._rewinds_to = experiment.technique.rewinds_to(experiment.training)
         self._keep = tuple(sorted({*keep, *([] if self._rewinds_to is None else [self._rewinds_to])}))
         self._prunable = sum(math.prod(shape) for shape in shapes.values())
+        self._check_epochs()
         self._check_densities()
 
     def dense(self) -> RoundRequest:
@@ -154,6 +155,14 @@ class Requests:
             masks=masks,
             keep=keep,
         )
+
+    def _check_epochs(self) -> None:
+        epochs = self.experiment.training.epochs
+        for epoch in self._keep:
+            if not (isinstance(epoch, int) and 0 <= epoch < epochs):
+                raise ConfigError(
+                    f"an epoch to rewind to must be in 0..{epochs - 1}, within the dense run, got {epoch}"
+                )
 
     def _check_densities(self) -> None:
         for index, density in enumerate(self.densities[1:], start=1):

@@ -23,6 +23,7 @@ from orchestrator.rounds import TrainState
 from orchestrator.runner import run
 from orchestrator.storage.ledger import Ledger
 from orchestrator.storage.store import open_store
+from orchestrator.training.config import TrainingConfig
 from orchestrator.training.loop import Trainer
 from orchestrator.training.lr import Constant, Cosine, StepDecay
 
@@ -127,6 +128,22 @@ def test_a_schedule_that_ends_at_no_learning_rate_is_refused_before_training(tec
 def test_t_outside_the_dense_run_is_refused_when_the_experiment_is_built():
     with pytest.raises(ConfigError, match=r"WeightRewinding.epochs must be in 1..4, .* got 5"):
         dataclasses.replace(tiny.EXPERIMENT, technique=WeightRewinding(5))  # dense@-1
+
+
+@dataclasses.dataclass(frozen=True)
+class Elsewhere(WeightRewinding):
+    """A technique of the user's own that rewinds to an epoch that the dense run does not have."""
+
+    epoch: int = 99
+
+    def rewinds_to(self, training: TrainingConfig) -> int:
+        return self.epoch
+
+
+@pytest.mark.parametrize("epoch", [99, 4, -1, 1.5])
+def test_an_epoch_outside_the_dense_run_is_refused_before_training(tmp_path, epoch):
+    with pytest.raises(ConfigError, match=rf"an epoch to rewind to must be in 0..3, .* got {epoch}"):
+        run(dataclasses.replace(tiny.EXPERIMENT, technique=Elsewhere(epoch=epoch)), str(tmp_path))
 
 
 # From here on real training: 6 steps an epoch, of a warm-up epoch, one at 0.05, one at 0.005 and one at 0.0005.

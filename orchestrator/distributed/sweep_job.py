@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import tyro
 
 from orchestrator.distributed.flags import Flags, run_job, write_report
+from orchestrator.distributed.trackers import TrackerName, tracker
 from orchestrator.errors import ConfigError
 from orchestrator.experiment import Experiment
 from orchestrator.report import print_table
@@ -18,7 +19,6 @@ from orchestrator.stopping import Floor
 
 if TYPE_CHECKING:
     from orchestrator.distributed.sweep import SweepResult
-    from orchestrator.distributed.trackers import TrackerName
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,6 @@ def main(
 def run_sweep(experiments: Sequence[Experiment], flags: SweepFlags) -> int:
     """Train all paths, show what came of them, and return the exit code."""
     from orchestrator.distributed.sweep import sweep_paths
-    from orchestrator.distributed.trackers import tracker
 
     floor, deployment = flags.stop(), flags.deployment()
     callbacks = [tracker(flags.tracker, experiments[0].name)] if flags.tracker else []

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import importlib
-from typing import Literal
-
-from ray import tune
+from typing import TYPE_CHECKING, Literal
 
 from orchestrator.errors import ConfigError
+
+if TYPE_CHECKING:  # the flags of a job need the names only, and not Ray
+    from ray import tune
 
 TrackerName = Literal["mlflow", "wandb", "tensorboard"]
 _MODULES: dict[str, tuple[str, str]] = {

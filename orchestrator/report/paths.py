@@ -23,7 +23,7 @@ def path_records(ledger: Ledger) -> tuple[list[Record], int]:
 
     Raises DamagedError, naming the file, for a record or an experiment that cannot be read.
     """
-    committed = {record.key: check(record) for record in _records(ledger)}
+    committed = {record.key: check(record) for record in ledger.records()}
     found: list[Record] = []
     named: set[tuple[str, int]] = set()
     used: set[str] = set()
@@ -35,15 +35,6 @@ def path_records(ledger: Ledger) -> tuple[list[Record], int]:
     others = [record for key, record in committed.items() if key not in used]
     unnamed = [record for record in others if (record.experiment, record.seed) not in named]
     return found + unnamed, len(others) - len(unnamed)
-
-
-def _records(ledger: Ledger) -> list[Record]:
-    """`ledger.records()`, of a folder without its threads: there is nothing to wait for, and they only take turns."""
-    if not ledger.store.is_local:
-        return ledger.records()
-    files = [file for file in ledger.store.list("rounds/") if file.endswith("/record.json")]
-    records = [record for file in files if (record := ledger.record(file.split("/")[1]))]
-    return sorted(records, key=lambda record: (record.experiment, record.seed, record.round, record.key))
 
 
 def _read(ledger: Ledger, file: str) -> tuple[str, int, list[str]]:

@@ -129,9 +129,10 @@ class Ledger:
 
     def records(self) -> list[Record]:
         """Every finished round, by experiment, seed and round."""
-        files = [f for f in self.store.list("rounds/") if f.endswith("/record.json")]
-        with ThreadPoolExecutor(16) as pool:
-            records = list(pool.map(lambda file: Record.from_json(self.store.read(file), file), files))
+        keys = [file.split("/")[1] for file in self.store.list("rounds/") if file.endswith("/record.json")]
+        # A folder has nothing to wait for: there threads would only take turns, in more time than one needs.
+        with ThreadPoolExecutor(1 if self.store.is_local else 16) as pool:
+            records = [record for record in pool.map(self.record, keys) if record is not None]
         return sorted(records, key=lambda r: (r.experiment, r.seed, r.round, r.key))
 
     def commit(self, record: Record, state: TrainState, masks: Tensors) -> Record:

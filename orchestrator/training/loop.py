@@ -157,7 +157,7 @@ class Trainer:
             for parameters in optimizer.param_groups:
                 parameters["lr"] = request.schedule.lr_at(epoch + step / steps, training.epochs)
             with self._autocast():
-                loss = F.cross_entropy(model(images), labels, reduction="sum", label_smoothing=training.label_smoothing)
+                loss = self._loss(model(images), labels)
             optimizer.zero_grad(set_to_none=True)
             # Workers average gradients; the loss is weighted so that this is the mean over the global batch,
             # whatever the workers' shares of it.
@@ -173,6 +173,10 @@ class Trainer:
         total = group.sum_over_workers(loss_sum).item()
         return total / (steps * training.batch_size)
 
+    def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """The training loss, summed over the batch."""
+        return F.cross_entropy(logits, labels, reduction="sum", label_smoothing=self.training.label_smoothing)
+
     def _gradients(self, request: RoundRequest) -> Tensors:
         """{name: dL/dw} of the mean training loss over one epoch's batches, with the running statistics fixed."""
         self.module.eval()
@@ -180,7 +184,7 @@ class Trainer:
         share = 1 / self.images_per_epoch
         for images, labels in self.batches.train(derive(request.seed, request.round, "gradients")):
             with self._autocast():
-                loss = F.cross_entropy(self.module(images), labels, reduction="sum")
+                loss = self._loss(self.module(images), labels)
             (loss * share).backward()
         gradients = {}
         for name, parameter in self.module.named_parameters():

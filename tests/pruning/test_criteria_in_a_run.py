@@ -35,24 +35,26 @@ def ledger_of(folder: Path) -> Ledger:
     return Ledger(open_store(str(folder)))
 
 
-def gradients_by_hand(model: nn.Module, state: TrainState) -> Tensors:
+def gradients_by_hand(model: nn.Module, state: TrainState, smoothing: float = 0.0) -> Tensors:
     """dL/dw, L the mean cross-entropy of all training samples at once, in double precision."""
     images, labels = tiny.data().train.tensors
     model.load_state_dict(state.model, strict=False)  # batch norm counts its batches in a buffer of integers
     model.double().eval()
     names, parameters = zip(*model.named_parameters(), strict=True)
-    loss = F.cross_entropy(model(images.double()), labels)
+    loss = F.cross_entropy(model(images.double()), labels, label_smoothing=smoothing)
     return dict(zip(names, torch.autograd.grad(loss, parameters), strict=True))
 
 
-def test_gradient_magnitude_prunes_by_the_gradient_of_the_mean_training_loss(tmp_path: Path) -> None:
-    records = run(BY_GRADIENT, str(tmp_path))
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+def test_gradient_magnitude_prunes_by_the_gradient_of_the_mean_training_loss(tmp_path: Path, smoothing: float) -> None:
+    experiment = tiny.with_training(BY_GRADIENT, label_smoothing=smoothing)
+    records = run(experiment, str(tmp_path))
     ledger = ledger_of(tmp_path)
     states = [ledger.load(record) for record in records]
     total = records[0].prunable
     for r in (1, 2):
         parent, earlier = states[r - 1]
-        by_hand = gradients_by_hand(tiny.model(3, (1, 6, 6)), parent)
+        by_hand = gradients_by_hand(tiny.model(3, (1, 6, 6)), parent, smoothing)
         recorded = ledger.snapshot(records[r - 1].key, GRADIENTS).model
         assert recorded.keys() == by_hand.keys()
         for name, gradient in by_hand.items():
