@@ -49,10 +49,12 @@ def sweep_space(
     `sweep_paths`. Raises ConfigError.
     """
     try:
+        import optuna
         from optuna.samplers import TPESampler
         from ray.tune.search.optuna import OptunaSearch
     except ImportError:
         raise ConfigError("sweep_space needs optuna: pip install 'rewind-orchestrator[optuna]'") from None
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
     if samples < 1 or not space:
         raise ConfigError(f"a space needs at least one parameter and one sample, got {len(space)} and {samples}")
     began = time.perf_counter()
@@ -76,7 +78,7 @@ def sweep_space(
             search_alg=OptunaSearch(metric=list(metrics), mode=list(metrics.values()), sampler=TPESampler(seed=seed)),
         )
         with orphans.removed():
-            results = list(make_tuner(path_of, sweep, space, config, callbacks, folder).fit())
+            results = list(make_tuner(path_of, sweep, space, config, callbacks, folder, samples).fit())
     outcomes = []
     for result in results:
         path = path_of(result.config)

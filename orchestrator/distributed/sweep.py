@@ -96,7 +96,13 @@ def sweep_paths(
             )
             running = replace(sweep, deployment=deployment)
             tuner = make_tuner(
-                lambda found: paths[found["path"]], running, grid, config, callbacks, folder or temporary
+                lambda found: paths[found["path"]],
+                running,
+                grid,
+                config,
+                callbacks,
+                folder or temporary,
+                len(missing),
             )
             with orphans.removed():
                 results = {result.config["path"]: result for result in tuner.fit()}

@@ -21,8 +21,10 @@ _MODULES: dict[str, tuple[str, str]] = {
 def tracker(name: TrackerName, project: str) -> tune.Callback:
     """The callback that logs to `project` of the tracker, reached as its own environment variables say.
 
-    MLFLOW_TRACKING_URI; WANDB_API_KEY, or WANDB_MODE=offline. TensorBoard writes to the sweep's folder (see
-    `sweep_paths`). Raises ConfigError for an unknown name, or one whose package is not installed.
+    MLFLOW_TRACKING_URI; WANDB_API_KEY, or WANDB_MODE=offline (of the nodes: W&B logs from there). TensorBoard writes
+    to the sweep's folder (see `sweep_paths`).
+
+    Raises ConfigError for an unknown name, or one whose package is not installed.
     """
     if name not in _MODULES:
         raise ConfigError(f"tracker must be one of {', '.join(_MODULES)}, got {name!r}")

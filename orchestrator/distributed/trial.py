@@ -50,12 +50,13 @@ class Sweep:
 
 def run_trial(config: dict[str, Any], path_of: Callable[[dict[str, Any]], SweptPath], sweep: Sweep) -> None:
     """Train the path of `config` and report every round of it to Tune, whoever trained it."""
-    told: dict[str, Any] = {"round": -1, "val_accuracy": 0.0, "test_accuracy": 0.0, "compression": 1.0}
+    told: dict[str, Any] = {"path": "", "round": -1, "val_accuracy": 0.0, "test_accuracy": 0.0, "compression": 1.0}
     try:
         path = path_of(config)
+        told["path"] = path.label
         driver = path.driver(Ledger(open_store(sweep.storage)), sweep.floor)
         for record in _rounds(path, driver, sweep):
-            told = metrics_of(record, rounds=len(driver.keys) - 1)
+            told = metrics_of(record, path.label, rounds=len(driver.keys) - 1)
             tune.report(told)
     except OrchestratorError as error:
         tune.report({**told, "failure": str(error)})
@@ -88,9 +89,10 @@ def _rounds(path: SweptPath, driver: Driver, sweep: Sweep) -> Any:
         raise failures[0]
 
 
-def metrics_of(record: Record, rounds: int) -> dict[str, Any]:
+def metrics_of(record: Record, path: str, rounds: int) -> dict[str, Any]:
     """What Tune, its schedulers and the trackers see of a round."""
     return {
+        "path": path,
         "round": record.round,
         "rounds": rounds,
         "technique": record.technique,

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ray import tune
+from rich.markup import escape
 
 from orchestrator.distributed import cluster
 from orchestrator.distributed.deployment import Deployment
 from orchestrator.distributed.trial import Sweep, SweptPath, run_trial
-from orchestrator.report.text import compression, make_console
+from orchestrator.report.text import compression, duration, make_console
 
 _RESTARTS = 3  # of a trial whose process dies; the ledger makes each a resume
 # A part of a CPU for each trial would take a whole one from the training of a small cluster.
@@ -25,11 +28,13 @@ def make_tuner(
     config: tune.TuneConfig,
     callbacks: Sequence[tune.Callback],
     folder: str,
+    paths: int,
 ) -> tune.Tuner:
-    """A Tuner whose trials train the paths that `path_of` makes of a point of `space`; its own files go to `folder`."""
+    """A Tuner whose trials train the `paths` that `path_of` makes of points of `space`; its files go to `folder`."""
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # else verbose=0 still prints tables
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")  # the ledger is the log
     os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")  # Ctrl-C ends the sweep at once; nothing is lost
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # a path that dies is told by `ShowRounds`
     trainable = tune.with_parameters(run_trial, path_of=path_of, sweep=sweep)
     return tune.Tuner(
         tune.with_resources(trainable, tune.PlacementGroupFactory([_TRIAL_RESOURCES])),
@@ -38,7 +43,7 @@ def make_tuner(
         run_config=tune.RunConfig(
             name=f"sweep-{sweep.job[:8]}",
             storage_path=folder,
-            callbacks=[*callbacks, ShowRounds()],
+            callbacks=[*callbacks, ShowRounds(paths)],
             failure_config=tune.FailureConfig(max_failures=_RESTARTS),
             verbose=0,
         ),
@@ -51,17 +56,40 @@ def room_for_paths(deployment: Deployment) -> int:
 
 
 class ShowRounds(tune.Callback):  # type: ignore[misc]
-    """A line for every round of every path."""
+    """A line for every round of every path, and for what happens to a path."""
+
+    def __init__(self, paths: int) -> None:
+        self._paths, self._ended, self._began = paths, 0, time.monotonic()
 
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any) -> None:
-        console = make_console()  # here, because Tune pickles its callbacks
-        label = trial.config.get("path", trial.trial_id)
         if "failure" in result:
-            console.print(f"{label}: [red]failed[/red]: {result['failure']}", highlight=False)
+            _say(result, f"[red]failed[/red]: {escape(result['failure'])}")
             return
-        console.print(
-            f"{label}: round {result['round']}/{result['rounds']}  {result['technique']}  "
+        _say(
+            result,
+            f"round {result['round']}/{result['rounds']}  {result['technique']}  "
             f"{compression(result['compression'])}  val {result['val_accuracy']:.2%}  "
             f"test {result['test_accuracy']:.2%}",
-            highlight=False,
         )
+
+    def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
+        _say(trial.last_result, "[yellow]its process died, it is started again[/yellow]")
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
+        _say(trial.last_result, "[red]its process died too often[/red]")
+        self._end(trial)
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
+        self._end(trial)
+
+    def _end(self, trial: Any) -> None:
+        self._ended += 1
+        _say(
+            trial.last_result,
+            f"path {self._ended} of {self._paths} has ended, after {duration(time.monotonic() - self._began)}",
+        )
+
+
+def _say(result: Mapping[str, Any] | None, text: str) -> None:
+    path = (result or {}).get("path") or "a path that has not begun"
+    make_console().print(f"{path}: {text}", highlight=False)  # made here, because Tune pickles its callbacks
