@@ -17,6 +17,25 @@ pytestmark = [pytest.mark.ray, pytest.mark.timeout(400)]
 JOBS = job_runs.REPOSITORY / "jobs"
 
 
+@pytest.mark.parametrize("job", sorted(path.name for path in JOBS.glob("*.py")))
+def test_help_tells_the_flags_without_loading_ray(job):
+    """As fast as a person expects, and the experiments of the script are valid."""
+    code = f"import sys, runpy; sys.argv = [{job!r}, '--help']; sys.path.insert(0, {str(JOBS)!r})\n"
+    code += f"try: runpy.run_path({str(JOBS / job)!r}, run_name='__main__')\n"
+    code += "finally: print('LOADED RAY' if 'ray' in sys.modules else 'no ray')"
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "--storage" in process.stdout
+    assert process.stdout.endswith("no ray\n")
+
+
+def test_the_comparison_of_the_paper_is_six_techniques_and_three_seeds():
+    code = f"import sys; sys.path.insert(0, {str(JOBS)!r}); import cifar10_lr, digits_compare as d\n"
+    code += "found = d.compare(cifar10_lr.EXPERIMENT, 164, (0, 1, 2))\n"
+    code += "print([str(e.technique.rewinds_to(e.training)) for e in found], {len(e.replicates()) for e in found})"
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert process.stdout == "['None', 'None', '18', '0', '18', 'None'] {3}\n"
+
+
 def test_digits(tmp_path):
     """Two short rounds, then the table, the picture, and the command line on what is stored."""
     arguments = ("--smoke", "--storage", "./runs", "--report", "./report", "--seed", "1")
