@@ -1,6 +1,6 @@
 """Every retraining technique on 1,797 real handwritten digits, three seeds each, sharing what they have in common.
 
-    python jobs/digits_compare.py                              # 324 rounds asked, fewer trained
+    python jobs/digits_compare.py                              # 342 rounds asked, fewer trained
     python jobs/digits_compare.py --smoke --storage /tmp/look  # two short rounds of every technique
     ray job submit --working-dir . -- python jobs/digits_compare.py --storage s3://bucket/digits
 
@@ -34,10 +34,14 @@ def compare(base: Experiment, rewind: int, seeds: tuple[int, ...]) -> list[Exper
         "low-rate-weight-rewinding": LowRateWeightRewinding(rewind),
         "random-reinitialisation": RandomReinitialisation(),
     }
-    return [replace(base, name=name, technique=technique, seeds=seeds) for name, technique in techniques.items()]
+    return [
+        replace(base, name=f"{base.name}-{name}", technique=technique, seeds=seeds)
+        for name, technique in techniques.items()
+    ]
 
 
-LONGER = replace(EXPERIMENT, path=Geometric.down_to(0.02, remove=0.2))
+LONGER = replace(EXPERIMENT, name="digits", path=Geometric.down_to(0.02, remove=0.2))
+SHORT = replace(SMOKE, name="digits-smoke")
 
 if __name__ == "__main__":
-    sys.exit(main(compare(LONGER, 27, (0, 1, 2)), smoke=compare(SMOKE, 1, (0,)), doc=__doc__))
+    sys.exit(main(compare(LONGER, 27, (0, 1, 2)), smoke=compare(SHORT, 1, (0,)), doc=__doc__))

@@ -5,10 +5,11 @@
     python jobs/sparsity_paths.py --target-accuracy 0.97 --search      # the smallest with 97 % validation accuracy
     python jobs/sparsity_paths.py --experiment my_job:EXPERIMENT --data /data/mine --storage s3://bucket/mine
 
---experiment is any experiment: "module:NAME", the module beside this script or installed.
+--experiment is any experiment: "module:NAME", the module beside this script, in the working directory or installed.
 """
 
 import importlib
+import os
 import sys
 from dataclasses import dataclass, replace
 
@@ -19,6 +20,8 @@ from orchestrator.distributed.sweep_job import SweepFlags, run_search, run_sweep
 from orchestrator.errors import ConfigError
 from orchestrator.experiment import Experiment
 from orchestrator.pruning import Cubic, Geometric, OneShot, Path
+from orchestrator.retraining import LearningRateRewinding
+from orchestrator.training.lr import Constant
 
 
 @dataclass(frozen=True)
@@ -36,25 +39,39 @@ class PathFlags(SweepFlags):
 def paths(base: Experiment) -> list[Experiment]:
     """`base` on four paths to the density at which its own ends."""
     end = base.densities()[-1]
+    large = Geometric.down_to(end, remove=0.5).rounds
     found: dict[str, Path] = {
-        "remove-20": Geometric.down_to(end, remove=0.2),
-        "remove-50": Geometric.down_to(end, remove=0.5),
+        "own": base.path,
+        "large-steps": Geometric(1 - end ** (1 / large), large),
         "cubic": Cubic(end, rounds=6),
         "one-shot": OneShot(end),
     }
     return [replace(base, name=f"{base.name[:60]}-{name}", path=path) for name, path in found.items()]
 
 
-def job(flags: PathFlags) -> int:
-    module, _, name = flags.experiment.partition(":")
+def load_experiment(spec: str) -> Experiment:
+    """The experiment "module:NAME". Raises ConfigError."""
+    module, _, name = spec.partition(":")
+    sys.path.append(os.getcwd())
     try:
-        base = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        raise ConfigError(
-            f"--experiment must be module:NAME of an Experiment, got {flags.experiment!r} ({error})"
-        ) from None
+        found = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigError(f"--experiment must be module:NAME of an Experiment, got {spec!r} ({error})") from None
+    if not isinstance(found, Experiment):
+        raise ConfigError(f"--experiment must name an Experiment, and {spec!r} is a {type(found).__name__}")
+    return found
+
+
+def job(flags: PathFlags) -> int:
+    base = load_experiment(flags.experiment)
     if flags.smoke:
-        base = replace(base, path=Geometric(remove=0.5, rounds=2))
+        base = replace(
+            base,
+            name=f"{base.name[:60]}-smoke",
+            training=replace(base.training, epochs=2, schedule=Constant(0.01)),
+            technique=LearningRateRewinding(),
+            path=Geometric(remove=0.5, rounds=2),
+        )
     return run_search(base, flags, probes=flags.probes) if flags.search else run_sweep(paths(base), flags)
 
 

@@ -85,13 +85,15 @@ class Driver:
 
     def _next_index(self) -> int | None:
         index = next((i for i in range(len(self.keys)) if self._round(i) is None), None)
-        return None if index and self._is_below_floor(index - 1) else index
+        return None if index and self._is_cut_after(index) else index
 
-    def _is_below_floor(self, index: int) -> bool:
-        dense, finished = self._round(0), self._round(index)
-        if self.floor is None or dense is None or finished is None:
+    def _is_cut_after(self, count: int) -> bool:
+        """Whether the newest of the first `count` rounds, as many as the floor's patience, are all below it."""
+        if self.floor is None or count < self.floor.patience:
             return False
-        return finished.val_accuracy() < self.floor.of(dense.val_accuracy())
+        finished = [self._round(index) for index in (0, *range(count - self.floor.patience, count))]
+        dense, *newest = [found.val_accuracy() for found in finished if found is not None]
+        return all(accuracy < self.floor.of(dense) for accuracy in newest)
 
     def finish_round(self, key: str, result: RoundResult) -> Record | None:
         """Commit a round; a second call for the same key changes nothing. None is the answer for an errand.

@@ -36,11 +36,12 @@ class Finished:
         self._content: tuple[TrainState, Tensors] | None = None
         self._snapshots: Mapping[int, TrainState] = {}
         self._val_accuracy: float | None = None
+        self._workers: int | None = None
 
     def hold(self, result: RoundResult, masks: Tensors) -> Finished:
         """Keep what is on its way to storage."""
         self._content, self._snapshots = (result.state, masks), result.snapshots
-        self._val_accuracy = result.history[-1].val_accuracy
+        self._val_accuracy, self._workers = result.history[-1].val_accuracy, result.workers
         return self
 
     def state(self) -> TrainState:
@@ -63,6 +64,12 @@ class Finished:
         if self._val_accuracy is None:
             self._val_accuracy = self._record().metrics["val_accuracy"]
         return self._val_accuracy
+
+    def workers(self) -> int:
+        """How many trained it."""
+        if self._workers is None:
+            self._workers = self._record().workers
+        return self._workers
 
     def forget(self) -> None:
         """Leave it to storage."""
@@ -112,7 +119,10 @@ class Requests:
         """What has to be fetched before round `index` >= 1 can be asked for, if anything."""
         if self._rewinds_to is not None and not dense.has_snapshot(self._rewinds_to):
             key = f"{dense.key}.{self._rewinds_to}"
-            return replace(self.dense(), key=key, epochs=self._rewinds_to, keep=(), wants="snapshot")
+            dense_run = self.dense()
+            return replace(
+                dense_run, key=key, epochs=self._rewinds_to, keep=(), wants="snapshot", workers=dense.workers()
+            )
         if needs_gradients(self._criterion) and not self._ledger.has_snapshot(parent.key, GRADIENTS):
             training = self.experiment.training
             start = Start(parent.state(), training.schedule, 0, 0)

@@ -35,7 +35,8 @@ class RoundRequest:
 
     `wants` other than "round" is an errand, whose key is the round's with a suffix and whose result's state is the
     answer: "snapshot", the state after `epochs` epochs of a dense run that kept none (no difference in training);
-    "gradients", those of the training loss at `start`, under the names of the model's tensors.
+    "gradients", those of the training loss at `start`, under the names of the model's tensors. `workers`: as many must
+    train it, since another number would give other bits; None: any number may.
     """
 
     key: str
@@ -53,6 +54,7 @@ class RoundRequest:
     masks: Tensors
     keep: tuple[int, ...] = ()
     wants: Literal["round", "snapshot", "gradients"] = "round"
+    workers: int | None = None
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,8 @@
 """The smallest density that keeps an accuracy, found with few rounds.
 
-First the experiment's own path is walked until a round falls below the floor. Then the gap between the last round that
-held and the one that fell is halved, in compression ratio: each probe is one round after the walk's last that held.
+First the experiment's own path is walked until PATIENCE rounds in a row fall below the floor: one alone may be chance.
+Then the gap between the last round that held and the next one is halved, in compression ratio: each probe is one round
+after the walk's last that held.
 """
 
 from __future__ import annotations
@@ -19,8 +20,9 @@ from orchestrator.pruning.selection import NofM
 from orchestrator.stopping import Floor
 from orchestrator.storage.ledger import Record
 
+PATIENCE = 3
 Train = Callable[[Experiment, Floor], Sequence[Sequence[Record]]]
-"""Trains every replicate until a round falls below the floor; returns the committed records of each, in order."""
+"""Trains every replicate until the floor cuts its path; returns the committed records of each, in order."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,7 @@ def search_density(experiment: Experiment, floor: Floor, train: Train, *, probes
 
     def look(candidate: Experiment) -> list[list[Record]]:
         """For each round, the records of the replicates that got there."""
-        paths = train(candidate, floor)
+        paths = train(candidate, replace(floor, patience=max(floor.patience, PATIENCE)))
         seen.update({record.key: record for path in paths for record in path})
         return [[path[r] for path in paths if r < len(path)] for r in range(max(map(len, paths)))]
 
@@ -62,9 +64,8 @@ def search_density(experiment: Experiment, floor: Floor, train: Train, *, probes
         return Found(experiment, tuple(records), holds, reason, len(seen), epochs)
 
     walk, densities = look(experiment), experiment.densities()
-    held = 0  # rounds, the dense one included
-    while held < len(walk) and _holds(walk[held], walk[0], floor):
-        held += 1
+    holding = [r for r, records in enumerate(walk) if _holds(records, walk[0], floor)]
+    held = holding[-1] + 1 if holding else 0  # rounds down to the last that holds, the dense one included
     if held == 0:
         best = max(walk, key=_median)
         reason = (
@@ -73,7 +74,7 @@ def search_density(experiment: Experiment, floor: Floor, train: Train, *, probes
         )
         return found(experiment, best, reason, holds=False)
     if held == len(densities):
-        return found(experiment, walk[-1], "the whole path holds: make it longer to find where it ends")
+        return found(experiment, walk[-1], "the path's last round holds: make it longer to find where it ends")
 
     smallest, fell, best, winner = densities[held - 1], densities[held], walk[held - 1], experiment
     shared, total = densities[1:held], best[0].prunable

@@ -14,14 +14,18 @@ _ROUNDING = 1e-9  # more than a subtraction of two fractions may be off, less th
 class Floor:
     """Validation accuracies that a round must not fall below, as fractions: a fixed one, or `drop` below dense.
 
-    Raises ConfigError unless exactly one is given and in [0, 1].
+    A path is cut when its newest `patience` rounds are all below. Raises ConfigError unless exactly one of the first
+    two is given and in [0, 1], and patience is 1 or more.
     """
 
     accuracy: float | None = None
     drop: float | None = None
+    patience: int = 1
 
     def __post_init__(self) -> None:
-        given = {name: value for name, value in vars(self).items() if value is not None}
+        if not isinstance(self.patience, int) or self.patience < 1:
+            raise ConfigError(f"floor.patience must be a whole number of rounds, 1 or more, got {self.patience!r}")
+        given = {name: value for name in ("accuracy", "drop") if (value := getattr(self, name)) is not None}
         if len(given) != 1:
             raise ConfigError(f"a floor is either an accuracy or a drop below dense, got {given or 'neither'}")
         for name, value in given.items():

@@ -398,3 +398,14 @@ class Halfway(RetrainingTechnique):
         start = LearningRateRewinding(2).start(dense, parent)
         half = {name: (t + parent.state().model[name]) / 2 for name, t in dense.state().model.items()}
         return dataclasses.replace(start, state=TrainState(half))
+
+
+def test_a_replay_by_another_number_of_workers_is_refused(tmp_path):
+    """They would add in another order: the network would be rewound to bits that the dense run never had."""
+    run(TINY, str(tmp_path))  # needs no snapshot, keeps none
+    problem, data = load_problem(TINY)
+    rewinding = dataclasses.replace(TINY, technique=WeightRewinding(2))
+    errand = Driver(rewinding, Ledger(open_store(str(tmp_path))), problem).next_round()
+    assert (errand.wants, errand.workers) == ("snapshot", 1)
+    with pytest.raises(ConfigError, match=r"trained by 2 worker\(s\) .* after epoch 2; a replay by 1 .* --workers 2"):
+        Trainer(rewinding, data).train(dataclasses.replace(errand, workers=2))

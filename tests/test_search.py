@@ -20,7 +20,7 @@ from orchestrator.errors import ConfigError
 from orchestrator.experiment import Experiment, Problem, round_keys, round_settings
 from orchestrator.pruning import Explicit, Filters, Geometric, NofM, OneShot, kept_count
 from orchestrator.rounds import EpochMetrics, RoundResult, TrainState
-from orchestrator.search import Found, search_density
+from orchestrator.search import PATIENCE, Found, search_density
 from orchestrator.stopping import Floor
 from orchestrator.storage.ledger import Ledger, Record
 from orchestrator.storage.store import open_store
@@ -50,7 +50,8 @@ class Lab:
             if key not in self.ledger:
                 self.ledger[key] = self.record(replicate, r, key)
             records.append(self.ledger[key])
-            if accuracy(records[-1]) < floor.of(accuracy(records[0])):
+            newest = records[-floor.patience :]
+            if len(newest) == floor.patience and all(accuracy(n) < floor.of(accuracy(records[0])) for n in newest):
                 break
         return records
 
@@ -92,7 +93,7 @@ def smallest(found: Found) -> float:
 def test_each_probe_is_one_round_and_halves_the_gap_in_log_compression(at: float, probes: int) -> None:
     found, lab = search(cliff(at), Floor(drop=0.1), probes=probes)
     octave = math.floor(-math.log2(at))  # the last round that holds, at 2^-octave; the next one falls
-    assert found.rounds == 1 + octave + 1 + probes
+    assert found.rounds == 1 + min(5, octave + PATIENCE) + probes
     assert len(lab.asked) == 1 + probes
     compression = math.log2(1 / smallest(found))
     exact = math.log2(1 / at)
@@ -129,7 +130,7 @@ def test_a_smooth_curve_is_found_to_the_width_of_the_last_gap(mid: float, slope:
     crossing = mid / (1 / floor.of(curve(1.0, 0)) - 1) ** (1 / slope)  # solved for density
     found, _ = search(curve, floor, probes=6)
     if crossing <= 0.5**5:
-        assert found.reason.startswith("the whole path holds")
+        assert found.reason.startswith("the path's last round holds")
         assert smallest(found) == 0.5**5
     else:
         assert crossing <= smallest(found) * (1 + 1e-9)
@@ -163,7 +164,7 @@ def test_without_probes_the_answer_is_a_round_of_the_path() -> None:
 def test_a_whole_path_that_holds_is_said_to_be_too_short() -> None:
     found, lab = search(cliff(0.01), Floor(drop=0.1))
     assert (smallest(found), found.holds, len(lab.asked)) == (0.5**5, True, 1)
-    assert found.reason == "the whole path holds: make it longer to find where it ends"
+    assert found.reason == "the path's last round holds: make it longer to find where it ends"
 
 
 @pytest.mark.parametrize("floor", [Floor(accuracy=0.9), Floor(drop=0.0), Floor(drop=0.4)])
@@ -174,7 +175,7 @@ def test_a_round_exactly_at_the_floor_holds(floor: Floor) -> None:
 
 def test_a_target_above_what_dense_reaches_gives_the_best_and_says_so() -> None:
     found, lab = search(cliff(0.2), Floor(accuracy=0.95))
-    assert (smallest(found), found.holds, found.rounds, len(lab.asked)) == (1.0, False, 1, 1)
+    assert (smallest(found), found.holds, found.rounds, len(lab.asked)) == (1.0, False, PATIENCE, 1)
     assert found.reason == (
         "the floor, 95.00%, is above the dense network's 90.00%; the best round, 1.00x, reaches 90.00%"
     )
@@ -188,9 +189,19 @@ def test_the_best_may_be_a_round_that_was_trained_before_without_a_floor() -> No
     assert found.reason.endswith("the best round, 4.00x, reaches 93.00%")
 
 
-def test_a_curve_that_recovers_counts_down_to_its_first_fall() -> None:
-    found, _ = search(lambda density, seed: 0.5 if density in (0.25, 0.0625) else 0.9, Floor(drop=0.1), probes=2)
-    assert smallest(found) == pytest.approx(0.5 ** (1 + 3 / 4)), "every probe before the fall held"
+@pytest.mark.parametrize(
+    ("falls", "density"),
+    [
+        ((0.25, 0.0625), 0.03125),  # one bad round is passed over
+        ((0.25, 0.125), 0.03125),  # and two in a row
+        ((0.5, 0.25, 0.125), 1.0),  # three end the walk, whatever would have come
+        ((0.03125,), 0.0625),
+    ],
+)
+def test_a_curve_that_recovers_counts_to_its_last_round_that_holds(falls: tuple[float, ...], density: float) -> None:
+    found, lab = search(lambda density, seed: 0.5 if density in falls else 0.9, Floor(drop=0.1), probes=0)
+    assert smallest(found) == density
+    assert len(lab.ledger) == (4 if len(falls) == 3 else 6)
 
 
 def noise(density: float, seed: int) -> float:
@@ -240,8 +251,8 @@ def test_the_median_of_the_replicates_decides(cliffs: list[float], density: floa
 
 
 def reaches(at: float, density: float) -> bool:
-    """Whether a replicate is trained at `density`: all rounds before it held."""
-    return density == 1.0 or 2 * density >= at
+    """Whether a replicate is trained at `density`: no PATIENCE rounds before it all fell."""
+    return density == 1.0 or 2**PATIENCE * density >= at
 
 
 def test_each_replicate_has_the_floor_of_its_own_dense_network() -> None:

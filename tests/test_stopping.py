@@ -15,11 +15,13 @@ from hypothesis import strategies as st
 from orchestrator.driver import Driver
 from orchestrator.errors import ConfigError
 from orchestrator.experiment import Problem
+from orchestrator.problem import load_problem
 from orchestrator.pruning import Explicit
 from orchestrator.rounds import EpochMetrics, RoundRequest, RoundResult, TrainState
 from orchestrator.stopping import Floor
 from orchestrator.storage.ledger import Ledger
 from orchestrator.storage.store import open_store
+from orchestrator.training.loop import Trainer
 
 
 @pytest.mark.parametrize(
@@ -143,3 +145,20 @@ def test_another_floor_goes_on_where_the_first_one_cut(tmp_path: Path) -> None:
 def test_the_floor_decides_no_key(tmp_path: Path) -> None:
     keys = [driver_of(tmp_path, floor).keys for floor in (None, Floor(0.5), Floor(drop=0.1))]
     assert all(a == b for a, b in itertools.pairwise(keys))
+
+
+@pytest.mark.parametrize("patience", [0, -1, 1.5, "2"])
+def test_patience_is_a_number_of_rounds(patience):
+    with pytest.raises(ConfigError, match=rf"floor.patience must be a whole number .*, 1 or more, got {patience!r}"):
+        Floor(drop=0.1, patience=patience)
+
+
+@pytest.mark.parametrize(("patience", "rounds"), [(1, 1), (2, 2), (3, 3), (4, 4), (9, 4)])
+def test_a_path_is_cut_after_as_many_rounds_below_the_floor_as_its_patience(tmp_path, patience, rounds):
+    """A floor that no round reaches, the dense one included; the path has 4 rounds."""
+    problem, data = load_problem(tiny.EXPERIMENT)
+    driver = Driver(tiny.EXPERIMENT, Ledger(open_store(str(tmp_path))), problem, floor=Floor(1.0, patience=patience))
+    trainer = Trainer(tiny.EXPERIMENT, data)
+    while (request := driver.next_round()) is not None:
+        driver.finish_round(request.key, trainer.train(request))
+    assert len(driver.records()) == rounds

@@ -15,6 +15,7 @@ from typing import TypeVar
 
 from orchestrator.distributed.deployment import Deployment, Workers
 from orchestrator.errors import OrchestratorError
+from orchestrator.experiment import Experiment
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,8 @@ class Flags:
     """Folder, or s3://bucket/prefix (credentials and endpoint from the AWS variables)."""
     data: str | None = None
     """Where the data lies, for data sets that live in files."""
+    seed: int | None = None
+    """Seed of initialisation, data order and augmentation; left out: the script's."""
     smoke: bool = False
     """A very short run through the same code."""
     workers: str = "2"
@@ -41,6 +44,10 @@ class Flags:
     """Ray cluster to join; left out: RAY_ADDRESS, else a local Ray for this job alone."""
     report: str | None = None
     """Folder for the report; left out: none."""
+
+    def seeded(self, experiment: Experiment) -> Experiment:
+        """`experiment` with the seed that the flags name, if they name one."""
+        return experiment if self.seed is None else dataclasses.replace(experiment, seed=self.seed, seeds=())
 
     def deployment(self) -> Deployment:
         """Raises ConfigError for what cannot be."""

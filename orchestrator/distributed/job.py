@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import tyro
@@ -22,14 +20,6 @@ from orchestrator.storage.ledger import Ledger, Record
 from orchestrator.storage.store import open_store
 
 
-@dataclass(frozen=True)
-class JobFlags(Flags):
-    """Where and on what a job runs. What it computes stands in the script."""
-
-    seed: int | None = None
-    """Seed of initialisation, data order and augmentation; left out: the script's."""
-
-
 def main(
     experiment: Experiment,
     *,
@@ -41,14 +31,13 @@ def main(
 
     `make_smoke_data` fills a temporary folder that stands for --data in a --smoke run without one.
     """
-    flags = tyro.cli(JobFlags, description=doc)
+    flags = tyro.cli(Flags, description=doc)
     return run_job(flags, lambda flags: _job(smoke if flags.smoke else experiment, flags), make_smoke_data)
 
 
-def _job(experiment: Experiment, flags: JobFlags) -> int:
+def _job(experiment: Experiment, flags: Flags) -> int:
     console = make_console()
-    if flags.seed is not None:
-        experiment = dataclasses.replace(experiment, seed=flags.seed, seeds=())
+    experiment = flags.seeded(experiment)
     records = [record for replicate in experiment.replicates() for record in run(replicate, flags, console)]
     if flags.report:
         return write_report(flags, "--experiment", experiment.name)

@@ -34,9 +34,12 @@ def removed() -> Iterator[None]:
 
 def _watch(stop: threading.Event) -> None:
     while not stop.wait(_LOOK_SECONDS):
-        for group in orphans():
-            remove_placement_group(PlacementGroup(group))
-            logger.warning("gave back the CPUs and GPUs that a killed path had reserved")
+        try:
+            for group in orphans():
+                remove_placement_group(PlacementGroup(group))
+                logger.warning("gave back the CPUs and GPUs that a killed path had reserved")
+        except Exception as error:  # Ray's head may be restarting; the sweep goes on without
+            logger.warning("cannot look for what killed paths had reserved: %s", error)
 
 
 def orphans() -> list[ray.PlacementGroupID]:

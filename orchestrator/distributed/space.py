@@ -17,7 +17,7 @@ from orchestrator.distributed.deployment import Deployment
 from orchestrator.distributed.sweep import SweepResult, checked_sweep, outcome_of
 from orchestrator.distributed.trial import SweptPath
 from orchestrator.distributed.tuner import make_tuner, room_for_paths
-from orchestrator.errors import ConfigError
+from orchestrator.errors import ConfigError, OrchestratorError
 from orchestrator.experiment import Experiment
 from orchestrator.problem import load_problem
 from orchestrator.stopping import Floor
@@ -39,6 +39,7 @@ def sweep_space(
     max_concurrent: int | None = None,
     floor: Floor | None = None,
     callbacks: Sequence[tune.Callback] = (),
+    folder: str | None = None,
     seed: int = 0,
 ) -> SweepResult:
     """Train `samples` points of `space`, chosen one after another by Optuna's sampler (TPE, Bergstra et al. 2011).
@@ -64,13 +65,17 @@ def sweep_space(
 
     def path_of(point: dict[str, Any]) -> SweptPath:
         digest = hashlib.sha256(json.dumps(point, sort_keys=True, default=repr).encode()).hexdigest()
-        experiment = build(point)
+        experiment, *more = build(point).replicates()
+        if more:
+            raise ConfigError(
+                f"a point of a space is one path, got {1 + len(more)} seeds: make the seed a dimension of the space"
+            )
         experiment = replace(experiment, name=f"{experiment.name[:80]}-{digest[:8]}")
         sweep.deployment.check_batch(experiment.training.batch_size)
         problem, _ = load_problem(experiment, sweep.deployment.data_root)
         return SweptPath(experiment, problem)
 
-    with cluster.connected(address) as joined, tempfile.TemporaryDirectory(prefix="rewind-sweep-") as folder:
+    with cluster.connected(address) as joined, tempfile.TemporaryDirectory(prefix="rewind-sweep-") as temporary:
         sweep = replace(sweep, deployment=cluster.placed(sweep.deployment, ledger.store, joined))
         config = tune.TuneConfig(
             num_samples=samples,
@@ -78,10 +83,12 @@ def sweep_space(
             search_alg=OptunaSearch(metric=list(metrics), mode=list(metrics.values()), sampler=TPESampler(seed=seed)),
         )
         with orphans.removed():
-            results = list(make_tuner(path_of, sweep, space, config, callbacks, folder, samples).fit())
+            results = list(make_tuner(path_of, sweep, space, config, callbacks, folder or temporary, samples).fit())
     outcomes = []
     for result in results:
-        path = path_of(result.config)
-        ledger.store.delete_tree(f"train/{path.driver(ledger).run_name}")
+        try:
+            path = path_of(result.config)
+        except OrchestratorError:
+            continue  # no experiment, which was told when it was tried
         outcomes.append(outcome_of(path, ledger, floor, result))
     return SweepResult(tuple(outcomes), time.perf_counter() - began)

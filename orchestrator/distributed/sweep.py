@@ -106,8 +106,6 @@ def sweep_paths(
             )
             with orphans.removed():
                 results = {result.config["path"]: result for result in tuner.fit()}
-    for path in paths.values():
-        ledger.store.delete_tree(f"train/{path.driver(ledger).run_name}")
     outcomes = [outcome_of(path, ledger, floor, results.get(label)) for label, path in paths.items()]
     return SweepResult(tuple(outcomes), time.perf_counter() - began)
 
@@ -119,6 +117,7 @@ def search(
     deployment: Deployment | None = None,
     *,
     address: str | None = None,
+    max_concurrent: int | None = None,
     probes: int = 4,
 ) -> Found:
     """The smallest density of `experiment` that stays above `floor` (see `search_density`), trained on Ray.
@@ -127,7 +126,7 @@ def search(
     """
 
     def train(candidate: Experiment, floor: Floor) -> list[tuple[Record, ...]]:
-        outcomes = sweep_paths([candidate], storage, deployment, floor=floor).outcomes
+        outcomes = sweep_paths([candidate], storage, deployment, max_concurrent=max_concurrent, floor=floor).outcomes
         for outcome in outcomes:
             if outcome.state == "failed":
                 raise OrchestratorError(f"{outcome.experiment.name}, seed {outcome.experiment.seed}: {outcome.reason}")
@@ -138,17 +137,19 @@ def search(
 
 
 def distinct(experiments: Sequence[Experiment]) -> list[Experiment]:
-    """Every replicate once. Raises ConfigError for an empty list, or one name and seed with two contents."""
+    """Every replicate once. Raises ConfigError for an empty list, or one name with two contents (seeds apart)."""
     if not experiments:
         raise ConfigError("a sweep needs at least one experiment, got an empty list")
+    named: dict[str, Experiment] = {}
     found: dict[tuple[str, int], Experiment] = {}
     for replicate in (replicate for experiment in experiments for replicate in experiment.replicates()):
-        label = (replicate.name, replicate.seed)
-        if as_json(found.setdefault(label, replicate)) != as_json(replicate):
+        content = replace(replicate, seed=0)
+        if as_json(named.setdefault(replicate.name, content)) != as_json(content):
             raise ConfigError(
-                f"experiments of one name and seed must be equal, but there are two different ones named "
-                f"{replicate.name!r} with seed {replicate.seed}: give each a name of its own"
+                f"experiments of one name must be equal but for their seeds, and two different ones are named "
+                f"{replicate.name!r}: give each a name of its own"
             )
+        found.setdefault((replicate.name, replicate.seed), replicate)
     return list(found.values())
 
 
@@ -191,9 +192,11 @@ def _asha(experiments: list[Experiment]) -> ASHAScheduler:
 
 
 def outcome_of(path: SweptPath, ledger: Ledger, floor: Floor | None, result: tune.Result | None) -> Outcome:
+    """How `path` ended. Of one that is finished the mid-round checkpoints go; others may be training any other."""
     driver = path.driver(ledger)
     records = tuple(driver.records())
     if len(records) == len(driver.keys):
+        ledger.store.delete_tree(f"train/{driver.run_name}")
         return Outcome(path.experiment, "finished", records)
     if result is not None and (reason := (result.metrics or {}).get("failure")):
         return Outcome(path.experiment, "failed", records, reason)
@@ -202,5 +205,9 @@ def outcome_of(path: SweptPath, ledger: Ledger, floor: Floor | None, result: tun
     if not records:
         return Outcome(path.experiment, "failed", records, "no round was committed")
     dense, last = (record.metrics["val_accuracy"] for record in (records[0], records[-1]))
-    why = f"below the floor of {floor.of(dense):.2%}" if floor and last < floor.of(dense) else "stopped by ASHA"
+    if floor and path.driver(ledger, floor).is_over():
+        why = f"below the floor of {floor.of(dense):.2%}"
+        why += ", as is the dense network" if dense < floor.of(dense) else ""
+    else:
+        why = "stopped by ASHA"
     return Outcome(path.experiment, "cut", records, f"validation accuracy {last:.2%}, {why}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,6 +68,7 @@ def run_sweep(experiments: Sequence[Experiment], flags: SweepFlags) -> int:
     from orchestrator.distributed.sweep import sweep_paths
 
     floor, deployment = flags.stop(), flags.deployment()
+    experiments = [flags.seeded(experiment) for experiment in experiments]
     callbacks = [tracker(flags.tracker, experiments[0].name)] if flags.tracker else []
     result = sweep_paths(
         experiments,
@@ -88,12 +90,22 @@ def run_search(experiment: Experiment, flags: SweepFlags, *, probes: int) -> int
 
     if (floor := flags.stop()) is None:
         raise ConfigError("a search needs --target-accuracy or --max-drop, got neither")
-    found = search(experiment, floor, flags.storage, flags.deployment(), address=flags.address, probes=probes)
-    print_table(found.records)
+    if flags.asha or flags.tracker:
+        raise ConfigError("a search is one path after another: it takes neither --asha nor --tracker")
+    found = search(
+        flags.seeded(experiment),
+        floor,
+        flags.storage,
+        flags.deployment(),
+        address=flags.address,
+        max_concurrent=flags.max_concurrent,
+        probes=probes,
+    )
     first = found.records[0]
+    val, test = (statistics.median(r.metrics[f"{split}_accuracy"] for r in found.records) for split in ("val", "test"))
     print(
-        f"{'smallest' if found.holds else 'none holds; best'}: {first.prunable / first.kept:.2f}x, "
-        f"round {first.round} of {found.experiment.name} ({found.reason}); "
+        f"{'smallest' if found.holds else 'none holds; best'}: {first.prunable / first.kept:.2f}x, val {val:.2%}, "
+        f"test {test:.2%}, round {first.round} of {found.experiment.name} ({found.reason}); "
         f"{found.rounds} rounds and {found.epochs} epochs looked at"
     )
     code = 0 if found.holds else 1

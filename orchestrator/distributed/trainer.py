@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import platform
 import signal
 import threading
@@ -27,6 +28,7 @@ from orchestrator.storage.store import MissingError, Store
 
 logger = logging.getLogger(__name__)
 MAX_FAILURES = 100  # of workers, over a whole path; a round without progress is given up much earlier
+START_SECONDS = 3600.0  # until a group that finds no room counts as a failure, of which a path may have ten
 WAIT_SECONDS = 1.0  # between two looks at a round that another owner trains
 _SNAPSHOT = "checkpoint_manager_snapshot.json"
 
@@ -100,6 +102,8 @@ def fit(experiment: Experiment, driver: Any, store: Store, run: str, deployment:
         loader_workers=max(1, int(workers.cpus)) if loaders is None else loaders,
         checkpoint_seconds=deployment.checkpoint_seconds,
     )
+    # Whoever asks for what the cluster can never hold was refused before; the rest waits until others are done.
+    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", str(START_SECONDS))
     trainer = TorchTrainer(
         partial(train_path, config),
         torch_config=TorchConfig(backend="nccl" if workers.gpus else "gloo"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from orchestrator.storage.ledger import Ledger, Record
 from orchestrator.storage.store import open_store
 
 _POLL_SECONDS = 0.5
+_MEASURES = ("density", "compression", "train_loss", "val_accuracy", "test_accuracy", "model_bytes", "epochs")
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ class Sweep:
 
 def run_trial(config: dict[str, Any], path_of: Callable[[dict[str, Any]], SweptPath], sweep: Sweep) -> None:
     """Train the path of `config` and report every round of it to Tune, whoever trained it."""
-    told: dict[str, Any] = {"path": "", "round": -1, "val_accuracy": 0.0, "test_accuracy": 0.0, "compression": 1.0}
+    told: dict[str, Any] = {"path": "", "round": -1, **dict.fromkeys(_MEASURES, math.nan)}
     try:
         path = path_of(config)
         told["path"] = path.label

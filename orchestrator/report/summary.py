@@ -51,7 +51,7 @@ class Row:
 
     @property
     def compression(self) -> float:
-        return 1 / self.density
+        return self.prunable / self.kept  # some selections keep more than was asked for
 
 
 def summary(records: Iterable[Record]) -> list[Row]:

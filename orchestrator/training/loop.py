@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from orchestrator.errors import DivergedError
+from orchestrator.errors import ConfigError, DivergedError
 from orchestrator.experiment import Experiment
 from orchestrator.rounds import EpochMetrics, Progress, RoundRequest, RoundResult, Tensors, TrainState
 from orchestrator.seeds import derive
@@ -64,8 +64,15 @@ class Trainer:
 
         A request for gradients is answered without training (see RoundRequest).
 
-        Raises DivergedError when a loss of an epoch, training or validation, is not finite, DataError on a bad sample.
+        Raises DivergedError when a loss of an epoch, training or validation, is not finite, DataError on a bad sample,
+        ConfigError when the request asks for another number of workers.
         """
+        if request.workers not in (None, group.world_size()):
+            raise ConfigError(
+                f"the dense run was trained by {request.workers} worker(s) and did not keep its state after epoch "
+                f"{request.epochs}; a replay by {group.world_size()} would give other bits: "
+                f"run with --workers {request.workers}, or choose another --storage"
+            )
         began, earlier = time.perf_counter(), resume.seconds if resume else 0.0
 
         def seconds() -> float:

@@ -11,7 +11,9 @@ from sweep_job import EXPERIMENTS
 
 from orchestrator.distributed import cluster
 from orchestrator.distributed.sweep import search, sweep_paths
+from orchestrator.driver import Driver
 from orchestrator.errors import ConfigError, OrchestratorError, StorageError
+from orchestrator.problem import load_problem
 from orchestrator.pruning import Explicit, Geometric, OneShot
 from orchestrator.retraining import (
     FineTuning,
@@ -145,9 +147,9 @@ def owners_of_claims(storage: Path, job: job_runs.Job) -> set[int]:
     ("experiments", "options", "error", "message"),
     [
         ([], {}, ConfigError, "at least one experiment, got an empty list"),
-        ([TINY, replace(TINY, path=OneShot(0.5))], {}, ConfigError, "two different ones named 'tiny' with seed 0"),
+        ([TINY, replace(TINY, path=OneShot(0.5))], {}, ConfigError, "two different ones are named 'tiny'"),
         ([replace(TINY, seeds=(1, 2)), replace(TINY, seed=2, criterion="magnitude", exclude=("6.*",))], {}, ConfigError,
-         "two different ones named 'tiny' with seed 2"),
+         "two different ones are named 'tiny'"),
         ([TINY], {"max_concurrent": 0}, ConfigError, "max_concurrent must be 1 or more, got 0"),
         ([replace(TINY, model="tiny:nothing")], {}, ConfigError, "nothing"),
         ([replace(TINY, exclude=("nothing.*",))], {}, OrchestratorError, "nothing"),
@@ -164,3 +166,19 @@ def test_bad_input_is_refused_before_ray_starts(experiments, options, error, mes
 def test_the_same_experiment_twice_is_one_path(tmp_path):
     run(TINY, str(tmp_path))
     assert len(sweep_paths([TINY, TINY, replace(TINY, seeds=(0,))], str(tmp_path)).outcomes) == 1
+
+
+def test_what_another_job_may_be_training_is_left_alone(tmp_path):
+    """The mid-round checkpoints of a path that is cut here stay; those of a finished one go."""
+    run(replace(TINY, path=Geometric(remove=0.3, rounds=1)), str(tmp_path))
+    ledger = Ledger(open_store(str(tmp_path)))
+    problem, _ = load_problem(TINY)
+    file = f"train/{Driver(TINY, ledger, problem).run_name}/checkpoint_1/progress.safetensors"
+    ledger.store.write(file, b"another job's")
+    (cut,) = sweep_paths([TINY], str(tmp_path), floor=Floor(accuracy=1.0)).outcomes
+    assert (cut.state, len(cut.records)) == ("cut", 2)
+    assert cut.reason.endswith("below the floor of 100.00%, as is the dense network")
+    assert ledger.store.exists(file)
+    run(TINY, str(tmp_path))
+    sweep_paths([TINY], str(tmp_path))
+    assert not ledger.store.exists(file)

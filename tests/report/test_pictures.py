@@ -50,7 +50,7 @@ def test_the_picture_shows_medians_and_what_is_recommended():
         picture = pictures(records)["accuracy"]
     (axes,) = picture.figure.axes
     line = next(drawn for drawn in axes.lines if len(drawn.get_xdata()) == 9)
-    assert list(line.get_xdata()) == pytest.approx([1.25**r for r in range(9)])
+    assert list(line.get_xdata()) == pytest.approx([1.25**r for r in range(9)], rel=1e-4)  # whole weights are kept
     assert list(line.get_ydata()) == pytest.approx([100 * row.test.median for row in task.rows])
     assert [label.get_text() for label in axes.get_xticklabels()] == ["1x", "2x", "4x"]
     best = task.choice.row

@@ -642,8 +642,18 @@ def test_a_refused_bulk_upload_leaves_the_old_object(s3_uri: str, fault_proxy: F
     assert store.read("x") == b"old"
 
 
+@pytest.fixture
+def python_answers_ctrl_c() -> Iterator[None]:
+    """As in a terminal: whoever starts the tests in the background has SIGINT ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.parametrize("part", ["?uploads", "partNumber=1&", "x?uploadId"])
-def test_ctrl_c_waits_for_a_whole_object(s3_uri: str, fault_proxy: FaultProxy, part: str) -> None:
+def test_ctrl_c_waits_for_a_whole_object(
+    s3_uri: str, fault_proxy: FaultProxy, part: str, python_answers_ctrl_c: None
+) -> None:
     store = S3Store(s3_uri)
     store.write("x", b"old")
     fault_proxy.inject("delay", part=part, seconds=0.6)
