@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import job_runs
 import pytest
 
+from orchestrator.storage.checkpoint import unpack_progress
 from orchestrator.storage.ledger import Ledger, Record
 from orchestrator.storage.store import open_store
 
@@ -54,14 +56,26 @@ def checkpoints(tmp_path: Path) -> set[Path]:
     return set((tmp_path / "runs" / "train").glob("*/checkpoint_*/progress.safetensors"))
 
 
+def checkpoints_beyond(committed: set[str], tmp_path: Path) -> set[Path]:
+    """Those of rounds that are not committed; the last ones of a round may arrive after its record."""
+    found = set()
+    for path in checkpoints(tmp_path):
+        with contextlib.suppress(FileNotFoundError):  # replaced by a newer one a moment ago
+            if unpack_progress(path.read_bytes(), str(path)).key not in committed:
+                found.add(path)
+    return found
+
+
 @pytest.mark.timeout(400)
 def test_sigkill_of_everything_in_the_middle_of_a_round(tmp_path, uninterrupted):
     with job_runs.running(tmp_path / "log", "--storage", "./runs", *ALWAYS, env=ENV) as job:
         job.wait_for(lambda: records_of(str(tmp_path / "runs")), "round 0 is committed")
-        seen = checkpoints(tmp_path)
-        job.wait_for(lambda: len(checkpoints(tmp_path) - seen) > 0, "a new mid-round checkpoint")
-        fresh = checkpoints(tmp_path) - seen
-        job.wait_for(lambda: checkpoints(tmp_path) - seen - fresh, "and one more")
+        committed = {record.key for record in records_of(str(tmp_path / "runs"))}
+        job.wait_for(lambda: checkpoints_beyond(committed, tmp_path), "a checkpoint of a later round")
+        fresh = checkpoints_beyond(committed, tmp_path)
+        job.wait_for(
+            lambda: checkpoints_beyond(committed, tmp_path) - fresh, "and one more, so that Ray knows the first"
+        )
         job.kill()
         assert 1 <= len(records_of(str(tmp_path / "runs"))) < 3
     records = finish(tmp_path, uninterrupted)
