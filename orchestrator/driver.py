@@ -8,6 +8,7 @@ One driver per path. It knows nothing of Ray, and its state is the ledger: built
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import platform
 import threading
@@ -16,13 +17,14 @@ from dataclasses import asdict, replace
 
 import torch
 
-from orchestrator.errors import OrchestratorError
+from orchestrator.errors import OrchestratorError, StorageError
 from orchestrator.experiment import Experiment, Problem, round_keys, round_settings
 from orchestrator.pruning import dead_layers
 from orchestrator.requests import Finished, Requests
 from orchestrator.rounds import RoundRequest, RoundResult, Tensors
 from orchestrator.stopping import Floor
 from orchestrator.storage.ledger import Ledger, Record
+from orchestrator.storage.progress import discard_progress
 
 
 class Driver:
@@ -104,6 +106,7 @@ class Driver:
         index = self._index(key)
         if key != self.keys[index]:
             self.ledger.write_snapshot(self.keys[index], key.partition(".")[2], result.state)
+            self._discard_progress(key)
             return None
         with self._lock:
             if (record := self.ledger.record(key)) is not None:
@@ -122,6 +125,7 @@ class Driver:
                 for epoch, state in result.snapshots.items():
                     self.ledger.write_snapshot(key, str(epoch), state)
                 record = self.ledger.commit(self._record(index, masks, result), result.state, masks)
+                self._discard_progress(key)
         except BaseException:
             with self._lock:  # what is not in storage is not finished
                 self._finished.pop(key, None)
@@ -155,11 +159,6 @@ class Driver:
         """
         records = [record for key in self.keys if (record := self.ledger.record(key)) is not None]
         return [replace(record, experiment=self.experiment.name) for record in records]
-
-    @property
-    def run_name(self) -> str:
-        """What the path is called where runs are told apart: the same for the same path, so that it is found again."""
-        return f"{self.experiment.name}-{self.keys[-1][:16]}"
 
     def _request_of(self, index: int) -> RoundRequest:
         """The request for round `index`, or for an errand that must come before it."""
@@ -207,6 +206,10 @@ class Driver:
             versions={"python": platform.python_version(), "torch": torch.__version__},
             finished_at=_now(),
         )
+
+    def _discard_progress(self, key: str) -> None:
+        with contextlib.suppress(StorageError):  # the round is safe, and what is left of its middle hurts nobody
+            discard_progress(self.ledger.store, key)
 
     def _round(self, index: int) -> Finished | None:
         key = self.keys[index]

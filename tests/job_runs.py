@@ -15,7 +15,7 @@ import psutil
 REPOSITORY = Path(__file__).parent.parent
 FAULTY_JOB = Path(__file__).parent / "faulty_job.py"
 
-# Ray Train takes a worker's report when it looks at its health, every 2 s: too seldom for epochs of milliseconds.
+# How often Ray Train looks whether a worker has died; its 2 s are long beside epochs of milliseconds.
 _OFTEN = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.05"}
 
 

@@ -63,7 +63,6 @@ def run(experiment: Experiment, flags: Flags, console: Console) -> list[Record]:
         records = driver.records()
         if missing := len(driver.keys) - len(records):
             raise OrchestratorError(f"{missing} round(s) are not in {store.uri}: run the same command again")
-    store.delete_tree(f"train/{driver.run_name}")
     return records
 
 
@@ -91,7 +90,6 @@ def _train(
                 experiment,
                 actor,
                 store,
-                driver.run_name,
                 deployment,
                 lambda holder: console.print(f"the next round is being trained by {holder}: waiting for it"),
             )

@@ -192,11 +192,10 @@ def _asha(experiments: list[Experiment]) -> ASHAScheduler:
 
 
 def outcome_of(path: SweptPath, ledger: Ledger, floor: Floor | None, result: tune.Result | None) -> Outcome:
-    """How `path` ended. Of one that is finished the mid-round checkpoints go; others may be training any other."""
+    """How `path` ended."""
     driver = path.driver(ledger)
     records = tuple(driver.records())
     if len(records) == len(driver.keys):
-        ledger.store.delete_tree(f"train/{driver.run_name}")
         return Outcome(path.experiment, "finished", records)
     if result is not None and (reason := (result.metrics or {}).get("failure")):
         return Outcome(path.experiment, "failed", records, reason)

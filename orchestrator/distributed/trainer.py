@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import logging
+import contextlib
 import os
 import platform
 import signal
@@ -21,16 +20,14 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from orchestrator.distributed.actor import DriverActor
 from orchestrator.distributed.deployment import Deployment
 from orchestrator.distributed.worker import WorkerConfig, train_path
-from orchestrator.errors import OrchestratorError
+from orchestrator.errors import OrchestratorError, StorageError
 from orchestrator.experiment import Experiment, Problem
 from orchestrator.stopping import Floor
-from orchestrator.storage.store import MissingError, Store
+from orchestrator.storage.store import Store
 
-logger = logging.getLogger(__name__)
 MAX_FAILURES = 100  # of workers, over a whole path; a round without progress is given up much earlier
 START_SECONDS = 3600.0  # until a group that finds no room counts as a failure, of which a path may have ten
 WAIT_SECONDS = 1.0  # between two looks at a round that another owner trains
-_SNAPSHOT = "checkpoint_manager_snapshot.json"
 
 
 def start_driver(
@@ -62,7 +59,6 @@ def train_rounds(
     experiment: Experiment,
     driver: Any,
     store: Store,
-    run: str,
     deployment: Deployment,
     on_wait: Callable[[str], None] = lambda holder: None,
 ) -> None:
@@ -73,7 +69,7 @@ def train_rounds(
     told = None
     while (turn := ray.get(driver.turn.remote())).what != "end":
         if turn.what == "train":
-            fit(experiment, driver, store, run, deployment)
+            fit(experiment, driver, store, deployment)
             continue
         if turn.holder and turn.holder != told:
             told = turn.holder
@@ -83,7 +79,7 @@ def train_rounds(
         raise OrchestratorError(failure)
 
 
-def fit(experiment: Experiment, driver: Any, store: Store, run: str, deployment: Deployment) -> None:
+def fit(experiment: Experiment, driver: Any, store: Store, deployment: Deployment) -> None:
     """Train rounds with one group of workers; returns when the driver has no further one for them.
 
     Raises OrchestratorError when the workers keep dying, with what Ray says of it.
@@ -91,12 +87,13 @@ def fit(experiment: Experiment, driver: Any, store: Store, run: str, deployment:
     workers = deployment.workers
     loaders = deployment.loader_workers
     root, filesystem = store.train_storage()
-    discard_torn_snapshot(store, run)
+    run = (
+        f"{experiment.name}.{experiment.seed}-{uuid.uuid4().hex}"  # of Ray Train, which keeps nothing for the next one
+    )
     config = WorkerConfig(
         experiment=experiment,
         driver=driver,
         storage=store.uri,
-        run=run,
         data_root=deployment.data_root,
         threads=max(1, int(workers.cpus)),
         loader_workers=max(1, int(workers.cpus)) if loaders is None else loaders,
@@ -117,7 +114,6 @@ def fit(experiment: Experiment, driver: Any, store: Store, run: str, deployment:
             storage_path=f"{root}/train",
             storage_filesystem=filesystem,
             failure_config=ray.train.FailureConfig(max_failures=MAX_FAILURES, controller_failure_limit=10),
-            checkpoint_config=ray.train.CheckpointConfig(num_to_keep=1),
             logging_config=ray.train.LoggingConfig(log_level="ERROR"),
         ),
     )
@@ -131,18 +127,5 @@ def fit(experiment: Experiment, driver: Any, store: Store, run: str, deployment:
     finally:
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGINT, interrupt)
-
-
-def discard_torn_snapshot(store: Store, run: str) -> None:
-    """Remove Ray Train's list of mid-round checkpoints if a kill left it half written.
-
-    Ray would refuse to start on it; without it the round begins anew, and nothing that was committed is touched.
-    """
-    path = f"train/{run}/{_SNAPSHOT}"
-    try:
-        json.loads(store.read(path))
-    except MissingError:
-        pass
-    except ValueError:
-        logger.warning("%s is half written: the round in its middle starts from its beginning", path)
-        store.delete(path)
+        with contextlib.suppress(StorageError):
+            store.delete_tree(f"train/{run}")

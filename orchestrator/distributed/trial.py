@@ -73,7 +73,7 @@ def _rounds(path: SweptPath, driver: Driver, sweep: Sweep) -> Any:
 
     def train() -> None:
         try:
-            trainer.train_rounds(path.experiment, actor, driver.ledger.store, driver.run_name, sweep.deployment)
+            trainer.train_rounds(path.experiment, actor, driver.ledger.store, sweep.deployment)
         except Exception as error:
             failures.append(error)
 

@@ -1,18 +1,15 @@
 """What every worker of the TorchTrainer runs: ask the driver for a round, train it, hand the result back.
 
 A worker that dies makes Ray Train start the group again; the loop asks again, gets the same round and goes on from
-the newest mid-round checkpoint.
+the newest mid-round checkpoint. Those checkpoints lie in the storage by the round's key and not in Ray Train's own
+list, which belongs to one path, may be torn by a kill, and learns of a checkpoint seconds after it was written.
 """
 
 from __future__ import annotations
 
-import logging
-import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -23,17 +20,14 @@ from ray.train.collective import broadcast_from_rank_zero
 
 from orchestrator.distributed.actor import Report
 from orchestrator.distributed.tensors import share, unshare
-from orchestrator.errors import DamagedError, DivergedError, OrchestratorError
+from orchestrator.errors import DivergedError, OrchestratorError
 from orchestrator.experiment import Experiment
 from orchestrator.rounds import EpochMetrics, Progress, RoundRequest, RoundResult, TrainState
-from orchestrator.storage.checkpoint import pack_progress, unpack_progress
+from orchestrator.storage.progress import ProgressWriter, newest_progress
 from orchestrator.storage.store import open_store
 from orchestrator.training import group
 from orchestrator.training.data import load_data
 from orchestrator.training.loop import Trainer
-
-logger = logging.getLogger(__name__)
-_FILE = "progress.safetensors"
 
 
 @dataclass(frozen=True)
@@ -43,7 +37,6 @@ class WorkerConfig:
     experiment: Experiment
     driver: Any
     storage: str
-    run: str
     data_root: str | None
     threads: int
     loader_workers: int
@@ -54,7 +47,8 @@ def train_path(config: WorkerConfig) -> None:
     """Train every round that the driver asks for."""
     torch.set_num_threads(config.threads)
     link = DriverLink(config.driver)
-    resume = _latest_progress()
+    store = open_store(config.storage)
+    writer = ProgressWriter(store)
     trainer: Trainer | None = None
     while (key := link.next_key()) is not None:
         try:
@@ -63,10 +57,11 @@ def train_path(config: WorkerConfig) -> None:
                 data = load_data(config.experiment.data, config.experiment.data_options, root=config.data_root)
                 trainer = Trainer(config.experiment, data, device=device, loader_workers=config.loader_workers)
             request = link.request(key)
-            going_on = resume if resume is not None and resume.key == key else None
-            if not group.same_everywhere(going_on.epochs_done if going_on else 0, device):
-                going_on = None  # one worker could not read the checkpoint: all begin the round anew
-            result = trainer.train(request, resume=going_on, on_epoch=EpochEnd(config, link))
+            resume = newest_progress(store, key)
+            if not group.same_everywhere(resume.epochs_done if resume else 0, device):
+                resume = None  # one worker could not read the checkpoint: all begin the round anew
+            result = trainer.train(request, resume=resume, on_epoch=EpochEnd(config, link, writer))
+            writer.wait()  # so that nothing of the round is written after its commit
         except DivergedError as error:  # on every worker alike
             link.fail(key, str(error))
             return
@@ -78,7 +73,6 @@ def train_path(config: WorkerConfig) -> None:
         except Exception as error:
             link.crashed(f"{type(error).__name__}: {error}")
             raise
-        resume = None
         link.finish(key, result)
     link.wait()
 
@@ -142,8 +136,8 @@ class DriverLink:
 class EpochEnd:
     """After each epoch: tell how far the round is and, when it is time, write a mid-round checkpoint."""
 
-    def __init__(self, config: WorkerConfig, link: DriverLink) -> None:
-        self._config, self._link = config, link
+    def __init__(self, config: WorkerConfig, link: DriverLink, writer: ProgressWriter) -> None:
+        self._config, self._link, self._writer = config, link, writer
         self._saved = time.monotonic()
         self._reported = 0.0
 
@@ -154,46 +148,14 @@ class EpochEnd:
         images_per_second: float,
         take_progress: Callable[[], Progress],
     ) -> None:
+        if group.rank() != 0:
+            return
         now = time.monotonic()
         done = metrics.epoch - request.first_epoch + 1
-        if group.rank() == 0 and now - self._reported > 0.5:
+        if now - self._reported > 0.5:
             self._reported = now
             self._link.report(Report.of(request, metrics, done, images_per_second, group.world_size()))
         due = now - self._saved >= self._config.checkpoint_seconds and done < request.epochs
-        if group.from_rank_zero(due, ray.train.torch.get_device()):
-            self._save(take_progress)
+        if due and not self._writer.is_busy:
+            self._writer.start(take_progress())
             self._saved = time.monotonic()
-
-    def _save(self, take_progress: Callable[[], Progress]) -> None:
-        if group.rank() != 0:
-            ray.train.report({})
-            return
-        folder = Path(tempfile.mkdtemp(prefix="rewind-"))
-        (folder / _FILE).write_bytes(pack_progress(take_progress()))
-        ray.train.report(
-            {},
-            checkpoint=ray.train.Checkpoint.from_directory(folder),
-            checkpoint_upload_mode=ray.train.CheckpointUploadMode.ASYNC,
-            checkpoint_upload_fn=partial(_upload, self._config.storage, self._config.run),
-        )
-
-
-def _upload(storage: str, run: str, checkpoint: ray.train.Checkpoint, name: str) -> ray.train.Checkpoint:
-    """Through our store, which waits out a storage that fails for a while."""
-    store = open_store(storage)
-    root, filesystem = store.train_storage()
-    store.write(f"train/{run}/{name}/{_FILE}", (Path(checkpoint.path) / _FILE).read_bytes())
-    return ray.train.Checkpoint(f"{root}/train/{run}/{name}", filesystem)
-
-
-def _latest_progress() -> Progress | None:
-    """The round that an earlier group was in the middle of, if its checkpoint can be read."""
-    checkpoint = ray.train.get_checkpoint()
-    if checkpoint is None:
-        return None
-    try:
-        with checkpoint.as_directory() as folder:
-            return unpack_progress((Path(folder) / _FILE).read_bytes(), f"{checkpoint.path}/{_FILE}")
-    except (DamagedError, FileNotFoundError) as error:
-        logger.warning("the mid-round checkpoint cannot be used, the round starts from its beginning: %s", error)
-        return None

@@ -30,14 +30,6 @@ def sum_over_workers(tensor: Tensor) -> Tensor:
     return tensor
 
 
-def from_rank_zero(flag: bool, device: torch.device) -> bool:
-    """Rank 0's `flag`, on every worker."""
-    tensor = torch.tensor([int(flag)], device=device)
-    if world_size() > 1:
-        _wait(dist.broadcast(tensor, src=0, async_op=True))
-    return bool(tensor.item())
-
-
 def same_everywhere(value: int, device: torch.device) -> bool:
     """Whether every worker holds the same `value`."""
     both = torch.tensor([value, -value], device=device)

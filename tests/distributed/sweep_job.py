@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import tiny
 
+from orchestrator.distributed.deployment import Deployment
 from orchestrator.distributed.sweep import sweep_paths
 from orchestrator.pruning import Geometric
 from orchestrator.retraining import FineTuning, LearningRateRewinding, WeightRewinding
@@ -17,5 +18,5 @@ EXPERIMENTS = [
 ]
 
 if __name__ == "__main__":
-    result = sweep_paths(EXPERIMENTS, sys.argv[1], max_concurrent=2)
+    result = sweep_paths(EXPERIMENTS, sys.argv[1], Deployment(checkpoint_seconds=0), max_concurrent=2)
     print({outcome.experiment.name: outcome.state for outcome in result.outcomes})

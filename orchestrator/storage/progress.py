@@ -1,0 +1,78 @@
+"""Checkpoints in the middle of a round: `train/<key>/<epochs done>.safetensors`.
+
+They belong to the round and not to who trains it, so whoever takes it over goes on from there. Gone when it commits.
+"""
+
+from __future__ import annotations
+
+import logging
+from concurrent.futures import Future, ThreadPoolExecutor
+
+from orchestrator.errors import DamagedError, StorageError
+from orchestrator.rounds import Progress
+from orchestrator.storage.checkpoint import pack_progress, unpack_progress
+from orchestrator.storage.store import MissingError, Store
+
+logger = logging.getLogger(__name__)
+
+
+def write_progress(store: Store, progress: Progress) -> None:
+    """Keep `progress` instead of what was kept of this round before."""
+    file = f"{_folder(progress.key)}/{progress.epochs_done:06d}.safetensors"
+    store.write(file, pack_progress(progress))
+    for other in store.list(_folder(progress.key)):
+        if other < file:
+            store.delete(other)
+
+
+def newest_progress(store: Store, key: str) -> Progress | None:
+    """The furthest checkpoint of round `key` that is whole, or None."""
+    for file in reversed(store.list(_folder(key))):
+        try:
+            progress = unpack_progress(store.read(file), file)
+            if progress.key == key:
+                return progress
+            logger.warning("%s is of another round, %s, and cannot be used", file, progress.key)
+        except DamagedError as error:
+            logger.warning("%s; the round goes on from an earlier checkpoint, or its beginning", error)
+        except MissingError:
+            continue  # replaced by a newer one, or its round was committed, a moment ago
+    return None
+
+
+def discard_progress(store: Store, key: str) -> None:
+    """Forget the checkpoints of round `key`."""
+    store.delete_tree(_folder(key))
+
+
+class ProgressWriter:
+    """Writes checkpoints while training goes on, one at a time."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._pool = ThreadPoolExecutor(1, "checkpoint")
+        self._writing: Future[None] | None = None
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether the last one is still on its way: the storage is slow, or cut off."""
+        return self._writing is not None and not self._writing.done()
+
+    def start(self, progress: Progress) -> None:
+        """Write `progress` in the background, after what is on its way."""
+        self._writing = self._pool.submit(self._write, progress)
+
+    def wait(self) -> None:
+        """Return when nothing is on its way any more."""
+        if self._writing is not None:
+            self._writing.result()
+
+    def _write(self, progress: Progress) -> None:
+        try:
+            write_progress(self._store, progress)
+        except StorageError as error:
+            logger.warning("a checkpoint in the middle of a round could not be written, training goes on: %s", error)
+
+
+def _folder(key: str) -> str:
+    return f"train/{key}"
