@@ -58,12 +58,16 @@ class Report:
 
 @dataclass(frozen=True)
 class Status:
-    """What the actor knows of the run: the newest report, records committed by it, and why it gave up, if it did."""
+    """What the actor knows of the run: the newest report, records committed by it, and why it gave up, if it did.
+
+    `starts`: of groups of workers. `holder`: who trains the round that the run waits for, if it waits.
+    """
 
     report: Report | None
     records: tuple[Record, ...]
     failure: str | None
     starts: int
+    holder: str | None
 
 
 @dataclass(frozen=True)
@@ -98,6 +102,7 @@ class DriverActor:
         self._job = job
         self._failure: str | None = None
         self._crash = "see the workers' logs for why they died (memory is the usual cause)"
+        self._holder: str | None = None
         self._starts = 0
         self._fruitless = 0
         self._lost = 0
@@ -107,9 +112,10 @@ class DriverActor:
         if self._failure is None:
             self._failure = self._driver.failure(self._job)  # of another path of the same job, or before a restart
         key, ours = self._claim_next()
+        self._holder = None if ours or key is None else self._claims.holder(key)
         if key is None:
             return Turn("end")
-        return Turn("train") if ours else Turn("wait", self._claims.holder(key))
+        return Turn("train") if ours else Turn("wait", self._holder)
 
     def next_key(self, group_started: bool) -> str | None:
         """Key of the round to train, or None: the workers should end, and `turn` says why."""
@@ -190,7 +196,7 @@ class DriverActor:
     def status(self, after_round: int) -> Status:
         """What is new since the record of round `after_round`."""
         records = tuple(record for record in self._records if record.round > after_round)
-        return Status(self._report, records, self._failure, self._starts)
+        return Status(self._report, records, self._failure, self._starts, self._holder)
 
     def pid(self) -> int:
         return os.getpid()

@@ -11,10 +11,11 @@ from typing import Any
 
 import ray
 from rich.console import Console
+from rich.markup import escape
 from rich.status import Status as Spinner
 
 from orchestrator.distributed.actor import Report, Status
-from orchestrator.report.text import compression, duration, size
+from orchestrator.report.text import compression, duration, make_console, size
 from orchestrator.storage.ledger import Record
 
 LOG_SECONDS = 10.0  # between two lines where there is no terminal
@@ -70,6 +71,46 @@ def _follow(driver: Any, console: Console, stop: threading.Event) -> None:
             elif time.monotonic() - logged >= LOG_SECONDS:
                 logged = time.monotonic()
                 console.print(line)
+
+
+@contextlib.contextmanager
+def paths_shown(job: str) -> Iterator[None]:
+    """Follow the driver actors of the sweep `job` while the block runs: a line for each path that is under way."""
+    stop = threading.Event()
+    thread = threading.Thread(target=_follow_paths, args=(job, make_console(), stop), daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join(timeout=10)
+
+
+def _follow_paths(job: str, console: Console, stop: threading.Event) -> None:
+    spinner = console.status("starting the paths") if console.is_terminal else contextlib.nullcontext()
+    with spinner as live:
+        while not stop.wait(_POLL_SECONDS if isinstance(live, Spinner) else LOG_SECONDS):
+            lines = []
+            try:
+                for name in sorted(name for name in ray.util.list_named_actors() if name.startswith(f"{job}/")):
+                    status: Status = ray.get(ray.get_actor(name).status.remote(0), timeout=5)
+                    lines.append(path_line(name.removeprefix(f"{job}/"), status))
+            except (ray.exceptions.RayError, ValueError):
+                continue  # a path has ended a moment ago, or its driver is being started again
+            if isinstance(live, Spinner):
+                live.update("\n".join(lines) or "starting the paths")
+            elif lines:
+                console.print("\n".join(lines))
+
+
+def path_line(owner: str, status: Status) -> str:
+    """What a path of a sweep is at; `owner`: the name and place of its driver."""
+    path = escape(owner.partition(" on ")[0])
+    if status.holder:
+        return f"{path}: waits for {escape(status.holder.partition(' on ')[0])}, which trains the round that is next"
+    if status.report is None or (status.records and status.records[-1].round >= status.report.round):
+        return f"{path}: starting its workers" if not status.starts else f"{path}: between two rounds"
+    return f"{path}: {epoch_line(status.report, None)}"
 
 
 class Pace:

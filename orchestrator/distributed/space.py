@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -12,11 +11,10 @@ from typing import Any
 
 from ray import tune
 
-from orchestrator.distributed import cluster, orphans
 from orchestrator.distributed.deployment import Deployment
 from orchestrator.distributed.sweep import SweepResult, checked_sweep, outcome_of
 from orchestrator.distributed.trial import SweptPath
-from orchestrator.distributed.tuner import make_tuner, room_for_paths
+from orchestrator.distributed.tuner import run_paths
 from orchestrator.errors import ConfigError, OrchestratorError
 from orchestrator.experiment import Experiment
 from orchestrator.problem import load_problem
@@ -75,15 +73,16 @@ def sweep_space(
         problem, _ = load_problem(experiment, sweep.deployment.data_root)
         return SweptPath(experiment, problem)
 
-    with cluster.connected(address) as joined, tempfile.TemporaryDirectory(prefix="rewind-sweep-") as temporary:
-        sweep = replace(sweep, deployment=cluster.placed(sweep.deployment, ledger.store, joined))
-        config = tune.TuneConfig(
-            num_samples=samples,
-            max_concurrent_trials=max_concurrent or room_for_paths(sweep.deployment),
-            search_alg=OptunaSearch(metric=list(metrics), mode=list(metrics.values()), sampler=TPESampler(seed=seed)),
-        )
-        with orphans.removed():
-            results = list(make_tuner(path_of, sweep, space, config, callbacks, folder or temporary, samples).fit())
+    sampler = OptunaSearch(metric=list(metrics), mode=list(metrics.values()), sampler=TPESampler(seed=seed))
+    results = run_paths(
+        path_of,
+        replace(sweep, paths=samples),
+        space,
+        tune.TuneConfig(num_samples=samples, max_concurrent_trials=max_concurrent, search_alg=sampler),
+        address=address,
+        callbacks=callbacks,
+        folder=folder,
+    )
     outcomes = []
     for result in results:
         try:

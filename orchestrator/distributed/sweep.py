@@ -5,7 +5,6 @@ The ledger is the sweep's memory: killed and started again, a sweep goes on.
 
 from __future__ import annotations
 
-import tempfile
 import time
 import uuid
 from collections import Counter
@@ -14,12 +13,12 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from ray import tune
-from ray.tune.schedulers import ASHAScheduler
 
-from orchestrator.distributed import cluster, orphans
+from orchestrator.distributed import cluster
 from orchestrator.distributed.deployment import Deployment
+from orchestrator.distributed.halving import Halving, Stops
 from orchestrator.distributed.trial import Sweep, SweptPath
-from orchestrator.distributed.tuner import make_tuner, room_for_paths
+from orchestrator.distributed.tuner import run_paths
 from orchestrator.errors import ConfigError, OrchestratorError
 from orchestrator.experiment import Experiment, Problem, as_json
 from orchestrator.problem import load_problem
@@ -74,8 +73,9 @@ def sweep_paths(
 
     `max_concurrent`: paths at a time; None: as many as the cluster holds. `floor`: a path is cut after a round that
     falls below it. `asha`: successive halving over the round number (Li et al. 2020), for paths whose rounds have the
-    same densities. `callbacks`: of Ray Tune, such as a tracker's; what they write to Tune's own folder goes to
-    `folder`, None: nowhere. Uses the Ray that is connected, or the one at `address`, or a local one of its own.
+    same densities; what it stopped stays stopped when the same sweep is started again. `callbacks`: of Ray Tune, such
+    as a tracker's; what they write to Tune's own folder goes to `folder`, None: nowhere. Uses the Ray that is
+    connected, or the one at `address`, or a local one of its own.
 
     A path that fails does not stop the others. Raises OrchestratorError, before anything is trained, for bad input.
     """
@@ -84,28 +84,23 @@ def sweep_paths(
     sweep = checked_sweep(storage, deployment, max_concurrent, floor)
     ledger = Ledger(open_store(storage))
     paths = {path.label: path for path in _paths(replicates, ledger, sweep.deployment)}
-    missing = [label for label, path in paths.items() if not path.driver(ledger, floor).is_over()]
+    drivers = {label: path.driver(ledger, floor) for label, path in paths.items()}
+    stops = Stops(ledger.store, (driver.keys[-1] for driver in drivers.values()))
+    stopped = stops.paths() if asha else set()
+    missing = [label for label, driver in drivers.items() if label not in stopped and not driver.is_over()]
     results: dict[str, tune.Result] = {}
     if missing:
-        with cluster.connected(address) as joined, tempfile.TemporaryDirectory(prefix="rewind-sweep-") as temporary:
-            deployment = cluster.placed(sweep.deployment, ledger.store, joined)
-            grid = {"path": tune.grid_search(missing)}
-            config = tune.TuneConfig(
-                max_concurrent_trials=max_concurrent or room_for_paths(deployment),
-                scheduler=_asha(replicates) if asha else None,
-            )
-            running = replace(sweep, deployment=deployment)
-            tuner = make_tuner(
-                lambda found: paths[found["path"]],
-                running,
-                grid,
-                config,
-                callbacks,
-                folder or temporary,
-                len(missing),
-            )
-            with orphans.removed():
-                results = {result.config["path"]: result for result in tuner.fit()}
+        scheduler = Halving(stops, max(len(driver.densities) for driver in drivers.values())) if asha else None
+        found = run_paths(
+            lambda point: paths[point["path"]],
+            replace(sweep, paths=len(missing)),
+            {"path": tune.grid_search(missing)},
+            tune.TuneConfig(max_concurrent_trials=max_concurrent, scheduler=scheduler),
+            address=address,
+            callbacks=callbacks,
+            folder=folder,
+        )
+        results = {result.config["path"]: result for result in found}
     outcomes = [outcome_of(path, ledger, floor, results.get(label)) for label, path in paths.items()]
     return SweepResult(tuple(outcomes), time.perf_counter() - began)
 
@@ -184,11 +179,6 @@ def _paths(replicates: list[Experiment], ledger: Ledger, deployment: Deployment)
         turns[key] += 1
     order = sorted(range(len(paths)), key=lambda i: before[i])
     return [replace(paths[i], keep=tuple(sorted(wanted[dense[i]]))) for i in order]
-
-
-def _asha(experiments: list[Experiment]) -> ASHAScheduler:
-    rounds = max(len(experiment.densities()) for experiment in experiments)
-    return ASHAScheduler(time_attr="round", metric="val_accuracy", mode="max", max_t=rounds, reduction_factor=2)
 
 
 def outcome_of(path: SweptPath, ledger: Ledger, floor: Floor | None, result: tune.Result | None) -> Outcome:

@@ -45,9 +45,8 @@ def start_driver(
     """
     unique = uuid.uuid4().hex
     owner = f"{experiment.name}.{experiment.seed} on {platform.node()}, {unique[:8]}"
-    driver = DriverActor.remote(  # type: ignore[attr-defined]
-        experiment, storage, problem, job or unique, owner, keep=tuple(keep), floor=floor
-    )
+    named = DriverActor.options(name=f"{job or unique}/{owner}")  # type: ignore[attr-defined]
+    driver = named.remote(experiment, storage, problem, job or unique, owner, keep=tuple(keep), floor=floor)
     try:
         ray.get(driver.pid.remote())
     except ray.exceptions.RayError as error:

@@ -42,12 +42,13 @@ class SweptPath:
 
 @dataclass(frozen=True)
 class Sweep:
-    """What all trials of a sweep share. `job` tells its failures from those of other sweeps."""
+    """What all trials of a sweep share. `job` tells its actors and failures from those of other sweeps."""
 
     storage: str
     deployment: Deployment
     floor: Floor | None
     job: str
+    paths: int = 1
 
 
 def run_trial(config: dict[str, Any], path_of: Callable[[dict[str, Any]], SweptPath], sweep: Sweep) -> None:

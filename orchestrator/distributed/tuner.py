@@ -4,33 +4,57 @@ from __future__ import annotations
 
 import logging
 import os
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from ray import tune
 from rich.markup import escape
 
-from orchestrator.distributed import cluster
+from orchestrator.distributed import cluster, orphans
 from orchestrator.distributed.deployment import Deployment
+from orchestrator.distributed.progress import paths_shown
 from orchestrator.distributed.trial import Sweep, SweptPath, run_trial
 from orchestrator.report.text import compression, duration, make_console
+from orchestrator.storage.store import open_store
 
 _RESTARTS = 3  # of a trial whose process dies; the ledger makes each a resume
 # A part of a CPU for each trial would take a whole one from the training of a small cluster.
 _TRIAL_RESOURCES = {"memory": 256 * 2**20}
 
 
-def make_tuner(
+def run_paths(
+    path_of: Callable[[dict[str, Any]], SweptPath],
+    sweep: Sweep,
+    space: Mapping[str, Any],
+    config: tune.TuneConfig,
+    *,
+    address: str | None,
+    callbacks: Sequence[tune.Callback],
+    folder: str | None,
+) -> list[tune.Result]:
+    """Train the paths that `path_of` makes of the points of `space`, several at a time; Tune's files go to `folder`.
+
+    Uses the Ray that is connected, or the one at `address`, or a local one of its own.
+    """
+    with cluster.connected(address) as joined, tempfile.TemporaryDirectory(prefix="rewind-sweep-") as temporary:
+        sweep = replace(sweep, deployment=cluster.placed(sweep.deployment, open_store(sweep.storage), joined))
+        most = config.max_concurrent_trials or _room_for_paths(sweep.deployment)
+        config = replace(config, max_concurrent_trials=most)
+        with orphans.removed(), paths_shown(sweep.job):
+            return list(_make_tuner(path_of, sweep, space, config, callbacks, folder or temporary).fit())
+
+
+def _make_tuner(
     path_of: Callable[[dict[str, Any]], SweptPath],
     sweep: Sweep,
     space: Mapping[str, Any],
     config: tune.TuneConfig,
     callbacks: Sequence[tune.Callback],
     folder: str,
-    paths: int,
 ) -> tune.Tuner:
-    """A Tuner whose trials train the `paths` that `path_of` makes of points of `space`; its files go to `folder`."""
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # else verbose=0 still prints tables
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")  # the ledger is the log
     os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")  # Ctrl-C ends the sweep at once; nothing is lost
@@ -43,14 +67,14 @@ def make_tuner(
         run_config=tune.RunConfig(
             name=f"sweep-{sweep.job[:8]}",
             storage_path=folder,
-            callbacks=[*callbacks, ShowRounds(paths)],
+            callbacks=[*callbacks, ShowRounds(sweep.paths)],
             failure_config=tune.FailureConfig(max_failures=_RESTARTS),
             verbose=0,
         ),
     )
 
 
-def room_for_paths(deployment: Deployment) -> int:
+def _room_for_paths(deployment: Deployment) -> int:
     """How many paths the cluster can train at a time."""
     return max(1, cluster.room(deployment.workers.resources) // deployment.workers.least)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 from typing import TYPE_CHECKING
 
@@ -11,8 +12,9 @@ if TYPE_CHECKING:
     from orchestrator.report.summary import Spread
 
 
+@functools.cache
 def make_console() -> Console:
-    """Standard output; wide when it is no terminal, so that no log or file gets broken rows."""
+    """Standard output, one for the process; wide when it is no terminal, so that no log or file gets broken rows."""
     return Console(width=None if sys.stdout.isatty() else 200)
 
 

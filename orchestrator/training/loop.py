@@ -67,17 +67,8 @@ class Trainer:
         Raises DivergedError when a loss of an epoch, training or validation, is not finite, DataError on a bad sample,
         ConfigError when the request asks for another number of workers.
         """
-        if request.workers not in (None, group.world_size()):
-            raise ConfigError(
-                f"the dense run was trained by {request.workers} worker(s) and did not keep its state after epoch "
-                f"{request.epochs}; a replay by {group.world_size()} would give other bits: "
-                f"run with --workers {request.workers}, or choose another --storage"
-            )
-        began, earlier = time.perf_counter(), resume.seconds if resume else 0.0
-
-        def seconds() -> float:
-            return earlier + time.perf_counter() - began
-
+        _check_workers(request)
+        began = time.perf_counter() - (resume.seconds if resume else 0.0)
         attempts = resume.attempts + 1 if resume else 1
         optimizer = self.training.optimizer.build(self.module)
         put_state(resume.state if resume else request.start or self._initial(request), self.module, optimizer)
@@ -85,59 +76,64 @@ class Trainer:
         masked = Masked(self.module, request.masks)
         masked.mask_weights()
         if request.wants == "gradients":
-            gradients = TrainState(self._gradients(request))
-            return RoundResult(gradients, (), 0.0, seconds(), 0.0, attempts, workers=group.world_size())
+            state, seconds = TrainState(self._gradients(request)), time.perf_counter() - began
+            return RoundResult(state, (), 0.0, seconds, 0.0, attempts, workers=group.world_size())
 
         snapshots: dict[int, TrainState] = {}
         history = list(resume.history) if resume else []
-        training_seconds = 0.0
+        todo, training_seconds = range(len(history), request.epochs), 0.0
         last_step, self._first_step = self._last_step, None
-        for done in range(len(history), request.epochs):
+        for done in todo:
             epoch = request.first_epoch + done
             if epoch in request.keep:
                 snapshots[epoch] = take_state(self.module, optimizer)
-            epoch_began = time.perf_counter()
-            train_loss = self._train_epoch(request, epoch, optimizer, masked)
-            self._last_step = time.perf_counter()
-            epoch_seconds = self._last_step - epoch_began
-            training_seconds += epoch_seconds
-            val_loss, val_accuracy = self.evaluate("val")
-            # The training loss is measured before each step; the validation loss sees what the last one did.
-            if not (math.isfinite(train_loss) and math.isfinite(val_loss)):
-                raise DivergedError(
-                    f"round {request.round} (density {request.density:.4g}) diverged: training loss {train_loss}, "
-                    f"validation loss {val_loss} in epoch {done + 1} of {request.epochs}; "
-                    "lower the learning rate, add warm-up or set clip_norm"
-                )
-            lr = request.schedule.lr_at(epoch, self.training.epochs)
-            history.append(EpochMetrics(epoch, lr, train_loss, val_loss, val_accuracy))
+            metrics, seconds = self._epoch(request, epoch, optimizer, masked)
+            training_seconds += seconds
+            history.append(metrics)
             if on_epoch:
                 on_epoch(
                     request,
-                    history[-1],
-                    self.images_per_epoch / epoch_seconds,
+                    metrics,
+                    self.images_per_epoch / seconds,
                     lambda: Progress(
                         request.key,
                         len(history),
                         take_state(self.module, optimizer),
                         tuple(history),
-                        seconds(),
+                        time.perf_counter() - began,
                         attempts,
                     ),
                 )
         _, test_accuracy = self.evaluate("test")
-        images = (request.epochs - (len(resume.history) if resume else 0)) * self.images_per_epoch
         return RoundResult(
             state=take_state(self.module, optimizer),
             history=tuple(history),
             test_accuracy=test_accuracy,
-            seconds=seconds(),
-            images_per_second=images / max(training_seconds, 1e-9),
+            seconds=time.perf_counter() - began,
+            images_per_second=len(todo) * self.images_per_epoch / max(training_seconds, 1e-9),
             attempts=attempts,
             workers=group.world_size(),
             gap_seconds=self._first_step - last_step if last_step and self._first_step else None,
             snapshots=snapshots,
         )
+
+    def _epoch(
+        self, request: RoundRequest, epoch: int, optimizer: torch.optim.Optimizer, masked: Masked
+    ) -> tuple[EpochMetrics, float]:
+        """One epoch and its validation: (metrics, seconds of the training alone)."""
+        began = time.perf_counter()
+        train_loss = self._train_epoch(request, epoch, optimizer, masked)
+        self._last_step = time.perf_counter()
+        val_loss, val_accuracy = self.evaluate("val")
+        # The training loss is measured before each step; the validation loss sees what the last one did.
+        if not (math.isfinite(train_loss) and math.isfinite(val_loss)):
+            raise DivergedError(
+                f"round {request.round} (density {request.density:.4g}) diverged: training loss {train_loss}, "
+                f"validation loss {val_loss} in epoch {epoch - request.first_epoch + 1} of {request.epochs}; "
+                "lower the learning rate, add warm-up or set clip_norm"
+            )
+        lr = request.schedule.lr_at(epoch, self.training.epochs)
+        return EpochMetrics(epoch, lr, train_loss, val_loss, val_accuracy), self._last_step - began
 
     def _initial(self, request: RoundRequest) -> TrainState:
         """The initialisation that follows from the seed; another one in every round, for those who start anew."""
@@ -240,6 +236,15 @@ class Trainer:
         if self.training.compile:
             module.compile()
         return module
+
+
+def _check_workers(request: RoundRequest) -> None:
+    if request.workers not in (None, group.world_size()):
+        raise ConfigError(
+            f"the dense run was trained by {request.workers} worker(s) and did not keep its state after epoch "
+            f"{request.epochs}; a replay by {group.world_size()} would give other bits: "
+            f"run with --workers {request.workers}, or choose another --storage"
+        )
 
 
 class Masked:

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 
 import pytest
+import tiny
 
-from orchestrator.distributed.actor import Report
-from orchestrator.distributed.progress import Pace, epoch_line, round_line
+from orchestrator.distributed.actor import Report, Status
+from orchestrator.distributed.progress import Pace, epoch_line, path_line, round_line
+from orchestrator.distributed.sweep import sweep_paths
+from orchestrator.pruning import OneShot
+from orchestrator.retraining import FineTuning
 from orchestrator.rounds import EpochMetrics
 from orchestrator.storage.ledger import Blob, Record
 
@@ -42,3 +47,28 @@ def test_time_left_follows_the_epochs_done(monkeypatch):
     assert pace.left(REPORT) is None
     now = 110.0
     assert pace.left(dataclasses.replace(REPORT, epochs_left=378)) == pytest.approx(10 / 5 * 378)
+
+
+@pytest.mark.parametrize(
+    ("status", "line"),
+    [
+        (Status(None, (), None, 0, None), "wr.1: starting its workers"),
+        (Status(None, (), None, 0, "ft.1 on host, ab12cd34"), "wr.1: waits for ft.1, which trains the round"),
+        (Status(REPORT, (), None, 1, None), "wr.1: round 2/14  epoch 7/30  density 0.640"),
+        (Status(REPORT, (RECORD,), None, 1, None), "wr.1: between two rounds"),
+    ],
+)
+def test_a_line_a_path_of_a_sweep(status, line):
+    assert path_line("wr.1 on host, 12345678", status).startswith(line)
+
+
+@pytest.mark.ray
+def test_a_sweep_tells_what_its_paths_are_at(ray, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("orchestrator.distributed.progress.LOG_SECONDS", 0.2)
+    slow = tiny.with_training(dataclasses.replace(tiny.EXPERIMENT, path=OneShot(0.5)), epochs=150)
+    paths = [dataclasses.replace(slow, name="a"), dataclasses.replace(slow, name="b", technique=FineTuning())]
+    sweep_paths(paths, str(tmp_path), max_concurrent=2)
+    output = capsys.readouterr().out
+    assert re.search(r"^[ab]\.0: round 0/1  epoch \d+/150  density 1.000", output, re.MULTILINE), output
+    assert re.search(r"^([ab]).0: waits for (?!\1)[ab].0, which trains", output, re.MULTILINE), output
+    assert "path 2 of 2 has ended" in output

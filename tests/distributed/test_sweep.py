@@ -103,6 +103,11 @@ def test_asha_stops_the_weaker_paths(ray, tmp_path):
     assert "cut" in {outcomes[name].state for name in ("weak-0", "weak-1")}
     assert all("ASHA" in outcome.reason for outcome in outcomes.values() if outcome.state == "cut")
 
+    rounds = len(Ledger(open_store(str(tmp_path))).records())
+    again = sweep_paths([*strong, *weak], str(tmp_path), max_concurrent=1, asha=True)
+    assert [outcome.state for outcome in again.outcomes] == [outcome.state for outcome in result.outcomes]
+    assert len(Ledger(open_store(str(tmp_path))).records()) == rounds, "what was stopped is not taken up again"
+
 
 @pytest.mark.ray
 def test_search_finds_where_the_accuracy_ends(ray, tmp_path):

@@ -1,0 +1,42 @@
+"""Successive halving over the rounds of a sweep's paths; what it has stopped stays stopped when the sweep goes on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from typing import Any
+
+from ray.tune.schedulers import ASHAScheduler
+
+from orchestrator.storage.store import Store
+
+
+class Stops:
+    """Which paths of one sweep were stopped, in `sweeps/<its paths' keys>/<path>.json`."""
+
+    def __init__(self, store: Store, keys: Iterable[str]) -> None:
+        """`keys`: of every path's last round, which make the sweep what it is."""
+        self._store = store
+        self._folder = f"sweeps/{hashlib.sha256(' '.join(sorted(keys)).encode()).hexdigest()}"
+
+    def add(self, path: str, after_round: int) -> None:
+        content = json.dumps({"path": path, "stopped_after_round": after_round})
+        self._store.write(f"{self._folder}/{path}.json", content.encode())
+
+    def paths(self) -> set[str]:
+        return {file.rsplit("/", 1)[1].removesuffix(".json") for file in self._store.list(self._folder)}
+
+
+class Halving(ASHAScheduler):  # type: ignore[misc]
+    """ASHA (Li et al. 2020) with the round as its resource: the weaker half of the paths that reach a rung stops."""
+
+    def __init__(self, stops: Stops, rounds: int) -> None:
+        super().__init__(time_attr="round", metric="val_accuracy", mode="max", max_t=rounds, reduction_factor=2)
+        self._stops = stops
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        decision: str = super().on_trial_result(tune_controller, trial, result)
+        if decision == self.STOP and "failure" not in result and result["round"] < result["rounds"]:
+            self._stops.add(result["path"], result["round"])
+        return decision
