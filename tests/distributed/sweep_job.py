@@ -10,11 +10,11 @@ from orchestrator.distributed.sweep import sweep_paths
 from orchestrator.pruning import Geometric
 from orchestrator.retraining import FineTuning, LearningRateRewinding, WeightRewinding
 
-SLOW = tiny.with_training(replace(tiny.EXPERIMENT, path=Geometric(remove=0.3, rounds=2)), epochs=60)
+SLOW = tiny.with_training(replace(tiny.EXPERIMENT, path=Geometric(remove=0.3, rounds=2)), epochs=150)
 EXPERIMENTS = [
     replace(SLOW, name="learning-rate-rewinding", technique=LearningRateRewinding()),
     replace(SLOW, name="fine-tuning", technique=FineTuning()),
-    replace(SLOW, name="weight-rewinding", technique=WeightRewinding(30)),
+    replace(SLOW, name="weight-rewinding", technique=WeightRewinding(60)),
 ]
 
 if __name__ == "__main__":
