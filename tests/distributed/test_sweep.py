@@ -128,13 +128,13 @@ def test_a_sweep_on_s3_whose_trials_are_killed_in_mid_round_and_one_that_is_kill
     ledger = Ledger(open_store(s3_uri))
     with job_runs.running(tmp_path / "first", s3_uri, script=SWEEP_JOB) as job:
         job.wait_for(lambda: has_checkpoint(ledger.store), "the dense round has a checkpoint")
-        for victim in job.find("ray::ImplicitFunc"):
+        for victim in [*job.find("ray::RayTrainWorker"), *job.find("ray::ImplicitFunc")]:
             victim.kill()
         job.wait_for(lambda: len(ledger.records()) >= 2, "rounds are committed all the same")
         job.kill()
     before = {record.key: record for record in ledger.records()}
     (dense,) = (record for record in before.values() if record.round == 0)
-    assert dense.attempts == 2, "whoever took it over went on from the checkpoint of the one that was killed"
+    assert dense.attempts > 1, "whoever took it over went on from the checkpoint of the one that was killed"
     code, output = job_runs.run(tmp_path / "second", s3_uri, script=SWEEP_JOB, seconds=200)
     assert code == 0, output
     assert output.count("'finished'") == 3, output
