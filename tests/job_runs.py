@@ -76,7 +76,8 @@ class Job:
 def running(log: Path, *args: str, script: Path = FAULTY_JOB, env: Mapping[str, str] | None = None) -> Iterator[Job]:
     """Start a job; whatever is left of it at the end of the block is killed."""
     environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
-    environment |= {"PYTHONPATH": str(Path(__file__).parent), **_OFTEN, **(env or {})}
+    paths = [str(Path(__file__).parent), str(REPOSITORY)]  # this tree, wherever another one may be installed
+    environment |= {"PYTHONPATH": os.pathsep.join(paths), **_OFTEN, **(env or {})}
     with log.open("ab") as output:
         process = subprocess.Popen(
             [sys.executable, str(script), *args], cwd=log.parent, env=environment, stdout=output, stderr=output
