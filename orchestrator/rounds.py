@@ -90,7 +90,11 @@ class RoundResult:
 
 @dataclass(frozen=True)
 class Progress:
-    """A round in its middle, after `epochs_done` whole epochs: enough to go on with the same bits."""
+    """A round in its middle: enough to go on with the same bits, after `epochs_done` epochs and `steps_done` steps.
+
+    `parts` (workers, n), float64: in the middle of an epoch, what each worker has of its own: running statistics, then
+    the sum of its losses.
+    """
 
     key: str
     epochs_done: int
@@ -98,3 +102,9 @@ class Progress:
     history: tuple[EpochMetrics, ...]
     seconds: float
     attempts: int
+    steps_done: int = 0
+    parts: Tensor | None = None
+
+    @property
+    def place(self) -> tuple[int, int]:
+        return self.epochs_done, self.steps_done

@@ -103,6 +103,7 @@ class DriverActor:
         self._failure: str | None = None
         self._crash = "see the workers' logs for why they died (memory is the usual cause)"
         self._holder: str | None = None
+        self._stopping = False
         self._starts = 0
         self._fruitless = 0
         self._lost = 0
@@ -111,6 +112,8 @@ class DriverActor:
         """What whoever runs this path should do: train, wait for another owner's round, or end."""
         if self._failure is None:
             self._failure = self._driver.failure(self._job)  # of another path of the same job, or before a restart
+        if self._stopping:
+            return Turn("end")
         key, ours = self._claim_next()
         self._holder = None if ours or key is None else self._claims.holder(key)
         if key is None:
@@ -126,6 +129,8 @@ class DriverActor:
             self.fail_round(
                 key, f"a round was started {FRUITLESS} times and no attempt finished an epoch: {self._crash}"
             )
+            return None
+        if self._stopping:
             return None
         key, ours = self._claim_next()
         return key if ours else None
@@ -190,8 +195,15 @@ class DriverActor:
         """A worker died of this; said if the run is given up."""
         self._crash = f"the last worker to say why it died said {error}"
 
-    def report(self, report: Report) -> None:
-        self._report, self._fruitless = report, 0
+    def report(self, report: Report | None) -> bool:
+        """How far the round is; answers whether the workers should stop."""
+        if report is not None:
+            self._report, self._fruitless = report, 0
+        return self._stopping
+
+    def stop(self) -> None:
+        """End the run in order: with a checkpoint of the round under way, and no further round."""
+        self._stopping = True
 
     def status(self, after_round: int) -> Status:
         """What is new since the record of round `after_round`."""

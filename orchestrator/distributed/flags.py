@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import logging
 import os
+import signal
 import sys
 import tempfile
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from orchestrator.distributed.deployment import Deployment, Workers
+from orchestrator.distributed.termination import Terminated, raise_terminated
 from orchestrator.errors import OrchestratorError
 from orchestrator.experiment import Experiment
 
@@ -39,7 +41,7 @@ class Flags:
     loader_workers: int | None = None
     """Processes that decode images for each worker; left out: one for each of its CPU cores."""
     checkpoint_seconds: float = 30.0
-    """Least time between two checkpoints in the middle of a round; 0: after every epoch."""
+    """Least time between two checkpoints in the middle of a round, in seconds."""
     address: str | None = None
     """Ray cluster to join; left out: RAY_ADDRESS, else a local Ray for this job alone."""
     report: str | None = None
@@ -66,6 +68,7 @@ F = TypeVar("F", bound=Flags)
 def run_job(flags: F, job: Callable[[F], int], make_smoke_data: Callable[[Path], None] | None = None) -> int:
     """`job(flags)`, with a folder of small data for --smoke without --data, and errors as sentences."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    signal.signal(signal.SIGTERM, raise_terminated)
     try:
         with contextlib.ExitStack() as stack:
             if flags.smoke and flags.data is None and make_smoke_data:
@@ -76,9 +79,9 @@ def run_job(flags: F, job: Callable[[F], int], make_smoke_data: Callable[[Path],
     except OrchestratorError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         print("stopped; the same command goes on from the last checkpoint", file=sys.stderr)
-        return 130
+        return 143 if isinstance(stop, Terminated) else 130
 
 
 def write_report(flags: Flags, *more: str) -> int:

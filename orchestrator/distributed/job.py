@@ -75,7 +75,7 @@ def _train(
     console: Console,
 ) -> None:
     # Imported late: a finished job shows its table without starting, or even importing, Ray.
-    from orchestrator.distributed import cluster, progress, trainer
+    from orchestrator.distributed import cluster, progress, termination, trainer
 
     store = driver.ledger.store
     with cluster.connected(flags.address) as joined:
@@ -85,7 +85,7 @@ def _train(
             f"workers: {flags.workers}, each on {workers.gpus:g} GPU and {workers.cpus:g} CPU", highlight=False
         )
         actor = trainer.start_driver(experiment, store.uri, problem)
-        with progress.shown(actor, console):
+        with progress.shown(actor, console), termination.in_order(lambda: trainer.stop(actor)):
             trainer.train_rounds(
                 experiment,
                 actor,

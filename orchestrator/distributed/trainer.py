@@ -54,6 +54,11 @@ def start_driver(
     return driver
 
 
+def stop(driver: Any) -> None:
+    """Ask the path to end in order: a checkpoint of the round under way, and no further round."""
+    driver.stop.remote()
+
+
 def train_rounds(
     experiment: Experiment,
     driver: Any,
@@ -86,9 +91,7 @@ def fit(experiment: Experiment, driver: Any, store: Store, deployment: Deploymen
     workers = deployment.workers
     loaders = deployment.loader_workers
     root, filesystem = store.train_storage()
-    run = (
-        f"{experiment.name}.{experiment.seed}-{uuid.uuid4().hex}"  # of Ray Train, which keeps nothing for the next one
-    )
+    run = f"{experiment.name}.{experiment.seed}-{uuid.uuid4().hex}"  # Ray Train keeps nothing for the next one
     config = WorkerConfig(
         experiment=experiment,
         driver=driver,

@@ -7,6 +7,7 @@ list, which belongs to one path, may be torn by a kill, and learns of a checkpoi
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -28,6 +29,9 @@ from orchestrator.storage.store import open_store
 from orchestrator.training import group
 from orchestrator.training.data import load_data
 from orchestrator.training.loop import Trainer
+
+LOOK_SECONDS = 0.5  # between two looks whether to stop or to write a checkpoint
+PREEMPTION_LOOKS = 4  # looks to one at Ray Train's notice of a node that goes, at which all workers wait for each other
 
 
 @dataclass(frozen=True)
@@ -58,10 +62,13 @@ def train_path(config: WorkerConfig) -> None:
                 trainer = Trainer(config.experiment, data, device=device, loader_workers=config.loader_workers)
             request = link.request(key)
             resume = newest_progress(store, key)
-            if not group.same_everywhere(resume.epochs_done if resume else 0, device):
+            if not group.same_everywhere(resume.place if resume else (0, 0), device):
                 resume = None  # one worker could not read the checkpoint: all begin the round anew
-            result = trainer.train(request, resume=resume, on_epoch=EpochEnd(config, link, writer))
+            watch = Watch(config, link, writer, device)
+            result = trainer.train(request, resume=resume, on_epoch=watch.epoch_done, on_step=watch.step_done)
             writer.wait()  # so that nothing of the round is written after its commit
+        except Stopped:
+            break
         except DivergedError as error:  # on every worker alike
             link.fail(key, str(error))
             return
@@ -85,6 +92,8 @@ class DriverLink:
         self._first = group.rank() == 0
         self._started = True
         self._committing: tuple[str, Any] | None = None
+        self._answer: Any = None
+        self._stop = False
 
     def next_key(self) -> str | None:
         key: str | None = broadcast_from_rank_zero(self._ask() if self._first else None)
@@ -129,19 +138,39 @@ class DriverLink:
     def crashed(self, error: str) -> None:
         self._driver.crashed.remote(error[:1000])
 
-    def report(self, report: Report) -> None:
-        self._driver.report.remote(report)
+    def report(self, report: Report | None) -> None:
+        """Tell the driver how far the round is, if it does not know; it answers whether to stop, in `stop_asked`."""
+        if not self.stop_asked():
+            self._answer = self._driver.report.remote(report)
+
+    def stop_asked(self) -> bool:
+        """Whether the driver's newest answer, if it is there, was to stop."""
+        if self._answer is not None and ray.wait([self._answer], timeout=0)[0]:
+            with contextlib.suppress(ray.exceptions.RayError):  # the driver is being started again
+                self._stop = ray.get(self._answer)
+            self._answer = None
+        return self._stop
 
 
-class EpochEnd:
-    """After each epoch: tell how far the round is and, when it is time, write a mid-round checkpoint."""
+class Stopped(Exception):  # noqa: N818  # no error: what was asked for
+    """The run was asked to stop, and what it has done is in a checkpoint."""
 
-    def __init__(self, config: WorkerConfig, link: DriverLink, writer: ProgressWriter) -> None:
-        self._config, self._link, self._writer = config, link, writer
-        self._saved = time.monotonic()
+
+class Watch:
+    """What a worker does beside a round's training: tell how far it is, write checkpoints, look whether to stop.
+
+    Rank 0 decides, all act after the same step; the pace of the steps sets how many pass between two looks.
+    """
+
+    def __init__(self, config: WorkerConfig, link: DriverLink, writer: ProgressWriter, device: torch.device) -> None:
+        self._config, self._link, self._writer, self._device = config, link, writer, device
+        self._saved = self._looked = time.monotonic()
         self._reported = 0.0
+        self._steps = self._steps_to_look = 1
+        self._looks = 0
+        self._preempted = False
 
-    def __call__(
+    def epoch_done(
         self,
         request: RoundRequest,
         metrics: EpochMetrics,
@@ -150,12 +179,44 @@ class EpochEnd:
     ) -> None:
         if group.rank() != 0:
             return
-        now = time.monotonic()
         done = metrics.epoch - request.first_epoch + 1
-        if now - self._reported > 0.5:
+        if (now := time.monotonic()) - self._reported > LOOK_SECONDS:
             self._reported = now
             self._link.report(Report.of(request, metrics, done, images_per_second, group.world_size()))
-        due = now - self._saved >= self._config.checkpoint_seconds and done < request.epochs
-        if due and not self._writer.is_busy:
-            self._writer.start(take_progress())
-            self._saved = time.monotonic()
+        if self._is_due() and done < request.epochs:
+            self._save(take_progress())
+
+    def step_done(self, take_progress: Callable[[], Progress]) -> None:
+        """Raises Stopped on every worker when the run is to end."""
+        self._steps_to_look -= 1
+        if self._steps_to_look > 0:
+            return
+        self._looks += 1
+        preempted = self._looks % PREEMPTION_LOOKS == 0 and ray.train.get_preemption_info() is not None
+        now = time.monotonic()
+        pace = (now - self._looked) / self._steps
+        self._looked = now
+        if group.rank() == 0:
+            self._link.report(None)
+        stop = self._link.stop_asked()
+        last_moment = stop or (preempted and not self._preempted)
+        self._preempted |= preempted
+        steps = max(1, min(1000, int(LOOK_SECONDS / max(pace, 1e-6))))
+        decision = [int(last_moment or self._is_due()), int(last_moment), int(stop), steps]
+        save, wait, end, steps = group.from_rank_zero(decision, self._device)
+        self._steps = self._steps_to_look = steps
+        if save:
+            progress = take_progress()
+            if group.rank() == 0:
+                self._save(progress)
+        if wait:
+            self._writer.wait()
+        if end:
+            raise Stopped
+
+    def _is_due(self) -> bool:
+        return time.monotonic() - self._saved >= self._config.checkpoint_seconds and not self._writer.is_busy
+
+    def _save(self, progress: Progress) -> None:
+        self._writer.start(progress)
+        self._saved = time.monotonic()

@@ -22,6 +22,7 @@ from orchestrator.errors import DamagedError
 from orchestrator.rounds import EpochMetrics, Progress, Tensors, TrainState
 
 _MASK = "#mask"
+_PARTS = "#parts"
 
 
 def pack_model(model: Tensors, masks: Tensors) -> bytes:
@@ -68,8 +69,12 @@ def pack_progress(progress: Progress) -> bytes:
         "history": [asdict(metrics) for metrics in progress.history],
         "seconds": progress.seconds,
         "attempts": progress.attempts,
+        "steps_done": progress.steps_done,
     }
-    return _seal(progress.state, {"progress": json.dumps(header)})
+    own = {} if progress.parts is None else {_PARTS: progress.parts}
+    return _seal(
+        TrainState({**progress.state.model, **own}, progress.state.optimizer), {"progress": json.dumps(header)}
+    )
 
 
 def unpack_progress(blob: bytes, file: str) -> Progress:
@@ -78,7 +83,7 @@ def unpack_progress(blob: bytes, file: str) -> Progress:
     try:
         header = json.loads(metadata["progress"])
         header["history"] = tuple(EpochMetrics(**metrics) for metrics in header["history"])
-        return Progress(state=state, **header)
+        return Progress(state=state, parts=state.model.pop(_PARTS, None), **header)
     except (KeyError, TypeError, ValueError) as error:
         raise DamagedError(f"{file}: not a mid-round checkpoint ({error!r})") from error
 

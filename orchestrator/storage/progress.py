@@ -1,4 +1,4 @@
-"""Checkpoints in the middle of a round: `train/<key>/<epochs done>.safetensors`.
+"""Checkpoints in the middle of a round: `train/<key>/<epochs done>-<steps done>.safetensors`.
 
 They belong to the round and not to who trains it, so whoever takes it over goes on from there. Gone when it commits.
 """
@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 
 def write_progress(store: Store, progress: Progress) -> None:
     """Keep `progress` instead of what was kept of this round before."""
-    file = f"{_folder(progress.key)}/{progress.epochs_done:06d}.safetensors"
+    file = f"{_folder(progress.key)}/{progress.epochs_done:06d}-{progress.steps_done:08d}.safetensors"
     store.write(file, pack_progress(progress))
     for other in store.list(_folder(progress.key)):
         if other < file:

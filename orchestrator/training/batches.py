@@ -65,11 +65,12 @@ class Batches:
         self._memory = {split: _in_memory(data.split(split), device) for split in SPLITS}
         self._loader = _Loader(data, loader_workers, pin_memory=device.type == "cuda")
 
-    def train(self, epoch_seed: int) -> Iterator[Batch]:
+    def train(self, epoch_seed: int, first: int = 0) -> Iterator[Batch]:
         """This rank's part of each of the epoch's `steps_per_epoch` global batches of exactly `batch_size` samples.
 
-        The order, the seed of every sample and the draws of the augmentation follow from `epoch_seed` alone. The
-        remainder of the shuffled samples is left out. Raises DataError for a sample that cannot be used.
+        `first`: the step to begin with; those before it are not read. The order, the seed of every sample and the draws
+        of the augmentation follow from `epoch_seed` alone. The remainder of the shuffled samples is left out. Raises
+        DataError for a sample that cannot be used.
         """
         begin, end = self._bounds(self._batch_size)
         shape = (self.steps_per_epoch, self._batch_size)
@@ -78,8 +79,8 @@ class Batches:
         order = torch.randperm(len(self._data.train), generator=generator)[: shape[0] * shape[1]].view(shape)
         seeds = torch.randint(2**62, shape, generator=generator)
         u = torch.rand((*shape, augment.draws if augment else 0), generator=generator)[:, begin:end].to(self._device)
-        mine = self._raw("train", order[:, begin:end].flatten(), seeds[:, begin:end].flatten(), end - begin)
-        for step, (images, labels) in enumerate(mine):
+        order, seeds = (part[first:, begin:end].flatten() for part in (order, seeds))
+        for step, (images, labels) in enumerate(self._raw("train", order, seeds, end - begin), start=first):
             yield self._finish(augment(images, u[step]) if augment else images), labels
 
     def evaluate(self, split: Split) -> Iterator[Batch]:

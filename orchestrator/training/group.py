@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 import torch.distributed as dist
@@ -30,13 +30,30 @@ def sum_over_workers(tensor: Tensor) -> Tensor:
     return tensor
 
 
-def same_everywhere(value: int, device: torch.device) -> bool:
-    """Whether every worker holds the same `value`."""
-    both = torch.tensor([value, -value], device=device)
+def same_everywhere(values: Sequence[int], device: torch.device) -> bool:
+    """Whether every worker holds the same `values`."""
+    both = torch.tensor([values, [-value for value in values]], device=device)
     if world_size() > 1:
         dist.all_reduce(both, op=dist.ReduceOp.MIN)
-    least, greatest = both[0].item(), -both[1].item()
-    return bool(least == greatest)
+    return bool((both[0] == -both[1]).all())
+
+
+def gather(values: Tensor) -> Tensor:
+    """Every worker's `values` (n,), as (workers, n), on each of them."""
+    if world_size() == 1:
+        return values.unsqueeze(0)
+    rows = [torch.empty_like(values) for _ in range(world_size())]
+    dist.all_gather(rows, values)
+    return torch.stack(rows)
+
+
+def from_rank_zero(values: list[int], device: torch.device) -> list[int]:
+    """Rank 0's `values`, on every worker."""
+    tensor = torch.tensor(values, device=device)
+    if world_size() > 1:
+        _wait(dist.broadcast(tensor, src=0, async_op=True))
+    result: list[int] = tensor.tolist()
+    return result
 
 
 @torch.no_grad()
@@ -48,27 +65,31 @@ def start_alike(module: nn.Module) -> None:
 
 
 def data_parallel(module: nn.Module) -> nn.Module:
-    """`module` with gradients averaged over the workers.
+    """`module`, on GPUs with gradients averaged over the workers while they are computed.
 
-    Wrapped anew for every epoch: DistributedDataParallel reorders its buckets after its first step, which changes
-    the order of summation from three workers on, so a resumed epoch must begin with the buckets of a fresh one.
+    Wrapped anew for every epoch: DistributedDataParallel reorders its buckets after its first step.
     """
-    if world_size() == 1:
+    if not _averages_in_backward():
         return module
-    parallel = DistributedDataParallel(
-        module, forward_sync_buffers=False, init_sync=False, gradient_as_bucket_view=True
-    )
-    if dist.get_backend() == "gloo":
-        parallel.register_comm_hook(None, lambda _, bucket: _average(bucket))
-    return parallel
+    return DistributedDataParallel(module, forward_sync_buffers=False, init_sync=False, gradient_as_bucket_view=True)
 
 
-def _average(bucket: Any) -> torch.futures.Future[Tensor]:
-    """DistributedDataParallel's averaging of one bucket; after the last one there is nothing to do but wait."""
-    work = dist.all_reduce(bucket.buffer().div_(world_size()), async_op=True)
-    if bucket.is_last():
-        _stay_awake(work)
-    return work.get_future().then(lambda future: future.value()[0])
+def average_gradients(module: nn.Module) -> None:
+    """On CPUs, where there is nothing to overlap with: the mean over the workers, in one message.
+
+    Its order of summation is the same in every step, so training that goes on in the middle of an epoch keeps its bits.
+    """
+    if world_size() == 1 or _averages_in_backward():
+        return
+    parameters = [parameter for parameter in module.parameters() if parameter.grad is not None]
+    flat = torch.cat([parameter.grad.reshape(-1) for parameter in parameters if parameter.grad is not None])
+    parts = sum_over_workers(flat.div_(world_size())).split([parameter.numel() for parameter in parameters])
+    for parameter, part in zip(parameters, parts, strict=True):
+        parameter.grad = part.view_as(parameter).to(parameter.dtype)
+
+
+def _averages_in_backward() -> bool:
+    return world_size() > 1 and dist.get_backend() != "gloo"
 
 
 def _wait(work: dist.Work | None) -> None:
@@ -83,12 +104,15 @@ def _stay_awake(work: dist.Work) -> None:
         os.sched_yield()
 
 
+def running_statistics(module: nn.Module) -> list[Tensor]:
+    """The buffers that each worker computes from its own part of the batches."""
+    return [buffer for buffer in module.buffers() if buffer.is_floating_point()]
+
+
 def average_buffers(module: nn.Module) -> None:
-    """Replace running statistics by their mean over the workers, each of which saw its own part of the batches."""
-    if world_size() == 1:
-        return
-    buffers = [buffer for buffer in module.buffers() if buffer.is_floating_point()]
-    if buffers:
+    """Replace running statistics by their mean over the workers."""
+    buffers = running_statistics(module)
+    if world_size() > 1 and buffers:
         flat = torch.cat([buffer.reshape(-1) for buffer in buffers])
         sum_over_workers(flat).div_(world_size())
         for buffer, mean in zip(buffers, flat.split([b.numel() for b in buffers]), strict=True):

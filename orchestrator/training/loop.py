@@ -10,6 +10,8 @@ import math
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -28,6 +30,8 @@ from orchestrator.training.state import put_state, take_state
 
 # (request, the epoch's metrics, training images per second over all workers, a function that takes a checkpoint)
 OnEpoch = Callable[[RoundRequest, EpochMetrics, float, Callable[[], Progress]], None]
+# (a function that takes a checkpoint, if every worker calls it)
+OnStep = Callable[[Callable[[], Progress]], None]
 
 
 class Trainer:
@@ -58,11 +62,17 @@ class Trainer:
         self._first_step: float | None = None
 
     def train(
-        self, request: RoundRequest, *, resume: Progress | None = None, on_epoch: OnEpoch | None = None
+        self,
+        request: RoundRequest,
+        *,
+        resume: Progress | None = None,
+        on_epoch: OnEpoch | None = None,
+        on_step: OnStep | None = None,
     ) -> RoundResult:
-        """Train `request` to its end, from `resume` if given; `on_epoch` is called on every worker after each epoch.
+        """Train `request` to its end, from `resume` if given.
 
-        A request for gradients is answered without training (see RoundRequest).
+        `on_epoch` is called on every worker after each epoch, `on_step` after each step. A request for gradients is
+        answered without training (see RoundRequest).
 
         Raises DivergedError when a loss of an epoch, training or validation, is not finite, DataError on a bad sample,
         ConfigError when the request asks for another number of workers.
@@ -79,50 +89,35 @@ class Trainer:
             state, seconds = TrainState(self._gradients(request)), time.perf_counter() - began
             return RoundResult(state, (), 0.0, seconds, 0.0, attempts, workers=group.world_size())
 
+        attempt = _Attempt(request, optimizer, masked, list(resume.history) if resume else [], began, attempts, on_step)
+        if resume and resume.parts is not None:
+            attempt.begun, attempt.loss_sum = resume.steps_done, self._put_parts(resume.parts)
         snapshots: dict[int, TrainState] = {}
-        history = list(resume.history) if resume else []
-        todo, training_seconds = range(len(history), request.epochs), 0.0
         last_step, self._first_step = self._last_step, None
-        for done in todo:
-            epoch = request.first_epoch + done
-            if epoch in request.keep:
+        for epoch in range(request.first_epoch + len(attempt.history), request.first_epoch + request.epochs):
+            if epoch in request.keep and not attempt.begun:
                 snapshots[epoch] = take_state(self.module, optimizer)
-            metrics, seconds = self._epoch(request, epoch, optimizer, masked)
-            training_seconds += seconds
-            history.append(metrics)
+            images_per_second = self._epoch(attempt, epoch)
             if on_epoch:
-                on_epoch(
-                    request,
-                    metrics,
-                    self.images_per_epoch / seconds,
-                    lambda: Progress(
-                        request.key,
-                        len(history),
-                        take_state(self.module, optimizer),
-                        tuple(history),
-                        time.perf_counter() - began,
-                        attempts,
-                    ),
-                )
+                on_epoch(request, attempt.history[-1], images_per_second, lambda: self._progress(attempt))
         _, test_accuracy = self.evaluate("test")
         return RoundResult(
             state=take_state(self.module, optimizer),
-            history=tuple(history),
+            history=tuple(attempt.history),
             test_accuracy=test_accuracy,
             seconds=time.perf_counter() - began,
-            images_per_second=len(todo) * self.images_per_epoch / max(training_seconds, 1e-9),
+            images_per_second=attempt.images / max(attempt.training_seconds, 1e-9),
             attempts=attempts,
             workers=group.world_size(),
             gap_seconds=self._first_step - last_step if last_step and self._first_step else None,
             snapshots=snapshots,
         )
 
-    def _epoch(
-        self, request: RoundRequest, epoch: int, optimizer: torch.optim.Optimizer, masked: Masked
-    ) -> tuple[EpochMetrics, float]:
-        """One epoch and its validation: (metrics, seconds of the training alone)."""
+    def _epoch(self, attempt: _Attempt, epoch: int) -> float:
+        """One epoch, or what is left of it, and its validation; returns training images per second."""
+        request, steps = attempt.request, self.batches.steps_per_epoch - attempt.begun
         began = time.perf_counter()
-        train_loss = self._train_epoch(request, epoch, optimizer, masked)
+        train_loss = self._train_epoch(attempt, epoch)
         self._last_step = time.perf_counter()
         val_loss, val_accuracy = self.evaluate("val")
         # The training loss is measured before each step; the validation loss sees what the last one did.
@@ -133,7 +128,11 @@ class Trainer:
                 "lower the learning rate, add warm-up or set clip_norm"
             )
         lr = request.schedule.lr_at(epoch, self.training.epochs)
-        return EpochMetrics(epoch, lr, train_loss, val_loss, val_accuracy), self._last_step - began
+        attempt.history.append(EpochMetrics(epoch, lr, train_loss, val_loss, val_accuracy))
+        seconds, images = self._last_step - began, steps * self.training.batch_size
+        attempt.training_seconds += seconds
+        attempt.images += images
+        return images / seconds
 
     def _initial(self, request: RoundRequest) -> TrainState:
         """The initialisation that follows from the seed; another one in every round, for those who start anew."""
@@ -145,16 +144,17 @@ class Trainer:
     def images_per_epoch(self) -> int:
         return self.batches.steps_per_epoch * self.training.batch_size
 
-    def _train_epoch(
-        self, request: RoundRequest, epoch: int, optimizer: torch.optim.Optimizer, masked: Masked
-    ) -> float:
+    def _train_epoch(self, attempt: _Attempt, epoch: int) -> float:
         """One pass over the training data; returns the mean loss per sample over all workers."""
-        training, steps = self.training, self.batches.steps_per_epoch
+        training, steps, request = self.training, self.batches.steps_per_epoch, attempt.request
+        optimizer, masked = attempt.optimizer, attempt.masked
         share = group.world_size() / training.batch_size
-        loss_sum = torch.zeros((), device=self.device, dtype=torch.float64)
+        loss_sum = torch.zeros((), device=self.device, dtype=torch.float64) + attempt.loss_sum
+        begun, attempt.begun, attempt.loss_sum = attempt.begun, 0, 0.0
         self.module.train()
         model = group.data_parallel(self.module)
-        for step, (images, labels) in enumerate(self.batches.train(derive(request.seed, request.round, epoch))):
+        batches = self.batches.train(derive(request.seed, request.round, epoch), first=begun)
+        for step, (images, labels) in enumerate(batches, start=begun):
             # Seeded at every step (dropout draws from it), so that no step depends on the ones before it.
             self._seed(derive(request.seed, request.round, epoch, step, group.rank()))
             for parameters in optimizer.param_groups:
@@ -165,6 +165,7 @@ class Trainer:
             # Workers average gradients; the loss is weighted so that this is the mean over the global batch,
             # whatever the workers' shares of it.
             (loss * share).backward()
+            group.average_gradients(self.module)
             masked.mask_gradients()
             if training.clip_norm is not None:
                 nn.utils.clip_grad_norm_(self.module.parameters(), training.clip_norm)
@@ -172,9 +173,40 @@ class Trainer:
             masked.mask_weights()
             loss_sum += loss.detach()
             self._first_step = self._first_step or time.perf_counter()
+            if attempt.on_step:
+                attempt.on_step(partial(self._progress, attempt, step + 1, loss_sum))
         group.average_buffers(self.module)
         total = group.sum_over_workers(loss_sum).item()
         return total / (steps * training.batch_size)
+
+    def _progress(self, attempt: _Attempt, steps_done: int = 0, loss_sum: Tensor | None = None) -> Progress:
+        """A checkpoint; in the middle of an epoch every worker must ask for it."""
+        parts = None
+        if loss_sum is not None:
+            own = [buffer.reshape(-1).double() for buffer in group.running_statistics(self.module)]
+            parts = group.gather(torch.cat([*own, loss_sum.reshape(1)])).cpu()
+        return Progress(
+            attempt.request.key,
+            len(attempt.history),
+            take_state(self.module, attempt.optimizer),
+            tuple(attempt.history),
+            time.perf_counter() - attempt.began,
+            attempt.attempts,
+            steps_done,
+            parts,
+        )
+
+    @torch.no_grad()
+    def _put_parts(self, parts: Tensor) -> float:
+        """Take this worker's running statistics and sum of losses; their means and sum, if other workers left them."""
+        if len(parts) == group.world_size():
+            mine, loss_sum = parts[group.rank()], parts[group.rank(), -1].item()
+        else:
+            mine, loss_sum = parts.mean(0), parts[:, -1].sum().item() if group.rank() == 0 else 0.0
+        buffers = group.running_statistics(self.module)
+        for buffer, values in zip(buffers, mine[:-1].split([buffer.numel() for buffer in buffers]), strict=True):
+            buffer.copy_(values.view_as(buffer))
+        return loss_sum
 
     def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         """The training loss, summed over the batch."""
@@ -236,6 +268,23 @@ class Trainer:
         if self.training.compile:
             module.compile()
         return module
+
+
+@dataclass
+class _Attempt:
+    """One attempt at a round: what its epochs share. `begun`, `loss_sum`: steps done of the epoch to go on with."""
+
+    request: RoundRequest
+    optimizer: torch.optim.Optimizer
+    masked: Masked
+    history: list[EpochMetrics]
+    began: float
+    attempts: int
+    on_step: OnStep | None
+    begun: int = 0
+    loss_sum: float = 0.0
+    training_seconds: float = 0.0
+    images: int = 0
 
 
 def _check_workers(request: RoundRequest) -> None:

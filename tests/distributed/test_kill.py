@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from pathlib import Path
 
 import job_runs
 import pytest
 
+from orchestrator.storage.checkpoint import unpack_progress
 from orchestrator.storage.ledger import Ledger, Record
 from orchestrator.storage.store import open_store
 
@@ -120,6 +122,22 @@ def test_ctrl_c_says_how_to_go_on(tmp_path, uninterrupted):
         assert job.wait(60) == 130, job.output()
         assert "the same command goes on from the last checkpoint" in job.output()
     finish(tmp_path, uninterrupted)
+
+
+@pytest.mark.timeout(400)
+def test_sigterm_ends_in_order_with_a_checkpoint_in_the_middle_of_an_epoch(tmp_path, uninterrupted):
+    """As `ray job stop` sends it, and Kubernetes: within the grace time, with no checkpoint but this one."""
+    with job_runs.running(tmp_path / "log", "--storage", "./runs", env=ENV) as job:
+        job.wait_for(lambda: records_of(str(tmp_path / "runs")), "round 0 is committed")
+        time.sleep(0.5)
+        assert not checkpoints(tmp_path)
+        os.kill(job.processes()[0].pid, signal.SIGTERM)
+        assert job.wait(30) == 143, job.output()
+        assert "the same command goes on from the last checkpoint" in job.output()
+    (checkpoint,) = checkpoints(tmp_path)
+    assert unpack_progress(checkpoint.read_bytes(), "").place > (0, 0)
+    records = finish(tmp_path, uninterrupted)
+    assert max(r.attempts for r in records) == 2
 
 
 @pytest.mark.timeout(400)

@@ -174,7 +174,7 @@ def test_a_path_that_is_cut_leaves_the_checkpoints_of_others_alone(tmp_path):
     run(replace(TINY, path=Geometric(remove=0.3, rounds=1)), str(tmp_path))
     ledger = Ledger(open_store(str(tmp_path)))
     problem, _ = load_problem(TINY)
-    file = f"train/{Driver(TINY, ledger, problem).keys[2]}/000001.safetensors"
+    file = f"train/{Driver(TINY, ledger, problem).keys[2]}/000001-00000000.safetensors"
     ledger.store.write(file, b"another job's")
     (cut,) = sweep_paths([TINY], str(tmp_path), floor=Floor(accuracy=1.0)).outcomes
     assert (cut.state, len(cut.records)) == ("cut", 2)

@@ -2,6 +2,7 @@
 
 import logging
 import threading
+from dataclasses import replace
 
 import pytest
 import torch
@@ -29,11 +30,24 @@ def test_the_newest_is_kept_and_comes_back_bit_equal(store):
     assert newest_progress(store, KEY) is None
     for epochs in (1, 2, 9, 10):
         write_progress(store, progress(epochs))
-    assert store.list("train/") == [f"train/{KEY}/000010.safetensors"]
+    assert store.list("train/") == [f"train/{KEY}/000010-00000000.safetensors"]
     found = newest_progress(store, KEY)
     assert (found.epochs_done, found.history, found.seconds, found.attempts) == (10, progress(10).history, 2.5, 1)
     assert torch.equal(found.state.model["w"], progress(10).state.model["w"])
     assert torch.equal(found.state.optimizer["w/momentum_buffer"], torch.ones(2, 3))
+
+
+def test_the_middle_of_an_epoch_is_further_than_its_beginning(store):
+    parts = torch.tensor([[1.0, 1e-300], [2.0, 1 / 3]], dtype=torch.float64)
+    write_progress(store, progress(9))
+    write_progress(store, replace(progress(9), steps_done=12, parts=parts))
+    found = newest_progress(store, KEY)
+    assert found.place == (9, 12)
+    assert torch.equal(found.parts, parts)
+    assert found.state.model.keys() == {"w"}
+    write_progress(store, progress(10))
+    assert newest_progress(store, KEY).place == (10, 0)
+    assert newest_progress(store, KEY).parts is None
 
 
 def test_a_slower_owner_does_not_remove_what_a_faster_one_wrote(store):
@@ -56,17 +70,17 @@ def test_one_that_cannot_be_used_is_told_and_an_earlier_one_taken(damage, tmp_pa
     store = open_store(str(tmp_path))
     write_progress(store, progress(5))
     write_progress(store, progress(4))  # the straggler of a slower owner
-    file = tmp_path / f"train/{KEY}/000005.safetensors"
+    file = tmp_path / f"train/{KEY}/000005-00000000.safetensors"
     if damage == "cut":
         file.write_bytes(file.read_bytes()[:-3])
     elif damage == "flipped":
         file.write_bytes(file.read_bytes()[:-3] + b"abc")
     else:
         write_progress(store, progress(5, "cd" * 32))
-        file.write_bytes((tmp_path / f"train/{'cd' * 32}/000005.safetensors").read_bytes())
+        file.write_bytes((tmp_path / f"train/{'cd' * 32}/000005-00000000.safetensors").read_bytes())
     with caplog.at_level(logging.WARNING):
         assert newest_progress(store, KEY).epochs_done == 4
-    assert f"train/{KEY}/000005.safetensors" in caplog.text
+    assert f"train/{KEY}/000005-00000000.safetensors" in caplog.text
 
 
 def test_a_storage_that_is_cut_off_does_not_stop_the_training(tmp_path, monkeypatch, caplog):

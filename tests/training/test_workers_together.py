@@ -31,34 +31,43 @@ def request_of(experiment) -> RoundRequest:
     )  # fmt: skip
 
 
-def train(experiment, resume=None, on_epoch=None):
+def train(experiment, resume=None, on_epoch=None, on_step=None):
     torch.set_num_threads(1)
     data = load_data(experiment.data, experiment.data_options)
     trainer = Trainer(experiment, data, device=torch.device("cpu"))
-    return trainer.train(request_of(experiment), resume=resume, on_epoch=on_epoch)
+    return trainer.train(request_of(experiment), resume=resume, on_epoch=on_epoch, on_step=on_step)
 
 
 def worker(rank: int, folder: str) -> None:
-    """Be one of three: train both experiments, then, as a group that starts anew, the second from its middle."""
-    kept: list[bytes] = []
+    """Be one of three: train both experiments, then, as groups that start anew, the second from two places within."""
+    kept: dict[str, bytes] = {}
+    steps = 0
 
     def keep(request, metrics, images_per_second, take_progress):
         if metrics.epoch == 1:
-            kept.append(pack_progress(take_progress()))
+            kept["after an epoch"] = pack_progress(take_progress())
+
+    def keep_step(take_progress):
+        nonlocal steps
+        steps += 1
+        progress = take_progress()
+        if progress.place == (1, 2):
+            kept["in an epoch"] = pack_progress(progress)
 
     results = []
-    for run, (experiment, resumed) in enumerate([(PLAIN, False), (NOISY, False), (NOISY, True)]):
+    runs = [(PLAIN, None), (NOISY, None), (NOISY, "after an epoch"), (NOISY, "in an epoch")]
+    for run, (experiment, resumed) in enumerate(runs):
         dist.init_process_group("gloo", init_method=f"file://{folder}/meet{run}", rank=rank, world_size=WORLD)
-        resume = unpack_progress(kept[-1], "progress") if resumed else None
-        result = train(experiment, resume, keep)
-        results.append((result.state.model, result.history, result.test_accuracy))
+        resume, steps = unpack_progress(kept[resumed], "progress") if resumed else None, 0
+        result = train(experiment, resume, keep, keep_step)
+        results.append((result.state.model, result.history, result.test_accuracy, steps))
         dist.destroy_process_group()
     torch.save(results, f"{folder}/{rank}")
 
 
 @pytest.fixture(scope="module")
 def together(tmp_path_factory):
-    """For each worker its (model, history, test accuracy) of the three runs."""
+    """For each worker its (model, history, test accuracy, steps) of the four runs."""
     folder = tmp_path_factory.mktemp("workers")
     mp.spawn(worker, (str(folder),), nprocs=WORLD)
     return [torch.load(folder / str(rank), weights_only=False) for rank in range(WORLD)]
@@ -67,7 +76,7 @@ def together(tmp_path_factory):
 def test_gradients_and_counts_are_those_of_one_process(together):
     """Batch 16 on 3 workers is 6 + 5 + 5 samples; 30 validation and 31 test samples do not divide either."""
     single = train(PLAIN)
-    for model, history, test_accuracy in (runs[0] for runs in together):
+    for model, history, test_accuracy, _ in (runs[0] for runs in together):
         for name, tensor in single.state.model.items():
             torch.testing.assert_close(model[name], tensor, rtol=1e-4, atol=1e-6)
         assert test_accuracy == single.test_accuracy
@@ -78,9 +87,33 @@ def test_gradients_and_counts_are_those_of_one_process(together):
 
 
 def test_every_worker_ends_with_the_same_bits_and_a_resumed_group_too(together):
-    """With three workers the order of summation depends on the gradient buckets, so it must be pinned."""
-    first = together[0][1]
-    for run in (1, 2):
-        for model, history, test_accuracy in (runs[run] for runs in together):
-            assert all(torch.equal(model[name], tensor) for name, tensor in first[0].items())
-            assert (history, test_accuracy) == first[1:]
+    """With three workers the order of summation depends on how gradients are laid out, so it must be pinned.
+
+    In the middle of an epoch each worker has running statistics and a sum of losses of its own.
+    """
+    model, *rest, steps = together[0][1]
+    per_epoch = steps // NOISY.training.epochs
+    assert per_epoch > 2
+    for run, left in ((1, steps), (2, steps - 2 * per_epoch), (3, steps - per_epoch - 2)):
+        for again, *others, taken in (runs[run] for runs in together):
+            assert all(torch.equal(again[name], tensor) for name, tensor in model.items())
+            assert others == rest
+            assert taken == left
+
+
+def test_another_number_of_workers_goes_on_in_the_middle_of_an_epoch(together):
+    """One process takes over from three: the mean of their statistics, the sum of their losses."""
+    kept = {}
+
+    def keep(take_progress):
+        progress = take_progress()
+        kept[progress.place] = progress
+
+    train(PLAIN, on_step=keep)
+    whole = train(PLAIN)
+    progress = kept[1, 2]
+    loss_sum = progress.parts[0, -1]
+    thirds = dataclasses.replace(progress, parts=torch.tensor([[0.5], [0.25], [0.25]]).double() * loss_sum)
+    resumed = train(PLAIN, thirds)
+    assert all(torch.equal(resumed.state.model[name], tensor) for name, tensor in whole.state.model.items())
+    assert resumed.history == whole.history
