@@ -12,6 +12,8 @@ from typing import Any, Literal
 
 import ray
 
+from orchestrator.distributed.logs import RoundLog
+from orchestrator.distributed.metrics import MeteredStore, Metrics
 from orchestrator.distributed.tensors import share, unshare
 from orchestrator.driver import Driver
 from orchestrator.errors import OrchestratorError
@@ -93,7 +95,9 @@ class DriverActor:
         keep: Iterable[int] = (),
         floor: Floor | None = None,
     ) -> None:
-        store = open_store(storage)
+        self._metrics = Metrics(experiment.name, experiment.seed)
+        self._log = RoundLog(experiment, "driver")
+        store = MeteredStore(open_store(storage), self._metrics)
         self._driver = Driver(experiment, Ledger(store), problem, keep=keep, floor=floor)
         self._claims = Claims(store, owner)
         self._shared: dict[str, tuple[RoundRequest, list[ray.ObjectRef[Any]]]] = {}
@@ -116,6 +120,7 @@ class DriverActor:
             return Turn("end")
         key, ours = self._claim_next()
         self._holder = None if ours or key is None else self._claims.holder(key)
+        self._metrics.show(claims_waiting=self._holder is not None)
         if key is None:
             return Turn("end")
         return Turn("train") if ours else Turn("wait", self._holder)
@@ -125,6 +130,7 @@ class DriverActor:
         if group_started:
             self._starts += 1
             self._fruitless += 1
+            self._metrics.add(restarts=self._starts > 1)
         if self._fruitless > FRUITLESS and (key := self._next_key()) is not None:
             self.fail_round(
                 key, f"a round was started {FRUITLESS} times and no attempt finished an epoch: {self._crash}"
@@ -162,6 +168,8 @@ class DriverActor:
         if request is None or request.key != key:
             raise RuntimeError(f"round {key} is not the next one any more")
         if key not in self._shared:
+            self._log.round(key)
+            self._log.info("round asked for", round=request.round, density=request.density, epochs=request.epochs)
             refs = [ray.put((share(request.start), share(request.masks)))]
             self._shared = {key: (replace(request, start=None, masks={}), refs)}
         return self._shared[key]
@@ -182,23 +190,33 @@ class DriverActor:
             raise
         self._lost = 0
         self._claims.release(key)
+        self._log.info("round committed", round_key=key, test_accuracy=result.test_accuracy, seconds=result.seconds)
         if record is not None and all(record.key != known.key for known in self._records):
             self._records.append(record)
 
     def fail_round(self, key: str, reason: str) -> None:
         """Give the run up and write down why."""
+        self._log.info("round failed", round_key=key, reason=reason)
         self._failure = self._failure or reason
         self._driver.fail_round(key, reason, self._job)
         self._claims.release(key)
 
     def crashed(self, error: str) -> None:
         """A worker died of this; said if the run is given up."""
+        self._log.info("worker died", error=error)
         self._crash = f"the last worker to say why it died said {error}"
 
     def report(self, report: Report | None) -> bool:
         """How far the round is; answers whether the workers should stop."""
         if report is not None:
             self._report, self._fruitless = report, 0
+            self._metrics.show(
+                round=report.round,
+                density=report.density,
+                val_accuracy=report.metrics.val_accuracy,
+                epochs_done=report.epochs_done,
+                images_per_second=report.images_per_second,
+            )
         return self._stopping
 
     def stop(self) -> None:

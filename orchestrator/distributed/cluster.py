@@ -27,10 +27,10 @@ def connect(address: str | None) -> bool:
     Returns whether a cluster was joined, whose nodes may still be starting.
     """
     os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")  # relative paths and modules mean what they mean here
-    os.environ.setdefault("RAY_TRAIN_ENABLE_STATE_TRACKING", "0")
     address = address or os.environ.get("RAY_ADDRESS") or "local"
     options = {"log_to_driver": False, "logging_level": logging.ERROR}
     joined = address != "local"
+    os.environ.setdefault("RAY_TRAIN_ENABLE_STATE_TRACKING", "1" if joined else "0")  # for the dashboard's Train tab
     if not joined:
         # Ray asks for a token by default. One of its own leaves no file in the home folder and dies with the job.
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import ray
@@ -20,6 +20,8 @@ import torch
 from ray.train.collective import broadcast_from_rank_zero
 
 from orchestrator.distributed.actor import Report
+from orchestrator.distributed.logs import RoundLog
+from orchestrator.distributed.metrics import MeteredStore, Metrics
 from orchestrator.distributed.tensors import share, unshare
 from orchestrator.errors import DivergedError, OrchestratorError
 from orchestrator.experiment import Experiment
@@ -51,10 +53,12 @@ def train_path(config: WorkerConfig) -> None:
     """Train every round that the driver asks for."""
     torch.set_num_threads(config.threads)
     link = DriverLink(config.driver)
-    store = open_store(config.storage)
+    log = RoundLog(config.experiment, f"worker {group.rank()}")
+    store = MeteredStore(open_store(config.storage), Metrics(config.experiment.name, config.experiment.seed))
     writer = ProgressWriter(store)
     trainer: Trainer | None = None
     while (key := link.next_key()) is not None:
+        log.round(key)
         try:
             device = ray.train.torch.get_device()
             if trainer is None:
@@ -64,7 +68,9 @@ def train_path(config: WorkerConfig) -> None:
             resume = newest_progress(store, key)
             if not group.same_everywhere(resume.place if resume else (0, 0), device):
                 resume = None  # one worker could not read the checkpoint: all begin the round anew
-            watch = Watch(config, link, writer, device)
+            if resume:
+                log.info("goes on from a checkpoint", epochs_done=resume.epochs_done, steps_done=resume.steps_done)
+            watch = Watch(config, link, writer, device, log)
             result = trainer.train(request, resume=resume, on_epoch=watch.epoch_done, on_step=watch.step_done)
             writer.wait()  # so that nothing of the round is written after its commit
         except Stopped:
@@ -162,8 +168,10 @@ class Watch:
     Rank 0 decides, all act after the same step; the pace of the steps sets how many pass between two looks.
     """
 
-    def __init__(self, config: WorkerConfig, link: DriverLink, writer: ProgressWriter, device: torch.device) -> None:
-        self._config, self._link, self._writer, self._device = config, link, writer, device
+    def __init__(
+        self, config: WorkerConfig, link: DriverLink, writer: ProgressWriter, device: torch.device, log: RoundLog
+    ) -> None:
+        self._config, self._link, self._writer, self._device, self._log = config, link, writer, device, log
         self._saved = self._looked = time.monotonic()
         self._reported = 0.0
         self._steps = self._steps_to_look = 1
@@ -180,6 +188,7 @@ class Watch:
         if group.rank() != 0:
             return
         done = metrics.epoch - request.first_epoch + 1
+        self._log.info("epoch done", epochs_done=done, epochs=request.epochs, **asdict(metrics))
         if (now := time.monotonic()) - self._reported > LOOK_SECONDS:
             self._reported = now
             self._link.report(Report.of(request, metrics, done, images_per_second, group.world_size()))
@@ -218,5 +227,6 @@ class Watch:
         return time.monotonic() - self._saved >= self._config.checkpoint_seconds and not self._writer.is_busy
 
     def _save(self, progress: Progress) -> None:
+        self._log.info("checkpoint", epochs_done=progress.epochs_done, steps_done=progress.steps_done)
         self._writer.start(progress)
         self._saved = time.monotonic()

@@ -1,0 +1,59 @@
+"""Logs of actors and workers: one JSON object a line, each with the experiment, the seed and the round's key."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from datetime import datetime, timezone
+from typing import Any
+
+from orchestrator.experiment import Experiment
+
+_PLAIN = frozenset(vars(logging.makeLogRecord({})))
+
+
+class JsonLines(logging.Formatter):
+    """`context` stands in every line, and whatever a call passes as `extra`."""
+
+    def __init__(self, context: dict[str, Any]) -> None:
+        super().__init__()
+        self.context = context
+
+    def format(self, record: logging.LogRecord) -> str:
+        extra = {name: value for name, value in vars(record).items() if name not in _PLAIN}
+        line = {
+            "time": datetime.fromtimestamp(record.created, timezone.utc).isoformat(timespec="milliseconds"),
+            "level": record.levelname,
+            "logger": record.name,
+            "message": record.getMessage(),
+            **self.context,
+            **extra,
+        }
+        if record.exc_info:
+            line["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(line, default=str)
+
+
+class RoundLog:
+    """This process's log, of one path. Lines go to standard error, which Ray keeps for each of its processes."""
+
+    def __init__(self, experiment: Experiment, process: str) -> None:
+        self._context: dict[str, Any] = {
+            "experiment": experiment.name,
+            "seed": experiment.seed,
+            "process": process,
+            "round_key": None,
+        }
+        handler = logging.StreamHandler(sys.stderr)
+        handler.setFormatter(JsonLines(self._context))
+        self._logger = logging.getLogger("orchestrator")
+        self._logger.handlers, self._logger.propagate = [handler], False
+        self._logger.setLevel(logging.INFO)
+
+    def round(self, key: str | None) -> None:
+        """From now on lines are of this round."""
+        self._context["round_key"] = key
+
+    def info(self, message: str, **extra: Any) -> None:
+        self._logger.info(message, extra=extra)

@@ -1,0 +1,98 @@
+"""What Prometheus can read of a run, through Ray: `ray_rewind_...` with the tags `experiment` and `seed`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+from pyarrow.fs import FileSystem
+from ray.util.metrics import Counter, Gauge
+
+from orchestrator.storage.store import Store
+
+GAUGES = {
+    "rewind_round": "Round that is being trained.",
+    "rewind_density": "Fraction of the prunable weights that this round keeps.",
+    "rewind_val_accuracy": "Validation accuracy of the newest epoch, a fraction.",
+    "rewind_epochs_done": "Epochs done of the round.",
+    "rewind_images_per_second": "Training images per second over all workers.",
+    "rewind_claims_waiting": "1 while the path waits for a round that another owner trains.",
+}
+COUNTERS = {
+    "rewind_restarts_total": "Groups of workers that were started again.",
+    "rewind_storage_blocked_seconds_total": "Seconds spent waiting for the storage.",
+    "rewind_storage_uploaded_bytes_total": "Bytes written to the storage.",
+}
+_TAGS = ("experiment", "seed")
+T = TypeVar("T")
+
+
+class Metrics:
+    """The metrics of one path, as one process adds to them."""
+
+    def __init__(self, experiment: str, seed: int) -> None:
+        tags = {"experiment": experiment, "seed": str(seed)}
+        self._gauges = {name: Gauge(name, about, _TAGS) for name, about in GAUGES.items()}
+        self._counters = {name: Counter(name, about, _TAGS) for name, about in COUNTERS.items()}
+        for metric in (*self._gauges.values(), *self._counters.values()):
+            metric.set_default_tags(tags)
+
+    def show(self, **values: float) -> None:
+        """Set gauges, named without `rewind_`."""
+        for name, value in values.items():
+            self._gauges[f"rewind_{name}"].set(value)
+
+    def add(self, **amounts: float) -> None:
+        """Add to counters, named without `rewind_` and `_total`."""
+        for name, amount in amounts.items():
+            if amount > 0:
+                self._counters[f"rewind_{name}_total"].inc(amount)
+
+
+class MeteredStore:
+    """A store that counts the bytes written to it and the time spent waiting for it."""
+
+    def __init__(self, store: Store, metrics: Metrics) -> None:
+        self._store, self._metrics = store, metrics
+        self.is_local = store.is_local
+
+    @property
+    def uri(self) -> str:
+        return self._store.uri
+
+    def read(self, path: str) -> bytes:
+        return self._timed(lambda: self._store.read(path))
+
+    def write(self, path: str, data: bytes | memoryview) -> None:
+        self._timed(lambda: self._store.write(path, data), len(data))
+
+    def create(self, path: str, data: bytes) -> bool:
+        return self._timed(lambda: self._store.create(path, data), len(data))
+
+    def exists(self, path: str) -> bool:
+        return self._timed(lambda: self._store.exists(path))
+
+    def list(self, prefix: str = "") -> list[str]:
+        return self._timed(lambda: self._store.list(prefix))
+
+    def delete(self, path: str) -> None:
+        self._timed(lambda: self._store.delete(path))
+
+    def delete_tree(self, prefix: str) -> None:
+        self._timed(lambda: self._store.delete_tree(prefix))
+
+    def check(self) -> None:
+        self._timed(self._store.check)
+
+    def train_storage(self) -> tuple[str, FileSystem]:
+        return self._store.train_storage()
+
+    def _timed(self, call: Callable[[], T], size: int = 0) -> T:
+        began = time.perf_counter()
+        try:
+            result = call()
+            self._metrics.add(storage_uploaded_bytes=size)
+            return result
+        finally:
+            self._metrics.add(storage_blocked_seconds=time.perf_counter() - began)
