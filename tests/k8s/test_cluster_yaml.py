@@ -76,6 +76,8 @@ def complaints(config: dict[str, Any]) -> list[str]:
     start = [config["head_start_ray_commands"][-1], config["worker_start_ray_commands"][-1]]
     if not all("RAY_AUTH_MODE=token" in command for command in start):
         found.append("a node starts without the token")
+    if "RAY_enable_autoscaler_v2=1" not in start[0]:
+        found.append("a job cannot know what the autoscaler may add")
     if "--dashboard-host=127.0.0.1" not in start[0]:
         found.append("the dashboard listens to others")
     installs = [command for command in config["setup_commands"] if "pip install" in command]
@@ -95,6 +97,7 @@ def complaints(config: dict[str, Any]) -> list[str]:
         (lambda c: c["available_node_types"]["head"]["node_config"].pop("MetadataOptions"), "hands its role"),
         (lambda c: c.update(worker_start_ray_commands=["ray start"]), "without the token"),
         (lambda c: c.update(head_start_ray_commands=["RAY_AUTH_MODE=token ray start --head"]), "listens to others"),
+        (lambda c: c.update(head_start_ray_commands=["ray start --head"]), "what the autoscaler may add"),
         (lambda c: c["setup_commands"].append("pip install ray"), "not pinned"),
         (lambda c: c["setup_commands"].append("export AWS_SECRET_ACCESS_KEY=x"), "a secret"),
     ],
