@@ -14,6 +14,7 @@ from dataclasses import replace
 
 import ray
 
+from orchestrator.distributed import autoscaler
 from orchestrator.distributed.deployment import Deployment, Workers
 from orchestrator.errors import ConfigError, ResourceError
 from orchestrator.storage.store import Store
@@ -79,7 +80,7 @@ def room(resources: dict[str, float]) -> int:
 def with_gpus(workers: Workers) -> Workers:
     """One GPU for each worker where the cluster has enough of them."""
     gpu = replace(workers, gpus=1.0)
-    return gpu if room(gpu.resources) >= workers.least or _autoscaler_can_hold(gpu) else workers
+    return gpu if room(gpu.resources) >= workers.least or autoscaler.can_hold(gpu) else workers
 
 
 def check_storage_is_shared(store: Store) -> None:
@@ -99,7 +100,7 @@ def check_room(workers: Workers, wait_seconds: float) -> None:
     """
     deadline = time.monotonic() + wait_seconds
     while (fitting := room(workers.resources)) < workers.least:
-        if _autoscaler_can_hold(workers):
+        if autoscaler.can_hold(workers):
             return
         if time.monotonic() >= deadline:
             there = ray.cluster_resources()
@@ -110,11 +111,6 @@ def check_room(workers: Workers, wait_seconds: float) -> None:
                 "ask for fewer --workers, fewer --cpus-per-worker, or add nodes"
             )
         time.sleep(1)
-
-
-def _autoscaler_can_hold(workers: Workers) -> bool:
-    most = ray._private.state.state.get_max_resources_from_cluster_config() or {}
-    return all(most.get(name, 0) >= amount * workers.least for name, amount in workers.resources.items())
 
 
 def _amounts(resources: dict[str, float]) -> str:

@@ -1,0 +1,39 @@
+"""What an autoscaler may still add to the cluster. Ray tells nobody its limits, so it is asked and its answer read."""
+
+from __future__ import annotations
+
+import time
+
+import ray
+from ray.autoscaler.sdk import request_resources
+from ray.core.generated.autoscaler_pb2 import GetClusterStatusReply
+
+from orchestrator.distributed.deployment import Workers
+
+_ANSWER_SECONDS = 20.0  # it looks at what is asked every few seconds
+
+
+def can_hold(workers: Workers) -> bool:
+    """Whether the autoscaler can bring the cluster to `workers.least` workers, and has begun to.
+
+    False at once where no autoscaler of version 2 has reported (that of version 1 does not tell what it cannot do).
+    """
+    if _status().autoscaling_state.autoscaler_state_version == 0:
+        return False
+    request_resources(bundles=[workers.resources] * workers.least)
+    try:
+        asked = _status().cluster_resource_state.cluster_resource_state_version
+        deadline = time.monotonic() + _ANSWER_SECONDS
+        while time.monotonic() < deadline:
+            state = _status().autoscaling_state
+            if state.last_seen_cluster_resource_state_version > asked:
+                return not state.infeasible_cluster_resource_constraints
+            time.sleep(0.5)
+        return False
+    finally:
+        request_resources(bundles=[])  # nodes on their way still come, and the training asks for its own
+
+
+def _status() -> GetClusterStatusReply:
+    address = ray.get_runtime_context().gcs_address
+    return GetClusterStatusReply.FromString(ray._raylet.GcsClient(address).get_cluster_status())

@@ -1,0 +1,120 @@
+"""cluster.yaml by the launcher's own checks, and its node_config by AWS' published model of RunInstances."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import botocore.loaders
+import botocore.model
+import botocore.validate
+import job_rules
+import jsonschema
+import pytest
+import yaml
+from manifests import REPOSITORY
+from ray.autoscaler._private.util import prepare_config, validate_config
+
+TEXT = (REPOSITORY / "cluster.yaml").read_text()
+COMMON = ("file_mounts", "rsync_exclude", "setup_commands", "head_start_ray_commands", "worker_start_ray_commands")
+
+
+def aws() -> dict[str, Any]:
+    return dict(yaml.safe_load(TEXT))
+
+
+def on_premise() -> dict[str, Any]:
+    """The variant, made as the comment above it says."""
+    block = "\n".join(re.findall(r"^#: (.*)$", TEXT, flags=re.MULTILINE))
+    return {**yaml.safe_load(block), **{name: aws()[name] for name in COMMON}}
+
+
+@pytest.mark.parametrize("config", [aws, on_premise])
+def test_the_launcher_takes_it(config):
+    prepared = prepare_config(config())
+    validate_config(prepared)
+    for name in COMMON:
+        if name != "setup_commands":  # merged into those of head and workers
+            assert prepared[name] == config()[name], "no default of Ray's takes its place"
+
+
+@pytest.mark.parametrize("change", [{"max_worker": 8}, {"head_node_type": 3}, {"auth": {"user": "ubuntu"}}])
+def test_the_launcher_refuses_what_it_does_not_know(change):
+    with pytest.raises(jsonschema.ValidationError):
+        validate_config(prepare_config({**aws(), **change}))
+
+
+def run_instances_errors(node_config: dict[str, Any]) -> str:
+    """What EC2's published model finds wrong with the request that Ray would send."""
+    model = botocore.model.ServiceModel(botocore.loaders.create_loader().load_service_model("ec2", "service-2"))
+    request = {**node_config, "MinCount": 1, "MaxCount": 1}  # Ray sets both
+    shape = model.operation_model("RunInstances").input_shape
+    return str(botocore.validate.ParamValidator().validate(request, shape).generate_report())
+
+
+@pytest.mark.parametrize("node_type", ["head", "gpu"])
+def test_ec2_takes_every_node_config(node_type):
+    node_config = aws()["available_node_types"][node_type]["node_config"]
+    assert run_instances_errors(node_config) == ""
+    assert "Unknown parameter" in run_instances_errors({**node_config, "InstanceTypes": "m6i.xlarge"})
+    assert "Invalid type" in run_instances_errors({**node_config, "BlockDeviceMappings": {"VolumeSize": 200}})
+
+
+def complaints(config: dict[str, Any]) -> list[str]:
+    """What the schemas do not see."""
+    found = []
+    head, workers = config["available_node_types"]["head"], config["available_node_types"]["gpu"]
+    if head["resources"].get("CPU") != 0 or "InstanceMarketOptions" in head["node_config"]:
+        found.append("the head is on demand and trains nothing")
+    if workers["min_workers"] != 0 or workers["node_config"].get("InstanceMarketOptions") != {"MarketType": "spot"}:
+        found.append("workers are spot instances, from none")
+    for name, node in config["available_node_types"].items():
+        if "IamInstanceProfile" not in node["node_config"]:
+            found.append(f"{name} has no instance profile")
+        if node["node_config"].get("MetadataOptions") != {"HttpTokens": "required"}:
+            found.append(f"{name} hands its role to whoever can make it fetch an address")
+    start = [config["head_start_ray_commands"][-1], config["worker_start_ray_commands"][-1]]
+    if not all("RAY_AUTH_MODE=token" in command for command in start):
+        found.append("a node starts without the token")
+    if "RAY_enable_autoscaler_v2=1" not in start[0]:
+        found.append("a job cannot know what the autoscaler may add")
+    if "--dashboard-host=127.0.0.1" not in start[0]:
+        found.append("the dashboard listens to others")
+    installs = [command for command in config["setup_commands"] if "pip install" in command]
+    if not all("--constraint constraints.txt" in c or re.search(r"==[\d.]+$", c) for c in installs):
+        found.append("what is installed is not pinned")
+    if re.search("AKIA|aws_secret|AWS_SECRET", str(config)):
+        found.append("a secret stands in it")
+    return found
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda c: c["available_node_types"]["head"].update(resources={}), "trains nothing"),
+        (lambda c: c["available_node_types"]["gpu"].update(min_workers=1), "from none"),
+        (lambda c: c["available_node_types"]["gpu"]["node_config"].pop("IamInstanceProfile"), "gpu has no instance"),
+        (lambda c: c["available_node_types"]["head"]["node_config"].pop("MetadataOptions"), "hands its role"),
+        (lambda c: c.update(worker_start_ray_commands=["ray start"]), "without the token"),
+        (lambda c: c.update(head_start_ray_commands=["RAY_AUTH_MODE=token ray start --head"]), "listens to others"),
+        (lambda c: c.update(head_start_ray_commands=["ray start --head"]), "what the autoscaler may add"),
+        (lambda c: c["setup_commands"].append("pip install ray"), "not pinned"),
+        (lambda c: c["setup_commands"].append("export AWS_SECRET_ACCESS_KEY=x"), "a secret"),
+    ],
+)
+def test_what_the_schemas_do_not_see(change, said):
+    config = aws()
+    assert complaints(config) == []
+    change(config)
+    assert any(said in complaint for complaint in complaints(config))
+
+
+def test_the_workers_of_the_example_fit():
+    lines = re.findall(r"^#   (.*)$", TEXT, flags=re.MULTILINE)
+    command = " ".join(line.strip().rstrip("\\") for line in lines)
+    asked = job_rules.parse(re.findall(r"-- (python jobs.*?) +ray down", command)[0])
+    gpu = aws()["available_node_types"]["gpu"]
+    assert not isinstance(asked, str), asked
+    assert (asked["gpus"], asked["most"]) == (1, gpu["max_workers"])
+    assert asked["cpus"] <= gpu["resources"]["CPU"]
+    assert aws()["max_workers"] >= gpu["max_workers"]
