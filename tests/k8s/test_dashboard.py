@@ -9,18 +9,9 @@ from copy import deepcopy
 import pytest
 from manifests import clusters, one, pods, render
 
-# What a run exports: gauges, and counters in seconds, bytes and times. Ray puts `ray_` before each.
-METRICS = {
-    "rewind_round",
-    "rewind_density",
-    "rewind_val_accuracy",
-    "rewind_epochs_done",
-    "rewind_images_per_second",
-    "rewind_storage_blocked_seconds_total",
-    "rewind_storage_uploaded_bytes_total",
-    "rewind_restarts_total",
-    "rewind_claims_waiting",
-}
+from orchestrator.distributed.metrics import COUNTERS, GAUGES
+
+METRICS = {*GAUGES, *COUNTERS}  # Ray puts `ray_` before each
 TAGS = {"experiment", "seed"}
 
 
