@@ -107,7 +107,7 @@ class DriverActor:
         self._failure: str | None = None
         self._crash = "see the workers' logs for why they died (memory is the usual cause)"
         self._holder: str | None = None
-        self._stopping = False
+        self._stopping = self._stopped = False
         self._starts = 0
         self._fruitless = 0
         self._lost = 0
@@ -222,6 +222,13 @@ class DriverActor:
     def stop(self) -> None:
         """End the run in order: with a checkpoint of the round under way, and no further round."""
         self._stopping = True
+
+    def workers_stopped(self) -> None:
+        """Said by the workers when their checkpoint is written."""
+        self._stopped = True
+
+    def stopped(self) -> bool:
+        return self._stopped
 
     def status(self, after_round: int) -> Status:
         """What is new since the record of round `after_round`."""

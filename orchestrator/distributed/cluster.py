@@ -37,17 +37,28 @@ def connect(address: str | None) -> bool:
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
         logging.getLogger("ray._private.authentication.authentication_token_setup").setLevel(logging.ERROR)
         options |= {"include_dashboard": False}
+    if host := re.fullmatch(r"(?:ray://)?([^/:]+):(\d+)", address):
+        _knock(address, host[1], int(host[2]))  # Ray itself would try for minutes
     try:
-        if host := re.fullmatch(r"(?:ray://)?([^/:]+):(\d+)", address):
-            # Ray itself would try for minutes.
-            socket.create_connection((host[1], int(host[2])), timeout=10).close()
         ray.init(address=address, **options)
+    except ray.exceptions.AuthenticationError as error:
+        raise ResourceError(f"there is no token for the Ray cluster: {str(error).splitlines()[0]}") from None
+    except OSError as error:
+        raise ResourceError(
+            f"the Ray cluster at {address} does not let this process in ({error}): check that RAY_AUTH_TOKEN, or the "
+            "file that RAY_AUTH_TOKEN_PATH names, is this cluster's token, and that it runs the same version of Ray"
+        ) from None
+    return joined
+
+
+def _knock(address: str, host: str, port: int) -> None:
+    try:
+        socket.create_connection((host, port), timeout=10).close()
     except OSError as error:
         raise ResourceError(
             f"no Ray cluster answers at {address} ({error}); start one with `ray start --head`, "
             "or leave --address and RAY_ADDRESS unset for a local one"
         ) from None
-    return joined
 
 
 @contextlib.contextmanager

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from orchestrator.distributed.deployment import Deployment, Workers
-from orchestrator.distributed.termination import Terminated, raise_terminated
+from orchestrator.distributed.termination import GO_ON, Terminated, raise_terminated
 from orchestrator.errors import OrchestratorError
 from orchestrator.experiment import Experiment
 
@@ -80,7 +80,8 @@ def run_job(flags: F, job: Callable[[F], int], make_smoke_data: Callable[[Path],
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt as stop:
-        print("stopped; the same command goes on from the last checkpoint", file=sys.stderr)
+        if not (isinstance(stop, Terminated) and stop.told):
+            print(GO_ON, file=sys.stderr)
         return 143 if isinstance(stop, Terminated) else 130
 
 

@@ -5,15 +5,19 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from types import FrameType
 
-_SAFETY = 0.7  # of the time until SIGKILL follows
+GO_ON = "stopped; the same command goes on from the last checkpoint"
+_SAFETY = 0.8  # of the time until SIGKILL follows
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM has come."""
+    """SIGTERM has come. `told`: whether whoever started the job knows how to go on."""
+
+    told = False
 
 
 def raise_terminated(number: int, frame: FrameType | None) -> None:
@@ -22,27 +26,36 @@ def raise_terminated(number: int, frame: FrameType | None) -> None:
 
 @contextlib.contextmanager
 def in_order(stop: Callable[[], None]) -> Iterator[None]:
-    """On SIGTERM call `stop`, which makes the block end by itself; raises Terminated at its end, or when time is short.
+    """On SIGTERM call `stop`, which returns when all is safe; then, or when time is short, raise Terminated.
 
     `ray job stop` gives a job RAY_JOB_STOP_WAIT_TIME_S seconds (3 unless set where the cluster was started).
     """
     grace = float(os.environ.get("RAY_JOB_STOP_WAIT_TIME_S", "3")) * _SAFETY
-    asked = threading.Event()
-    late = threading.Timer(grace, signal.raise_signal, [signal.SIGTERM])
-    late.daemon = True
+    asked, left = threading.Event(), threading.Event()
+
+    def in_time() -> None:
+        stopping = threading.Thread(target=stop, daemon=True)  # not in the handler: Ray may be in the middle of a call
+        stopping.start()
+        stopping.join(grace)
+        # Said now, as tearing Ray down may take longer than the time that is left.
+        print(GO_ON, file=sys.stderr, flush=True)
+        if not left.is_set():
+            signal.raise_signal(signal.SIGTERM)
 
     def handle(number: int, frame: FrameType | None) -> None:
         if asked.is_set():
             raise Terminated
         asked.set()
-        late.start()
-        threading.Thread(target=stop, daemon=True).start()  # not here, where Ray may be in the middle of a call
+        threading.Thread(target=in_time, daemon=True).start()
 
     before = signal.signal(signal.SIGTERM, handle)
     try:
         yield
+    except Terminated as stopped:
+        stopped.told = True
+        raise
     finally:
-        late.cancel()
+        left.set()
         signal.signal(signal.SIGTERM, before)
     if asked.is_set():
         raise Terminated

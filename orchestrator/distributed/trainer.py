@@ -55,8 +55,10 @@ def start_driver(
 
 
 def stop(driver: Any) -> None:
-    """Ask the path to end in order: a checkpoint of the round under way, and no further round."""
+    """End the path in order; returns when the round under way has its checkpoint."""
     driver.stop.remote()
+    while not ray.get(driver.stopped.remote()):
+        time.sleep(0.05)
 
 
 def train_rounds(

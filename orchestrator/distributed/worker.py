@@ -74,6 +74,7 @@ def train_path(config: WorkerConfig) -> None:
             result = trainer.train(request, resume=resume, on_epoch=watch.epoch_done, on_step=watch.step_done)
             writer.wait()  # so that nothing of the round is written after its commit
         except Stopped:
+            link.stopped()
             break
         except DivergedError as error:  # on every worker alike
             link.fail(key, str(error))
@@ -143,6 +144,10 @@ class DriverLink:
 
     def crashed(self, error: str) -> None:
         self._driver.crashed.remote(error[:1000])
+
+    def stopped(self) -> None:
+        if self._first:
+            self._driver.workers_stopped.remote()
 
     def report(self, report: Report | None) -> None:
         """Tell the driver how far the round is, if it does not know; it answers whether to stop, in `stop_asked`."""

@@ -1,0 +1,95 @@
+"""A Ray cluster as people start one, `ray start --head`, on ports of its own and with a token."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+from s3_server import HOST, free_port
+
+RAY = str(Path(sys.executable).with_name("ray"))
+
+
+@dataclass
+class Head:
+    """`environment` is what a client of this cluster needs; `log` is what `ray start` printed."""
+
+    port: int
+    dashboard: str
+    metrics_port: int
+    environment: dict[str, str]
+    folder: Path
+    log: Path
+
+    def ray(self, *args: str, cwd: Path, seconds: float = 200, **changes: str) -> subprocess.CompletedProcess[str]:
+        """Run the `ray` command against this cluster."""
+        return subprocess.run(
+            [RAY, *args],
+            cwd=cwd,
+            env=self.environment | changes,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=seconds,
+        )
+
+    def get(self, path: str) -> Any:
+        """JSON of the dashboard."""
+        headers = {"Authorization": f"Bearer {self.environment['RAY_AUTH_TOKEN']}"}
+        with urllib.request.urlopen(urllib.request.Request(self.dashboard + path, headers=headers), timeout=20) as page:
+            return json.loads(page.read())
+
+    def metrics(self) -> str:
+        """What Prometheus would read."""
+        with urllib.request.urlopen(f"http://{HOST}:{self.metrics_port}/metrics", timeout=20) as page:
+            return str(page.read().decode())
+
+
+@contextlib.contextmanager
+def running_head(folder: Path, cwd: Path, environment: Mapping[str, str], cpus: int = 2) -> Iterator[Head]:
+    """Start a head whose jobs run in `cwd` with `environment`; it ends with everything that it started."""
+    ports = [free_port() for _ in range(7)]
+    token = secrets.token_hex(16)
+    names = ("port", "dashboard-port", "dashboard-agent-listen-port", "dashboard-agent-grpc-port")
+    names += ("metrics-export-port", "runtime-env-agent-port", "ray-client-server-port")
+    flags = [f"--{name}={port}" for name, port in zip(names, ports, strict=True)]
+    kept = {name: value for name, value in environment.items() if not name.startswith("RAY_")}
+    kept |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token, "RAY_DISABLE_USAGE_STATS": "1"}
+    kept["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{kept['PATH']}"  # `python` of a job
+    log = folder / "head.log"
+    command = [RAY, "start", "--head", "--block", f"--num-cpus={cpus}", f"--temp-dir={folder}", *flags]
+    with log.open("wb") as output:
+        process = psutil.Popen(command, cwd=cwd, env=kept, stdout=output, stderr=output)
+    dashboard = f"http://{HOST}:{ports[1]}"
+    client = kept | {"RAY_API_SERVER_ADDRESS": dashboard, "RAY_ADDRESS": f"{HOST}:{ports[0]}"}
+    head = Head(ports[0], dashboard, ports[4], client, folder, log)
+    try:
+        _wait_for(head, process)
+        yield head
+    finally:
+        processes = [process, *process.children(recursive=True)]
+        for one in processes:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                one.kill()
+        psutil.wait_procs(processes, timeout=20)
+
+
+def _wait_for(head: Head, process: psutil.Popen, patience_s: float = 120) -> None:
+    deadline = time.monotonic() + patience_s
+    while time.monotonic() < deadline and process.poll() is None:
+        with contextlib.suppress(OSError):
+            head.get("/api/jobs/")
+            return
+        time.sleep(0.3)
+    raise RuntimeError(f"the Ray head does not answer; it said:\n{head.log.read_text()}")
