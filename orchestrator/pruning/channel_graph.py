@@ -21,6 +21,7 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 Side: TypeAlias = Literal["out", "in"]
 Kept: TypeAlias = dict[str, dict[str, list[int]]]
 Unit: TypeAlias = Literal["macs", "parameters"]
+UNITS: tuple[Unit, ...] = ("macs", "parameters")
 
 
 def tensor_sides(layer: nn.Module) -> dict[str, tuple[Side, ...]] | None:

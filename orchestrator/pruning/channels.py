@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from orchestrator.errors import ConfigError
-from orchestrator.pruning.channel_graph import ChannelGraph, Group, Kept, Unit
+from orchestrator.pruning.channel_graph import UNITS, ChannelGraph, Group, Kept, Unit
 from orchestrator.pruning.criteria import Criterion, magnitude, score
 from orchestrator.pruning.li2017 import PRESETS
 
@@ -42,7 +42,7 @@ class Channels:
     round_to: int = 8
 
     def __post_init__(self) -> None:
-        if self.unit not in ("macs", "parameters"):
+        if self.unit not in UNITS:
             raise ConfigError(f"Channels.unit must be 'macs' or 'parameters', got {self.unit!r}")
         _check_round_to(self.round_to)
         if isinstance(self.ratios, str):
