@@ -89,12 +89,12 @@ def test_three_rounds_give_smaller_and_smaller_networks_that_still_tell_digits(s
     assert [record.round for record in rounds] == [1, 2, 3]
     assert dense.channels is None
     assert dense.metrics["test_accuracy"] > 0.95
-    assert all(record.metrics["test_accuracy"] > 0.6 for record in rounds)
+    assert all(record.metrics["test_accuracy"] > 0.9 for record in rounds)
     kept_before = None
     for record in rounds:
         channels = record.channels
         assert (record.technique, channels["unit"]) == (technique, "macs")
-        assert channels["macs"][0] <= record.density * channels["macs"][1]
+        assert 0.9 * record.density < channels["macs"][0] / channels["macs"][1] <= record.density
         assert record.metrics["macs_kept"] == channels["macs"][0] / channels["macs"][1]
         module = built(channels["kept"])
         parameters = sum(p.numel() for p in module.parameters())
@@ -107,7 +107,7 @@ def test_three_rounds_give_smaller_and_smaller_networks_that_still_tell_digits(s
                 assert all(set(channels["kept"][name][side]) <= set(sides[side]) for side in sides)
         kept_before = channels["kept"]
     assert [r.model_bytes for r in rounds] == sorted((r.model_bytes for r in rounds), reverse=True)
-    assert rounds[-1].model_bytes < 0.35 * dense.model_bytes
+    assert rounds[-1].model_bytes < 0.75 * dense.model_bytes
 
 
 @pytest.mark.parametrize("technique", TECHNIQUES)

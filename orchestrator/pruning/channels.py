@@ -23,11 +23,12 @@ TOLERANCE = 5e-4  # between a path's density and what given ratios keep
 class Channels:
     """Whole channels leave the network until it has the density, which counts MACs or parameters (`unit`).
 
-    Without `ratios` the channels of lowest mean score in the whole network go first, `round_to` of a layer together, so
-    that a layer keeps a multiple of that, or all it has. By `magnitude` the mean score is the L1 norm of a channel's
-    filters over their size (Li et al., "Pruning Filters for Efficient ConvNets", ICLR 2017, section 3.1; the division
-    makes layers comparable). What stays is the longest beginning of the ranking that fits. Layers that must agree, such
-    as those that a residual connection adds, lose the same channels, by the mean over all their filters.
+    Without `ratios` the channels that are lowest in their layer go first, wherever they are: a channel's score is that
+    of its filters, by `magnitude` their L1 norm (Li et al., "Pruning Filters for Efficient ConvNets", ICLR 2017, section
+    3.1), over the mean of the layer's channels. A wide layer has small weights and batch norm undoes any scale, so that
+    norms of different layers say nothing of each other. `round_to` channels of a layer go together, so that it keeps a
+    multiple of that, or all it has; what stays is the longest beginning of the ranking that fits. Layers that must
+    agree, such as those that a residual connection adds, lose the same channels, by the mean over all their filters.
 
     `ratios`: which fraction of which layer's channels goes, {"layer1.*.conv1": 0.5}, or a name in `PRESETS`; the path
     is then `OneShot` of the density that they give.
@@ -123,9 +124,10 @@ def keep_by_budget(
             continue
         means = _means(graph, group, weights, kept or {}, criterion, gradients)
         lowest_first = _lowest_first(means, alive[index])
+        typical = means[lowest_first].mean().clamp(min=torch.finfo(torch.float64).tiny)
         sizes = _block_sizes(len(lowest_first), round_to)
         for order, channels in enumerate(lowest_first[: sum(sizes)].split(sizes) if sizes else ()):
-            blocks.append((float(means[channels].mean()), -index, order, channels))
+            blocks.append((float(means[channels].mean() / typical), -index, order, channels))
     blocks.sort(key=lambda block: block[:3])  # of equal blocks that of the last layer goes first
     budget = density * graph.counts({}).of(unit)
 

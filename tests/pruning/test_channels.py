@@ -182,8 +182,14 @@ def test_rounds_are_nested_and_repeat_themselves(resnet8, graph):
         for name, sides in kept.items():
             assert all(set(again[0][name][side]) <= set(places) for side, places in sides.items())
         kept, module = again[0], shrink(copy.deepcopy(resnet8), again[0])
-    # Weights did not change in between, so that one step removes the same.
-    assert kept == keep_by_budget(graph, weights_of(resnet8), 0.3, round_to=4)
+
+
+def test_the_scale_of_a_layer_decides_nothing(resnet8, graph):
+    """Batch norm undoes it: a network whose layers are scaled loses the same channels."""
+    scaled = {name: w * (100.0 if "layer3" in name else 1.0) for name, w in weights_of(resnet8).items()}
+    kept = keep_by_budget(graph, weights_of(resnet8), 0.5)
+    assert keep_by_budget(graph, scaled, 0.5) == kept
+    assert {"layer1.0.conv1", "layer2.0.conv1", "layer3.0.conv1"} <= {n for n, s in kept.items() if "out" in s}
 
 
 def test_layers_that_are_excluded_keep_their_outputs(resnet8, graph):
