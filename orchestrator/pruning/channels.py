@@ -24,11 +24,11 @@ class Channels:
     """Whole channels leave the network until it has the density, which counts MACs or parameters (`unit`).
 
     Without `ratios` the channels that are lowest in their layer go first, wherever they are: a channel's score is that
-    of its filters, by `magnitude` their L1 norm (Li et al., "Pruning Filters for Efficient ConvNets", ICLR 2017, section
-    3.1), over the mean of the layer's channels. A wide layer has small weights and batch norm undoes any scale, so that
-    norms of different layers say nothing of each other. `round_to` channels of a layer go together, so that it keeps a
-    multiple of that, or all it has; what stays is the longest beginning of the ranking that fits. Layers that must
-    agree, such as those that a residual connection adds, lose the same channels, by the mean over all their filters.
+    of its filters, by `magnitude` their L1 norm (Li et al., "Pruning Filters for Efficient ConvNets", ICLR 2017,
+    section 3.1), over the mean of the layer's channels. A wide layer has small weights and batch norm undoes any scale,
+    so that norms of different layers say nothing of each other. `round_to` channels of a layer go together, so that it
+    keeps a multiple of that, or all it has; what stays is the longest beginning of the ranking that fits. Layers that
+    must agree, such as those that a residual connection adds, lose the same channels, by the mean over their filters.
 
     `ratios`: which fraction of which layer's channels goes, {"layer1.*.conv1": 0.5}, or a name in `PRESETS`; the path
     is then `OneShot` of the density that they give.
