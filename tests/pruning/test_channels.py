@@ -10,8 +10,9 @@ import torch
 from torch import nn
 
 from orchestrator.errors import ConfigError
+from orchestrator.pruning.channel_choice import keep_by_budget, keep_by_ratio
 from orchestrator.pruning.channel_graph import ChannelGraph
-from orchestrator.pruning.channels import Channels, keep_by_budget, keep_by_ratio
+from orchestrator.pruning.channels import Channels, fewer_channels
 from orchestrator.pruning.li2017 import PRESETS
 from orchestrator.pruning.shrink import shrink
 from orchestrator.pruning.trace import trace_channels
@@ -151,6 +152,16 @@ def test_a_removed_channel_is_one_that_says_nothing(spec, shape, options):
     for name, sides in kept.items():
         if isinstance(layer := smaller.get_submodule(name), nn.Conv2d) and layer.groups > 1:
             assert layer.groups == layer.in_channels == layer.out_channels == len(sides["out"])
+
+
+def test_half_the_channels_of_a_network_in_one_call(resnet8, graph):
+    smaller, kept = fewer_channels(resnet8, SMALL)
+    assert kept == keep_by_ratio(graph, weights_of(resnet8), 0.5)
+    assert [m.out_channels for m in smaller.modules() if isinstance(m, nn.Conv2d)] == [
+        m.out_channels // 2 for m in resnet8.modules() if isinstance(m, nn.Conv2d)
+    ]
+    assert smaller(torch.zeros(2, *SMALL)).shape == (2, 10)
+    assert resnet8.conv1.out_channels == 16
 
 
 def test_a_stream_that_a_padded_shortcut_continues_stays_whole():

@@ -13,8 +13,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from orchestrator.errors import ConfigError, DamagedError
+from orchestrator.pruning.channel_choice import keep_by_ratio
 from orchestrator.pruning.channel_graph import Kept
-from orchestrator.pruning.channels import keep_by_ratio
 from orchestrator.pruning.trace import trace_channels
 from orchestrator.storage.network import load_network, save_network
 from orchestrator.training.models import build_model
