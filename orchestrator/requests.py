@@ -218,7 +218,7 @@ class Requests:
             return None
         left, dense = (self._channel_graph.counts(channels) for channels in (request.channels, {}))
         counts = {"parameters": [left.parameters, dense.parameters], "macs": [left.macs, dense.macs]}
-        return {"unit": selection.unit, **counts, "kept": request.channels}
+        return {"unit": selection.unit, **counts, "folded": False, "kept": request.channels}
 
     def _request(
         self, index: int, start: Start, masks: Tensors, channels: Kept | None = None, keep: tuple[int, ...] = ()

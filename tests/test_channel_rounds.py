@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 import pytest
+import tiny
 import torch
 
 from orchestrator.__main__ import main
@@ -93,7 +94,7 @@ def test_three_rounds_give_smaller_and_smaller_networks_that_still_tell_digits(s
     kept_before = None
     for record in rounds:
         channels = record.channels
-        assert (record.technique, channels["unit"]) == (technique, "macs")
+        assert (record.technique, channels["unit"], channels["folded"]) == (technique, "macs", False)
         assert 0.9 * record.density < channels["macs"][0] / channels["macs"][1] <= record.density
         assert record.metrics["macs_kept"] == channels["macs"][0] / channels["macs"][1]
         module = built(channels["kept"])
@@ -223,6 +224,11 @@ def test_every_field_of_the_selection_and_the_graph_decide_the_key_and_the_dense
     assert len({keys[0] for keys in paths}) == 1
     assert len({keys[1] for keys in paths}) == len(paths)
     json.dumps(round_settings(EXPERIMENT, problem))
+
+
+def test_the_keys_of_experiments_with_masks_are_what_they_were():
+    keys = round_keys(round_settings(tiny.EXPERIMENT, load_problem(tiny.EXPERIMENT)[0]))
+    assert [key[:12] for key in keys] == ["df7a9d2f3913", "359874a5424c", "ed7827914223", "9b62295c8352"]
 
 
 def test_min_kept_per_layer_is_refused():

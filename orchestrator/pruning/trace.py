@@ -50,8 +50,7 @@ def trace_channels(module: nn.Module, input_shape: tuple[int, ...]) -> ChannelGr
             f"the channels of model {type(module).__name__} cannot be traced ({type(error).__name__}: "
             f"{' '.join(str(error).split())[:200]}): choose another selection than Channels"
         ) from error
-    order = {name: place for place, name in enumerate(layers)}
-    groups = sorted(_whole(found, layers), key=lambda group: order[group.members[0].layer])
+    groups = _in_order(_whole(found, layers), layers)
     parameters = sum(parameter.numel() for parameter in module.parameters())
     groups = _confirmed(network, ChannelGraph(layers, tuple(groups), parameters, macs), input_shape)
     if not groups:
@@ -147,6 +146,14 @@ def _whole(found: Iterable[Group | None], layers: dict[str, Layer]) -> list[Grou
         if owned and matched and read and written and group.size > 1:
             groups.append(group)
     return groups
+
+
+def _in_order(groups: Iterable[Group], layers: Iterable[str]) -> list[Group]:
+    """By the order of the layers, whatever the order of the trace: keys depend on it."""
+    place = {name: index for index, name in enumerate(layers)}
+    members = [sorted(group.members, key=lambda m: (place[m.layer], m.side)) for group in groups]
+    ordered = [Group(g.size, tuple(m)) for g, m in zip(groups, members, strict=True)]
+    return sorted(ordered, key=lambda group: (place[group.members[0].layer], group.members[0].side))
 
 
 def _confirmed(network: nn.Module, graph: ChannelGraph, input_shape: tuple[int, ...]) -> list[Group]:

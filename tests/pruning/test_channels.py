@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import copy
 import math
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -308,6 +312,24 @@ def test_a_network_that_cannot_be_traced_is_refused_with_a_sentence():
     for module in (Detached(), nn.Sequential(nn.Flatten(), nn.Linear(64, 10))):
         with pytest.raises(ConfigError, match=f"model {type(module).__name__} has no channels that can be removed"):
             trace_channels(module, SMALL)
+
+
+def test_without_its_library_the_sentence_says_what_to_install(resnet8, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch_pruning", None)
+    with pytest.raises(ConfigError, match=r"needs torch-pruning: pip install 'rewind-orchestrator\[channels\]'"):
+        trace_channels(resnet8, SMALL)
+
+
+def test_the_graph_is_the_same_in_another_process_with_other_hashes(graph):
+    """Its hash is part of the keys."""
+    code = "import sys; sys.path.insert(0, 'tests/pruning'); import test_channels as t\n"
+    code += "print(t.trace_channels(t.built('resnet8', t.SMALL, width=16), t.SMALL).identity)"
+    environment = {**os.environ, "PYTHONHASHSEED": "77"}
+    root = Path(__file__).parents[2]
+    process = subprocess.run(
+        [sys.executable, "-c", code], cwd=root, env=environment, capture_output=True, text=True, check=True
+    )
+    assert process.stdout.strip() == graph.identity
 
 
 def test_a_group_whose_removal_does_something_else_stays_whole():
