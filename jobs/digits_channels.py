@@ -1,6 +1,6 @@
 """Fewer channels instead of masks on 1,797 real handwritten digits: a network that is smaller, and faster, for real.
 
-    python jobs/digits_channels.py                               # on this machine, results in ./runs; a minute
+    python jobs/digits_channels.py                               # on this machine, results in ./runs; two minutes
     python jobs/digits_channels.py --smoke --storage /tmp/look   # two short rounds
     ray job submit --working-dir . -- python jobs/digits_channels.py --storage s3://bucket/digits
 
