@@ -20,7 +20,7 @@ from orchestrator.pruning.channel_graph import ChannelGraph, Kept
 from orchestrator.pruning.channels import Channels
 from orchestrator.pruning.criteria import needs_gradients
 from orchestrator.pruning.masks import count_true
-from orchestrator.pruning.shrink import cut_model, cut_optimizer
+from orchestrator.pruning.shrink import check_configuration, cut_model, cut_optimizer
 from orchestrator.retraining import Start
 from orchestrator.rounds import RoundRequest, RoundResult, Tensors, TrainState
 from orchestrator.seeds import derive
@@ -59,11 +59,15 @@ class Finished:
     def masks(self) -> Tensors:
         return self._read()[1]
 
-    @property
-    def channels(self) -> Kept:
-        """The configuration of its network; {} if it is dense or masked."""
+    def channels(self, graph: ChannelGraph) -> Kept:
+        """The configuration of its network, one of `graph`; {} if it is dense. Raises DamagedError."""
         if self._channels is None:
-            self._channels = (self._record().channels or {}).get("kept", {})
+            kept = (self._record().channels or {}).get("kept", {})
+            try:
+                check_configuration(graph, kept)
+            except ConfigError as error:
+                raise DamagedError(f"rounds/{self.key}/record.json is damaged: {error}") from None
+            self._channels = kept
         return self._channels
 
     def snapshot(self, epoch: int) -> TrainState:
@@ -120,7 +124,7 @@ class _Smaller:
         return self._cut(self.finished.snapshot(epoch))
 
     def _cut(self, state: TrainState) -> TrainState:
-        base = self.finished.channels
+        base = self.finished.channels(self.graph)
         return TrainState(
             cut_model(self.graph, state.model, self.kept, base),
             cut_optimizer(self.graph, state.optimizer, self.kept, base),
@@ -168,7 +172,9 @@ class Requests:
         if needs_gradients(self._criterion) and not self._ledger.has_snapshot(parent.key, GRADIENTS):
             training = self.experiment.training
             start = Start(parent.state(), training.schedule, 0, 0)
-            request = self._request(index - 1, start, parent.masks, parent.channels)
+            request = self._request(
+                index - 1, start, parent.masks, parent.channels(self._graph) if self._graph else None
+            )
             return replace(request, key=f"{parent.key}.{GRADIENTS}", wants="gradients")
         return None
 
@@ -183,7 +189,7 @@ class Requests:
             if isinstance(selection, Channels):
                 graph = self._channel_graph
                 kept = selection.select(
-                    graph, weights, density, kept=parent.channels, criterion=self._criterion, gradients=gradients
+                    graph, weights, density, kept=parent.channels(graph), criterion=self._criterion, gradients=gradients
                 )
                 start = technique.start(_Smaller(dense, graph, kept), _Smaller(parent, graph, kept))
                 return self._request(index, start, {}, kept)

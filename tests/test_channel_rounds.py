@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -243,6 +244,19 @@ def test_tensors_that_are_not_those_of_the_configuration_are_damage(problem):
     small, base, kept = {"conv1.weight": torch.zeros(2, 1, 3, 3)}, {"conv1": {"out": [0, 1]}}, {"conv1": {"out": [2]}}
     with pytest.raises(DamagedError, match="a channel is to be kept that an earlier round removed"):
         cut_model(problem.channels, small, kept, base)
+
+
+def test_a_record_with_another_configuration_is_damage_that_names_the_file(storage, problem, tmp_path):
+    shutil.copytree(storage, tmp_path / "copy")
+    ledger = Ledger(open_store(str(tmp_path / "copy")))
+    experiment = dataclasses.replace(EXPERIMENT, path=Explicit([0.7, 0.5, 0.2]))
+    driver = Driver(experiment, ledger, problem)
+    parent = ledger.record(driver.keys[2])
+    wrong = {**parent.channels, "kept": {"conv1": {"out": [16]}}}
+    file = f"rounds/{parent.key}/record.json"
+    (tmp_path / "copy" / file).write_bytes(dataclasses.replace(parent, channels=wrong).to_json())
+    with pytest.raises(DamagedError, match=f"{file} is damaged: kept channels must ascend within 0..15"):
+        Driver(experiment, ledger, problem).next_round()
 
 
 def test_status_and_report_take_such_records(storage, tmp_path, capsys):

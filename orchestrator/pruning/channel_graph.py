@@ -118,6 +118,11 @@ class ChannelGraph:
         """Hash of all that it says."""
         return hashlib.sha256(repr((sorted(self.layers.items()), self.groups)).encode()).hexdigest()
 
+    def sizes(self) -> dict[str, dict[Side, int]]:
+        """Channels of every layer of the dense network, by side."""
+        sides: tuple[Side, ...] = ("out", "in")
+        return {name: {s: layer.size(s) for s in sides if layer.size(s)} for name, layer in self.layers.items()}
+
     def writers(self, group: Group) -> Iterator[tuple[Member, str]]:
         """(member, name of the weight) of the convolutions and linear layers whose filters give the channels."""
         for member in group.members:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from orchestrator.errors import ConfigError, DamagedError
-from orchestrator.pruning.channel_graph import ChannelGraph, Cut, Kept, tensor_sides
+from orchestrator.pruning.channel_graph import ChannelGraph, Cut, Kept, Side, tensor_sides
 
 _SIZES: dict[str, tuple[str, ...]] = {
     "out": ("out_channels", "out_features", "num_features"),
@@ -48,29 +48,33 @@ def shrink(module: nn.Module, kept: Kept) -> nn.Module:
     return module
 
 
-def check_configuration(module: nn.Module, kept: Kept) -> None:
-    """ConfigError unless `kept` is a channel configuration of the dense `module`; its content is not trusted."""
+def check_configuration(network: nn.Module | ChannelGraph, kept: Kept) -> None:
+    """ConfigError unless `kept` is a channel configuration of the dense `network`; its content is not trusted."""
     given: Any = kept
     if not isinstance(given, dict):
         raise ConfigError(f"a channel configuration must map layers to kept channels, got {type(given).__name__}")
-    layers = dict(module.named_modules())
+    sizes = network.sizes() if isinstance(network, ChannelGraph) else _sizes(network)
     for name, sides in given.items():
-        if name not in layers:
-            raise ConfigError(f"a channel configuration must name layers of the network, got {name!r}")
-        layer = layers[name]
-        dims = tensor_sides(layer)
-        if dims is None:
-            raise ConfigError(f"{name} is a {type(layer).__name__}, which cannot lose channels")
-        sizes = {
+        if name not in sizes:
+            raise ConfigError(f"a channel configuration must name layers that can lose channels, got {name!r}")
+        if not isinstance(sides, dict) or not sides or not sides.keys() <= sizes[name].keys():
+            raise ConfigError(f"{name} must have kept channels for {' or '.join(sizes[name])}, got {sides!r:.100}")
+        for side, places in sides.items():
+            _check_places(name, side, places, sizes[name][side])
+
+
+def _sizes(module: nn.Module) -> dict[str, dict[Side, int]]:
+    """Channels of every layer that can lose some, by side."""
+    return {
+        name: {
             side: getattr(layer, attribute).shape[dim]
-            for attribute, of in dims.items()
+            for attribute, of in sides.items()
             for dim, side in enumerate(of)
             if getattr(layer, attribute, None) is not None
         }
-        if not isinstance(sides, dict) or not sides or not sides.keys() <= sizes.keys():
-            raise ConfigError(f"{name} must have kept channels for {' or '.join(sizes)}, got {sides!r:.100}")
-        for side, places in sides.items():
-            _check_places(name, side, places, sizes[side])
+        for name, layer in module.named_modules()
+        if (sides := tensor_sides(layer)) is not None
+    }
 
 
 def _check_places(name: str, side: str, places: object, size: int) -> None:

@@ -36,7 +36,7 @@ def trace_channels(module: nn.Module, input_shape: tuple[int, ...]) -> ChannelGr
         raise ConfigError(
             "pruning of channels needs torch-pruning: pip install 'rewind-orchestrator[channels]'"
         ) from None
-    network = copy.deepcopy(module).cpu().float().eval()
+    network = copy.deepcopy(module).cpu().float().eval().requires_grad_()
     image = torch.zeros((1, *input_shape))
     try:
         layers, macs = _layers(network, image)

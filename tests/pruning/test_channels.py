@@ -18,7 +18,7 @@ from orchestrator.pruning.channel_choice import keep_by_budget, keep_by_ratio
 from orchestrator.pruning.channel_graph import ChannelGraph
 from orchestrator.pruning.channels import Channels, fewer_channels
 from orchestrator.pruning.li2017 import PRESETS
-from orchestrator.pruning.shrink import shrink
+from orchestrator.pruning.shrink import check_configuration, shrink
 from orchestrator.pruning.trace import trace_channels
 from orchestrator.training.models import build_model
 
@@ -314,6 +314,10 @@ def test_a_network_that_cannot_be_traced_is_refused_with_a_sentence():
             trace_channels(module, SMALL)
 
 
+def test_frozen_parameters_are_traced_as_others(resnet8, graph):
+    assert trace_channels(copy.deepcopy(resnet8).requires_grad_(False), SMALL).groups == graph.groups
+
+
 def test_without_its_library_the_sentence_says_what_to_install(resnet8, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch_pruning", None)
     with pytest.raises(ConfigError, match=r"needs torch-pruning: pip install 'rewind-orchestrator\[channels\]'"):
@@ -341,8 +345,8 @@ def test_a_group_whose_removal_does_something_else_stays_whole():
     ("kept", "words"),
     [
         ([1], "must map layers to kept channels, got list"),
-        ({"conv9": {"out": [0]}}, "must name layers of the network, got 'conv9'"),
-        ({"layer1": {"out": [0]}}, "layer1 is a Sequential, which cannot lose channels"),
+        ({"conv9": {"out": [0]}}, "must name layers that can lose channels, got 'conv9'"),
+        ({"layer1": {"out": [0]}}, "must name layers that can lose channels, got 'layer1'"),
         ({"bn1": {"in": [0]}}, "bn1 must have kept channels for out"),
         ({"conv1": {}}, "conv1 must have kept channels for out or in"),
         ({"conv1": {"out": []}}, r"conv1 would lose all its channels \(out\)"),
@@ -353,8 +357,10 @@ def test_a_group_whose_removal_does_something_else_stays_whole():
         ({"conv1": {"out": "01"}}, "must be a list of whole numbers"),
     ],
 )
-def test_a_damaged_configuration_is_refused_and_changes_nothing(resnet8, kept, words):
+def test_a_damaged_configuration_is_refused_and_changes_nothing(resnet8, graph, kept, words):
     module = copy.deepcopy(resnet8)
+    with pytest.raises(ConfigError, match=words):
+        check_configuration(graph, kept)
     with pytest.raises(ConfigError, match=words):
         shrink(module, kept)
     assert {n: t.shape for n, t in module.state_dict().items()} == {n: t.shape for n, t in resnet8.state_dict().items()}
