@@ -19,6 +19,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 Side: TypeAlias = Literal["out", "in"]
+SIDES: tuple[Side, ...] = ("out", "in")
 Kept: TypeAlias = dict[str, dict[str, list[int]]]
 Unit: TypeAlias = Literal["macs", "parameters"]
 UNITS: tuple[Unit, ...] = ("macs", "parameters")
@@ -120,8 +121,7 @@ class ChannelGraph:
 
     def sizes(self) -> dict[str, dict[Side, int]]:
         """Channels of every layer of the dense network, by side."""
-        sides: tuple[Side, ...] = ("out", "in")
-        return {name: {s: layer.size(s) for s in sides if layer.size(s)} for name, layer in self.layers.items()}
+        return {name: {s: layer.size(s) for s in SIDES if layer.size(s)} for name, layer in self.layers.items()}
 
     def writers(self, group: Group) -> Iterator[tuple[Member, str]]:
         """(member, name of the weight) of the convolutions and linear layers whose filters give the channels."""
@@ -141,7 +141,7 @@ class ChannelGraph:
                 flags[key][torch.tensor(member.positions)] = kept[torch.tensor(member.channels)]
         configuration: Kept = {}
         for name in self.layers:  # in the network's order
-            for side in ("out", "in"):
+            for side in SIDES:
                 if (name, side) in flags and not flags[name, side].all():
                     configuration.setdefault(name, {})[side] = flags[name, side].nonzero()[:, 0].tolist()
         return configuration

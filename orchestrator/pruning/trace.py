@@ -10,7 +10,8 @@ import copy
 import math
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from orchestrator.errors import ConfigError
-from orchestrator.pruning.channel_graph import ChannelGraph, Cut, Group, Layer, Member, tensor_sides
+from orchestrator.pruning.channel_graph import SIDES, ChannelGraph, Cut, Group, Layer, Member, tensor_sides
 from orchestrator.pruning.shrink import shrink
 
 
@@ -40,7 +41,8 @@ def trace_channels(module: nn.Module, input_shape: tuple[int, ...]) -> ChannelGr
     image = torch.zeros((1, *input_shape))
     try:
         layers, macs = _layers(network, image)
-        with warnings.catch_warnings(), torch.enable_grad():
+        widest = max((layer.size(side) for layer in layers.values() for side in SIDES), default=0)
+        with warnings.catch_warnings(), torch.enable_grad(), _bounded(widest):
             warnings.simplefilter("ignore")
             graph = torch_pruning.DependencyGraph().build_dependency(network, image, verbose=False)
             kinds = [nn.modules.conv._ConvNd, nn.Linear]
@@ -58,6 +60,29 @@ def trace_channels(module: nn.Module, input_shape: tuple[int, ...]) -> ChannelGr
             f"model {type(module).__name__} has no channels that can be removed: choose another selection than Channels"
         )
     return ChannelGraph(layers, tuple(groups), parameters, macs)
+
+
+@contextmanager
+def _bounded(most: int) -> Iterator[None]:
+    """End a trace in which a group comes to have more places than the widest layer.
+
+    torch-pruning takes the windows of some transformers for flattened channels, again and again, until memory ends.
+    """
+    from torch_pruning.dependency.index_mapping import _FlattenIndexMapping
+
+    original = _FlattenIndexMapping.__call__
+
+    def bounded(self: Any, places: Any) -> Any:
+        found = original(self, places)
+        if len(found) > most:
+            raise OverflowError("its reshapes mix channels with positions")
+        return found
+
+    _FlattenIndexMapping.__call__ = bounded
+    try:
+        yield
+    finally:
+        _FlattenIndexMapping.__call__ = original
 
 
 def _layers(network: nn.Module, image: Tensor) -> tuple[dict[str, Layer], int]:

@@ -307,8 +307,12 @@ class Shuffled(nn.Module):
 
 
 def test_a_network_that_cannot_be_traced_is_refused_with_a_sentence():
-    with pytest.raises(ConfigError, match=r"the channels of model ShuffleNetV2 cannot be traced \(ZeroDivisionError"):
-        trace_channels(built("torchvision:shufflenet_v2_x0_5", (3, 32, 32)), (3, 32, 32))
+    for spec, words in (
+        ("torchvision:shufflenet_v2_x0_5", r"model ShuffleNetV2 cannot be traced \(ZeroDivisionError"),
+        ("torchvision:swin_t", "model SwinTransformer cannot be traced .* its reshapes mix channels with positions"),
+    ):
+        with pytest.raises(ConfigError, match=f"the channels of {words}"):
+            trace_channels(built(spec, (3, 32, 32)), (3, 32, 32))
     for module in (Detached(), nn.Sequential(nn.Flatten(), nn.Linear(64, 10))):
         with pytest.raises(ConfigError, match=f"model {type(module).__name__} has no channels that can be removed"):
             trace_channels(module, SMALL)
