@@ -156,6 +156,31 @@ def test_a_layer_that_is_silent_altogether_keeps_one_channel():
     torch.testing.assert_close(*outputs(masked, removed), rtol=1e-12, atol=1e-12)
 
 
+class Tapped(nn.Module):
+    """What the second convolution says is used before the batch norm as well as after it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.conv, self.norm = (
+            nn.Sequential(*block(0)[:3]),
+            nn.Conv2d(8, 8, 3, bias=False),
+            nn.BatchNorm2d(8),
+        )
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        features = self.conv(self.body(images))
+        return self.norm(features) + features
+
+
+def test_a_constant_that_is_also_read_elsewhere_is_not_exact_by_claim():
+    module = network(Tapped())[0]
+    silence(module, "body.0", [1, 5])
+    _, _, _, folding = both(module)
+    assert folding.folded == {"conv": 2}
+    assert folding.difference > 1e-3
+    assert not folding.exact
+
+
 def test_nothing_silent_changes_nothing():
     module = network(*block(1), *head())
     masked, removed, kept, folding = both(module)
