@@ -20,8 +20,9 @@ import torch
 from orchestrator.errors import OrchestratorError, StorageError
 from orchestrator.experiment import Experiment, Problem, round_keys, round_settings
 from orchestrator.pruning import dead_layers
+from orchestrator.pruning.channel_graph import UNITS
 from orchestrator.requests import Finished, Requests
-from orchestrator.rounds import RoundRequest, RoundResult, Tensors
+from orchestrator.rounds import RoundRequest, RoundResult
 from orchestrator.stopping import Floor
 from orchestrator.storage.ledger import Ledger, Record
 from orchestrator.storage.progress import discard_progress
@@ -50,7 +51,7 @@ class Driver:
         self.keys = round_keys(self.settings)
         self.densities = experiment.densities()
         self.shapes = dict(problem.prunable)
-        self._requests = Requests(experiment, self.keys, self.shapes, ledger, keep)
+        self._requests = Requests(experiment, self.keys, problem, ledger, keep)
         self._finished: dict[str, Finished] = {}  # by key; in storage, or about to be
         self._request: RoundRequest | None = None
         self._lock = threading.RLock()
@@ -116,15 +117,14 @@ class Driver:
             request = self._request_of(index)
             if request.key != key:
                 raise OrchestratorError(f"round {index} needs something that was lost: ask for the next round")
-            masks = request.masks
-            self._finished[key] = Finished(key, self.experiment.training, self.ledger).hold(result, masks)
+            self._finished[key] = Finished(key, self.experiment.training, self.ledger).hold(result, request)
         try:
             with self._committing:
                 if index and self.ledger.record(self.keys[index - 1]) is None:
                     raise OrchestratorError(f"the commit of round {index - 1} failed: ask for the next round")
                 for epoch, state in result.snapshots.items():
                     self.ledger.write_snapshot(key, str(epoch), state)
-                record = self.ledger.commit(self._record(index, masks, result), result.state, masks)
+                record = self.ledger.commit(self._record(index, request, result), result.state, request.masks)
                 self._discard_progress(key)
         except BaseException:
             with self._lock:  # what is not in storage is not finished
@@ -174,10 +174,11 @@ class Driver:
         self._request = request
         return request
 
-    def _record(self, index: int, masks: Tensors, result: RoundResult) -> Record:
+    def _record(self, index: int, request: RoundRequest, result: RoundResult) -> Record:
         last = result.history[-1]
         sizes = {name: torch.Size(shape).numel() for name, shape in self.shapes.items()}
-        kept = {name: int(masks[name].sum()) if masks else size for name, size in sizes.items()}
+        kept = self._requests.kept_by_layer(request.masks, request.channels)
+        channels = self._requests.channels_record(request)
         return Record(
             key=self.keys[index],
             parent=self.keys[index - 1] if index else None,
@@ -192,16 +193,18 @@ class Driver:
                 "train_loss": last.train_loss,
                 "val_accuracy": last.val_accuracy,
                 "test_accuracy": result.test_accuracy,
+                **({f"{unit}_kept": channels[unit][0] / channels[unit][1] for unit in UNITS} if channels else {}),
             },
             history=[asdict(metrics) for metrics in result.history],
             layers={name: [kept[name], sizes[name]] for name in sizes},
-            dead_layers=dead_layers(masks),
+            dead_layers=dead_layers(request.masks),
             epochs=len(result.history),
             seconds=result.seconds,
             images_per_second=result.images_per_second,
             attempts=result.attempts,
             gap_seconds=result.gap_seconds,
             workers=result.workers,
+            channels=channels,
             settings=self.settings[index],
             versions={"python": platform.python_version(), "torch": torch.__version__},
             finished_at=_now(),

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from orchestrator.errors import ConfigError
+from orchestrator.pruning.channel_graph import ChannelGraph
+from orchestrator.pruning.channels import Channels
 from orchestrator.pruning.path import Geometric, Path
 from orchestrator.pruning.selection import Global, Selection
 from orchestrator.retraining import LearningRateRewinding, RetrainingTechnique
@@ -35,7 +37,7 @@ class Experiment:
     path: Path = field(default_factory=Geometric)
     technique: RetrainingTechnique = field(default_factory=LearningRateRewinding)
     criterion: str = "magnitude"
-    selection: Selection = field(default_factory=Global)
+    selection: Selection | Channels = field(default_factory=Global)
     exclude: tuple[str, ...] = ()
     min_kept_per_layer: int = 0
     seed: int = 0
@@ -56,6 +58,8 @@ class Experiment:
             raise ConfigError(
                 f"min_kept_per_layer must be a whole number of 0 or more, got {self.min_kept_per_layer!r}"
             )
+        if isinstance(self.selection, Channels) and self.min_kept_per_layer:
+            raise ConfigError("min_kept_per_layer must be 0 with Channels, where round_to says what a layer keeps")
         if isinstance(self.exclude, str):  # type: ignore[unreachable]
             raise ConfigError(f"exclude must be a tuple of patterns, got the text {self.exclude!r}")
         object.__setattr__(self, "exclude", tuple(self.exclude))
@@ -91,7 +95,8 @@ class Problem:
     """What is known of model and data before training.
 
     `prunable` maps each prunable weight tensor to its shape, in parameter order; the identities are hashes of the
-    model's structure and of the data's content, and are part of every key.
+    model's structure and of the data's content, and are part of every key. `channels`: which belong together, where
+    the experiment removes whole channels.
     """
 
     prunable: Mapping[str, tuple[int, ...]]
@@ -99,6 +104,7 @@ class Problem:
     data_identity: str
     num_classes: int
     input_shape: tuple[int, int, int]
+    channels: ChannelGraph | None = None
 
 
 def round_settings(experiment: Experiment, problem: Problem) -> list[dict[str, Any]]:
@@ -124,6 +130,8 @@ def round_settings(experiment: Experiment, problem: Problem) -> list[dict[str, A
         "min_kept_per_layer": experiment.min_kept_per_layer,
         "technique": as_json(experiment.technique),
     }
+    if problem.channels is not None:
+        pruning["channel_graph"] = problem.channels.identity
     pruned = [{**common, **pruning, "round": r, "density": d} for r, d in enumerate(experiment.densities()) if r]
     return [{**common, "round": 0, "density": 1.0}, *pruned]
 

@@ -9,6 +9,8 @@ from torch import nn
 from orchestrator.errors import ConfigError
 from orchestrator.experiment import Experiment, Problem
 from orchestrator.pruning import prunable_weights
+from orchestrator.pruning.channels import Channels
+from orchestrator.pruning.trace import trace_channels
 from orchestrator.seeds import derive
 from orchestrator.training.batches import check_batch_size
 from orchestrator.training.data import Data, load_data
@@ -36,8 +38,10 @@ def load_problem(experiment: Experiment, data_root: str | None = None) -> tuple[
         raise ConfigError(
             f"model {experiment.model!r} has no prunable weight left: loosen exclude {experiment.exclude}"
         )
-    problem = Problem(prunable, _structure(model), data.identity, data.num_classes, data.input_shape)
-    return problem, data
+    channels = None
+    if isinstance(experiment.selection, Channels):
+        channels = trace_channels(model, data.input_shape)
+    return Problem(prunable, _structure(model), data.identity, data.num_classes, data.input_shape, channels), data
 
 
 def _structure(model: nn.Module) -> str:

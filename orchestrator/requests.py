@@ -8,14 +8,19 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import Any
 
 from torch import Tensor
 
 from orchestrator.errors import ConfigError, DamagedError
-from orchestrator.experiment import Experiment
-from orchestrator.pruning import count_kept, dead_layers, resolve_criterion
+from orchestrator.experiment import Experiment, Problem
+from orchestrator.pruning import dead_layers, resolve_criterion
+from orchestrator.pruning.channel_graph import ChannelGraph, Kept
+from orchestrator.pruning.channels import Channels
 from orchestrator.pruning.criteria import needs_gradients
+from orchestrator.pruning.masks import count_true
+from orchestrator.pruning.shrink import check_configuration, cut_model, cut_optimizer
 from orchestrator.retraining import Start
 from orchestrator.rounds import RoundRequest, RoundResult, Tensors, TrainState
 from orchestrator.seeds import derive
@@ -34,13 +39,15 @@ class Finished:
         self.key, self.training = key, training
         self._ledger = ledger
         self._content: tuple[TrainState, Tensors] | None = None
+        self._channels: Kept | None = None
         self._snapshots: Mapping[int, TrainState] = {}
         self._val_accuracy: float | None = None
         self._workers: int | None = None
 
-    def hold(self, result: RoundResult, masks: Tensors) -> Finished:
+    def hold(self, result: RoundResult, request: RoundRequest) -> Finished:
         """Keep what is on its way to storage."""
-        self._content, self._snapshots = (result.state, masks), result.snapshots
+        self._content, self._snapshots = (result.state, request.masks), result.snapshots
+        self._channels = request.channels
         self._val_accuracy, self._workers = result.history[-1].val_accuracy, result.workers
         return self
 
@@ -51,6 +58,17 @@ class Finished:
     @property
     def masks(self) -> Tensors:
         return self._read()[1]
+
+    def channels(self, graph: ChannelGraph) -> Kept:
+        """The configuration of its network, one of `graph`; {} if it is dense. Raises DamagedError."""
+        if self._channels is None:
+            kept = (self._record().channels or {}).get("kept", {})
+            try:
+                check_configuration(graph, kept)
+            except ConfigError as error:
+                raise DamagedError(f"rounds/{self.key}/record.json is damaged: {error}") from None
+            self._channels = kept
+        return self._channels
 
     def snapshot(self, epoch: int) -> TrainState:
         """The state after `epoch`. Raises DamagedError, MissingError."""
@@ -87,27 +105,55 @@ class Finished:
         return record
 
 
+@dataclass(frozen=True)
+class _Smaller:
+    """A finished round as a network with fewer channels sees it: what it has of the channels that are `kept`."""
+
+    finished: Finished
+    graph: ChannelGraph
+    kept: Kept
+
+    @property
+    def training(self) -> TrainingConfig:
+        return self.finished.training
+
+    def state(self) -> TrainState:
+        return self._cut(self.finished.state())
+
+    def snapshot(self, epoch: int) -> TrainState:
+        return self._cut(self.finished.snapshot(epoch))
+
+    def _cut(self, state: TrainState) -> TrainState:
+        base = self.finished.channels(self.graph)
+        return TrainState(
+            cut_model(self.graph, state.model, self.kept, base),
+            cut_optimizer(self.graph, state.optimizer, self.kept, base),
+        )
+
+
 class Requests:
     """Builds the requests of one experiment's rounds.
 
-    `keys`: of its rounds. `shapes`: prunable tensors. `keep`: epochs of the dense run that anybody will rewind to.
-    Raises ConfigError, before anything is trained, for densities that the selection cannot give.
+    `keys`: of its rounds. `problem`: its prunable tensors, and its channels where those are removed. `keep`: epochs of
+    the dense run that anybody will rewind to. Raises ConfigError, before anything is trained, for densities that the
+    selection cannot give.
     """
 
     def __init__(
         self,
         experiment: Experiment,
         keys: list[str],
-        shapes: dict[str, tuple[int, ...]],
+        problem: Problem,
         ledger: Ledger,
         keep: Iterable[int],
     ) -> None:
-        self.experiment, self.keys, self.shapes, self._ledger = experiment, keys, shapes, ledger
+        self.experiment, self.keys, self._ledger = experiment, keys, ledger
+        self.shapes, self._graph = dict(problem.prunable), problem.channels
         self.densities = experiment.densities()
         self._criterion = resolve_criterion(experiment.criterion)
         self._rewinds_to = experiment.technique.rewinds_to(experiment.training)
         self._keep = tuple(sorted({*keep, *([] if self._rewinds_to is None else [self._rewinds_to])}))
-        self._prunable = sum(math.prod(shape) for shape in shapes.values())
+        self._prunable = sum(math.prod(shape) for shape in self.shapes.values())
         self._check_epochs()
         self._check_densities()
 
@@ -126,36 +172,70 @@ class Requests:
         if needs_gradients(self._criterion) and not self._ledger.has_snapshot(parent.key, GRADIENTS):
             training = self.experiment.training
             start = Start(parent.state(), training.schedule, 0, 0)
-            request = self._request(index - 1, start, parent.masks)
+            request = self._request(
+                index - 1, start, parent.masks, parent.channels(self._graph) if self._graph else None
+            )
             return replace(request, key=f"{parent.key}.{GRADIENTS}", wants="gradients")
         return None
 
     def pruned(self, index: int, dense: Finished, parent: Finished) -> RoundRequest:
         """Round `index` >= 1: the parent's network with its weakest weights removed, where the technique starts it."""
-        weights = parent.state().model
+        technique, selection = self.experiment.technique, self.experiment.selection
+        state, density = parent.state().model, self.densities[index]
+        weights = {name: state[name] for name in self.shapes}
         gradients = self._ledger.snapshot(parent.key, GRADIENTS).model if needs_gradients(self._criterion) else None
         with own_randomness():  # for a criterion that draws its scores
             seed_all(derive(self.experiment.seed, "criterion", index))
-            masks = self.experiment.selection.select(
-                {name: weights[name] for name in self.shapes},
-                self.densities[index],
+            if isinstance(selection, Channels):
+                graph = self._channel_graph
+                kept = selection.select(
+                    graph, weights, density, kept=parent.channels(graph), criterion=self._criterion, gradients=gradients
+                )
+                start = technique.start(_Smaller(dense, graph, kept), _Smaller(parent, graph, kept))
+                return self._request(index, start, {}, kept)
+            masks = selection.select(
+                weights,
+                density,
                 masks=parent.masks or None,
                 criterion=self._criterion,
                 gradients=gradients,
                 min_kept_per_layer=self.experiment.min_kept_per_layer,
             )
         for name in dead_layers(masks):
-            logger.warning("round %d at density %.4g leaves no weight in %s", index, self.densities[index], name)
-        return self._request(index, self.experiment.technique.start(dense, parent), masks)
+            logger.warning("round %d at density %.4g leaves no weight in %s", index, density, name)
+        return self._request(index, technique.start(dense, parent), masks)
 
-    def _request(self, index: int, start: Start, masks: Tensors, keep: tuple[int, ...] = ()) -> RoundRequest:
+    @property
+    def _channel_graph(self) -> ChannelGraph:
+        assert self._graph is not None  # whoever loads the problem of such an experiment traces its channels
+        return self._graph
+
+    def kept_by_layer(self, masks: Tensors, channels: Kept) -> dict[str, int]:
+        """How many weights of each prunable tensor are left."""
+        if masks:
+            return {name: count_true(masks[name]) for name in self.shapes}
+        left = self._channel_graph.kept_weights(channels) if channels else {}
+        return {name: left.get(name, math.prod(shape)) for name, shape in self.shapes.items()}
+
+    def channels_record(self, request: RoundRequest) -> dict[str, Any] | None:
+        """What the record of a round says of the channels that its network has left (see `Record.channels`)."""
+        selection = self.experiment.selection
+        if not (request.round and isinstance(selection, Channels)):
+            return None
+        left, dense = (self._channel_graph.counts(channels) for channels in (request.channels, {}))
+        counts = {"parameters": [left.parameters, dense.parameters], "macs": [left.macs, dense.macs]}
+        return {"unit": selection.unit, **counts, "folded": False, "kept": request.channels}
+
+    def _request(
+        self, index: int, start: Start, masks: Tensors, channels: Kept | None = None, keep: tuple[int, ...] = ()
+    ) -> RoundRequest:
         return RoundRequest(
             key=self.keys[index],
             parent=self.keys[index - 1] if index else None,
             round=index,
             rounds=len(self.keys) - 1,
             density=self.densities[index],
-            kept=count_kept(masks) if masks else self._prunable,
+            kept=sum(self.kept_by_layer(masks, channels or {}).values()),
             prunable=self._prunable,
             seed=self.experiment.seed,
             schedule=start.schedule,
@@ -163,6 +243,7 @@ class Requests:
             epochs=start.epochs,
             start=_masked(start.state, masks) if start.state else None,
             masks=masks,
+            channels=channels or {},
             keep=keep,
         )
 
@@ -176,9 +257,12 @@ class Requests:
 
     def _check_densities(self) -> None:
         for index, density in enumerate(self.densities[1:], start=1):
+            selection, least = self.experiment.selection, self.experiment.min_kept_per_layer
             try:
-                least = self.experiment.min_kept_per_layer
-                self.experiment.selection.check(self.shapes, density, min_kept_per_layer=least)
+                if isinstance(selection, Channels):
+                    selection.check(self._channel_graph, self.shapes, density)
+                else:
+                    selection.check(self.shapes, density, min_kept_per_layer=least)
             except ConfigError as error:
                 raise ConfigError(f"round {index}: {error}") from None
 

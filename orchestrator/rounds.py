@@ -8,6 +8,7 @@ from typing import Literal
 
 from torch import Tensor
 
+from orchestrator.pruning.channel_graph import Kept
 from orchestrator.training.lr import Schedule
 
 Tensors = dict[str, Tensor]
@@ -30,8 +31,9 @@ class RoundRequest:
     """One (re)training that the driver asks for.
 
     `first_epoch` is the place in the dense run's schedule where the round begins, `epochs` how many it runs;
-    `start` None is a fresh initialisation that follows from `seed` and `round`. `keep`: epochs of the dense run after
-    which the result must hold a snapshot.
+    `start` None is a fresh initialisation that follows from `seed` and `round`. `channels`: the configuration of the
+    smaller network to train, whose tensors `start` holds ({}: the dense one, which `masks` may cut). `keep`: epochs of
+    the dense run after which the result must hold a snapshot.
 
     `wants` other than "round" is an errand, whose key is the round's with a suffix and whose result's state is the
     answer: "snapshot", the state after `epochs` epochs of a dense run that kept none (no difference in training);
@@ -52,6 +54,7 @@ class RoundRequest:
     epochs: int
     start: TrainState | None
     masks: Tensors
+    channels: Kept = field(default_factory=dict)
     keep: tuple[int, ...] = ()
     wants: Literal["round", "snapshot", "gradients"] = "round"
     workers: int | None = None

@@ -1,5 +1,6 @@
 """Pruning: which weights (masks), how they are scored (criteria), which go (selection), how many and when (path)."""
 
+from orchestrator.pruning.channels import Channels, fewer_channels
 from orchestrator.pruning.counts import kept_count
 from orchestrator.pruning.criteria import (
     Criterion,
@@ -17,6 +18,7 @@ from orchestrator.pruning.select import prune_globally
 from orchestrator.pruning.selection import Global, Layerwise, NofM, Selection
 
 __all__ = [
+    "Channels",
     "Criterion",
     "Cubic",
     "Explicit",
@@ -30,6 +32,7 @@ __all__ = [
     "Selection",
     "count_kept",
     "dead_layers",
+    "fewer_channels",
     "gradient_magnitude",
     "kept_count",
     "magnitude",

@@ -100,4 +100,6 @@ def _pairs(first: dict[int, Record], second: dict[int, Record]) -> dict[int, flo
 
 def _network(record: Record) -> str:
     settings = record.settings
-    return json.dumps([settings.get(name) for name in ("model", "model_options", "model_identity")], sort_keys=True)
+    counted = (record.channels or {}).get("unit", "weights")  # densities of MACs and of weights are no comparison
+    network = [settings.get(name) for name in ("model", "model_options", "model_identity")]
+    return json.dumps([*network, counted], sort_keys=True)

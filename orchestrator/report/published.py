@@ -59,7 +59,7 @@ def published(records: Iterable[Record]) -> Published | None:
     for record in records:
         settings = record.settings
         technique = settings.get("technique")
-        network = _network(record)
+        network = None if record.channels else _network(record)  # the paper counts weights
         if network and isinstance(technique, dict) and isinstance(technique.get("type"), str):
             name = TECHNIQUES.get(technique["type"])
             return _all().get((network, name, _full_length(technique, settings))) if name else None

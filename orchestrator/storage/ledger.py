@@ -43,8 +43,10 @@ class Record:
 
     `metrics`: train_loss, val_accuracy, test_accuracy of the last epoch, accuracies as fractions; `history`: the
     same per epoch (without test). `layers`: kept and all weights of each prunable tensor. `epochs`: trained in this
-    round. Two runs of the same settings may differ in `seconds`, `gap_seconds` (see RoundResult),
-    `images_per_second`, `attempts`, `finished_at` and `versions`, and in nothing else.
+    round. `channels`, of a round that removed some: the `unit` that the density counts, exact [kept, dense] counts of
+    `parameters` and `macs`, whether what they emitted was `folded` into biases before training, and the configuration
+    `kept`, which the model's tensors belong to. Two runs of the same settings may differ in `seconds`, `gap_seconds`
+    (see RoundResult), `images_per_second`, `attempts`, `finished_at` and `versions`, and in nothing else.
     """
 
     key: str
@@ -69,6 +71,7 @@ class Record:
     settings: dict[str, Any]
     versions: dict[str, str]
     finished_at: str
+    channels: dict[str, Any] | None = None
     blobs: dict[str, Blob] = field(default_factory=dict)
     format: int = FORMAT
 

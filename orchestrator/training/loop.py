@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from orchestrator.errors import ConfigError, DivergedError
 from orchestrator.experiment import Experiment
+from orchestrator.pruning.channel_graph import Kept
 from orchestrator.rounds import EpochMetrics, Progress, RoundRequest, RoundResult, Tensors, TrainState
 from orchestrator.seeds import derive
 from orchestrator.training import group
@@ -57,7 +58,8 @@ class Trainer:
             loader_workers=loader_workers,
             channels_last=self.training.channels_last,
         )
-        self.module = self._place(self._build(derive(experiment.seed, "model")))
+        self._channels: Kept = {}
+        self.module = self._place(self._build(derive(experiment.seed, "model"), {}))
         self._last_step: float | None = None  # when it ended, for `gap_seconds`
         self._first_step: float | None = None
 
@@ -80,6 +82,7 @@ class Trainer:
         _check_workers(request)
         began = time.perf_counter() - (resume.seconds if resume else 0.0)
         attempts = resume.attempts + 1 if resume else 1
+        self._take_shape(request.channels)
         optimizer = self.training.optimizer.build(self.module)
         put_state(resume.state if resume else request.start or self._initial(request), self.module, optimizer)
         group.start_alike(self.module)
@@ -134,10 +137,16 @@ class Trainer:
         attempt.images += images
         return images / seconds
 
+    def _take_shape(self, channels: Kept) -> None:
+        """Become the network that has these channels."""
+        if channels != self._channels:
+            self.module = self._place(self._build(derive(self._experiment.seed, "model"), channels))
+            self._channels = channels
+
     def _initial(self, request: RoundRequest) -> TrainState:
         """The initialisation that follows from the seed; another one in every round, for those who start anew."""
         purpose = ("model",) if request.round == 0 else ("reinitialisation", request.round)
-        fresh = self._build(derive(request.seed, *purpose))
+        fresh = self._build(derive(request.seed, *purpose), request.channels)
         return take_state(fresh, self.training.optimizer.build(fresh))
 
     @property
@@ -251,7 +260,7 @@ class Trainer:
         enabled = self.training.precision == "bf16"
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=enabled)
 
-    def _build(self, seed: int) -> nn.Module:
+    def _build(self, seed: int, channels: Kept) -> nn.Module:
         experiment, data = self._experiment, self._data
         return build_model(
             experiment.model,
@@ -259,6 +268,7 @@ class Trainer:
             num_classes=data.num_classes,
             input_shape=data.input_shape,
             seed=seed,
+            kept=channels,
         )
 
     def _place(self, module: nn.Module) -> nn.Module:

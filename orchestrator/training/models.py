@@ -14,6 +14,8 @@ from torch.nn.parameter import is_lazy
 from orchestrator.errors import ConfigError
 from orchestrator.lookup import lookup
 from orchestrator.pruning import prunable_weights
+from orchestrator.pruning.channel_graph import Kept
+from orchestrator.pruning.shrink import shrink
 from orchestrator.training.checks import one_line
 from orchestrator.training.data import Data, call
 from orchestrator.training.resnet import DEPTHS, CifarResNet
@@ -30,12 +32,16 @@ def build_model(
     num_classes: int,
     input_shape: tuple[int, int, int],
     seed: int,
+    kept: Kept | None = None,
 ) -> nn.Module:
     """The model named `spec` on the CPU, initialised by `seed`; the process's own randomness stays untouched.
 
+    With `kept`, a channel configuration, the smaller network that has only those channels of it.
+
     `spec` is a short name (resnet20), "torchvision:NAME", or "package.module:function": a function that is called
     with the options and with those of num_classes and input_shape (channels, height, width) that it takes.
-    Raises ConfigError for an unknown name, options that do not fit, or a model that cannot be pruned.
+    Raises ConfigError for an unknown name, options that do not fit, a model that cannot be pruned, or a configuration
+    that is not one of this model.
     """
     what = f"model {spec!r}"
     given = {"num_classes": num_classes, "input_shape": input_shape}
@@ -53,7 +59,7 @@ def build_model(
         raise ConfigError(f"{what} has lazy layers, whose weights do not exist yet: give each layer its input size")
     if not prunable_weights(model):
         raise ConfigError(f"{what} has nothing to prune: it needs at least one convolution or linear layer")
-    return model.cpu()
+    return shrink(model.cpu(), kept or {})
 
 
 def check_model(model: nn.Module, data: Data) -> None:

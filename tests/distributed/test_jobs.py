@@ -50,6 +50,18 @@ def test_digits(tmp_path):
     assert all(r["metrics"]["test_accuracy"] > 0.8 for r in rounds)
 
 
+def test_digits_with_fewer_channels(tmp_path):
+    """The workers train a network of another shape in every round."""
+    code, output = job_runs.run(tmp_path / "log", "--smoke", "--storage", "./runs", script=JOBS / "digits_channels.py")
+    assert code == 0, output
+    _, *rounds = Ledger(open_store(str(tmp_path / "runs"))).records()
+    assert [record.channels["unit"] for record in rounds] == ["macs", "macs"]
+    for record, density in zip(rounds, (0.6, 0.36), strict=True):
+        kept, dense = record.channels["macs"]
+        assert 0.9 * density < kept / dense <= density
+        assert record.metrics["test_accuracy"] > 0.8
+
+
 def test_imagenet_on_a_folder_of_jpegs(tmp_path):
     """The very loader, model and code of the full job: bf16, channels last, Nesterov, warm-up, loader processes."""
     code, output = job_runs.run(

@@ -1,0 +1,180 @@
+"""Which channels of a network belong together, and what it costs with some of them gone.
+
+A channel is written by some layers and read by others, and leaves all of them at once. A channel configuration says
+which are kept: {layer: {"out": [...], "in": [...]}}, ascending indices into the dense layer, only for the sides that
+lost some; {} is the dense network. It is plain JSON.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+
+Side: TypeAlias = Literal["out", "in"]
+SIDES: tuple[Side, ...] = ("out", "in")
+Kept: TypeAlias = dict[str, dict[str, list[int]]]
+Unit: TypeAlias = Literal["macs", "parameters"]
+UNITS: tuple[Unit, ...] = ("macs", "parameters")
+
+
+def tensor_sides(layer: nn.Module) -> dict[str, tuple[Side, ...]] | None:
+    """The side of each leading dimension of each of the layer's tensors; None for a layer that cannot lose channels.
+
+    A depthwise convolution and a normalisation have only an "out": what goes in is what comes out.
+    """
+    if isinstance(layer, _ConvNd):
+        if layer.groups > 1:
+            depthwise = layer.groups == layer.in_channels == layer.out_channels
+            return {"weight": ("out",), "bias": ("out",)} if depthwise else None
+        transposed = isinstance(layer, _ConvTransposeNd)
+        return {"weight": ("in", "out") if transposed else ("out", "in"), "bias": ("out",)}
+    if isinstance(layer, nn.Linear):
+        return {"weight": ("out", "in"), "bias": ("out",)}
+    if isinstance(layer, _NormBase):
+        return dict.fromkeys(("weight", "bias", "running_mean", "running_var"), ("out",))
+    return None
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A tensor of a layer: its dense shape, the side of each leading dimension, and whether it is a parameter."""
+
+    shape: tuple[int, ...]
+    sides: tuple[Side, ...]
+    trained: bool
+
+    def kept_shape(self, kept: Mapping[str, Sequence[int]]) -> tuple[int, ...]:
+        cut = tuple(len(kept[s]) if s in kept else n for s, n in zip(self.sides, self.shape, strict=False))
+        return cut + self.shape[len(self.sides) :]
+
+
+@dataclass(frozen=True)
+class Layer:
+    """`cuts`: by the tensor's name in the network. `weight`: which of them multiplies, None for a normalisation.
+
+    `positions`: how often each weight is used for one sample (the pixels of the output).
+    """
+
+    cuts: Mapping[str, Cut]
+    weight: str | None
+    positions: int
+
+    def size(self, side: Side) -> int:
+        """Channels of the dense layer on a side; 0 where it has no such side."""
+        found = (c.shape[c.sides.index(side)] for c in self.cuts.values() if side in c.sides)
+        return next(found, 0)
+
+
+@dataclass(frozen=True)
+class Member:
+    """One side of a layer that holds a group's channels: place `positions[i]` there is channel `channels[i]`."""
+
+    layer: str
+    side: Side
+    positions: Sequence[int]
+    channels: Sequence[int]
+
+
+@dataclass(frozen=True)
+class Group:
+    """`size` channels that leave all `members` together."""
+
+    size: int
+    members: tuple[Member, ...]
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Of one network and one sample. `macs`: multiplications of its convolutions and linear layers."""
+
+    parameters: int
+    macs: int
+
+    def of(self, unit: Unit) -> int:
+        return self.macs if unit == "macs" else self.parameters
+
+
+@dataclass(frozen=True)
+class ChannelGraph:
+    """`layers`: those of the network whose tensors are known, by name. `groups`: the channels that may go.
+
+    `parameters`, `macs`: of the dense network, other layers included.
+    """
+
+    layers: Mapping[str, Layer]
+    groups: tuple[Group, ...]
+    parameters: int
+    macs: int
+
+    @property
+    def identity(self) -> str:
+        """Hash of all that it says."""
+        return hashlib.sha256(repr((sorted(self.layers.items()), self.groups)).encode()).hexdigest()
+
+    def sizes(self) -> dict[str, dict[Side, int]]:
+        """Channels of every layer of the dense network, by side."""
+        return {name: {s: layer.size(s) for s in SIDES if layer.size(s)} for name, layer in self.layers.items()}
+
+    def writers(self, group: Group) -> Iterator[tuple[Member, str]]:
+        """(member, name of the weight) of the convolutions and linear layers whose filters give the channels."""
+        for member in group.members:
+            weight = self.layers[member.layer].weight
+            if member.side == "out" and weight is not None:
+                yield member, weight
+
+    def configuration(self, alive: Sequence[Tensor]) -> Kept:
+        """The configuration that keeps, of each group, the channels whose flag (size,) is True."""
+        flags: dict[tuple[str, Side], Tensor] = {}
+        for group, kept in zip(self.groups, alive, strict=True):
+            for member in group.members:
+                key = (member.layer, member.side)
+                if key not in flags:
+                    flags[key] = torch.ones(self.layers[member.layer].size(member.side), dtype=torch.bool)
+                flags[key][torch.tensor(member.positions)] = kept[torch.tensor(member.channels)]
+        configuration: Kept = {}
+        for name in self.layers:  # in the network's order
+            for side in SIDES:
+                if (name, side) in flags and not flags[name, side].all():
+                    configuration.setdefault(name, {})[side] = flags[name, side].nonzero()[:, 0].tolist()
+        return configuration
+
+    def alive(self, kept: Kept) -> list[Tensor]:
+        """The inverse of `configuration`: for each group, flags (size,) of the channels that `kept` keeps."""
+        found = []
+        for group in self.groups:
+            member = group.members[0]
+            flags = torch.ones(group.size, dtype=torch.bool)
+            if (indices := kept.get(member.layer, {}).get(member.side)) is not None:
+                inside = torch.zeros(self.layers[member.layer].size(member.side), dtype=torch.bool)
+                inside[torch.tensor(indices)] = True
+                flags[torch.tensor(member.channels)] = inside[torch.tensor(member.positions)]
+            found.append(flags)
+        return found
+
+    def counts(self, kept: Kept) -> Counts:
+        """Exactly, of the network that `kept` leaves."""
+        parameters, macs = self.parameters, self.macs
+        for name, sides in kept.items():
+            layer = self.layers[name]
+            for tensor, cut in layer.cuts.items():
+                gone = math.prod(cut.shape) - math.prod(cut.kept_shape(sides))
+                parameters -= gone if cut.trained else 0
+                macs -= gone * layer.positions if tensor == layer.weight else 0
+        return Counts(parameters, macs)
+
+    def kept_weights(self, kept: Kept) -> dict[str, int]:
+        """How many entries the weight of each layer in `kept` has left, by the weight's name."""
+        layers = {name: self.layers[name] for name in kept}
+        return {
+            layer.weight: math.prod(layer.cuts[layer.weight].kept_shape(kept[name]))
+            for name, layer in layers.items()
+            if layer.weight is not None
+        }
