@@ -16,7 +16,7 @@ from torch.utils.data import Subset
 
 from orchestrator.errors import ConfigError, ExportError
 from orchestrator.export.macs import count_macs
-from orchestrator.export.measure import TestSet, measure, test_labels, test_logits
+from orchestrator.export.measure import TestSet, labels_of, logits_of, measure
 from orchestrator.export.onnx_file import RELATIVE, relative_error, save_onnx, save_onnx_half, save_onnx_int8
 from orchestrator.export.packed import save_packed
 from orchestrator.export.preprocessing import Preprocessing
@@ -183,11 +183,11 @@ def _reference(module: nn.Module, data: Data) -> Array:
             logits: Array = module.eval()(torch.from_numpy(images)).numpy()
         return logits
 
-    return test_logits(run, data)
+    return logits_of(run, data)
 
 
 def _accuracy(logits: Array, data: Data) -> float:
-    return float((logits.argmax(axis=1) == test_labels(data)).mean())
+    return float((logits.argmax(axis=1) == labels_of(data)).mean())
 
 
 def _calibration(preprocessing: Preprocessing, data: Data | None) -> Iterator[Tensor]:

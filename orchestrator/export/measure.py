@@ -88,7 +88,7 @@ def measure(
         return speed, np.load(Path(folder, "logits.npy"), allow_pickle=False) if test else None
 
 
-def test_logits(run: Run, data: Data) -> Array:
+def logits_of(run: Run, data: Data) -> Array:
     """Logits (n, classes) of the test images, in order."""
     import torch
 
@@ -98,7 +98,7 @@ def test_logits(run: Run, data: Data) -> Array:
     return np.concatenate([run(images.numpy()) for images, _ in batches.evaluate("test")])
 
 
-def test_labels(data: Data) -> Array:
+def labels_of(data: Data) -> Array:
     """Labels (n,) of the test images, in order."""
     import torch
 
@@ -168,7 +168,7 @@ def _main(task: dict[str, Any]) -> int:
     try:
         speed, run = _measure(Path(task["path"]), tuple(task["input_shape"]), task["threads"])
         if task["test"]:  # after everything that is timed: this brings torch and the data
-            np.save(Path(task["folder"], "logits.npy"), test_logits(run, TestSet(**task["test"]).load()))
+            np.save(Path(task["folder"], "logits.npy"), logits_of(run, TestSet(**task["test"]).load()))
         Path(task["folder"], "speed.json").write_text(json.dumps(asdict(speed)))
     except OrchestratorError as error:
         print(error, file=sys.stderr)

@@ -37,7 +37,7 @@ def dense_round(ledger: Ledger, record: Record) -> Record:
     return record
 
 
-def test_set(record: Record, root: str | None) -> TestSet:
+def tested_on(record: Record, root: str | None) -> TestSet:
     """The data that a round was trained on, which lies in `root` if it lies in files."""
     return TestSet(record.settings["data"], record.settings["data_options"], root)
 

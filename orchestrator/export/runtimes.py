@@ -5,7 +5,6 @@ Nothing heavy is imported before it is known which runtime is wanted, so that ea
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
@@ -74,10 +73,11 @@ def _executorch() -> Runtime:
     from importlib.metadata import version
 
     import torch
+    from executorch.extension.pybindings.portable_lib import _unsafe_reset_threadpool
     from executorch.runtime import Runtime as Executor
 
     def load(path: Path, threads: int) -> Run:
-        os.environ["OMP_NUM_THREADS"] = str(threads)
+        _unsafe_reset_threadpool(threads)
         program = Executor.get().load_program(path)
         method = program.load_method("forward")
 
