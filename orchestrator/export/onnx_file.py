@@ -19,6 +19,7 @@ from orchestrator.export.fold import fold_batch_norm
 from orchestrator.export.preprocessing import Preprocessing
 from orchestrator.export.trace import first_cause, quiet, traced
 from orchestrator.training.checks import one_line
+from orchestrator.training.state import model_tensors
 
 INPUT, OUTPUT = "images", "logits"
 RELATIVE = 1e-4  # of the largest logit of an image: how far a float32 file may be from torch
@@ -36,6 +37,7 @@ def save_onnx(module: nn.Module, path: str | Path, preprocessing: Preprocessing,
     """
     onnx, _ = _packages()
     path = Path(path)
+    _check_size(sum(tensor.nbytes for tensor in model_tensors(module).values()), path)
     exported = copy.deepcopy(module).cpu().eval()
     if fold:
         with contextlib.suppress(ExportError):  # what cannot be traced keeps its norms
@@ -159,9 +161,13 @@ def _describe(model: Any, preprocessing: Preprocessing) -> None:
 
 
 def _write(model: Any, place: Path, path: Path) -> None:
-    if (size := model.ByteSize()) > LARGEST:
-        raise ExportError(f"an ONNX file holds at most {LARGEST:,} bytes, {path.name} would have {size:,}")
+    _check_size(model.ByteSize(), path)
     place.write_bytes(model.SerializeToString(deterministic=True))
+
+
+def _check_size(size: int, path: Path) -> None:
+    if size > LARGEST:
+        raise ExportError(f"an ONNX file holds at most {LARGEST:,} bytes, {path.name} would have {size:,}")
 
 
 def _check(onnx: Any, place: Path, path: Path) -> None:
