@@ -1,4 +1,4 @@
-"""From nothing to files for a phone, and the page that proves them: digits, a dense network and 8 pruned rounds.
+"""From nothing to files for a phone, and the page that proves them: digits, a dense network and 9 pruned rounds.
 
 python jobs/digits_deploy.py                              # rounds in ./runs, files and page in ./deploy
 python jobs/digits_deploy.py --smoke --storage /tmp/look --report /tmp/look/deploy

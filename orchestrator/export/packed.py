@@ -79,13 +79,13 @@ def save_packed(
     if fold:
         module = copy.deepcopy(module)
         fold_batch_norm(module)
-    tensors = model_tensors(module)
-    if problem := _difference(_whole(tensors), _whole(model_tensors(network.build()))):
+    whole = model_tensors(module)
+    if problem := _difference(_whole(whole), _whole(model_tensors(network.build()))):
         raise ConfigError(f"model must name the function that builds the network, got {model!r}: {problem}")
-    layouts, streams = pack(_halved(tensors) if half else tensors)
-    content = {"format": FORMAT, **asdict(network), "tensors": {name: asdict(each) for name, each in layouts.items()}}
+    layouts, streams = pack(_halved(whole) if half else whole)
+    tensors = {name: [layout.dtype, layout.shape, layout.kept] for name, layout in layouts.items()}
     with appearing(path) as temporary:
-        temporary.write_bytes(_sealed(content, streams))
+        temporary.write_bytes(_sealed({"format": FORMAT, **asdict(network), "tensors": tensors}, streams))
     return path
 
 
@@ -131,7 +131,7 @@ def _open(path: str | Path) -> tuple[Network, dict[str, Layout], Tensors]:
             raise DamagedError(f"{path} has format {number}, this one reads up to {FORMAT}: update rewind-orchestrator")
         if _digest(content, streams) != digest:
             raise DamagedError(f"{broken} (its content does not have the sha256 that stands in it)")
-        layouts = {name: _layout(**layout) for name, layout in content["tensors"].items()}
+        layouts = {name: _layout(*layout) for name, layout in content["tensors"].items()}
         preprocessing = Preprocessing(**content["preprocessing"])
         return Network(content["model"], content["options"], preprocessing, content["folded"]), layouts, streams
     except (SafetensorError, AttributeError, KeyError, TypeError, ValueError) as error:
@@ -173,7 +173,8 @@ def _halved(tensors: Mapping[str, Tensor]) -> Tensors:
 
 def _sealed(content: dict[str, Any], streams: Tensors) -> bytes:
     """As one metadata text: safetensors writes several in an order that differs from run to run."""
-    return save(streams, {"packed": json.dumps({**content, "sha256": _digest(content, streams)})})
+    sealed = {**content, "sha256": _digest(content, streams)}
+    return save(streams, {"packed": json.dumps(sealed, separators=(",", ":"))})
 
 
 def _digest(content: Mapping[str, Any], streams: Mapping[str, Tensor]) -> str:

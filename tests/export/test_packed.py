@@ -190,28 +190,27 @@ def changed_network(blob, **changes):
     return packed._sealed({**content, **{key: value(content[key]) for key, value in changes.items()}}, load(blob))
 
 
-def grown(tensors):
-    return {**tensors, "fc.weight": {**tensors["fc.weight"], "shape": [1 << 20, 1 << 20]}}
-
-
-def one_more(tensors):
-    return {**tensors, "conv1.weight": {**tensors["conv1.weight"], "kept": tensors["conv1.weight"]["kept"] + 1}}
-
-
-def dense(tensors):
-    return {**tensors, "conv1.weight": {**tensors["conv1.weight"], "kept": None}}
+def with_tensor(name, dtype, shape, kept):
+    return {"tensors": lambda tensors: {**tensors, name: [dtype, shape, kept]}}
 
 
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"tensors": grown}, r"fc\.weight is float32 \(1048576, 1048576\), there it is float32 \(4, 8\)"),
-        ({"tensors": one_more}, "compressed by zstd|values, its mask keeps|must have"),
-        ({"tensors": dense}, "compressed by zstd|must have"),
+        (
+            with_tensor("fc.weight", "float32", [1 << 20, 1 << 20], 10),
+            r"fc\.weight is float32 \(1048576, 1048576\), there it is float32 \(4, 8\)",
+        ),
+        (
+            with_tensor("conv1.weight", "float32", [8, 3, 3, 3], 3),
+            "compressed by zstd|values, its mask keeps|must have",
+        ),
+        (with_tensor("conv1.weight", "float32", [8, 3, 3, 3], None), "compressed by zstd|must have"),
         ({"tensors": lambda t: {n: v for n, v in t.items() if n != "fc.bias"}}, r"only one of the two has fc\.bias"),
-        ({"tensors": lambda t: {**t, "fc.bias": {"dtype": "os", "shape": [4], "kept": None}}}, "is os"),
-        ({"tensors": lambda t: {**t, "fc.bias": {"dtype": "float32", "shape": [-4], "kept": None}}}, "cannot keep"),
-        ({"tensors": lambda t: {**t, "fc.bias": {"dtype": "float32", "shape": [4], "kept": 5}}}, "cannot keep 5"),
+        (with_tensor("fc.bias", "os", [4], None), "is os"),
+        (with_tensor("fc.bias", "float32", [-4], None), "cannot keep"),
+        (with_tensor("fc.bias", "float32", [4], 5), "cannot keep 5"),
+        (with_tensor("fc.bias", "float32", "4", 5), "is cut short or damaged"),
         ({"tensors": lambda t: 3}, "is cut short or damaged"),
         ({"model": lambda m: "export.networks:tied"}, "this installation's 'export.networks:tied' is another network"),
         ({"folded": lambda f: True}, "is another network: only one of the two has bn1"),
