@@ -140,7 +140,7 @@ def export(
     orchestrator export ./runs --out ./deploy --round 3f2a --formats packed onnx-int8
     """
     from orchestrator.export.deploy import deploy
-    from orchestrator.export.rounds import candidate, dense_round, find_round, tested_on
+    from orchestrator.export.rounds import candidate, dense_round, find_round, source_of
     from orchestrator.report import path_records
     from orchestrator.report.deployed import artifact_line, recommended_round
 
@@ -150,14 +150,16 @@ def export(
         print(_nothing(ledger.store))
         return 0
     record = recommended_round(records) if round is None else find_round(ledger.records(), round)
-    dense, test = dense_round(ledger, record), tested_on(record, data)
-    loaded = test.load()
+    dense, source = dense_round(ledger, record), source_of(record, data)
+    loaded = source.load()
     networks = [candidate("dense", ledger, dense, loaded)]  # side by side: one of fewer channels is to be the third
     if record.round:
         networks.append(candidate("unstructured", ledger, record, loaded))
     weights = f"{record.kept:,} of {record.prunable:,} weights"
     print(f"{record.experiment}, round {record.round}, key {record.key[:12]}: {weights}", flush=True)
-    deploy(networks, out, formats=formats, test=test, on_artifact=lambda each: print(artifact_line(each), flush=True))
+    deploy(
+        networks, out, formats=formats, source=source, on_artifact=lambda each: print(artifact_line(each), flush=True)
+    )
     return report(storage, out)
 
 

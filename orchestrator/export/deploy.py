@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from torch.utils.data import Subset
 
 from orchestrator.errors import ConfigError, ExportError
+from orchestrator.export.files import appearing
 from orchestrator.export.macs import count_macs
-from orchestrator.export.measure import TestSet, labels_of, logits_of, measure
+from orchestrator.export.measure import DataSource, labels_of, logits_of, measure
 from orchestrator.export.onnx_file import RELATIVE, relative_error, save_onnx, save_onnx_half, save_onnx_int8
 from orchestrator.export.packed import save_packed
 from orchestrator.export.preprocessing import Preprocessing
@@ -58,20 +59,20 @@ def deploy(
     folder: Path,
     *,
     formats: Sequence[str] | None = None,
-    test: TestSet | None = None,
+    source: DataSource | None = None,
     on_artifact: Callable[[Artifact | Skipped], None] = lambda artifact: None,
 ) -> Deployment:
     """Write every candidate in each of `formats` into `folder`, measure every file, and write deploy.json.
 
     `formats` None: all that this installation has; one that a network cannot be written in is then left out and says
-    why. `test` None: accuracy is not measured, and int8 is calibrated on noise.
+    why. `source` None: accuracy is not measured, and int8 is calibrated on noise.
 
     Raises ConfigError for an unknown format; ExportError for a format that was asked for and cannot be, and for a
     float32 file that does not do what its network does.
     """
     if unknown := [name for name in formats or () if name not in FORMATS]:
         raise ConfigError(f"a format must be one of {', '.join(FORMATS)}, got {unknown[0]!r}")
-    data = test.load() if test else None
+    data = source.load() if source else None
     networks: list[Facts] = []
     found: list[Artifact | Skipped] = []
     for candidate in candidates:
@@ -83,7 +84,7 @@ def deploy(
                     raise path
                 found.append(Skipped(network=candidate.name, format=name, reason=str(path)))
             else:
-                found.append(_measured(candidate, name, path, test, data, reference))
+                found.append(_measured(candidate, name, path, source, data, reference))
             on_artifact(found[-1])
     artifacts = tuple(each for each in found if isinstance(each, Artifact))
     skipped = tuple(each for each in found if isinstance(each, Skipped))
@@ -112,15 +113,15 @@ class _Writer:
         if name == "pte":
             return save_pte(candidate.module, path, candidate.preprocessing)
         if name == "onnx-fp16":
-            return save_onnx_half(self._source, path)
+            return save_onnx_half(self._onnx, path)
         if name == "onnx-int8":
-            return save_onnx_int8(self._source, path, _calibration(candidate.preprocessing, self._data))
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(self._source.read_bytes())
+            return save_onnx_int8(self._onnx, path, _calibration(candidate.preprocessing, self._data))
+        with appearing(path) as temporary:
+            temporary.write_bytes(self._onnx.read_bytes())
         return path
 
     @cached_property
-    def _source(self) -> Path:
+    def _onnx(self) -> Path:
         return save_onnx(self._candidate.module, self._spare / "source.onnx", self._candidate.preprocessing)
 
 
@@ -137,10 +138,10 @@ def _written(
 
 
 def _measured(
-    candidate: Candidate, name: str, path: Path, test: TestSet | None, data: Data | None, reference: Array | None
+    candidate: Candidate, name: str, path: Path, source: DataSource | None, data: Data | None, reference: Array | None
 ) -> Artifact:
     blob = path.read_bytes()
-    speed, logits = measure(path, candidate.preprocessing.input_shape, test)
+    speed, logits = measure(path, candidate.preprocessing.input_shape, source)
     accuracy = error = None
     if data and logits is not None and reference is not None:
         accuracy, error = _accuracy(logits, data), relative_error(logits, reference)

@@ -27,10 +27,8 @@ SECONDS = 20.0  # no more runs once they have taken this long
 
 
 @dataclass(frozen=True)
-class TestSet:
-    """Where the test images come from, as an Experiment names them."""
-
-    __test__ = False  # pytest must not take it for a test
+class DataSource:
+    """Where the images come from, as an Experiment names it; `root` is where they lie, if they lie in files."""
 
     data: str
     options: Mapping[str, Any]
@@ -66,7 +64,7 @@ class Speed:
 
 
 def measure(
-    path: Path, input_shape: tuple[int, int, int], test: TestSet | None = None, threads: int = THREADS
+    path: Path, input_shape: tuple[int, int, int], source: DataSource | None = None, threads: int = THREADS
 ) -> tuple[Speed, Array | None]:
     """(speed and memory, logits of the test set or None) of the file at `path`, by a process of its own.
 
@@ -74,9 +72,12 @@ def measure(
     """
     with tempfile.TemporaryDirectory() as folder:
         task = {
-            "path": str(path.resolve()), "input_shape": input_shape, "test": test and asdict(test), "threads": threads,
+            "path": str(path.resolve()),
+            "input_shape": input_shape,
+            "source": source and asdict(source),
+            "threads": threads,
             "folder": folder,
-        }  # fmt: skip
+        }
         environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "PYTHONPATH": os.pathsep.join(sys.path)}
         process = subprocess.run(
             [sys.executable, "-m", __name__, json.dumps(task)], env=environment, capture_output=True, text=True
@@ -85,7 +86,7 @@ def measure(
             said = process.stderr.strip().splitlines() or [f"exit code {process.returncode}"]
             raise ExportError(f"{path.name} does not run: {said[-1][:300]}")
         speed = Speed(**json.loads(Path(folder, "speed.json").read_text()))
-        return speed, np.load(Path(folder, "logits.npy"), allow_pickle=False) if test else None
+        return speed, np.load(Path(folder, "logits.npy"), allow_pickle=False) if source else None
 
 
 def logits_of(run: Run, data: Data) -> Array:
@@ -167,8 +168,8 @@ def _measure(path: Path, input_shape: tuple[int, int, int], threads: int) -> tup
 def _main(task: dict[str, Any]) -> int:
     try:
         speed, run = _measure(Path(task["path"]), tuple(task["input_shape"]), task["threads"])
-        if task["test"]:  # after everything that is timed: this brings torch and the data
-            np.save(Path(task["folder"], "logits.npy"), logits_of(run, TestSet(**task["test"]).load()))
+        if task["source"]:  # after everything that is timed: this brings torch and the data
+            np.save(Path(task["folder"], "logits.npy"), logits_of(run, DataSource(**task["source"]).load()))
         Path(task["folder"], "speed.json").write_text(json.dumps(asdict(speed)))
     except OrchestratorError as error:
         print(error, file=sys.stderr)

@@ -76,9 +76,10 @@ def numbered(count: int) -> tuple[str, ...]:
 def outputs(module: nn.Module, shape: tuple[int, int, int]) -> int:
     """How many logits an image of `shape` gives. Raises ExportError."""
     was_training = module.training
+    device = next((parameter.device for parameter in module.parameters()), None)
     try:
         with torch.no_grad(), own_randomness():
-            logits: object = module.eval()(torch.zeros((1, *shape)))
+            logits: object = module.eval()(torch.zeros((1, *shape), device=device))
     except Exception as error:
         raise ExportError(
             f"{type(module).__name__} cannot take images of shape {shape}, say which it takes in `preprocessing`: "

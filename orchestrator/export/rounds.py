@@ -8,7 +8,7 @@ import torch
 
 from orchestrator.errors import ConfigError, DamagedError, DataError
 from orchestrator.export.deploy import Candidate
-from orchestrator.export.measure import TestSet
+from orchestrator.export.measure import DataSource
 from orchestrator.export.preprocessing import Preprocessing
 from orchestrator.storage.ledger import Ledger, Record
 from orchestrator.training.data import Data
@@ -37,9 +37,9 @@ def dense_round(ledger: Ledger, record: Record) -> Record:
     return record
 
 
-def tested_on(record: Record, root: str | None) -> TestSet:
+def source_of(record: Record, root: str | None) -> DataSource:
     """The data that a round was trained on, which lies in `root` if it lies in files."""
-    return TestSet(record.settings["data"], record.settings["data_options"], root)
+    return DataSource(record.settings["data"], record.settings["data_options"], root)
 
 
 def candidate(name: str, ledger: Ledger, record: Record, data: Data) -> Candidate:

@@ -14,7 +14,7 @@ from orchestrator.__main__ import main
 from orchestrator.errors import ConfigError, DamagedError, DataError, ExportError
 from orchestrator.export import load_packed, save_packed
 from orchestrator.export.deploy import FORMATS, Candidate, deploy
-from orchestrator.export.measure import TestSet, labels_of, logits_of, measure
+from orchestrator.export.measure import DataSource, labels_of, logits_of, measure
 from orchestrator.export.proof import Deployment
 from orchestrator.export.rounds import candidate, dense_round, find_round
 from orchestrator.runner import run
@@ -22,7 +22,7 @@ from orchestrator.storage.ledger import Ledger
 from orchestrator.storage.store import open_store
 
 pytestmark = pytest.mark.timeout(240)
-TEST = TestSet("tiny:data", {}, None)
+SOURCE = DataSource("tiny:data", {}, None)
 WITH_EXECUTORCH = importlib.util.find_spec("executorch") is not None
 
 
@@ -94,7 +94,7 @@ def test_every_network_in_every_format(exported, ledger):
 
 def test_accuracy_is_that_of_the_file(exported):
     folder, _ = exported
-    data = TEST.load()
+    data = SOURCE.load()
     by_name = {(a.network, a.format): a for a in Deployment.load(folder).artifacts}
     for network in ("dense", "unstructured"):
         packed = by_name[network, "packed"]
@@ -161,7 +161,7 @@ def test_a_format_that_was_asked_for_must_be_there(storage, tmp_path, capsys):
 
 
 def test_other_data_is_refused(ledger):
-    other = dataclasses.replace(TEST, options={"samples": 90}).load()
+    other = dataclasses.replace(SOURCE, options={"samples": 90}).load()
     with pytest.raises(DataError, match="was trained on other data"):
         candidate("dense", ledger, ledger.records()[0], other)
 
@@ -182,7 +182,7 @@ def test_a_round_is_found_by_the_beginning_of_its_key(ledger):
 def test_a_file_that_does_something_else_is_found_out(tmp_path, monkeypatch):
     """As if the exporter had lost a sign somewhere."""
     module = tiny.model(3, (1, 6, 6)).eval()
-    given = Candidate("n", module, "tiny:model", {}, networks.Preprocessing.of(TEST.load()))
+    given = Candidate("n", module, "tiny:model", {}, networks.Preprocessing.of(SOURCE.load()))
 
     def wrong(network, path, **options):
         with torch.no_grad():
@@ -193,12 +193,12 @@ def test_a_file_that_does_something_else_is_found_out(tmp_path, monkeypatch):
     monkeypatch.setattr("orchestrator.export.deploy.save_packed", wrong)
     monkeypatch.setattr("orchestrator.export.deploy._reference", lambda module, data: reference)
     module[0].weight.data.neg_()
-    data = TEST.load()
+    data = SOURCE.load()
     with torch.inference_mode():
         reference = logits_of(lambda images: module(torch.from_numpy(images)).numpy(), data)
     module[0].weight.data.neg_()
     with pytest.raises(ExportError, match=r"n\.safetensors does not do what the network does"):
-        deploy([given], tmp_path, formats=["packed"], test=TEST)
+        deploy([given], tmp_path, formats=["packed"], source=SOURCE)
 
 
 def test_a_file_that_does_not_run(tmp_path):
