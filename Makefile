@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test check bench clean
+.PHONY: demo test test-slow check bench bench-export clean
 .DEFAULT_GOAL := demo
 
 .venv/.installed: pyproject.toml constraints.txt
@@ -21,8 +21,14 @@ check: .venv/.installed  ## lint, format, types
 test: check  ## everything that must hold
 	$(BIN)/python -m pytest
 
+test-slow: .venv/.installed  ## every torchvision classifier through every format: an hour
+	$(BIN)/python -m pytest -m slow --timeout 1800
+
 bench: .venv/.installed  ## speed against the best opponent, in the same process run
 	$(BIN)/python -m pytest tests/benchmarks -m bench -s
+
+bench-export: .venv/.installed  ## size and speed of exported files: MobileNetV2 and ResNet-50
+	$(BIN)/python -m pytest tests/benchmarks/test_export.py -m bench -s
 
 clean:
 	rm -rf .venv runs report

@@ -1,8 +1,9 @@
-"""The command line: look at what a storage holds.
+"""The command line: look at what a storage holds, and take networks out of it.
 
 orchestrator status ./runs
 orchestrator verify s3://bucket/digits
 orchestrator report ./runs --out ./report
+orchestrator export ./runs --out ./deploy
 """
 
 from __future__ import annotations
@@ -87,7 +88,10 @@ def report(
     orchestrator report ./runs --out ./report
 
     orchestrator report s3://bucket/runs --out ./report --experiment digits_lr
+
+    What orchestrator export measured stands on the page too, if its deploy.json lies in the same folder.
     """
+    from orchestrator.export.proof import Deployment
     from orchestrator.report import path_records, print_table, save_report, tasks
 
     ledger = _ledger(storage)
@@ -108,9 +112,55 @@ def report(
         print(f"{more} more experiments with larger recommended networks: the page has them all")
     if left_out:
         print(f"left out: {left_out} rounds of earlier settings (orchestrator status shows them)")
-    for file in save_report(found, ledger.failures(), out):
+    for file in save_report(found, ledger.failures(), out, Deployment.load(out)):
         print(f"written: {file}", flush=True)
     return 0
+
+
+@app.command
+def export(
+    storage: Storage,
+    out: Annotated[Path, tyro.conf.arg(metavar="DIR", help="Folder for the files and the page; made if need be.")],
+    round: Annotated[
+        str | None, tyro.conf.arg(metavar="KEY", help="Beginning of a round's key; left out: the recommended round.")
+    ] = None,
+    formats: Annotated[
+        tuple[str, ...] | None, tyro.conf.arg(help="Of packed, packed-fp16, onnx, onnx-fp16, onnx-int8, pte.")
+    ] = None,
+    data: Annotated[
+        str | None, tyro.conf.arg(metavar="DIR", help="Where the data lies, for data sets that live in files.")
+    ] = None,
+) -> int:
+    """Write a round's network, and the dense one it comes from, as files for users; measure each and show it.
+
+    Every file runs over the whole test set by itself: deploy.json and the report page tell size, speed and accuracy.
+
+    orchestrator export ./runs --out ./deploy
+
+    orchestrator export ./runs --out ./deploy --round 3f2a --formats packed onnx-int8
+    """
+    from orchestrator.export.deploy import deploy
+    from orchestrator.export.rounds import candidate, dense_round, find_round, source_of
+    from orchestrator.report import path_records
+    from orchestrator.report.deployed import artifact_line, recommended_round
+
+    ledger = _ledger(storage)
+    records, _ = path_records(ledger)
+    if not records:
+        print(_nothing(ledger.store))
+        return 0
+    record = recommended_round(records) if round is None else find_round(ledger.records(), round)
+    dense, source = dense_round(ledger, record), source_of(record, data)
+    loaded = source.load()
+    networks = [candidate("dense", ledger, dense, loaded)]  # side by side: one of fewer channels is to be the third
+    if record.round:
+        networks.append(candidate("unstructured", ledger, record, loaded))
+    weights = f"{record.kept:,} of {record.prunable:,} weights"
+    print(f"{record.experiment}, round {record.round}, key {record.key[:12]}: {weights}", flush=True)
+    deploy(
+        networks, out, formats=formats, source=source, on_artifact=lambda each: print(artifact_line(each), flush=True)
+    )
+    return report(storage, out)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -121,7 +171,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         code: int = app.cli(
             prog="orchestrator",
-            description="Look at what a storage holds: rounds, damage, accuracy against compression.",
+            description="Look at what a storage holds, and export networks from it.",
             args=argv,
             config=(tyro.conf.FlagCreatePairsOff,),
         )

@@ -33,3 +33,7 @@ class DivergedError(OrchestratorError):
 
 class ResourceError(OrchestratorError):
     """The cluster cannot hold what was asked of it."""
+
+
+class ExportError(OrchestratorError):
+    """A network cannot be written in a format, or the file does not do what the network does."""

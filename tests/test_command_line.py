@@ -89,7 +89,7 @@ def test_status_is_a_table_with_the_failures_below(folder, capsys):
     assert lines[-1] == "failed: digits, seed 0, round 3: the loss is nan"
 
 
-@pytest.mark.parametrize("command", [["status"], ["verify"], ["report", "--out", "out"]])
+@pytest.mark.parametrize("command", [["status"], ["verify"], ["report", "--out", "out"], ["export", "--out", "out"]])
 def test_an_empty_storage_says_so(tmp_path, monkeypatch, capsys, command):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "runs").mkdir()
@@ -112,7 +112,9 @@ def test_only_failures(tmp_path, capsys):
 # What is not there.
 
 
-@pytest.mark.parametrize("command", [["status"], ["status", "--json"], ["verify"], ["report", "--out", "out"]])
+@pytest.mark.parametrize(
+    "command", [["status"], ["status", "--json"], ["verify"], ["report", "--out", "out"], ["export", "--out", "out"]]
+)
 @pytest.mark.parametrize("place", ["missing", "file", "ftp://host/runs", "s3://key:secret@bucket/runs"])
 def test_a_storage_that_is_not_there_is_an_error(tmp_path, monkeypatch, capsys, command, place):
     monkeypatch.chdir(tmp_path)
@@ -245,7 +247,16 @@ def test_report_into_a_place_that_cannot_be_written(folder, tmp_path, capsys):
 
 @pytest.mark.parametrize(
     "args",
-    [[], ["show"], ["status"], ["status", "a", "b"], ["status", "a", "--jsn"], ["report", "a"], ["verify", "--json"]],
+    [
+        [],
+        ["show"],
+        ["status"],
+        ["status", "a", "b"],
+        ["status", "a", "--jsn"],
+        ["report", "a"],
+        ["export", "a"],
+        ["verify", "--json"],
+    ],
     ids=" ".join,
 )
 def test_wrong_usage_exits_with_2(capsys, args):
@@ -257,7 +268,7 @@ def test_wrong_usage_exits_with_2(capsys, args):
     assert "help" in err
 
 
-@pytest.mark.parametrize("command", ["status", "verify", "report"])
+@pytest.mark.parametrize("command", ["status", "verify", "report", "export"])
 def test_help_shows_an_example(capsys, command):
     with pytest.raises(SystemExit) as caught:
         main([command, "--help"])

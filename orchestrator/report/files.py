@@ -6,24 +6,35 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from orchestrator.export.proof import Deployment
 from orchestrator.report.csv_file import save_csv
+from orchestrator.report.deployed import Deployed
 from orchestrator.report.page import Chapter, save_page
 from orchestrator.report.page.views import drawings_of
 from orchestrator.report.pictures import draw, drawing
+from orchestrator.report.pictures.deployed import deployed_pictures
 from orchestrator.report.published import Published, published
 from orchestrator.report.tasks import Task
 
 
-def save_report(tasks: list[Task], failures: Iterable[Mapping[str, Any]], folder: Path) -> Iterator[Path]:
+def save_report(
+    tasks: list[Task], failures: Iterable[Mapping[str, Any]], folder: Path, deployment: Deployment | None = None
+) -> Iterator[Path]:
     """Write report.csv, the pictures and report.html; yield each file when it is there, the page last.
 
-    Several data sets have pictures each: those of the second end in -2. Raises OrchestratorError if a file cannot be
-    written or a package is missing; report.csv needs none.
+    `deployment` is what was measured of exported files, if any were. Several data sets have pictures each: those of the
+    second end in -2. Raises OrchestratorError if a file cannot be written or a package is missing; report.csv needs
+    none.
     """
     records = [record for task in tasks for record in task.records]
     yield save_csv(records, folder / "report.csv")
     chapters: list[Chapter] = []
+    deployed: Deployed | None = None
     with drawing():
+        if deployment and (drawn := deployed_pictures(deployment)):
+            for picture in drawn:
+                yield picture.save(folder / f"{picture.name}.png")
+            deployed = Deployed(deployment, drawings_of(drawn, ""))
         for task in tasks:
             references = _references(task)
             pictures = draw(task, references)
@@ -31,7 +42,7 @@ def save_report(tasks: list[Task], failures: Iterable[Mapping[str, Any]], folder
             for picture in pictures:
                 yield picture.save(folder / f"{picture.name}{end}.png")
             chapters.append(Chapter(task, references, drawings_of(pictures, f"t{task.number}-")))
-    yield save_page(chapters, records, failures, folder / "report.html")
+    yield save_page(chapters, records, failures, folder / "report.html", deployed)
 
 
 def _references(task: Task) -> dict[str, Published]:

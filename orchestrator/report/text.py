@@ -47,6 +47,12 @@ def duration(seconds: float) -> str:
     return f"{minutes} m {rest:02} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02} m"
 
 
+def milliseconds(seconds: float) -> str:
+    """`0.018 ms`, `4.21 ms`, `137 ms`."""
+    value = 1000 * seconds
+    return f"{value:.{3 if value < 0.0995 else 2 if value < 9.995 else 1 if value < 99.95 else 0}f} ms"
+
+
 def size(count: int) -> str:
     """`804 B`, `76.2 kB`, `94.1 MB`, `1.20 GB`: powers of 1000."""
     if count < 1000:

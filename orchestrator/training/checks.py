@@ -49,13 +49,19 @@ def check_fields(data: Data) -> None:
     shape: object = data.input_shape
     if not (isinstance(shape, tuple) and len(shape) == 3 and all(isinstance(n, int) and n >= 1 for n in shape)):
         raise DataError(f"input_shape must be a tuple (channels, height, width), each 1 or more, got {shape!r}")
+    if data.labels and len(data.labels) != data.num_classes:
+        raise DataError(f"labels must name all {data.num_classes} classes or none, got {len(data.labels)} names")
     augment: Any = data.augment
     if augment is not None and not (callable(augment) and isinstance(getattr(augment, "draws", None), int)):
         raise DataError(f"augment must be callable and have a whole number `draws`, got {augment!r}")
-    if data.normalize is not None:
-        mean, std = data.normalize
+    if data.normalize and data.normalized:
+        raise DataError("normalize and normalized must not both be given: images are normalized before or here")
+    for name, value in (("normalize", data.normalize), ("normalized", data.normalized)):
+        if value is None:
+            continue
+        mean, std = value
         if not (len(mean) == len(std) == shape[0] and all(map(math.isfinite, mean)) and all(s > 0 for s in std)):
-            raise DataError(f"normalize must be (mean, std), {shape[0]} numbers each, std > 0, got {data.normalize}")
+            raise DataError(f"{name} must be (mean, std), {shape[0]} numbers each, std > 0, got {value}")
 
 
 def check_size(split: Split, samples: Samples) -> None:

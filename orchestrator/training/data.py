@@ -54,6 +54,9 @@ class Data:
     channel applied after that. `val` None is cut from `train` by a seed that never changes, with train's own
     transforms. `augment` works on batches of `train`, on the device. `identity` is what makes the data what it is
     and part of every key; if empty: the content (in memory), or the spec and the lengths (elsewhere).
+
+    For whoever uses the network: `labels` names the classes, and `normalized` is the (mean, std) that images in
+    [0, 1] went through before they came here. They change nothing in training and are no part of a key.
     """
 
     train: Samples
@@ -65,6 +68,8 @@ class Data:
     normalize: tuple[tuple[float, ...], tuple[float, ...]] | None = None
     val_fraction: float = 0.1
     identity: str = ""
+    labels: tuple[str, ...] = ()
+    normalized: tuple[tuple[float, ...], tuple[float, ...]] | None = None
 
     def split(self, name: Split) -> Samples:
         """The samples of a split; `val` exists once `complete` has seen the data."""

@@ -40,6 +40,8 @@ def digits() -> Data:
         TensorDataset(images[test], labels[test]),
         num_classes=10,
         input_shape=(1, 8, 8),
+        labels=tuple("0123456789"),
+        normalized=((float(mean),), (float(std),)),
     )
 
 
@@ -70,6 +72,7 @@ def cifar10(root: str | None = None) -> Data:
         input_shape=(3, 32, 32),
         augment=CropAndFlip(pad=4),
         normalize=((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
+        labels=tuple(whole.classes),
     )
 
 
@@ -112,6 +115,7 @@ def imagefolder(root: str | None = None, image_size: int = 224, val_fraction: fl
         input_shape=(3, image_size, image_size),
         normalize=((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
         identity=digest.hexdigest(),
+        labels=tuple(classes),
     )
 
 

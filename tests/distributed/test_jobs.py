@@ -62,6 +62,18 @@ def test_digits_with_fewer_channels(tmp_path):
         assert record.metrics["test_accuracy"] > 0.8
 
 
+def test_digits_to_files_and_page(tmp_path):
+    """Two short rounds, then files of the recommended network and of the dense one, each measured by itself."""
+    arguments = ("--smoke", "--storage", "./runs", "--report", "./deploy")
+    code, output = job_runs.run(tmp_path / "log", *arguments, script=JOBS / "digits_deploy.py", seconds=350)
+    assert code == 0, output
+    value = json.loads((tmp_path / "deploy" / "deploy.json").read_text())
+    assert [network["name"] for network in value["networks"]] == ["dense", "unstructured"]
+    assert {artifact["format"] for artifact in value["artifacts"]} >= {"packed", "packed-fp16", "onnx", "onnx-int8"}
+    assert all(artifact["accuracy"] > 0.8 for artifact in value["artifacts"])
+    assert 'id="deployed"' in (tmp_path / "deploy" / "report.html").read_text()
+
+
 def test_imagenet_on_a_folder_of_jpegs(tmp_path):
     """The very loader, model and code of the full job: bf16, channels last, Nesterov, warm-up, loader processes."""
     code, output = job_runs.run(

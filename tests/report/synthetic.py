@@ -9,6 +9,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from orchestrator.export.measure import Speed
+from orchestrator.export.proof import Artifact, Deployment, Facts, Skipped
 from orchestrator.report import save_report, tasks
 from orchestrator.storage.ledger import MODEL, OPTIMIZER, Blob, Ledger, Record
 
@@ -122,7 +124,29 @@ def hostile_records() -> list[Record]:
     return records
 
 
-def save(records: list[Record], folder: Path, failures: Iterable[dict[str, Any]] = ()) -> str:
+def deployment(name: str = "unstructured", reason: str = "not installed") -> Deployment:
+    """Two networks in two formats, one of them without a file, with plausible numbers."""
+    networks = [
+        Facts(name=n, parameters=25_557_032, nonzero=nonzero, raw_bytes=102_546_848, macs=4_089_184_256,
+              effective_macs=nonzero * 160, accuracy=0.7612, origin={"key": digest(n), "round": r})
+        for r, (n, nonzero) in enumerate((("dense", 25_557_032), (name, 2_600_000)))
+    ]  # fmt: skip
+    artifacts = [
+        Artifact(network=facts.name, format=form, file=f"{facts.name}.{form}", sha256=digest(facts.name, form),
+                 bytes=102_546_848, download_bytes=12_000_000 + facts.nonzero * 3, accuracy=0.7610, relative_error=2e-6,
+                 speed=Speed(f"{form} 1.0", "Some Processor 3000", 1, 10, 100, 0.25, seconds, 1.2 * seconds, 50_000_000,
+                             110_000_000, 180_000_000, False))
+        for facts in networks for form, seconds in (("packed", 0.21), ("onnx", 0.115))
+    ]  # fmt: skip
+    return Deployment(tuple(networks), tuple(artifacts), (Skipped(network=name, format="pte", reason=reason),))
+
+
+def save(
+    records: list[Record],
+    folder: Path,
+    failures: Iterable[dict[str, Any]] = (),
+    deployed: Deployment | None = None,
+) -> str:
     """The page of a report that is written into `folder`."""
-    *_, page = save_report(tasks(records), failures, folder)
+    *_, page = save_report(tasks(records), failures, folder, deployed)
     return page.read_text(encoding="utf-8")

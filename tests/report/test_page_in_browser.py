@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 from playwright.sync_api import sync_playwright
-from report.synthetic import HOSTILE, TECHNIQUES, hostile_records, path_of, save
+from report.synthetic import HOSTILE, TECHNIQUES, deployment, hostile_records, path_of, save
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 FLAGS = [
@@ -137,3 +137,33 @@ def test_hostile_names_are_text_and_run_nothing(open_page, tmp_path):
     assert HOSTILE[1] in page.inner_text("main")
     page.wait_for_timeout(200)
     assert page.troubles == []
+
+
+def test_exported_files_are_shown_side_by_side(open_page, tmp_path):
+    save(path_of("fine-tuning", 0, 2, epochs=2), tmp_path, deployed=deployment())
+    seen = []
+    for scheme in ("light", "dark"):
+        page = open_page(tmp_path / "report.html", color_scheme=scheme)
+        section = page.locator("#deployed")
+        assert section.locator("svg").count() == 2
+        for box in (svg.bounding_box() for svg in section.locator("svg").all()):
+            assert box["width"] > 300
+            assert box["height"] > 100
+        seen.append(section.locator("svg [id$=latency-0] path").first.evaluate("e => getComputedStyle(e).fill"))
+        files = section.locator("table").nth(1).locator("tbody tr")
+        cells = files.nth(3).locator("td").all_inner_texts()
+        assert cells[:6] == ["unstructured.onnx", "103 MB", "19.8 MB", "76.10", "2e-06", "115 ms"]
+        assert cells[-2] == "no"
+        assert "Left out: unstructured as pte: not installed" in section.inner_text()
+        assert page.troubles == []
+    assert seen[0] != seen[1]
+
+
+def test_exported_files_on_a_phone_and_with_hostile_names(open_page, tmp_path):
+    for place, name in enumerate([HOSTILE[1], "n" * 300]):
+        folder = tmp_path / str(place)
+        save(path_of("fine-tuning", 0, 2, epochs=2), folder, deployed=deployment(name, name))
+        page = open_page(folder / "report.html", viewport={"width": 390, "height": 800})
+        assert page.evaluate("document.documentElement.scrollWidth") == 390
+        assert page.locator("img").count() == 0
+        assert page.troubles == []

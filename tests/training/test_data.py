@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tiny
 import torch
 from PIL import Image
 from torch import Tensor
@@ -472,3 +473,21 @@ def test_imagefolder_mistakes_are_named(folder: Path, change: Callable[[Path], N
 def test_imagefolder_val_fraction(folder: Path, fraction: float) -> None:
     with pytest.raises(DataError, match=f"val_fraction must be in .* got {fraction} of 50"):
         load_data("imagefolder", {"image_size": 8, "val_fraction": fraction}, root=str(folder))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"labels": ("a", "b")}, "labels must name all 3 classes or none, got 2 names"),
+        ({"normalized": ((0.5,), (0.0,))}, r"normalized must be \(mean, std\), 1 numbers each, std > 0"),
+        ({"normalize": ((0.0,), (1.0,)), "normalized": ((0.0,), (1.0,))}, "must not both be given"),
+    ],
+)
+def test_what_is_told_to_users_of_the_network_is_checked(change, words):
+    with pytest.raises(DataError, match=words):
+        complete(replace(tiny.data(), **change))
+
+
+def test_names_and_past_normalisation_are_no_part_of_the_identity():
+    told = replace(tiny.data(), labels=("a", "b", "c"), normalized=((0.5,), (0.2,)))
+    assert complete(told).identity == complete(tiny.data()).identity

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from orchestrator.report.deployed import Deployed
 from orchestrator.report.output import writing
 from orchestrator.report.page.template import render
 from orchestrator.report.page.views import Chapter, rounds_table
@@ -18,9 +19,13 @@ __all__ = ["Chapter", "save_page"]
 
 
 def save_page(
-    chapters: Iterable[Chapter], records: list[Record], failures: Iterable[Mapping[str, Any]], path: Path
+    chapters: Iterable[Chapter],
+    records: list[Record],
+    failures: Iterable[Mapping[str, Any]],
+    path: Path,
+    deployed: Deployed | None = None,
 ) -> Path:
-    """Write the page of `chapters`, one a data set, and return `path`.
+    """Write the page of `chapters`, one a data set, and of exported files, and return `path`.
 
     Raises OrchestratorError if a package is missing or `path` cannot be written.
     """
@@ -28,6 +33,7 @@ def save_page(
     text = render(
         {
             "chapters": chapters,
+            "deployed": deployed,
             "experiments": sum(len(chapter.task.experiments) for chapter in chapters),
             "sharing": sharing(records),
             "rounds": rounds_table(records),

@@ -42,7 +42,15 @@ def render(values: Mapping[str, Any]) -> str:
         lstrip_blocks=True,
         finalize=one_line,
     )
-    for function in (text.compression, text.duration, text.percent, text.points, text.shorten, text.size):
+    for function in (
+        text.compression,
+        text.duration,
+        text.milliseconds,
+        text.percent,
+        text.points,
+        text.shorten,
+        text.size,
+    ):
         environment.filters[function.__name__] = function
     environment.filters["markup"] = Markup
     script = _library() + "\n" + _own("page.js")

@@ -1,0 +1,41 @@
+"""Small files that run, and the proof of their size, speed and accuracy.
+
+What is named here is imported when first used: a process that measures an ONNX file must not load torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from orchestrator.export.fold import fold_batch_norm
+    from orchestrator.export.onnx_file import save_onnx, save_onnx_half, save_onnx_int8
+    from orchestrator.export.packed import load_packed, save_packed
+    from orchestrator.export.preprocessing import Preprocessing
+    from orchestrator.export.pte_file import save_pte
+
+__all__ = [
+    "Preprocessing",
+    "fold_batch_norm",
+    "load_packed",
+    "save_onnx",
+    "save_onnx_half",
+    "save_onnx_int8",
+    "save_packed",
+    "save_pte",
+]
+_PLACES = {
+    "fold": ("fold_batch_norm",),
+    "onnx_file": ("save_onnx", "save_onnx_half", "save_onnx_int8"),
+    "packed": ("load_packed", "save_packed"),
+    "preprocessing": ("Preprocessing",),
+    "pte_file": ("save_pte",),
+}
+
+
+def __getattr__(name: str) -> object:
+    for module, names in _PLACES.items():
+        if name in names:
+            return getattr(importlib.import_module(f"{__name__}.{module}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,181 @@
+"""Measure a file in a fresh process, so that no other network's memory or warm caches count for it."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from orchestrator.errors import ExportError, OrchestratorError
+from orchestrator.export.runtimes import Array, Run, runtime_of
+
+if TYPE_CHECKING:
+    from orchestrator.training.data import Data
+
+THREADS, WARM_UP, RUNS = 1, 10, 100
+SECONDS = 20.0  # no more runs once they have taken this long
+
+
+@dataclass(frozen=True)
+class DataSource:
+    """Where the images come from, as an Experiment names it; `root` is where they lie, if they lie in files."""
+
+    data: str
+    options: Mapping[str, Any]
+    root: str | None
+
+    def load(self) -> Data:
+        from orchestrator.training.data import load_data
+
+        return load_data(self.data, self.options, root=self.root)
+
+
+@dataclass(frozen=True)
+class Speed:
+    """What one process measured at batch 1. Seconds and bytes.
+
+    `load_seconds`: from the file to something that runs. `latency_p50`, `latency_p90`: of `runs` images after
+    `warm_up` others. `base_bytes`: the process with the runtime imported; `resident_bytes`: by how much it grew when
+    the network was loaded and had run; `peak_bytes`: the most it ever had. Memory is None where /proc does not say.
+    """
+
+    runtime: str
+    processor: str
+    threads: int
+    warm_up: int
+    runs: int
+    load_seconds: float
+    latency_p50: float
+    latency_p90: float
+    base_bytes: int | None
+    resident_bytes: int | None
+    peak_bytes: int | None
+    sparse_kernels: bool
+
+
+def measure(
+    path: Path, input_shape: tuple[int, int, int], source: DataSource | None = None, threads: int = THREADS
+) -> tuple[Speed, Array | None]:
+    """(speed and memory, logits of the test set or None) of the file at `path`, by a process of its own.
+
+    Raises ExportError with what the process said if it fails.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        task = {
+            "path": str(path.resolve()),
+            "input_shape": input_shape,
+            "source": source and asdict(source),
+            "threads": threads,
+            "folder": folder,
+        }
+        environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "PYTHONPATH": os.pathsep.join(sys.path)}
+        process = subprocess.run(
+            [sys.executable, "-m", __name__, json.dumps(task)], env=environment, capture_output=True, text=True
+        )
+        if process.returncode:
+            said = process.stderr.strip().splitlines() or [f"exit code {process.returncode}"]
+            raise ExportError(f"{path.name} does not run: {said[-1][:300]}")
+        speed = Speed(**json.loads(Path(folder, "speed.json").read_text()))
+        return speed, np.load(Path(folder, "logits.npy"), allow_pickle=False) if source else None
+
+
+def logits_of(run: Run, data: Data) -> Array:
+    """Logits (n, classes) of the test images, in order."""
+    import torch
+
+    from orchestrator.training.batches import Batches
+
+    batches = Batches(data, batch_size=1, device=torch.device("cpu"))
+    return np.concatenate([run(images.numpy()) for images, _ in batches.evaluate("test")])
+
+
+def labels_of(data: Data) -> Array:
+    """Labels (n,) of the test images, in order."""
+    import torch
+
+    from orchestrator.training.batches import Batches
+    from orchestrator.training.checks import known_labels
+
+    labels = known_labels(data.test)
+    if labels is None:  # only the samples themselves know
+        batches = Batches(data, batch_size=1, device=torch.device("cpu"))
+        labels = torch.cat([labels for _, labels in batches.evaluate("test")])
+    found: Array = labels.numpy()
+    return found
+
+
+def processor() -> str:
+    """The name of this machine's processor."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def _memory(field: str) -> int | None:
+    """VmRSS or VmHWM of this process. (getrusage's peak would begin with that of the parent, which is larger.)"""
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(1024 * int(line.split()[1]) for line in lines if line.startswith(field))
+    except (OSError, StopIteration):
+        return None
+
+
+def _measure(path: Path, input_shape: tuple[int, int, int], threads: int) -> tuple[Speed, Run]:
+    runtime = runtime_of(path)
+    base = _memory("VmRSS")
+    begin = time.perf_counter()
+    run = runtime.load(path, threads)
+    load_seconds = time.perf_counter() - begin
+    image = np.random.default_rng(0).standard_normal((1, *input_shape), dtype=np.float32)
+    for _ in range(WARM_UP):
+        run(image)
+    loaded = _memory("VmRSS")
+    taken: list[float] = []
+    while len(taken) < RUNS and sum(taken) < SECONDS:
+        begin = time.perf_counter()
+        run(image)
+        taken.append(time.perf_counter() - begin)
+    p50, p90 = np.quantile(taken, (0.5, 0.9))
+    speed = Speed(
+        runtime=runtime.name,
+        processor=processor(),
+        threads=threads,
+        warm_up=WARM_UP,
+        runs=len(taken),
+        load_seconds=load_seconds,
+        latency_p50=float(p50),
+        latency_p90=float(p90),
+        base_bytes=base,
+        resident_bytes=None if base is None or loaded is None else max(0, loaded - base),
+        peak_bytes=_memory("VmHWM"),
+        sparse_kernels=runtime.sparse_kernels,
+    )
+    return speed, run
+
+
+def _main(task: dict[str, Any]) -> int:
+    try:
+        speed, run = _measure(Path(task["path"]), tuple(task["input_shape"]), task["threads"])
+        if task["source"]:  # after everything that is timed: this brings torch and the data
+            np.save(Path(task["folder"], "logits.npy"), logits_of(run, DataSource(**task["source"]).load()))
+        Path(task["folder"], "speed.json").write_text(json.dumps(asdict(speed)))
+    except OrchestratorError as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(_main(json.loads(sys.argv[1])))

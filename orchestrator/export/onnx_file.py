@@ -1,0 +1,191 @@
+"""ONNX files: checked, batch size free, labels and preprocessing in their metadata; float32, float16 and int8."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from orchestrator.errors import ExportError
+from orchestrator.export.files import appearing
+from orchestrator.export.fold import fold_batch_norm
+from orchestrator.export.preprocessing import Preprocessing
+from orchestrator.export.trace import first_cause, quiet, traced
+from orchestrator.training.checks import one_line
+from orchestrator.training.state import model_tensors
+
+INPUT, OUTPUT = "images", "logits"
+RELATIVE = 1e-4  # of the largest logit of an image: how far a float32 file may be from torch
+LARGEST = 2**31 - 1  # bytes of a protobuf message
+
+
+def save_onnx(module: nn.Module, path: str | Path, preprocessing: Preprocessing, *, fold: bool = True) -> Path:
+    """Write `module` as an ONNX file, (n, *input_shape) `images` to (n, classes) `logits`, and return its path.
+
+    `fold`: batch norm goes into the convolutions where the flow can be traced. The file is checked by onnx, and by
+    onnxruntime against the module on random images. The module is left as it is.
+
+    Raises ExportError for a module that torch.export does not take (such as control flow on data), for a file that
+    differs from it or cannot be written, or if a package is missing.
+    """
+    onnx, _ = _packages()
+    path = Path(path)
+    _check_size(sum(tensor.nbytes for tensor in model_tensors(module).values()), path)
+    exported = copy.deepcopy(module).cpu().eval()
+    if fold:
+        with contextlib.suppress(ExportError):  # what cannot be traced keeps its norms
+            fold_batch_norm(exported)
+    model = _model_of(exported, preprocessing)
+    _strip(model)
+    _describe(model, preprocessing)
+    with appearing(path) as temporary:
+        _write(model, temporary, path)
+        _check(onnx, temporary, path)
+        generator = torch.Generator().manual_seed(0)
+        images = torch.randn((3, *preprocessing.input_shape), generator=generator)
+        with torch.no_grad():
+            expected = exported(images).numpy()
+        if (error := relative_error(run_onnx(temporary, images), expected)) > RELATIVE:
+            raise ExportError(f"{path.name} differs from the network by {error:.1g} of its largest output")
+    return path
+
+
+def save_onnx_half(source: str | Path, path: str | Path) -> Path:
+    """Write the float32 file `source` with float16 weights and arithmetic; images and logits stay float32."""
+    onnx, _ = _packages()
+    try:
+        from onnxconverter_common import float16
+    except ImportError as error:
+        raise _missing(error) from None
+    path, model = Path(path), onnx.load(str(source))
+    with quiet():
+        half = float16.convert_float_to_float16(model, keep_io_types=True, disable_shape_infer=False)
+    with appearing(path) as temporary:
+        _write(half, temporary, path)
+        _check(onnx, temporary, path)
+    return path
+
+
+def save_onnx_int8(source: str | Path, path: str | Path, batches: Iterable[Tensor]) -> Path:
+    """Write the float32 file `source` with int8 weights (one scale a channel) and activations.
+
+    Post-training quantization (Jacob et al. 2018, section 3): `batches` are training images as the network sees them,
+    (n, *input_shape) each; the range of every activation is what they reach.
+    """
+    onnx, _ = _packages()
+    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+
+    class Reader(CalibrationDataReader):  # type: ignore[misc]
+        def __init__(self) -> None:
+            self._batches = iter(batches)
+
+        def get_next(self) -> dict[str, Any] | None:
+            batch = next(self._batches, None)
+            return None if batch is None else {INPUT: batch.numpy()}
+
+    path = Path(path)
+    with tempfile.TemporaryDirectory() as folder:
+        made = Path(folder, "int8.onnx")
+        with quiet():
+            quantize_static(
+                str(source),
+                str(made),
+                Reader(),
+                quant_format=QuantFormat.QDQ,
+                per_channel=True,
+                activation_type=QuantType.QInt8,
+                weight_type=QuantType.QInt8,
+            )
+        model = onnx.load(str(made))
+    del model.metadata_props[:]
+    model.metadata_props.extend(onnx.load(str(source), load_external_data=False).metadata_props)
+    with appearing(path) as temporary:
+        _write(model, temporary, path)
+        _check(onnx, temporary, path)
+    return path
+
+
+def run_onnx(path: str | Path, images: Tensor) -> np.ndarray[Any, Any]:
+    """Logits (n, classes) of `images` (n, *input_shape) by onnxruntime on the CPU."""
+    _, onnxruntime = _packages()
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    found: np.ndarray[Any, Any] = session.run([OUTPUT], {INPUT: images.numpy()})[0]
+    return found
+
+
+def relative_error(got: np.ndarray[Any, Any], expected: np.ndarray[Any, Any]) -> float:
+    """The largest difference, as a part of the largest logit of the same image; arrays (n, classes)."""
+    scale = np.abs(expected).max(axis=1, keepdims=True)
+    return float((np.abs(got - expected) / np.maximum(scale, np.finfo(np.float32).tiny)).max())
+
+
+def _model_of(module: nn.Module, preprocessing: Preprocessing) -> Any:
+    program = traced(module, preprocessing, batch=2, dynamic=True)
+    try:
+        with quiet():
+            made = torch.onnx.export(program, dynamo=True, input_names=[INPUT], output_names=[OUTPUT], verbose=False)
+        assert made is not None
+        return made.model_proto
+    except Exception as error:
+        raise ExportError(f"{type(module).__name__} cannot be written as ONNX ({first_cause(error)})") from error
+
+
+def _strip(model: Any) -> None:
+    """Take out what says nothing to a user: the exporter's notes hold file names of this machine."""
+    graphs = [model.graph]
+    del model.metadata_props[:]
+    for function in model.functions:
+        del function.metadata_props[:]
+        graphs.append(function)
+    for graph in graphs:
+        for attribute in ("metadata_props", "doc_string"):
+            if hasattr(graph, attribute):
+                graph.ClearField(attribute)
+        parts = [getattr(graph, name, ()) for name in ("node", "input", "output", "value_info", "initializer")]
+        for part in (item for items in parts for item in items):
+            part.ClearField("metadata_props")
+            part.ClearField("doc_string")
+            graphs += [a.g for a in getattr(part, "attribute", ()) if a.HasField("g")]
+
+
+def _describe(model: Any, preprocessing: Preprocessing) -> None:
+    for name, value in preprocessing.metadata().items():
+        model.metadata_props.add(key=name, value=value)
+
+
+def _write(model: Any, place: Path, path: Path) -> None:
+    _check_size(model.ByteSize(), path)
+    place.write_bytes(model.SerializeToString(deterministic=True))
+
+
+def _check_size(size: int, path: Path) -> None:
+    if size > LARGEST:
+        raise ExportError(f"an ONNX file holds at most {LARGEST:,} bytes, {path.name} would have {size:,}")
+
+
+def _check(onnx: Any, place: Path, path: Path) -> None:
+    try:
+        onnx.checker.check_model(str(place), full_check=True)
+    except Exception as error:
+        raise ExportError(f"{path.name} is not a valid ONNX file: {one_line(error)[:300]}") from error
+
+
+def _packages() -> tuple[Any, Any]:
+    try:
+        import onnx
+        import onnxruntime
+        import onnxscript  # noqa: F401  (torch.onnx needs it)
+    except ImportError as error:
+        raise _missing(error) from None
+    return onnx, onnxruntime
+
+
+def _missing(error: ImportError) -> ExportError:
+    return ExportError(f"ONNX files need more packages ({error}): pip install 'rewind-orchestrator[onnx]'")

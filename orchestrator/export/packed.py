@@ -1,0 +1,185 @@
+"""The packed file: a network as small as it downloads, that becomes an ordinary module again when loaded.
+
+A safetensors file. Its streams (see `streams`) hold the tensors; its metadata say which architecture they belong to
+and what an image goes through before it. Nothing is unpickled, and nothing but the architecture's own sizes decides
+how much memory is taken.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor, nn
+
+from orchestrator.errors import ConfigError, DamagedError, ExportError
+from orchestrator.export.files import appearing
+from orchestrator.export.fold import fold_batch_norm
+from orchestrator.export.preprocessing import Preprocessing
+from orchestrator.export.streams import Layout, pack, unpack
+from orchestrator.rounds import Tensors
+from orchestrator.training.models import build_model
+from orchestrator.training.state import model_tensors
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Network:
+    """What a packed file says of its network: how to build it, and what goes in and comes out."""
+
+    model: str
+    options: Mapping[str, Any]
+    preprocessing: Preprocessing
+    folded: bool
+
+    def build(self) -> nn.Module:
+        """The architecture in evaluation mode, its weights still to come. Raises ConfigError, ExportError."""
+        module = build_model(
+            self.model,
+            self.options,
+            num_classes=len(self.preprocessing.labels),
+            input_shape=self.preprocessing.input_shape,
+            seed=0,
+        ).eval()
+        if self.folded:
+            fold_batch_norm(module)
+        return module
+
+
+def save_packed(
+    module: nn.Module,
+    path: str | Path,
+    *,
+    model: str,
+    options: Mapping[str, Any] | None = None,
+    preprocessing: Preprocessing | None = None,
+    half: bool = False,
+    fold: bool = False,
+) -> Path:
+    """Write `module` as a packed file and return its path; the module is left as it is.
+
+    `model` and `options` name the architecture, as in an Experiment; `preprocessing` is ImageNet's if left out.
+    `half`: weights of two or more dimensions as float16, biases and statistics of norms stay as they are. `fold`:
+    batch norm is folded into the convolutions first. Without either the loaded module is equal bit by bit.
+
+    Raises ConfigError if `model` builds another network, ExportError for a weight that float16 cannot hold, a flow that
+    cannot be traced (`fold`), or a file that cannot be written.
+    """
+    path = Path(path)
+    network = Network(model, dict(options or {}), preprocessing or Preprocessing.imagenet(module), fold)
+    if fold:
+        module = copy.deepcopy(module)
+        fold_batch_norm(module)
+    whole = model_tensors(module)
+    if problem := _difference(_whole(whole), _whole(model_tensors(network.build()))):
+        raise ConfigError(f"model must name the function that builds the network, got {model!r}: {problem}")
+    layouts, streams = pack(_halved(whole) if half else whole)
+    tensors = {name: [layout.dtype, layout.shape, layout.kept] for name, layout in layouts.items()}
+    with appearing(path) as temporary:
+        temporary.write_bytes(_sealed({"format": FORMAT, **asdict(network), "tensors": tensors}, streams))
+    return path
+
+
+def load_packed(path: str | Path) -> nn.Module:
+    """The network of a packed file, in evaluation mode, its weights in the types of its architecture.
+
+    Raises DamagedError for a file that is cut short, changed, or of a newer format; ConfigError for one that is not
+    there, or whose `model` this installation cannot build.
+    """
+    network, layouts, streams = _open(path)
+    module = network.build()
+    mine = model_tensors(module)
+    stored = {name: replace(layout, kept=None) for name, layout in layouts.items()}
+    expected = _whole(mine)
+    for name, layout in stored.items():
+        if name in mine and layout.dtype == "float16":
+            stored[name] = replace(layout, dtype=expected[name].dtype)
+    if problem := _difference(stored, expected):
+        raise DamagedError(f"{path}: this installation's {network.model!r} is another network: {problem}")
+    with torch.no_grad():
+        for name, tensor in unpack(layouts, streams, str(path)).items():
+            mine[name].copy_(tensor)
+    return module
+
+
+def read_network(path: str | Path) -> Network:
+    """What a packed file says of itself. Raises as `load_packed`, but builds nothing."""
+    return _open(path)[0]
+
+
+def _open(path: str | Path) -> tuple[Network, dict[str, Layout], Tensors]:
+    try:
+        blob = Path(path).read_bytes()
+    except OSError as error:
+        raise ConfigError(f"cannot read {path} ({error.strerror}): give a file that save_packed wrote") from None
+    broken = f"{path} is cut short or damaged, or is no packed file: download it again"
+    try:
+        streams = load(blob)
+        header = json.loads(blob[8 : 8 + int.from_bytes(blob[:8], "little")])
+        content = json.loads(header["__metadata__"]["packed"])
+        number, digest = int(content["format"]), content.pop("sha256")
+        if number > FORMAT:
+            raise DamagedError(f"{path} has format {number}, this one reads up to {FORMAT}: update rewind-orchestrator")
+        if _digest(content, streams) != digest:
+            raise DamagedError(f"{broken} (its content does not have the sha256 that stands in it)")
+        layouts = {name: _layout(*layout) for name, layout in content["tensors"].items()}
+        preprocessing = Preprocessing(**content["preprocessing"])
+        return Network(content["model"], content["options"], preprocessing, content["folded"]), layouts, streams
+    except (SafetensorError, AttributeError, KeyError, TypeError, ValueError) as error:
+        raise DamagedError(f"{broken} ({str(error)[:120]})") from error
+
+
+def _layout(dtype: str, shape: list[int], kept: int | None) -> Layout:
+    layout = Layout(dtype, tuple(shape), kept)
+    if not all(isinstance(size, int) and size >= 0 for size in shape) or not 0 <= layout.stored <= layout.size:
+        raise ValueError(f"a tensor of shape {shape} cannot keep {kept} values")
+    return layout
+
+
+def _whole(tensors: Mapping[str, Tensor]) -> dict[str, Layout]:
+    return {n: Layout(str(t.dtype).removeprefix("torch."), tuple(t.shape), None) for n, t in tensors.items()}
+
+
+def _difference(given: Mapping[str, Layout], expected: Mapping[str, Layout]) -> str | None:
+    """What is not the same, in words."""
+    if names := sorted(given.keys() ^ expected.keys()):
+        return f"only one of the two has {', '.join(names[:3])}"
+    for name, layout in given.items():
+        if layout != expected[name]:
+            there = expected[name]
+            return f"{name} is {layout.dtype} {layout.shape}, there it is {there.dtype} {there.shape}"
+    return None
+
+
+def _halved(tensors: Mapping[str, Tensor]) -> Tensors:
+    found: Tensors = {}
+    for name, tensor in tensors.items():
+        found[name] = tensor
+        if tensor.dtype == torch.float32 and tensor.ndim >= 2:
+            found[name] = tensor.half()
+            if not found[name].isfinite().all():
+                raise ExportError(f"float16 holds values up to 65504, but {name} has larger ones: leave `half` out")
+    return found
+
+
+def _sealed(content: dict[str, Any], streams: Tensors) -> bytes:
+    """As one metadata text: safetensors writes several in an order that differs from run to run."""
+    sealed = {**content, "sha256": _digest(content, streams)}
+    return save(streams, {"packed": json.dumps(sealed, separators=(",", ":"))})
+
+
+def _digest(content: Mapping[str, Any], streams: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode())
+    for name in sorted(streams):
+        digest.update(f"{name} {streams[name].dtype} {tuple(streams[name].shape)}".encode())
+        digest.update(streams[name].contiguous().view(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()

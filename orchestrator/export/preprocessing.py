@@ -1,0 +1,92 @@
+"""What an image goes through before a network sees it, and what the network's outputs mean."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from orchestrator.errors import ConfigError, ExportError
+from orchestrator.training.checks import one_line
+from orchestrator.training.data import Data
+from orchestrator.training.rng import own_randomness
+
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # mean and standard deviation, red green blue
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """Scale pixels to [0, 1], subtract `mean`, divide by `std` (one number a channel): the network's input.
+
+    `input_shape` is (channels, height, width); `labels` names the outputs, in order.
+    """
+
+    input_shape: tuple[int, int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    labels: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        for name in ("input_shape", "mean", "std", "labels"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        shape = self.input_shape
+        if not (len(shape) == 3 and all(isinstance(size, int) and size >= 1 for size in shape)):
+            raise ConfigError(f"input_shape must be (channels, height, width), each 1 or more, got {shape!r}")
+        for name, least in (("mean", -math.inf), ("std", 0.0)):
+            values = getattr(self, name)
+            if len(values) != shape[0] or not all(math.isfinite(value) and value > least for value in values):
+                rule = f"{shape[0]} finite numbers, one a channel" + (", above 0" if name == "std" else "")
+                raise ConfigError(f"{name} must be {rule}, got {values!r}")
+        if not (self.labels and all(isinstance(label, str) for label in self.labels)):
+            raise ConfigError(f"labels must name at least one output, got {self.labels!r}")
+
+    @staticmethod
+    def of(data: Data) -> Preprocessing:
+        """As `data` has it; outputs without a name are numbered."""
+        channels = data.input_shape[0]
+        mean, std = data.normalize or data.normalized or ((0.0,) * channels, (1.0,) * channels)
+        return Preprocessing(data.input_shape, mean, std, data.labels or numbered(data.num_classes))
+
+    @staticmethod
+    def imagenet(module: nn.Module) -> Preprocessing:
+        """Of a classifier of 3 x 224 x 224 images that are normalised as torchvision does; its outputs numbered.
+
+        Raises ExportError for a network that cannot take them.
+        """
+        shape = (3, 224, 224)
+        return Preprocessing(shape, *IMAGENET, numbered(outputs(module, shape)))
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def metadata(self) -> dict[str, str]:
+        """As texts, for a format whose metadata are texts."""
+        return {name: json.dumps(value) for name, value in asdict(self).items()}
+
+
+def numbered(count: int) -> tuple[str, ...]:
+    """Names of outputs that have none."""
+    return tuple(map(str, range(count)))
+
+
+def outputs(module: nn.Module, shape: tuple[int, int, int]) -> int:
+    """How many logits an image of `shape` gives. Raises ExportError."""
+    was_training = module.training
+    device = next((parameter.device for parameter in module.parameters()), None)
+    try:
+        with torch.no_grad(), own_randomness():
+            logits: object = module.eval()(torch.zeros((1, *shape), device=device))
+    except Exception as error:
+        raise ExportError(
+            f"{type(module).__name__} cannot take images of shape {shape}, say which it takes in `preprocessing`: "
+            f"{one_line(error)}"
+        ) from error
+    finally:
+        module.train(was_training)
+    if not isinstance(logits, torch.Tensor) or logits.ndim != 2:
+        raise ExportError(f"{type(module).__name__} must turn images into logits (n, classes), got {type(logits)}")
+    return logits.shape[1]

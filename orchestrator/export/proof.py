@@ -1,0 +1,97 @@
+"""What was measured of exported networks: the values of deploy.json, which the report page shows."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from orchestrator.errors import DamagedError
+from orchestrator.export.files import appearing
+from orchestrator.export.measure import Speed
+
+DEPLOY = "deploy.json"
+FORMAT = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    """A network before it is exported.
+
+    `raw_bytes`: of its parameters and buffers as they are in memory. `macs` of one image; `effective_macs` leaves out
+    zero weights, which only a sparse kernel does. `accuracy` on the test set by torch, as a fraction; None without
+    data. `origin`: what the ledger says of it.
+    """
+
+    name: str
+    parameters: int
+    nonzero: int
+    raw_bytes: int
+    macs: int
+    effective_macs: int
+    accuracy: float | None
+    origin: Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Artifact:
+    """One file of a network, measured through the file itself.
+
+    `bytes` as it lies there, `download_bytes` compressed by zstd. `relative_error`: the largest difference to torch's
+    logits, as a part of the largest logit of the same image. Both it and `accuracy` are None without data.
+    """
+
+    network: str
+    format: str
+    file: str
+    sha256: str
+    bytes: int
+    download_bytes: int
+    accuracy: float | None
+    relative_error: float | None
+    speed: Speed
+
+
+@dataclass(frozen=True, kw_only=True)
+class Skipped:
+    """A format that a network could not be written in, and why."""
+
+    network: str
+    format: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """Networks side by side, and their files."""
+
+    networks: tuple[Facts, ...]
+    artifacts: tuple[Artifact, ...]
+    skipped: tuple[Skipped, ...]
+
+    def save(self, folder: Path) -> Path:
+        """Write deploy.json and return its path."""
+        path = folder / DEPLOY
+        with appearing(path) as temporary:
+            temporary.write_text(json.dumps({"format": FORMAT, **asdict(self)}, indent=1, allow_nan=False))
+        return path
+
+    @staticmethod
+    def load(folder: Path) -> Deployment | None:
+        """What `save` wrote; None if it wrote nothing here. Raises DamagedError."""
+        path = folder / DEPLOY
+        if not path.is_file():
+            return None
+        try:
+            value = json.loads(path.read_bytes())
+            if value["format"] > FORMAT:
+                raise DamagedError(f"{path} has format {value['format']}, this one reads up to {FORMAT}: update")
+            return Deployment(
+                tuple(Facts(**facts) for facts in value["networks"]),
+                tuple(Artifact(**{**each, "speed": Speed(**each["speed"])}) for each in value["artifacts"]),
+                tuple(Skipped(**each) for each in value["skipped"]),
+            )
+        except (OSError, KeyError, TypeError, ValueError) as error:
+            raise DamagedError(f"{path} cannot be read ({error}): run orchestrator export again") from error

@@ -1,0 +1,45 @@
+"""ExecuTorch files: a network for phones, its layers on XNNPACK where that has them. One image at a time."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from pathlib import Path
+
+from torch import nn
+
+from orchestrator.errors import ExportError
+from orchestrator.export.files import appearing
+from orchestrator.export.fold import fold_batch_norm
+from orchestrator.export.preprocessing import Preprocessing
+from orchestrator.export.trace import first_cause, quiet, traced
+
+
+def save_pte(module: nn.Module, path: str | Path, preprocessing: Preprocessing) -> Path:
+    """Write `module` as a .pte file from (1, *input_shape) to (1, classes), and return its path.
+
+    Raises ExportError for a module that torch.export or ExecuTorch does not take, if the file cannot be written, or
+    if ExecuTorch is missing.
+    """
+    try:
+        with quiet():
+            from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+            from executorch.exir import to_edge_transform_and_lower
+    except ImportError as error:
+        raise ExportError(
+            f".pte files need ExecuTorch ({error}): pip install 'rewind-orchestrator[mobile]', in an environment of "
+            "its own without constraints.txt"
+        ) from None
+    path = Path(path)
+    exported = copy.deepcopy(module).cpu().eval()
+    with contextlib.suppress(ExportError):  # what cannot be traced keeps its norms
+        fold_batch_norm(exported)
+    program = traced(exported, preprocessing, batch=1, dynamic=False)
+    try:
+        with quiet():
+            lowered = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()]).to_executorch()
+    except Exception as error:
+        raise ExportError(f"{type(module).__name__} cannot be written for ExecuTorch ({first_cause(error)})") from error
+    with appearing(path) as temporary:
+        temporary.write_bytes(lowered.buffer)
+    return path

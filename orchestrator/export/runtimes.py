@@ -1,0 +1,93 @@
+"""Run a file as its users do: `.safetensors` by torch, `.onnx` by onnxruntime, `.pte` by ExecuTorch, on the CPU.
+
+Nothing heavy is imported before it is known which runtime is wanted, so that each one's memory is its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+
+from orchestrator.errors import ConfigError
+
+Array: TypeAlias = np.ndarray[Any, Any]
+Run: TypeAlias = Callable[[Array], Array]  # images (n, C, H, W) float32 to logits (n, classes) float32
+
+
+class Runtime(NamedTuple):
+    """`load` gives what runs a file on that many threads. `sparse_kernels`: whether zeros are left out of the work."""
+
+    name: str
+    load: Callable[[Path, int], Run]
+    sparse_kernels: bool = False
+
+
+def runtime_of(path: Path) -> Runtime:
+    """The runtime for a file, imported. Raises ConfigError for an ending that nobody runs."""
+    if path.suffix not in _IMPORTS:
+        raise ConfigError(f"a file to run must end in one of {', '.join(_IMPORTS)}, got {path}")
+    return _IMPORTS[path.suffix]()
+
+
+def _torch() -> Runtime:
+    import torch
+
+    from orchestrator.export.packed import load_packed
+
+    def load(path: Path, threads: int) -> Run:
+        torch.set_num_threads(threads)
+        module = load_packed(path)
+
+        @torch.inference_mode()
+        def run(images: Array) -> Array:
+            logits: Array = module(torch.from_numpy(images)).float().numpy()
+            return logits
+
+        return run
+
+    return Runtime(f"torch {torch.__version__}", load)
+
+
+def _onnx() -> Runtime:
+    import onnxruntime
+
+    def load(path: Path, threads: int) -> Run:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        name = session.get_inputs()[0].name
+
+        def run(images: Array) -> Array:
+            logits: Array = session.run(None, {name: images})[0]
+            return logits
+
+        return run
+
+    return Runtime(f"onnxruntime {onnxruntime.__version__}", load)
+
+
+def _executorch() -> Runtime:
+    from importlib.metadata import version
+
+    import torch
+    from executorch.extension.pybindings.portable_lib import _unsafe_reset_threadpool
+    from executorch.runtime import Runtime as Executor
+
+    def load(path: Path, threads: int) -> Run:
+        _unsafe_reset_threadpool(threads)
+        program = Executor.get().load_program(path)
+        method = program.load_method("forward")
+
+        def run(images: Array) -> Array:
+            logits = [method.execute([torch.from_numpy(image[None])])[0].numpy().copy() for image in images]
+            return np.concatenate(logits)
+
+        return run
+
+    return Runtime(f"executorch {version('executorch')}", load)
+
+
+_IMPORTS: dict[str, Callable[[], Runtime]] = {".safetensors": _torch, ".onnx": _onnx, ".pte": _executorch}

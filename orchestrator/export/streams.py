@@ -1,0 +1,135 @@
+"""Tensors as a few compressed streams: kept values by byte plane, one bit a weight for where they stand, zstd.
+
+Of the tensors that are mostly zeros only the others' values are stored. All values of one type make one stream, byte
+plane by byte plane: exponents compress when they stand together, mantissas never do. zstd's lowest level is the right
+one: its entropy coder does the work, and the highest level saves 1 to 2 % for a hundred times the time (ResNet-50).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from orchestrator.errors import DamagedError
+from orchestrator.rounds import Tensors
+
+LEVEL = 1
+MASKS = "masks"
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How one tensor is stored: type (as `float32`), shape, and how many values are kept; None: all, without a mask."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    kept: int | None
+
+    @property
+    def size(self) -> int:
+        return math.prod(self.shape)
+
+    @property
+    def stored(self) -> int:
+        return self.size if self.kept is None else self.kept
+
+
+def pack(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Layout], Tensors]:
+    """(layout of each tensor, compressed streams by name, each a vector of bytes).
+
+    A negative zero, as a mask leaves it of a negative weight, counts as zero where a mask is stored.
+    """
+    layouts: dict[str, Layout] = {}
+    values: dict[str, list[Tensor]] = {}
+    bits: list[Tensor] = []
+    for name, tensor in tensors.items():
+        flat = tensor.detach().cpu().contiguous().view(-1)
+        dtype = str(flat.dtype).removeprefix("torch.")
+        mask = flat != 0
+        kept = int(mask.count_nonzero())
+        masked = 8 * flat.element_size() * (flat.numel() - kept) > flat.numel()  # bits saved against bits of a mask
+        if masked:
+            bits.append(mask)
+            flat = flat[mask]
+        layouts[name] = Layout(dtype, tuple(tensor.shape), kept if masked else None)
+        values.setdefault(dtype, []).append(flat)
+    streams = {dtype: _compress(_planes(torch.cat(parts))) for dtype, parts in values.items()}
+    if bits:
+        streams[MASKS] = _compress(torch.from_numpy(np.packbits(torch.cat(bits).numpy())))
+    return layouts, streams
+
+
+def unpack(layouts: Mapping[str, Layout], streams: Mapping[str, Tensor], file: str) -> Tensors:
+    """The inverse of `pack`, bit by bit. Memory is taken for what `layouts` says, never for what a stream claims.
+
+    Raises DamagedError, naming `file`, where they do not fit together.
+    """
+    masks = _unpack_masks(layouts, streams, file)
+    kinds = {layout.dtype for layout in layouts.values()}
+    if streams.keys() - {MASKS} != kinds:
+        raise DamagedError(f"{file}: it must hold values of {sorted(kinds)}, got {sorted(streams)}")
+    values = {kind: _unpack_values(kind, layouts, streams[kind], file) for kind in kinds}
+    place = dict.fromkeys(kinds, 0)
+    found: Tensors = {}
+    for name, layout in layouts.items():
+        begin = place[layout.dtype]
+        place[layout.dtype] = end = begin + layout.stored
+        flat = values[layout.dtype][begin:end]
+        if layout.kept is not None:
+            flat = torch.zeros(layout.size, dtype=flat.dtype).masked_scatter_(masks[name], flat)
+        found[name] = flat.reshape(layout.shape)
+    return found
+
+
+def _unpack_masks(layouts: Mapping[str, Layout], streams: Mapping[str, Tensor], file: str) -> Tensors:
+    masked = {name: layout for name, layout in layouts.items() if layout.kept is not None}
+    if not masked:
+        return {}
+    if MASKS not in streams:
+        raise DamagedError(f"{file}: the masks of {', '.join(list(masked)[:3])} are missing")
+    count = sum(layout.size for layout in masked.values())
+    packed = _decompress(streams[MASKS], -(-count // 8), file)
+    bits = torch.from_numpy(np.unpackbits(packed.numpy(), count=count)).bool()
+    found = dict(zip(masked, bits.split([layout.size for layout in masked.values()]), strict=True))
+    for name, mask in found.items():
+        if (kept := int(mask.count_nonzero())) != masked[name].kept:
+            raise DamagedError(f"{file}: {name!r} has {masked[name].kept} values, its mask keeps {kept}")
+    return found
+
+
+def _unpack_values(kind: str, layouts: Mapping[str, Layout], stream: Tensor, file: str) -> Tensor:
+    dtype = getattr(torch, kind, None)
+    if not isinstance(dtype, torch.dtype):
+        raise DamagedError(f"{file}: {kind!r} is no type of values")
+    count = sum(layout.stored for layout in layouts.values() if layout.dtype == kind)
+    planes = _decompress(stream, count * dtype.itemsize, file)
+    return planes.view(dtype.itemsize, count).t().contiguous().view(-1).view(dtype)
+
+
+def _planes(flat: Tensor) -> Tensor:
+    """The first byte of every value, then the second of every value, ..."""
+    return flat.view(torch.uint8).view(flat.numel(), flat.element_size()).t().contiguous().view(-1)
+
+
+def _compress(data: Tensor) -> Tensor:
+    import pyarrow
+
+    packed = pyarrow.Codec("zstd", LEVEL).compress(data.numpy(), asbytes=True)
+    return torch.frombuffer(bytearray(packed), dtype=torch.uint8)
+
+
+def _decompress(stream: Tensor, size: int, file: str) -> Tensor:
+    import pyarrow
+
+    try:
+        data = pyarrow.Codec("zstd").decompress(stream.numpy(), decompressed_size=size, asbytes=True)
+    except (pyarrow.ArrowException, OSError, TypeError) as error:
+        raise DamagedError(f"{file}: a stream is not {size} bytes compressed by zstd ({error})") from error
+    if len(data) != size:
+        raise DamagedError(f"{file}: a stream must have {size} bytes, got {len(data)}")
+    return torch.frombuffer(bytearray(data), dtype=torch.uint8) if size else torch.empty(0, dtype=torch.uint8)

@@ -1,0 +1,72 @@
+"""What was measured of exported files, as the report shows it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from orchestrator.errors import ConfigError
+from orchestrator.export.proof import Artifact, Deployment, Facts, Skipped
+from orchestrator.report.tasks import tasks
+from orchestrator.report.text import milliseconds, percent, plain, size
+
+if TYPE_CHECKING:
+    from orchestrator.storage.ledger import Record
+
+
+@dataclass(frozen=True)
+class Deployed:
+    """A deployment with at least one file, and its drawings, by name, as elements of the page."""
+
+    deployment: Deployment
+    drawings: Mapping[str, str]
+
+    @cached_property
+    def smallest(self) -> Artifact:
+        return min(self.deployment.artifacts, key=lambda artifact: artifact.download_bytes)
+
+    @cached_property
+    def fastest(self) -> Artifact:
+        return min(self.deployment.artifacts, key=lambda artifact: artifact.speed.latency_p50)
+
+    @cached_property
+    def dense(self) -> Facts:
+        return self.deployment.networks[0]
+
+    @cached_property
+    def sparse_kernels(self) -> bool:
+        """Whether any file ran without spending time on zeros."""
+        return any(artifact.speed.sparse_kernels for artifact in self.deployment.artifacts)
+
+    @cached_property
+    def runtimes(self) -> str:
+        return ", ".join(sorted({artifact.speed.runtime for artifact in self.deployment.artifacts}))
+
+
+def recommended_round(records: Iterable[Record]) -> Record:
+    """The recommended network's record; of several seeds the one that is best on validation.
+
+    Raises ConfigError where nothing is recommended, or where there are several data sets.
+    """
+    found = tasks(records)
+    choices = [task.choice for task in found if task.choice]
+    if len(found) != 1 or not choices:
+        reason = f"there are {len(found)} data sets" if len(found) > 1 else "no dense round has finished"
+        raise ConfigError(f"--round must say which network to export, as {reason}: orchestrator status has the keys")
+    row = choices[0].row
+    seeds = [record for record in found[0].paths[row.experiment] if record.round == row.round]
+    return max(seeds, key=lambda record: (record.metrics["val_accuracy"], -record.seed))
+
+
+def artifact_line(artifact: Artifact | Skipped) -> str:
+    """One line about a file that was just measured, or about one that is not there."""
+    if isinstance(artifact, Skipped):
+        return plain(f"left out: {artifact.network} as {artifact.format}: {artifact.reason}")
+    speed = artifact.speed
+    accuracy = "" if artifact.accuracy is None else f", test {percent(artifact.accuracy)} %"
+    return plain(
+        f"written: {artifact.file}: {size(artifact.bytes)}, to download {size(artifact.download_bytes)}{accuracy}, "
+        f"{milliseconds(speed.latency_p50)} an image ({speed.runtime}, {speed.threads} thread)"
+    )

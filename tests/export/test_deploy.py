@@ -1,0 +1,247 @@
+"""Every file measured through itself, from a ledger to deploy.json and the page."""
+
+import dataclasses
+import hashlib
+import importlib.util
+import json
+
+import pytest
+import tiny
+import torch
+from export import networks
+
+from orchestrator.__main__ import main
+from orchestrator.errors import ConfigError, DamagedError, DataError, ExportError
+from orchestrator.export import load_packed, save_packed
+from orchestrator.export.deploy import FORMATS, Candidate, deploy
+from orchestrator.export.measure import DataSource, labels_of, logits_of, measure
+from orchestrator.export.proof import Deployment
+from orchestrator.export.rounds import candidate, dense_round, find_round
+from orchestrator.runner import run
+from orchestrator.storage.ledger import Ledger
+from orchestrator.storage.store import open_store
+
+pytestmark = pytest.mark.timeout(240)
+SOURCE = DataSource("tiny:data", {}, None)
+WITH_EXECUTORCH = importlib.util.find_spec("executorch") is not None
+
+
+@pytest.fixture(scope="module")
+def storage(tmp_path_factory):
+    """A finished path: a dense round and three pruned ones."""
+    folder = tmp_path_factory.mktemp("runs")
+    run(tiny.EXPERIMENT, str(folder))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def ledger(storage):
+    return Ledger(open_store(str(storage)))
+
+
+@pytest.fixture(scope="module")
+def exported(storage, ledger, tmp_path_factory):
+    """(folder, printed lines) of the command for the last round."""
+    folder = tmp_path_factory.mktemp("deploy") / "new"
+    with pytest.MonkeyPatch.context() as patch:
+        printed = []
+        patch.setattr("builtins.print", lambda *args, **options: printed.append(" ".join(map(str, args))))
+        assert main(["export", str(storage), "--out", str(folder), "--round", ledger.records()[-1].key[:9]]) == 0
+    return folder, printed
+
+
+def accuracy_of(path, data):
+    module = load_packed(path)
+    with torch.inference_mode():
+        logits = logits_of(lambda images: module(torch.from_numpy(images)).numpy(), data)
+    return float((logits.argmax(1) == labels_of(data)).mean())
+
+
+def test_every_network_in_every_format(exported, ledger):
+    folder, printed = exported
+    deployment = Deployment.load(folder)
+    dense, pruned = ledger.records()[0], ledger.records()[-1]
+    assert [facts.origin["key"] for facts in deployment.networks] == [dense.key, pruned.key]
+    assert [facts.name for facts in deployment.networks] == ["dense", "unstructured"]
+    formats = [name for name in FORMATS if name != "pte" or WITH_EXECUTORCH]
+    assert [(a.network, a.format) for a in deployment.artifacts] == [
+        (network, name) for network in ("dense", "unstructured") for name in formats
+    ]
+    for facts, record in zip(deployment.networks, (dense, pruned), strict=True):
+        assert facts.accuracy == record.metrics["test_accuracy"] == facts.origin["test_accuracy"]
+        never_pruned = 8 + 8 + 8 + 3  # biases and norms
+        assert facts.parameters == record.prunable + never_pruned
+        assert facts.nonzero == record.kept + never_pruned
+        assert (facts.macs, facts.macs == facts.effective_macs) == (36 * 72 + 96, record.round == 0)
+        assert facts.raw_bytes == 4 * (facts.parameters + 2 * 8) + 8
+    for artifact in deployment.artifacts:
+        blob = (folder / artifact.file).read_bytes()
+        assert (hashlib.sha256(blob).hexdigest(), len(blob)) == (artifact.sha256, artifact.bytes)
+        assert artifact.download_bytes <= artifact.bytes
+        assert any(line.startswith(f"written: {artifact.file}: ") for line in printed)
+        speed = artifact.speed
+        assert 0 < speed.latency_p50 <= speed.latency_p90
+        assert speed.load_seconds > 0
+        assert speed.peak_bytes >= speed.base_bytes > 10**7
+        assert (speed.threads, speed.warm_up, speed.runs, speed.sparse_kernels) == (1, 10, 100, False)
+        assert speed.processor
+        named = {"packed": "torch ", "onnx": "onnxruntime ", "pte": "executorch "}[artifact.format.split("-")[0]]
+        assert speed.runtime.startswith(named)
+    for skipped in deployment.skipped:
+        assert skipped.format == "pte"
+        assert "rewind-orchestrator[mobile]" in skipped.reason
+
+
+def test_accuracy_is_that_of_the_file(exported):
+    folder, _ = exported
+    data = SOURCE.load()
+    by_name = {(a.network, a.format): a for a in Deployment.load(folder).artifacts}
+    for network in ("dense", "unstructured"):
+        packed = by_name[network, "packed"]
+        assert packed.accuracy == accuracy_of(folder / packed.file, data)
+        assert packed.relative_error == 0
+        assert by_name[network, "onnx"].accuracy == packed.accuracy
+        assert by_name[network, "onnx"].relative_error < 1e-5
+        for name in ("packed-fp16", "onnx-fp16", "onnx-int8"):
+            assert 1e-6 < by_name[network, name].relative_error < 0.5
+
+
+def test_an_onnx_file_is_measured_without_torch(exported):
+    bases = {a.format: a.speed.base_bytes for a in Deployment.load(exported[0]).artifacts}
+    assert bases["onnx"] < 0.5 * bases["packed"]
+
+
+def test_the_page_shows_it(exported, storage, tmp_path):
+    folder, _ = exported
+    page = (folder / "report.html").read_text()
+    assert "In the user&#39;s hands" in page or "In the user's hands" in page
+    for artifact in Deployment.load(folder).artifacts:
+        assert f"<td>{artifact.file}</td>" in page
+        assert artifact.sha256[:12] in page
+    assert "effective MACs (not realised)" in page
+    assert (folder / "deploy-download.png").read_bytes().startswith(b"\x89PNG")
+    assert main(["report", str(storage), "--out", str(tmp_path)]) == 0
+    assert 'id="deployed"' not in (tmp_path / "report.html").read_text()
+
+
+def test_the_recommended_round_is_the_default(storage, tmp_path, capsys):
+    assert main(["export", str(storage), "--out", str(tmp_path), "--formats", "packed"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    marked = next(line.split()[1] for line in lines if line.strip().startswith("*"))
+    assert f"round {marked}, " in lines[0]
+    assert sorted(file.name for file in tmp_path.glob("*.safetensors"))[0] == "dense.safetensors"
+
+
+# What is wrong.
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (["--round", "zz"], "--round must be the beginning of a round's key, got 'zz'"),
+        (["--round", ""], "--round must be the beginning of one key, got '', which 4 have"),
+        (
+            ["--formats", "packed", "gif"],
+            "a format must be one of packed, packed-fp16, onnx, onnx-fp16, onnx-int8, pte",
+        ),
+    ],
+)
+def test_wrong_flags_are_one_sentence(storage, tmp_path, capsys, args, words):
+    assert main(["export", str(storage), "--out", str(tmp_path), *args]) == 1
+    err = capsys.readouterr().err
+    assert err.startswith(f"error: {words}")
+    assert err.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(WITH_EXECUTORCH, reason="executorch is here")
+def test_a_format_that_was_asked_for_must_be_there(storage, tmp_path, capsys):
+    assert main(["export", str(storage), "--out", str(tmp_path), "--formats", "pte"]) == 1
+    assert "pip install 'rewind-orchestrator[mobile]'" in capsys.readouterr().err
+
+
+def test_other_data_is_refused(ledger):
+    other = dataclasses.replace(SOURCE, options={"samples": 90}).load()
+    with pytest.raises(DataError, match="was trained on other data"):
+        candidate("dense", ledger, ledger.records()[0], other)
+
+
+def test_a_missing_parent_is_told(ledger):
+    record = dataclasses.replace(ledger.records()[-1], parent="f" * 64)
+    with pytest.raises(DamagedError, match=r"rounds/f+/record.json, the parent of"):
+        dense_round(ledger, record)
+
+
+def test_a_round_is_found_by_the_beginning_of_its_key(ledger):
+    records = ledger.records()
+    assert find_round(records, records[2].key[:10]) is records[2]
+    with pytest.raises(ConfigError, match="which 4 have"):
+        find_round(records, "")
+
+
+def test_a_file_that_does_something_else_is_found_out(tmp_path, monkeypatch):
+    """As if the exporter had lost a sign somewhere."""
+    module = tiny.model(3, (1, 6, 6)).eval()
+    given = Candidate("n", module, "tiny:model", {}, networks.Preprocessing.of(SOURCE.load()))
+
+    def wrong(network, path, **options):
+        with torch.no_grad():
+            saved = save_packed(network, path, **options)
+            network[0].weight.neg_()
+        return saved
+
+    monkeypatch.setattr("orchestrator.export.deploy.save_packed", wrong)
+    monkeypatch.setattr("orchestrator.export.deploy._reference", lambda module, data: reference)
+    module[0].weight.data.neg_()
+    data = SOURCE.load()
+    with torch.inference_mode():
+        reference = logits_of(lambda images: module(torch.from_numpy(images)).numpy(), data)
+    module[0].weight.data.neg_()
+    with pytest.raises(ExportError, match=r"n\.safetensors does not do what the network does"):
+        deploy([given], tmp_path, formats=["packed"], source=SOURCE)
+
+
+def test_a_file_that_does_not_run(tmp_path):
+    (tmp_path / "n.onnx").write_bytes(b"no model")
+    with pytest.raises(ExportError, match=r"n\.onnx does not run: "):
+        measure(tmp_path / "n.onnx", (1, 6, 6))
+    with pytest.raises(ExportError, match=r"a file to run must end in one of \.safetensors, \.onnx, \.pte"):
+        measure(tmp_path / "n.gif", (1, 6, 6))
+
+
+def test_without_data_nothing_is_said_of_accuracy(tmp_path):
+    told = []
+    given = Candidate("n", networks.tied(4), "export.networks:tied", {}, networks.GREY)
+    found = deploy([given], tmp_path, formats=["packed", "onnx-int8"], on_artifact=told.append)
+    assert [(a.accuracy, a.relative_error) for a in found.artifacts] == [(None, None)] * 2
+    assert tuple(told) == found.artifacts
+    assert found.networks[0].parameters == 192 * 192 + 2 * 192 + 192 * 4 + 4, "a shared weight counts once"
+    assert Deployment.load(tmp_path) == found
+
+
+def test_what_cannot_be_exported_is_left_out_with_its_reason(tmp_path):
+    given = Candidate("n", networks.data_flow(4), "export.networks:data_flow", {}, networks.GREY)
+    found = deploy([given], tmp_path)
+    assert [a.format for a in found.artifacts] == ["packed", "packed-fp16"]
+    assert {s.format for s in found.skipped} >= {"onnx", "onnx-fp16", "onnx-int8"}
+    assert all("cannot be exported" in s.reason for s in found.skipped if s.format != "pte")
+    with pytest.raises(ExportError, match="DataFlow cannot be exported"):
+        deploy([given], tmp_path, formats=["packed", "onnx"])
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [("{", "cannot be read"), ("{}", "cannot be read"), ('{"format": 2}', "has format 2, this one reads up to 1")],
+)
+def test_a_damaged_deploy_json_is_told(tmp_path, text, words):
+    assert Deployment.load(tmp_path) is None
+    (tmp_path / "deploy.json").write_text(text)
+    with pytest.raises(DamagedError, match=words):
+        Deployment.load(tmp_path)
+
+
+def test_deploy_json_is_plain(exported):
+    value = json.loads((exported[0] / "deploy.json").read_text())
+    assert value["format"] == 1
+    assert {"sha256", "bytes", "download_bytes", "accuracy", "speed"} <= value["artifacts"][0].keys()
+    assert str(exported[0].parent) not in json.dumps(value)

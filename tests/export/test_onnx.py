@@ -1,0 +1,150 @@
+"""ONNX files: what onnxruntime makes of them is what torch makes of the network."""
+
+import json
+import sys
+
+import numpy as np
+import pytest
+import torch
+from export import networks
+from export.networks import GREY, settled
+from torch import nn
+
+from orchestrator.errors import ExportError
+from orchestrator.export import onnx_file, save_onnx, save_onnx_half, save_onnx_int8
+from orchestrator.export.onnx_file import relative_error, run_onnx
+from orchestrator.training.models import build_model
+
+onnx = pytest.importorskip("onnx")
+
+
+def images(n, seed=1):
+    return torch.randn((n, *GREY.input_shape), generator=torch.Generator().manual_seed(seed))
+
+
+def logits(module, batch):
+    with torch.no_grad():
+        return module.eval()(batch).numpy()
+
+
+@pytest.fixture(scope="module")
+def resnet(tmp_path_factory):
+    """(network, its float32 file)"""
+    module = settled(build_model("resnet8", {}, num_classes=4, input_shape=GREY.input_shape, seed=2))
+    return module, save_onnx(module, tmp_path_factory.mktemp("onnx") / "resnet.onnx", GREY)
+
+
+@pytest.mark.parametrize("name", ["flow", "tied", "mixed"])
+@pytest.mark.parametrize("fold", [True, False])
+def test_any_number_of_images(tmp_path, name, fold):
+    module = settled(getattr(networks, name)(4)).train()
+    path = save_onnx(module, tmp_path / "new" / "n.onnx", GREY, fold=fold)
+    assert module.training
+    assert [file.name for file in path.parent.iterdir()] == ["n.onnx"]
+    for n in (1, 2, 7):
+        assert relative_error(run_onnx(path, images(n)), logits(module, images(n))) < 1e-4
+
+
+def test_batch_norm_is_gone(resnet):
+    kinds = {node.op_type for node in onnx.load(str(resnet[1])).graph.node}
+    assert "Conv" in kinds
+    assert "BatchNormalization" not in kinds
+
+
+def test_a_shared_weight_is_written_once(tmp_path):
+    path = save_onnx(networks.tied(4), tmp_path / "n.onnx", GREY)
+    assert 4 * 192 * 192 < path.stat().st_size < 4 * 192 * 192 + 10_000
+
+
+def test_labels_and_preprocessing_are_in_every_file(tmp_path, resnet):
+    half = save_onnx_half(resnet[1], tmp_path / "half.onnx")
+    int8 = save_onnx_int8(resnet[1], tmp_path / "int8.onnx", [images(8)])
+    for path in (resnet[1], half, int8):
+        found = {entry.key: json.loads(entry.value) for entry in onnx.load(str(path)).metadata_props}
+        assert found["labels"] == list(GREY.labels)
+        assert (found["mean"], found["std"]) == (list(GREY.mean), list(GREY.std))
+        assert found["input_shape"] == list(GREY.input_shape)
+
+
+def test_the_file_tells_nothing_of_this_machine_and_is_the_same_every_time(tmp_path, resnet):
+    module, path = resnet
+    data = path.read_bytes()
+    assert b"stack_trace" not in data
+    assert b"site-packages" not in data
+    assert save_onnx(module, tmp_path / "again.onnx", GREY).read_bytes() == data
+
+
+def test_float16_and_int8_are_smaller_and_near(tmp_path, resnet):
+    module, path = resnet
+    batch = images(64)
+    expected = logits(module, batch)
+    half = save_onnx_half(path, tmp_path / "half.onnx")
+    int8 = save_onnx_int8(path, tmp_path / "int8.onnx", (images(32, seed) for seed in range(5)))
+    for file, size, error in ((half, 0.55, 0.01), (int8, 0.40, 0.20)):
+        assert file.stat().st_size < size * path.stat().st_size
+        got = run_onnx(file, batch)
+        assert got.dtype == np.float32
+        assert 1e-6 < relative_error(got, expected) < error, "other arithmetic, but not by much"
+
+
+def test_relative_error_is_of_the_largest_logit_of_the_same_image():
+    expected = np.array([[1.0, -10.0], [100.0, 0.0]], np.float32)
+    got = expected + np.array([[0.5, 0.0], [0.0, 1.0]], np.float32)
+    assert relative_error(got, expected) == pytest.approx(0.05)
+    assert relative_error(expected, expected) == 0
+    assert relative_error(np.zeros((1, 2), np.float32), np.zeros((1, 2), np.float32)) == 0
+
+
+# What cannot be exported.
+
+
+class Narrow(nn.Linear):
+    def __init__(self, num_classes: int) -> None:
+        super().__init__(7, num_classes)
+
+
+class Random(nn.Module):
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.head = nn.Linear(192, num_classes)
+
+    def forward(self, x):
+        return self.head(x.flatten(1)) + torch.rand(4)
+
+
+@pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
+@pytest.mark.parametrize(
+    ("module", "words"),
+    [
+        (networks.DataFlow, "DataFlow cannot be exported: torch.export must be able to follow one flow"),
+        (networks.NoChannels, r"NoChannels cannot be exported: .*expected weight to be at least 1"),
+        (Narrow, r"Narrow cannot be exported: .* of shape \(3, 8, 8\)"),
+        (Random, "n.onnx differs from the network by"),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_a_network_that_cannot_be_written_is_one_sentence(tmp_path, capfd, module, words):
+    with pytest.raises(ExportError, match=words) as caught:
+        save_onnx(module(4), tmp_path / "n.onnx", GREY)
+    assert "\n" not in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_file_that_would_be_too_large(tmp_path, monkeypatch):
+    monkeypatch.setattr(onnx_file, "LARGEST", 1000)
+    with pytest.raises(ExportError, match=r"an ONNX file holds at most 1,000 bytes, n\.onnx would have"):
+        save_onnx(networks.tied(4), tmp_path / "n.onnx", GREY)
+
+
+@pytest.mark.parametrize("package", ["onnx", "onnxruntime", "onnxscript"])
+def test_without_its_packages(tmp_path, monkeypatch, package):
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(ExportError, match=rf"{package}.*pip install 'rewind-orchestrator\[onnx\]'"):
+        save_onnx(networks.tied(4), tmp_path / "n.onnx", GREY)
+
+
+def test_half_without_its_package(tmp_path, monkeypatch, resnet):
+    monkeypatch.setitem(sys.modules, "onnxconverter_common", None)
+    with pytest.raises(ExportError, match=r"pip install 'rewind-orchestrator\[onnx\]'"):
+        save_onnx_half(resnet[1], tmp_path / "n.onnx")

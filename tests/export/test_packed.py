@@ -1,0 +1,321 @@
+"""The packed file: equal bit by bit, as small as promised, and whatever is wrong with it is told."""
+
+import dataclasses
+import json
+import os
+
+import pytest
+import tiny
+import torch
+from export import networks
+from export.networks import GREY, pruned, settled
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load, save
+from torch import nn
+
+from orchestrator.errors import ConfigError, DamagedError, ExportError
+from orchestrator.export import load_packed, packed, save_packed
+from orchestrator.export.streams import pack, unpack
+from orchestrator.training.models import build_model
+from orchestrator.training.state import model_tensors
+
+
+def built(name, density=None):
+    spec = f"export.networks:{name}" if hasattr(networks, name) else name
+    module = build_model(spec, {}, num_classes=len(GREY.labels), input_shape=GREY.input_shape, seed=3)
+    module = settled(module)
+    return spec, pruned(module, density) if density else module
+
+
+def bits(module):
+    return {n: (t.dtype, tuple(t.shape), t.detach().numpy().tobytes() if t.dtype != torch.bfloat16 else t.view(
+        torch.int16).numpy().tobytes()) for n, t in model_tensors(module).items()}  # fmt: skip
+
+
+def images(n=4):
+    return torch.randn((n, *GREY.input_shape), generator=torch.Generator().manual_seed(1))
+
+
+VALUES = st.sampled_from([0.0, -0.0, 1.0, -2.5, float("inf"), float("nan"), 1e-45])
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.dictionaries(
+        st.text(min_size=1, max_size=5),
+        st.tuples(
+            st.lists(st.integers(0, 5), max_size=3),
+            st.lists(VALUES, min_size=125, max_size=125),
+            st.sampled_from([torch.float32, torch.float16, torch.bfloat16, torch.float64, torch.int64, torch.bool]),
+        ),
+        max_size=4,
+    )
+)
+def test_tensors_come_back_bit_by_bit(content):
+    tensors = {}
+    for name, (shape, values, dtype) in content.items():
+        flat = torch.tensor(values[: torch.Size(shape).numel()])
+        tensors[name] = (flat if dtype.is_floating_point else flat.nan_to_num(0, 0, 0)).to(dtype).reshape(shape)
+    again = unpack(*pack(tensors), "f")
+    assert list(again) == list(tensors)
+    for name, tensor in tensors.items():
+        assert (again[name].dtype, again[name].shape) == (tensor.dtype, tensor.shape)
+        got, given = again[name].flatten(), tensor.flatten()
+        if pack({name: tensor})[0][name].kept is not None:
+            given = given.masked_fill(given == 0, 0)  # a removed weight may have been a negative zero
+        assert torch.equal(got.view(torch.uint8), given.view(torch.uint8))
+
+
+@pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
+@pytest.mark.parametrize(
+    ("name", "density"),
+    [
+        *[(name, None) for name in ("flow", "tied", "data_flow", "no_channels", "mixed", "torchvision:mobilenet_v2")],
+        *[(name, 0.1) for name in ("flow", "tied", "mixed", "torchvision:mobilenet_v2")],
+    ],
+)
+def test_a_network_comes_back_bit_by_bit(tmp_path, name, density):
+    spec, module = built(name, density)
+    module.train()
+    before = bits(module)
+    path = save_packed(module, tmp_path / "new" / "n.packed", model=spec, preprocessing=GREY)
+    assert bits(module) == before
+    assert module.training
+    again = load_packed(path)
+    assert not again.training
+    assert bits(again) == before
+    assert packed.read_network(path).preprocessing == GREY
+    assert [file.name for file in path.parent.iterdir()] == ["n.packed"]
+
+
+def test_of_a_torchvision_classifier_the_name_is_enough(tmp_path):
+    module = build_model("torchvision:squeezenet1_1", {}, num_classes=17, input_shape=(3, 224, 224), seed=0)
+    path = save_packed(module, tmp_path / "n", model="torchvision:squeezenet1_1")
+    assert bits(load_packed(path)) == bits(module)
+    assert packed.read_network(path).preprocessing.labels == tuple(map(str, range(17)))
+
+
+def test_the_same_network_gives_the_same_bytes(tmp_path):
+    files = [tmp_path / "a", tmp_path / "b"]
+    for file in files:
+        spec, module = built("flow", 0.3)
+        save_packed(module, file, model=spec, preprocessing=GREY)
+    assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def test_a_shared_weight_is_stored_once(tmp_path):
+    spec, module = built("tied")
+    path = save_packed(module, tmp_path / "n", model=spec, preprocessing=GREY)
+    values = 192 * 192 + 2 * 192 + 192 * 4 + 4
+    assert 3 * values < path.stat().st_size < 4 * values + 2000
+    again = load_packed(path)
+    assert again.first.weight is again.second.weight
+
+
+def test_a_negative_zero_is_a_removed_weight(tmp_path):
+    """Which `weight * mask` leaves of a negative one: as a value it would cost as much as any other."""
+    spec, module = built("tied", 0.1)
+    positive = save_packed(module, tmp_path / "a", model=spec, preprocessing=GREY).read_bytes()
+    with torch.no_grad():
+        module.first.weight[module.first.weight == 0] = -0.0
+    assert save_packed(module, tmp_path / "b", model=spec, preprocessing=GREY).read_bytes() == positive
+
+
+def test_half_rounds_weights_and_nothing_else(tmp_path):
+    spec, module = built("flow", 0.5)
+    again = load_packed(save_packed(module, tmp_path / "n", model=spec, preprocessing=GREY, half=True))
+    for name, tensor in model_tensors(module).items():
+        expected = tensor.half().float() if tensor.ndim >= 2 else tensor
+        assert torch.equal(model_tensors(again)[name], expected), name
+    with torch.no_grad():
+        module.fc.weight[0, 0] = 70000.0
+    with pytest.raises(ExportError, match=r"float16 holds values up to 65504, but fc\.weight has larger ones"):
+        save_packed(module, tmp_path / "n", model=spec, preprocessing=GREY, half=True)
+
+
+def test_folded_is_the_same_function_with_fewer_tensors(tmp_path):
+    spec, module = built("flow", 0.5)
+    again = load_packed(save_packed(module, tmp_path / "n", model=spec, preprocessing=GREY, fold=True))
+    assert isinstance(again.bn1, nn.Identity)
+    assert isinstance(module.bn1, nn.BatchNorm2d)
+    with torch.no_grad():
+        torch.testing.assert_close(again(images()), module(images()), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.timeout(120)
+def test_resnet50_at_a_tenth_is_as_small_as_promised(tmp_path):
+    module = build_model("torchvision:resnet50", {}, num_classes=1000, input_shape=(3, 224, 224), seed=0)
+    module = pruned(settled(module), 0.1)
+    whole = save_packed(module, tmp_path / "whole", model="torchvision:resnet50")
+    half = save_packed(module, tmp_path / "half", model="torchvision:resnet50", half=True)
+    print(f"ResNet-50 at density 0.1: {whole.stat().st_size:,} bytes, {half.stat().st_size:,} as float16")
+    assert whole.stat().st_size <= 10_700_000
+    assert half.stat().st_size <= 5_800_000
+    assert bits(load_packed(whole)) == bits(module)
+
+
+# What is wrong with a file.
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory):
+    spec, module = built("flow", 0.3)
+    return save_packed(module, tmp_path_factory.mktemp("good") / "n", model=spec, preprocessing=GREY).read_bytes()
+
+
+def test_a_file_cut_short_anywhere_is_refused(tmp_path, good):
+    path = tmp_path / "n"
+    for size in [*range(0, len(good), 97), len(good) - 1]:
+        path.write_bytes(good[:size])
+        with pytest.raises(DamagedError, match=f"^{path} is cut short or damaged"):
+            load_packed(path)
+
+
+def test_a_flipped_bit_anywhere_is_refused(tmp_path, good):
+    path = tmp_path / "n"
+    for place in range(0, 8 * len(good), 211):
+        changed = bytearray(good)
+        changed[place // 8] ^= 1 << place % 8
+        path.write_bytes(changed)
+        with pytest.raises((DamagedError, ConfigError), match=f"^{path} "):
+            load_packed(path)
+
+
+def changed_network(blob, **changes):
+    """The file with other metadata, and the sha256 that fits them."""
+    header = json.loads(blob[8 : 8 + int.from_bytes(blob[:8], "little")])
+    content = json.loads(header["__metadata__"]["packed"])
+    del content["sha256"]
+    return packed._sealed({**content, **{key: value(content[key]) for key, value in changes.items()}}, load(blob))
+
+
+def with_tensor(name, dtype, shape, kept):
+    return {"tensors": lambda tensors: {**tensors, name: [dtype, shape, kept]}}
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (
+            with_tensor("fc.weight", "float32", [1 << 20, 1 << 20], 10),
+            r"fc\.weight is float32 \(1048576, 1048576\), there it is float32 \(4, 8\)",
+        ),
+        (
+            with_tensor("conv1.weight", "float32", [8, 3, 3, 3], 3),
+            "compressed by zstd|values, its mask keeps|must have",
+        ),
+        (with_tensor("conv1.weight", "float32", [8, 3, 3, 3], None), "compressed by zstd|must have"),
+        ({"tensors": lambda t: {n: v for n, v in t.items() if n != "fc.bias"}}, r"only one of the two has fc\.bias"),
+        (with_tensor("fc.bias", "os", [4], None), "is os"),
+        (with_tensor("fc.bias", "float32", [-4], None), "cannot keep"),
+        (with_tensor("fc.bias", "float32", [4], 5), "cannot keep 5"),
+        (with_tensor("fc.bias", "float32", "4", 5), "is cut short or damaged"),
+        ({"tensors": lambda t: 3}, "is cut short or damaged"),
+        ({"model": lambda m: "export.networks:tied"}, "this installation's 'export.networks:tied' is another network"),
+        ({"folded": lambda f: True}, "is another network: only one of the two has bn1"),
+    ],
+)
+def test_what_does_not_fit_the_architecture_is_refused_before_memory_is_taken(tmp_path, good, changes, words):
+    path = tmp_path / "n"
+    path.write_bytes(changed_network(good, **changes))
+    with pytest.raises(DamagedError, match=words):
+        load_packed(path)
+
+
+def test_an_unknown_model_is_told(tmp_path, good):
+    path = tmp_path / "n"
+    path.write_bytes(changed_network(good, model=lambda m: "resnet21"))
+    with pytest.raises(ConfigError, match="model must be one of"):
+        load_packed(path)
+
+
+def test_a_newer_format_is_refused(tmp_path, good):
+    path = tmp_path / "n"
+    content = {"format": 2, "sha256": "of what we do not know"}
+    path.write_bytes(save(load(good), {"packed": json.dumps(content)}))
+    with pytest.raises(DamagedError, match="has format 2, this one reads up to 1: update rewind-orchestrator"):
+        load_packed(path)
+
+
+def test_a_pickle_is_not_opened(tmp_path):
+    torch.save(nn.Linear(2, 2), tmp_path / "n")
+    with pytest.raises(DamagedError, match="is no packed file"):
+        load_packed(tmp_path / "n")
+
+
+def test_a_file_that_is_not_there(tmp_path):
+    with pytest.raises(ConfigError, match=r"cannot read .*give a file that save_packed wrote"):
+        load_packed(tmp_path / "missing")
+
+
+# What cannot be saved.
+
+
+def test_the_name_must_build_the_network(tmp_path):
+    _, module = built("flow")
+    with pytest.raises(ConfigError, match=r"got 'export.networks:tied': only one of the two has"):
+        save_packed(module, tmp_path / "n", model="export.networks:tied", preprocessing=GREY)
+    other = GREY.__class__(GREY.input_shape, GREY.mean, GREY.std, ("a", "b"))
+    with pytest.raises(ConfigError, match=r"fc\.weight is float32 \(4, 8\), there it is float32 \(2, 8\)"):
+        save_packed(module, tmp_path / "n", model="export.networks:flow", preprocessing=other)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_images_of_another_shape_must_be_told(tmp_path):
+    with pytest.raises(ExportError, match=r"Tied cannot take images of shape \(3, 224, 224\), say which"):
+        save_packed(built("tied")[1], tmp_path / "n", model="export.networks:tied")
+
+
+def test_a_place_that_cannot_be_written(tmp_path):
+    spec, module = built("tied")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ExportError, match=r"cannot write .*/file/n .*: choose another folder"):
+        save_packed(module, tmp_path / "file" / "n", model=spec, preprocessing=GREY)
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch, good):
+    path = tmp_path / "n"
+    path.write_bytes(good)
+
+    def full(*args):
+        raise OSError(28, "No space left on device")
+
+    spec, module = built("flow")
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(ExportError, match="No space left on device"):
+        save_packed(module, path, model=spec, preprocessing=GREY)
+    assert path.read_bytes() == good
+    assert [file.name for file in tmp_path.iterdir()] == ["n"]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"input_shape": (8, 8)}, "input_shape must be"),
+        ({"mean": (0.5,)}, "mean must be 3 finite numbers"),
+        ({"std": (1.0, 0.0, 1.0)}, "std must be 3 finite numbers, one a channel, above 0"),
+        ({"mean": (float("nan"),) * 3}, "mean must be"),
+        ({"labels": ()}, "labels must name at least one output"),
+    ],
+)
+def test_preprocessing_is_checked(change, words):
+    good = {"input_shape": (3, 8, 8), "mean": (0.5,) * 3, "std": (1.0,) * 3, "labels": ("a",)}
+    with pytest.raises(ConfigError, match=words):
+        packed.Preprocessing(**{**good, **change})
+
+
+@pytest.mark.parametrize(
+    ("normalize", "normalized", "expected"),
+    [
+        (((0.5,), (0.25,)), None, ((0.5,), (0.25,))),
+        (None, ((0.5,), (0.25,)), ((0.5,), (0.25,))),
+        (None, None, ((0.0,), (1.0,))),
+    ],
+)
+def test_preprocessing_of_data(normalize, normalized, expected):
+    data = dataclasses.replace(tiny.data(), normalize=normalize, normalized=normalized)
+    got = packed.Preprocessing.of(data)
+    assert got == packed.Preprocessing((1, 6, 6), *expected, ("0", "1", "2"))
+    named = packed.Preprocessing.of(dataclasses.replace(data, labels=("a", "b", "c")))
+    assert named.labels == ("a", "b", "c")
