@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-slow check bench bench-export clean
+.PHONY: demo test test-slow check faults bench bench-export clean
 .DEFAULT_GOAL := demo
 
 .venv/.installed: pyproject.toml constraints.txt
@@ -23,6 +23,9 @@ test: check  ## everything that must hold
 
 test-slow: .venv/.installed  ## every torchvision classifier through every format: an hour
 	$(BIN)/python -m pytest -m slow --timeout 1800
+
+faults: .venv/.installed  ## machines that die, leave and join: what happened, and what it cost
+	$(BIN)/python -m pytest tests/distributed/test_node_faults.py -m faults
 
 bench: .venv/.installed  ## speed against the best opponent, in the same process run
 	$(BIN)/python -m pytest tests/benchmarks -m bench -s

@@ -1,0 +1,282 @@
+"""Machines that die, leave and join, a head that dies, a storage that is cut off: `make faults` prints what each costs.
+
+Several raylets on one machine stand for several machines: what dies with a machine is killed together, by SIGKILL.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import job_runs
+import psutil
+import pytest
+from ray.cluster_utils import Cluster
+from ray_head import RAY
+from rich.console import Console
+from rich.table import Table
+
+from orchestrator.storage.ledger import Ledger
+from orchestrator.storage.store import open_store
+
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(400)]
+# Epochs of about a second, so that a fault comes in the middle of one.
+LONG = {"EPOCHS": "25", "ROUNDS": "1", "DATA_OPTIONS": '{"samples": 9600}'}
+OFTEN = ("--checkpoint-seconds", "2")
+TABLE: list[tuple[str, str, str, str]] = []
+
+
+@pytest.fixture(scope="module", autouse=True)
+def table(pytestconfig) -> Iterator[None]:
+    yield
+    shown = Table("fault", "what happened", "seconds until training went on", "work repeated, seconds")
+    for row in TABLE:
+        shown.add_row(*row)
+    with pytestconfig.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
+        Console(width=150).print("", shown)
+
+
+@dataclass
+class Machines:
+    """A head without CPUs and nodes with one each."""
+
+    cluster: Cluster
+    nodes: list[Any] = field(default_factory=list)
+
+    def add(self) -> None:
+        self.nodes.append(self.cluster.add_node(num_cpus=1))
+
+    @property
+    def address(self) -> str:
+        return str(self.cluster.address)
+
+    def node_of(self, process: psutil.Process) -> Any:
+        """The node, the head too, that `process` runs on."""
+        parents = {parent.pid for parent in process.parents()}
+        return next(node for node in [*self.nodes, self.cluster.head_node] if raylet(node) in parents)
+
+    def events(self) -> list[dict[str, Any]]:
+        """What actors and workers logged, in order."""
+        logs = Path(self.cluster.head_node.get_session_dir_path()) / "logs"
+        lines = [line for path in logs.glob("worker-*.err") for line in path.read_text().splitlines()]
+        events = [json.loads(line) for line in lines if line.startswith('{"time"')]
+        for event in events:
+            event["at"] = datetime.fromisoformat(event["time"]).timestamp()
+        return sorted(events, key=lambda event: event["at"])
+
+
+def raylet(node: Any) -> int:
+    return int(node.all_processes["raylet"][0].process.pid)
+
+
+def kill(node: Any) -> float:
+    """SIGKILL for all processes of a node at once; returns when."""
+    processes = [info.process.pid for infos in node.all_processes.values() for info in infos]
+    alive = [psutil.Process(pid) for pid in processes if psutil.pid_exists(pid)]
+    alive += psutil.Process(raylet(node)).children(recursive=True)
+    for process in alive:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+    return time.time()
+
+
+@contextlib.contextmanager
+def started(nodes: int) -> Iterator[Machines]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_AUTH_MODE", "disabled")  # as this process read it when it imported Ray
+        patch.setenv("PYTHONPATH", os.pathsep.join(map(str, (job_runs.REPOSITORY, Path(__file__).parents[1]))))
+        patch.setenv("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
+        machines = Machines(Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False}))
+        try:
+            for _ in range(nodes):
+                machines.add()
+            machines.cluster.wait_for_nodes()
+            yield machines
+        finally:
+            for node in [*machines.nodes, machines.cluster.head_node]:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    kill(node)
+
+
+def job(tmp_path: Path, machines: Machines, storage: str, *args: str, env: dict[str, str] | None = None) -> Any:
+    ray = {name: value for name, value in os.environ.items() if name.startswith("RAY_")}
+    arguments = ("--storage", storage, "--address", machines.address, *OFTEN, *args)
+    return job_runs.running(tmp_path / "log", *arguments, env=LONG | ray | (env or {}))
+
+
+def places(storage: str) -> list[str]:
+    """Mid-round checkpoints, as epochs and steps."""
+    return [path.rsplit("/", 1)[1] for path in open_store(storage).list("train/") if path.endswith(".safetensors")]
+
+
+def in_mid_round(run: Any, storage: str) -> None:
+    run.wait_for(lambda: [place for place in places(storage) if place >= "000004"], "some epochs are done", 150)
+
+
+def cost(machines: Machines, fault: float) -> tuple[float, float]:
+    """(seconds from the fault to the next epoch, seconds of training that were done again)."""
+    events = machines.events()
+    (resumed, *_) = [e for e in events if e["message"] == "goes on from a checkpoint" and e["at"] > fault]
+    place = (resumed["epochs_done"], resumed["steps_done"])
+    saved = [e for e in events if e["message"] == "checkpoint" and (e["epochs_done"], e["steps_done"]) == place]
+    went_on = next(e for e in events if e["message"] == "epoch done" and e["at"] > resumed["at"])
+    return went_on["at"] - fault, max(0.0, fault - saved[-1]["at"])
+
+
+def row(fault: str, what: str, seconds: float | None, repeated: float | None) -> None:
+    shown = ["-" if value is None else f"{value:.1f}" for value in (seconds, repeated)]
+    TABLE.append((fault, what, *shown))
+
+
+def check_ledger(storage: str, attempts: list[int]) -> None:
+    records = Ledger(open_store(storage)).records()
+    assert [record.attempts for record in records] == attempts
+    assert all(problem is None for _, problem in Ledger(open_store(storage)).verify())
+    assert not places(storage)
+
+
+def test_a_worker_node_dies(tmp_path, s3_uri):
+    with started(3) as machines, job(tmp_path, machines, s3_uri, "--workers", "2") as run:
+        in_mid_round(run, s3_uri)
+        fault = kill(machines.node_of(run_worker(machines)))
+        assert run.wait(200) == 0, run.output()
+        assert "workers started again" in run.output()
+        seconds, repeated = cost(machines, fault)
+    check_ledger(s3_uri, [2, 1])
+    assert repeated < 10
+    row("a worker's node dies", "the group started again with another node", seconds, repeated)
+
+
+def run_worker(machines: Machines) -> psutil.Process:
+    """A training worker that is not on the driver actor's node."""
+    taken = raylet(machines.node_of(actor(machines, "ray::DriverActor")))
+    workers = [p for node in machines.nodes for p in children(node, "ray::RayTrainWorker") if raylet(node) != taken]
+    assert workers
+    return workers[0]
+
+
+def actor(machines: Machines, title: str) -> psutil.Process:
+    found = [p for node in [*machines.nodes, machines.cluster.head_node] for p in children(node, title)]
+    return found[0]
+
+
+def children(node: Any, title: str) -> list[psutil.Process]:
+    found = []
+    with contextlib.suppress(psutil.NoSuchProcess):
+        for process in psutil.Process(raylet(node)).children(recursive=True):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                if " ".join(process.cmdline()).startswith(title):
+                    found.append(process)
+    return found
+
+
+def test_the_driver_actors_node_dies(tmp_path, s3_uri):
+    """Its job's script runs on the head; Ray places actors without CPUs where it likes, so this one is waited for."""
+    with started(3) as machines, job(tmp_path, machines, s3_uri, "--workers", "2") as run:
+        in_mid_round(run, s3_uri)
+        node = machines.node_of(actor(machines, "ray::DriverActor"))
+        if node is machines.cluster.head_node:
+            actor(machines, "ray::DriverActor").kill()  # a head that dies is a test of its own
+            fault, what = time.time(), "the actor started again on the head"
+        else:
+            fault, what = kill(node), "the actor, and the group, started again elsewhere"
+        assert run.wait(200) == 0, run.output()
+        events = machines.events()
+        went_on = next(e for e in events if e["message"] == "epoch done" and e["at"] > fault)
+        resumed = [e for e in events if e["message"] == "goes on from a checkpoint" and e["at"] > fault]
+        seconds, repeated = cost(machines, fault) if resumed else (went_on["at"] - fault, 0.0)
+    check_ledger(s3_uri, [2, 1] if resumed else [1, 1])
+    row("the driver actor's node dies", what, seconds, repeated)
+
+
+def test_a_node_is_drained_with_notice(tmp_path, s3_uri):
+    with started(2) as machines, job(tmp_path, machines, s3_uri, "--workers", "1:2", env={"EPOCHS": "40"}) as run:
+        in_mid_round(run, s3_uri)
+        node = machines.node_of(run_worker(machines))
+        notice = time.time()
+        command = [RAY, "drain-node", "--address", machines.address, "--node-id", node.node_id]
+        command += [
+            "--reason",
+            "DRAIN_NODE_REASON_PREEMPTION",
+            "--reason-message",
+            "spot",
+            "--deadline-remaining-seconds",
+        ]
+        subprocess.run([*command, "8"], check=True, capture_output=True, timeout=60)
+        time.sleep(max(0.0, notice + 8 - time.time()))
+        fault = kill(node)
+        assert run.wait(250) == 0, run.output()
+        seconds, repeated = cost(machines, fault)
+        saved = [e for e in machines.events() if e["message"] == "checkpoint" and notice < e["at"] < fault]
+        assert saved, "a checkpoint on notice"
+    check_ledger(s3_uri, [2, 1])
+    assert Ledger(open_store(s3_uri)).records()[0].workers == 1
+    row("a node is drained, 8 s notice", "checkpoint on notice, then on with one worker of two", seconds, repeated)
+
+
+def test_a_node_joins(tmp_path, s3_uri):
+    with started(1) as machines, job(tmp_path, machines, s3_uri, "--workers", "1:2", env={"EPOCHS": "150"}) as run:
+        in_mid_round(run, s3_uri)
+        machines.add()
+        joined = time.time()
+        assert run.wait(350) == 0, run.output()
+        seconds, repeated = cost(machines, joined)
+        assert "images/s on 2 worker(s)" in run.output()
+    records = Ledger(open_store(s3_uri)).records()
+    assert records[-1].workers == 2
+    row("a node joins an elastic run", "the group started again, larger (Ray looks every 60 s)", seconds, None)
+    assert repeated < 90
+
+
+def test_the_head_dies_and_the_job_is_submitted_again(tmp_path, s3_uri):
+    with started(2) as machines, job(tmp_path, machines, s3_uri, "--workers", "2") as run:
+        in_mid_round(run, s3_uri)
+        before = sorted(places(s3_uri))[-1]
+        fault = time.time()
+        for node in [machines.cluster.head_node, *machines.nodes]:
+            kill(node)
+        assert run.wait(150) != 0
+    with started(2) as machines, job(tmp_path, machines, s3_uri, "--workers", "2") as run:
+        assert run.wait(250) == 0, run.output()
+        (resumed,) = (e for e in machines.events() if e["message"] == "goes on from a checkpoint")
+        assert f"{resumed['epochs_done']:06d}" >= before[:6]
+        went_on = next(e for e in machines.events() if e["message"] == "epoch done")
+        row("the head and all nodes die", "the job submitted again to a new cluster", went_on["at"] - fault, None)
+    check_ledger(s3_uri, [2, 1])
+
+
+def test_the_storage_is_cut_off_for_thirty_seconds(tmp_path, s3_uri, fault_proxy):
+    with started(2) as machines, job(tmp_path, machines, s3_uri, "--workers", "2") as run:
+        in_mid_round(run, s3_uri)
+        fault_proxy.cut_off(30.0)
+        fault = time.time()
+        assert run.wait(250) == 0, run.output()
+        assert "workers started again" not in run.output()
+        went_on = next(e for e in machines.events() if e["message"] == "epoch done" and e["at"] > fault)
+    check_ledger(s3_uri, [1, 1])
+    row("the storage is cut off for 30 s", "waited out, training goes on meanwhile", went_on["at"] - fault, 0.0)
+
+
+def test_two_jobs_on_one_experiment(tmp_path, s3_uri):
+    (tmp_path / "second").mkdir()
+    with (
+        started(2) as machines,
+        job(tmp_path, machines, s3_uri, "--workers", "1") as first,
+        job(tmp_path / "second", machines, s3_uri, "--workers", "1") as second,
+    ):
+        assert first.wait(300) == 0, first.output()
+        assert second.wait(100) == 0, second.output()
+        waited = [run.output() for run in (first, second) if "is being trained by" in run.output()]
+        assert waited
+        epochs = [(e["round_key"], e["epochs_done"]) for e in machines.events() if e["message"] == "epoch done"]
+        assert len(epochs) == len(set(epochs)) == 2 * 25
+    check_ledger(s3_uri, [1, 1])
+    row("two jobs on one experiment", "one waits for the other's rounds", None, 0.0)
