@@ -28,16 +28,20 @@ Storage = Annotated[
     tyro.conf.arg(metavar="STORAGE", help="Folder, or s3://bucket/prefix (the AWS variables say how to reach it)."),
 ]
 app = tyro.extras.SubcommandApp()
+FOLLOW_SECONDS = 2.0
 
 
 @app.command
 def status(
     storage: Storage,
     as_json: Annotated[bool, tyro.conf.arg(name="json", help="One JSON object a line and finished round.")] = False,
+    follow: Annotated[bool, tyro.conf.arg(help="Then go on: a line for whatever is new, until Ctrl-C.")] = False,
 ) -> int:
     """Show every finished round, and every failed one with its reason.
 
     orchestrator status ./runs
+
+    orchestrator status s3://bucket/digits --follow
 
     orchestrator status s3://bucket/digits --json | jq .metrics.test_accuracy
     """
@@ -45,6 +49,8 @@ def status(
 
     ledger = _ledger(storage)
     records = ledger.records()
+    if as_json and follow:
+        raise ConfigError("--json ends when all is printed, so it does not go with --follow: give one of them")
     if as_json:
         for record in records:
             print(json_line(record))
@@ -53,6 +59,11 @@ def status(
     if not records:
         print(_nothing(ledger.store))
     print_status(records, failures)
+    if follow:
+        from orchestrator.report.follow import follow as news
+
+        for line in news(ledger, FOLLOW_SECONDS):
+            print(line, flush=True)
     return 0
 
 

@@ -251,6 +251,21 @@ class _Chain:
         return f"claims/{self._key}/{number}.json"
 
 
+def holders(store: Store) -> dict[str, str]:
+    """{key: owner}, dead or alive, of every claim that was not released. Raises StorageError."""
+    newest: dict[str, int] = {}
+    for path in store.list("claims"):
+        if found := re.fullmatch(r"claims/([^/]+)/([1-9][0-9]*)\.json", path):
+            newest[found[1]] = max(newest.get(found[1], 0), int(found[2]))
+    held = {}
+    for key, number in newest.items():
+        with contextlib.suppress(MissingError):  # the chain has just gone on
+            link = _Link.from_json(store.read(f"claims/{key}/{number}.json"))
+            if link is None or not link.released:
+                held[key] = link.owner if link else "unknown"
+    return held
+
+
 def _hasty(store: Store, seconds: float) -> Store:
     """The same storage without its patience: a request that hangs for `seconds` must not cost the claim."""
     if store.is_local:

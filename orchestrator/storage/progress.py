@@ -6,6 +6,7 @@ They belong to the round and not to who trains it, so whoever takes it over goes
 from __future__ import annotations
 
 import logging
+import re
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from orchestrator.errors import DamagedError, StorageError
@@ -38,6 +39,15 @@ def newest_progress(store: Store, key: str) -> Progress | None:
         except MissingError:
             continue  # replaced by a newer one, or its round was committed, a moment ago
     return None
+
+
+def places(store: Store) -> dict[str, tuple[int, int]]:
+    """{key of a round: (epochs, steps of the next one) that its furthest checkpoint holds}; reads names only."""
+    found = {}
+    for path in store.list("train"):  # sorted
+        if match := re.fullmatch(r"train/([^/]+)/(\d{6})-(\d{8})\.safetensors", path):
+            found[match[1]] = int(match[2]), int(match[3])
+    return found
 
 
 def discard_progress(store: Store, key: str) -> None:

@@ -309,9 +309,9 @@ def test_other_files_are_no_links(local: LocalStore, claims_of: Callable[..., Cl
 def test_the_same_owner_started_again_goes_on_and_its_old_self_has_lost(
     uri: str, workers: Callable[..., list[Worker]], claims_of: Callable[..., Claims]
 ) -> None:
-    (old,) = workers(uri, "owner", lease=1.0)
+    (old,) = workers(uri, "owner", lease=3.0)
     assert old.ask("acquire", "k") == "True"
-    new = claims_of(open_store(uri), "owner", 1.0)
+    new = claims_of(open_store(uri), "owner", 3.0)
     assert new.acquire("k")
     wait_until(lambda: old.ask("holds", "k") == "False")
     assert is_always(lambda: new.holds("k"), 0.5)

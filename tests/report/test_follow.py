@@ -1,0 +1,55 @@
+"""What `orchestrator status --follow` says while a run goes on."""
+
+from dataclasses import replace
+
+import pytest
+import tiny
+
+from orchestrator.report.follow import Sight, lines, look
+from orchestrator.rounds import Progress, TrainState
+from orchestrator.runner import run
+from orchestrator.storage.claims import Claims
+from orchestrator.storage.ledger import Ledger
+from orchestrator.storage.progress import write_progress
+from orchestrator.storage.store import open_store
+
+NOTHING = Sight({}, {}, {}, {})
+
+
+@pytest.fixture
+def ledger(tmp_path) -> Ledger:
+    return Ledger(open_store(str(tmp_path / "runs")))
+
+
+def news(ledger: Ledger, before: Sight) -> tuple[list[str], Sight]:
+    after = look(ledger, before)
+    return sorted(lines(before, after)), after
+
+
+def test_finished_rounds_are_told_once(ledger):
+    run(tiny.EXPERIMENT, ledger.store.uri)
+    said, seen = news(ledger, NOTHING)
+    assert len(said) == 4
+    assert said[0].startswith("tiny, seed 0: round 0 done, 1.0x  val ")
+    assert news(ledger, seen)[0] == []
+    run(replace(tiny.EXPERIMENT, seed=1), ledger.store.uri)
+    assert len(news(ledger, seen)[0]) == 4
+
+
+def test_a_round_under_way_is_told_with_its_owner_and_what_is_safe(ledger):
+    key = "ab" * 32
+    with Claims(ledger.store, "digits.0 on host-7") as claims:
+        assert claims.acquire(key)
+        said, seen = news(ledger, NOTHING)
+        assert said == ["abababababab: trained by digits.0 on host-7, from its beginning"]
+        write_progress(ledger.store, Progress(key, 12, TrainState({}), (), 1.0, 1, steps_done=340))
+        said, seen = news(ledger, seen)
+        assert said == ["abababababab: trained by digits.0 on host-7, 12 epochs and 340 steps are safe"]
+        assert news(ledger, seen)[0] == []
+    assert news(ledger, NOTHING)[0] == [], "released"
+
+
+def test_a_failure_is_told_and_cannot_move_the_cursor(ledger):
+    ledger.write_failure("cd" * 32, {"key": "cd" * 32, "experiment": "e\x1b[2J", "round": 1, "reason": "diverged"})
+    said, _ = news(ledger, NOTHING)
+    assert said == ["e [2J: round 1 failed: diverged"]
