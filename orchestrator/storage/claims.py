@@ -110,14 +110,19 @@ class Claims:
     def _beat(self) -> None:
         lease, fails = self._me.lease_seconds, False
         while not self._closed.wait(lease / (RETRIES if fails else BEATS)):
-            failed_before, fails = fails, False
-            for chain in list(self._chains.values()):
-                try:
-                    chain.renew()
-                except StorageError as error:
-                    if not failed_before:
-                        log.warning("cannot renew the claims of %s: %s (trying again)", self._me.owner, error)
-                    fails = True
+            fails = not self._renew(quiet=fails)
+
+    def _renew(self, quiet: bool = False) -> bool:
+        """One heartbeat of all that is held; whether none of them failed."""
+        failed = False
+        for chain in list(self._chains.values()):
+            try:
+                chain.renew()
+            except StorageError as error:
+                if not (quiet or failed):
+                    log.warning("cannot renew the claims of %s: %s (trying again)", self._me.owner, error)
+                failed = True
+        return not failed
 
 
 @dataclass(frozen=True, kw_only=True)

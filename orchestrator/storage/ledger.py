@@ -11,7 +11,6 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
@@ -26,7 +25,7 @@ from orchestrator.storage.checkpoint import (
     unpack_optimizer,
     unpack_snapshot,
 )
-from orchestrator.storage.store import MissingError, Store
+from orchestrator.storage.store import MissingError, Store, side_by_side
 
 MODEL, OPTIMIZER = "model.safetensors", "optimizer.safetensors"
 
@@ -130,9 +129,7 @@ class Ledger:
     def records(self) -> list[Record]:
         """Every finished round, by experiment, seed and round."""
         keys = [file.split("/")[1] for file in self.store.list("rounds/") if file.endswith("/record.json")]
-        # A folder has nothing to wait for: there threads would only take turns, in more time than one needs.
-        with ThreadPoolExecutor(1 if self.store.is_local else 16) as pool:
-            records = [record for record in pool.map(self.record, keys) if record is not None]
+        records = [record for record in side_by_side(self.store, self.record, keys) if record is not None]
         return sorted(records, key=lambda r: (r.experiment, r.seed, r.round, r.key))
 
     def commit(self, record: Record, state: TrainState, masks: Tensors) -> Record:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import re
 import uuid
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Protocol, TypeVar
 from urllib.parse import unquote, urlsplit
 
 from orchestrator.errors import ConfigError, StorageError
@@ -14,7 +16,11 @@ if TYPE_CHECKING:
     from pyarrow.fs import FileSystem
 
 SCHEMES = "a folder (./runs, /data/runs, ~/runs), file:///data/runs or s3://bucket/prefix"
+CONNECTIONS = 16  # requests on their way at a time, of one process to a store in the network
 TEMPORARY = ".tmp-"  # names a local write that is not finished; hidden from `list`, refused in a path
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 class MissingError(StorageError):
@@ -108,6 +114,13 @@ def clean_path(path: str) -> str:
 def clean_folder(prefix: str) -> str:
     """`prefix` with exactly one slash at its end, or "" for everything."""
     return clean_path(prefix.removesuffix("/")) + "/" if prefix else ""
+
+
+def side_by_side(store: Store, call: Callable[[T], R], items: Iterable[T]) -> list[R]:
+    """`call` of each item, in their order: several at a time where each waits for the answers of `store`."""
+    # A folder has nothing to wait for: there threads would only take turns, in more time than one needs.
+    with ThreadPoolExecutor(1 if store.is_local else CONNECTIONS) as pool:
+        return list(pool.map(call, items))
 
 
 def probe(store: Store) -> None:
