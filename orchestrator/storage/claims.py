@@ -14,7 +14,6 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import math
 import platform
 import re
 import threading
@@ -23,12 +22,15 @@ import uuid
 from dataclasses import asdict, dataclass, replace
 from typing import get_type_hints
 
-from orchestrator.errors import ConfigError, StorageError
+from orchestrator.errors import ConfigError, DamagedError, StorageError
 from orchestrator.storage.process import is_gone, this_process
 from orchestrator.storage.store import MissingError, Store
 
 BEATS = 3  # heartbeats in a lease
 RETRIES = 20  # tries in a lease while the storage fails
+MOST_LEASE = 86_400.0  # seconds; who claims longer than a day is not believed
+LINK_BYTES = 1 << 16
+SWEPT = 20  # old links that one heartbeat removes; there is one, unless somebody filled the folder
 
 log = logging.getLogger(__name__)
 
@@ -43,8 +45,8 @@ class Claims:
     def __init__(self, store: Store, owner: str, *, lease_seconds: float = 30.0) -> None:
         if not owner:
             raise ConfigError("owner must be a name that no other living process has, got ''")
-        if not 0 < lease_seconds < math.inf:
-            raise ConfigError(f"lease_seconds must be positive and finite, got {lease_seconds}")
+        if not 0 < lease_seconds <= MOST_LEASE:
+            raise ConfigError(f"lease_seconds must be positive and at most {MOST_LEASE:g}, got {lease_seconds}")
         self._store = store
         self._hasty = _hasty(store, lease_seconds / BEATS)
         self._me = _Link(
@@ -149,7 +151,7 @@ class _Link:
         except (KeyError, TypeError, ValueError, RecursionError):
             return None
         sound = all(type(getattr(link, name)) is kind for name, kind in kinds.items())
-        return link if sound and 0 < link.lease_seconds < math.inf else None
+        return link if sound and 0 < link.lease_seconds <= MOST_LEASE else None
 
 
 class _Chain:
@@ -236,15 +238,15 @@ class _Chain:
             return False
         self._renewed = started  # nobody can have begun to watch this link earlier
         with contextlib.suppress(StorageError):  # the next one will remove them
-            for number in numbers:
-                if number < self._number - 1:  # one stays, so that no listing in between comes out empty
-                    store.delete(self._path(number))
+            old = [number for number in numbers if number < self._number - 1]
+            for number in old[:SWEPT]:  # one stays, so that no listing in between comes out empty
+                store.delete(self._path(number))
         return True
 
     def _read(self, store: Store, number: int) -> _Link | None:
         try:
-            return _Link.from_json(store.read(self._path(number)))
-        except MissingError:  # the chain has just gone on
+            return _Link.from_json(store.read(self._path(number), LINK_BYTES))
+        except (MissingError, DamagedError):  # the chain has just gone on; it is no link
             return None
 
     def _numbers(self, store: Store) -> list[int]:

@@ -6,7 +6,7 @@ import time
 from collections import Counter
 from typing import Any
 
-from orchestrator.storage.store import MissingError, clean_folder, clean_path
+from orchestrator.storage.store import MissingError, check_size, clean_folder, clean_path
 
 PAGE = 1000  # names in one answer to a listing, and files in one deletion of many, as S3 has it
 
@@ -53,12 +53,12 @@ class SimulatedStore:
         self.requests: Counter[tuple[str, str]] = Counter()  # (purpose, kind)
         self.rates: Counter[tuple[str, int]] = Counter()  # ("reads" or "writes", second)
 
-    def read(self, path: str) -> bytes:
+    def read(self, path: str, most: int | None = None) -> bytes:
         self._request("GET")
-        try:
-            return self.files[clean_path(path)]
-        except KeyError:
-            raise MissingError(f"there is no file {path}") from None
+        if (data := self.files.get(clean_path(path))) is None:
+            raise MissingError(f"there is no file {path}")
+        check_size(path, len(data), most)
+        return data
 
     def write(self, path: str, data: bytes | memoryview) -> None:
         self._request("PUT")
