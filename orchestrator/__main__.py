@@ -75,13 +75,15 @@ def verify(storage: Storage) -> int:
 
     orchestrator verify ./runs
     """
+    from orchestrator.report.text import plain
+
     ledger = _ledger(storage)
     files = damaged = 0
     for file, problem in ledger.verify():
         files += 1
         if problem:
             damaged += 1
-            print(problem if file in problem else f"{file}: {problem}", flush=True)
+            print(plain(problem if file in problem else f"{file}: {problem}"), flush=True)
     if not files:
         print(_nothing(ledger.store))
     print(f"{files} files checked, {damaged} damaged")
@@ -189,7 +191,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()  # here, where a closed pipe can be caught
         return code
     except OrchestratorError as error:
-        print(f"error: {error}", file=sys.stderr)
+        from orchestrator.report.text import plain
+
+        print(f"error: {plain(error)}", file=sys.stderr)
         return 1
     except BrokenPipeError:
         # The reader, such as `head`, has seen enough. Python would try once more at exit, and complain.

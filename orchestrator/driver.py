@@ -117,7 +117,7 @@ class Driver:
             request = self._request_of(index)
             if request.key != key:
                 raise OrchestratorError(f"round {index} needs something that was lost: ask for the next round")
-            self._finished[key] = Finished(key, self.experiment.training, self.ledger).hold(result, request)
+            self._finished[key] = self._finished_round(key).hold(result, request)
         try:
             with self._committing:
                 if index and self.ledger.record(self.keys[index - 1]) is None:
@@ -150,7 +150,7 @@ class Driver:
         with self._lock:
             key = next((key for i, key in enumerate(self.keys) if self._round(i) is None), None)
         failure = self.ledger.failure(key) if key else None
-        return str(failure["reason"]) if failure and failure.get("job") == job else None
+        return str(failure.get("reason")) if failure and failure.get("job") == job else None
 
     def records(self) -> list[Record]:
         """The records of this path's committed rounds, in order, under this experiment's name.
@@ -217,8 +217,11 @@ class Driver:
     def _round(self, index: int) -> Finished | None:
         key = self.keys[index]
         if key not in self._finished and self.ledger.record(key) is not None:
-            self._finished[key] = Finished(key, self.experiment.training, self.ledger)
+            self._finished[key] = self._finished_round(key)
         return self._finished.get(key)
+
+    def _finished_round(self, key: str) -> Finished:
+        return Finished(key, self.experiment.training, self.ledger, self.shapes)
 
     def _index(self, key: str) -> int:
         """Which round `key` belongs to, an errand's too."""

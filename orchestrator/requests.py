@@ -24,6 +24,7 @@ from orchestrator.pruning.shrink import check_configuration, cut_model, cut_opti
 from orchestrator.retraining import Start
 from orchestrator.rounds import RoundRequest, RoundResult, Tensors, TrainState
 from orchestrator.seeds import derive
+from orchestrator.storage.checkpoint import Shapes
 from orchestrator.storage.ledger import Ledger, Record
 from orchestrator.training.config import TrainingConfig
 from orchestrator.training.rng import own_randomness, seed_all
@@ -35,9 +36,9 @@ GRADIENTS = "gradients"
 class Finished:
     """A finished round: in memory while it is the newest, else read from storage when first wanted."""
 
-    def __init__(self, key: str, training: TrainingConfig, ledger: Ledger) -> None:
+    def __init__(self, key: str, training: TrainingConfig, ledger: Ledger, shapes: Shapes) -> None:
         self.key, self.training = key, training
-        self._ledger = ledger
+        self._ledger, self._shapes = ledger, shapes
         self._content: tuple[TrainState, Tensors] | None = None
         self._channels: Kept | None = None
         self._snapshots: Mapping[int, TrainState] = {}
@@ -95,7 +96,7 @@ class Finished:
 
     def _read(self) -> tuple[TrainState, Tensors]:
         if self._content is None:
-            self._content = self._ledger.load(self._record())
+            self._content = self._ledger.load(self._record(), self._shapes)
         return self._content
 
     def _record(self) -> Record:

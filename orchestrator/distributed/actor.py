@@ -164,10 +164,10 @@ class DriverActor:
 
     def request(self, key: str) -> tuple[RoundRequest, list[ray.ObjectRef[Any]]]:
         """The request without its tensors, and a reference to them that each worker fetches by itself."""
-        request = self._driver.next_round()
-        if request is None or request.key != key:
-            raise RuntimeError(f"round {key} is not the next one any more")
-        if key not in self._shared:
+        if key not in self._shared:  # every worker of a group asks
+            request = self._driver.next_round()
+            if request is None or request.key != key:
+                raise RuntimeError(f"round {key} is not the next one any more")
             self._log.round(key)
             self._log.info("round asked for", round=request.round, density=request.density, epochs=request.epochs)
             refs = [ray.put((share(request.start), share(request.masks)))]

@@ -18,6 +18,7 @@ from orchestrator.distributed.deployment import Deployment, Workers
 from orchestrator.distributed.termination import GO_ON, Terminated, raise_terminated
 from orchestrator.errors import OrchestratorError
 from orchestrator.experiment import Experiment
+from orchestrator.report.text import plain
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ def run_job(flags: F, job: Callable[[F], int], make_smoke_data: Callable[[Path],
                 flags = dataclasses.replace(flags, data=folder)
             return job(flags)
     except OrchestratorError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {plain(error)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt as stop:
         if not (isinstance(stop, Terminated) and stop.told):

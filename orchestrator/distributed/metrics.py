@@ -61,8 +61,8 @@ class MeteredStore:
     def uri(self) -> str:
         return self._store.uri
 
-    def read(self, path: str) -> bytes:
-        return self._timed(lambda: self._store.read(path))
+    def read(self, path: str, most: int | None = None) -> bytes:
+        return self._timed(lambda: self._store.read(path, most))
 
     def write(self, path: str, data: bytes | memoryview) -> None:
         self._timed(lambda: self._store.write(path, data), len(data))

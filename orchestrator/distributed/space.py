@@ -89,5 +89,5 @@ def sweep_space(
             path = path_of(result.config)
         except OrchestratorError:
             continue  # no experiment, which was told when it was tried
-        outcomes.append(outcome_of(path, ledger, floor, result))
+        outcomes.append(outcome_of(path.driver(ledger, floor), result))
     return SweepResult(tuple(outcomes), time.perf_counter() - began)

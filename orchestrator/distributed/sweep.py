@@ -19,13 +19,14 @@ from orchestrator.distributed.deployment import Deployment
 from orchestrator.distributed.halving import Halving, Stops
 from orchestrator.distributed.trial import Sweep, SweptPath
 from orchestrator.distributed.tuner import run_paths
+from orchestrator.driver import Driver
 from orchestrator.errors import ConfigError, OrchestratorError
-from orchestrator.experiment import Experiment, Problem, as_json
+from orchestrator.experiment import Experiment, Problem, as_json, round_keys, round_settings
 from orchestrator.problem import load_problem
 from orchestrator.search import Found, search_density
 from orchestrator.stopping import Floor
 from orchestrator.storage.ledger import Ledger, Record
-from orchestrator.storage.store import open_store
+from orchestrator.storage.store import open_store, side_by_side
 
 
 @dataclass(frozen=True)
@@ -83,11 +84,14 @@ def sweep_paths(
     replicates = distinct(experiments)
     sweep = checked_sweep(storage, deployment, max_concurrent, floor)
     ledger = Ledger(open_store(storage))
-    paths = {path.label: path for path in _paths(replicates, ledger, sweep.deployment)}
-    drivers = {label: path.driver(ledger, floor) for label, path in paths.items()}
+    paths = {path.label: path for path in _paths(replicates, sweep.deployment)}
+    made = side_by_side(ledger.store, lambda path: path.driver(ledger, floor), paths.values())
+    drivers = dict(zip(paths, made, strict=True))
     stops = Stops(ledger.store, (driver.keys[-1] for driver in drivers.values()))
     stopped = stops.paths() if asha else set()
-    missing = [label for label, driver in drivers.items() if label not in stopped and not driver.is_over()]
+    going = [label for label in paths if label not in stopped]
+    over = side_by_side(ledger.store, lambda label: drivers[label].is_over(), going)
+    missing = [label for label, is_over in zip(going, over, strict=True) if not is_over]
     results: dict[str, tune.Result] = {}
     if missing:
         scheduler = Halving(stops, max(len(driver.densities) for driver in drivers.values())) if asha else None
@@ -101,7 +105,7 @@ def sweep_paths(
             folder=folder,
         )
         results = {result.config["path"]: result for result in found}
-    outcomes = [outcome_of(path, ledger, floor, results.get(label)) for label, path in paths.items()]
+    outcomes = side_by_side(ledger.store, lambda label: outcome_of(drivers[label], results.get(label)), paths)
     return SweepResult(tuple(outcomes), time.perf_counter() - began)
 
 
@@ -158,7 +162,7 @@ def checked_sweep(
     return Sweep(store.uri, deployment or Deployment(), floor, uuid.uuid4().hex)
 
 
-def _paths(replicates: list[Experiment], ledger: Ledger, deployment: Deployment) -> list[SweptPath]:
+def _paths(replicates: list[Experiment], deployment: Deployment) -> list[SweptPath]:
     """In an order in which paths that run at the same time share as little as they can: sharing means waiting."""
     problems: dict[str, Problem] = {}
     paths = []
@@ -168,7 +172,7 @@ def _paths(replicates: list[Experiment], ledger: Ledger, deployment: Deployment)
         if about not in problems:
             problems[about], _ = load_problem(experiment, deployment.data_root)
         paths.append(SweptPath(experiment, problems[about]))
-    dense = [path.driver(ledger).keys[0] for path in paths]
+    dense = [round_keys(round_settings(path.experiment, path.problem))[0] for path in paths]
     wanted: dict[str, set[int]] = {key: set() for key in dense}
     for path, key in zip(paths, dense, strict=True):
         epoch = path.experiment.technique.rewinds_to(path.experiment.training)
@@ -181,22 +185,21 @@ def _paths(replicates: list[Experiment], ledger: Ledger, deployment: Deployment)
     return [replace(paths[i], keep=tuple(sorted(wanted[dense[i]]))) for i in order]
 
 
-def outcome_of(path: SweptPath, ledger: Ledger, floor: Floor | None, result: tune.Result | None) -> Outcome:
-    """How `path` ended."""
-    driver = path.driver(ledger)
-    records = tuple(driver.records())
+def outcome_of(driver: Driver, result: tune.Result | None) -> Outcome:
+    """How the path of `driver` ended."""
+    experiment, floor, records = driver.experiment, driver.floor, tuple(driver.records())
     if len(records) == len(driver.keys):
-        return Outcome(path.experiment, "finished", records)
+        return Outcome(experiment, "finished", records)
     if result is not None and (reason := (result.metrics or {}).get("failure")):
-        return Outcome(path.experiment, "failed", records, reason)
+        return Outcome(experiment, "failed", records, reason)
     if result is not None and result.error is not None:
-        return Outcome(path.experiment, "failed", records, str(result.error).strip().splitlines()[-1])
+        return Outcome(experiment, "failed", records, str(result.error).strip().splitlines()[-1])
     if not records:
-        return Outcome(path.experiment, "failed", records, "no round was committed")
+        return Outcome(experiment, "failed", records, "no round was committed")
     dense, last = (record.metrics["val_accuracy"] for record in (records[0], records[-1]))
-    if floor and path.driver(ledger, floor).is_over():
+    if floor and driver.is_over():
         why = f"below the floor of {floor.of(dense):.2%}"
         why += ", as is the dense network" if dense < floor.of(dense) else ""
     else:
         why = "stopped by ASHA"
-    return Outcome(path.experiment, "cut", records, f"validation accuracy {last:.2%}, {why}")
+    return Outcome(experiment, "cut", records, f"validation accuracy {last:.2%}, {why}")

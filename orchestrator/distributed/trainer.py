@@ -27,7 +27,9 @@ from orchestrator.storage.store import Store
 
 MAX_FAILURES = 100  # of workers, over a whole path; a round without progress is given up much earlier
 START_SECONDS = 3600.0  # until a group that finds no room counts as a failure, of which a path may have ten
-WAIT_SECONDS = 1.0  # between two looks at a round that another owner trains
+MOST_WAIT_SECONDS = 5.0  # between two looks at a round that another owner trains
+
+_LEAST_PAUSE = 0.5
 
 
 def start_driver(
@@ -72,17 +74,23 @@ def train_rounds(
 
     `on_wait` is told once who that is. Raises OrchestratorError when the path fails, or the workers keep dying.
     """
-    told = None
+    told, since = None, time.monotonic()
     while (turn := ray.get(driver.turn.remote())).what != "end":
         if turn.what == "train":
             fit(experiment, driver, store, deployment)
+            since = time.monotonic()
             continue
         if turn.holder and turn.holder != told:
             told = turn.holder
             on_wait(told)
-        time.sleep(WAIT_SECONDS)
+        time.sleep(pause(time.monotonic() - since, MOST_WAIT_SECONDS))
     if failure := ray.get(driver.status.remote(0)).failure:
         raise OrchestratorError(failure)
+
+
+def pause(waited: float, most: float) -> float:
+    """Seconds until the next look at what was waited for already: short rounds are seen soon, long ones cost little."""
+    return min(max(_LEAST_PAUSE, waited / 10), most)
 
 
 def fit(experiment: Experiment, driver: Any, store: Store, deployment: Deployment) -> None:

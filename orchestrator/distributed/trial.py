@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -20,7 +21,7 @@ from orchestrator.stopping import Floor
 from orchestrator.storage.ledger import Ledger, Record
 from orchestrator.storage.store import open_store
 
-_POLL_SECONDS = 0.5
+MOST_LOOK_SECONDS = 30.0  # between two looks whether a round was committed
 _MEASURES = ("density", "compression", "train_loss", "val_accuracy", "test_accuracy", "model_bytes", "epochs")
 
 
@@ -80,13 +81,13 @@ def _rounds(path: SweptPath, driver: Driver, sweep: Sweep) -> Any:
 
     thread = threading.Thread(target=train, daemon=True)
     thread.start()
-    told, alive = 0, True
+    told, alive, since = 0, True, time.monotonic()
     while alive:
-        thread.join(_POLL_SECONDS)
+        thread.join(trainer.pause(time.monotonic() - since, MOST_LOOK_SECONDS))
         alive = thread.is_alive()
         while told < len(driver.keys) and (record := driver.ledger.record(driver.keys[told])) is not None:
             yield record
-            told += 1
+            told, since = told + 1, time.monotonic()
     ray.kill(actor)
     if failures:
         raise failures[0]

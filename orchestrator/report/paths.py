@@ -12,7 +12,7 @@ import json
 from typing import TYPE_CHECKING
 
 from orchestrator.errors import DamagedError
-from orchestrator.report.checks import check
+from orchestrator.storage.store import JSON_BYTES
 
 if TYPE_CHECKING:
     from orchestrator.storage.ledger import Ledger, Record
@@ -23,7 +23,7 @@ def path_records(ledger: Ledger) -> tuple[list[Record], int]:
 
     Raises DamagedError, naming the file, for a record or an experiment that cannot be read.
     """
-    committed = {record.key: check(record) for record in ledger.records()}
+    committed = {record.key: record for record in ledger.records()}
     found: list[Record] = []
     named: set[tuple[str, int]] = set()
     used: set[str] = set()
@@ -39,10 +39,10 @@ def path_records(ledger: Ledger) -> tuple[list[Record], int]:
 
 def _read(ledger: Ledger, file: str) -> tuple[str, int, list[str]]:
     try:
-        content = json.loads(ledger.store.read(file))
+        content = json.loads(ledger.store.read(file, JSON_BYTES))
         name, seed, keys = content["name"], content["seed"], content["keys"]
         if isinstance(name, str) and isinstance(seed, int) and all(isinstance(key, str) for key in keys):
-            return name, seed, list(keys)
-    except (KeyError, TypeError, ValueError):
+            return name, seed, list(dict.fromkeys(keys))
+    except (KeyError, TypeError, ValueError, RecursionError):
         pass
     raise DamagedError(f"{file} does not say which rounds an experiment has: run the job again, which writes it anew")

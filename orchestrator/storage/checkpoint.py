@@ -11,6 +11,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,6 +22,7 @@ from torch import Tensor
 from orchestrator.errors import DamagedError
 from orchestrator.rounds import EpochMetrics, Progress, Tensors, TrainState
 
+Shapes = Mapping[str, tuple[int, ...]]
 _MASK = "#mask"
 _PARTS = "#parts"
 
@@ -33,11 +35,21 @@ def pack_model(model: Tensors, masks: Tensors) -> bytes:
     return save(tensors, {"shapes": json.dumps({name: list(mask.shape) for name, mask in masks.items()})})
 
 
-def unpack_model(blob: bytes, file: str) -> tuple[Tensors, Tensors]:
-    """(model, masks) from `pack_model`'s bytes. Raises DamagedError, naming `file`, when they do not fit together."""
+def unpack_model(blob: bytes, file: str, shapes: Shapes | None = None) -> tuple[Tensors, Tensors]:
+    """(model, masks) from `pack_model`'s bytes; `shapes`: of the weights that have a mask, if any has one.
+
+    Raises DamagedError, naming `file`, when they do not fit together, before anything of a wrong size is made.
+    """
     tensors, metadata = _open(blob, file)
     masks: Tensors = {}
-    for name, shape in json.loads(metadata.get("shapes", "{}")).items():
+    masked = _json(metadata.get("shapes", "{}"), file)
+    if not (isinstance(masked, dict) and all(map(_is_shape, masked.values()))):
+        raise DamagedError(f"{file}: its shapes are not whole numbers by name")
+    if shapes is not None:
+        _check_shapes(tensors, masked, shapes, file)
+    for name, shape in masked.items():
+        if name not in tensors:
+            raise DamagedError(f"{file}: it has a mask of {name!r:.200}, and no such tensor")
         bits = tensors.pop(name + _MASK, None)
         size = math.prod(shape)
         if bits is None or bits.dtype != torch.uint8 or bits.numel() != -(-size // 8):
@@ -55,7 +67,12 @@ def pack_optimizer(optimizer: Tensors, masks: Tensors) -> bytes:
 def unpack_optimizer(blob: bytes, masks: Tensors, file: str) -> Tensors:
     """The inverse of `pack_optimizer`, given the masks of the model file beside it."""
     tensors, metadata = _open(blob, file)
-    cut = {slot: masks.get(_parameter(slot)) for slot in json.loads(metadata.get("cut", "[]"))}
+    slots = _json(metadata.get("cut", "[]"), file)
+    if not (isinstance(slots, list) and all(isinstance(slot, str) for slot in slots)):
+        raise DamagedError(f"{file}: its list of what is cut is none")
+    if missing := [slot for slot in slots if slot not in tensors]:
+        raise DamagedError(f"{file}: it has no tensor {missing[0]!r:.200}")
+    cut = {slot: masks.get(_parameter(slot)) for slot in slots}
     if unknown := [slot for slot, mask in cut.items() if mask is None]:
         raise DamagedError(f"{file}: the model beside it has no mask for {unknown[0]!r}")
     return _fill(tensors, {slot: mask for slot, mask in cut.items() if mask is not None}, file)
@@ -83,9 +100,12 @@ def unpack_progress(blob: bytes, file: str) -> Progress:
     try:
         header = json.loads(metadata["progress"])
         header["history"] = tuple(EpochMetrics(**metrics) for metrics in header["history"])
-        return Progress(state=state, parts=state.model.pop(_PARTS, None), **header)
-    except (KeyError, TypeError, ValueError) as error:
-        raise DamagedError(f"{file}: not a mid-round checkpoint ({error!r})") from error
+        progress = Progress(state=state, parts=state.model.pop(_PARTS, None), **header)
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        raise DamagedError(f"{file}: not a mid-round checkpoint ({error!r:.200})") from error
+    if not _is_sound(progress):
+        raise DamagedError(f"{file}: not a mid-round checkpoint (its numbers are none that training can have)")
+    return progress
 
 
 def pack_snapshot(state: TrainState) -> bytes:
@@ -114,7 +134,7 @@ def _unseal(blob: bytes, file: str) -> tuple[TrainState, dict[str, str]]:
     for path, tensor in tensors.items():
         part, _, name = path.partition("/")
         if part not in ("model", "optimizer"):
-            raise DamagedError(f"{file}: not a state, it holds {path!r}")
+            raise DamagedError(f"{file}: not a state, it holds {path!r:.200}")
         getattr(state, part)[name] = tensor
     return state, metadata
 
@@ -123,9 +143,51 @@ def _open(blob: bytes, file: str) -> tuple[Tensors, dict[str, str]]:
     try:
         tensors = load(blob)
         size = int.from_bytes(blob[:8], "little")
-        return tensors, json.loads(blob[8 : 8 + size]).get("__metadata__", {})
-    except (SafetensorError, ValueError) as error:
-        raise DamagedError(f"{file}: not a safetensors file ({error})") from error
+        return tensors, json.loads(blob[8 : 8 + size]).get("__metadata__") or {}
+    except (SafetensorError, ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        raise DamagedError(f"{file}: not a safetensors file ({error!s:.200})") from error
+
+
+def _json(text: str, file: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise DamagedError(f"{file}: its header is damaged ({error!s:.200})") from error
+
+
+def _is_shape(value: Any) -> bool:
+    return isinstance(value, list) and len(value) <= 8 and all(type(n) is int and 0 < n < 2**63 for n in value)
+
+
+def _check_shapes(tensors: Tensors, masked: dict[str, list[int]], shapes: Shapes, file: str) -> None:
+    """Raise DamagedError unless the prunable tensors are those of the model, all of them masked or none."""
+    if masked and masked.keys() != shapes.keys():
+        name = min(masked.keys() ^ shapes.keys())
+        raise DamagedError(f"{file}: its masks are not those of the model's prunable weights: {name!r:.200}")
+    for name, shape in shapes.items():
+        found = masked.get(name) or list(tensors[name].shape) if name in tensors else None
+        if found != list(shape):
+            raise DamagedError(f"{file}: the model's {name!r} has the shape {list(shape)}, this one's is {found}")
+        if not tensors[name].is_floating_point():
+            raise DamagedError(f"{file}: {name!r} holds {tensors[name].dtype}, which are no weights")
+
+
+def _is_sound(progress: Progress) -> bool:
+    """Whether the header's values are of their kind and in their range; the round's own limits are its trainer's."""
+    metrics = [asdict(epoch) for epoch in progress.history]
+    whole = [progress.epochs_done, progress.steps_done, progress.attempts, *(epoch.pop("epoch") for epoch in metrics)]
+    numbers = [progress.seconds, *(number for epoch in metrics for number in epoch.values())]
+    return (
+        isinstance(progress.key, str)
+        and all(type(number) is int and 0 <= number < 2**31 for number in whole)
+        and all(type(number) in (int, float) and -math.inf < number < math.inf for number in numbers)
+        and len(metrics) == progress.epochs_done
+        and (progress.parts is not None) == (progress.steps_done > 0)
+        and (
+            progress.parts is None
+            or (progress.parts.dim() == 2 and progress.parts.numel() > 0 and progress.parts.dtype is torch.float64)
+        )
+    )
 
 
 def _cut(tensors: Tensors, masks: Mapping[str, Tensor]) -> Tensors:

@@ -14,7 +14,6 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import math
 import platform
 import re
 import threading
@@ -23,12 +22,15 @@ import uuid
 from dataclasses import asdict, dataclass, replace
 from typing import get_type_hints
 
-from orchestrator.errors import ConfigError, StorageError
+from orchestrator.errors import ConfigError, DamagedError, StorageError
 from orchestrator.storage.process import is_gone, this_process
 from orchestrator.storage.store import MissingError, Store
 
 BEATS = 3  # heartbeats in a lease
 RETRIES = 20  # tries in a lease while the storage fails
+MOST_LEASE = 86_400.0  # seconds; who claims longer than a day is not believed
+LINK_BYTES = 1 << 16
+SWEPT = 20  # old links that one heartbeat removes; there is one, unless somebody filled the folder
 
 log = logging.getLogger(__name__)
 
@@ -43,8 +45,8 @@ class Claims:
     def __init__(self, store: Store, owner: str, *, lease_seconds: float = 30.0) -> None:
         if not owner:
             raise ConfigError("owner must be a name that no other living process has, got ''")
-        if not 0 < lease_seconds < math.inf:
-            raise ConfigError(f"lease_seconds must be positive and finite, got {lease_seconds}")
+        if not 0 < lease_seconds <= MOST_LEASE:
+            raise ConfigError(f"lease_seconds must be positive and at most {MOST_LEASE:g}, got {lease_seconds}")
         self._store = store
         self._hasty = _hasty(store, lease_seconds / BEATS)
         self._me = _Link(
@@ -110,14 +112,19 @@ class Claims:
     def _beat(self) -> None:
         lease, fails = self._me.lease_seconds, False
         while not self._closed.wait(lease / (RETRIES if fails else BEATS)):
-            failed_before, fails = fails, False
-            for chain in list(self._chains.values()):
-                try:
-                    chain.renew()
-                except StorageError as error:
-                    if not failed_before:
-                        log.warning("cannot renew the claims of %s: %s (trying again)", self._me.owner, error)
-                    fails = True
+            fails = not self._renew(quiet=fails)
+
+    def _renew(self, quiet: bool = False) -> bool:
+        """One heartbeat of all that is held; whether none of them failed."""
+        failed = False
+        for chain in list(self._chains.values()):
+            try:
+                chain.renew()
+            except StorageError as error:
+                if not (quiet or failed):
+                    log.warning("cannot renew the claims of %s: %s (trying again)", self._me.owner, error)
+                failed = True
+        return not failed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,7 +151,7 @@ class _Link:
         except (KeyError, TypeError, ValueError, RecursionError):
             return None
         sound = all(type(getattr(link, name)) is kind for name, kind in kinds.items())
-        return link if sound and 0 < link.lease_seconds < math.inf else None
+        return link if sound and 0 < link.lease_seconds <= MOST_LEASE else None
 
 
 class _Chain:
@@ -231,15 +238,15 @@ class _Chain:
             return False
         self._renewed = started  # nobody can have begun to watch this link earlier
         with contextlib.suppress(StorageError):  # the next one will remove them
-            for number in numbers:
-                if number < self._number - 1:  # one stays, so that no listing in between comes out empty
-                    store.delete(self._path(number))
+            old = [number for number in numbers if number < self._number - 1]
+            for number in old[:SWEPT]:  # one stays, so that no listing in between comes out empty
+                store.delete(self._path(number))
         return True
 
     def _read(self, store: Store, number: int) -> _Link | None:
         try:
-            return _Link.from_json(store.read(self._path(number)))
-        except MissingError:  # the chain has just gone on
+            return _Link.from_json(store.read(self._path(number), LINK_BYTES))
+        except (MissingError, DamagedError):  # the chain has just gone on; it is no link
             return None
 
     def _numbers(self, store: Store) -> list[int]:

@@ -11,7 +11,6 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
@@ -19,6 +18,7 @@ from orchestrator.errors import DamagedError
 from orchestrator.experiment import FORMAT
 from orchestrator.rounds import Tensors, TrainState
 from orchestrator.storage.checkpoint import (
+    Shapes,
     pack_model,
     pack_optimizer,
     pack_snapshot,
@@ -26,7 +26,8 @@ from orchestrator.storage.checkpoint import (
     unpack_optimizer,
     unpack_snapshot,
 )
-from orchestrator.storage.store import MissingError, Store
+from orchestrator.storage.checks import check
+from orchestrator.storage.store import JSON_BYTES, MissingError, Store, side_by_side
 
 MODEL, OPTIMIZER = "model.safetensors", "optimizer.safetensors"
 
@@ -99,12 +100,12 @@ class Record:
             known = {f.name for f in fields(Record)}
             value["blobs"] = {name: Blob(**value["blobs"][name]) for name in (MODEL, OPTIMIZER)}
             record = Record(**{name: item for name, item in value.items() if name in known})
-            if not re.fullmatch(r"[\w-]+", record.key):
-                raise ValueError(f"key {record.key!r}")
-            return record
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            if not re.fullmatch(r"[A-Za-z0-9_-]{1,100}", record.key):
+                raise ValueError(f"key {record.key!r:.100}")
+            return check(record)
+        except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
             raise DamagedError(
-                f"{file} is not a record ({type(error).__name__}: {error}); "
+                f"{file} is not a record ({type(error).__name__}: {error!s:.200}); "
                 "restore it, or delete its folder to have the round trained again"
             ) from error
 
@@ -123,7 +124,7 @@ class Ledger:
         """The record of a finished round, or None."""
         file = f"rounds/{key}/record.json"
         try:
-            record = Record.from_json(self.store.read(file), file)
+            record = Record.from_json(self.store.read(file, JSON_BYTES), file)
         except MissingError:
             return None
         if record.key != key:
@@ -133,9 +134,7 @@ class Ledger:
     def records(self) -> list[Record]:
         """Every finished round, by experiment, seed and round."""
         keys = [file.split("/")[1] for file in self.store.list("rounds/") if file.endswith("/record.json")]
-        # A folder has nothing to wait for: there threads would only take turns, in more time than one needs.
-        with ThreadPoolExecutor(1 if self.store.is_local else 16) as pool:
-            records = [record for record in pool.map(self.record, keys) if record is not None]
+        records = [record for record in side_by_side(self.store, self.record, keys) if record is not None]
         return sorted(records, key=lambda r: (r.experiment, r.seed, r.round, r.key))
 
     def commit(self, record: Record, state: TrainState, masks: Tensors) -> Record:
@@ -156,9 +155,12 @@ class Ledger:
         self.store.delete(f"{folder}/failed.json")
         return record
 
-    def load(self, record: Record) -> tuple[TrainState, Tensors]:
-        """(state, masks) of a finished round. Raises DamagedError naming a blob that is missing or not as recorded."""
-        model, masks = unpack_model(self._blob(record, MODEL), f"rounds/{record.key}/{MODEL}")
+    def load(self, record: Record, shapes: Shapes | None = None) -> tuple[TrainState, Tensors]:
+        """(state, masks) of a finished round; `shapes`: of its prunable weights.
+
+        Raises DamagedError naming a blob that is missing, or not as recorded, or of other shapes.
+        """
+        model, masks = unpack_model(self._blob(record, MODEL), f"rounds/{record.key}/{MODEL}", shapes)
         file = f"rounds/{record.key}/{OPTIMIZER}"
         return TrainState(model, unpack_optimizer(self._blob(record, OPTIMIZER), masks, file)), masks
 
@@ -180,7 +182,7 @@ class Ledger:
             if not file.endswith("/record.json"):
                 continue
             try:
-                record = Record.from_json(self.store.read(file), file)
+                record = Record.from_json(self.store.read(file, JSON_BYTES), file)
             except DamagedError as error:
                 yield file, str(error)
                 continue
@@ -208,8 +210,8 @@ class Ledger:
 
     def failure(self, key: str) -> dict[str, Any] | None:
         """What `write_failure` wrote for a round that did not commit since, if anything."""
-        with contextlib.suppress(MissingError, ValueError):  # ValueError: a kill tore the note
-            failure = json.loads(self.store.read(f"rounds/{key}/failed.json"))
+        with contextlib.suppress(MissingError, ValueError, RecursionError):  # a kill tore the note, or it is none
+            failure = json.loads(self.store.read(f"rounds/{key}/failed.json", JSON_BYTES))
             if isinstance(failure, dict) and not self.store.exists(f"rounds/{key}/record.json"):
                 return failure
         return None
@@ -228,7 +230,7 @@ class Ledger:
     def _blob(self, record: Record, name: str) -> bytes:
         file, expected = f"rounds/{record.key}/{name}", record.blobs[name]
         try:
-            data = self.store.read(file)
+            data = self.store.read(file, expected.bytes)
         except MissingError:
             raise DamagedError(f"{file} is missing, though its record names it") from None
         if len(data) != expected.bytes or hashlib.sha256(data).hexdigest() != expected.sha256:

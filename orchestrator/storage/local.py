@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from orchestrator.errors import ConfigError, StorageError
-from orchestrator.storage.store import TEMPORARY, MissingError, clean_folder, clean_path, probe
+from orchestrator.storage.store import TEMPORARY, MissingError, check_size, clean_folder, clean_path, is_clean, probe
 
 if TYPE_CHECKING:
     from pyarrow.fs import FileSystem
@@ -49,11 +49,12 @@ class LocalStore:
         """The absolute folder: Ray's workers have other working directories, where "./runs" is elsewhere."""
         return self._root
 
-    def read(self, path: str) -> bytes:
+    def read(self, path: str, most: int | None = None) -> bytes:
         place = self._place(path)
         with _told("read", place):
             try:
                 with open(place, "rb") as file:
+                    check_size(path, os.fstat(file.fileno()).st_size, most)
                     return file.read()
             except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
                 raise MissingError(f"there is no file {place}") from None
@@ -92,7 +93,8 @@ class LocalStore:
                 for name in names
                 if not name.startswith(TEMPORARY)
             ]
-        return sorted(os.path.relpath(place, self._root).replace(os.sep, "/") for place in found)
+        paths = (os.path.relpath(place, self._root).replace(os.sep, "/") for place in found)
+        return sorted(path for path in paths if is_clean(path))
 
     def delete(self, path: str) -> None:
         place = self._place(path)

@@ -15,7 +15,7 @@ def is_gone(process: str) -> bool:
     """Whether `process` surely ran on this machine and has ended; False for what is no name of a process."""
     pid, _, rest = process.partition(" ")
     started, _, machine = rest.partition(" ")
-    if not (pid.isdecimal() and 0 < int(pid) < 2**31 and machine and machine == _machine()):
+    if not (pid.isdecimal() and len(pid) <= 10 and 0 < int(pid) < 2**31 and machine and machine == _machine()):
         return False
     try:
         os.kill(int(pid), 0)  # /proc may hide the processes of other users, this does not

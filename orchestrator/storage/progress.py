@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import re
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from orchestrator.errors import DamagedError, StorageError
@@ -26,16 +27,17 @@ def write_progress(store: Store, progress: Progress) -> None:
             store.delete(other)
 
 
-def newest_progress(store: Store, key: str) -> Progress | None:
-    """The furthest checkpoint of round `key` that is whole, or None."""
+def newest_progress(store: Store, key: str, check: Callable[[Progress], None] = lambda _: None) -> Progress | None:
+    """The furthest checkpoint of round `key` that is whole and of which `check` raises no DamagedError, or None."""
     for file in reversed(store.list(_folder(key))):
         try:
             progress = unpack_progress(store.read(file), file)
-            if progress.key == key:
-                return progress
-            logger.warning("%s is of another round, %s, and cannot be used", file, progress.key)
+            if progress.key != key:
+                raise DamagedError(f"it is of another round, {progress.key!r:.100}")
+            check(progress)
+            return progress
         except DamagedError as error:
-            logger.warning("%s; the round goes on from an earlier checkpoint, or its beginning", error)
+            logger.warning("%s: %s; the round goes on from an earlier checkpoint, or its beginning", file, error)
         except MissingError:
             continue  # replaced by a newer one, or its round was committed, a moment ago
     return None

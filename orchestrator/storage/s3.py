@@ -23,7 +23,7 @@ from botocore.exceptions import ClientError
 from orchestrator.errors import ConfigError, StorageError
 from orchestrator.storage.s3_clients import ANSWER_S, s3_client, s3_filesystem
 from orchestrator.storage.s3_faults import FAILURES, diagnose, refusal, sentence
-from orchestrator.storage.store import MissingError, clean_folder, clean_path, probe
+from orchestrator.storage.store import MissingError, check_size, clean_folder, clean_path, is_clean, probe
 
 PATIENCE_S = 300.0  # how long a storage that fails for a while is waited for
 CHECK_PATIENCE_S = 5.0
@@ -71,9 +71,9 @@ class S3Store:
     def __repr__(self) -> str:
         return f"S3Store({self.uri!r})"
 
-    def read(self, path: str) -> bytes:
+    def read(self, path: str, most: int | None = None) -> bytes:
         key = self._key(path)
-        return self._patiently("s3:GetObject", key, lambda: self._get(key))
+        return self._patiently("s3:GetObject", key, lambda: self._get(key, most))
 
     def write(self, path: str, data: bytes | memoryview) -> None:
         key = self._key(path)
@@ -109,8 +109,8 @@ class S3Store:
         return self._patiently("s3:ListBucket", key, first)
 
     def list(self, prefix: str = "") -> Names:
-        keys = self._keys(self._root + clean_folder(prefix))
-        return sorted(key.removeprefix(self._root) for key in keys if not key.endswith("/"))
+        paths = (key.removeprefix(self._root) for key in self._keys(self._root + clean_folder(prefix)))
+        return sorted(path for path in paths if is_clean(path))
 
     def delete(self, path: str) -> None:
         key = self._key(path)
@@ -149,10 +149,11 @@ class S3Store:
     def _key(self, path: str) -> str:
         return self._root + clean_path(path)
 
-    def _get(self, key: str) -> bytes:
+    def _get(self, key: str, most: int | None = None) -> bytes:
         try:
             answer = self._client.get_object(Bucket=self.bucket, Key=key)
             with contextlib.closing(answer["Body"]) as body:
+                check_size(key.removeprefix(self._root), answer["ContentLength"], most)
                 if answer["ContentLength"] < self._bulk_bytes:
                     return bytes(body.read())
             with self._filesystem.open_input_file(f"{self.bucket}/{key}") as file:

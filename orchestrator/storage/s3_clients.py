@@ -16,6 +16,7 @@ from pyarrow.fs import AwsStandardS3RetryStrategy, S3FileSystem
 
 from orchestrator.errors import StorageError
 from orchestrator.storage.s3_faults import CREDENTIALS
+from orchestrator.storage.store import CONNECTIONS
 
 CONNECT_S = 5.0
 ANSWER_S = 60.0  # silence on an open connection that counts as a failure
@@ -40,7 +41,12 @@ def _service_descriptions() -> Loader:
 
 def s3_client(answer_s: float = ANSWER_S) -> Any:
     """A boto3 client without retries of its own. Raises StorageError when the settings make no sense."""
-    config = Config(connect_timeout=CONNECT_S, read_timeout=answer_s, retries={"total_max_attempts": 1})
+    config = Config(
+        connect_timeout=CONNECT_S,
+        read_timeout=answer_s,
+        retries={"total_max_attempts": 1},
+        max_pool_connections=CONNECTIONS,
+    )
     try:
         # boto3 knows AWS_DEFAULT_REGION only, the other AWS tools prefer AWS_REGION.
         region = os.environ.get("AWS_REGION") or None

@@ -5,16 +5,23 @@ from __future__ import annotations
 import contextlib
 import re
 import uuid
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Protocol, TypeVar
 from urllib.parse import unquote, urlsplit
 
-from orchestrator.errors import ConfigError, StorageError
+from orchestrator.errors import ConfigError, DamagedError, StorageError
 
 if TYPE_CHECKING:
     from pyarrow.fs import FileSystem
 
 SCHEMES = "a folder (./runs, /data/runs, ~/runs), file:///data/runs or s3://bucket/prefix"
+JSON_BYTES = 64 << 20  # the most of a file that is not tensors, which is read whole
+CONNECTIONS = 16  # requests on their way at a time, of one process to a store in the network
 TEMPORARY = ".tmp-"  # names a local write that is not finished; hidden from `list`, refused in a path
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 class MissingError(StorageError):
@@ -34,8 +41,8 @@ class Store(Protocol):
     def uri(self) -> str:
         """What `open_store` takes to open this store, on any node; a relative local folder made absolute."""
 
-    def read(self, path: str) -> bytes:
-        """The file's bytes. Raises MissingError if there is none."""
+    def read(self, path: str, most: int | None = None) -> bytes:
+        """The file's bytes. Raises MissingError if there is none, DamagedError instead of reading more than `most`."""
 
     def write(self, path: str, data: bytes | memoryview) -> None:
         """Create or replace the file, atomically."""
@@ -47,7 +54,7 @@ class Store(Protocol):
         """Whether a file (not a folder) has this path."""
 
     def list(self, prefix: str = "") -> list[str]:
-        """All files below the folder `prefix`, as sorted paths relative to the store's root."""
+        """All files below the folder `prefix` whose path is not refused, sorted, relative to the store's root."""
 
     def delete(self, path: str) -> None:
         """Remove the file; fine if there is none."""
@@ -97,17 +104,39 @@ def open_store(uri: str) -> Store:
 
 def clean_path(path: str) -> str:
     """`path` itself, if it may name a file in a store; StorageError otherwise."""
-    parts = path.split("/")
-    if any(part in ("", ".", "..") or part.startswith(TEMPORARY) for part in parts) or "\\" in path:
+    if not _is_plain(path):
         raise StorageError(f"a path in storage is relative and plain, rounds/ab12/record.json, got {path!r}")
     if not path.isprintable():
         raise StorageError(f"a path in storage has printable characters only, got {path!r}")
     return path
 
 
+def is_clean(path: str) -> bool:
+    """Whether `path` may name a file in a store; what others put under another name is not listed."""
+    return _is_plain(path) and path.isprintable()
+
+
+def _is_plain(path: str) -> bool:
+    parts = path.split("/")
+    return "\\" not in path and not any(part in ("", ".", "..") or part.startswith(TEMPORARY) for part in parts)
+
+
 def clean_folder(prefix: str) -> str:
     """`prefix` with exactly one slash at its end, or "" for everything."""
     return clean_path(prefix.removesuffix("/")) + "/" if prefix else ""
+
+
+def check_size(place: str, size: int, most: int | None) -> None:
+    """Raise DamagedError for a file that has more than `most` bytes, if that is given."""
+    if most is not None and size > most:
+        raise DamagedError(f"{place} is damaged: it has {size:,} bytes, at most {most:,} belong there")
+
+
+def side_by_side(store: Store, call: Callable[[T], R], items: Iterable[T]) -> list[R]:
+    """`call` of each item, in their order: several at a time where each waits for the answers of `store`."""
+    # A folder has nothing to wait for: there threads would only take turns, in more time than one needs.
+    with ThreadPoolExecutor(1 if store.is_local else CONNECTIONS) as pool:
+        return list(pool.map(call, items))
 
 
 def probe(store: Store) -> None:

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from orchestrator.errors import ConfigError, DivergedError
+from orchestrator.errors import ConfigError, DamagedError, DivergedError
 from orchestrator.experiment import Experiment
 from orchestrator.pruning.channel_graph import Kept
 from orchestrator.rounds import EpochMetrics, Progress, RoundRequest, RoundResult, Tensors, TrainState
@@ -27,7 +27,7 @@ from orchestrator.training.batches import Batches, Split
 from orchestrator.training.data import Data
 from orchestrator.training.models import build_model
 from orchestrator.training.rng import seed_all
-from orchestrator.training.state import put_state, take_state
+from orchestrator.training.state import check_state, put_state, take_state
 
 # (request, the epoch's metrics, training images per second over all workers, a function that takes a checkpoint)
 OnEpoch = Callable[[RoundRequest, EpochMetrics, float, Callable[[], Progress]], None]
@@ -84,7 +84,13 @@ class Trainer:
         attempts = resume.attempts + 1 if resume else 1
         self._take_shape(request.channels)
         optimizer = self.training.optimizer.build(self.module)
-        put_state(resume.state if resume else request.start or self._initial(request), self.module, optimizer)
+        try:
+            put_state(resume.state if resume else request.start or self._initial(request), self.module, optimizer)
+        except DamagedError as error:
+            raise DamagedError(
+                f"round {request.round} cannot start from what rounds/{request.parent} or the snapshots of its dense "
+                f"run hold: {error}"
+            ) from error
         group.start_alike(self.module)
         masked = Masked(self.module, request.masks)
         masked.mask_weights()
@@ -115,6 +121,20 @@ class Trainer:
             gap_seconds=self._first_step - last_step if last_step and self._first_step else None,
             snapshots=snapshots,
         )
+
+    def check(self, request: RoundRequest, progress: Progress) -> None:
+        """Raise DamagedError unless `request` can go on from `progress`: storage may hold anything."""
+        check_state(progress.state, self.module)
+        done, steps = len(progress.history), self.batches.steps_per_epoch
+        own = 1 + sum(buffer.numel() for buffer in group.running_statistics(self.module))
+        if [metrics.epoch - request.first_epoch for metrics in progress.history] != list(range(done)):
+            raise DamagedError(f"its epochs do not begin with the round's first one, {request.first_epoch}")
+        if done + (progress.steps_done > 0) > request.epochs or progress.steps_done > steps:
+            raise DamagedError(
+                f"{done} epochs and {progress.steps_done} steps are more than the round's {request.epochs} of {steps}"
+            )
+        if progress.parts is not None and progress.parts.shape[1] != own:
+            raise DamagedError(f"its workers have {progress.parts.shape[1]} values of their own, the model has {own}")
 
     def _epoch(self, attempt: _Attempt, epoch: int) -> float:
         """One epoch, or what is left of it, and its validation; returns training images per second."""

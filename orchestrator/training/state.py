@@ -32,18 +32,31 @@ def take_state(module: nn.Module, optimizer: torch.optim.Optimizer) -> TrainStat
     )
 
 
-@torch.no_grad()
-def put_state(state: TrainState, module: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """Copy `state` into the module and a fresh optimizer; raises DamagedError when names or shapes do not fit."""
+def check_state(state: TrainState, module: nn.Module) -> None:
+    """Raise DamagedError unless the tensors of `state` are those of `module`, and its optimizer's no larger."""
     mine = model_tensors(module)
     if mine.keys() != state.model.keys():
         differing = sorted(mine.keys() ^ state.model.keys())
-        raise DamagedError(f"the saved tensors are not those of the model: {', '.join(differing[:5])}")
+        raise DamagedError(f"the saved tensors are not those of the model: {', '.join(differing[:5])!r:.500}")
     for name, tensor in mine.items():
         if tensor.shape != state.model[name].shape:
             raise DamagedError(
                 f"{name}: the model has {tuple(tensor.shape)}, saved is {tuple(state.model[name].shape)}"
             )
+    parameters = dict(module.named_parameters())
+    for path, value in state.optimizer.items():
+        parameter = parameters.get(path.rpartition("/")[0])
+        if parameter is None:
+            raise DamagedError(f"the optimizer's state {path!r:.200} is of no parameter of the model")
+        if value.numel() > max(parameter.numel(), 1):
+            raise DamagedError(f"the optimizer's state {path!r:.200} is larger than its parameter")
+
+
+@torch.no_grad()
+def put_state(state: TrainState, module: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """Copy `state` into the module and a fresh optimizer. Raises what `check_state` raises, before anything changes."""
+    check_state(state, module)
+    for name, tensor in model_tensors(module).items():
         tensor.copy_(state.model[name])
     optimizer.state.clear()
     parameters = dict(module.named_parameters())

@@ -504,7 +504,7 @@ def test_close_releases_everything_and_stops_the_heartbeat(local: LocalStore) ->
     ("owner", "lease", "message"),
     [
         ("", 1.0, "owner must be a name"),
-        ("a", 0.0, "lease_seconds must be positive and finite, got 0.0"),
+        ("a", 0.0, "lease_seconds must be positive and at most 86400, got 0.0"),
         ("a", -1.0, "got -1.0"),
         ("a", float("nan"), "got nan"),
         ("a", float("inf"), "got inf"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.errors import DamagedError
@@ -12,10 +11,12 @@ if TYPE_CHECKING:
 
 METRICS = ("train_loss", "val_accuracy", "test_accuracy")
 PER_EPOCH = ("train_loss", "val_accuracy")
+MOST = 1e100  # of any number
+DEPTH = 32
 
 
 def check(record: Record) -> Record:
-    """`record`, if a report can be made of it. Raises DamagedError, naming its file and what is wrong."""
+    """`record`, if it holds what its fields promise. Raises DamagedError, naming its file and what is wrong."""
     wrong = _wrong(record)
     if wrong:
         raise DamagedError(
@@ -32,13 +33,20 @@ def _wrong(record: Record) -> str | None:
             return f"no text as its {name}"
     if not (value.parent is None or isinstance(value.parent, str)):
         return "no text as its parent"
-    for name in ("round", "kept", "prunable", "seed", "epochs"):
+    for name in ("round", "kept", "prunable", "seed", "epochs", "attempts", "workers"):
         if not _whole(getattr(value, name)):
             return f"no whole number of 0 or more as its {name}"
     if not (_number(value.density) and 0 < value.density <= 1):
         return "a density that is not in (0, 1]"
-    if not (_number(value.seconds) and _whole(value.model_bytes)):
-        return "no number as its seconds or the bytes of its model"
+    if not 1 <= value.kept <= value.prunable:
+        return f"{value.kept} of {value.prunable} weights kept"
+    for blob in value.blobs.values():
+        if not (_whole(blob.bytes) and isinstance(blob.sha256, str)):
+            return "no sha256 or no number of bytes of a blob"
+    if not (_number(value.seconds) and _number(value.images_per_second)):
+        return "no number as its seconds or images_per_second"
+    if not (value.gap_seconds is None or _number(value.gap_seconds)):
+        return "no number as its gap_seconds"
     if not _history([value.metrics], METRICS):
         return f"metrics other than {', '.join(METRICS)}"
     if not _history(value.history, PER_EPOCH):
@@ -49,6 +57,8 @@ def _wrong(record: Record) -> str | None:
         return "channels that are neither absent nor a configuration"
     if not (isinstance(value.settings, dict) and isinstance(value.dead_layers, list)):
         return "no settings or no list of dead layers"
+    if not _shallow(value.settings):
+        return f"settings nested deeper than {DEPTH}"
     return None
 
 
@@ -58,7 +68,7 @@ def _wrong(record: Record) -> str | None:
 def _history(epochs: Any, names: tuple[str, ...]) -> bool:
     try:
         numbers = [epoch[name] for epoch in epochs for name in names]
-        return isinstance(epochs, list) and set(map(type, numbers)) <= {int, float} and all(map(math.isfinite, numbers))
+        return isinstance(epochs, list) and set(map(type, numbers)) <= {int, float} and all(map(_small, numbers))
     except (TypeError, KeyError, IndexError, OverflowError):
         return False
 
@@ -76,7 +86,18 @@ def _layers(layers: Any) -> bool:
 
 
 def _number(value: Any) -> bool:
-    return type(value) in (int, float) and math.isfinite(value)
+    return type(value) in (int, float) and _small(value)
+
+
+def _small(value: float) -> bool:
+    """Whether sums and squares of such numbers stay finite."""
+    return -MOST < value < MOST  # False for NaN
+
+
+def _shallow(value: Any, depth: int = DEPTH) -> bool:
+    """Whether lists and dicts in `value` lie at most `depth` deep in each other."""
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return depth > 0 and all(_shallow(item, depth - 1) for item in inner)
 
 
 def _whole(value: Any) -> bool:
