@@ -23,7 +23,7 @@ from botocore.exceptions import ClientError
 from orchestrator.errors import ConfigError, StorageError
 from orchestrator.storage.s3_clients import ANSWER_S, s3_client, s3_filesystem
 from orchestrator.storage.s3_faults import FAILURES, diagnose, refusal, sentence
-from orchestrator.storage.store import MissingError, clean_folder, clean_path, probe
+from orchestrator.storage.store import MissingError, clean_folder, clean_path, probe, whole_part
 
 PATIENCE_S = 300.0  # how long a storage that fails for a while is waited for
 CHECK_PATIENCE_S = 5.0
@@ -74,6 +74,11 @@ class S3Store:
     def read(self, path: str) -> bytes:
         key = self._key(path)
         return self._patiently("s3:GetObject", key, lambda: self._get(key))
+
+    def read_part(self, path: str, start: int, size: int) -> bytes:
+        key = self._key(path)
+        data = self._patiently("s3:GetObject", key, lambda: self._get_part(key, start, size))
+        return whole_part(data, f"s3://{self.bucket}/{key}", start, size)
 
     def write(self, path: str, data: bytes | memoryview) -> None:
         key = self._key(path)
@@ -162,6 +167,20 @@ class S3Store:
                 raise
         except FileNotFoundError:  # pyarrow's answer, if it was removed in between
             pass
+        raise MissingError(f"there is no object s3://{self.bucket}/{key}")
+
+    def _get_part(self, key: str, start: int, size: int) -> bytes:
+        # boto3 for parts of any size: pyarrow's threads do not live on in a forked process, such as a data loader's.
+        try:
+            answer = self._client.get_object(Bucket=self.bucket, Key=key, Range=f"bytes={start}-{start + size - 1}")
+            with contextlib.closing(answer["Body"]) as body:
+                return bytes(body.read())
+        except ClientError as error:
+            code = diagnose(error).code
+            if code == "invalidrange":
+                return b""
+            if code != "nosuchkey":
+                raise
         raise MissingError(f"there is no object s3://{self.bucket}/{key}")
 
     def _put(self, key: str, data: bytes | memoryview) -> None:

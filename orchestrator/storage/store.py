@@ -8,7 +8,7 @@ import uuid
 from typing import TYPE_CHECKING, Protocol
 from urllib.parse import unquote, urlsplit
 
-from orchestrator.errors import ConfigError, StorageError
+from orchestrator.errors import ConfigError, DamagedError, StorageError
 
 if TYPE_CHECKING:
     from pyarrow.fs import FileSystem
@@ -36,6 +36,9 @@ class Store(Protocol):
 
     def read(self, path: str) -> bytes:
         """The file's bytes. Raises MissingError if there is none."""
+
+    def read_part(self, path: str, start: int, size: int) -> bytes:
+        """`size` (1 or more) bytes from byte `start` on. Raises MissingError, DamagedError if the file ends before."""
 
     def write(self, path: str, data: bytes | memoryview) -> None:
         """Create or replace the file, atomically."""
@@ -108,6 +111,13 @@ def clean_path(path: str) -> str:
 def clean_folder(prefix: str) -> str:
     """`prefix` with exactly one slash at its end, or "" for everything."""
     return clean_path(prefix.removesuffix("/")) + "/" if prefix else ""
+
+
+def whole_part(data: bytes, place: str, start: int, size: int) -> bytes:
+    """`data` itself, if it is all of the part that was asked for; DamagedError otherwise."""
+    if len(data) != size:
+        raise DamagedError(f"{place} ends before byte {start + size}: it was cut off; put it there again")
+    return data
 
 
 def probe(store: Store) -> None:
