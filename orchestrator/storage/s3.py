@@ -34,6 +34,7 @@ BULK_BYTES = 8 << 20  # from here on pyarrow: S3 takes parts of 5 MiB and more
 PAGE = 1000  # names in one request, the most that S3 takes
 
 log = logging.getLogger(__name__)
+_random = random.SystemRandom()  # stateless: the process's own generator belongs to the training
 T = TypeVar("T")
 Names = list[str]  # inside the class, `list` is a method
 Batch = list[dict[str, str]]
@@ -216,7 +217,7 @@ class S3Store:
                 fault = diagnose(error)
                 place, endpoint = f"s3://{self.bucket}/{key}", self._client.meta.endpoint_url
                 told = sentence(fault, permission, place, endpoint)
-                pause = min(FIRST_PAUSE_S * 2**failures, MAX_PAUSE_S) * random.uniform(0.5, 1.0)
+                pause = min(FIRST_PAUSE_S * 2**failures, MAX_PAUSE_S) * _random.uniform(0.5, 1.0)
                 if not fault.transient:
                     raise StorageError(told) from error
                 if time.monotonic() - started + pause > self.patience_s:

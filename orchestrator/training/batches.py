@@ -147,6 +147,7 @@ class _Request(NamedTuple):
     split: Split
     indices: list[int]
     seeds: list[int]
+    ahead: list[int]  # the indices of the same process's next request
 
 
 class _Reader(Dataset[Batch | str]):
@@ -156,20 +157,17 @@ class _Reader(Dataset[Batch | str]):
         self._data = data
 
     def __getitem__(self, request: _Request) -> Batch | str:
-        """The batch, or the sentence of a DataError: an exception would come out as a loader's traceback."""
+        """The batch, or the sentence of an error: an exception would come out as a loader's traceback."""
         images, labels = [], []
         samples = self._data.split(request.split)
         with own_randomness():
             if isinstance(samples, InBlocks):
-                try:
-                    samples.fetch(request.indices)
-                except OrchestratorError as error:
-                    return str(error)
+                samples.fetch(request.indices, request.ahead)
             for index, seed in zip(request.indices, request.seeds, strict=True):
                 seed_all(seed)
                 try:
                     image, label = read_sample(self._data, request.split, index)
-                except DataError as error:
+                except OrchestratorError as error:
                     return str(error)
                 images.append(image)
                 labels.append(label)
@@ -181,7 +179,7 @@ class _Loader:
 
     def __init__(self, data: Data, workers: int, pin_memory: bool) -> None:
         self._data, self._workers, self._pin_memory = data, workers, pin_memory
-        self._requests = _Requests()
+        self._requests = _Requests(max(1, workers))
         self._loader: DataLoader[Any] | None = None
         self._passes = 0
 
@@ -226,10 +224,15 @@ class _Requests:
 
     plan: tuple[Split, tuple[Tensor, ...], tuple[Tensor, ...]]
 
+    def __init__(self, processes: int) -> None:
+        self._processes = processes  # which take turns
+
     def __iter__(self) -> Iterator[_Request]:
         split, order, seeds = self.plan
-        for indices, draws in zip(order, seeds, strict=True):
-            yield _Request(split, indices.tolist(), draws.tolist())
+        nothing = torch.empty(0, dtype=torch.int64)
+        ahead = (*order[self._processes :], *[nothing] * self._processes)[: len(order)]
+        for indices, draws, soon in zip(order, seeds, ahead, strict=True):
+            yield _Request(split, indices.tolist(), draws.tolist(), soon.tolist())
 
 
 def _split(values: Tensor, batch: int, parts: int) -> tuple[Tensor, ...]:

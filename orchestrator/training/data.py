@@ -40,8 +40,8 @@ class InBlocks(Samples, Protocol):
         """A random order (steps, batch_size) of different indices; each column goes through block after block."""
         ...
 
-    def fetch(self, indices: Sequence[int]) -> None:
-        """Bring the blocks of `indices` into this process's memory, and let go of the others."""
+    def fetch(self, indices: Sequence[int], ahead: Sequence[int]) -> None:
+        """Begin to bring the blocks of `indices`, then those of `ahead`, into this process, and drop all others."""
         ...
 
 

@@ -15,7 +15,7 @@ import io
 import json
 import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -99,10 +99,9 @@ class PackedSplit:
 
     def __init__(self, store: Store, split: str, files: list[tuple[int, int]], index_sum: str) -> None:
         self._uri, self._split = store.uri, split
-        self._store, self._process = store, os.getpid()
+        self._store, self._process, self._pool = store, os.getpid(), ThreadPoolExecutor(REQUESTS)
         self._sizes = [size for _, size in files]
-        with ThreadPoolExecutor(REQUESTS) as pool:
-            self._footers = list(pool.map(self._footer, range(len(files)), *zip(*files, strict=True)))
+        self._footers = list(self._pool.map(self._footer, range(len(files))))
         groups = [footer.num_row_groups for footer in self._footers]
         self._first_block = np.cumsum([0, *groups])  # of each file
         index = self._index(index_sum)
@@ -118,11 +117,18 @@ class PackedSplit:
         number, _ = self._locate(row // BLOCK)
         return f"{self._place(number)}: {self.names[row]}"
 
+    def begin(self, block: int) -> Future[pa.Array]:
+        """What `block` will return, once it is read in a thread of this process."""
+        if self._process != os.getpid():  # a forked process has none of its parent's threads, nor its connections
+            self._store, self._process, self._pool = open_store(self._uri), os.getpid(), ThreadPoolExecutor(REQUESTS)
+            self._store.exists(CONTENTS)  # connects, here and not in all threads at once
+        return self._pool.submit(self.block, block)
+
     def block(self, block: int) -> pa.Array:
         """The encoded images of a block's rows, as bytes. Raises DataError for damage, StorageError."""
         number, group = self._locate(block)
         footer, place = self._footers[number], self._place(number)
-        file = StoredFile(self._own_store(), shard_file(self._split, number), self._sizes[number])
+        file = StoredFile(self._store, shard_file(self._split, number), self._sizes[number])
         try:
             # The sums of the pages are compared while they are read.
             reader = pq.ParquetFile(file, metadata=footer, page_checksum_verification=True)
@@ -142,9 +148,9 @@ class PackedSplit:
         number = int(np.searchsorted(self._first_block, block, side="right")) - 1
         return number, block - int(self._first_block[number])
 
-    def _footer(self, number: int, rows: int, size: int) -> Any:
+    def _footer(self, number: int) -> Any:
         """Where a file's blocks lie, from its end."""
-        place = self._place(number)
+        place, size = self._place(number), self._sizes[number]
         try:
             footer = pq.read_metadata(StoredFile(self._store, shard_file(self._split, number), size))
         except MissingError:
@@ -172,12 +178,6 @@ class PackedSplit:
     def _place(self, number: int) -> str:
         return f"{self._uri}/{shard_file(self._split, number)}"
 
-    def _own_store(self) -> Store:
-        """This process's store: a forked one must not share connections with its parent."""
-        if self._process != os.getpid():
-            self._store, self._process = open_store(self._uri), os.getpid()
-        return self._store
-
 
 class PackedImages(Dataset[tuple[Tensor, int]]):
     """Rows `first` to `last` of a split; an image is decoded when asked for, as uint8 (3, H, W).
@@ -190,16 +190,16 @@ class PackedImages(Dataset[tuple[Tensor, int]]):
     def __init__(self, split: PackedSplit, first: int, last: int, decode: Decode) -> None:
         self._split, self._first, self._decode = split, first, decode
         self.targets = torch.from_numpy(split.labels[first:last].copy())
-        self._blocks: dict[int, pa.Array] = {}
+        self._process, self._blocks = os.getpid(), dict[int, Future[pa.Array]]()
 
     def __len__(self) -> int:
         return len(self.targets)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         block, place = divmod(self._first + index, BLOCK)
-        if block not in self._blocks:
+        if block not in self._own_blocks():
             self.fetch([index])
-        image = self._blocks[block][place].as_buffer()
+        image = self._blocks[block].result()[place].as_buffer()
         return self._decode(io.BytesIO(image)), int(self.targets[index])
 
     def shuffled(self, steps: int, batch_size: int, generator: torch.Generator) -> Tensor:
@@ -209,15 +209,15 @@ class PackedImages(Dataset[tuple[Tensor, int]]):
         order = torch.argsort(place + torch.rand(len(self), generator=generator, dtype=torch.float64), stable=True)
         return order[: steps * batch_size].view(batch_size, steps).t()
 
-    def fetch(self, indices: Sequence[int]) -> None:
-        needed = sorted({(self._first + index) // BLOCK for index in indices})
-        missing = [block for block in needed if block not in self._blocks]
-        self._blocks = {block: self._blocks[block] for block in needed if block in self._blocks}
-        if missing:  # the first alone: it opens this process's connection
-            self._blocks[missing[0]] = self._split.block(missing[0])
-        if rest := missing[1:]:
-            with ThreadPoolExecutor(min(REQUESTS, len(rest))) as pool:
-                self._blocks |= zip(rest, pool.map(self._split.block, rest), strict=True)
+    def fetch(self, indices: Sequence[int], ahead: Sequence[int] = ()) -> None:
+        before = self._own_blocks()
+        needed = dict.fromkeys((self._first + index) // BLOCK for index in (*indices, *ahead))
+        self._blocks = {block: before.get(block) or self._split.begin(block) for block in needed}
+
+    def _own_blocks(self) -> dict[int, Future[pa.Array]]:
+        if self._process != os.getpid():  # what a parent has begun never ends in a forked process
+            self._process, self._blocks = os.getpid(), {}
+        return self._blocks
 
     def file_of(self, index: int) -> str:
         return self._split.file_of(self._first + index)

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from pathlib import Path
 
 import numpy as np
@@ -217,9 +218,9 @@ class Counting(PackedSplit):
         self.labels = np.zeros(rows, dtype=np.int64)
         self.reads: list[int] = []
 
-    def block(self, block: int) -> object:
+    def begin(self, block: int) -> Future[object]:
         self.reads.append(block)
-        return object()
+        return Future()
 
 
 @settings(max_examples=60, deadline=None)
@@ -241,9 +242,9 @@ def test_an_epoch_reads_every_block_about_once(rows: int, cut: float, batch_size
         assert 0 <= int(order.min()) <= int(order.max()) < len(samples)
     for columns in torch.tensor_split(order, readers, dim=1):
         reader = PackedImages(split, int(cut * rows), rows, lambda file: torch.zeros(1))
-        for indices in columns.tolist():
-            reader.fetch(indices)
-            assert len(reader._blocks) <= len(indices)
+        for indices, ahead in zip(columns.tolist(), [*columns.tolist(), []][1:], strict=True):
+            reader.fetch(indices, ahead)
+            assert len(reader._blocks) <= 2 * len(indices)
     # A block is read again only where the run of a place in the batch ends within it.
     assert len(split.reads) <= len(set(split.reads)) + batch_size
 
