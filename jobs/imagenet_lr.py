@@ -4,7 +4,11 @@
     python jobs/imagenet_lr.py --data /data/imagenet --workers 4:8 --storage s3://bucket/imagenet   # elastic
     python jobs/imagenet_lr.py --smoke                    # tiny JPEG folder, same loader, model and code; 2 minutes
 
---data holds train/CLASS/*.JPEG and val/CLASS/*.JPEG, at the same place on every node.
+--data holds train/CLASS/*.JPEG and val/CLASS/*.JPEG, at the same place on every node; or it is a bucket with the same
+images, packed once:
+
+    orchestrator dataset pack /data/imagenet s3://bucket/imagenet-packed
+    ray job submit -- python jobs/imagenet_lr.py --data s3://bucket/imagenet-packed --workers 8 --storage s3://bucket/imagenet
 """
 
 import dataclasses

@@ -1,9 +1,10 @@
-"""The command line: look at what a storage holds, and take networks out of it.
+"""The command line: look at what a storage holds, take networks out of it, and pack a data set.
 
 orchestrator status ./runs
 orchestrator verify s3://bucket/digits
 orchestrator report ./runs --out ./report
 orchestrator export ./runs --out ./deploy
+orchestrator dataset pack /data/imagenet s3://bucket/imagenet-packed
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ Storage = Annotated[
 ]
 app = tyro.extras.SubcommandApp()
 FOLLOW_SECONDS = 2.0
+datasets = tyro.extras.SubcommandApp()
 
 
 @app.command
@@ -176,6 +178,41 @@ def export(
     return report(storage, out)
 
 
+@datasets.command
+def pack(
+    folder: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="FOLDER", help="Holds train/ and val/.")],
+    out: Annotated[
+        str, tyro.conf.Positional, tyro.conf.arg(metavar="OUT", help="New folder, or s3://bucket/prefix without files.")
+    ],
+    shard_mb: Annotated[int, tyro.conf.arg(help="Size at which the next file is begun, in MiB.")] = 256,
+) -> int:
+    """Pack train/CLASS/*.jpg and val/CLASS/*.jpg into a few Parquet files that a job's --data can name.
+
+    orchestrator dataset pack /data/imagenet s3://bucket/imagenet-packed
+    """
+    from rich.console import Console
+    from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
+
+    from orchestrator.training.pack import pack as pack_folder
+
+    columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("images", total=None)
+        packed = pack_folder(
+            folder,
+            out,
+            shard_mb=shard_mb,
+            on_progress=lambda done, total: progress.update(task, completed=done, total=total),
+        )
+    files = [file for split in packed.values() for file in split.files]
+    images, size = (sum(column) for column in zip(*files, strict=True))
+    print(f"packed: {images} images, {size / 1e6:.1f} MB in {len(files)} files: {out}")
+    return 0
+
+
+app.command(datasets, name="dataset", help="Pack a folder of images for training from a bucket.")
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command in `argv` (default: the program's arguments) and return its exit code.
 
@@ -184,7 +221,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         code: int = app.cli(
             prog="orchestrator",
-            description="Look at what a storage holds, and export networks from it.",
+            description="Look at what a storage holds, export networks from it, and pack a data set.",
             args=argv,
             config=(tyro.conf.FlagCreatePairsOff,),
         )

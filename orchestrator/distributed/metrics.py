@@ -64,6 +64,9 @@ class MeteredStore:
     def read(self, path: str, most: int | None = None) -> bytes:
         return self._timed(lambda: self._store.read(path, most))
 
+    def read_part(self, path: str, start: int, size: int) -> bytes:
+        return self._timed(lambda: self._store.read_part(path, start, size))
+
     def write(self, path: str, data: bytes | memoryview) -> None:
         self._timed(lambda: self._store.write(path, data), len(data))
 

@@ -11,7 +11,16 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from orchestrator.errors import ConfigError, StorageError
-from orchestrator.storage.store import TEMPORARY, MissingError, check_size, clean_folder, clean_path, is_clean, probe
+from orchestrator.storage.store import (
+    TEMPORARY,
+    MissingError,
+    check_size,
+    clean_folder,
+    clean_path,
+    is_clean,
+    probe,
+    whole_part,
+)
 
 if TYPE_CHECKING:
     from pyarrow.fs import FileSystem
@@ -58,6 +67,17 @@ class LocalStore:
                     return file.read()
             except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
                 raise MissingError(f"there is no file {place}") from None
+
+    def read_part(self, path: str, start: int, size: int) -> bytes:
+        place = self._place(path)
+        with _told("read", place):
+            try:
+                with open(place, "rb") as file:
+                    file.seek(start)
+                    data = file.read(size)
+            except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+                raise MissingError(f"there is no file {place}") from None
+        return whole_part(data, place, start, size)
 
     def write(self, path: str, data: bytes | memoryview) -> None:
         place = self._place(path)

@@ -23,7 +23,15 @@ from botocore.exceptions import ClientError
 from orchestrator.errors import ConfigError, StorageError
 from orchestrator.storage.s3_clients import ANSWER_S, s3_client, s3_filesystem
 from orchestrator.storage.s3_faults import FAILURES, diagnose, refusal, sentence
-from orchestrator.storage.store import MissingError, check_size, clean_folder, clean_path, is_clean, probe
+from orchestrator.storage.store import (
+    MissingError,
+    check_size,
+    clean_folder,
+    clean_path,
+    is_clean,
+    probe,
+    whole_part,
+)
 
 PATIENCE_S = 300.0  # how long a storage that fails for a while is waited for
 CHECK_PATIENCE_S = 5.0
@@ -34,6 +42,7 @@ BULK_BYTES = 8 << 20  # from here on pyarrow: S3 takes parts of 5 MiB and more
 PAGE = 1000  # names in one request, the most that S3 takes
 
 log = logging.getLogger(__name__)
+_random = random.SystemRandom()  # stateless: the process's own generator belongs to the training
 T = TypeVar("T")
 Names = list[str]  # inside the class, `list` is a method
 Batch = list[dict[str, str]]
@@ -74,6 +83,11 @@ class S3Store:
     def read(self, path: str, most: int | None = None) -> bytes:
         key = self._key(path)
         return self._patiently("s3:GetObject", key, lambda: self._get(key, most))
+
+    def read_part(self, path: str, start: int, size: int) -> bytes:
+        key = self._key(path)
+        data = self._patiently("s3:GetObject", key, lambda: self._get_part(key, start, size))
+        return whole_part(data, f"s3://{self.bucket}/{key}", start, size)
 
     def write(self, path: str, data: bytes | memoryview) -> None:
         key = self._key(path)
@@ -165,6 +179,20 @@ class S3Store:
             pass
         raise MissingError(f"there is no object s3://{self.bucket}/{key}")
 
+    def _get_part(self, key: str, start: int, size: int) -> bytes:
+        # boto3 for parts of any size: pyarrow's threads do not live on in a forked process, such as a data loader's.
+        try:
+            answer = self._client.get_object(Bucket=self.bucket, Key=key, Range=f"bytes={start}-{start + size - 1}")
+            with contextlib.closing(answer["Body"]) as body:
+                return bytes(body.read())
+        except ClientError as error:
+            code = diagnose(error).code
+            if code == "invalidrange":
+                return b""
+            if code != "nosuchkey":
+                raise
+        raise MissingError(f"there is no object s3://{self.bucket}/{key}")
+
     def _put(self, key: str, data: bytes | memoryview) -> None:
         if memoryview(data).nbytes < self._bulk_bytes:
             self._client.put_object(Bucket=self.bucket, Key=key, Body=bytes(data))
@@ -198,7 +226,7 @@ class S3Store:
                 fault = diagnose(error)
                 place, endpoint = f"s3://{self.bucket}/{key}", self._client.meta.endpoint_url
                 told = sentence(fault, permission, place, endpoint)
-                pause = min(FIRST_PAUSE_S * 2**failures, MAX_PAUSE_S) * random.uniform(0.5, 1.0)
+                pause = min(FIRST_PAUSE_S * 2**failures, MAX_PAUSE_S) * _random.uniform(0.5, 1.0)
                 if not fault.transient:
                     raise StorageError(told) from error
                 if time.monotonic() - started + pause > self.patience_s:

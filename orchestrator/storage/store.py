@@ -44,6 +44,9 @@ class Store(Protocol):
     def read(self, path: str, most: int | None = None) -> bytes:
         """The file's bytes. Raises MissingError if there is none, DamagedError instead of reading more than `most`."""
 
+    def read_part(self, path: str, start: int, size: int) -> bytes:
+        """`size` (1 or more) bytes from byte `start` on. Raises MissingError, DamagedError if the file ends before."""
+
     def write(self, path: str, data: bytes | memoryview) -> None:
         """Create or replace the file, atomically."""
 
@@ -137,6 +140,13 @@ def side_by_side(store: Store, call: Callable[[T], R], items: Iterable[T]) -> li
     # A folder has nothing to wait for: there threads would only take turns, in more time than one needs.
     with ThreadPoolExecutor(1 if store.is_local else CONNECTIONS) as pool:
         return list(pool.map(call, items))
+
+
+def whole_part(data: bytes, place: str, start: int, size: int) -> bytes:
+    """`data` itself, if it is all of the part that was asked for; DamagedError otherwise."""
+    if len(data) != size:
+        raise DamagedError(f"{place} ends before byte {start + size}: it was cut off; put it there again")
+    return data
 
 
 def probe(store: Store) -> None:

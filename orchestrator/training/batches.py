@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, TensorDataset, default_collate
 
-from orchestrator.errors import ConfigError, DataError
+from orchestrator.errors import ConfigError, DataError, OrchestratorError
 from orchestrator.training.checks import read_sample
-from orchestrator.training.data import SPLITS, Data, Samples
+from orchestrator.training.data import SPLITS, Data, InBlocks, Samples
 from orchestrator.training.data import Split as Split  # for those who name a split to `evaluate`
 from orchestrator.training.rng import own_randomness, seed_all
 
@@ -63,6 +63,11 @@ class Batches:
         mean, std = data.normalize or ((0.0,) * data.input_shape[0], (1.0,) * data.input_shape[0])
         self._mean, self._std = (torch.tensor(v, device=device).view(1, -1, 1, 1) for v in (mean, std))
         self._memory = {split: _in_memory(data.split(split), device) for split in SPLITS}
+        self._parts = 1
+        if isinstance(data.train, InBlocks):
+            begin, end = self._bounds(batch_size)
+            loader_workers = min(loader_workers, end - begin)
+            self._parts = max(1, loader_workers)
         self._loader = _Loader(data, loader_workers, pin_memory=device.type == "cuda")
 
     def train(self, epoch_seed: int, first: int = 0) -> Iterator[Batch]:
@@ -76,11 +81,12 @@ class Batches:
         shape = (self.steps_per_epoch, self._batch_size)
         augment = self._data.augment
         generator = torch.Generator().manual_seed(epoch_seed)
-        order = torch.randperm(len(self._data.train), generator=generator)[: shape[0] * shape[1]].view(shape)
+        order = self._shuffled(shape, generator)
         seeds = torch.randint(2**62, shape, generator=generator)
         u = torch.rand((*shape, augment.draws if augment else 0), generator=generator)[:, begin:end].to(self._device)
         order, seeds = (part[first:, begin:end].flatten() for part in (order, seeds))
-        for step, (images, labels) in enumerate(self._raw("train", order, seeds, end - begin), start=first):
+        raw = self._raw("train", order, seeds, end - begin, self._parts)
+        for step, (images, labels) in enumerate(raw, start=first):
             yield self._finish(augment(images, u[step]) if augment else images), labels
 
     def evaluate(self, split: Split) -> Iterator[Batch]:
@@ -101,11 +107,21 @@ class Batches:
     def _bounds(self, n: int) -> tuple[int, int]:
         return n * self._rank // self._world, n * (self._rank + 1) // self._world
 
-    def _raw(self, split: Split, order: Tensor, seeds: Tensor, batch: int) -> Iterator[Batch]:
+    def _shuffled(self, shape: tuple[int, int], generator: torch.Generator) -> Tensor:
+        train = self._data.train
+        if isinstance(train, InBlocks):
+            return train.shuffled(*shape, generator)
+        return torch.randperm(len(train), generator=generator)[: shape[0] * shape[1]].view(shape)
+
+    def _raw(self, split: Split, order: Tensor, seeds: Tensor, batch: int, parts: int = 1) -> Iterator[Batch]:
         """The samples `order` in batches, on the device, as stored; always copies that the caller may change."""
         if (memory := self._memory[split]) is None:
-            for images, labels in self._loader.read(split, order, seeds, batch):
-                yield images.to(self._device, non_blocking=True), labels.to(self._device, non_blocking=True)
+            for pieces in self._loader.read(split, order, seeds, batch, parts):
+                there = [
+                    (images.to(self._device, non_blocking=True), labels.to(self._device, non_blocking=True))
+                    for images, labels in pieces
+                ]
+                yield there[0] if parts == 1 else (torch.cat([b[0] for b in there]), torch.cat([b[1] for b in there]))
             return
         for indices in torch.split(order.to(self._device), batch):  # one transfer an epoch
             yield memory[0].index_select(0, indices), memory[1].index_select(0, indices)
@@ -126,28 +142,32 @@ def _in_memory(samples: Samples, device: torch.device) -> Batch | None:
 
 
 class _Request(NamedTuple):
-    """What a loader process reads at once: one batch of this rank, with the seed of each sample."""
+    """What a loader process reads at once: a batch of this rank or a part of it, with the seed of each sample."""
 
     split: Split
     indices: list[int]
     seeds: list[int]
+    ahead: list[int]  # the indices of the same process's next request
 
 
 class _Reader(Dataset[Batch | str]):
-    """Reads whole requests, in a loader process or in this one."""
+    """Reads requests, in a loader process or in this one."""
 
     def __init__(self, data: Data) -> None:
         self._data = data
 
     def __getitem__(self, request: _Request) -> Batch | str:
-        """The batch, or the sentence of a DataError: an exception would come out as a loader's traceback."""
+        """The batch, or the sentence of an error: an exception would come out as a loader's traceback."""
         images, labels = [], []
+        samples = self._data.split(request.split)
         with own_randomness():
+            if isinstance(samples, InBlocks):
+                samples.fetch(request.indices, request.ahead)
             for index, seed in zip(request.indices, request.seeds, strict=True):
                 seed_all(seed)
                 try:
                     image, label = read_sample(self._data, request.split, index)
-                except DataError as error:
+                except OrchestratorError as error:
                     return str(error)
                 images.append(image)
                 labels.append(label)
@@ -159,20 +179,26 @@ class _Loader:
 
     def __init__(self, data: Data, workers: int, pin_memory: bool) -> None:
         self._data, self._workers, self._pin_memory = data, workers, pin_memory
-        self._requests = _Requests()
+        self._requests = _Requests(max(1, workers))
         self._loader: DataLoader[Any] | None = None
         self._passes = 0
 
-    def read(self, split: Split, order: Tensor, seeds: Tensor, batch: int) -> Iterator[Batch]:
+    def read(self, split: Split, order: Tensor, seeds: Tensor, batch: int, parts: int) -> Iterator[list[Batch]]:
+        """Batches in `parts`. The processes take turns: with as many parts as processes, each keeps to its columns."""
         if self._loader is None:
             self._loader = self._build()
-        self._requests.plan = (split, torch.split(order, batch), torch.split(seeds, batch))
+        self._requests.plan = (split, _split(order, batch, parts), _split(seeds, batch, parts))
         self._passes += 1
         this_pass = self._passes
+        pieces: list[Batch] = []
         for result in self._loader:
             if isinstance(result, str):
                 raise DataError(result)
-            yield result
+            pieces.append(result)
+            if len(pieces) < parts:
+                continue
+            yield pieces
+            pieces = []
             if this_pass != self._passes:  # the loader now follows the other one
                 raise RuntimeError("another pass over the data began before this one ended")
 
@@ -198,10 +224,20 @@ class _Requests:
 
     plan: tuple[Split, tuple[Tensor, ...], tuple[Tensor, ...]]
 
+    def __init__(self, processes: int) -> None:
+        self._processes = processes  # which take turns
+
     def __iter__(self) -> Iterator[_Request]:
         split, order, seeds = self.plan
-        for indices, draws in zip(order, seeds, strict=True):
-            yield _Request(split, indices.tolist(), draws.tolist())
+        nothing = torch.empty(0, dtype=torch.int64)
+        ahead = (*order[self._processes :], *[nothing] * self._processes)[: len(order)]
+        for indices, draws, soon in zip(order, seeds, ahead, strict=True):
+            yield _Request(split, indices.tolist(), draws.tolist(), soon.tolist())
+
+
+def _split(values: Tensor, batch: int, parts: int) -> tuple[Tensor, ...]:
+    """`values` in batches, each in `parts`."""
+    return tuple(part for whole in torch.split(values, batch) for part in torch.tensor_split(whole, parts))
 
 
 def _as_is(batch: object) -> object:

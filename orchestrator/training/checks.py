@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import IterableDataset, Subset, TensorDataset
 
-from orchestrator.errors import DataError
+from orchestrator.errors import DataError, OrchestratorError
 from orchestrator.training.rng import own_randomness
 
 if TYPE_CHECKING:
@@ -18,10 +18,15 @@ if TYPE_CHECKING:
 
 
 def read_sample(data: Data, split: Split, index: int) -> tuple[Tensor, int]:
-    """One checked sample. Raises DataError naming split, index, file (where known) and what is wrong."""
+    """One checked sample. Raises DataError naming split, index, file (where known) and what is wrong.
+
+    An OrchestratorError of the samples themselves says enough, and passes as it is.
+    """
     samples = data.split(split)
     try:
         sample = samples[index]
+    except OrchestratorError:
+        raise
     except Exception as error:
         raise DataError(f"{_name(samples, split, index)} cannot be read: {one_line(error)}") from error
     if not (isinstance(sample, tuple | list) and len(sample) == 2):

@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, TypeVar, cast
+from typing import Any, Literal, Protocol, TypeVar, cast, runtime_checkable
 
 import numpy as np
 import torch
@@ -30,6 +30,19 @@ class Samples(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int, /) -> Any: ...
+
+
+@runtime_checkable
+class InBlocks(Samples, Protocol):
+    """Samples that can only be reached a block at a time: they lay out an epoch so that few blocks serve many steps."""
+
+    def shuffled(self, steps: int, batch_size: int, generator: torch.Generator) -> Tensor:
+        """A random order (steps, batch_size) of different indices; each column goes through block after block."""
+        ...
+
+    def fetch(self, indices: Sequence[int], ahead: Sequence[int]) -> None:
+        """Begin to bring the blocks of `indices`, then those of `ahead`, into this process, and drop all others."""
+        ...
 
 
 class Augment(Protocol):

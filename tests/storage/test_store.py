@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 from s3_server import FaultProxy, S3Server, free_port
 
-from orchestrator.errors import ConfigError, StorageError
+from orchestrator.errors import ConfigError, DamagedError, StorageError
 from orchestrator.storage import s3
 from orchestrator.storage.s3 import S3Store
 from orchestrator.storage.store import MissingError, Store, open_store
@@ -51,6 +51,22 @@ def run_python(code: str, *arguments: str) -> subprocess.Popen[str]:
 
 
 # The same behaviour, wherever the bytes live.
+
+
+@pytest.mark.parametrize(("start", "size"), [(0, 1), (0, 1000), (999, 1), (400, 17)])
+def test_a_part_of_a_file(store: Store, start: int, size: int) -> None:
+    whole = bytes(i * i % 251 for i in range(1000))
+    store.write("file", whole)
+    assert store.read_part("file", start, size) == whole[start : start + size]
+
+
+@pytest.mark.parametrize(("start", "size"), [(0, 1001), (999, 2), (1000, 1), (5000, 5)])
+def test_a_part_that_is_not_there_is_damage(store: Store, start: int, size: int) -> None:
+    store.write("file", bytes(1000))
+    with pytest.raises(DamagedError, match=f"file ends before byte {start + size}: it was cut off"):
+        store.read_part("file", start, size)
+    with pytest.raises(MissingError, match="there is no"):
+        store.read_part("other", 0, 1)
 
 
 @pytest.mark.parametrize("data", [b"", b"x", bytes(range(256)) * 50, memoryview(b"a view"), b"b" * (9 * MB)])
@@ -580,6 +596,7 @@ FAULTS: list[dict[str, Any]] = [
 PERMANENT = ["AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "NoSuchBucket", "ExpiredToken"]
 CALLS: dict[str, Any] = {
     "read": (lambda s: s.read("old"), b"old"),
+    "read_part": (lambda s: s.read_part("old", 1, 2), b"ld"),
     "write": (lambda s: (s.write("x", b"x"), s.read("x"))[1], b"x"),
     "write bulk": (lambda s: (s.write("x", b"x" * BULK), s.read("x"))[1], b"x" * BULK),
     "create": (lambda s: (s.create("x", b"x"), s.read("x")), (True, b"x")),

@@ -1,0 +1,185 @@
+"""Images in class folders, as ImageNet's, or packed into Parquet files: the same images, labels and splits."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from orchestrator.errors import ConfigError, DataError
+from orchestrator.training.data import Data, Samples, fixed_order
+from orchestrator.training.packed import PackedImages, is_packed, open_packed
+
+if TYPE_CHECKING:
+    from hashlib import _Hash as Hash
+
+Array = np.ndarray[Any, Any]
+Transform = Callable[[Any], Any]  # of PIL images
+IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
+
+
+def imagefolder(root: str | None = None, image_size: int = 224, val_fraction: float = 0.01) -> Data:
+    """Folders as ImageNet's: root/train/CLASS/*.jpg, and root/val/CLASS/*.jpg, which is the TEST split here.
+
+    Or what `orchestrator dataset pack` made of them, in a folder or at s3://bucket/prefix. Validation is cut from train
+    by a fixed seed and has the evaluation's transform. Training: random resized crop and flip; evaluation: the shorter
+    side to 8/7 of `image_size`, central crop (Krizhevsky et al. 2012; Szegedy et al. 2015). Raises DataError where
+    the data is not laid out so, or not whole.
+    """
+    if not (isinstance(image_size, int) and image_size >= 1):
+        raise ConfigError(f"image_size must be a whole number of pixels, 1 or more, got {image_size!r}")
+    if root is None:
+        raise DataError(
+            "data 'imagefolder' needs root, the folder with train/CLASS/*.jpg and val/CLASS/*.jpg, or a packed data set"
+        )
+    load = _packed if is_packed(root) else _folder
+    digest = hashlib.sha256(repr((image_size, val_fraction)).encode())
+    classes, train, val, test = load(root, val_fraction, digest, *_transforms(image_size))
+    return Data(
+        train,
+        val,
+        test,
+        num_classes=len(classes),
+        input_shape=(3, image_size, image_size),
+        normalize=((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+        identity=digest.hexdigest(),
+        labels=tuple(classes),
+    )
+
+
+class Scan(NamedTuple):
+    """The images of a split: names (n,), as bytes relative to its folder, sorted within a class, and labels (n,)."""
+
+    folder: Path
+    names: Array
+    labels: Array
+
+
+def scan(root: str) -> tuple[list[str], dict[str, Scan]]:
+    """The class names, sorted, which are the labels' order, and what root/train and root/val hold. Raises DataError."""
+    folders = {split: Path(root).expanduser() / split for split in ("train", "val")}
+    classes = _classes(folders["train"])
+    if different := set(classes) ^ set(_classes(folders["val"])):
+        raise DataError(
+            f"{root}/train and {root}/val must have the same classes; only one of them has "
+            f"{', '.join(sorted(different)[:5])}"
+        )
+    return classes, {split: Scan(folder, *_scan(folder, classes)) for split, folder in folders.items()}
+
+
+_Splits = tuple[list[str], Samples, Samples, Samples]  # names of the classes, train, val, test
+
+
+def _folder(root: str, val_fraction: float, digest: Hash, training: Transform, evaluation: Transform) -> _Splits:
+    classes, found = scan(root)
+    whole, test = found["train"], found["val"]
+    cut = _cut(val_fraction, len(whole.names))
+    order = fixed_order(whole.labels)
+    val, train = np.sort(order[:cut]), np.sort(order[cut:])
+    for array in (whole.names, whole.labels, test.names, test.labels):
+        digest.update(repr(array.dtype).encode() + array.tobytes())
+    for name in whole.names[np.linspace(0, len(whole.names) - 1, 16).astype(int)]:  # the files themselves, a few
+        digest.update((whole.folder / os.fsdecode(name)).read_bytes())
+    return (
+        classes,
+        ImageFiles(whole.folder, whole.names[train], whole.labels[train], training),
+        ImageFiles(whole.folder, whole.names[val], whole.labels[val], evaluation),
+        ImageFiles(test.folder, test.names, test.labels, evaluation),
+    )
+
+
+def _packed(root: str, val_fraction: float, digest: Hash, training: Transform, evaluation: Transform) -> _Splits:
+    packed = open_packed(root)
+    digest.update(packed.identity)
+    rows = len(packed.train.labels)
+    cut = _cut(val_fraction, rows)  # the rows lie in the order that `_folder` cuts
+    return (
+        list(packed.classes),
+        PackedImages(packed.train, cut, rows, partial(decoded, transform=training)),
+        PackedImages(packed.train, 0, cut, partial(decoded, transform=evaluation)),
+        PackedImages(packed.test, 0, len(packed.test.labels), partial(decoded, transform=evaluation)),
+    )
+
+
+class ImageFiles(Dataset[tuple[Tensor, int]]):
+    """Image files and their labels; an image is decoded when asked for, as uint8 (3, H, W).
+
+    Names and labels are arrays: the pages of a list of a million strings would be copied into every loader process,
+    because reading a Python object writes its reference count.
+    """
+
+    def __init__(self, folder: Path, names: Array, labels: Array, transform: Transform) -> None:
+        self._folder, self._names, self._transform = folder, names, transform
+        self.targets = torch.from_numpy(labels)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        return decoded(self.file_of(index), self._transform), int(self.targets[index])
+
+    def file_of(self, index: int) -> str:
+        return os.path.join(self._folder, os.fsdecode(self._names[index]))
+
+
+def decoded(file: str | IO[bytes], transform: Transform) -> Tensor:
+    """The image in `file` after `transform`, as uint8 (3, H, W)."""
+    from PIL import Image
+
+    with Image.open(file) as image:
+        changed = transform(image if image.mode == "RGB" else image.convert("RGB"))
+    return torch.from_numpy(np.array(changed)).permute(2, 0, 1)
+
+
+def _cut(val_fraction: float, samples: int) -> int:
+    cut = max(1, round(val_fraction * samples))
+    if not 0 < val_fraction < 1 or cut >= samples:
+        raise DataError(f"val_fraction must be in (0, 1) and leave training images, got {val_fraction} of {samples}")
+    return cut
+
+
+def _transforms(size: int) -> tuple[Transform, Transform]:
+    """For training and for evaluation; the rest happens on the device, on whole batches."""
+    from torchvision import transforms as t
+
+    training = t.Compose([t.RandomResizedCrop(size), t.RandomHorizontalFlip()])
+    return training, t.Compose([t.Resize(round(size * 256 / 224)), t.CenterCrop(size)])
+
+
+def _classes(folder: Path) -> list[str]:
+    expected = f"expected {folder}/CLASS/*.jpg, one folder for each class"
+    if not folder.is_dir():
+        raise DataError(f"{folder} is not a folder: {expected}")
+    with os.scandir(folder) as entries:
+        names = sorted(entry.name for entry in entries if entry.is_dir())
+    if not names:
+        raise DataError(f"{folder} holds no class folders: {expected}")
+    return names
+
+
+def _scan(folder: Path, classes: list[str]) -> tuple[Array, Array]:
+    """Names (n,), as bytes relative to `folder`, sorted within a class, and labels (n,) of all images."""
+    with ThreadPoolExecutor(8) as pool:  # a network file system answers many questions at once
+        found = list(pool.map(lambda name: _images(folder, name), classes))
+    for name, files in zip(classes, found, strict=True):
+        if not files:
+            raise DataError(f"{folder / name} holds no images: expected files ending in {', '.join(IMAGE_ENDINGS)}")
+    names = np.array([os.fsencode(file) for files in found for file in files])
+    return names, np.repeat(np.arange(len(classes)), [len(files) for files in found])
+
+
+def _images(folder: Path, name: str) -> list[str]:
+    found: list[str] = []
+    for place, _, files in os.walk(folder / name, followlinks=True):
+        inside = os.path.relpath(place, folder)
+        found += (f"{inside}/{file}" for file in files if file.lower().endswith(IMAGE_ENDINGS))
+    return sorted(found)
