@@ -27,6 +27,7 @@ from orchestrator.storage.store import Store
 
 MAX_FAILURES = 100  # of workers, over a whole path; a round without progress is given up much earlier
 START_SECONDS = 3600.0  # until a group that finds no room counts as a failure, of which a path may have ten
+ELASTIC_START_SECONDS = 30.0  # the same for a group that can start with fewer: a node may be dead that was counted on
 MOST_WAIT_SECONDS = 5.0  # between two looks at a round that another owner trains
 
 _LEAST_PAUSE = 0.5
@@ -112,7 +113,8 @@ def fit(experiment: Experiment, driver: Any, store: Store, deployment: Deploymen
         checkpoint_seconds=deployment.checkpoint_seconds,
     )
     # Whoever asks for what the cluster can never hold was refused before; the rest waits until others are done.
-    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", str(START_SECONDS))
+    patience = START_SECONDS if workers.least == workers.most else ELASTIC_START_SECONDS
+    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", str(patience))
     trainer = TorchTrainer(
         partial(train_path, config),
         torch_config=TorchConfig(backend="nccl" if workers.gpus else "gloo"),

@@ -223,7 +223,7 @@ def test_a_node_is_drained_with_notice(tmp_path, s3_uri):
 
 
 def test_a_node_joins(tmp_path, s3_uri):
-    with started(1) as machines, job(tmp_path, machines, s3_uri, "--workers", "1:2", env={"EPOCHS": "150"}) as run:
+    with started(1) as machines, job(tmp_path, machines, s3_uri, "--workers", "1:2", env={"EPOCHS": "90"}) as run:
         in_mid_round(run, s3_uri)
         machines.add()
         joined = time.time()
