@@ -246,7 +246,7 @@ def test_the_head_dies_and_the_job_is_submitted_again(tmp_path, s3_uri):
         assert run.wait(150) != 0
     with started(2) as machines, job(tmp_path, machines, s3_uri, "--workers", "2") as run:
         assert run.wait(250) == 0, run.output()
-        (resumed,) = (e for e in machines.events() if e["message"] == "goes on from a checkpoint")
+        resumed = next(e for e in machines.events() if e["message"] == "goes on from a checkpoint")
         assert f"{resumed['epochs_done']:06d}" >= before[:6]
         went_on = next(e for e in machines.events() if e["message"] == "epoch done")
         row("the head and all nodes die", "the job submitted again to a new cluster", went_on["at"] - fault, None)
