@@ -128,6 +128,7 @@ class DriverActor:
     def next_key(self, group_started: bool) -> str | None:
         """Key of the round to train, or None: the workers should end, and `turn` says why."""
         if group_started:
+            self._stopped = False
             self._starts += 1
             self._fruitless += 1
             self._metrics.add(restarts=self._starts > 1)
@@ -224,7 +225,7 @@ class DriverActor:
         self._stopping = True
 
     def workers_stopped(self) -> None:
-        """Said by the workers when their checkpoint is written."""
+        """Said by a group of workers at its end, when what it has done is in storage."""
         self._stopped = True
 
     def stopped(self) -> bool:

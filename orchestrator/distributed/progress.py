@@ -19,7 +19,7 @@ from orchestrator.report.text import compression, duration, make_console, size
 from orchestrator.storage.ledger import Record
 
 LOG_SECONDS = 10.0  # between two lines where there is no terminal
-WAITING_SECONDS = 60.0  # without a worker, before a line says so
+WAITING_SECONDS = 60.0  # without a worker, or without anything new, before a line says so
 _POLL_SECONDS = 0.5
 logger = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ def shown(driver: Any, console: Console) -> Iterator[None]:
 
 def _follow(driver: Any, console: Console, stop: threading.Event) -> None:
     began, logged, starts, started, finished = time.monotonic(), 0.0, 0, False, -1
-    pace, asked = Pace(), began
+    pace, asked, shown_last = Pace(), began, None
     spinner = console.status("starting the workers") if console.is_terminal else contextlib.nullcontext()
     with spinner as live:
         last = False
@@ -68,8 +68,8 @@ def _follow(driver: Any, console: Console, stop: threading.Event) -> None:
             line = epoch_line(status.report, pace.left(status.report))
             if isinstance(live, Spinner):
                 live.update(line)
-            elif time.monotonic() - logged >= LOG_SECONDS:
-                logged = time.monotonic()
+            elif time.monotonic() - logged >= (LOG_SECONDS if status.report != shown_last else WAITING_SECONDS):
+                logged, shown_last = time.monotonic(), status.report
                 console.print(line)
 
 

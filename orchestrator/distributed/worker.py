@@ -75,7 +75,6 @@ def train_path(config: WorkerConfig) -> None:
             result = trainer.train(request, resume=resume, on_epoch=watch.epoch_done, on_step=watch.step_done)
             writer.wait()  # so that nothing of the round is written after its commit
         except Stopped:
-            link.stopped()
             break
         except DivergedError as error:  # on every worker alike
             link.fail(key, str(error))
@@ -90,6 +89,7 @@ def train_path(config: WorkerConfig) -> None:
             raise
         link.finish(key, result)
     link.wait()
+    link.stopped()
 
 
 class DriverLink:
