@@ -24,6 +24,7 @@ from orchestrator.export.preprocessing import Preprocessing
 from orchestrator.export.proof import Artifact, Deployment, Facts, Skipped
 from orchestrator.export.pte_file import save_pte
 from orchestrator.export.runtimes import Array
+from orchestrator.pruning.channel_graph import Kept
 from orchestrator.training.batches import Batches
 from orchestrator.training.data import Data
 from orchestrator.training.state import model_tensors
@@ -44,13 +45,17 @@ DOWNLOAD_LEVEL = 9  # of zstd
 
 @dataclass(frozen=True)
 class Candidate:
-    """A network to export: `model` and `options` build its architecture, `origin` is what the ledger says of it."""
+    """A network to export: `model` and `options` build its architecture, `origin` is what the ledger says of it.
+
+    `channels`: the configuration of those that are left, {} if all are.
+    """
 
     name: str
     module: nn.Module
     model: str
     options: Mapping[str, Any]
     preprocessing: Preprocessing
+    channels: Kept = field(default_factory=dict)
     origin: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -107,6 +112,7 @@ class _Writer:
                 path,
                 model=candidate.model,
                 options=candidate.options,
+                channels=candidate.channels,
                 preprocessing=candidate.preprocessing,
                 half=name == "packed-fp16",
             )
@@ -141,7 +147,7 @@ def _measured(
     candidate: Candidate, name: str, path: Path, source: DataSource | None, data: Data | None, reference: Array | None
 ) -> Artifact:
     blob = path.read_bytes()
-    speed, logits = measure(path, candidate.preprocessing.input_shape, source)
+    speed, logits = measure(path, candidate.preprocessing.input_shape, source, model=candidate.model)
     accuracy = error = None
     if data and logits is not None and reference is not None:
         accuracy, error = _accuracy(logits, data), relative_error(logits, reference)

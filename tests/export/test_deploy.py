@@ -15,11 +15,17 @@ from orchestrator.errors import ConfigError, DamagedError, DataError, ExportErro
 from orchestrator.export import load_packed, save_packed
 from orchestrator.export.deploy import FORMATS, Candidate, deploy
 from orchestrator.export.measure import DataSource, labels_of, logits_of, measure
+from orchestrator.export.packed import read_network
 from orchestrator.export.proof import Deployment
-from orchestrator.export.rounds import candidate, dense_round, find_round
+from orchestrator.export.rounds import candidate, dense_round, find_round, side_by_side, structure
+from orchestrator.pruning import Channels, Geometric, OneShot
+from orchestrator.report import path_records
+from orchestrator.report.deployed import recommended_round, recommended_rounds
 from orchestrator.runner import run
 from orchestrator.storage.ledger import Ledger
 from orchestrator.storage.store import open_store
+from orchestrator.training.lr import StepDecay
+from orchestrator.training.state import model_tensors
 
 pytestmark = pytest.mark.timeout(240)
 SOURCE = DataSource("tiny:data", {}, None)
@@ -40,6 +46,18 @@ def ledger(storage):
 
 
 @pytest.fixture(scope="module")
+def smaller(tmp_path_factory):
+    """(storage, its ledger): a path of masks and one of channels, which share their dense round."""
+    folder = tmp_path_factory.mktemp("smaller")
+    training = dataclasses.replace(tiny.EXPERIMENT.training, epochs=8, schedule=StepDecay(0.05, drops=(6,)))
+    masked = dataclasses.replace(tiny.EXPERIMENT, training=training, path=Geometric(0.3, rounds=1))
+    run(masked, str(folder))
+    selection = Channels(round_to=2)
+    run(dataclasses.replace(masked, name="fewer", selection=selection, path=OneShot(0.5)), str(folder))
+    return folder, Ledger(open_store(str(folder)))
+
+
+@pytest.fixture(scope="module")
 def exported(storage, ledger, tmp_path_factory):
     """(folder, printed lines) of the command for the last round."""
     folder = tmp_path_factory.mktemp("deploy") / "new"
@@ -51,7 +69,7 @@ def exported(storage, ledger, tmp_path_factory):
 
 
 def accuracy_of(path, data):
-    module = load_packed(path)
+    module = load_packed(path, model="tiny:model")
     with torch.inference_mode():
         logits = logits_of(lambda images: module(torch.from_numpy(images)).numpy(), data)
     return float((logits.argmax(1) == labels_of(data)).mean())
@@ -122,6 +140,70 @@ def test_the_page_shows_it(exported, storage, tmp_path):
     assert (folder / "deploy-download.png").read_bytes().startswith(b"\x89PNG")
     assert main(["report", str(storage), "--out", str(tmp_path)]) == 0
     assert 'id="deployed"' not in (tmp_path / "report.html").read_text()
+
+
+def test_dense_masked_and_smaller_networks_side_by_side(smaller, tmp_path, capsys):
+    storage, ledger = smaller
+    rounds = {structure(record): record for record in ledger.records()}
+    chosen = [part for name in ("unstructured", "channels") for part in ("--round", rounds[name].key[:12])]
+    assert main(["export", str(storage), "--out", str(tmp_path), *chosen, "--formats", "packed", "onnx"]) == 0
+    printed = capsys.readouterr().out
+    found = Deployment.load(tmp_path)
+    dense, masked, fewer = found.networks
+    assert [facts.name for facts in found.networks] == ["dense", "unstructured", "channels"]
+    assert [facts.origin["key"] for facts in found.networks] == [rounds[facts.name].key for facts in found.networks]
+    channels = rounds["channels"].channels
+    assert fewer.origin["channels"] == {name: channels[name] for name in ("unit", "macs", "parameters")}
+    assert [masked.origin["channels"], dense.origin["channels"]] == [None, None]
+    assert [fewer.macs, dense.macs] == channels["macs"]
+    assert [fewer.parameters, dense.parameters] == channels["parameters"]
+    assert (masked.macs, masked.parameters) == (dense.macs, dense.parameters)
+    assert fewer.effective_macs == fewer.macs <= 0.5 * dense.macs
+    assert masked.effective_macs < masked.macs
+    assert f"{channels['macs'][0]:,} of {channels['macs'][1]:,} MACs" in printed
+    by_name = {(artifact.network, artifact.format): artifact for artifact in found.artifacts}
+    for name, record in rounds.items():
+        facts = next(facts for facts in found.networks if facts.name == name)
+        assert facts.accuracy == record.metrics["test_accuracy"] == by_name[name, "packed"].accuracy
+        assert by_name[name, "onnx"].accuracy == facts.accuracy
+        assert by_name[name, "packed"].relative_error == 0
+    kept = read_network(tmp_path / "channels.safetensors").channels
+    assert kept == channels["kept"]
+    module = load_packed(tmp_path / "channels.safetensors", model="tiny:model")
+    stored = ledger.load(rounds["channels"])[0].model
+    assert all(torch.equal(tensor, stored[name]) for name, tensor in model_tensors(module).items())
+    assert by_name["channels", "onnx"].bytes < by_name["unstructured", "onnx"].bytes
+    page = (tmp_path / "report.html").read_text()
+    assert all(f"<td>{name}.onnx</td>" in page for name in rounds)
+
+
+def test_masks_and_channels_are_each_recommended(smaller):
+    records, _ = path_records(smaller[1])
+    found = recommended_rounds(records)
+    alone = [
+        recommended_round([r for r in records if r.experiment == name]) for name in (tiny.EXPERIMENT.name, "fewer")
+    ]
+    assert found == ([record for record in alone if record.round] or alone[:1])
+    dense = [record for record in records if record.round == 0]
+    assert [record.round for record in recommended_rounds(dense)] == [0]
+
+
+def test_two_networks_of_one_kind_have_their_keys_behind_their_names(ledger):
+    dense, first, second, _ = ledger.records()
+    networks = side_by_side(ledger, [first, second, first, dense], SOURCE.load())
+    assert [network.name for network in networks] == [
+        "dense", f"unstructured-{first.key[:12]}", f"unstructured-{second.key[:12]}"
+    ]  # fmt: skip
+
+
+def test_a_record_whose_channels_do_not_fit_is_damage_that_names_the_file(smaller):
+    ledger = smaller[1]
+    record = next(record for record in ledger.records() if record.channels)
+    for kept, words in (({"0": {"out": [8]}}, "must ascend within 0..7"), ({"0": {"out": [0]}}, "is of another")):
+        wrong = dataclasses.replace(record, channels={**record.channels, "kept": kept})
+        with pytest.raises(DamagedError, match=words) as caught:
+            candidate("channels", ledger, wrong, SOURCE.load())
+        assert record.key[:12] in str(caught.value)
 
 
 def test_the_recommended_round_is_the_default(storage, tmp_path, capsys):
