@@ -21,7 +21,7 @@ from orchestrator.export.measure import DataSource, labels_of, logits_of, measur
 from orchestrator.export.onnx_file import RELATIVE, relative_error, save_onnx, save_onnx_half, save_onnx_int8
 from orchestrator.export.packed import save_packed
 from orchestrator.export.preprocessing import Preprocessing
-from orchestrator.export.proof import Artifact, Deployment, Facts, Skipped
+from orchestrator.export.proof import DEPLOY, Artifact, Deployment, Facts, Skipped
 from orchestrator.export.pte_file import save_pte
 from orchestrator.export.runtimes import Array
 from orchestrator.pruning.channel_graph import Kept
@@ -69,7 +69,7 @@ def deploy(
 ) -> Deployment:
     """Write every candidate in each of `formats` into `folder`, measure every file, and write deploy.json.
 
-    `formats` None: all that this installation has; one that a network cannot be written in is then left out and says
+    No `formats`: all that this installation has; one that a network cannot be written in is then left out and says
     why. `source` None: accuracy is not measured, and int8 is calibrated on noise.
 
     Raises ConfigError for an unknown format; ExportError for a format that was asked for and cannot be, and for a
@@ -77,15 +77,17 @@ def deploy(
     """
     if unknown := [name for name in formats or () if name not in FORMATS]:
         raise ConfigError(f"a format must be one of {', '.join(FORMATS)}, got {unknown[0]!r}")
+    wanted = tuple(dict.fromkeys(formats or FORMATS))
     data = source.load() if source else None
+    (folder / DEPLOY).unlink(missing_ok=True)  # an earlier one does not speak of these files
     networks: list[Facts] = []
     found: list[Artifact | Skipped] = []
     for candidate in candidates:
         reference = _reference(candidate.module, data) if data else None
         networks.append(_facts(candidate, reference, data))
-        for name, path in _written(candidate, folder, formats or tuple(FORMATS), data):
+        for name, path in _written(candidate, folder, wanted, data):
             if isinstance(path, ExportError):
-                if formats is not None:
+                if formats:
                     raise path
                 found.append(Skipped(network=candidate.name, format=name, reason=str(path)))
             else:

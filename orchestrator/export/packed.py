@@ -190,7 +190,7 @@ def _halved(tensors: Mapping[str, Tensor]) -> Tensors:
         if tensor.dtype == torch.float32 and tensor.ndim >= 2:
             found[name] = tensor.half()
             if not found[name].isfinite().all():
-                raise ExportError(f"float16 holds values up to 65504, but {name} has larger ones: leave `half` out")
+                raise ExportError(f"float16 holds finite values up to 65504, but {name} has others: leave `half` out")
     return found
 
 

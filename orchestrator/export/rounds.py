@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 
@@ -50,7 +51,14 @@ def dense_round(ledger: Ledger, record: Record) -> Record:
 
 def source_of(record: Record, root: str | None) -> DataSource:
     """The data that a round was trained on, which lies in `root` if it lies in files."""
-    return DataSource(record.settings["data"], record.settings["data_options"], root)
+    return DataSource(_setting(record, "data"), _setting(record, "data_options"), root)
+
+
+def _setting(record: Record, name: str) -> Any:
+    """Raises DamagedError for a record without it."""
+    if name not in record.settings:
+        raise DamagedError(f"rounds/{record.key}/record.json does not say the {name} of its round: train it again")
+    return record.settings[name]
 
 
 def side_by_side(ledger: Ledger, records: Sequence[Record], data: Data) -> list[Candidate]:
@@ -72,7 +80,7 @@ def side_by_side(ledger: Ledger, records: Sequence[Record], data: Data) -> list[
 
 def structure(record: Record) -> str:
     """What was removed from a round's network: unstructured, n-of-m, filters, channels; dense for nothing."""
-    return _STRUCTURES.get(record.settings["selection"]["type"], "pruned") if record.round else "dense"
+    return _STRUCTURES.get(_setting(record, "selection")["type"], "pruned") if record.round else "dense"
 
 
 def candidate(name: str, ledger: Ledger, record: Record, data: Data) -> Candidate:
@@ -80,11 +88,11 @@ def candidate(name: str, ledger: Ledger, record: Record, data: Data) -> Candidat
 
     Raises DataError if `data` is other data, DamagedError if the stored tensors or channels are not those of its model.
     """
-    settings = record.settings
-    if data.identity != settings["data_identity"]:
+    model, options = _setting(record, "model"), _setting(record, "model_options")
+    if data.identity != _setting(record, "data_identity"):
         raise DataError(f"round {record.key[:12]} was trained on other data: pass --data as the job had it")
-    options, channels = settings["model_options"], (record.channels or {}).get("kept", {})
-    dense = build_model(settings["model"], options, num_classes=data.num_classes, input_shape=data.input_shape, seed=0)
+    channels = (record.channels or {}).get("kept", {})
+    dense = build_model(model, options, num_classes=data.num_classes, input_shape=data.input_shape, seed=0)
     try:
         module = shrink(dense, channels).eval()
     except ConfigError as error:
@@ -93,7 +101,7 @@ def candidate(name: str, ledger: Ledger, record: Record, data: Data) -> Candidat
     shapes, given = ({n: tuple(t.shape) for n, t in tensors.items()} for tensors in (mine, stored))
     if shapes != given:
         differing = sorted(shapes.items() ^ given.items())
-        raise DamagedError(f"round {record.key[:12]} is of another network than {settings['model']!r}: {differing[:3]}")
+        raise DamagedError(f"round {record.key[:12]} is of another network than {model!r}: {differing[:3]}")
     with torch.no_grad():
         for tensor_name, tensor in mine.items():
             tensor.copy_(stored[tensor_name])
@@ -108,4 +116,4 @@ def candidate(name: str, ledger: Ledger, record: Record, data: Data) -> Candidat
         "channels": record.channels and {name: record.channels[name] for name in ("unit", *UNITS)},
         "test_accuracy": record.metrics["test_accuracy"],
     }
-    return Candidate(name, module, settings["model"], options, Preprocessing.of(data), channels, origin)
+    return Candidate(name, module, model, options, Preprocessing.of(data), channels, origin)

@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import importlib.util
 import json
+import os
 
 import pytest
 import tiny
@@ -17,7 +18,7 @@ from orchestrator.export.deploy import FORMATS, Candidate, deploy
 from orchestrator.export.measure import DataSource, labels_of, logits_of, measure
 from orchestrator.export.packed import read_network
 from orchestrator.export.proof import Deployment
-from orchestrator.export.rounds import candidate, dense_round, find_round, side_by_side, structure
+from orchestrator.export.rounds import candidate, dense_round, find_round, side_by_side, source_of, structure
 from orchestrator.pruning import Channels, Geometric, OneShot
 from orchestrator.report import path_records
 from orchestrator.report.deployed import recommended_round, recommended_rounds
@@ -309,6 +310,37 @@ def test_what_cannot_be_exported_is_left_out_with_its_reason(tmp_path):
     assert all("cannot be exported" in s.reason for s in found.skipped if s.format != "pte")
     with pytest.raises(ExportError, match="DataFlow cannot be exported"):
         deploy([given], tmp_path, formats=["packed", "onnx"])
+
+
+def test_a_failed_export_leaves_no_page_of_other_files(tmp_path):
+    good = Candidate("n", networks.tied(4), "export.networks:tied", {}, networks.GREY)
+    deploy([good], tmp_path, formats=["packed", "packed"])
+    assert len(Deployment.load(tmp_path).artifacts) == 1, "asked for twice, made once"
+    bad = dataclasses.replace(good, module=networks.data_flow(4), model="export.networks:data_flow")
+    with pytest.raises(ExportError, match="DataFlow cannot be exported"):
+        deploy([bad], tmp_path, formats=["packed", "onnx"])
+    assert Deployment.load(tmp_path) is None
+
+
+def test_a_record_that_does_not_say_what_it_is_of(ledger):
+    record = dataclasses.replace(ledger.records()[1], settings={})
+    for ask in (lambda r: source_of(r, None), structure, lambda r: candidate("n", ledger, r, SOURCE.load())):
+        with pytest.raises(DamagedError, match=r"rounds/\w+/record.json does not say the (data|selection|model)"):
+            ask(record)
+
+
+def test_from_s3_to_files(storage, s3_uri, tmp_path, capsys):
+    here, there = open_store(str(storage)), open_store(s3_uri)
+    for file in here.list(""):
+        there.write(file, here.read(file))
+    keys = [record.key for record in Ledger(there).records()]
+    arguments = ["--out", str(tmp_path), "--round", keys[-1][:12], "--formats", "packed"]
+    assert main(["export", s3_uri, *arguments]) == 0
+    found = Deployment.load(tmp_path)
+    assert [facts.origin["key"] for facts in found.networks] == [keys[0], keys[-1]]
+    assert [artifact.accuracy for artifact in found.artifacts] == [facts.accuracy for facts in found.networks]
+    said = capsys.readouterr().out + (tmp_path / "deploy.json").read_text() + (tmp_path / "report.html").read_text()
+    assert os.environ["AWS_SECRET_ACCESS_KEY"] not in said
 
 
 @pytest.mark.parametrize(
