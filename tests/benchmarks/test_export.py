@@ -55,7 +55,7 @@ def test_files(tmp_path: Path, name: str) -> None:
         assert architecture != name or files["density 0.1", form].bytes <= most
     for threads in THREADS:
         times = in_turns({(n, f): tmp_path / a.file for (n, f), a in files.items() if f.startswith("onnx")}, threads)
-        show_times(f"{name}, {threads} of the threads of {deployment.artifacts[0].speed.processor}", times)
+        show_times(f"{name}, {threads} thread(s) of {deployment.artifacts[0].speed.processor}", times)
         dense = times["dense", "onnx"]
         assert 0.7 < times["density 0.1", "onnx"] / dense < 1.4, "zeros are neither skipped nor in the way"
         assert dense / times["half the channels", "onnx"] >= FASTER.get(name, 1.0)
