@@ -156,7 +156,7 @@ def export(
         return 0
     every = ledger.records() if round else []
     chosen = [find_round(every, key) for key in round] or recommended_rounds(records)
-    source = source_of(chosen[0], data)
+    source = source_of(chosen, data)
     networks = side_by_side(ledger, chosen, source.load())
     for record in chosen:
         print(round_line(record), flush=True)

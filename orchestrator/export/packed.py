@@ -155,6 +155,8 @@ def _open(path: str | Path) -> tuple[Network, dict[str, Layout], Tensors]:
             raise DamagedError(f"{broken} (its content does not have the sha256 that stands in it)")
         layouts = {name: _layout(*layout) for name, layout in content["tensors"].items()}
         network = Network(**{field.name: content[field.name] for field in fields(Network)})
+        if not isinstance(network.model, str) or not isinstance(network.options, dict):
+            raise ValueError("it does not say which model it holds")
         network = replace(network, preprocessing=Preprocessing(**content["preprocessing"]))
         return network, layouts, streams
     except (SafetensorError, AttributeError, KeyError, TypeError, ValueError) as error:

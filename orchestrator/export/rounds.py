@@ -49,9 +49,19 @@ def dense_round(ledger: Ledger, record: Record) -> Record:
     return record
 
 
-def source_of(record: Record, root: str | None) -> DataSource:
-    """The data that a round was trained on, which lies in `root` if it lies in files."""
-    return DataSource(_setting(record, "data"), _setting(record, "data_options"), root)
+def source_of(records: Sequence[Record], root: str | None) -> DataSource:
+    """The data that rounds were trained on, which lies in `root` if it lies in files.
+
+    Raises ConfigError if it is not the same for all.
+    """
+    sources = [DataSource(_setting(record, "data"), _setting(record, "data_options"), root) for record in records]
+    for record, source in zip(records, sources, strict=True):
+        if source != sources[0]:
+            raise ConfigError(
+                f"rounds side by side must have the same data, got {sources[0].data!r} and, for {record.key[:12]}, "
+                f"{source.data!r} (or other options of it): export them one by one"
+            )
+    return sources[0]
 
 
 def _setting(record: Record, name: str) -> Any:

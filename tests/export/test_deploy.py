@@ -249,6 +249,14 @@ def test_other_data_is_refused(ledger):
         candidate("dense", ledger, ledger.records()[0], other)
 
 
+def test_rounds_of_two_data_sets_are_not_put_side_by_side(ledger):
+    first, second = ledger.records()[:2]
+    other = dataclasses.replace(second, settings={**second.settings, "data_options": {"samples": 90}})
+    assert source_of([first, second], None) == SOURCE
+    with pytest.raises(ConfigError, match=r"must have the same data, got 'tiny:data' and, for \w+, 'tiny:data'"):
+        source_of([first, other], None)
+
+
 def test_a_missing_parent_is_told(ledger):
     record = dataclasses.replace(ledger.records()[-1], parent="f" * 64)
     with pytest.raises(DamagedError, match=r"rounds/f+/record.json, the parent of"):
@@ -324,7 +332,7 @@ def test_a_failed_export_leaves_no_page_of_other_files(tmp_path):
 
 def test_a_record_that_does_not_say_what_it_is_of(ledger):
     record = dataclasses.replace(ledger.records()[1], settings={})
-    for ask in (lambda r: source_of(r, None), structure, lambda r: candidate("n", ledger, r, SOURCE.load())):
+    for ask in (lambda r: source_of([r], None), structure, lambda r: candidate("n", ledger, r, SOURCE.load())):
         with pytest.raises(DamagedError, match=r"rounds/\w+/record.json does not say the (data|selection|model)"):
             ask(record)
 

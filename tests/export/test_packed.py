@@ -238,6 +238,9 @@ def with_tensor(name, dtype, shape, kept):
         (with_tensor("fc.bias", "float32", [4], 5), "cannot keep 5"),
         (with_tensor("fc.bias", "float32", "4", 5), "is cut short or damaged"),
         ({"tensors": lambda t: 3}, "is cut short or damaged"),
+        ({"model": lambda m: 3}, "does not say which model"),
+        ({"options": lambda o: [1]}, "does not say which model"),
+        ({"preprocessing": lambda p: {**p, "std": [0, 1, 1]}}, "std must be 3 finite numbers"),
         ({"model": lambda m: "export.networks:tied"}, "this installation's 'export.networks:tied' is another network"),
         ({"folded": lambda f: True}, "is another network: only one of the two has bn1"),
     ],
@@ -294,6 +297,14 @@ def test_the_file_does_not_decide_which_code_runs(tmp_path, good):
         with pytest.raises(ConfigError, match="holds a network of 'os:mkdir'"):
             load_packed(path, model=named)
     assert not marker.exists()
+
+
+@pytest.mark.parametrize("options", [{"round_nearest": 0}, {"width_mult": "1"}, {"norm_layer": "x"}, {"dropout": 9}])
+def test_options_that_build_nothing_are_told(tmp_path, good, options):
+    path = tmp_path / "n"
+    path.write_bytes(changed_network(good, model=lambda m: "torchvision:mobilenet_v2", options=lambda o: options))
+    with pytest.raises(ConfigError, match=f"^{path} cannot be built by this installation: torchvision"):
+        load_packed(path)
 
 
 def test_a_newer_format_is_refused(tmp_path, good):
