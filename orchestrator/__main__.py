@@ -129,8 +129,12 @@ def export(
         ),
     ] = (),
     formats: Annotated[
-        tuple[str, ...] | None, tyro.conf.arg(help="Of packed, packed-fp16, onnx, onnx-fp16, onnx-int8, pte.")
-    ] = None,
+        tuple[str, ...],
+        tyro.conf.arg(
+            metavar="FORMAT ...",
+            help="Of packed, packed-fp16, onnx, onnx-fp16, onnx-int8, pte; left out: all that are installed.",
+        ),
+    ] = (),
     data: Annotated[
         str | None, tyro.conf.arg(metavar="DIR", help="Where the data lies, for data sets that live in files.")
     ] = None,
@@ -142,7 +146,7 @@ def export(
 
     orchestrator export ./runs --out ./deploy
 
-    orchestrator export ./runs --out ./deploy --round 3f2a --formats packed onnx-int8
+    orchestrator export ./runs --out ./deploy --round 3f2a --round 77b0 --formats packed onnx-int8
     """
     from orchestrator.export.deploy import deploy
     from orchestrator.export.rounds import find_round, side_by_side, source_of

@@ -63,7 +63,7 @@ def deploy(
     candidates: Sequence[Candidate],
     folder: Path,
     *,
-    formats: Sequence[str] | None = None,
+    formats: Sequence[str] = (),
     source: DataSource | None = None,
     on_artifact: Callable[[Artifact | Skipped], None] = lambda artifact: None,
 ) -> Deployment:
@@ -75,7 +75,7 @@ def deploy(
     Raises ConfigError for an unknown format; ExportError for a format that was asked for and cannot be, and for a
     float32 file that does not do what its network does.
     """
-    if unknown := [name for name in formats or () if name not in FORMATS]:
+    if unknown := [name for name in formats if name not in FORMATS]:
         raise ConfigError(f"a format must be one of {', '.join(FORMATS)}, got {unknown[0]!r}")
     wanted = tuple(dict.fromkeys(formats or FORMATS))
     data = source.load() if source else None
