@@ -10,17 +10,18 @@ import pytest
 import tiny
 import torch
 from export import networks
+from report.synthetic import path_of
 
 from orchestrator.__main__ import main
 from orchestrator.errors import ConfigError, DamagedError, DataError, ExportError
+from orchestrator.experiment import as_json
 from orchestrator.export import load_packed, save_packed
 from orchestrator.export.deploy import FORMATS, Candidate, deploy
 from orchestrator.export.measure import DataSource, labels_of, logits_of, measure
 from orchestrator.export.packed import read_network
 from orchestrator.export.proof import Deployment
 from orchestrator.export.rounds import candidate, dense_round, find_round, side_by_side, source_of, structure
-from orchestrator.pruning import Channels, Geometric, OneShot
-from orchestrator.report import path_records
+from orchestrator.pruning import Channels, Filters, Geometric, Global, Layerwise, NofM, OneShot
 from orchestrator.report.deployed import recommended_round, recommended_rounds
 from orchestrator.runner import run
 from orchestrator.storage.ledger import Ledger
@@ -178,15 +179,33 @@ def test_dense_masked_and_smaller_networks_side_by_side(smaller, tmp_path, capsy
     assert all(f"<td>{name}.onnx</td>" in page for name in rounds)
 
 
-def test_masks_and_channels_are_each_recommended(smaller):
-    records, _ = path_records(smaller[1])
-    found = recommended_rounds(records)
-    alone = [
-        recommended_round([r for r in records if r.experiment == name]) for name in (tiny.EXPERIMENT.name, "fewer")
-    ]
-    assert found == ([record for record in alone if record.round] or alone[:1])
-    dense = [record for record in records if record.round == 0]
-    assert [record.round for record in recommended_rounds(dense)] == [0]
+def test_masks_and_channels_are_each_recommended():
+    masked, fewer = path_of("fine-tuning", 0, 4, epochs=1), path_of("learning-rate-rewinding", 0, 4, epochs=1)
+    fewer = [dataclasses.replace(r, channels={"unit": "macs"}) if r.round else r for r in fewer]
+    found = recommended_rounds(masked + fewer)
+    assert found == [recommended_round(masked), recommended_round(fewer)]
+    assert all(record.round for record in found)
+    assert recommended_rounds(fewer) == found[1:]
+    assert [record.round for record in recommended_rounds([masked[0], *fewer[:1]])] == [0]
+    assert recommended_rounds([masked[0], *fewer]) == found[1:], "the dense network stands beside it anyhow"
+
+
+@pytest.mark.parametrize(
+    ("selection", "name"),
+    [
+        (Global(), "unstructured"),
+        (Layerwise(), "unstructured"),
+        (NofM(), "n-of-m"),
+        (Filters(), "filters"),
+        (Channels(), "channels"),
+    ],
+)
+def test_a_network_is_named_after_what_was_removed(ledger, selection, name):
+    record = ledger.records()[1]
+    settings = {**record.settings, "selection": as_json(selection)}
+    assert structure(dataclasses.replace(record, settings=settings)) == name
+    assert structure(dataclasses.replace(record, settings=settings, round=0)) == "dense"
+    assert structure(dataclasses.replace(record, settings={"selection": {"type": "mine.Own"}})) == "pruned"
 
 
 def test_two_networks_of_one_kind_have_their_keys_behind_their_names(ledger):
