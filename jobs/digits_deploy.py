@@ -1,8 +1,10 @@
-"""From nothing to files for a phone, and the page that proves them: digits, a dense network and 9 pruned rounds.
+"""From nothing to files for a phone, and the page that proves them: digits; dense, fewer weights, fewer channels.
 
-python jobs/digits_deploy.py                              # rounds in ./runs, files and page in ./deploy
+python jobs/digits_deploy.py                              # rounds in ./runs, files and page in ./deploy; three minutes
 python jobs/digits_deploy.py --smoke --storage /tmp/look --report /tmp/look/deploy
 ray job submit --working-dir . -- python jobs/digits_deploy.py --storage s3://bucket/digits --report ./deploy
+
+Needs the extras `onnx` and `channels`.
 """
 
 import sys
@@ -14,18 +16,31 @@ from digits_lr import SMOKE as SHORT
 
 from orchestrator.distributed.flags import Flags, run_job
 from orchestrator.distributed.job import run
-from orchestrator.pruning import Geometric
-from orchestrator.report.deployed import recommended_round
+from orchestrator.pruning import Channels, Geometric
+from orchestrator.report.deployed import recommended_rounds
 from orchestrator.report.text import make_console
 from orchestrator.training.lr import StepDecay
 
-EXPERIMENT = replace(
+WEIGHTS = replace(
     LONGER,
     name="digits_deploy",
+    model_options={"width": 16},
     training=replace(LONGER.training, epochs=15, schedule=StepDecay(0.1, drops=(8, 12))),
-    path=Geometric.down_to(0.1, remove=0.25),
+    path=Geometric.down_to(0.05, remove=0.4),
 )
-SMOKE = replace(SHORT, name="digits_deploy_smoke")
+CHANNELS = replace(
+    WEIGHTS,
+    name="digits_deploy_channels",
+    selection=Channels(unit="macs", round_to=4),
+    path=Geometric.down_to(0.1, remove=0.4),
+)
+SMOKE_WEIGHTS = replace(SHORT, name="digits_deploy_smoke", model_options={"width": 16})
+SMOKE_CHANNELS = replace(
+    SMOKE_WEIGHTS,
+    name="digits_deploy_channels_smoke",
+    selection=CHANNELS.selection,
+    path=Geometric(remove=0.4, rounds=1),
+)
 
 
 @dataclass(frozen=True)
@@ -35,12 +50,16 @@ class DeployFlags(Flags):
 
 
 def job(flags: DeployFlags) -> int:
-    """Train the path, then export its recommended network and the dense one that it comes from."""
+    """Train both paths, whose dense round is one, then export the recommended network of each beside the dense one."""
     from orchestrator.__main__ import main as command
 
-    records = run(flags.seeded(SMOKE if flags.smoke else EXPERIMENT), flags, make_console())
-    key = recommended_round(records).key
-    return command(["export", flags.storage, "--out", flags.report or "./deploy", "--round", key])
+    records = [
+        replace(record, experiment=experiment.name)
+        for experiment in ((SMOKE_WEIGHTS, SMOKE_CHANNELS) if flags.smoke else (WEIGHTS, CHANNELS))
+        for record in run(flags.seeded(experiment), flags, make_console())
+    ]
+    rounds = [part for record in recommended_rounds(records) for part in ("--round", record.key)]
+    return command(["export", flags.storage, "--out", flags.report or "./deploy", *rounds])
 
 
 if __name__ == "__main__":

@@ -137,41 +137,48 @@ def export(
     storage: Storage,
     out: Annotated[Path, tyro.conf.arg(metavar="DIR", help="Folder for the files and the page; made if need be.")],
     round: Annotated[
-        str | None, tyro.conf.arg(metavar="KEY", help="Beginning of a round's key; left out: the recommended round.")
-    ] = None,
+        tyro.conf.UseAppendAction[tuple[str, ...]],
+        tyro.conf.arg(
+            metavar="KEY",
+            help="Beginning of a round's key, again for more rounds side by side; left out: the recommended ones.",
+        ),
+    ] = (),
     formats: Annotated[
-        tuple[str, ...] | None, tyro.conf.arg(help="Of packed, packed-fp16, onnx, onnx-fp16, onnx-int8, pte.")
-    ] = None,
+        tuple[str, ...],
+        tyro.conf.arg(
+            metavar="FORMAT ...",
+            help="Of packed, packed-fp16, onnx, onnx-fp16, onnx-int8, pte; left out: all that are installed.",
+        ),
+    ] = (),
     data: Annotated[
         str | None, tyro.conf.arg(metavar="DIR", help="Where the data lies, for data sets that live in files.")
     ] = None,
 ) -> int:
-    """Write a round's network, and the dense one it comes from, as files for users; measure each and show it.
+    """Write networks of rounds, and the dense one they come from, as files for users; measure each and show it.
 
     Every file runs over the whole test set by itself: deploy.json and the report page tell size, speed and accuracy.
+    Left to itself, it takes the recommended round of masks and that of fewer channels, if there are both.
 
     orchestrator export ./runs --out ./deploy
 
-    orchestrator export ./runs --out ./deploy --round 3f2a --formats packed onnx-int8
+    orchestrator export ./runs --out ./deploy --round 3f2a --round 77b0 --formats packed onnx-int8
     """
     from orchestrator.export.deploy import deploy
-    from orchestrator.export.rounds import candidate, dense_round, find_round, source_of
+    from orchestrator.export.rounds import find_round, side_by_side, source_of
     from orchestrator.report import path_records
-    from orchestrator.report.deployed import artifact_line, recommended_round
+    from orchestrator.report.deployed import artifact_line, recommended_rounds, round_line
 
     ledger = _ledger(storage)
     records, _ = path_records(ledger)
     if not records:
         print(_nothing(ledger.store))
         return 0
-    record = recommended_round(records) if round is None else find_round(ledger.records(), round)
-    dense, source = dense_round(ledger, record), source_of(record, data)
-    loaded = source.load()
-    networks = [candidate("dense", ledger, dense, loaded)]  # side by side: one of fewer channels is to be the third
-    if record.round:
-        networks.append(candidate("unstructured", ledger, record, loaded))
-    weights = f"{record.kept:,} of {record.prunable:,} weights"
-    print(f"{record.experiment}, round {record.round}, key {record.key[:12]}: {weights}", flush=True)
+    every = ledger.records() if round else []
+    chosen = [find_round(every, key) for key in round] or recommended_rounds(records)
+    source = source_of(chosen, data)
+    networks = side_by_side(ledger, chosen, source.load())
+    for record in chosen:
+        print(round_line(record), flush=True)
     deploy(
         networks, out, formats=formats, source=source, on_artifact=lambda each: print(artifact_line(each), flush=True)
     )

@@ -21,9 +21,10 @@ from orchestrator.export.measure import DataSource, labels_of, logits_of, measur
 from orchestrator.export.onnx_file import RELATIVE, relative_error, save_onnx, save_onnx_half, save_onnx_int8
 from orchestrator.export.packed import save_packed
 from orchestrator.export.preprocessing import Preprocessing
-from orchestrator.export.proof import Artifact, Deployment, Facts, Skipped
+from orchestrator.export.proof import DEPLOY, Artifact, Deployment, Facts, Skipped
 from orchestrator.export.pte_file import save_pte
 from orchestrator.export.runtimes import Array
+from orchestrator.pruning.channel_graph import Kept
 from orchestrator.training.batches import Batches
 from orchestrator.training.data import Data
 from orchestrator.training.state import model_tensors
@@ -44,13 +45,17 @@ DOWNLOAD_LEVEL = 9  # of zstd
 
 @dataclass(frozen=True)
 class Candidate:
-    """A network to export: `model` and `options` build its architecture, `origin` is what the ledger says of it."""
+    """A network to export: `model` and `options` build its architecture, `origin` is what the ledger says of it.
+
+    `channels`: the configuration of those that are left, {} if all are.
+    """
 
     name: str
     module: nn.Module
     model: str
     options: Mapping[str, Any]
     preprocessing: Preprocessing
+    channels: Kept = field(default_factory=dict)
     origin: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -58,29 +63,31 @@ def deploy(
     candidates: Sequence[Candidate],
     folder: Path,
     *,
-    formats: Sequence[str] | None = None,
+    formats: Sequence[str] = (),
     source: DataSource | None = None,
     on_artifact: Callable[[Artifact | Skipped], None] = lambda artifact: None,
 ) -> Deployment:
     """Write every candidate in each of `formats` into `folder`, measure every file, and write deploy.json.
 
-    `formats` None: all that this installation has; one that a network cannot be written in is then left out and says
+    No `formats`: all that this installation has; one that a network cannot be written in is then left out and says
     why. `source` None: accuracy is not measured, and int8 is calibrated on noise.
 
     Raises ConfigError for an unknown format; ExportError for a format that was asked for and cannot be, and for a
     float32 file that does not do what its network does.
     """
-    if unknown := [name for name in formats or () if name not in FORMATS]:
+    if unknown := [name for name in formats if name not in FORMATS]:
         raise ConfigError(f"a format must be one of {', '.join(FORMATS)}, got {unknown[0]!r}")
+    wanted = tuple(dict.fromkeys(formats or FORMATS))
     data = source.load() if source else None
+    (folder / DEPLOY).unlink(missing_ok=True)  # an earlier one does not speak of these files
     networks: list[Facts] = []
     found: list[Artifact | Skipped] = []
     for candidate in candidates:
         reference = _reference(candidate.module, data) if data else None
         networks.append(_facts(candidate, reference, data))
-        for name, path in _written(candidate, folder, formats or tuple(FORMATS), data):
+        for name, path in _written(candidate, folder, wanted, data):
             if isinstance(path, ExportError):
-                if formats is not None:
+                if formats:
                     raise path
                 found.append(Skipped(network=candidate.name, format=name, reason=str(path)))
             else:
@@ -107,6 +114,7 @@ class _Writer:
                 path,
                 model=candidate.model,
                 options=candidate.options,
+                channels=candidate.channels,
                 preprocessing=candidate.preprocessing,
                 half=name == "packed-fp16",
             )
@@ -141,7 +149,7 @@ def _measured(
     candidate: Candidate, name: str, path: Path, source: DataSource | None, data: Data | None, reference: Array | None
 ) -> Artifact:
     blob = path.read_bytes()
-    speed, logits = measure(path, candidate.preprocessing.input_shape, source)
+    speed, logits = measure(path, candidate.preprocessing.input_shape, source, model=candidate.model)
     accuracy = error = None
     if data and logits is not None and reference is not None:
         accuracy, error = _accuracy(logits, data), relative_error(logits, reference)

@@ -64,9 +64,16 @@ class Speed:
 
 
 def measure(
-    path: Path, input_shape: tuple[int, int, int], source: DataSource | None = None, threads: int = THREADS
+    path: Path,
+    input_shape: tuple[int, int, int],
+    source: DataSource | None = None,
+    *,
+    model: str | None = None,
+    threads: int = THREADS,
 ) -> tuple[Speed, Array | None]:
     """(speed and memory, logits of the test set or None) of the file at `path`, by a process of its own.
+
+    `model` is what builds the network of a packed file (see `load_packed`).
 
     Raises ExportError with what the process said if it fails.
     """
@@ -75,6 +82,7 @@ def measure(
             "path": str(path.resolve()),
             "input_shape": input_shape,
             "source": source and asdict(source),
+            "model": model,
             "threads": threads,
             "folder": folder,
         }
@@ -132,8 +140,8 @@ def _memory(field: str) -> int | None:
         return None
 
 
-def _measure(path: Path, input_shape: tuple[int, int, int], threads: int) -> tuple[Speed, Run]:
-    runtime = runtime_of(path)
+def _measure(path: Path, input_shape: tuple[int, int, int], model: str | None, threads: int) -> tuple[Speed, Run]:
+    runtime = runtime_of(path, model)
     base = _memory("VmRSS")
     begin = time.perf_counter()
     run = runtime.load(path, threads)
@@ -167,7 +175,7 @@ def _measure(path: Path, input_shape: tuple[int, int, int], threads: int) -> tup
 
 def _main(task: dict[str, Any]) -> int:
     try:
-        speed, run = _measure(Path(task["path"]), tuple(task["input_shape"]), task["threads"])
+        speed, run = _measure(Path(task["path"]), tuple(task["input_shape"]), task["model"], task["threads"])
         if task["source"]:  # after everything that is timed: this brings torch and the data
             np.save(Path(task["folder"], "logits.npy"), logits_of(run, DataSource(**task["source"]).load()))
         Path(task["folder"], "speed.json").write_text(json.dumps(asdict(speed)))

@@ -1,8 +1,8 @@
 """The packed file: a network as small as it downloads, that becomes an ordinary module again when loaded.
 
-A safetensors file. Its streams (see `streams`) hold the tensors; its metadata say which architecture they belong to
-and what an image goes through before it. Nothing is unpickled, and nothing but the architecture's own sizes decides
-how much memory is taken.
+A safetensors file. Its streams (see `streams`) hold the tensors; its metadata say which architecture they belong to,
+which of its channels are left, and what an image goes through before it. Nothing is unpickled, no code runs that the
+caller did not name, and nothing but the architecture's own sizes decides how much memory is taken.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import copy
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +25,9 @@ from orchestrator.export.files import appearing
 from orchestrator.export.fold import fold_batch_norm
 from orchestrator.export.preprocessing import Preprocessing
 from orchestrator.export.streams import Layout, pack, unpack
+from orchestrator.pruning.channel_graph import Kept
 from orchestrator.rounds import Tensors
-from orchestrator.training.models import build_model
+from orchestrator.training.models import TORCHVISION, build_model
 from orchestrator.training.state import model_tensors
 
 FORMAT = 1
@@ -34,10 +35,14 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class Network:
-    """What a packed file says of its network: how to build it, and what goes in and comes out."""
+    """What a packed file says of its network: how to build it, and what goes in and comes out.
+
+    `channels`: the configuration of those that are left; {} is the whole architecture.
+    """
 
     model: str
     options: Mapping[str, Any]
+    channels: Kept
     preprocessing: Preprocessing
     folded: bool
 
@@ -49,6 +54,7 @@ class Network:
             num_classes=len(self.preprocessing.labels),
             input_shape=self.preprocessing.input_shape,
             seed=0,
+            kept=self.channels,
         ).eval()
         if self.folded:
             fold_batch_norm(module)
@@ -61,27 +67,30 @@ def save_packed(
     *,
     model: str,
     options: Mapping[str, Any] | None = None,
+    channels: Kept | None = None,
     preprocessing: Preprocessing | None = None,
     half: bool = False,
     fold: bool = False,
 ) -> Path:
     """Write `module` as a packed file and return its path; the module is left as it is.
 
-    `model` and `options` name the architecture, as in an Experiment; `preprocessing` is ImageNet's if left out.
-    `half`: weights of two or more dimensions as float16, biases and statistics of norms stay as they are. `fold`:
-    batch norm is folded into the convolutions first. Without either the loaded module is equal bit by bit.
+    `model` and `options` name the architecture, as in an Experiment; `channels` is the configuration of those that are
+    left where some were removed (as `fewer_channels` gives it); `preprocessing` is ImageNet's if left out. `half`:
+    weights of two or more dimensions as float16, biases and statistics of norms stay as they are. `fold`: batch norm is
+    folded into the convolutions first. Without either the loaded module is equal bit by bit.
 
     Raises ConfigError if `model` builds another network, ExportError for a weight that float16 cannot hold, a flow that
     cannot be traced (`fold`), or a file that cannot be written.
     """
     path = Path(path)
-    network = Network(model, dict(options or {}), preprocessing or Preprocessing.imagenet(module), fold)
+    given = preprocessing or Preprocessing.imagenet(module)
+    network = Network(model, dict(options or {}), channels or {}, given, fold)
     if fold:
         module = copy.deepcopy(module)
         fold_batch_norm(module)
     whole = model_tensors(module)
     if problem := _difference(_whole(whole), _whole(model_tensors(network.build()))):
-        raise ConfigError(f"model must name the function that builds the network, got {model!r}: {problem}")
+        raise ConfigError(f"model, options and channels must build the network, got {model!r}: {problem}")
     layouts, streams = pack(_halved(whole) if half else whole)
     tensors = {name: [layout.dtype, layout.shape, layout.kept] for name, layout in layouts.items()}
     with appearing(path) as temporary:
@@ -89,14 +98,21 @@ def save_packed(
     return path
 
 
-def load_packed(path: str | Path) -> nn.Module:
+def load_packed(path: str | Path, *, model: str | None = None) -> nn.Module:
     """The network of a packed file, in evaluation mode, its weights in the types of its architecture.
 
+    A file does not decide which code runs: one of a function of your own (`package.module:function`) is read only if
+    `model` names that function.
+
     Raises DamagedError for a file that is cut short, changed, or of a newer format; ConfigError for one that is not
-    there, or whose `model` this installation cannot build.
+    there, whose model is not the one named, or whose model this installation cannot build.
     """
     network, layouts, streams = _open(path)
-    module = network.build()
+    _check_trusted(path, network.model, model)
+    try:
+        module = network.build()
+    except (ConfigError, ExportError) as error:
+        raise ConfigError(f"{path} cannot be built by this installation: {error}") from error
     mine = model_tensors(module)
     stored = {name: replace(layout, kept=None) for name, layout in layouts.items()}
     expected = _whole(mine)
@@ -109,6 +125,12 @@ def load_packed(path: str | Path) -> nn.Module:
         for name, tensor in unpack(layouts, streams, str(path)).items():
             mine[name].copy_(tensor)
     return module
+
+
+def _check_trusted(path: str | Path, found: str, expected: str | None) -> None:
+    ours = ":" not in found or found.startswith(TORCHVISION)
+    if found != expected and (expected is not None or not ours):
+        raise ConfigError(f"{path} holds a network of {found!r}: pass model={found!r} if that function is to build it")
 
 
 def read_network(path: str | Path) -> Network:
@@ -132,8 +154,11 @@ def _open(path: str | Path) -> tuple[Network, dict[str, Layout], Tensors]:
         if _digest(content, streams) != digest:
             raise DamagedError(f"{broken} (its content does not have the sha256 that stands in it)")
         layouts = {name: _layout(*layout) for name, layout in content["tensors"].items()}
-        preprocessing = Preprocessing(**content["preprocessing"])
-        return Network(content["model"], content["options"], preprocessing, content["folded"]), layouts, streams
+        network = Network(**{field.name: content[field.name] for field in fields(Network)})
+        if not isinstance(network.model, str) or not isinstance(network.options, dict):
+            raise ValueError("it does not say which model it holds")
+        network = replace(network, preprocessing=Preprocessing(**content["preprocessing"]))
+        return network, layouts, streams
     except (SafetensorError, AttributeError, KeyError, TypeError, ValueError) as error:
         raise DamagedError(f"{broken} ({str(error)[:120]})") from error
 
@@ -167,7 +192,7 @@ def _halved(tensors: Mapping[str, Tensor]) -> Tensors:
         if tensor.dtype == torch.float32 and tensor.ndim >= 2:
             found[name] = tensor.half()
             if not found[name].isfinite().all():
-                raise ExportError(f"float16 holds values up to 65504, but {name} has larger ones: leave `half` out")
+                raise ExportError(f"float16 holds finite values up to 65504, but {name} has others: leave `half` out")
     return found
 
 

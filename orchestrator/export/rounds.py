@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 
@@ -10,10 +12,20 @@ from orchestrator.errors import ConfigError, DamagedError, DataError
 from orchestrator.export.deploy import Candidate
 from orchestrator.export.measure import DataSource
 from orchestrator.export.preprocessing import Preprocessing
+from orchestrator.pruning.channel_graph import UNITS
+from orchestrator.pruning.shrink import shrink
 from orchestrator.storage.ledger import Ledger, Record
 from orchestrator.training.data import Data
 from orchestrator.training.models import build_model
 from orchestrator.training.state import model_tensors
+
+_STRUCTURES = {  # by the name of the selection
+    "Global": "unstructured",
+    "Layerwise": "unstructured",
+    "NofM": "n-of-m",
+    "Filters": "filters",
+    "Channels": "channels",
+}
 
 
 def find_round(records: Iterable[Record], key: str) -> Record:
@@ -23,8 +35,8 @@ def find_round(records: Iterable[Record], key: str) -> Record:
         return found[0]
     if not found:
         raise ConfigError(f"--round must be the beginning of a round's key, got {key!r}: orchestrator status has them")
-    keys = ", ".join(record.key[: len(key) + 4] for record in found[:4])
-    raise ConfigError(f"--round must be the beginning of one key, got {key!r}, which {len(found)} have: {keys}, ...")
+    keys = ", ".join(record.key[: len(key) + 4] for record in found[:4]) + (", ..." if len(found) > 4 else "")
+    raise ConfigError(f"--round must be the beginning of one key, got {key!r}, which {len(found)} have: {keys}")
 
 
 def dense_round(ledger: Ledger, record: Record) -> Record:
@@ -37,28 +49,69 @@ def dense_round(ledger: Ledger, record: Record) -> Record:
     return record
 
 
-def source_of(record: Record, root: str | None) -> DataSource:
-    """The data that a round was trained on, which lies in `root` if it lies in files."""
-    return DataSource(record.settings["data"], record.settings["data_options"], root)
+def source_of(records: Sequence[Record], root: str | None) -> DataSource:
+    """The data that rounds were trained on, which lies in `root` if it lies in files.
+
+    Raises ConfigError if it is not the same for all.
+    """
+    sources = [DataSource(_setting(record, "data"), _setting(record, "data_options"), root) for record in records]
+    for record, source in zip(records, sources, strict=True):
+        if source != sources[0]:
+            raise ConfigError(
+                f"rounds side by side must have the same data, got {sources[0].data!r} and, for {record.key[:12]}, "
+                f"{source.data!r} (or other options of it): export them one by one"
+            )
+    return sources[0]
+
+
+def _setting(record: Record, name: str) -> Any:
+    """Raises DamagedError for a record without it."""
+    if name not in record.settings:
+        raise DamagedError(f"rounds/{record.key}/record.json does not say the {name} of its round: train it again")
+    return record.settings[name]
+
+
+def side_by_side(ledger: Ledger, records: Sequence[Record], data: Data) -> list[Candidate]:
+    """The networks of `records`, each after the dense one that it comes from, every one once.
+
+    Each is named after what was removed from it; of several with the same name every one has its key behind it.
+    Raises as `dense_round` and `candidate` do.
+    """
+    found: dict[str, Record] = {}
+    for record in [*(dense_round(ledger, record) for record in records), *records]:
+        found.setdefault(record.key, record)
+    counts = Counter(map(structure, found.values()))
+    return [
+        candidate(name if counts[name] == 1 else f"{name}-{record.key[:12]}", ledger, record, data)
+        for record in found.values()
+        if (name := structure(record))
+    ]
+
+
+def structure(record: Record) -> str:
+    """What was removed from a round's network: unstructured, n-of-m, filters, channels; dense for nothing."""
+    return _STRUCTURES.get(_setting(record, "selection")["type"], "pruned") if record.round else "dense"
 
 
 def candidate(name: str, ledger: Ledger, record: Record, data: Data) -> Candidate:
     """The network of a finished round. `data` is what it was trained on.
 
-    Raises DataError if `data` is other data, DamagedError if the stored tensors are not those of its model.
+    Raises DataError if `data` is other data, DamagedError if the stored tensors or channels are not those of its model.
     """
-    settings = record.settings
-    if data.identity != settings["data_identity"]:
+    model, options = _setting(record, "model"), _setting(record, "model_options")
+    if data.identity != _setting(record, "data_identity"):
         raise DataError(f"round {record.key[:12]} was trained on other data: pass --data as the job had it")
-    options = settings["model_options"]
-    module = build_model(
-        settings["model"], options, num_classes=data.num_classes, input_shape=data.input_shape, seed=0
-    ).eval()
+    channels = (record.channels or {}).get("kept", {})
+    dense = build_model(model, options, num_classes=data.num_classes, input_shape=data.input_shape, seed=0)
+    try:
+        module = shrink(dense, channels).eval()
+    except ConfigError as error:
+        raise DamagedError(f"rounds/{record.key}/record.json is damaged: {error}") from error
     mine, stored = model_tensors(module), ledger.load(record)[0].model
     shapes, given = ({n: tuple(t.shape) for n, t in tensors.items()} for tensors in (mine, stored))
     if shapes != given:
         differing = sorted(shapes.items() ^ given.items())
-        raise DamagedError(f"round {record.key[:12]} is of another network than {settings['model']!r}: {differing[:3]}")
+        raise DamagedError(f"round {record.key[:12]} is of another network than {model!r}: {differing[:3]}")
     with torch.no_grad():
         for tensor_name, tensor in mine.items():
             tensor.copy_(stored[tensor_name])
@@ -70,6 +123,7 @@ def candidate(name: str, ledger: Ledger, record: Record, data: Data) -> Candidat
         "seed": record.seed,
         "kept": record.kept,
         "prunable": record.prunable,
+        "channels": record.channels and {name: record.channels[name] for name in ("unit", *UNITS)},
         "test_accuracy": record.metrics["test_accuracy"],
     }
-    return Candidate(name, module, settings["model"], options, Preprocessing.of(data), origin)
+    return Candidate(name, module, model, options, Preprocessing.of(data), channels, origin)

@@ -25,21 +25,24 @@ class Runtime(NamedTuple):
     sparse_kernels: bool = False
 
 
-def runtime_of(path: Path) -> Runtime:
-    """The runtime for a file, imported. Raises ConfigError for an ending that nobody runs."""
+def runtime_of(path: Path, model: str | None = None) -> Runtime:
+    """The runtime for a file, imported. Raises ConfigError for an ending that nobody runs.
+
+    `model` names what builds the network of a packed file (see `load_packed`).
+    """
     if path.suffix not in _IMPORTS:
         raise ConfigError(f"a file to run must end in one of {', '.join(_IMPORTS)}, got {path}")
-    return _IMPORTS[path.suffix]()
+    return _IMPORTS[path.suffix](model)
 
 
-def _torch() -> Runtime:
+def _torch(model: str | None) -> Runtime:
     import torch
 
     from orchestrator.export.packed import load_packed
 
     def load(path: Path, threads: int) -> Run:
         torch.set_num_threads(threads)
-        module = load_packed(path)
+        module = load_packed(path, model=model)
 
         @torch.inference_mode()
         def run(images: Array) -> Array:
@@ -51,7 +54,7 @@ def _torch() -> Runtime:
     return Runtime(f"torch {torch.__version__}", load)
 
 
-def _onnx() -> Runtime:
+def _onnx(_: str | None) -> Runtime:
     import onnxruntime
 
     def load(path: Path, threads: int) -> Run:
@@ -69,7 +72,7 @@ def _onnx() -> Runtime:
     return Runtime(f"onnxruntime {onnxruntime.__version__}", load)
 
 
-def _executorch() -> Runtime:
+def _executorch(_: str | None) -> Runtime:
     from importlib.metadata import version
 
     import torch
@@ -90,4 +93,4 @@ def _executorch() -> Runtime:
     return Runtime(f"executorch {version('executorch')}", load)
 
 
-_IMPORTS: dict[str, Callable[[], Runtime]] = {".safetensors": _torch, ".onnx": _onnx, ".pte": _executorch}
+_IMPORTS: dict[str, Callable[[str | None], Runtime]] = {".safetensors": _torch, ".onnx": _onnx, ".pte": _executorch}

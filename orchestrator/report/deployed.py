@@ -45,6 +45,18 @@ class Deployed:
         return ", ".join(sorted({artifact.speed.runtime for artifact in self.deployment.artifacts}))
 
 
+def recommended_rounds(records: Iterable[Record]) -> list[Record]:
+    """The recommended network of the experiments that mask weights, and that of those that remove channels.
+
+    What recommends the dense network is left out, unless nothing else is recommended. Raises as `recommended_round`.
+    """
+    records = list(records)
+    smaller = {record.experiment for record in records if record.channels}
+    kinds = [[r for r in records if (r.experiment in smaller) is removed] for removed in (False, True)]
+    found = [recommended_round(kind) for kind in kinds if kind]
+    return [record for record in found if record.round] or found[:1]
+
+
 def recommended_round(records: Iterable[Record]) -> Record:
     """The recommended network's record; of several seeds the one that is best on validation.
 
@@ -58,6 +70,14 @@ def recommended_round(records: Iterable[Record]) -> Record:
     row = choices[0].row
     seeds = [record for record in found[0].paths[row.experiment] if record.round == row.round]
     return max(seeds, key=lambda record: (record.metrics["val_accuracy"], -record.seed))
+
+
+def round_line(record: Record) -> str:
+    """One line about a round that is exported."""
+    size = f"{record.kept:,} of {record.prunable:,} weights"
+    if record.channels:
+        size += ", {:,} of {:,} MACs".format(*record.channels["macs"])
+    return plain(f"{record.experiment}, round {record.round}, key {record.key[:12]}: {size}")
 
 
 def artifact_line(artifact: Artifact | Skipped) -> str:

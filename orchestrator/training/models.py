@@ -117,6 +117,6 @@ def _torchvision(name: str, num_classes: int, input_shape: tuple[int, int, int],
         options = {"init_weights": True, **options, "aux_logits": False}
     try:
         model: nn.Module = models.get_model(name, weights=None, num_classes=num_classes, **options)
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"torchvision's {name} does not take the options {options}: {one_line(error)}") from None
+    except Exception as error:  # as many kinds as there are ways to get an option wrong
+        raise ConfigError(f"torchvision's {name} does not take the options {options}: {one_line(error)}") from error
     return model

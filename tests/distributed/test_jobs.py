@@ -63,12 +63,12 @@ def test_digits_with_fewer_channels(tmp_path):
 
 
 def test_digits_to_files_and_page(tmp_path):
-    """Two short rounds, then files of the recommended network and of the dense one, each measured by itself."""
+    """Three short rounds, then files of the recommended networks and of the dense one, each measured by itself."""
     arguments = ("--smoke", "--storage", "./runs", "--report", "./deploy")
     code, output = job_runs.run(tmp_path / "log", *arguments, script=JOBS / "digits_deploy.py", seconds=350)
     assert code == 0, output
     value = json.loads((tmp_path / "deploy" / "deploy.json").read_text())
-    assert [network["name"] for network in value["networks"]] == ["dense", "unstructured"]
+    assert [network["name"] for network in value["networks"]] == ["dense", "unstructured", "channels"]
     assert {artifact["format"] for artifact in value["artifacts"]} >= {"packed", "packed-fp16", "onnx", "onnx-int8"}
     assert all(artifact["accuracy"] > 0.8 for artifact in value["artifacts"])
     assert 'id="deployed"' in (tmp_path / "deploy" / "report.html").read_text()

@@ -4,22 +4,30 @@ import dataclasses
 import hashlib
 import importlib.util
 import json
+import os
 
 import pytest
 import tiny
 import torch
 from export import networks
+from report.synthetic import path_of
 
 from orchestrator.__main__ import main
 from orchestrator.errors import ConfigError, DamagedError, DataError, ExportError
+from orchestrator.experiment import as_json
 from orchestrator.export import load_packed, save_packed
 from orchestrator.export.deploy import FORMATS, Candidate, deploy
 from orchestrator.export.measure import DataSource, labels_of, logits_of, measure
+from orchestrator.export.packed import read_network
 from orchestrator.export.proof import Deployment
-from orchestrator.export.rounds import candidate, dense_round, find_round
+from orchestrator.export.rounds import candidate, dense_round, find_round, side_by_side, source_of, structure
+from orchestrator.pruning import Channels, Filters, Geometric, Global, Layerwise, NofM, OneShot
+from orchestrator.report.deployed import recommended_round, recommended_rounds
 from orchestrator.runner import run
 from orchestrator.storage.ledger import Ledger
 from orchestrator.storage.store import open_store
+from orchestrator.training.lr import StepDecay
+from orchestrator.training.state import model_tensors
 
 pytestmark = pytest.mark.timeout(240)
 SOURCE = DataSource("tiny:data", {}, None)
@@ -40,6 +48,18 @@ def ledger(storage):
 
 
 @pytest.fixture(scope="module")
+def smaller(tmp_path_factory):
+    """(storage, its ledger): a path of masks and one of channels, which share their dense round."""
+    folder = tmp_path_factory.mktemp("smaller")
+    training = dataclasses.replace(tiny.EXPERIMENT.training, epochs=8, schedule=StepDecay(0.05, drops=(6,)))
+    masked = dataclasses.replace(tiny.EXPERIMENT, training=training, path=Geometric(0.3, rounds=1))
+    run(masked, str(folder))
+    selection = Channels(round_to=2)
+    run(dataclasses.replace(masked, name="fewer", selection=selection, path=OneShot(0.5)), str(folder))
+    return folder, Ledger(open_store(str(folder)))
+
+
+@pytest.fixture(scope="module")
 def exported(storage, ledger, tmp_path_factory):
     """(folder, printed lines) of the command for the last round."""
     folder = tmp_path_factory.mktemp("deploy") / "new"
@@ -51,7 +71,7 @@ def exported(storage, ledger, tmp_path_factory):
 
 
 def accuracy_of(path, data):
-    module = load_packed(path)
+    module = load_packed(path, model="tiny:model")
     with torch.inference_mode():
         logits = logits_of(lambda images: module(torch.from_numpy(images)).numpy(), data)
     return float((logits.argmax(1) == labels_of(data)).mean())
@@ -124,6 +144,88 @@ def test_the_page_shows_it(exported, storage, tmp_path):
     assert 'id="deployed"' not in (tmp_path / "report.html").read_text()
 
 
+def test_dense_masked_and_smaller_networks_side_by_side(smaller, tmp_path, capsys):
+    storage, ledger = smaller
+    rounds = {structure(record): record for record in ledger.records()}
+    chosen = [part for name in ("unstructured", "channels") for part in ("--round", rounds[name].key[:12])]
+    assert main(["export", str(storage), "--out", str(tmp_path), *chosen, "--formats", "packed", "onnx"]) == 0
+    printed = capsys.readouterr().out
+    found = Deployment.load(tmp_path)
+    dense, masked, fewer = found.networks
+    assert [facts.name for facts in found.networks] == ["dense", "unstructured", "channels"]
+    assert [facts.origin["key"] for facts in found.networks] == [rounds[facts.name].key for facts in found.networks]
+    channels = rounds["channels"].channels
+    assert fewer.origin["channels"] == {name: channels[name] for name in ("unit", "macs", "parameters")}
+    assert [masked.origin["channels"], dense.origin["channels"]] == [None, None]
+    assert [fewer.macs, dense.macs] == channels["macs"]
+    assert [fewer.parameters, dense.parameters] == channels["parameters"]
+    assert (masked.macs, masked.parameters) == (dense.macs, dense.parameters)
+    assert fewer.effective_macs == fewer.macs <= 0.5 * dense.macs
+    assert masked.effective_macs < masked.macs
+    assert f"{channels['macs'][0]:,} of {channels['macs'][1]:,} MACs" in printed
+    by_name = {(artifact.network, artifact.format): artifact for artifact in found.artifacts}
+    for name, record in rounds.items():
+        facts = next(facts for facts in found.networks if facts.name == name)
+        assert facts.accuracy == record.metrics["test_accuracy"] == by_name[name, "packed"].accuracy
+        assert by_name[name, "onnx"].accuracy == facts.accuracy
+        assert by_name[name, "packed"].relative_error == 0
+    kept = read_network(tmp_path / "channels.safetensors").channels
+    assert kept == channels["kept"]
+    module = load_packed(tmp_path / "channels.safetensors", model="tiny:model")
+    stored = ledger.load(rounds["channels"])[0].model
+    assert all(torch.equal(tensor, stored[name]) for name, tensor in model_tensors(module).items())
+    assert by_name["channels", "onnx"].bytes < by_name["unstructured", "onnx"].bytes
+    page = (tmp_path / "report.html").read_text()
+    assert all(f"<td>{name}.onnx</td>" in page for name in rounds)
+
+
+def test_masks_and_channels_are_each_recommended():
+    masked, fewer = path_of("fine-tuning", 0, 4, epochs=1), path_of("learning-rate-rewinding", 0, 4, epochs=1)
+    fewer = [dataclasses.replace(r, channels={"unit": "macs"}) if r.round else r for r in fewer]
+    found = recommended_rounds(masked + fewer)
+    assert found == [recommended_round(masked), recommended_round(fewer)]
+    assert all(record.round for record in found)
+    assert recommended_rounds(fewer) == found[1:]
+    assert [record.round for record in recommended_rounds([masked[0], *fewer[:1]])] == [0]
+    assert recommended_rounds([masked[0], *fewer]) == found[1:], "the dense network stands beside it anyhow"
+
+
+@pytest.mark.parametrize(
+    ("selection", "name"),
+    [
+        (Global(), "unstructured"),
+        (Layerwise(), "unstructured"),
+        (NofM(), "n-of-m"),
+        (Filters(), "filters"),
+        (Channels(), "channels"),
+    ],
+)
+def test_a_network_is_named_after_what_was_removed(ledger, selection, name):
+    record = ledger.records()[1]
+    settings = {**record.settings, "selection": as_json(selection)}
+    assert structure(dataclasses.replace(record, settings=settings)) == name
+    assert structure(dataclasses.replace(record, settings=settings, round=0)) == "dense"
+    assert structure(dataclasses.replace(record, settings={"selection": {"type": "mine.Own"}})) == "pruned"
+
+
+def test_two_networks_of_one_kind_have_their_keys_behind_their_names(ledger):
+    dense, first, second, _ = ledger.records()
+    networks = side_by_side(ledger, [first, second, first, dense], SOURCE.load())
+    assert [network.name for network in networks] == [
+        "dense", f"unstructured-{first.key[:12]}", f"unstructured-{second.key[:12]}"
+    ]  # fmt: skip
+
+
+def test_a_record_whose_channels_do_not_fit_is_damage_that_names_the_file(smaller):
+    ledger = smaller[1]
+    record = next(record for record in ledger.records() if record.channels)
+    for kept, words in (({"0": {"out": [8]}}, "must ascend within 0..7"), ({"0": {"out": [0]}}, "is of another")):
+        wrong = dataclasses.replace(record, channels={**record.channels, "kept": kept})
+        with pytest.raises(DamagedError, match=words) as caught:
+            candidate("channels", ledger, wrong, SOURCE.load())
+        assert record.key[:12] in str(caught.value)
+
+
 def test_the_recommended_round_is_the_default(storage, tmp_path, capsys):
     assert main(["export", str(storage), "--out", str(tmp_path), "--formats", "packed"]) == 0
     lines = capsys.readouterr().out.splitlines()
@@ -164,6 +266,14 @@ def test_other_data_is_refused(ledger):
     other = dataclasses.replace(SOURCE, options={"samples": 90}).load()
     with pytest.raises(DataError, match="was trained on other data"):
         candidate("dense", ledger, ledger.records()[0], other)
+
+
+def test_rounds_of_two_data_sets_are_not_put_side_by_side(ledger):
+    first, second = ledger.records()[:2]
+    other = dataclasses.replace(second, settings={**second.settings, "data_options": {"samples": 90}})
+    assert source_of([first, second], None) == SOURCE
+    with pytest.raises(ConfigError, match=r"must have the same data, got 'tiny:data' and, for \w+, 'tiny:data'"):
+        source_of([first, other], None)
 
 
 def test_a_missing_parent_is_told(ledger):
@@ -227,6 +337,37 @@ def test_what_cannot_be_exported_is_left_out_with_its_reason(tmp_path):
     assert all("cannot be exported" in s.reason for s in found.skipped if s.format != "pte")
     with pytest.raises(ExportError, match="DataFlow cannot be exported"):
         deploy([given], tmp_path, formats=["packed", "onnx"])
+
+
+def test_a_failed_export_leaves_no_page_of_other_files(tmp_path):
+    good = Candidate("n", networks.tied(4), "export.networks:tied", {}, networks.GREY)
+    deploy([good], tmp_path, formats=["packed", "packed"])
+    assert len(Deployment.load(tmp_path).artifacts) == 1, "asked for twice, made once"
+    bad = dataclasses.replace(good, module=networks.data_flow(4), model="export.networks:data_flow")
+    with pytest.raises(ExportError, match="DataFlow cannot be exported"):
+        deploy([bad], tmp_path, formats=["packed", "onnx"])
+    assert Deployment.load(tmp_path) is None
+
+
+def test_a_record_that_does_not_say_what_it_is_of(ledger):
+    record = dataclasses.replace(ledger.records()[1], settings={})
+    for ask in (lambda r: source_of([r], None), structure, lambda r: candidate("n", ledger, r, SOURCE.load())):
+        with pytest.raises(DamagedError, match=r"rounds/\w+/record.json does not say the (data|selection|model)"):
+            ask(record)
+
+
+def test_from_s3_to_files(storage, s3_uri, tmp_path, capsys):
+    here, there = open_store(str(storage)), open_store(s3_uri)
+    for file in here.list(""):
+        there.write(file, here.read(file))
+    keys = [record.key for record in Ledger(there).records()]
+    arguments = ["--out", str(tmp_path), "--round", keys[-1][:12], "--formats", "packed"]
+    assert main(["export", s3_uri, *arguments]) == 0
+    found = Deployment.load(tmp_path)
+    assert [facts.origin["key"] for facts in found.networks] == [keys[0], keys[-1]]
+    assert [artifact.accuracy for artifact in found.artifacts] == [facts.accuracy for facts in found.networks]
+    said = capsys.readouterr().out + (tmp_path / "deploy.json").read_text() + (tmp_path / "report.html").read_text()
+    assert os.environ["AWS_SECRET_ACCESS_KEY"] not in said
 
 
 @pytest.mark.parametrize(

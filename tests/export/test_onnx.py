@@ -13,6 +13,7 @@ from torch import nn
 from orchestrator.errors import ExportError
 from orchestrator.export import onnx_file, save_onnx, save_onnx_half, save_onnx_int8
 from orchestrator.export.onnx_file import relative_error, run_onnx
+from orchestrator.pruning import fewer_channels
 from orchestrator.training.models import build_model
 
 onnx = pytest.importorskip("onnx")
@@ -43,6 +44,18 @@ def test_any_number_of_images(tmp_path, name, fold):
     assert [file.name for file in path.parent.iterdir()] == ["n.onnx"]
     for n in (1, 2, 7):
         assert relative_error(run_onnx(path, images(n)), logits(module, images(n))) < 1e-4
+
+
+def test_with_fewer_channels_in_every_precision(tmp_path, resnet):
+    dense, whole = resnet
+    module, kept = fewer_channels(dense, GREY.input_shape, 0.5)
+    assert kept
+    path = save_onnx(module, tmp_path / "small.onnx", GREY)
+    assert path.stat().st_size < 0.5 * whole.stat().st_size
+    half = save_onnx_half(path, tmp_path / "half.onnx")
+    int8 = save_onnx_int8(path, tmp_path / "int8.onnx", [images(32, seed) for seed in range(2)])
+    for file, error in ((path, 1e-4), (half, 0.02), (int8, 0.5)):
+        assert relative_error(run_onnx(file, images(3)), logits(module, images(3))) < error
 
 
 def test_batch_norm_is_gone(resnet):

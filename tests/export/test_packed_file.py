@@ -17,6 +17,7 @@ from torch import nn
 from orchestrator.errors import ConfigError, DamagedError, ExportError
 from orchestrator.export import load_packed, packed, save_packed
 from orchestrator.export.streams import pack, unpack
+from orchestrator.pruning import fewer_channels
 from orchestrator.training.models import build_model
 from orchestrator.training.state import model_tensors
 
@@ -31,6 +32,11 @@ def built(name, density=None):
 def bits(module):
     return {n: (t.dtype, tuple(t.shape), t.detach().numpy().tobytes() if t.dtype != torch.bfloat16 else t.view(
         torch.int16).numpy().tobytes()) for n, t in model_tensors(module).items()}  # fmt: skip
+
+
+def loaded(path):
+    """The network of a file of this test's own."""
+    return load_packed(path, model=packed.read_network(path).model)
 
 
 def images(n=4):
@@ -82,17 +88,37 @@ def test_a_network_comes_back_bit_by_bit(tmp_path, name, density):
     path = save_packed(module, tmp_path / "new" / "n.packed", model=spec, preprocessing=GREY)
     assert bits(module) == before
     assert module.training
-    again = load_packed(path)
+    again = loaded(path)
     assert not again.training
     assert bits(again) == before
     assert packed.read_network(path).preprocessing == GREY
     assert [file.name for file in path.parent.iterdir()] == ["n.packed"]
 
 
+@pytest.mark.parametrize("half", [False, True])
+@pytest.mark.parametrize("fold", [False, True])
+@pytest.mark.parametrize("name", ["resnet8", "torchvision:mobilenet_v2", "torchvision:resnet18"])
+def test_a_network_with_fewer_channels_comes_back(tmp_path, name, half, fold):
+    spec, module = built(name)
+    smaller, kept = fewer_channels(module, GREY.input_shape, 0.5)
+    dense = save_packed(module, tmp_path / "dense", model=spec, preprocessing=GREY)
+    options = {"model": spec, "channels": kept, "preprocessing": GREY}
+    path = save_packed(smaller, tmp_path / "n", **options, half=half, fold=fold)
+    assert path.stat().st_size < 0.6 * dense.stat().st_size
+    again = load_packed(path)
+    assert packed.read_network(path).channels == kept
+    if not half and not fold:
+        assert bits(again) == bits(smaller)
+    with torch.no_grad():
+        expected = smaller(images())
+        close = {"rtol": 0.05, "atol": 0.02 * float(expected.abs().max())} if half else {"rtol": 1e-4, "atol": 1e-4}
+        torch.testing.assert_close(again(images()), expected, **close)
+
+
 def test_of_a_torchvision_classifier_the_name_is_enough(tmp_path):
     module = build_model("torchvision:squeezenet1_1", {}, num_classes=17, input_shape=(3, 224, 224), seed=0)
     path = save_packed(module, tmp_path / "n", model="torchvision:squeezenet1_1")
-    assert bits(load_packed(path)) == bits(module)
+    assert bits(loaded(path)) == bits(module)
     assert packed.read_network(path).preprocessing.labels == tuple(map(str, range(17)))
 
 
@@ -109,7 +135,7 @@ def test_a_shared_weight_is_stored_once(tmp_path):
     path = save_packed(module, tmp_path / "n", model=spec, preprocessing=GREY)
     values = 192 * 192 + 2 * 192 + 192 * 4 + 4
     assert 3 * values < path.stat().st_size < 4 * values + 2000
-    again = load_packed(path)
+    again = loaded(path)
     assert again.first.weight is again.second.weight
 
 
@@ -124,19 +150,19 @@ def test_a_negative_zero_is_a_removed_weight(tmp_path):
 
 def test_half_rounds_weights_and_nothing_else(tmp_path):
     spec, module = built("flow", 0.5)
-    again = load_packed(save_packed(module, tmp_path / "n", model=spec, preprocessing=GREY, half=True))
+    again = loaded(save_packed(module, tmp_path / "n", model=spec, preprocessing=GREY, half=True))
     for name, tensor in model_tensors(module).items():
         expected = tensor.half().float() if tensor.ndim >= 2 else tensor
         assert torch.equal(model_tensors(again)[name], expected), name
     with torch.no_grad():
         module.fc.weight[0, 0] = 70000.0
-    with pytest.raises(ExportError, match=r"float16 holds values up to 65504, but fc\.weight has larger ones"):
+    with pytest.raises(ExportError, match=r"float16 holds finite values up to 65504, but fc\.weight has others"):
         save_packed(module, tmp_path / "n", model=spec, preprocessing=GREY, half=True)
 
 
 def test_folded_is_the_same_function_with_fewer_tensors(tmp_path):
     spec, module = built("flow", 0.5)
-    again = load_packed(save_packed(module, tmp_path / "n", model=spec, preprocessing=GREY, fold=True))
+    again = loaded(save_packed(module, tmp_path / "n", model=spec, preprocessing=GREY, fold=True))
     assert isinstance(again.bn1, nn.Identity)
     assert isinstance(module.bn1, nn.BatchNorm2d)
     with torch.no_grad():
@@ -152,7 +178,7 @@ def test_resnet50_at_a_tenth_is_as_small_as_promised(tmp_path):
     print(f"ResNet-50 at density 0.1: {whole.stat().st_size:,} bytes, {half.stat().st_size:,} as float16")
     assert whole.stat().st_size <= 10_700_000
     assert half.stat().st_size <= 5_800_000
-    assert bits(load_packed(whole)) == bits(module)
+    assert bits(loaded(whole)) == bits(module)
 
 
 # What is wrong with a file.
@@ -169,7 +195,7 @@ def test_a_file_cut_short_anywhere_is_refused(tmp_path, good):
     for size in [*range(0, len(good), 97), len(good) - 1]:
         path.write_bytes(good[:size])
         with pytest.raises(DamagedError, match=f"^{path} is cut short or damaged"):
-            load_packed(path)
+            loaded(path)
 
 
 def test_a_flipped_bit_anywhere_is_refused(tmp_path, good):
@@ -179,7 +205,7 @@ def test_a_flipped_bit_anywhere_is_refused(tmp_path, good):
         changed[place // 8] ^= 1 << place % 8
         path.write_bytes(changed)
         with pytest.raises((DamagedError, ConfigError), match=f"^{path} "):
-            load_packed(path)
+            loaded(path)
 
 
 def changed_network(blob, **changes):
@@ -212,6 +238,9 @@ def with_tensor(name, dtype, shape, kept):
         (with_tensor("fc.bias", "float32", [4], 5), "cannot keep 5"),
         (with_tensor("fc.bias", "float32", "4", 5), "is cut short or damaged"),
         ({"tensors": lambda t: 3}, "is cut short or damaged"),
+        ({"model": lambda m: 3}, "does not say which model"),
+        ({"options": lambda o: [1]}, "does not say which model"),
+        ({"preprocessing": lambda p: {**p, "std": [0, 1, 1]}}, "std must be 3 finite numbers"),
         ({"model": lambda m: "export.networks:tied"}, "this installation's 'export.networks:tied' is another network"),
         ({"folded": lambda f: True}, "is another network: only one of the two has bn1"),
     ],
@@ -220,13 +249,61 @@ def test_what_does_not_fit_the_architecture_is_refused_before_memory_is_taken(tm
     path = tmp_path / "n"
     path.write_bytes(changed_network(good, **changes))
     with pytest.raises(DamagedError, match=words):
-        load_packed(path)
+        loaded(path)
 
 
 def test_an_unknown_model_is_told(tmp_path, good):
     path = tmp_path / "n"
     path.write_bytes(changed_network(good, model=lambda m: "resnet21"))
     with pytest.raises(ConfigError, match="model must be one of"):
+        loaded(path)
+
+
+@pytest.mark.parametrize(
+    ("channels", "words"),
+    [
+        ("all", "must map layers to kept channels"),
+        ({"conv9": {"out": [0]}}, "must name layers that can lose channels, got 'conv9'"),
+        ({"conv1": {"out": []}}, "conv1 would lose all its channels"),
+        ({"conv1": {"out": [0, 99]}}, r"kept channels must ascend within 0\.\.7"),
+        ({"conv1": {"out": [0, 0]}}, "kept channels must ascend"),
+        ({"conv1": {"out": ["0"]}}, "kept channels must be a list of whole numbers"),
+    ],
+)
+def test_channels_that_the_architecture_does_not_have_are_refused(tmp_path, good, channels, words):
+    path = tmp_path / "n"
+    path.write_bytes(changed_network(good, channels=lambda c: channels))
+    with pytest.raises(ConfigError, match=f"^{path} cannot be built by this installation: .*{words}"):
+        loaded(path)
+
+
+def test_channels_of_which_the_tensors_are_not_there_are_refused(tmp_path, good):
+    path = tmp_path / "n"
+    path.write_bytes(changed_network(good, channels=lambda c: {"fc": {"in": [0, 1, 2]}}))
+    with pytest.raises(DamagedError, match=r"another network: fc\.weight is float32 \(4, 8\), there it is .* \(4, 3\)"):
+        loaded(path)
+
+
+def test_the_file_does_not_decide_which_code_runs(tmp_path, good):
+    path = tmp_path / "n"
+    path.write_bytes(good)
+    with pytest.raises(ConfigError, match=f"^{path} holds a network of 'export.networks:flow': pass model='export"):
+        load_packed(path)
+    with pytest.raises(ConfigError, match=r"holds a network of 'export\.networks:flow'"):
+        load_packed(path, model="resnet8")
+    marker = tmp_path / "marker"
+    path.write_bytes(changed_network(good, model=lambda m: "os:mkdir", options=lambda o: {"path": str(marker)}))
+    for named in (None, "export.networks:flow"):
+        with pytest.raises(ConfigError, match="holds a network of 'os:mkdir'"):
+            load_packed(path, model=named)
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize("options", [{"round_nearest": 0}, {"width_mult": "1"}, {"norm_layer": "x"}, {"dropout": 9}])
+def test_options_that_build_nothing_are_told(tmp_path, good, options):
+    path = tmp_path / "n"
+    path.write_bytes(changed_network(good, model=lambda m: "torchvision:mobilenet_v2", options=lambda o: options))
+    with pytest.raises(ConfigError, match=f"^{path} cannot be built by this installation: torchvision"):
         load_packed(path)
 
 
@@ -235,18 +312,18 @@ def test_a_newer_format_is_refused(tmp_path, good):
     content = {"format": 2, "sha256": "of what we do not know"}
     path.write_bytes(save(load(good), {"packed": json.dumps(content)}))
     with pytest.raises(DamagedError, match="has format 2, this one reads up to 1: update rewind-orchestrator"):
-        load_packed(path)
+        loaded(path)
 
 
 def test_a_pickle_is_not_opened(tmp_path):
     torch.save(nn.Linear(2, 2), tmp_path / "n")
     with pytest.raises(DamagedError, match="is no packed file"):
-        load_packed(tmp_path / "n")
+        loaded(tmp_path / "n")
 
 
 def test_a_file_that_is_not_there(tmp_path):
     with pytest.raises(ConfigError, match=r"cannot read .*give a file that save_packed wrote"):
-        load_packed(tmp_path / "missing")
+        loaded(tmp_path / "missing")
 
 
 # What cannot be saved.
