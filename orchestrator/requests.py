@@ -96,7 +96,9 @@ class Finished:
 
     def _read(self) -> tuple[TrainState, Tensors]:
         if self._content is None:
-            self._content = self._ledger.load(self._record(), self._shapes)
+            record = self._record()
+            # A network of fewer channels has no masks, and its shapes are checked where it is cut further.
+            self._content = self._ledger.load(record, {} if record.channels else self._shapes)
         return self._content
 
     def _record(self) -> Record:
@@ -166,10 +168,8 @@ class Requests:
         """What has to be fetched before round `index` >= 1 can be asked for, if anything."""
         if self._rewinds_to is not None and not dense.has_snapshot(self._rewinds_to):
             key = f"{dense.key}.{self._rewinds_to}"
-            dense_run = self.dense()
-            return replace(
-                dense_run, key=key, epochs=self._rewinds_to, keep=(), wants="snapshot", workers=dense.workers()
-            )
+            workers = dense.workers() if self._rewinds_to else None  # the initialisation is the same for any number
+            return replace(self.dense(), key=key, epochs=self._rewinds_to, keep=(), wants="snapshot", workers=workers)
         if needs_gradients(self._criterion) and not self._ledger.has_snapshot(parent.key, GRADIENTS):
             training = self.experiment.training
             start = Start(parent.state(), training.schedule, 0, 0)

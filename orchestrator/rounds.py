@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 from orchestrator.pruning.channel_graph import Kept
@@ -59,6 +61,18 @@ class RoundRequest:
     wants: Literal["round", "snapshot", "gradients"] = "round"
     workers: int | None = None
 
+    def origin(self) -> str:
+        """A digest of the weights and masks that the round starts from.
+
+        A round's key says what they should be; a parent that was lost and trained again elsewhere may have other bits.
+        """
+        digest = hashlib.sha256()
+        for tensors in (self.start.model if self.start else {}, self.masks):
+            for name, tensor in tensors.items():
+                digest.update(name.encode())
+                digest.update(tensor.contiguous().view(-1).view(torch.uint8).numpy().data)
+        return digest.hexdigest()
+
 
 @dataclass(frozen=True)
 class EpochMetrics:
@@ -96,7 +110,7 @@ class Progress:
     """A round in its middle: enough to go on with the same bits, after `epochs_done` epochs and `steps_done` steps.
 
     `parts` (workers, n), float64: in the middle of an epoch, what each worker has of its own: running statistics, then
-    the sum of its losses.
+    the sum of its losses. `origin`: of the request (see `RoundRequest.origin`).
     """
 
     key: str
@@ -107,6 +121,7 @@ class Progress:
     attempts: int
     steps_done: int = 0
     parts: Tensor | None = None
+    origin: str = ""
 
     @property
     def place(self) -> tuple[int, int]:

@@ -265,3 +265,16 @@ def test_status_and_report_take_such_records(storage, tmp_path, capsys):
     assert main(["verify", str(storage)]) == 0
     assert main(["report", str(storage), "--out", str(tmp_path)]) == 0
     assert (tmp_path / "report.html").stat().st_size > 10_000
+
+
+def test_a_round_of_fewer_channels_goes_on_in_another_process(storage):
+    """A new trainer, which is still the dense network, takes the round's shape before it looks at the checkpoint."""
+    problem, data = load_problem(EXPERIMENT)
+    _, request = first_request(storage, problem, technique=LearningRateRewinding(2))
+    places = []
+    whole = Trainer(EXPERIMENT, data).train(request, on_step=lambda take: places.append(take()))
+    progress = places[len(places) // 2]
+    another = Trainer(EXPERIMENT, data)
+    another.check(request, progress)
+    resumed = another.train(request, resume=progress)
+    assert all(torch.equal(resumed.state.model[name], tensor) for name, tensor in whole.state.model.items())

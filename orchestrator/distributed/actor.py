@@ -62,13 +62,15 @@ class Report:
 class Status:
     """What the actor knows of the run: the newest report, records committed by it, and why it gave up, if it did.
 
-    `starts`: of groups of workers. `holder`: who trains the round that the run waits for, if it waits.
+    `starts`: of groups of workers, `restarts`: those that nobody asked for. `holder`: who trains the round that the run
+    waits for, if it waits.
     """
 
     report: Report | None
     records: tuple[Record, ...]
     failure: str | None
     starts: int
+    restarts: int
     holder: str | None
 
 
@@ -107,8 +109,10 @@ class DriverActor:
         self._failure: str | None = None
         self._crash = "see the workers' logs for why they died (memory is the usual cause)"
         self._holder: str | None = None
-        self._stopping = self._stopped = False
-        self._starts = 0
+        self._stopping, self._stopped = False, True
+        self._starts = self._restarts = 0
+        self._expected = True  # a group of workers that starts was asked for, nobody died
+        self._place: tuple[str, tuple[int, int]] = ("", (0, 0))
         self._fruitless = 0
         self._lost = 0
 
@@ -123,6 +127,7 @@ class DriverActor:
         self._metrics.show(claims_waiting=self._holder is not None)
         if key is None:
             return Turn("end")
+        self._expected, self._stopped = ours, not ours
         return Turn("train") if ours else Turn("wait", self._holder)
 
     def next_key(self, group_started: bool) -> str | None:
@@ -131,7 +136,9 @@ class DriverActor:
             self._stopped = False
             self._starts += 1
             self._fruitless += 1
-            self._metrics.add(restarts=self._starts > 1)
+            self._restarts += not self._expected
+            self._metrics.add(restarts=not self._expected)
+            self._expected = False
         if self._fruitless > FRUITLESS and (key := self._next_key()) is not None:
             self.fail_round(
                 key, f"a round was started {FRUITLESS} times and no attempt finished an epoch: {self._crash}"
@@ -207,6 +214,11 @@ class DriverActor:
         self._log.info("worker died", error=error)
         self._crash = f"the last worker to say why it died said {error}"
 
+    def resumed(self, key: str, place: tuple[int, int]) -> None:
+        """The workers go on from this place; further than the last time is no fruitless start."""
+        if key != self._place[0] or place > self._place[1]:
+            self._place, self._fruitless = (key, place), 0
+
     def report(self, report: Report | None) -> bool:
         """How far the round is; answers whether the workers should stop."""
         if report is not None:
@@ -234,7 +246,7 @@ class DriverActor:
     def status(self, after_round: int) -> Status:
         """What is new since the record of round `after_round`."""
         records = tuple(record for record in self._records if record.round > after_round)
-        return Status(self._report, records, self._failure, self._starts, self._holder)
+        return Status(self._report, records, self._failure, self._starts, self._restarts, self._holder)
 
     def pid(self) -> int:
         return os.getpid()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import tyro
@@ -85,7 +86,7 @@ def _train(
             f"workers: {flags.workers}, each on {workers.gpus:g} GPU and {workers.cpus:g} CPU", highlight=False
         )
         actor = trainer.start_driver(experiment, store.uri, problem)
-        with progress.shown(actor, console), termination.in_order(lambda: trainer.stop(actor)):
+        with progress.shown(actor, console), termination.in_order(partial(trainer.stop, [actor])):
             trainer.train_rounds(
                 experiment,
                 actor,

@@ -38,7 +38,7 @@ def shown(driver: Any, console: Console) -> Iterator[None]:
 
 
 def _follow(driver: Any, console: Console, stop: threading.Event) -> None:
-    began, logged, starts, started, finished = time.monotonic(), 0.0, 0, False, -1
+    began, logged, restarts, started, finished = time.monotonic(), 0.0, 0, False, -1
     pace, asked, shown_last = Pace(), began, None
     spinner = console.status("starting the workers") if console.is_terminal else contextlib.nullcontext()
     with spinner as live:
@@ -49,17 +49,18 @@ def _follow(driver: Any, console: Console, stop: threading.Event) -> None:
                 status: Status = ray.get(driver.status.remote(finished), timeout=30)
             except ray.exceptions.RayError:
                 continue  # the driver is being started again
-            if status.starts > starts and started:
+            if status.restarts > restarts:
                 after = duration(time.monotonic() - began)
                 console.print(f"[yellow]workers started again[/yellow] ({after} into the run)")
             started = started or status.starts > 0
             if not started and time.monotonic() - asked >= WAITING_SECONDS:
                 asked = time.monotonic()
-                free = ray.available_resources()
-                console.print(
-                    f"waiting for the workers: {free.get('CPU', 0):g} CPU and {free.get('GPU', 0):g} GPU are free"
-                )
-            starts = status.starts
+                with contextlib.suppress(ray.exceptions.RayError):
+                    free = ray.available_resources()
+                    console.print(
+                        f"waiting for the workers: {free.get('CPU', 0):g} CPU and {free.get('GPU', 0):g} GPU are free"
+                    )
+            restarts = status.restarts
             for record in status.records:
                 console.print(round_line(record))
             finished = max([finished, *(record.round for record in status.records)])

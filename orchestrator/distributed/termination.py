@@ -25,21 +25,24 @@ def raise_terminated(number: int, frame: FrameType | None) -> None:
 
 
 @contextlib.contextmanager
-def in_order(stop: Callable[[], None]) -> Iterator[None]:
+def in_order(stop: Callable[[threading.Event], None]) -> Iterator[None]:
     """On SIGTERM call `stop`, which returns when all is safe; then, or when time is short, raise Terminated.
 
-    `ray job stop` gives a job RAY_JOB_STOP_WAIT_TIME_S seconds (3 unless set where the cluster was started).
+    `stop` gets an event that is set when it is too late to ask anybody. `ray job stop` gives a job
+    RAY_JOB_STOP_WAIT_TIME_S seconds (3 unless set where the cluster was started). Signals reach the main thread: in
+    another one nothing is changed.
     """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
     grace = float(os.environ.get("RAY_JOB_STOP_WAIT_TIME_S", "3")) * _SAFETY
-    asked, left = threading.Event(), threading.Event()
+    asked, late = threading.Event(), threading.Event()
 
     def in_time() -> None:
-        stopping = threading.Thread(target=stop, daemon=True)  # not in the handler: Ray may be in the middle of a call
+        stopping = threading.Thread(target=stop, args=[late], daemon=True)  # not in the handler: Ray may be in a call
         stopping.start()
         stopping.join(grace)
-        # Said now, as tearing Ray down may take longer than the time that is left.
-        print(GO_ON, file=sys.stderr, flush=True)
-        if not left.is_set():
+        if not late.is_set():
             signal.raise_signal(signal.SIGTERM)
 
     def handle(number: int, frame: FrameType | None) -> None:
@@ -51,11 +54,15 @@ def in_order(stop: Callable[[], None]) -> Iterator[None]:
     before = signal.signal(signal.SIGTERM, handle)
     try:
         yield
-    except Terminated as stopped:
-        stopped.told = True
-        raise
+    except KeyboardInterrupt:
+        if not asked.is_set():
+            raise
     finally:
-        left.set()
+        late.set()
         signal.signal(signal.SIGTERM, before)
     if asked.is_set():
-        raise Terminated
+        # Said now, as tearing Ray down may take longer than the time that is left.
+        print(GO_ON, file=sys.stderr, flush=True)
+        terminated = Terminated()
+        terminated.told = True
+        raise terminated

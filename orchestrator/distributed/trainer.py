@@ -57,11 +57,15 @@ def start_driver(
     return driver
 
 
-def stop(driver: Any) -> None:
-    """End the path in order; returns when the round under way has its checkpoint."""
-    driver.stop.remote()
-    while not ray.get(driver.stopped.remote()):
-        time.sleep(0.05)
+def stop(drivers: Iterable[Any], late: threading.Event) -> None:
+    """End paths in order; returns when each round under way has its checkpoint, or `late` is set."""
+    with contextlib.suppress(ray.exceptions.RayError):
+        waiting = list(drivers)
+        for driver in waiting:
+            driver.stop.remote()
+        while waiting and not late.is_set():
+            waiting = [driver for driver in waiting if not ray.get(driver.stopped.remote(), timeout=1)]
+            late.wait(0.05)
 
 
 def train_rounds(

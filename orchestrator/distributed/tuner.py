@@ -5,15 +5,18 @@ from __future__ import annotations
 import logging
 import os
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
+import ray
 from ray import tune
 from rich.markup import escape
 
-from orchestrator.distributed import cluster, orphans
+from orchestrator.distributed import cluster, orphans, termination, trainer
 from orchestrator.distributed.deployment import Deployment
 from orchestrator.distributed.progress import paths_shown
 from orchestrator.distributed.trial import Sweep, SweptPath, run_trial
@@ -43,8 +46,13 @@ def run_paths(
         sweep = replace(sweep, deployment=cluster.placed(sweep.deployment, open_store(sweep.storage), joined))
         most = config.max_concurrent_trials or _room_for_paths(sweep.deployment)
         config = replace(config, max_concurrent_trials=most)
-        with orphans.removed(), paths_shown(sweep.job):
+        with orphans.removed(), paths_shown(sweep.job), termination.in_order(partial(_stop, sweep.job)):
             return list(_make_tuner(path_of, sweep, space, config, callbacks, folder or temporary).fit())
+
+
+def _stop(job: str, late: threading.Event) -> None:
+    names = [name for name in ray.util.list_named_actors() if name.startswith(f"{job}/")]
+    trainer.stop([ray.get_actor(name) for name in names], late)
 
 
 def _make_tuner(

@@ -24,11 +24,12 @@ from orchestrator.distributed.actor import Report
 from orchestrator.distributed.logs import RoundLog
 from orchestrator.distributed.metrics import MeteredStore, Metrics
 from orchestrator.distributed.tensors import share, unshare
-from orchestrator.errors import DivergedError, OrchestratorError
+from orchestrator.errors import DivergedError, OrchestratorError, StorageError
 from orchestrator.experiment import Experiment
 from orchestrator.rounds import EpochMetrics, Progress, RoundRequest, RoundResult, TrainState
+from orchestrator.storage.ledger import Ledger
 from orchestrator.storage.progress import ProgressWriter, newest_progress
-from orchestrator.storage.store import open_store
+from orchestrator.storage.store import Store, open_store
 from orchestrator.training import group
 from orchestrator.training.data import load_data
 from orchestrator.training.loop import Trainer
@@ -70,9 +71,16 @@ def train_path(config: WorkerConfig) -> None:
             if not group.same_everywhere(resume.place if resume else (0, 0), device):
                 resume = None  # one worker could not read the checkpoint: all begin the round anew
             if resume:
+                link.resumed(key, resume)
                 log.info("goes on from a checkpoint", epochs_done=resume.epochs_done, steps_done=resume.steps_done)
             watch = Watch(config, link, writer, device, log)
-            result = trainer.train(request, resume=resume, on_epoch=watch.epoch_done, on_step=watch.step_done)
+            result = trainer.train(
+                request,
+                resume=resume,
+                on_epoch=watch.epoch_done,
+                on_step=watch.step_done,
+                on_snapshot=partial(_keep, store, key),
+            )
             writer.wait()  # so that nothing of the round is written after its commit
         except Stopped:
             break
@@ -90,6 +98,13 @@ def train_path(config: WorkerConfig) -> None:
         link.finish(key, result)
     link.wait()
     link.stopped()
+
+
+def _keep(store: Store, key: str, epoch: int, state: TrainState) -> None:
+    """Keep a snapshot at once: a group that starts again later would not pass its epoch."""
+    if group.rank() == 0:
+        with contextlib.suppress(StorageError):  # it is handed over with the result too
+            Ledger(store).write_snapshot(key, str(epoch), state)
 
 
 class DriverLink:
@@ -146,14 +161,20 @@ class DriverLink:
     def crashed(self, error: str) -> None:
         self._driver.crashed.remote(error[:1000])
 
+    def resumed(self, key: str, progress: Progress) -> None:
+        if self._first:
+            self._driver.resumed.remote(key, progress.place)
+
     def stopped(self) -> None:
         if self._first:
             self._driver.workers_stopped.remote()
 
     def report(self, report: Report | None) -> None:
         """Tell the driver how far the round is, if it does not know; it answers whether to stop, in `stop_asked`."""
-        if not self.stop_asked():
-            self._answer = self._driver.report.remote(report)
+        if self.stop_asked() or (self._answer is not None and report is None):
+            return
+        answer = self._driver.report.remote(report)
+        self._answer = self._answer or answer
 
     def stop_asked(self) -> bool:
         """Whether the driver's newest answer, if it is there, was to stop."""

@@ -87,6 +87,7 @@ def pack_progress(progress: Progress) -> bytes:
         "seconds": progress.seconds,
         "attempts": progress.attempts,
         "steps_done": progress.steps_done,
+        "origin": progress.origin,
     }
     own = {} if progress.parts is None else {_PARTS: progress.parts}
     return _seal(

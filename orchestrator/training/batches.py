@@ -77,6 +77,8 @@ class Batches:
         of the augmentation follow from `epoch_seed` alone. The remainder of the shuffled samples is left out. Raises
         DataError for a sample that cannot be used.
         """
+        if first == self.steps_per_epoch:
+            return
         begin, end = self._bounds(self._batch_size)
         shape = (self.steps_per_epoch, self._batch_size)
         augment = self._data.augment

@@ -61,7 +61,9 @@ def start_alike(module: nn.Module) -> None:
     """Give every worker rank 0's parameters and buffers, whatever a model of the user's was initialised from."""
     if world_size() > 1:
         for tensor in [*module.parameters(), *module.buffers()]:
-            dist.broadcast(tensor, src=0)
+            whole = tensor.detach().contiguous()
+            dist.broadcast(whole.view(-1).view(torch.uint8), src=0)  # some types are known to no backend
+            tensor.copy_(whole)
 
 
 def data_parallel(module: nn.Module) -> nn.Module:
@@ -81,8 +83,10 @@ def average_gradients(module: nn.Module) -> None:
     """
     if world_size() == 1 or _averages_in_backward():
         return
-    parameters = [parameter for parameter in module.parameters() if parameter.grad is not None]
-    flat = torch.cat([parameter.grad.reshape(-1) for parameter in parameters if parameter.grad is not None])
+    parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    # A branch that a worker did not take has a gradient of zero there, as in the mean over the whole batch.
+    gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
+    flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
     parts = sum_over_workers(flat.div_(world_size())).split([parameter.numel() for parameter in parameters])
     for parameter, part in zip(parameters, parts, strict=True):
         parameter.grad = part.view_as(parameter).to(parameter.dtype)
@@ -105,15 +109,15 @@ def _stay_awake(work: dist.Work) -> None:
 
 
 def running_statistics(module: nn.Module) -> list[Tensor]:
-    """The buffers that each worker computes from its own part of the batches."""
-    return [buffer for buffer in module.buffers() if buffer.is_floating_point()]
+    """The buffers that each worker may have computed from its own part of the batches."""
+    return [buffer for buffer in module.buffers() if buffer.is_floating_point() and 0 not in buffer.stride()]
 
 
 def average_buffers(module: nn.Module) -> None:
-    """Replace running statistics by their mean over the workers."""
+    """Replace running statistics by their mean over the workers; in float64, so that what is equal stays as it is."""
     buffers = running_statistics(module)
     if world_size() > 1 and buffers:
-        flat = torch.cat([buffer.reshape(-1) for buffer in buffers])
+        flat = torch.cat([buffer.reshape(-1).double() for buffer in buffers])
         sum_over_workers(flat).div_(world_size())
         for buffer, mean in zip(buffers, flat.split([b.numel() for b in buffers]), strict=True):
             buffer.copy_(mean.view_as(buffer))

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 
 import torch
 import torch.nn.functional as F
@@ -33,6 +33,7 @@ from orchestrator.training.state import check_state, put_state, take_state
 OnEpoch = Callable[[RoundRequest, EpochMetrics, float, Callable[[], Progress]], None]
 # (a function that takes a checkpoint, if every worker calls it)
 OnStep = Callable[[Callable[[], Progress]], None]
+OnSnapshot = Callable[[int, TrainState], None]  # (epochs of the dense run, its state after them)
 
 
 class Trainer:
@@ -70,10 +71,12 @@ class Trainer:
         resume: Progress | None = None,
         on_epoch: OnEpoch | None = None,
         on_step: OnStep | None = None,
+        on_snapshot: OnSnapshot | None = None,
     ) -> RoundResult:
         """Train `request` to its end, from `resume` if given.
 
-        `on_epoch` is called on every worker after each epoch, `on_step` after each step. A request for gradients is
+        `on_epoch` is called on every worker after each epoch, `on_step` after each step, `on_snapshot` with what the
+        request wants kept. A request for gradients is
         answered without training (see RoundRequest).
 
         Raises DivergedError when a loss of an epoch, training or validation, is not finite, DataError on a bad sample,
@@ -106,6 +109,8 @@ class Trainer:
         for epoch in range(request.first_epoch + len(attempt.history), request.first_epoch + request.epochs):
             if epoch in request.keep and not attempt.begun:
                 snapshots[epoch] = take_state(self.module, optimizer)
+                if on_snapshot:
+                    on_snapshot(epoch, snapshots[epoch])
             images_per_second = self._epoch(attempt, epoch)
             if on_epoch:
                 on_epoch(request, attempt.history[-1], images_per_second, lambda: self._progress(attempt))
@@ -124,7 +129,10 @@ class Trainer:
 
     def check(self, request: RoundRequest, progress: Progress) -> None:
         """Raise DamagedError unless `request` can go on from `progress`: storage may hold anything."""
+        self._take_shape(request.channels)
         check_state(progress.state, self.module)
+        if progress.origin != request.origin():
+            raise DamagedError("it began from other weights or masks than the round has now")
         done, steps = len(progress.history), self.batches.steps_per_epoch
         own = 1 + sum(buffer.numel() for buffer in group.running_statistics(self.module))
         if [metrics.epoch - request.first_epoch for metrics in progress.history] != list(range(done)):
@@ -223,6 +231,7 @@ class Trainer:
             attempt.attempts,
             steps_done,
             parts,
+            attempt.origin,
         )
 
     @torch.no_grad()
@@ -315,6 +324,10 @@ class _Attempt:
     loss_sum: float = 0.0
     training_seconds: float = 0.0
     images: int = 0
+
+    @cached_property
+    def origin(self) -> str:
+        return self.request.origin()
 
 
 def _check_workers(request: RoundRequest) -> None:

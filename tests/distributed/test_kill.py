@@ -141,6 +141,17 @@ def test_sigterm_ends_in_order_with_a_checkpoint_in_the_middle_of_an_epoch(tmp_p
 
 
 @pytest.mark.timeout(400)
+def test_sigterm_while_the_workers_start(tmp_path):
+    with job_runs.running(tmp_path / "log", "--storage", "./runs", env=ENV) as job:
+        job.wait_for(lambda: job.find("ray::TrainController"), "Ray Train has started")
+        os.kill(job.processes()[0].pid, signal.SIGTERM)
+        assert job.wait(60) == 143, job.output()
+        assert job.output().count("the same command goes on from the last checkpoint") == 1
+        assert "Traceback" not in job.output()
+        assert "SIGTERM handler is not set" not in job.output(), "a second Ray was started"
+
+
+@pytest.mark.timeout(400)
 def test_a_damaged_round_ends_the_job_with_its_name(tmp_path):
     """Also one that only the next round would read, and without starting the workers over and over."""
     code, output = job_runs.run(tmp_path / "log", "--storage", "./runs", env={"EPOCHS": "2", "ROUNDS": "1"})

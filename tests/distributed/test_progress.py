@@ -52,10 +52,10 @@ def test_time_left_follows_the_epochs_done(monkeypatch):
 @pytest.mark.parametrize(
     ("status", "line"),
     [
-        (Status(None, (), None, 0, None), "wr.1: starting its workers"),
-        (Status(None, (), None, 0, "ft.1 on host, ab12cd34"), "wr.1: waits for ft.1, which trains the round"),
-        (Status(REPORT, (), None, 1, None), "wr.1: round 2/14  epoch 7/30  density 0.640"),
-        (Status(REPORT, (RECORD,), None, 1, None), "wr.1: between two rounds"),
+        (Status(None, (), None, 0, 0, None), "wr.1: starting its workers"),
+        (Status(None, (), None, 0, 0, "ft.1 on host, ab12cd34"), "wr.1: waits for ft.1, which trains the round"),
+        (Status(REPORT, (), None, 1, 0, None), "wr.1: round 2/14  epoch 7/30  density 0.640"),
+        (Status(REPORT, (RECORD,), None, 1, 0, None), "wr.1: between two rounds"),
     ],
 )
 def test_a_line_a_path_of_a_sweep(status, line):

@@ -358,3 +358,20 @@ def test_evaluation_batches_shrink_with_the_size_of_the_images() -> None:
     assert sizes(8, 10) == [512, 188]
     assert sizes(128, 10) == [256, 256, 188]
     assert sizes(128, 400) == [400, 300]
+
+
+@pytest.mark.parametrize("loader_workers", [0, 2])
+@pytest.mark.parametrize("augmented", [False, True])
+def test_an_epoch_can_begin_at_any_of_its_steps(
+    folder: Path, loader_workers: int, augmented: bool, closing: list
+) -> None:
+    """In memory and read by loaders; after the last step there is nothing left."""
+    images = torch.arange(23 * 16).view(23, 1, 4, 4).float()
+    splits = [TensorDataset(images, torch.arange(23)) for _ in range(3)]
+    memory = Data(*splits, num_classes=23, input_shape=(1, 4, 4), augment=CropAndFlip(pad=1) if augmented else None)
+    for data, size in ((memory, 5), (imagefolder(folder), 4)):
+        one = batches(data, size, loader_workers=loader_workers)
+        closing.append(one)
+        whole = list(one.train(3))
+        for first in range(len(whole) + 1):
+            assert_same(list(one.train(3, first=first)), whole[first:])

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.func import functional_call
 
-from orchestrator.errors import DivergedError
+from orchestrator.errors import DamagedError, DivergedError
 from orchestrator.pruning import prunable_weights
 from orchestrator.rounds import RoundRequest, TrainState
 from orchestrator.seeds import derive
@@ -146,3 +146,37 @@ def test_compiled_training_is_training():
     result = compiled.train(request)
     for name, tensor in plain.state.model.items():
         torch.testing.assert_close(result.state.model[name], tensor, rtol=1e-3, atol=1e-5)
+
+
+def test_every_place_of_a_round_is_a_checkpoint_that_gives_the_same_bits():
+    """The last step of an epoch too, after which nothing of it is left to train."""
+    experiment = tiny.with_training(dataclasses.replace(tiny.EXPERIMENT, model_options={"dropout": 0.2}), epochs=3)
+    trainer, request = begin(experiment)
+    places = []
+    whole = trainer.train(request, on_step=lambda take: places.append(take()))
+    assert [progress.place for progress in places] == [(e, s) for e in range(3) for s in range(1, 7)]
+    for progress in places:
+        trainer.check(request, progress)
+        again = trainer.train(request, resume=progress)
+        assert all(torch.equal(again.state.model[name], tensor) for name, tensor in whole.state.model.items())
+        assert again.history == whole.history, progress.place
+
+
+def test_a_checkpoint_of_another_start_is_refused():
+    """A parent that was lost and trained again elsewhere may have other bits under the same key."""
+    trainer, request = begin(tiny.EXPERIMENT)
+    places = []
+    trainer.train(dataclasses.replace(request, epochs=1), on_step=lambda take: places.append(take()))
+    trainer.check(request, places[0])
+    masks = {name: ~mask for name, mask in request.masks.items()}
+    start = TrainState({name: tensor + 1 for name, tensor in request.start.model.items()})
+    for other in (dataclasses.replace(request, masks=masks), dataclasses.replace(request, start=start)):
+        with pytest.raises(DamagedError, match="began from other weights or masks"):
+            trainer.check(other, places[0])
+
+
+def test_snapshots_are_told_when_they_are_taken():
+    trainer, request = begin(tiny.EXPERIMENT)
+    told = {}
+    result = trainer.train(dataclasses.replace(request, keep=(1, 3)), on_snapshot=told.__setitem__)
+    assert told.keys() == result.snapshots.keys() == {1, 3}
