@@ -68,7 +68,7 @@ class RoundRequest:
         """
         digest = hashlib.sha256()
         for tensors in (self.start.model if self.start else {}, self.masks):
-            for name, tensor in tensors.items():
+            for name, tensor in sorted(tensors.items()):  # storage gives them in another order
                 digest.update(name.encode())
                 digest.update(tensor.contiguous().view(-1).view(torch.uint8).numpy().data)
         return digest.hexdigest()

@@ -111,7 +111,7 @@ class DriverActor:
         self._holder: str | None = None
         self._stopping, self._stopped = False, True
         self._starts = self._restarts = 0
-        self._expected = True  # a group of workers that starts was asked for, nobody died
+        self._expected = False  # whether the next group of workers to start was asked for by `turn`
         self._place: tuple[str, tuple[int, int]] = ("", (0, 0))
         self._fruitless = 0
         self._lost = 0
