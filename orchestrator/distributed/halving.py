@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ray.tune.schedulers import ASHAScheduler
@@ -31,11 +31,21 @@ class Stops:
 class Halving(ASHAScheduler):  # type: ignore[misc]
     """ASHA (Li et al. 2020) with the round as its resource: the weaker half of the paths that reach a rung stops."""
 
-    def __init__(self, stops: Stops, rounds: int) -> None:
+    def __init__(self, stops: Stops, rounds: int, before: Mapping[str, Sequence[float]]) -> None:
+        """`before`: of every path of the sweep, the validation accuracies of the rounds that storage holds already.
+
+        They stand in the rungs from the start, and a path is not judged again by what it has passed.
+        """
         super().__init__(time_attr="round", metric="val_accuracy", mode="max", max_t=rounds, reduction_factor=2)
-        self._stops = stops
+        self._stops, self._before = stops, before
+        for path, accuracies in before.items():
+            for milestone, recorded in self._brackets[0]._rungs:
+                if milestone < len(accuracies):
+                    recorded[f"before: {path}"] = accuracies[milestone]
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        if "failure" not in result and result["round"] < len(self._before.get(result["path"], ())):
+            return str(self.CONTINUE)
         decision: str = super().on_trial_result(tune_controller, trial, result)
         if decision == self.STOP and "failure" not in result and result["round"] < result["rounds"]:
             self._stops.add(result["path"], result["round"])

@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -94,7 +94,7 @@ def sweep_paths(
     missing = [label for label, is_over in zip(going, over, strict=True) if not is_over]
     results: dict[str, tune.Result] = {}
     if missing:
-        scheduler = Halving(stops, max(len(driver.densities) for driver in drivers.values())) if asha else None
+        scheduler = _halving(stops, drivers) if asha else None
         found = run_paths(
             lambda point: paths[point["path"]],
             replace(sweep, paths=len(missing)),
@@ -183,6 +183,13 @@ def _paths(replicates: list[Experiment], deployment: Deployment) -> list[SweptPa
         turns[key] += 1
     order = sorted(range(len(paths)), key=lambda i: before[i])
     return [replace(paths[i], keep=tuple(sorted(wanted[dense[i]]))) for i in order]
+
+
+def _halving(stops: Stops, drivers: Mapping[str, Driver]) -> Halving:
+    before = {
+        label: [record.metrics["val_accuracy"] for record in driver.records()] for label, driver in drivers.items()
+    }
+    return Halving(stops, max(len(driver.densities) for driver in drivers.values()), before)
 
 
 def outcome_of(driver: Driver, result: tune.Result | None) -> Outcome:
