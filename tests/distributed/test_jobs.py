@@ -62,6 +62,7 @@ def test_digits_with_fewer_channels(tmp_path):
         assert record.metrics["test_accuracy"] > 0.8
 
 
+@pytest.mark.slow
 def test_digits_to_files_and_page(tmp_path):
     """Three short rounds, then files of the recommended networks and of the dense one, each measured by itself."""
     arguments = ("--smoke", "--storage", "./runs", "--report", "./deploy")
