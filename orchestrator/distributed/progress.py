@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import ray
@@ -21,14 +21,20 @@ from orchestrator.storage.ledger import Record
 LOG_SECONDS = 10.0  # between two lines where there is no terminal
 WAITING_SECONDS = 60.0  # without a worker, or without anything new, before a line says so
 _POLL_SECONDS = 0.5
-logger = logging.getLogger(__name__)
 
 
 @contextlib.contextmanager
 def shown(driver: Any, console: Console) -> Iterator[None]:
     """Follow the driver actor while the block runs."""
+    with _meanwhile(partial(_follow, driver, console)):
+        yield
+
+
+@contextlib.contextmanager
+def _meanwhile(follow: Callable[[threading.Event], None]) -> Iterator[None]:
+    """Run `follow` in a thread until the block ends, which sets its event."""
     stop = threading.Event()
-    thread = threading.Thread(target=_follow, args=(driver, console, stop), daemon=True)
+    thread = threading.Thread(target=follow, args=[stop], daemon=True)
     thread.start()
     try:
         yield
@@ -77,14 +83,8 @@ def _follow(driver: Any, console: Console, stop: threading.Event) -> None:
 @contextlib.contextmanager
 def paths_shown(job: str) -> Iterator[None]:
     """Follow the driver actors of the sweep `job` while the block runs: a line for each path that is under way."""
-    stop = threading.Event()
-    thread = threading.Thread(target=_follow_paths, args=(job, make_console(), stop), daemon=True)
-    thread.start()
-    try:
+    with _meanwhile(partial(_follow_paths, job, make_console())):
         yield
-    finally:
-        stop.set()
-        thread.join(timeout=10)
 
 
 def _follow_paths(job: str, console: Console, stop: threading.Event) -> None:

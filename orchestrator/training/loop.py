@@ -25,6 +25,7 @@ from orchestrator.seeds import derive
 from orchestrator.training import group
 from orchestrator.training.batches import Batches, Split
 from orchestrator.training.data import Data
+from orchestrator.training.masked import Masked
 from orchestrator.training.models import build_model
 from orchestrator.training.rng import seed_all
 from orchestrator.training.state import check_state, put_state, take_state
@@ -76,8 +77,7 @@ class Trainer:
         """Train `request` to its end, from `resume` if given.
 
         `on_epoch` is called on every worker after each epoch, `on_step` after each step, `on_snapshot` with what the
-        request wants kept. A request for gradients is
-        answered without training (see RoundRequest).
+        request wants kept. A request for gradients is answered without training (see RoundRequest).
 
         Raises DivergedError when a loss of an epoch, training or validation, is not finite, DataError on a bad sample,
         ConfigError when the request asks for another number of workers.
@@ -337,26 +337,3 @@ def _check_workers(request: RoundRequest) -> None:
             f"{request.epochs}; a replay by {group.world_size()} would give other bits: "
             f"run with --workers {request.workers}, or choose another --storage"
         )
-
-
-class Masked:
-    """The masks of one round beside the weights that they cut, in the weights' own dtype, device and layout."""
-
-    def __init__(self, module: nn.Module, masks: Tensors) -> None:
-        parameters = dict(module.named_parameters())
-        self._weights: list[Tensor] = [parameters[name] for name in masks]
-        with torch.no_grad():
-            self._masks = [
-                torch.empty_like(weight).copy_(mask) for weight, mask in zip(self._weights, masks.values(), strict=True)
-            ]
-
-    def mask_gradients(self) -> None:
-        # A weight that took no part in the loss has no gradient.
-        pairs = [(w.grad, mask) for w, mask in zip(self._weights, self._masks, strict=True) if w.grad is not None]
-        if pairs:
-            torch._foreach_mul_([gradient for gradient, _ in pairs], tuple(mask for _, mask in pairs))
-
-    @torch.no_grad()
-    def mask_weights(self) -> None:
-        if self._masks:
-            torch._foreach_mul_(self._weights, tuple(self._masks))

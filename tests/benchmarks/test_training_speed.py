@@ -16,7 +16,7 @@ from orchestrator.storage.checkpoint import pack_model
 from orchestrator.storage.ledger import Ledger
 from orchestrator.storage.store import open_store
 from orchestrator.training.data import load_data
-from orchestrator.training.loop import Masked
+from orchestrator.training.masked import Masked
 from orchestrator.training.models import build_model
 from orchestrator.training.state import model_tensors
 

@@ -1,0 +1,31 @@
+"""The masks of a round, applied in every step."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from orchestrator.rounds import Tensors
+
+
+class Masked:
+    """The masks of one round beside the weights that they cut, in the weights' own dtype, device and layout."""
+
+    def __init__(self, module: nn.Module, masks: Tensors) -> None:
+        parameters = dict(module.named_parameters())
+        self._weights: list[Tensor] = [parameters[name] for name in masks]
+        with torch.no_grad():
+            self._masks = [
+                torch.empty_like(weight).copy_(mask) for weight, mask in zip(self._weights, masks.values(), strict=True)
+            ]
+
+    def mask_gradients(self) -> None:
+        # A weight that took no part in the loss has no gradient.
+        pairs = [(w.grad, mask) for w, mask in zip(self._weights, self._masks, strict=True) if w.grad is not None]
+        if pairs:
+            torch._foreach_mul_([gradient for gradient, _ in pairs], tuple(mask for _, mask in pairs))
+
+    @torch.no_grad()
+    def mask_weights(self) -> None:
+        if self._masks:
+            torch._foreach_mul_(self._weights, tuple(self._masks))
