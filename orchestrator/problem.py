@@ -9,8 +9,8 @@ from torch import nn
 from orchestrator.errors import ConfigError
 from orchestrator.experiment import Experiment, Problem
 from orchestrator.pruning import prunable_weights
+from orchestrator.pruning.channel_trace import trace_channels
 from orchestrator.pruning.channels import Channels
-from orchestrator.pruning.trace import trace_channels
 from orchestrator.seeds import derive
 from orchestrator.training.batches import check_batch_size
 from orchestrator.training.data import Data, load_data

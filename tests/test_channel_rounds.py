@@ -17,9 +17,9 @@ from orchestrator.errors import ConfigError, DamagedError
 from orchestrator.experiment import Experiment, Problem, round_keys, round_settings
 from orchestrator.problem import load_problem
 from orchestrator.pruning import Explicit, OneShot
+from orchestrator.pruning.channel_trace import trace_channels
 from orchestrator.pruning.channels import Channels
 from orchestrator.pruning.shrink import cut_model
-from orchestrator.pruning.trace import trace_channels
 from orchestrator.retraining import (
     LearningRateRewinding,
     RandomReinitialisation,

@@ -9,7 +9,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from orchestrator.export.fold import fold_batch_norm
+    from orchestrator.export.batch_norm import fold_batch_norm
     from orchestrator.export.onnx_file import save_onnx, save_onnx_half, save_onnx_int8
     from orchestrator.export.packed import load_packed, save_packed
     from orchestrator.export.preprocessing import Preprocessing

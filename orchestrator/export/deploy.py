@@ -16,7 +16,6 @@ from torch.utils.data import Subset
 
 from orchestrator.errors import ConfigError, ExportError
 from orchestrator.export.files import appearing
-from orchestrator.export.macs import count_macs
 from orchestrator.export.measure import DataSource, labels_of, logits_of, measure
 from orchestrator.export.onnx_file import RELATIVE, relative_error, save_onnx, save_onnx_half, save_onnx_int8
 from orchestrator.export.packed import save_packed
@@ -25,6 +24,7 @@ from orchestrator.export.proof import DEPLOY, Artifact, Deployment, Facts, Skipp
 from orchestrator.export.pte_file import save_pte
 from orchestrator.export.runtimes import Array
 from orchestrator.pruning.channel_graph import Kept
+from orchestrator.pruning.macs import count_macs
 from orchestrator.training.batches import Batches
 from orchestrator.training.data import Data
 from orchestrator.training.state import model_tensors

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from orchestrator.errors import ExportError
+from orchestrator.export.batch_norm import fold_batch_norm
 from orchestrator.export.files import appearing
-from orchestrator.export.fold import fold_batch_norm
 from orchestrator.export.preprocessing import Preprocessing
-from orchestrator.export.trace import first_cause, quiet, traced
+from orchestrator.export.program import first_cause, quiet, traced
 from orchestrator.training.checks import one_line
 from orchestrator.training.state import model_tensors
 

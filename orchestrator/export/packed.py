@@ -21,8 +21,8 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from orchestrator.errors import ConfigError, DamagedError, ExportError
+from orchestrator.export.batch_norm import fold_batch_norm
 from orchestrator.export.files import appearing
-from orchestrator.export.fold import fold_batch_norm
 from orchestrator.export.preprocessing import Preprocessing
 from orchestrator.export.streams import Layout, pack, unpack
 from orchestrator.pruning.channel_graph import Kept

@@ -9,10 +9,10 @@ from pathlib import Path
 from torch import nn
 
 from orchestrator.errors import ExportError
+from orchestrator.export.batch_norm import fold_batch_norm
 from orchestrator.export.files import appearing
-from orchestrator.export.fold import fold_batch_norm
 from orchestrator.export.preprocessing import Preprocessing
-from orchestrator.export.trace import first_cause, quiet, traced
+from orchestrator.export.program import first_cause, quiet, traced
 
 
 def save_pte(module: nn.Module, path: str | Path, preprocessing: Preprocessing) -> Path:

@@ -19,10 +19,10 @@ from orchestrator.pruning.channel_choice import (
     ratio_sizes,
 )
 from orchestrator.pruning.channel_graph import UNITS, ChannelGraph, Kept, Unit
+from orchestrator.pruning.channel_trace import trace_channels
 from orchestrator.pruning.criteria import Criterion, magnitude
 from orchestrator.pruning.li2017 import PRESETS
 from orchestrator.pruning.shrink import shrink
-from orchestrator.pruning.trace import trace_channels
 
 TOLERANCE = 5e-4  # between a path's density and what given ratios keep
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from orchestrator.report.summary import TOLERANCE, Row
+from orchestrator.report.summary import TOLERANCE, Row, is_good
 from orchestrator.report.text import compression, percent, size
 
 
@@ -48,13 +48,7 @@ def choose(rows: Sequence[Row]) -> Choice | None:
         return None
     dense = max(dense_rows.values(), key=lambda row: row.validation.median)
     least = dense.validation.median - TOLERANCE
-    good = [
-        row
-        for row in rows
-        if row.experiment in dense_rows
-        and set(row.seeds) >= set(dense_rows[row.experiment].seeds)
-        and row.validation.median >= least - 1e-9  # a tie must not hang on the last bit of a fraction
-    ]
+    good = [row for row in rows if row.experiment in dense_rows and is_good(row, dense_rows[row.experiment], least)]
     row = min(good, key=lambda row: (row.kept, -row.validation.median, row.experiment, row.round))
     return Choice(row, dense, least, len(good), len(rows))
 

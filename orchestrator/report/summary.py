@@ -107,9 +107,14 @@ def _recommended(rows: Sequence[Row]) -> Row | None:
     dense = next((row for row in rows if row.round == 0), None)
     if dense is None:
         return None
-    least = dense.validation.median - TOLERANCE - 1e-9  # a tie must not hang on the last bit of a fraction
-    good = [row for row in rows if row.validation.median >= least and set(row.seeds) >= set(dense.seeds)]
+    good = [row for row in rows if is_good(row, dense, dense.validation.median - TOLERANCE)]
     return min(good, key=lambda row: (row.kept, row.round), default=None)
+
+
+def is_good(row: Row, dense: Row, least: float) -> bool:
+    """Whether `row` has every seed of the dense row that its path began with, and a median validation of `least`."""
+    enough = row.validation.median >= least - 1e-9  # a tie must not hang on the last bit of a fraction
+    return enough and set(row.seeds) >= set(dense.seeds)
 
 
 def spread_of(values: Sequence[float]) -> Spread:

@@ -16,10 +16,10 @@ from torch import nn
 from orchestrator.errors import ConfigError
 from orchestrator.pruning.channel_choice import keep_by_budget, keep_by_ratio
 from orchestrator.pruning.channel_graph import ChannelGraph
+from orchestrator.pruning.channel_trace import trace_channels
 from orchestrator.pruning.channels import Channels, fewer_channels
 from orchestrator.pruning.li2017 import PRESETS
 from orchestrator.pruning.shrink import check_configuration, shrink
-from orchestrator.pruning.trace import trace_channels
 from orchestrator.training.models import build_model
 
 

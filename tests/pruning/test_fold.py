@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
+from orchestrator.pruning.channel_trace import trace_channels
 from orchestrator.pruning.fold import remove_silent
-from orchestrator.pruning.trace import trace_channels
 
 SHAPE = (3, 12, 12)
 

@@ -7,7 +7,6 @@ it couples only in part stay (a zero-padded shortcut), and what is left is tried
 from __future__ import annotations
 
 import copy
-import math
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -16,10 +15,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+from torch.nn.modules.conv import _ConvNd
 
 from orchestrator.errors import ConfigError
 from orchestrator.pruning.channel_graph import SIDES, ChannelGraph, Cut, Group, Layer, Member, tensor_sides
+from orchestrator.pruning.macs import weight_uses
 from orchestrator.pruning.shrink import shrink
 
 
@@ -88,16 +88,15 @@ def _bounded(most: int) -> Iterator[None]:
 def _layers(network: nn.Module, image: Tensor) -> tuple[dict[str, Layer], int]:
     """Layers that can lose channels, by name in the network's order, and the MACs of all that multiply."""
     calls: Counter[nn.Module] = Counter()
-    positions: dict[nn.Module, int] = {}
+    positions: Counter[nn.Module] = Counter()
+    macs = 0
 
     def count(layer: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+        nonlocal macs
         calls[layer] += 1
-        if isinstance(layer, _ConvTransposeNd):
-            positions[layer] = positions.get(layer, 0) + math.prod(inputs[0].shape[2:])
-        elif isinstance(layer, _ConvNd):
-            positions[layer] = positions.get(layer, 0) + math.prod(output.shape[2:])
-        elif isinstance(layer, nn.Linear):
-            positions[layer] = positions.get(layer, 0) + math.prod(output.shape[1:-1])
+        for weight, times in weight_uses(layer, inputs, output):
+            positions[layer] += times
+            macs += times * weight.numel()
 
     hooks = [layer.register_forward_hook(count) for layer in network.modules()]
     with torch.no_grad():
@@ -106,11 +105,9 @@ def _layers(network: nn.Module, image: Tensor) -> tuple[dict[str, Layer], int]:
         hook.remove()
     uses = Counter(id(p) for layer in network.modules() for p in layer.parameters(recurse=False))
     trained = dict(network.named_parameters())
-    layers, macs = {}, 0
+    layers = {}
     for name, layer in network.named_modules():
         multiplies = isinstance(layer, _ConvNd | nn.Linear)
-        if multiplies:
-            macs += positions.get(layer, 0) * layer.weight.numel()
         sides = tensor_sides(layer)
         shared = any(uses[id(p)] > 1 for p in layer.parameters(recurse=False))
         if sides is None or calls[layer] != 1 or shared:
@@ -120,7 +117,7 @@ def _layers(network: nn.Module, image: Tensor) -> tuple[dict[str, Layer], int]:
             for attribute, of in sides.items()
             if (tensor := getattr(layer, attribute, None)) is not None
         }
-        layers[name] = Layer(cuts, f"{name}.weight" if multiplies else None, positions.get(layer, 0))
+        layers[name] = Layer(cuts, f"{name}.weight" if multiplies else None, positions[layer])
     return layers, macs
 
 

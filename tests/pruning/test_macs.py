@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from orchestrator.export.macs import Macs, count_macs
+from orchestrator.pruning.macs import Macs, count_macs
 from orchestrator.training.models import build_model
 
 
