@@ -7,7 +7,9 @@ import logging
 import os
 import re
 import secrets
+import signal
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -39,8 +41,11 @@ def connect(address: str | None) -> bool:
         options |= {"include_dashboard": False}
     if host := re.fullmatch(r"(?:ray://)?([^/:]+):(\d+)", address):
         _knock(address, host[1], int(host[2]))  # Ray itself would try for minutes
+    terminated = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(address=address, **options)
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, terminated)  # Ray's own would end the job without a word
     except ray.exceptions.AuthenticationError as error:
         raise ResourceError(f"there is no token for the Ray cluster: {str(error).splitlines()[0]}") from None
     except OSError as error:

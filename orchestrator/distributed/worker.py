@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
@@ -32,7 +31,7 @@ from orchestrator.storage.progress import ProgressWriter, newest_progress
 from orchestrator.storage.store import Store, open_store
 from orchestrator.training import group
 from orchestrator.training.data import load_data
-from orchestrator.training.loop import Trainer
+from orchestrator.training.loop import TakeProgress, Trainer
 
 LOOK_SECONDS = 0.5  # between two looks whether to stop or to write a checkpoint
 PREEMPTION_LOOKS = 4  # looks to one at Ray Train's notice of a node that goes, at which all workers wait for each other
@@ -210,7 +209,7 @@ class Watch:
         request: RoundRequest,
         metrics: EpochMetrics,
         images_per_second: float,
-        take_progress: Callable[[], Progress],
+        take_progress: TakeProgress,
     ) -> None:
         if group.rank() != 0:
             return
@@ -219,10 +218,10 @@ class Watch:
         if (now := time.monotonic()) - self._reported > LOOK_SECONDS:
             self._reported = now
             self._link.report(Report.of(request, metrics, done, images_per_second, group.world_size()))
-        if self._is_due() and done < request.epochs:
-            self._save(take_progress())
+        if self._is_due() and done < request.epochs and (progress := take_progress()):
+            self._save(progress)
 
-    def step_done(self, take_progress: Callable[[], Progress]) -> None:
+    def step_done(self, take_progress: TakeProgress) -> None:
         """Raises Stopped on every worker when the run is to end."""
         self._steps_to_look -= 1
         if self._steps_to_look > 0:
@@ -241,10 +240,8 @@ class Watch:
         decision = [int(last_moment or self._is_due()), int(last_moment), int(stop), steps]
         save, wait, end, steps = group.from_rank_zero(decision, self._device)
         self._steps = self._steps_to_look = steps
-        if save:
-            progress = take_progress()
-            if group.rank() == 0:
-                self._save(progress)
+        if save and (progress := take_progress()):
+            self._save(progress)
         if wait:
             self._writer.wait()
         if end:

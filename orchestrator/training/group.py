@@ -118,6 +118,11 @@ def average_buffers(module: nn.Module) -> None:
     buffers = running_statistics(module)
     if world_size() > 1 and buffers:
         flat = torch.cat([buffer.reshape(-1).double() for buffer in buffers])
-        sum_over_workers(flat).div_(world_size())
-        for buffer, mean in zip(buffers, flat.split([b.numel() for b in buffers]), strict=True):
-            buffer.copy_(mean.view_as(buffer))
+        put_flat(sum_over_workers(flat).div_(world_size()), buffers)
+
+
+@torch.no_grad()
+def put_flat(flat: Tensor, tensors: Sequence[Tensor]) -> None:
+    """Copy `flat` (n,) into `tensors` of n elements in all, one after another."""
+    for tensor, part in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
+        tensor.copy_(part.view_as(tensor))

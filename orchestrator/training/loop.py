@@ -30,10 +30,10 @@ from orchestrator.training.models import build_model
 from orchestrator.training.rng import seed_all
 from orchestrator.training.state import check_state, put_state, take_state
 
+TakeProgress = Callable[[], Progress | None]  # a checkpoint, on the first worker; None on the others
 # (request, the epoch's metrics, training images per second over all workers, a function that takes a checkpoint)
-OnEpoch = Callable[[RoundRequest, EpochMetrics, float, Callable[[], Progress]], None]
-# (a function that takes a checkpoint, if every worker calls it)
-OnStep = Callable[[Callable[[], Progress]], None]
+OnEpoch = Callable[[RoundRequest, EpochMetrics, float, TakeProgress], None]
+OnStep = Callable[[TakeProgress], None]  # every worker must take the checkpoint, or none
 OnSnapshot = Callable[[int, TrainState], None]  # (epochs of the dense run, its state after them)
 
 
@@ -216,12 +216,14 @@ class Trainer:
         total = group.sum_over_workers(loss_sum).item()
         return total / (steps * training.batch_size)
 
-    def _progress(self, attempt: _Attempt, steps_done: int = 0, loss_sum: Tensor | None = None) -> Progress:
-        """A checkpoint; in the middle of an epoch every worker must ask for it."""
+    def _progress(self, attempt: _Attempt, steps_done: int = 0, loss_sum: Tensor | None = None) -> Progress | None:
+        """A checkpoint, on the first worker; in the middle of an epoch every worker must ask for it."""
         parts = None
         if loss_sum is not None:
             own = [buffer.reshape(-1).double() for buffer in group.running_statistics(self.module)]
             parts = group.gather(torch.cat([*own, loss_sum.reshape(1)])).cpu()
+        if group.rank() != 0:
+            return None
         return Progress(
             attempt.request.key,
             len(attempt.history),
@@ -241,9 +243,7 @@ class Trainer:
             mine, loss_sum = parts[group.rank()], parts[group.rank(), -1].item()
         else:
             mine, loss_sum = parts.mean(0), parts[:, -1].sum().item() if group.rank() == 0 else 0.0
-        buffers = group.running_statistics(self.module)
-        for buffer, values in zip(buffers, mine[:-1].split([buffer.numel() for buffer in buffers]), strict=True):
-            buffer.copy_(values.view_as(buffer))
+        group.put_flat(mine[:-1], group.running_statistics(self.module))
         return loss_sum
 
     def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import signal
 import subprocess
 import sys
 
@@ -48,6 +50,28 @@ def test_digits(tmp_path):
     rounds = [json.loads(line) for line in lines]
     assert [(r["round"], r["kept"], r["seed"]) for r in rounds] == [(0, 19464, 1), (1, 15571, 1), (2, 12457, 1)]
     assert all(r["metrics"]["test_accuracy"] > 0.8 for r in rounds)
+
+
+def test_the_comparison_on_digits_stopped_and_started_again(tmp_path):
+    """Every technique, SIGTERM once a round is committed, and the rest with its tables and report."""
+    arguments, script = ("--smoke", "--storage", "./runs", "--report", "./report"), JOBS / "digits_compare.py"
+    ledger = Ledger(open_store(str(tmp_path / "runs")))
+    with job_runs.running(tmp_path / "stopped", *arguments, script=script) as job:
+        job.wait_for(ledger.records, "a round is committed")
+        os.kill(job.processes()[0].pid, signal.SIGTERM)
+        assert job.wait(30) == 143, job.output()
+        assert job.output().count("the same command goes on from the last checkpoint") == 1
+        assert "Traceback" not in job.output()
+    before = {record.key: record for record in ledger.records()}
+    assert 1 <= len(before) < 13
+    code, output = job_runs.run(tmp_path / "log", *arguments, script=script, seconds=300)
+    assert code == 0, output
+    after = {record.key: record for record in ledger.records()}
+    assert before.items() <= after.items()
+    assert "epochs trained / epochs asked: 23 / 33 = 0.70; 13 rounds stand for 18" in output
+    assert {record.technique for record in after.values()} >= {"learning-rate rewinding", "fine-tuning"}
+    page = (tmp_path / "report" / "report.html").read_text()
+    assert all(f"digits-smoke-{name}" in page for name in ("learning-rate-rewinding", "random-reinitialisation"))
 
 
 def test_digits_with_fewer_channels(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 import tiny
@@ -40,25 +41,29 @@ def train(experiment, resume=None, on_epoch=None, on_step=None):
 
 def worker(rank: int, folder: str) -> None:
     """Be one of three: train both experiments, then, as groups that start anew, the second from two places within."""
-    kept: dict[str, bytes] = {}
     steps = 0
+
+    def write(name, progress):
+        assert (progress is None) == (rank > 0)
+        if progress:
+            Path(folder, name).write_bytes(pack_progress(progress))
 
     def keep(request, metrics, images_per_second, take_progress):
         if metrics.epoch == 1:
-            kept["after an epoch"] = pack_progress(take_progress())
+            write("after an epoch", take_progress())
 
     def keep_step(take_progress):
         nonlocal steps
         steps += 1
         progress = take_progress()
-        if progress.place == (1, 2):
-            kept["in an epoch"] = pack_progress(progress)
+        if not progress or progress.place == (1, 2):
+            write("in an epoch", progress)
 
     results = []
     runs = [(PLAIN, None), (NOISY, None), (NOISY, "after an epoch"), (NOISY, "in an epoch")]
     for run, (experiment, resumed) in enumerate(runs):
         dist.init_process_group("gloo", init_method=f"file://{folder}/meet{run}", rank=rank, world_size=WORLD)
-        resume, steps = unpack_progress(kept[resumed], "progress") if resumed else None, 0
+        resume, steps = unpack_progress(Path(folder, resumed).read_bytes(), "") if resumed else None, 0
         result = train(experiment, resume, keep, keep_step)
         results.append((result.state.model, result.history, result.test_accuracy, steps))
         dist.destroy_process_group()
