@@ -18,8 +18,8 @@ check: .venv/.installed  ## lint, format, types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-test: check  ## everything that must hold
-	$(BIN)/python -m pytest
+test: check  ## everything that must hold; two files at a time, the long ones of tests/distributed first
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 test-slow: .venv/.installed  ## every torchvision classifier through every format: an hour
 	$(BIN)/python -m pytest -m slow --timeout 1800

@@ -11,7 +11,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 import ray
@@ -32,18 +32,22 @@ def connect(address: str | None) -> bool:
     os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")  # relative paths and modules mean what they mean here
     address = address or os.environ.get("RAY_ADDRESS") or "local"
     options = {"log_to_driver": False, "logging_level": logging.ERROR}
-    joined = address != "local"
+    joined, environment = address != "local", dict[str, str]()
     os.environ.setdefault("RAY_TRAIN_ENABLE_STATE_TRACKING", "1" if joined else "0")  # for the dashboard's Train tab
     if not joined:
         # Ray asks for a token by default. One of its own leaves no file in the home folder and dies with the job.
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
         logging.getLogger("ray._private.authentication.authentication_token_setup").setLevel(logging.ERROR)
         options |= {"include_dashboard": False}
+        # Ray Train asks, on its way out, an API server whether its controller lives. Without this address it looks for
+        # one, finds that of another cluster on this machine or none at all, and holds up the job's end by 12 s.
+        environment = {"RAY_API_SERVER_ADDRESS": "http://127.0.0.1:0"}
     if host := re.fullmatch(r"(?:ray://)?([^/:]+):(\d+)", address):
         _knock(address, host[1], int(host[2]))  # Ray itself would try for minutes
     terminated = signal.getsignal(signal.SIGTERM)
     try:
-        ray.init(address=address, **options)
+        with _changed_environment(environment):  # which the cluster's processes inherit
+            ray.init(address=address, **options)
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, terminated)  # Ray's own would end the job without a word
     except ray.exceptions.AuthenticationError as error:
@@ -54,6 +58,18 @@ def connect(address: str | None) -> bool:
             "file that RAY_AUTH_TOKEN_PATH names, is this cluster's token, and that it runs the same version of Ray"
         ) from None
     return joined
+
+
+@contextlib.contextmanager
+def _changed_environment(changes: Mapping[str, str]) -> Iterator[None]:
+    """This process's environment with `changes`, while the block runs."""
+    before = {name: os.environ.get(name) for name in changes}
+    os.environ.update(changes)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})
 
 
 def _knock(address: str, host: str, port: int) -> None:
