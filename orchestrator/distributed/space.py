@@ -7,6 +7,7 @@ import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from ray import tune
@@ -60,19 +61,7 @@ def sweep_space(
     sweep = checked_sweep(storage, deployment, max_concurrent, floor)
     ledger = Ledger(open_store(storage))
     metrics = metrics or {"val_accuracy": "max", "compression": "max"}
-
-    def path_of(point: dict[str, Any]) -> SweptPath:
-        digest = hashlib.sha256(json.dumps(point, sort_keys=True, default=repr).encode()).hexdigest()
-        experiment, *more = build(point).replicates()
-        if more:
-            raise ConfigError(
-                f"a point of a space is one path, got {1 + len(more)} seeds: make the seed a dimension of the space"
-            )
-        experiment = replace(experiment, name=f"{experiment.name[:80]}-{digest[:8]}")
-        sweep.deployment.check_batch(experiment.training.batch_size)
-        problem, _ = load_problem(experiment, sweep.deployment.data_root)
-        return SweptPath(experiment, problem)
-
+    path_of = partial(_path_of, build, sweep.deployment)
     sampler = OptunaSearch(metric=list(metrics), mode=list(metrics.values()), sampler=TPESampler(seed=seed))
     results = run_paths(
         path_of,
@@ -91,3 +80,17 @@ def sweep_space(
             continue  # no experiment, which was told when it was tried
         outcomes.append(outcome_of(path.driver(ledger, floor), result))
     return SweepResult(tuple(outcomes), time.perf_counter() - began)
+
+
+def _path_of(build: Build, deployment: Deployment, point: dict[str, Any]) -> SweptPath:
+    """The one path of a point. Raises OrchestratorError where it makes no experiment that can be trained."""
+    digest = hashlib.sha256(json.dumps(point, sort_keys=True, default=repr).encode()).hexdigest()
+    experiment, *more = build(point).replicates()
+    if more:
+        raise ConfigError(
+            f"a point of a space is one path, got {1 + len(more)} seeds: make the seed a dimension of the space"
+        )
+    experiment = replace(experiment, name=f"{experiment.name[:80]}-{digest[:8]}")
+    deployment.check_batch(experiment.training.batch_size)
+    problem, _ = load_problem(experiment, deployment.data_root)
+    return SweptPath(experiment, problem)
