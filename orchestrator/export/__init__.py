@@ -26,7 +26,7 @@ __all__ = [
     "save_pte",
 ]
 _PLACES = {
-    "fold": ("fold_batch_norm",),
+    "batch_norm": ("fold_batch_norm",),
     "onnx_file": ("save_onnx", "save_onnx_half", "save_onnx_int8"),
     "packed": ("load_packed", "save_packed"),
     "preprocessing": ("Preprocessing",),
