@@ -32,8 +32,12 @@ def hashes(storage: str) -> list[object]:
     return [(r.key, r.blobs, r.metrics, r.history) for r in Ledger(open_store(storage)).records()]
 
 
-def test_s3_that_fails_for_a_while_and_a_kill_in_the_middle_of_an_upload(tmp_path, s3_uri, fault_proxy):
-    """Locally, undisturbed; on S3, with errors and resets, a kill while a blob travels, and an outage."""
+def test_s3_that_fails_for_a_while_and_a_kill_in_the_middle_of_an_upload(tmp_path, s3_uri, fault_proxy, monkeypatch):
+    """Locally, undisturbed; on S3, with errors and resets, a kill while a blob travels, and an outage.
+
+    The secret is in nothing that the job prints or stores.
+    """
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "planted-7Yk2secret")
     env = {"EPOCHS": "10", "ROUNDS": "2"}
     code, output = job_runs.run(tmp_path / "log", "--storage", "./runs", env=env)
     assert code == 0, output
@@ -54,19 +58,12 @@ def test_s3_that_fails_for_a_while_and_a_kill_in_the_middle_of_an_upload(tmp_pat
         assert "started again" not in job.output(), "the outage was waited out, not died of"
     assert fault_proxy.faults_left == 0
     assert hashes(s3_uri) == hashes(str(tmp_path / "runs"))
-    assert not [file for file in open_store(s3_uri).list("train") if file.endswith(".safetensors")]
-
-
-def test_no_secret_in_any_output(tmp_path, s3_uri, s3_server, monkeypatch):
-    """A planted secret is in nothing that a job prints or stores."""
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "planted-7Yk2secret")
-    code, output = job_runs.run(tmp_path / "log", "--storage", s3_uri, "--checkpoint-seconds", "0", env=SHORT)
-    assert code == 0, output
-    assert "planted-7Yk2" not in output
     store = open_store(s3_uri)
     files = store.list()
     assert len(files) > 5
+    assert not [file for file in files if file.startswith("train/") and file.endswith(".safetensors")]
     assert not [file for file in files if b"planted-7Yk2" in store.read(file)]
+    assert "planted-7Yk2" not in (tmp_path / "s3").read_text()
 
 
 @pytest.fixture

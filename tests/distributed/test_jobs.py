@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import re
@@ -12,6 +13,7 @@ import sys
 import job_runs
 import pytest
 
+from orchestrator.runner import run
 from orchestrator.storage.ledger import Ledger
 from orchestrator.storage.store import open_store
 
@@ -52,14 +54,20 @@ def test_digits(tmp_path):
     assert all(r["metrics"]["test_accuracy"] > 0.8 for r in rounds)
 
 
-def test_the_comparison_on_digits_stopped_and_started_again(tmp_path):
-    """Every technique, SIGTERM once a round is committed, and the rest with its tables and report."""
-    arguments, script = ("--smoke", "--storage", "./runs", "--report", "./report"), JOBS / "digits_compare.py"
+def test_the_comparison_on_digits_stopped_and_started_again(tmp_path, one_thread, monkeypatch):
+    """Every technique at two paths a time, and SIGTERM on the way: each round trained once, bits as of single runs."""
+    monkeypatch.syspath_prepend(JOBS)
+    compare = importlib.import_module("digits_compare")
+    experiments = compare.compare(compare.SHORT, 1, (0,))
+    script = JOBS / "digits_compare.py"
+    arguments = ("--smoke", "--storage", "./runs", "--report", "./report", "--max-concurrent", "2")
     ledger = Ledger(open_store(str(tmp_path / "runs")))
-    with job_runs.running(tmp_path / "stopped", *arguments, script=script) as job:
+    with job_runs.running(
+        tmp_path / "stopped", *arguments, script=script, env={"RAY_JOB_STOP_WAIT_TIME_S": "20"}
+    ) as job:
         job.wait_for(ledger.records, "a round is committed")
         os.kill(job.processes()[0].pid, signal.SIGTERM)
-        assert job.wait(30) == 143, job.output()
+        assert job.wait(60) == 143, job.output()
         assert job.output().count("the same command goes on from the last checkpoint") == 1
         assert "Traceback" not in job.output()
     before = {record.key: record for record in ledger.records()}
@@ -67,16 +75,17 @@ def test_the_comparison_on_digits_stopped_and_started_again(tmp_path):
     code, output = job_runs.run(tmp_path / "log", *arguments, script=script, seconds=300)
     assert code == 0, output
     after = {record.key: record for record in ledger.records()}
-    assert before.items() <= after.items()
+    assert before.items() <= after.items(), "finished rounds are not trained again"
+    # Two epochs of dense training for all; two rounds of 2, 2, 1, 2, 1 and 2 epochs.
     assert "epochs trained / epochs asked: 22 / 32 = 0.69; 13 rounds stand for 18" in output
-    assert {record.technique for record in after.values()} >= {
-        "Dense",
-        "LearningRateRewinding",
-        "FineTuning",
-        "RandomReinitialisation",
-    }
+    single = [
+        run(experiment, str(tmp_path / experiment.name)) for one in experiments for experiment in one.replicates()
+    ]
+    assert {record.key for records in single for record in records} == after.keys()
+    assert all(after[record.key].blobs == record.blobs for records in single for record in records)
+    assert not any(file.endswith(".safetensors") for file in ledger.store.list("train/"))
     page = (tmp_path / "report" / "report.html").read_text()
-    assert all(f"digits-smoke-{name}" in page for name in ("learning-rate-rewinding", "random-reinitialisation"))
+    assert all(experiment.name in page for experiment in experiments)
 
 
 def test_digits_with_fewer_channels(tmp_path):

@@ -1,13 +1,9 @@
 """Sweeps on a real Ray: rounds shared, paths cut, failed and killed; bad input refused before Ray starts."""
 
-import time
 from dataclasses import replace
-from pathlib import Path
 
-import job_runs
 import pytest
 import tiny
-from sweep_job import EXPERIMENTS
 
 from orchestrator.distributed import cluster
 from orchestrator.distributed.sweep import search, sweep_paths
@@ -15,62 +11,13 @@ from orchestrator.driver import Driver
 from orchestrator.errors import ConfigError, OrchestratorError, StorageError
 from orchestrator.problem import load_problem
 from orchestrator.pruning import Explicit, Geometric, OneShot
-from orchestrator.retraining import (
-    FineTuning,
-    LearningRateRewinding,
-    LowRateWeightRewinding,
-    RandomReinitialisation,
-    WeightRewinding,
-)
 from orchestrator.runner import run
 from orchestrator.stopping import Floor
 from orchestrator.storage.ledger import Ledger
-from orchestrator.storage.store import Store, open_store
+from orchestrator.storage.store import open_store
 from orchestrator.training.lr import Constant
 
 TINY = replace(tiny.EXPERIMENT, path=Geometric(remove=0.3, rounds=2))
-SWEEP_JOB = Path(__file__).parent / "sweep_job.py"
-
-
-def has_checkpoint(store: Store) -> bool:
-    return any(file.endswith(".safetensors") for file in store.list("train/"))
-
-
-def blobs(records):
-    return [{name: blob.sha256 for name, blob in record.blobs.items()} for record in records]
-
-
-@pytest.mark.ray
-@pytest.mark.timeout(400)
-def test_techniques_share_their_rounds_and_end_with_the_bits_of_single_runs(ray, one_thread, tmp_path):
-    techniques = {
-        "lrr": LearningRateRewinding(),
-        "ft": FineTuning(),
-        "wr": WeightRewinding(2),
-        "ticket": WeightRewinding(),
-        "low": LowRateWeightRewinding(2),
-        "random": RandomReinitialisation(),
-    }
-    experiments = [replace(TINY, name=name, technique=technique) for name, technique in techniques.items()]
-    storage = str(tmp_path / "sweep")
-    result = sweep_paths(experiments, storage, max_concurrent=2)  # six paths at two trials
-    assert [outcome.state for outcome in result.outcomes] == ["finished"] * 6
-    ledger = Ledger(open_store(storage))
-    keys = {record.key for outcome in result.outcomes for record in outcome.records}
-    assert {record.key for record in ledger.records()} == keys
-    assert len(keys) == 1 + 6 * 2
-    assert result.epochs_asked == 6 * 4 + 2 * (4 * 4 + 2 * 2)
-    assert result.epochs_trained == result.epochs_asked - 5 * 4, "the dense run of 4 epochs was trained once"
-    assert all(record.attempts == 1 for record in ledger.records())
-    assert not any(file.startswith("train/") for file in ledger.store.list())
-    for outcome in result.outcomes:
-        alone = run(outcome.experiment, str(tmp_path / outcome.experiment.name))
-        assert blobs(outcome.records) == blobs(alone), outcome.experiment.name
-
-    began = time.monotonic()
-    again = sweep_paths(experiments, storage)
-    assert time.monotonic() - began < 5, "nothing is trained"
-    assert [outcome.state for outcome in again.outcomes] == ["finished"] * 6
 
 
 @pytest.mark.ray
@@ -120,29 +67,6 @@ def test_search_finds_where_the_accuracy_ends(ray, tmp_path):
     assert found.rounds == 3 + 2, "each probe costs one round"
     (record,) = found.records
     assert 0.02 < record.density <= 0.5
-
-
-@pytest.mark.ray
-@pytest.mark.timeout(400)
-def test_a_sweep_on_s3_whose_trials_are_killed_in_mid_round_and_one_that_is_killed_whole(one_thread, tmp_path, s3_uri):
-    ledger = Ledger(open_store(s3_uri))
-    with job_runs.running(tmp_path / "first", s3_uri, script=SWEEP_JOB) as job:
-        job.wait_for(lambda: has_checkpoint(ledger.store), "the dense round has a checkpoint")
-        for victim in [*job.find("ray::RayTrainWorker"), *job.find("ray::ImplicitFunc")]:
-            victim.kill()
-        job.wait_for(lambda: len(ledger.records()) >= 2, "rounds are committed all the same")
-        job.kill()
-    before = {record.key: record for record in ledger.records()}
-    (dense,) = (record for record in before.values() if record.round == 0)
-    assert dense.attempts > 1, "whoever took it over went on from the checkpoint of the one that was killed"
-    code, output = job_runs.run(tmp_path / "second", s3_uri, script=SWEEP_JOB, seconds=200)
-    assert code == 0, output
-    assert output.count("'finished'") == 3, output
-    after = {record.key: record for record in ledger.records()}
-    assert before.items() <= after.items(), "finished rounds are not trained again"
-    assert len(after) == 1 + 3 * 2
-    alone = run(EXPERIMENTS[0], str(tmp_path / "alone"))
-    assert blobs([ledger.record(record.key) for record in alone]) == blobs(alone)
 
 
 @pytest.mark.parametrize(
