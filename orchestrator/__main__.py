@@ -147,7 +147,7 @@ def export(
         tuple[str, ...],
         tyro.conf.arg(
             metavar="FORMAT ...",
-            help="Of packed, packed-fp16, onnx, onnx-fp16, onnx-int8, pte; left out: all that are installed.",
+            help="Of packed, packed-fp16, onnx, onnx-fp16, onnx-int8, pte, coreml; left out: all that are installed.",
         ),
     ] = (),
     data: Annotated[
@@ -156,7 +156,8 @@ def export(
 ) -> int:
     """Write networks of rounds, and the dense one they come from, as files for users; measure each and show it.
 
-    Every file runs over the whole test set by itself: deploy.json and the report page tell size, speed and accuracy.
+    Every file that this machine can run goes over the whole test set by itself: deploy.json and the report page tell
+    size, speed and accuracy.
     Left to itself, it takes the recommended round of masks and that of fewer channels, if there are both.
 
     orchestrator export ./runs --out ./deploy

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from orchestrator.export.batch_norm import fold_batch_norm
+    from orchestrator.export.coreml_file import save_coreml
     from orchestrator.export.onnx_file import save_onnx, save_onnx_half, save_onnx_int8
     from orchestrator.export.packed import load_packed, save_packed
     from orchestrator.export.preprocessing import Preprocessing
@@ -19,6 +20,7 @@ __all__ = [
     "Preprocessing",
     "fold_batch_norm",
     "load_packed",
+    "save_coreml",
     "save_onnx",
     "save_onnx_half",
     "save_onnx_int8",
@@ -27,6 +29,7 @@ __all__ = [
 ]
 _PLACES = {
     "batch_norm": ("fold_batch_norm",),
+    "coreml_file": ("save_coreml",),
     "onnx_file": ("save_onnx", "save_onnx_half", "save_onnx_int8"),
     "packed": ("load_packed", "save_packed"),
     "preprocessing": ("Preprocessing",),

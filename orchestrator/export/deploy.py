@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils.data import Subset
 
 from orchestrator.errors import ConfigError, ExportError
+from orchestrator.export.coreml_file import save_coreml
 from orchestrator.export.files import appearing
 from orchestrator.export.measure import DataSource, labels_of, logits_of, measure
 from orchestrator.export.onnx_file import RELATIVE, relative_error, save_onnx, save_onnx_half, save_onnx_int8
@@ -22,7 +23,7 @@ from orchestrator.export.packed import save_packed
 from orchestrator.export.preprocessing import Preprocessing
 from orchestrator.export.proof import DEPLOY, Artifact, Deployment, Facts, Skipped
 from orchestrator.export.pte_file import save_pte
-from orchestrator.export.runtimes import Array
+from orchestrator.export.runtimes import Array, not_run
 from orchestrator.pruning.channel_graph import Kept
 from orchestrator.pruning.macs import count_macs
 from orchestrator.training.batches import Batches
@@ -36,8 +37,9 @@ FORMATS = {  # name to the ending of its files
     "onnx-fp16": ".fp16.onnx",
     "onnx-int8": ".int8.onnx",
     "pte": ".pte",
+    "coreml": ".mlpackage.zip",
 }
-FAITHFUL = ("packed", "onnx", "pte")  # float32: must do what the network does
+FAITHFUL = ("packed", "onnx", "pte", "coreml")  # float32: must do what the network does
 POINTS = 0.001  # of accuracy that a faithful file may differ by
 CALIBRATION = 256  # training images
 DOWNLOAD_LEVEL = 9  # of zstd
@@ -69,6 +71,7 @@ def deploy(
 ) -> Deployment:
     """Write every candidate in each of `formats` into `folder`, measure every file, and write deploy.json.
 
+    A file that cannot run on this machine is written all the same, and its `Artifact` says why there are no figures.
     No `formats`: all that this installation has; one that a network cannot be written in is then left out and says
     why. `source` None: accuracy is not measured, and int8 is calibrated on noise.
 
@@ -120,6 +123,8 @@ class _Writer:
             )
         if name == "pte":
             return save_pte(candidate.module, path, candidate.preprocessing)
+        if name == "coreml":
+            return save_coreml(candidate.module, path, candidate.preprocessing)
         if name == "onnx-fp16":
             return save_onnx_half(self._onnx, path)
         if name == "onnx-int8":
@@ -148,9 +153,10 @@ def _written(
 def _measured(
     candidate: Candidate, name: str, path: Path, source: DataSource | None, data: Data | None, reference: Array | None
 ) -> Artifact:
-    blob = path.read_bytes()
-    speed, logits = measure(path, candidate.preprocessing.input_shape, source, model=candidate.model)
-    accuracy = error = None
+    blob, reason = path.read_bytes(), not_run(path)
+    speed = logits = accuracy = error = None
+    if reason is None:
+        speed, logits = measure(path, candidate.preprocessing.input_shape, source, model=candidate.model)
     if data and logits is not None and reference is not None:
         accuracy, error = _accuracy(logits, data), relative_error(logits, reference)
         if name in FAITHFUL and (error > RELATIVE or abs(accuracy - _accuracy(reference, data)) > POINTS):
@@ -168,6 +174,7 @@ def _measured(
         accuracy=accuracy,
         relative_error=error,
         speed=speed,
+        not_run=reason,
     )
 
 

@@ -13,7 +13,7 @@ from orchestrator.export.files import appearing
 from orchestrator.export.measure import Speed
 
 DEPLOY = "deploy.json"
-FORMAT = 1
+FORMAT = 2  # 1: every file was run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,10 +37,11 @@ class Facts:
 
 @dataclass(frozen=True, kw_only=True)
 class Artifact:
-    """One file of a network, measured through the file itself.
+    """One file of a network, measured through the file itself where it runs.
 
     `bytes` as it lies there, `download_bytes` compressed by zstd. `relative_error`: the largest difference to torch's
-    logits, as a part of the largest logit of the same image. Both it and `accuracy` are None without data.
+    logits, as a part of the largest logit of the same image. Both it and `accuracy` are None without data. `not_run`:
+    why this machine could not run the file; then `speed` and they are None.
     """
 
     network: str
@@ -51,7 +52,8 @@ class Artifact:
     download_bytes: int
     accuracy: float | None
     relative_error: float | None
-    speed: Speed
+    speed: Speed | None
+    not_run: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +72,11 @@ class Deployment:
     networks: tuple[Facts, ...]
     artifacts: tuple[Artifact, ...]
     skipped: tuple[Skipped, ...]
+
+    @property
+    def measured(self) -> list[tuple[Artifact, Speed]]:
+        """The files that were run."""
+        return [(artifact, artifact.speed) for artifact in self.artifacts if artifact.speed]
 
     def save(self, folder: Path) -> Path:
         """Write deploy.json and return its path."""
@@ -90,7 +97,10 @@ class Deployment:
                 raise DamagedError(f"{path} has format {value['format']}, this one reads up to {FORMAT}: update")
             return Deployment(
                 tuple(Facts(**facts) for facts in value["networks"]),
-                tuple(Artifact(**{**each, "speed": Speed(**each["speed"])}) for each in value["artifacts"]),
+                tuple(
+                    Artifact(**{**each, "speed": each["speed"] and Speed(**each["speed"])})
+                    for each in value["artifacts"]
+                ),
                 tuple(Skipped(**each) for each in value["skipped"]),
             )
         except (OSError, KeyError, TypeError, ValueError) as error:

@@ -1,10 +1,13 @@
-"""Run a file as its users do: `.safetensors` by torch, `.onnx` by onnxruntime, `.pte` by ExecuTorch, on the CPU.
+"""Run a file as its users do: by torch, onnxruntime, ExecuTorch or, on macOS, Core ML; on the CPU.
 
 Nothing heavy is imported before it is known which runtime is wanted, so that each one's memory is its own.
 """
 
 from __future__ import annotations
 
+import platform
+import tempfile
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
@@ -15,6 +18,7 @@ from orchestrator.errors import ConfigError
 
 Array: TypeAlias = np.ndarray[Any, Any]
 Run: TypeAlias = Callable[[Array], Array]  # images (n, C, H, W) float32 to logits (n, classes) float32
+_COREML = ".mlpackage.zip"
 
 
 class Runtime(NamedTuple):
@@ -30,9 +34,15 @@ def runtime_of(path: Path, model: str | None = None) -> Runtime:
 
     `model` names what builds the network of a packed file (see `load_packed`).
     """
-    if path.suffix not in _IMPORTS:
-        raise ConfigError(f"a file to run must end in one of {', '.join(_IMPORTS)}, got {path}")
-    return _IMPORTS[path.suffix](model)
+    for ending, imported in _IMPORTS.items():
+        if path.name.endswith(ending):
+            return imported(model)
+    raise ConfigError(f"a file to run must end in one of {', '.join(_IMPORTS)}, got {path}")
+
+
+def not_run(path: Path) -> str | None:
+    """Why this machine cannot run a file; None if it can."""
+    return "Core ML runs on macOS only" if path.name.endswith(_COREML) and platform.system() != "Darwin" else None
 
 
 def _torch(model: str | None) -> Runtime:
@@ -93,4 +103,28 @@ def _executorch(_: str | None) -> Runtime:
     return Runtime(f"executorch {version('executorch')}", load)
 
 
-_IMPORTS: dict[str, Callable[[str | None], Runtime]] = {".safetensors": _torch, ".onnx": _onnx, ".pte": _executorch}
+def _coreml(_: str | None) -> Runtime:
+    """Written without a Mac: what coremltools does is known from its documentation alone."""
+    import coremltools
+
+    def load(path: Path, threads: int) -> Run:
+        folder = tempfile.TemporaryDirectory()  # lives as long as what runs: it goes with `run`
+        with zipfile.ZipFile(path) as archive:
+            archive.extractall(folder.name)
+        package = next(Path(folder.name).glob("*.mlpackage"))
+        model = coremltools.models.MLModel(str(package), compute_units=coremltools.ComputeUnit.CPU_ONLY)
+
+        def run(images: Array, folder: object = folder) -> Array:
+            return np.concatenate([model.predict({"images": image[None]})["logits"] for image in images])
+
+        return run
+
+    return Runtime(f"Core ML by coremltools {coremltools.__version__}, as many threads as it likes", load)
+
+
+_IMPORTS: dict[str, Callable[[str | None], Runtime]] = {
+    ".safetensors": _torch,
+    ".onnx": _onnx,
+    ".pte": _executorch,
+    _COREML: _coreml,
+}

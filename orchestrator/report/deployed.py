@@ -28,8 +28,15 @@ class Deployed:
         return min(self.deployment.artifacts, key=lambda artifact: artifact.download_bytes)
 
     @cached_property
-    def fastest(self) -> Artifact:
-        return min(self.deployment.artifacts, key=lambda artifact: artifact.speed.latency_p50)
+    def fastest(self) -> Artifact | None:
+        """None if no file was run."""
+        measured = self.deployment.measured
+        return min(measured, key=lambda pair: pair[1].latency_p50)[0] if measured else None
+
+    @cached_property
+    def unrun(self) -> bool:
+        """Whether there is a file that this machine could not run."""
+        return len(self.deployment.measured) < len(self.deployment.artifacts)
 
     @cached_property
     def dense(self) -> Facts:
@@ -38,11 +45,11 @@ class Deployed:
     @cached_property
     def sparse_kernels(self) -> bool:
         """Whether any file ran without spending time on zeros."""
-        return any(artifact.speed.sparse_kernels for artifact in self.deployment.artifacts)
+        return any(speed.sparse_kernels for _, speed in self.deployment.measured)
 
     @cached_property
     def runtimes(self) -> str:
-        return ", ".join(sorted({artifact.speed.runtime for artifact in self.deployment.artifacts}))
+        return ", ".join(sorted({speed.runtime for _, speed in self.deployment.measured}))
 
 
 def recommended_rounds(records: Iterable[Record]) -> list[Record]:
@@ -84,9 +91,10 @@ def artifact_line(artifact: Artifact | Skipped) -> str:
     """One line about a file that was just measured, or about one that is not there."""
     if isinstance(artifact, Skipped):
         return plain(f"left out: {artifact.network} as {artifact.format}: {artifact.reason}")
+    line = f"written: {artifact.file}: {size(artifact.bytes)}, to download {size(artifact.download_bytes)}"
+    if artifact.speed is None:
+        return plain(f"{line}, not run here: {artifact.not_run}")
     speed = artifact.speed
     accuracy = "" if artifact.accuracy is None else f", test {percent(artifact.accuracy)} %"
-    return plain(
-        f"written: {artifact.file}: {size(artifact.bytes)}, to download {size(artifact.download_bytes)}{accuracy}, "
-        f"{milliseconds(speed.latency_p50)} an image ({speed.runtime}, {speed.threads} thread)"
-    )
+    took = f"{milliseconds(speed.latency_p50)} an image ({speed.runtime}, {speed.threads} thread)"
+    return plain(f"{line}{accuracy}, {took}")

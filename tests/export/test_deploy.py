@@ -21,6 +21,7 @@ from orchestrator.export.measure import DataSource, labels_of, logits_of, measur
 from orchestrator.export.packed import read_network
 from orchestrator.export.proof import Deployment
 from orchestrator.export.rounds import candidate, dense_round, find_round, side_by_side, source_of, structure
+from orchestrator.export.runtimes import not_run
 from orchestrator.pruning import Channels, Filters, Geometric, Global, Layerwise, NofM, OneShot
 from orchestrator.report.deployed import recommended_round, recommended_rounds
 from orchestrator.runner import run
@@ -32,6 +33,7 @@ from orchestrator.training.state import model_tensors
 pytestmark = pytest.mark.timeout(240)
 SOURCE = DataSource("tiny:data", {}, None)
 WITH_EXECUTORCH = importlib.util.find_spec("executorch") is not None
+EXTRAS = {"pte": ("executorch", "mobile"), "coreml": ("coremltools", "coreml")}  # package, extra
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +85,7 @@ def test_every_network_in_every_format(exported, ledger):
     dense, pruned = ledger.records()[0], ledger.records()[-1]
     assert [facts.origin["key"] for facts in deployment.networks] == [dense.key, pruned.key]
     assert [facts.name for facts in deployment.networks] == ["dense", "unstructured"]
-    formats = [name for name in FORMATS if name != "pte" or WITH_EXECUTORCH]
+    formats = [name for name in FORMATS if name not in EXTRAS or importlib.util.find_spec(EXTRAS[name][0])]
     assert [(a.network, a.format) for a in deployment.artifacts] == [
         (network, name) for network in ("dense", "unstructured") for name in formats
     ]
@@ -99,7 +101,8 @@ def test_every_network_in_every_format(exported, ledger):
         assert (hashlib.sha256(blob).hexdigest(), len(blob)) == (artifact.sha256, artifact.bytes)
         assert artifact.download_bytes <= artifact.bytes
         assert any(line.startswith(f"written: {artifact.file}: ") for line in printed)
-        speed = artifact.speed
+        assert (artifact.speed is None) == (not_run(folder / artifact.file) is not None)
+    for artifact, speed in deployment.measured:
         assert 0 < speed.latency_p50 <= speed.latency_p90
         assert speed.load_seconds > 0
         assert speed.peak_bytes >= speed.base_bytes > 10**7
@@ -108,8 +111,7 @@ def test_every_network_in_every_format(exported, ledger):
         named = {"packed": "torch ", "onnx": "onnxruntime ", "pte": "executorch "}[artifact.format.split("-")[0]]
         assert speed.runtime.startswith(named)
     for skipped in deployment.skipped:
-        assert skipped.format == "pte"
-        assert "rewind-orchestrator[mobile]" in skipped.reason
+        assert f"rewind-orchestrator[{EXTRAS[skipped.format][1]}]" in skipped.reason
 
 
 def test_accuracy_is_that_of_the_file(exported):
@@ -127,7 +129,7 @@ def test_accuracy_is_that_of_the_file(exported):
 
 
 def test_an_onnx_file_is_measured_without_torch(exported):
-    bases = {a.format: a.speed.base_bytes for a in Deployment.load(exported[0]).artifacts}
+    bases = {a.format: speed.base_bytes for a, speed in Deployment.load(exported[0]).measured}
     assert bases["onnx"] < 0.5 * bases["packed"]
 
 
@@ -244,7 +246,7 @@ def test_the_recommended_round_is_the_default(storage, tmp_path, capsys):
         (["--round", ""], "--round must be the beginning of one key, got '', which 4 have"),
         (
             ["--formats", "packed", "gif"],
-            "a format must be one of packed, packed-fp16, onnx, onnx-fp16, onnx-int8, pte",
+            "a format must be one of packed, packed-fp16, onnx, onnx-fp16, onnx-int8, pte, coreml",
         ),
     ],
 )
@@ -334,7 +336,7 @@ def test_what_cannot_be_exported_is_left_out_with_its_reason(tmp_path):
     found = deploy([given], tmp_path)
     assert [a.format for a in found.artifacts] == ["packed", "packed-fp16"]
     assert {s.format for s in found.skipped} >= {"onnx", "onnx-fp16", "onnx-int8"}
-    assert all("cannot be exported" in s.reason for s in found.skipped if s.format != "pte")
+    assert all("cannot be exported" in s.reason for s in found.skipped if s.format not in EXTRAS)
     with pytest.raises(ExportError, match="DataFlow cannot be exported"):
         deploy([given], tmp_path, formats=["packed", "onnx"])
 
@@ -372,7 +374,7 @@ def test_from_s3_to_files(storage, s3_uri, tmp_path, capsys):
 
 @pytest.mark.parametrize(
     ("text", "words"),
-    [("{", "cannot be read"), ("{}", "cannot be read"), ('{"format": 2}', "has format 2, this one reads up to 1")],
+    [("{", "cannot be read"), ("{}", "cannot be read"), ('{"format": 3}', "has format 3, this one reads up to 2")],
 )
 def test_a_damaged_deploy_json_is_told(tmp_path, text, words):
     assert Deployment.load(tmp_path) is None
@@ -381,8 +383,18 @@ def test_a_damaged_deploy_json_is_told(tmp_path, text, words):
         Deployment.load(tmp_path)
 
 
+def test_deploy_json_of_format_1_is_read(exported, tmp_path):
+    """As it was when every file that was written could be run."""
+    found = Deployment.load(exported[0])
+    value = json.loads((exported[0] / "deploy.json").read_text())
+    ran = [artifact for artifact in value["artifacts"] if artifact["speed"]]
+    assert all(artifact.pop("not_run") is None for artifact in ran)
+    (tmp_path / "deploy.json").write_text(json.dumps({**value, "format": 1, "artifacts": ran}))
+    assert Deployment.load(tmp_path).artifacts == tuple(artifact for artifact, _ in found.measured)
+
+
 def test_deploy_json_is_plain(exported):
     value = json.loads((exported[0] / "deploy.json").read_text())
-    assert value["format"] == 1
+    assert value["format"] == 2
     assert {"sha256", "bytes", "download_bytes", "accuracy", "speed"} <= value["artifacts"][0].keys()
     assert str(exported[0].parent) not in json.dumps(value)
