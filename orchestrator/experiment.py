@@ -44,6 +44,12 @@ class Experiment:
     seeds: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
+        for text in ("name", "model", "data", "criterion"):
+            if not isinstance(value := getattr(self, text), str):
+                raise ConfigError(f'{text} must be a text, a name or "package.module:function", got {value!r}')
+        for several in ("seeds", "exclude"):
+            if not isinstance(value := getattr(self, several), (tuple, list)):
+                raise ConfigError(f"{several} must be a tuple, got {value!r}")
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}", self.name):
             raise ConfigError(
                 f"name must be 1 to 100 of A-Z a-z 0-9 _ . -, the first a letter or a digit, got {self.name!r}"
@@ -60,8 +66,6 @@ class Experiment:
             )
         if isinstance(self.selection, Channels) and self.min_kept_per_layer:
             raise ConfigError("min_kept_per_layer must be 0 with Channels, where round_to says what a layer keeps")
-        if isinstance(self.exclude, str):  # type: ignore[unreachable]
-            raise ConfigError(f"exclude must be a tuple of patterns, got the text {self.exclude!r}")
         object.__setattr__(self, "exclude", tuple(self.exclude))
         for name, kind, methods in (
             ("path", Path, ("densities",)),
@@ -77,8 +81,8 @@ class Experiment:
         self.technique.check(self.training)
         for field_name in ("model_options", "data_options"):
             try:
-                json.dumps(dict(getattr(self, field_name)))
-            except TypeError as error:
+                json.dumps(dict(getattr(self, field_name)), allow_nan=False)
+            except (TypeError, ValueError) as error:
                 raise ConfigError(f"{field_name} must hold only JSON values ({error})") from None
 
     def replicates(self) -> list[Experiment]:

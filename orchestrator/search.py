@@ -55,7 +55,8 @@ def search_density(experiment: Experiment, floor: Floor, train: Train, *, probes
 
     def look(candidate: Experiment) -> list[list[Record]]:
         """For each round, the records of the replicates that got there."""
-        paths = train(candidate, replace(floor, patience=max(floor.patience, PATIENCE)))
+        patient = replace(floor, patience=max(floor.patience, PATIENCE))
+        paths = [_until_cut(path, patient) for path in train(candidate, patient)]
         seen.update({record.key: record for path in paths for record in path})
         return [[path[r] for path in paths if r < len(path)] for r in range(max(map(len, paths)))]
 
@@ -90,6 +91,12 @@ def search_density(experiment: Experiment, floor: Floor, train: Train, *, probes
         else:
             fell = middle
     return found(winner, best, f"{1 / smallest:.2f}x holds and {1 / fell:.2f}x does not")
+
+
+def _until_cut(path: Sequence[Record], floor: Floor) -> Sequence[Record]:
+    """`path` without what lies behind the floor's cut: storage may hold more, which another job has trained."""
+    accuracies = [_accuracy(record) for record in path]
+    return path[: next((n for n in range(1, len(path)) if floor.cuts(accuracies[:n])), len(path))]
 
 
 def _holds(records: list[Record], dense: list[Record], floor: Floor) -> bool:

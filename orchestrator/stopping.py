@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from orchestrator.errors import ConfigError
@@ -31,6 +32,11 @@ class Floor:
         for name, value in given.items():
             if not (is_number(value) and 0 <= value <= 1):
                 raise ConfigError(f"floor.{name} must be a fraction in [0, 1], got {value!r}")
+
+    def cuts(self, accuracies: Sequence[float]) -> bool:
+        """Whether a path whose rounds reached `accuracies`, the dense network's first, goes no further."""
+        newest = accuracies[-self.patience :]
+        return len(newest) == self.patience and all(accuracy < self.of(accuracies[0]) for accuracy in newest)
 
     def of(self, dense: float) -> float:
         """The floor, given the dense network's validation accuracy: a round that is exactly `drop` below it holds."""

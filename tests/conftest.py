@@ -7,8 +7,13 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 from s3_server import FaultProxy, S3Server, running_proxy, running_s3_server
+
+# An example takes as long as the other tests on the machine let it: pytest-timeout ends what hangs.
+hypothesis.settings.register_profile("shared machine", deadline=None)
+hypothesis.settings.load_profile("shared machine")
 
 
 @pytest.fixture(scope="session")

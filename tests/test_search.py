@@ -121,6 +121,20 @@ def test_where_it_probes_and_what_it_says() -> None:
         assert dataclasses.replace(asked, name=TINY.name, path=TINY.path) == TINY, "only name and path differ"
 
 
+def test_the_answer_is_the_same_whatever_storage_holds_already() -> None:
+    """One lucky round beyond the cut counts for nothing, also where another job has trained it."""
+    curve: Curve = lambda density, seed: 0.9 if density >= 0.5 or density == 0.5**5 else 0.5  # noqa: E731
+    found, lab = search(curve, Floor(accuracy=0.8), probes=2)
+    full = Lab(curve)
+
+    def train(experiment: Experiment, floor: Floor) -> list[list[Record]]:
+        return full.train(experiment, dataclasses.replace(floor, patience=100))  # never cut
+
+    again = search_density(lab.asked[0], Floor(accuracy=0.8), train, probes=2)
+    assert smallest(again) == smallest(found) == 0.5
+    assert again.reason == found.reason
+
+
 @settings(max_examples=60)
 @given(st.floats(0.05, 0.45), st.floats(0.3, 4), st.floats(0.0, 0.4))
 def test_a_smooth_curve_is_found_to_the_width_of_the_last_gap(mid: float, slope: float, drop: float) -> None:

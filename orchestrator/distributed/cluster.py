@@ -18,6 +18,7 @@ import ray
 
 from orchestrator.distributed import autoscaler
 from orchestrator.distributed.deployment import Deployment, Workers
+from orchestrator.distributed.termination import Terminated
 from orchestrator.errors import ConfigError, ResourceError
 from orchestrator.storage.store import Store
 
@@ -50,6 +51,8 @@ def connect(address: str | None) -> bool:
             ray.init(address=address, **options)
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, terminated)  # Ray's own would end the job without a word
+    except SystemExit:  # how Ray answers SIGTERM while it starts
+        raise Terminated from None
     except ray.exceptions.AuthenticationError as error:
         raise ResourceError(f"there is no token for the Ray cluster: {str(error).splitlines()[0]}") from None
     except OSError as error:

@@ -22,7 +22,7 @@ from orchestrator.distributed.tuner import run_paths
 from orchestrator.driver import Driver
 from orchestrator.errors import ConfigError, OrchestratorError
 from orchestrator.experiment import Experiment, Problem, as_json, round_keys, round_settings
-from orchestrator.problem import load_problem
+from orchestrator.problem import load_problem, looked_at
 from orchestrator.search import Found, search_density
 from orchestrator.stopping import Floor
 from orchestrator.storage.ledger import Ledger, Record
@@ -168,8 +168,7 @@ def _paths(replicates: list[Experiment], deployment: Deployment) -> list[SweptPa
     paths = []
     for experiment in replicates:
         deployment.check_batch(experiment.training.batch_size)
-        about = repr([experiment.model, experiment.model_options, experiment.data, experiment.data_options])
-        if about not in problems:
+        if (about := looked_at(experiment)) not in problems:
             problems[about], _ = load_problem(experiment, deployment.data_root)
         paths.append(SweptPath(experiment, problems[about]))
     dense = [round_keys(round_settings(path.experiment, path.problem))[0] for path in paths]

@@ -45,6 +45,8 @@ class SweepFlags(Flags):
         """The floor that the flags name. Raises ConfigError."""
         if self.target_accuracy is None and self.max_drop is None:
             return None
+        if self.max_drop is not None and not 0 <= self.max_drop <= 100:
+            raise ConfigError(f"--max-drop must be in points of accuracy, 0 to 100, got {self.max_drop:g}")
         return Floor(self.target_accuracy, None if self.max_drop is None else self.max_drop / 100)
 
 

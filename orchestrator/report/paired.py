@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 RESAMPLES = 10_000
 LEVEL = 0.95
+LEAST_PAIRS = 6
 Rounds = dict[float, dict[int, "Record"]]  # density -> seed -> round
 
 
@@ -38,8 +39,13 @@ class Difference:
 
     @property
     def clear(self) -> bool:
-        """Whether the interval leaves out zero."""
-        return self.low is not None and self.high is not None and (self.low > 0 or self.high < 0)
+        """Whether the interval leaves out zero, and there are pairs enough for it to mean that.
+
+        Signs that all agree are chance in more than one of twenty cases until there are six (2 / 2^6 = 3 %), and the
+        interval of so few values hardly reaches beyond them.
+        """
+        ends = self.low is not None and self.high is not None and (self.low > 0 or self.high < 0)
+        return ends and len(self.seeds) >= LEAST_PAIRS
 
 
 def paired_differences(records: Iterable[Record], experiments: Sequence[str]) -> list[Difference]:

@@ -31,7 +31,7 @@ class TrainingConfig:
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size"):
             value = getattr(self, name)
-            if not (isinstance(value, int) and value >= 1):
+            if not (isinstance(value, int) and not isinstance(value, bool) and value >= 1):
                 raise ConfigError(f"training.{name} must be a whole number of 1 or more, got {value!r}")
         for name, method in (("schedule", "lr_at"), ("optimizer", "build")):
             value = getattr(self, name)

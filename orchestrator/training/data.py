@@ -95,12 +95,14 @@ class Data:
 def load_data(spec: str, options: Mapping[str, object], *, root: str | None = None) -> Data:
     """The data named by a built-in short name or "package.module:function", complete and checked.
 
-    The function is called with the options, and with `root` if one is given and its signature takes it.
-    Raises ConfigError for an unknown name or options that do not fit, DataError for data that cannot be used.
+    The function is called with the options, and with `root` if one is given. Raises ConfigError for an unknown name,
+    options that do not fit or a `root` that its signature does not take, DataError for data that cannot be used.
     """
     from orchestrator.training.datasets import BUILTIN  # here, because it imports this file
 
     function: Callable[..., object] = lookup(spec, BUILTIN, "data")
+    if root is not None and not _takes(function, "root"):
+        raise ConfigError(f"data {spec!r} takes no root: leave --data out, got {root!r}")
     made = call(function, f"data {spec!r}", options, {} if root is None else {"root": root}, DataError)
     if not isinstance(made, Data):
         raise ConfigError(f"data {spec!r} must return orchestrator.training.data.Data, got {type(made).__name__}")
@@ -154,6 +156,14 @@ def call(
         raise
     except Exception as error:
         raise failure(f"{what} failed: {one_line(error)}") from error
+
+
+def _takes(function: Callable[..., object], name: str) -> bool:
+    try:
+        parameters = inspect.signature(function).parameters
+    except ValueError:
+        return True  # `call` says what is wrong with it
+    return name in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
 
 
 def fixed_order(labels: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:

@@ -95,6 +95,8 @@ def mistake(tmp_path, monkeypatch, capsys):
         ([], {"model": "tiny:unused"}, "every parameter of model Unused must take part in its output"),
         ([], {"model": "tiny:tuple_in_training"}, "cannot be trained"),
         (["--checkpoint-seconds", "-1"], {}, "--checkpoint-seconds must be 0 or more, got -1"),
+        (["--report", "/proc/nope"], {}, "--report must be a folder that can be written to, got '/proc/nope'"),
+        (["--data", "/somewhere"], {}, "data 'tiny:data' takes no root: leave --data out, got '/somewhere'"),
         (["--storage", "gs://bucket/x"], {}, "the scheme 'gs'"),
         (["--storage", "/proc/nothing"], {}, "/proc/nothing"),
         ([], {"model": "resnet21"}, "resnet20"),

@@ -6,11 +6,12 @@ import pytest
 import tiny
 
 from orchestrator.distributed import cluster
-from orchestrator.distributed.sweep import search, sweep_paths
+from orchestrator.distributed.deployment import Deployment
+from orchestrator.distributed.sweep import _paths, search, sweep_paths
 from orchestrator.driver import Driver
 from orchestrator.errors import ConfigError, OrchestratorError, StorageError
 from orchestrator.problem import load_problem
-from orchestrator.pruning import Explicit, Geometric, OneShot
+from orchestrator.pruning import Channels, Explicit, Geometric, OneShot
 from orchestrator.runner import run
 from orchestrator.stopping import Floor
 from orchestrator.storage.ledger import Ledger
@@ -76,6 +77,8 @@ def test_search_finds_where_the_accuracy_ends(ray, tmp_path):
         ([TINY, replace(TINY, path=OneShot(0.5))], {}, ConfigError, "two different ones are named 'tiny'"),
         ([replace(TINY, seeds=(1, 2)), replace(TINY, seed=2, criterion="magnitude", exclude=("6.*",))], {}, ConfigError,
          "two different ones are named 'tiny'"),
+        ([TINY, replace(TINY, name="other", exclude=("nothing.*",))], {}, OrchestratorError, "nothing"),
+        ([TINY, tiny.with_training(replace(TINY, name="other"), batch_size=97)], {}, OrchestratorError, "batch"),
         ([TINY], {"max_concurrent": 0}, ConfigError, "max_concurrent must be 1 or more, got 0"),
         ([replace(TINY, model="tiny:nothing")], {}, ConfigError, "nothing"),
         ([replace(TINY, exclude=("nothing.*",))], {}, OrchestratorError, "nothing"),
@@ -87,6 +90,19 @@ def test_bad_input_is_refused_before_ray_starts(experiments, options, error, mes
     monkeypatch.setattr(cluster, "connect", lambda address: pytest.fail("Ray was started"))
     with pytest.raises(error, match=message):
         sweep_paths(experiments, **{"storage": str(tmp_path), **options})
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_every_path_of_a_sweep_has_the_problem_of_its_own_experiment(tmp_path, order):
+    """What is excluded, and whether whole channels go, differ within one sweep; keys are those of a single run."""
+    kinds = {"all": {}, "part": {"exclude": ("6.*",)}, "channels": {"selection": Channels(round_to=1)}}
+    experiments = [replace(TINY, name=name, path=OneShot(0.5), **changes) for name, changes in kinds.items()]
+    paths = {path.experiment.name: path for path in _paths(experiments[::order], Deployment())}
+    for experiment in experiments:
+        problem, _ = load_problem(experiment)
+        assert paths[experiment.name].problem == problem
+    assert "6.weight" not in paths["part"].problem.prunable
+    assert paths["channels"].problem.channels is not None
 
 
 def test_the_same_experiment_twice_is_one_path(tmp_path):

@@ -141,7 +141,15 @@ def test_differences_are_paired_by_seed():
         assert (difference.first, difference.second, difference.seeds) == (*NAMES[:2], (0, 1, 2))
         # Seeds differ by ten points, pairs not at all.
         assert (difference.mean, difference.low, difference.high) == pytest.approx((0.02 + 0.001 * r,) * 3)
-        assert difference.clear
+        assert not difference.clear, "three signs agree by chance in one case of four"
+
+
+def test_a_difference_is_clear_from_six_pairs_on():
+    for seeds, clear in ((5, False), (6, True)):
+        both = [r for name in NAMES[:2] for seed in range(seeds) for r in path_of(name, seed, 1)]
+        records = with_accuracy(both, lambda r: 0.6 if r.experiment == NAMES[0] else 0.5)
+        (difference,) = paired_differences(records, NAMES[:2])
+        assert (len(difference.seeds), difference.clear) == (seeds, clear)
 
 
 def test_only_seeds_that_both_have_make_a_pair():

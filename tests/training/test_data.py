@@ -250,7 +250,8 @@ def user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 def test_user_functions_get_root_if_they_take_it(user: str) -> None:
-    assert len(load_data(f"{user}:plain", {}, root="/some/folder").train) == 30
+    with pytest.raises(ConfigError, match="takes no root: leave --data out, got '/some/folder'"):
+        load_data(f"{user}:plain", {}, root="/some/folder")
     assert len(load_data(f"{user}:rooted", {"n": 12}, root="/some/folder").train) == 12
     assert len(load_data(f"{user}:rooted", {"root": "/some/folder"}).train) == 30
 
