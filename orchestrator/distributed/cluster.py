@@ -34,7 +34,7 @@ def connect(address: str | None) -> bool:
     address = address or os.environ.get("RAY_ADDRESS") or "local"
     options = {"log_to_driver": False, "logging_level": logging.ERROR}
     joined, environment = address != "local", dict[str, str]()
-    os.environ.setdefault("RAY_TRAIN_ENABLE_STATE_TRACKING", "1" if joined else "0")  # for the dashboard's list of Train's runs
+    os.environ.setdefault("RAY_TRAIN_ENABLE_STATE_TRACKING", "1" if joined else "0")  # the API's list of runs
     if not joined:
         # Ray asks for a token by default. One of its own leaves no file in the home folder and dies with the job.
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
