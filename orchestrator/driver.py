@@ -94,8 +94,9 @@ class Driver:
         """Whether the newest of the first `count` rounds, as many as the floor's patience, are all below it."""
         if self.floor is None or count < self.floor.patience:
             return False
-        finished = [self._round(index) for index in range(count)]
-        return self.floor.cuts([found.val_accuracy() for found in finished if found is not None])
+        finished = [self._round(index) for index in (0, *range(count - self.floor.patience, count))]
+        dense, *newest = [found.val_accuracy() for found in finished if found is not None]
+        return self.floor.cuts(dense, newest)
 
     def finish_round(self, key: str, result: RoundResult) -> Record | None:
         """Commit a round; a second call for the same key changes nothing. None is the answer for an errand.

@@ -44,13 +44,6 @@ def load_problem(experiment: Experiment, data_root: str | None = None) -> tuple[
     return Problem(prunable, _structure(model), data.identity, data.num_classes, data.input_shape, channels), data
 
 
-def looked_at(experiment: Experiment) -> str:
-    """All of an experiment that `load_problem` looks at but its seed: the same text, the same problem."""
-    removes_channels = isinstance(experiment.selection, Channels)
-    model, data = (experiment.model, experiment.model_options), (experiment.data, experiment.data_options)
-    return repr((*model, *data, experiment.exclude, removes_channels, experiment.training.batch_size))
-
-
 def _structure(model: nn.Module) -> str:
     """Hash of the layers, their settings and their tensors' shapes: the model's code may move, not change."""
     tensors = [(name, tuple(tensor.shape), str(tensor.dtype)) for name, tensor in model.state_dict().items()]

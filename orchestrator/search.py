@@ -96,7 +96,7 @@ def search_density(experiment: Experiment, floor: Floor, train: Train, *, probes
 def _until_cut(path: Sequence[Record], floor: Floor) -> Sequence[Record]:
     """`path` without what lies behind the floor's cut: storage may hold more, which another job has trained."""
     accuracies = [_accuracy(record) for record in path]
-    return path[: next((n for n in range(1, len(path)) if floor.cuts(accuracies[:n])), len(path))]
+    return path[: next((n for n in range(1, len(path)) if floor.cuts(accuracies[0], accuracies[:n])), len(path))]
 
 
 def _holds(records: list[Record], dense: list[Record], floor: Floor) -> bool:

@@ -33,10 +33,10 @@ class Floor:
             if not (is_number(value) and 0 <= value <= 1):
                 raise ConfigError(f"floor.{name} must be a fraction in [0, 1], got {value!r}")
 
-    def cuts(self, accuracies: Sequence[float]) -> bool:
-        """Whether a path whose rounds reached `accuracies`, the dense network's first, goes no further."""
+    def cuts(self, dense: float, accuracies: Sequence[float]) -> bool:
+        """Whether a path goes no further that began with `dense` and whose newest rounds reached `accuracies`."""
         newest = accuracies[-self.patience :]
-        return len(newest) == self.patience and all(accuracy < self.of(accuracies[0]) for accuracy in newest)
+        return len(newest) == self.patience and all(accuracy < self.of(dense) for accuracy in newest)
 
     def of(self, dense: float) -> float:
         """The floor, given the dense network's validation accuracy: a round that is exactly `drop` below it holds."""

@@ -5,6 +5,7 @@ The ledger is the sweep's memory: killed and started again, a sweep goes on.
 
 from __future__ import annotations
 
+import json
 import time
 import uuid
 from collections import Counter
@@ -22,7 +23,9 @@ from orchestrator.distributed.tuner import run_paths
 from orchestrator.driver import Driver
 from orchestrator.errors import ConfigError, OrchestratorError
 from orchestrator.experiment import Experiment, Problem, as_json, round_keys, round_settings
-from orchestrator.problem import load_problem, looked_at
+from orchestrator.problem import load_problem
+from orchestrator.pruning import Geometric
+from orchestrator.retraining import LearningRateRewinding
 from orchestrator.search import Found, search_density
 from orchestrator.stopping import Floor
 from orchestrator.storage.ledger import Ledger, Record
@@ -168,7 +171,9 @@ def _paths(replicates: list[Experiment], deployment: Deployment) -> list[SweptPa
     paths = []
     for experiment in replicates:
         deployment.check_batch(experiment.training.batch_size)
-        if (about := looked_at(experiment)) not in problems:
+        # Whatever an experiment may come to hold counts, but for what surely says nothing of model and data.
+        alike = replace(experiment, name="any", seed=0, path=Geometric(), technique=LearningRateRewinding())
+        if (about := json.dumps(as_json(alike))) not in problems:
             problems[about], _ = load_problem(experiment, deployment.data_root)
         paths.append(SweptPath(experiment, problems[about]))
     dense = [round_keys(round_settings(path.experiment, path.problem))[0] for path in paths]

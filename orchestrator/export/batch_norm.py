@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import copy
 from collections import Counter
 
 from torch import fx, nn
@@ -48,6 +50,14 @@ def fold_batch_norm(module: nn.Module) -> list[str]:
         _replace(module, norm_name, nn.Identity())
         folded.append(norm_name)
     return folded
+
+
+def for_inference(module: nn.Module) -> nn.Module:
+    """A copy of `module` on the CPU in evaluation mode, batch norm folded where its flow can be traced."""
+    copied = copy.deepcopy(module).cpu().eval()
+    with contextlib.suppress(ExportError):  # what cannot be traced keeps its norms
+        fold_batch_norm(copied)
+    return copied
 
 
 def _replace(module: nn.Module, name: str, part: nn.Module) -> None:

@@ -5,8 +5,6 @@ A package is a folder. It is zipped here so that it is one file with one sha256;
 
 from __future__ import annotations
 
-import contextlib
-import copy
 import json
 import shutil
 import uuid
@@ -17,11 +15,11 @@ from typing import Any
 from torch import nn
 
 from orchestrator.errors import ExportError
-from orchestrator.export.batch_norm import fold_batch_norm
+from orchestrator.export.batch_norm import for_inference
 from orchestrator.export.files import appearing
-from orchestrator.export.onnx_file import INPUT, OUTPUT
 from orchestrator.export.preprocessing import Preprocessing
 from orchestrator.export.program import first_cause, quiet, traced
+from orchestrator.export.runtimes import INPUT, OUTPUT
 
 PACKAGE = ".mlpackage"
 _PRUNING = "compression::prune_weights"
@@ -46,10 +44,7 @@ def save_coreml(module: nn.Module, path: str | Path, preprocessing: Preprocessin
             f"Core ML files need coremltools ({error}): pip install 'rewind-orchestrator[coreml]', on Linux or macOS"
         ) from None
     path = Path(path)
-    exported = copy.deepcopy(module).cpu().eval()
-    with contextlib.suppress(ExportError):  # what cannot be traced keeps its norms
-        fold_batch_norm(exported)
-    program = traced(exported, preprocessing, batch=1, dynamic=False)
+    program = traced(for_inference(module), preprocessing, batch=1, dynamic=False)
     try:
         with quiet():
             passes = coremltools.PassPipeline.DEFAULT

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import tempfile
 from collections.abc import Iterable
@@ -14,14 +13,14 @@ import torch
 from torch import Tensor, nn
 
 from orchestrator.errors import ExportError
-from orchestrator.export.batch_norm import fold_batch_norm
+from orchestrator.export.batch_norm import for_inference
 from orchestrator.export.files import appearing
 from orchestrator.export.preprocessing import Preprocessing
 from orchestrator.export.program import first_cause, quiet, traced
+from orchestrator.export.runtimes import INPUT, OUTPUT
 from orchestrator.training.checks import one_line
 from orchestrator.training.state import model_tensors
 
-INPUT, OUTPUT = "images", "logits"
 RELATIVE = 1e-4  # of the largest logit of an image: how far a float32 file may be from torch
 LARGEST = 2**31 - 1  # bytes of a protobuf message
 
@@ -38,10 +37,7 @@ def save_onnx(module: nn.Module, path: str | Path, preprocessing: Preprocessing,
     onnx, _ = _packages()
     path = Path(path)
     _check_size(sum(tensor.nbytes for tensor in model_tensors(module).values()), path)
-    exported = copy.deepcopy(module).cpu().eval()
-    if fold:
-        with contextlib.suppress(ExportError):  # what cannot be traced keeps its norms
-            fold_batch_norm(exported)
+    exported = for_inference(module) if fold else copy.deepcopy(module).cpu().eval()
     model = _model_of(exported, preprocessing)
     _strip(model)
     _describe(model, preprocessing)

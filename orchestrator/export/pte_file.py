@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
-import copy
 from pathlib import Path
 
 from torch import nn
 
 from orchestrator.errors import ExportError
-from orchestrator.export.batch_norm import fold_batch_norm
+from orchestrator.export.batch_norm import for_inference
 from orchestrator.export.files import appearing
 from orchestrator.export.preprocessing import Preprocessing
 from orchestrator.export.program import first_cause, quiet, traced
@@ -31,10 +29,7 @@ def save_pte(module: nn.Module, path: str | Path, preprocessing: Preprocessing) 
             "its own without constraints.txt"
         ) from None
     path = Path(path)
-    exported = copy.deepcopy(module).cpu().eval()
-    with contextlib.suppress(ExportError):  # what cannot be traced keeps its norms
-        fold_batch_norm(exported)
-    program = traced(exported, preprocessing, batch=1, dynamic=False)
+    program = traced(for_inference(module), preprocessing, batch=1, dynamic=False)
     try:
         with quiet():
             lowered = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()]).to_executorch()

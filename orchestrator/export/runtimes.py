@@ -18,6 +18,7 @@ from orchestrator.errors import ConfigError
 
 Array: TypeAlias = np.ndarray[Any, Any]
 Run: TypeAlias = Callable[[Array], Array]  # images (n, C, H, W) float32 to logits (n, classes) float32
+INPUT, OUTPUT = "images", "logits"  # as every format that names them names them
 _COREML = ".mlpackage.zip"
 
 
@@ -115,7 +116,7 @@ def _coreml(_: str | None) -> Runtime:
         model = coremltools.models.MLModel(str(package), compute_units=coremltools.ComputeUnit.CPU_ONLY)
 
         def run(images: Array, folder: object = folder) -> Array:
-            return np.concatenate([model.predict({"images": image[None]})["logits"] for image in images])
+            return np.concatenate([model.predict({INPUT: image[None]})[OUTPUT] for image in images])
 
         return run
 

@@ -101,7 +101,7 @@ def load_data(spec: str, options: Mapping[str, object], *, root: str | None = No
     from orchestrator.training.datasets import BUILTIN  # here, because it imports this file
 
     function: Callable[..., object] = lookup(spec, BUILTIN, "data")
-    if root is not None and not _takes(function, "root"):
+    if root is not None and not _takes(_signature(function, f"data {spec!r}"), "root"):
         raise ConfigError(f"data {spec!r} takes no root: leave --data out, got {root!r}")
     made = call(function, f"data {spec!r}", options, {} if root is None else {"root": root}, DataError)
     if not isinstance(made, Data):
@@ -139,12 +139,8 @@ def call(
     """
     if clash := sorted(options.keys() & offered.keys()):
         raise ConfigError(f"the options of {what} must not hold {', '.join(clash)}: it is given already")
-    try:
-        signature = inspect.signature(function)
-    except ValueError:
-        raise ConfigError(f"{what} must be a function written in Python, whose parameters can be known") from None
-    takes_any = any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values())
-    accepted = {k: v for k, v in offered.items() if takes_any or k in signature.parameters}
+    signature = _signature(function, what)
+    accepted = {k: v for k, v in offered.items() if _takes(signature, k)}
     try:
         signature.bind(**options, **accepted)
     except TypeError as error:
@@ -158,12 +154,15 @@ def call(
         raise failure(f"{what} failed: {one_line(error)}") from error
 
 
-def _takes(function: Callable[..., object], name: str) -> bool:
+def _signature(function: Callable[..., object], what: str) -> inspect.Signature:
     try:
-        parameters = inspect.signature(function).parameters
+        return inspect.signature(function)
     except ValueError:
-        return True  # `call` says what is wrong with it
-    return name in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+        raise ConfigError(f"{what} must be a function written in Python, whose parameters can be known") from None
+
+
+def _takes(signature: inspect.Signature, name: str) -> bool:
+    return name in signature.parameters or any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values())
 
 
 def fixed_order(labels: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:

@@ -46,7 +46,7 @@ def images(n=4):
 VALUES = st.sampled_from([0.0, -0.0, 1.0, -2.5, float("inf"), float("nan"), 1e-45])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.dictionaries(
         st.text(min_size=1, max_size=5),

@@ -62,7 +62,7 @@ def networks(draw: st.DrawFn) -> Tensors:
     return dict(draw(st.permutations(list(weights.items()))))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     networks(),
     st.lists(st.floats(0.05, 1), min_size=1, max_size=3),

@@ -130,7 +130,7 @@ def squared_upside_down(weight: Tensor, grad: Tensor | None) -> Tensor:
     return -weight.double().square()
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(networks(), st.data())
 def test_equals_a_stable_sort(network: tuple[Tensors, Tensors | None], data: st.DataObject) -> None:
     weights, masks = network
@@ -155,7 +155,7 @@ def brackets_of(bracket: tuple[float, float]) -> Iterator[None]:
         yield
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(networks(), st.tuples(values, values), st.data())
 def test_a_wrong_bracket_costs_time_but_not_exactness(
     network: tuple[Tensors, Tensors | None], bracket: tuple[float, float], data: st.DataObject

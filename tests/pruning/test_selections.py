@@ -160,7 +160,7 @@ def test_a_density_is_a_fraction(selection: Selection, density: float) -> None:
 # Layerwise
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.integers(0, 10**6), st.booleans(), st.integers(0, 40), st.floats(0.001, 1), st.floats(0.001, 1))
 def test_every_layer_keeps_its_own_share_of_its_best(seed: int, ties: bool, minimum: int, a: float, b: float) -> None:
     weights = network(seed, ties)
@@ -214,7 +214,7 @@ def n_of_m(scores: Tensor, candidates: Tensor, n: int, m: int) -> Tensor:
 few = st.sampled_from([0.0, -1.0, 1.0, 2.0, math.inf, -math.inf])  # so that ties and infinities are common
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.data(), st.sampled_from([2, 3, 4]), st.sampled_from([(), (2,), (1, 3), (2, 2)]))
 def test_n_of_every_m_inputs_stay(data: st.DataObject, m: int, kernel: tuple[int, ...]) -> None:
     shape = (data.draw(st.integers(1, 3)), m * data.draw(st.integers(1, 2)), *kernel)
