@@ -6,6 +6,7 @@ It may die at any moment: Ray starts it again, it reads the ledger, and calls th
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -103,6 +104,7 @@ class DriverActor:
         self._driver = Driver(experiment, Ledger(store), problem, keep=keep, floor=floor)
         self._claims = Claims(store, owner)
         self._shared: dict[str, tuple[RoundRequest, list[ray.ObjectRef[Any]]]] = {}
+        self._sharing = threading.Lock()
         self._records: list[Record] = []
         self._report: Report | None = None
         self._job = job
@@ -172,14 +174,15 @@ class DriverActor:
 
     def request(self, key: str) -> tuple[RoundRequest, list[ray.ObjectRef[Any]]]:
         """The request without its tensors, and a reference to them that each worker fetches by itself."""
-        if key not in self._shared:  # every worker of a group asks
-            request = self._driver.next_round()
-            if request is None or request.key != key:
-                raise RuntimeError(f"round {key} is not the next one any more")
-            self._log.round(key)
-            self._log.info("round asked for", round=request.round, density=request.density, epochs=request.epochs)
-            refs = [ray.put((share(request.start), share(request.masks)))]
-            self._shared = {key: (replace(request, start=None, masks={}), refs)}
+        with self._sharing:  # every worker of a group asks, at the same time
+            if key not in self._shared:
+                request = self._driver.next_round()
+                if request is None or request.key != key:
+                    raise RuntimeError(f"round {key} is not the next one any more")
+                self._log.round(key)
+                self._log.info("round asked for", round=request.round, density=request.density, epochs=request.epochs)
+                refs = [ray.put((share(request.start), share(request.masks)))]
+                self._shared = {key: (replace(request, start=None, masks={}), refs)}
         return self._shared[key]
 
     def finish_round(self, key: str, result: RoundResult, tensors: list[ray.ObjectRef[Any]]) -> None:

@@ -34,6 +34,7 @@ from orchestrator.training.data import load_data
 from orchestrator.training.loop import TakeProgress, Trainer
 
 LOOK_SECONDS = 0.5  # between two looks whether to stop or to write a checkpoint
+SEEN_SECONDS = 0.005  # between two questions for the next round while the driver receives the last one
 PREEMPTION_LOOKS = 4  # looks to one at Ray Train's notice of a node that goes, at which all workers wait for each other
 
 
@@ -124,10 +125,11 @@ class DriverLink:
     def _ask(self) -> str | None:
         key: str | None = ray.get(self._driver.next_key.remote(self._started))
         self._started = False
-        if self._committing is not None and key == self._committing[0]:
-            # The driver was started again and has not seen the result yet that is on its way.
-            self.wait()
-            return self._ask()
+        while self._committing is not None and key == self._committing[0]:
+            # The driver has not seen the result yet that is on its way to it, perhaps because it was started again.
+            if ray.wait([self._committing[1]], timeout=SEEN_SECONDS)[0]:
+                self.wait()
+            key = ray.get(self._driver.next_key.remote(False))
         return key
 
     def request(self, key: str) -> RoundRequest:
