@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-slow check faults bench bench-export clean
+.PHONY: demo test test-core test-slow check faults bench bench-export clean
 .DEFAULT_GOAL := demo
 
 .venv/.installed: pyproject.toml constraints.txt
@@ -20,6 +20,12 @@ check: .venv/.installed  ## lint, format, types
 
 test: check  ## everything that must hold; two files at a time, the long ones of tests/distributed first
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+
+CORE := test_driver.py test_retraining.py test_search.py pruning/test_pru*.py pruning/test_selections.py \
+	storage/test_checkpoint.py storage/test_ledger.py \
+	$(addprefix training/test_,batches.py data.py lr.py masked_training.py models.py)
+test-core: .venv/.installed  ## the algorithm without Ray: half a minute
+	$(BIN)/python -m pytest --numprocesses 2 $(addprefix tests/,$(CORE))
 
 test-slow: .venv/.installed  ## every torchvision classifier through every format: an hour
 	$(BIN)/python -m pytest -m slow --timeout 1800
