@@ -31,7 +31,7 @@ test-slow: .venv/.installed  ## every torchvision classifier through every forma
 	$(BIN)/python -m pytest -m slow --timeout 1800
 
 faults: .venv/.installed  ## machines that die, leave and join: what happened, and what it cost
-	$(BIN)/python -m pytest tests/distributed/test_node_faults.py -m faults
+	$(BIN)/python -m pytest tests/distributed -m faults
 
 bench: .venv/.installed  ## speed against the best opponent, in the same process run
 	$(BIN)/python -m pytest tests/benchmarks -m bench -s

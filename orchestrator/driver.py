@@ -111,6 +111,7 @@ class Driver:
             return None
         with self._lock:
             if (record := self.ledger.record(key)) is not None:
+                self._discard_progress(key)  # it was left by who trained on while another owner committed
                 return record
             if index and self._round(index - 1) is None:
                 raise OrchestratorError(f"round {index} came before its parent was finished: ask for the next round")
@@ -135,6 +136,11 @@ class Driver:
             for old in self.keys[:index]:
                 self._finished[old].forget()
         return record
+
+    def leave_round(self, key: str) -> None:
+        """Another owner trains this round, or has; nothing must be left of its middle once it is committed."""
+        if key in self.keys and self.ledger.record(key) is not None:  # an errand has no record
+            self._discard_progress(key)
 
     def fail_round(self, key: str, reason: str, job: str = "") -> None:
         """Record that a round cannot be trained; it is not committed and another job may ask for it again."""

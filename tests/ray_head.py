@@ -57,9 +57,11 @@ class Head:
 
 
 @contextlib.contextmanager
-def running_head(folder: Path, cwd: Path, environment: Mapping[str, str], cpus: int = 2) -> Iterator[Head]:
+def running_head(
+    folder: Path, cwd: Path, environment: Mapping[str, str], cpus: int = 2, host: str = HOST
+) -> Iterator[Head]:
     """Start a head whose jobs run in `cwd` with `environment`; it ends with everything that it started."""
-    ports = [free_port() for _ in range(7)]
+    ports = [free_port(host) for _ in range(7)]
     token = secrets.token_hex(16)
     names = ("port", "dashboard-port", "dashboard-agent-listen-port", "dashboard-agent-grpc-port")
     names += ("metrics-export-port", "runtime-env-agent-port", "ray-client-server-port")
@@ -69,10 +71,12 @@ def running_head(folder: Path, cwd: Path, environment: Mapping[str, str], cpus: 
     kept["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{kept['PATH']}"  # `python` of a job
     log = folder / "head.log"
     command = [RAY, "start", "--head", "--block", f"--num-cpus={cpus}", f"--temp-dir={folder}", *flags]
+    if host != HOST:
+        command += [f"--node-ip-address={host}", f"--dashboard-host={host}"]
     with log.open("wb") as output:
         process = psutil.Popen(command, cwd=cwd, env=kept, stdout=output, stderr=output)
-    dashboard = f"http://{HOST}:{ports[1]}"
-    client = kept | {"RAY_API_SERVER_ADDRESS": dashboard, "RAY_ADDRESS": f"{HOST}:{ports[0]}"}
+    dashboard = f"http://{host}:{ports[1]}"
+    client = kept | {"RAY_API_SERVER_ADDRESS": dashboard, "RAY_ADDRESS": f"{host}:{ports[0]}"}
     head = Head(ports[0], dashboard, ports[4], client, folder, log)
     try:
         _wait_for(head, process)

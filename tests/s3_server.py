@@ -22,9 +22,9 @@ from typing import Any, cast
 HOST = "127.0.0.1"
 
 
-def free_port() -> int:
+def free_port(host: str = HOST) -> int:
     with socket.socket() as probe:
-        probe.bind((HOST, 0))
+        probe.bind((host, 0))
         return int(probe.getsockname()[1])
 
 
@@ -69,25 +69,25 @@ class S3Server:
 
 
 @contextlib.contextmanager
-def running_s3_server(log: Path) -> Iterator[S3Server]:
-    """Start `moto_server` on a free loopback port; killed by its process id at the end."""
-    port = free_port()
-    command = [sys.executable, "-m", "moto.server", "-H", HOST, "-p", str(port)]
+def running_s3_server(log: Path, host: str = HOST) -> Iterator[S3Server]:
+    """Start `moto_server` on a free port of `host`; killed by its process id at the end."""
+    port = free_port(host)
+    command = [sys.executable, "-m", "moto.server", "-H", host, "-p", str(port)]
     environment = {k: v for k, v in os.environ.items() if not k.startswith("AWS_")}
     with log.open("wb") as out:
         process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, env=environment)
     try:
-        _wait_for(port, process, log)
-        yield S3Server(f"http://{HOST}:{port}", process.pid)
+        _wait_for(host, port, process, log)
+        yield S3Server(f"http://{host}:{port}", process.pid)
     finally:
         process.kill()
         process.wait()
 
 
-def _wait_for(port: int, process: subprocess.Popen[bytes], log: Path, patience_s: float = 60) -> None:
+def _wait_for(host: str, port: int, process: subprocess.Popen[bytes], log: Path, patience_s: float = 60) -> None:
     deadline = time.monotonic() + patience_s
     while time.monotonic() < deadline:
-        with contextlib.suppress(OSError), socket.create_connection((HOST, port), timeout=1):
+        with contextlib.suppress(OSError), socket.create_connection((host, port), timeout=1):
             return
         if process.poll() is not None:
             break

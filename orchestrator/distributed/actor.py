@@ -25,6 +25,7 @@ from orchestrator.storage.claims import Claims
 from orchestrator.storage.ledger import Ledger, Record
 from orchestrator.storage.store import open_store
 
+Order = Literal["go on", "stop", "leave"]  # "leave": the round as it is, which another owner has taken over
 FRUITLESS = 5  # starts of a round without one finished epoch, after which it is given up
 LOST = 3  # results that could not be committed, after which the run is given up
 
@@ -117,6 +118,7 @@ class DriverActor:
         self._place: tuple[str, tuple[int, int]] = ("", (0, 0))
         self._fruitless = 0
         self._lost = 0
+        self._training: str | None = None  # key of the round that the workers were given
 
     def turn(self) -> Turn:
         """What whoever runs this path should do: train, wait for another owner's round, or end."""
@@ -149,7 +151,8 @@ class DriverActor:
         if self._stopping:
             return None
         key, ours = self._claim_next()
-        return key if ours else None
+        self._training = key if ours else None
+        return self._training
 
     def _next_key(self) -> str | None:
         if self._failure is not None:
@@ -222,8 +225,8 @@ class DriverActor:
         if key != self._place[0] or place > self._place[1]:
             self._place, self._fruitless = (key, place), 0
 
-    def report(self, report: Report | None) -> bool:
-        """How far the round is; answers whether the workers should stop."""
+    def report(self, report: Report | None) -> Order:
+        """How far the round is; answers what the workers should do."""
         if report is not None:
             self._report, self._fruitless = report, 0
             self._metrics.show(
@@ -233,7 +236,9 @@ class DriverActor:
                 epochs_done=report.epochs_done,
                 images_per_second=report.images_per_second,
             )
-        return self._stopping
+        if self._stopping:
+            return "stop"
+        return "leave" if self._training and self._claims.lost(self._training) else "go on"
 
     def stop(self) -> None:
         """End the run in order: with a checkpoint of the round under way, and no further round."""
@@ -241,6 +246,8 @@ class DriverActor:
 
     def workers_stopped(self) -> None:
         """Said by a group of workers at its end, when what it has done is in storage."""
+        if self._training and self._claims.lost(self._training):
+            self._driver.leave_round(self._training)
         self._stopped = True
 
     def stopped(self) -> bool:

@@ -15,10 +15,11 @@ from typing import Any
 
 import ray
 import ray.train
-from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.torch import TorchTrainer
 
 from orchestrator.distributed.actor import DriverActor
 from orchestrator.distributed.deployment import Deployment
+from orchestrator.distributed.network import OwnAddress
 from orchestrator.distributed.worker import WorkerConfig, train_path
 from orchestrator.errors import OrchestratorError, StorageError
 from orchestrator.experiment import Experiment, Problem
@@ -121,7 +122,7 @@ def fit(experiment: Experiment, driver: Any, store: Store, deployment: Deploymen
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", str(patience))
     trainer = TorchTrainer(
         partial(train_path, config),
-        torch_config=TorchConfig(backend="nccl" if workers.gpus else "gloo"),
+        torch_config=OwnAddress(backend="nccl" if workers.gpus else "gloo"),
         scaling_config=ray.train.ScalingConfig(
             num_workers=workers.least if workers.least == workers.most else (workers.least, workers.most),
             use_gpu=workers.gpus > 0,
@@ -141,7 +142,8 @@ def fit(experiment: Experiment, driver: Any, store: Store, deployment: Deploymen
     except SystemExit:  # how Ray Train answers Ctrl-C
         raise KeyboardInterrupt from None
     except ray.train.TrainingFailedError as error:
-        raise OrchestratorError(f"training stopped: {error}") from error
+        cause = str(error).strip().splitlines()[-1].strip()  # the rest is Ray's traceback
+        raise OrchestratorError(f"training stopped: {cause}") from error
     finally:
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGINT, interrupt)

@@ -19,7 +19,7 @@ import ray.train.torch
 import torch
 from ray.train.collective import broadcast_from_rank_zero
 
-from orchestrator.distributed.actor import Report
+from orchestrator.distributed.actor import Order, Report
 from orchestrator.distributed.logs import RoundLog
 from orchestrator.distributed.metrics import MeteredStore, Metrics
 from orchestrator.distributed.tensors import share, unshare
@@ -116,7 +116,7 @@ class DriverLink:
         self._started = True
         self._committing: tuple[str, Any] | None = None
         self._answer: Any = None
-        self._stop = False
+        self._order: Order = "go on"
 
     def next_key(self) -> str | None:
         key: str | None = broadcast_from_rank_zero(self._ask() if self._first else None)
@@ -171,23 +171,23 @@ class DriverLink:
             self._driver.workers_stopped.remote()
 
     def report(self, report: Report | None) -> None:
-        """Tell the driver how far the round is, if it does not know; it answers whether to stop, in `stop_asked`."""
-        if self.stop_asked() or (self._answer is not None and report is None):
+        """Tell the driver how far the round is, if it does not know; it answers what to do, in `order`."""
+        if self.order() != "go on" or (self._answer is not None and report is None):
             return
         answer = self._driver.report.remote(report)
         self._answer = self._answer or answer
 
-    def stop_asked(self) -> bool:
-        """Whether the driver's newest answer, if it is there, was to stop."""
+    def order(self) -> Order:
+        """The driver's newest answer that is there."""
         if self._answer is not None and ray.wait([self._answer], timeout=0)[0]:
             with contextlib.suppress(ray.exceptions.RayError):  # the driver is being started again
-                self._stop = ray.get(self._answer)
+                self._order = ray.get(self._answer)
             self._answer = None
-        return self._stop
+        return self._order
 
 
 class Stopped(Exception):  # noqa: N818  # no error: what was asked for
-    """The run was asked to stop, and what it has done is in a checkpoint."""
+    """The run was asked to stop, and what it has done is in a checkpoint; or another owner has taken the round over."""
 
 
 class Watch:
@@ -235,11 +235,12 @@ class Watch:
         self._looked = now
         if group.rank() == 0:
             self._link.report(None)
-        stop = self._link.stop_asked()
-        last_moment = stop or (preempted and not self._preempted)
+        order = self._link.order()
+        last_moment = order != "go on" or (preempted and not self._preempted)
         self._preempted |= preempted
         steps = max(1, min(1000, int(LOOK_SECONDS / max(pace, 1e-6))))
-        decision = [int(last_moment or self._is_due()), int(last_moment), int(stop), steps]
+        due = order != "leave" and (last_moment or self._is_due())
+        decision = [int(due), int(last_moment), int(order != "go on"), steps]
         save, wait, end, steps = group.from_rank_zero(decision, self._device)
         self._steps = self._steps_to_look = steps
         if save and (progress := take_progress()):

@@ -88,6 +88,11 @@ class Claims:
         chain = self._chains.get(key)
         return chain is not None and chain.holds()
 
+    def lost(self, key: str) -> bool:
+        """Whether the claim on `key` was ours until a heartbeat found it taken over; asks no storage."""
+        chain = self._chains.get(key)
+        return chain is not None and chain.lost
+
     def holder(self, key: str) -> str | None:
         """The owner, dead or alive, of the claim on `key`; "unknown" if it is damaged. Raises StorageError."""
         return self._chain(key).holder()
@@ -163,7 +168,7 @@ class _Chain:
         self._number = 0  # of the highest link seen; 0: there is none
         self._link: _Link | None = None  # what it says; None: it is damaged
         self._looked = self._unchanged = 0.0  # when it was last looked at; seconds that it was watched in vain
-        self._mine = False
+        self._mine = self.lost = False
         self._renewed = 0.0
 
     def holds(self) -> bool:
@@ -183,6 +188,7 @@ class _Chain:
             if not self.holds():
                 self._look()
                 self._mine = self._is_free() and self._append(self._store, self._me)
+                self.lost = self.lost and not self._mine
             return self.holds()
 
     def renew(self) -> None:
@@ -192,6 +198,7 @@ class _Chain:
             if self._mine:
                 self._mine = self._append(self._hasty, self._me)
                 if not self._mine:
+                    self.lost = True
                     log.warning("%s has lost its claim on %s: it was taken over", self._me.owner, self._key)
         finally:
             self._lock.release()

@@ -6,6 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from fault_table import ROWS
+from rich.console import Console
+from rich.table import Table
 
 from orchestrator.distributed import cluster
 
@@ -29,3 +32,14 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def fault_table(pytestconfig: pytest.Config) -> Iterator[None]:
+    """Prints, at the end, what every fault has cost."""
+    yield
+    shown = Table("fault", "what happened", "seconds until training went on", "work repeated, seconds")
+    for row in ROWS:
+        shown.add_row(*row)
+    with pytestconfig.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():  # type: ignore[union-attr]
+        Console(width=150).print("", shown)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
+
+import psutil
 import pytest
 import ray
 from ray.cluster_utils import Cluster
 
 from orchestrator.distributed import cluster
 from orchestrator.distributed.deployment import Workers
+from orchestrator.distributed.network import interface_of, use_own_address
 from orchestrator.errors import ConfigError, ResourceError
 from orchestrator.storage.store import open_store
 
@@ -60,3 +64,18 @@ def test_an_address_where_nobody_answers_is_told(two_nodes):
             cluster.connect("127.0.0.1:1")
     finally:
         cluster.connect(two_nodes.address)
+
+
+def test_gloo_listens_at_the_address_that_the_cluster_knows_a_node_by(two_nodes, monkeypatch):
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "the user's")
+    use_own_address()
+    assert os.environ["GLOO_SOCKET_IFNAME"] == "the user's"
+    monkeypatch.delenv("GLOO_SOCKET_IFNAME")
+    use_own_address()
+    addresses = [one.address for one in psutil.net_if_addrs()[os.environ["GLOO_SOCKET_IFNAME"]]]
+    assert ray.util.get_node_ip_address() in addresses
+
+
+def test_an_address_that_this_machine_does_not_have_is_at_no_interface():
+    assert interface_of("203.0.113.7") is None
+    assert interface_of("127.0.0.1") in psutil.net_if_addrs()

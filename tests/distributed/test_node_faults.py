@@ -1,4 +1,4 @@
-"""Machines that die, leave and join, a head that dies, a storage that is cut off: `make faults` prints what each costs.
+"""Machines that die, leave and join, a head that dies, a storage that is cut off: what each costs (`make faults`).
 
 Several raylets on one machine stand for several machines: what dies with a machine is killed together, by SIGKILL.
 """
@@ -6,42 +6,25 @@ Several raylets on one machine stand for several machines: what dies with a mach
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import subprocess
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import job_runs
 import psutil
 import pytest
+from fault_table import LONG, OFTEN, Events, check_ledger, cost, events_of, in_mid_round, places, restarts, row
 from ray.cluster_utils import Cluster
 from ray_head import RAY
-from rich.console import Console
-from rich.table import Table
 
 from orchestrator.storage.ledger import Ledger
 from orchestrator.storage.store import open_store
 
-pytestmark = [pytest.mark.faults, pytest.mark.timeout(400)]
-# Epochs of about a second, so that a fault comes in the middle of one.
-LONG = {"EPOCHS": "25", "ROUNDS": "1", "DATA_OPTIONS": '{"samples": 9600}'}
-OFTEN = ("--checkpoint-seconds", "2")
-TABLE: list[tuple[str, str, str, str]] = []
-
-
-@pytest.fixture(scope="module", autouse=True)
-def table(pytestconfig) -> Iterator[None]:
-    yield
-    shown = Table("fault", "what happened", "seconds until training went on", "work repeated, seconds")
-    for row in TABLE:
-        shown.add_row(*row)
-    with pytestconfig.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
-        Console(width=150).print("", shown)
+pytestmark = [pytest.mark.faults, pytest.mark.usefixtures("fault_table"), pytest.mark.timeout(400)]
 
 
 @dataclass
@@ -63,14 +46,9 @@ class Machines:
         parents = {parent.pid for parent in process.parents()}
         return next(node for node in [*self.nodes, self.cluster.head_node] if raylet(node) in parents)
 
-    def events(self) -> list[dict[str, Any]]:
-        """What actors and workers logged, in order."""
+    def events(self) -> Events:
         logs = Path(self.cluster.head_node.get_session_dir_path()) / "logs"
-        lines = [line for path in logs.glob("worker-*.err") for line in path.read_text().splitlines()]
-        events = [json.loads(line) for line in lines if line.startswith('{"time"')]
-        for event in events:
-            event["at"] = datetime.fromisoformat(event["time"]).timestamp()
-        return sorted(events, key=lambda event: event["at"])
+        return events_of(logs.glob("worker-*.err"))
 
 
 def raylet(node: Any) -> int:
@@ -112,44 +90,13 @@ def job(tmp_path: Path, machines: Machines, storage: str, *args: str, env: dict[
     return job_runs.running(tmp_path / "log", *arguments, env=LONG | ray | (env or {}))
 
 
-def places(storage: str) -> list[str]:
-    """Mid-round checkpoints, as epochs and steps."""
-    return [path.rsplit("/", 1)[1] for path in open_store(storage).list("train/") if path.endswith(".safetensors")]
-
-
-def in_mid_round(run: Any, storage: str) -> None:
-    run.wait_for(lambda: [place for place in places(storage) if place >= "000004"], "some epochs are done", 150)
-
-
-def cost(machines: Machines, fault: float) -> tuple[float, float]:
-    """(seconds from the fault to the next epoch, seconds of training that were done again)."""
-    events = machines.events()
-    (resumed, *_) = [e for e in events if e["message"] == "goes on from a checkpoint" and e["at"] > fault]
-    place = (resumed["epochs_done"], resumed["steps_done"])
-    saved = [e for e in events if e["message"] == "checkpoint" and (e["epochs_done"], e["steps_done"]) == place]
-    went_on = next(e for e in events if e["message"] == "epoch done" and e["at"] > resumed["at"])
-    return went_on["at"] - fault, max(0.0, fault - saved[-1]["at"])
-
-
-def row(fault: str, what: str, seconds: float | None, repeated: float | None) -> None:
-    shown = ["-" if value is None else f"{value:.1f}" for value in (seconds, repeated)]
-    TABLE.append((fault, what, *shown))
-
-
-def check_ledger(storage: str, attempts: list[int]) -> None:
-    records = Ledger(open_store(storage)).records()
-    assert [record.attempts for record in records] == attempts
-    assert all(problem is None for _, problem in Ledger(open_store(storage)).verify())
-    assert not places(storage)
-
-
 def test_a_worker_node_dies(tmp_path, s3_uri):
     with started(3) as machines, job(tmp_path, machines, s3_uri, "--workers", "2") as run:
         in_mid_round(run, s3_uri)
         fault = kill(machines.node_of(run_worker(machines)))
         assert run.wait(200) == 0, run.output()
         assert "workers started again" in run.output()
-        seconds, repeated = cost(machines, fault)
+        seconds, repeated = cost(machines.events(), fault)
     check_ledger(s3_uri, [2, 1])
     assert repeated < 10
     row("a worker's node dies", "the group started again with another node", seconds, repeated)
@@ -185,15 +132,15 @@ def test_the_driver_actors_node_dies(tmp_path, s3_uri):
         node = machines.node_of(actor(machines, "ray::DriverActor"))
         if node is machines.cluster.head_node:
             actor(machines, "ray::DriverActor").kill()  # a head that dies is a test of its own
-            fault, what = time.time(), "the actor started again on the head"
+            fault = time.time()
         else:
-            fault, what = kill(node), "the actor, and the group, started again elsewhere"
+            fault = kill(node)
         assert run.wait(200) == 0, run.output()
         events = machines.events()
-        went_on = next(e for e in events if e["message"] == "epoch done" and e["at"] > fault)
-        resumed = [e for e in events if e["message"] == "goes on from a checkpoint" and e["at"] > fault]
-        seconds, repeated = cost(machines, fault) if resumed else (went_on["at"] - fault, 0.0)
-    check_ledger(s3_uri, [2, 1] if resumed else [1, 1])
+    seconds, repeated = cost(events, fault)
+    regrouped = bool(restarts(events, fault))
+    check_ledger(s3_uri, [2, 1] if regrouped else [1, 1])
+    what = "the actor, and the group, started again elsewhere" if regrouped else "the actor started again"
     row("the driver actor's node dies", what, seconds, repeated)
 
 
@@ -214,7 +161,7 @@ def test_a_node_is_drained_with_notice(tmp_path, s3_uri):
         time.sleep(max(0.0, notice + 8 - time.time()))
         fault = kill(node)
         assert run.wait(250) == 0, run.output()
-        seconds, repeated = cost(machines, fault)
+        seconds, repeated = cost(machines.events(), fault)
         saved = [e for e in machines.events() if e["message"] == "checkpoint" and notice < e["at"] < fault]
         assert saved, "a checkpoint on notice"
     check_ledger(s3_uri, [2, 1])
@@ -228,7 +175,7 @@ def test_a_node_joins(tmp_path, s3_uri):
         machines.add()
         joined = time.time()
         assert run.wait(350) == 0, run.output()
-        seconds, repeated = cost(machines, joined)
+        seconds, repeated = cost(machines.events(), joined)
         assert "images/s on 2 worker(s)" in run.output()
     records = Ledger(open_store(s3_uri)).records()
     assert records[-1].workers == 2

@@ -1,0 +1,64 @@
+"""What the tests of faults share: the job, what its logs tell of a fault's cost, and the table of all costs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from orchestrator.storage.ledger import Ledger
+from orchestrator.storage.store import open_store
+
+# Epochs of about a second, so that a fault comes in the middle of one.
+LONG = {"EPOCHS": "25", "ROUNDS": "1", "DATA_OPTIONS": '{"samples": 9600}'}
+OFTEN = ("--checkpoint-seconds", "2")
+ROWS: list[tuple[str, str, str, str]] = []
+Events = list[dict[str, Any]]
+
+
+def row(fault: str, what: str, seconds: float | None, repeated: float | None) -> None:
+    shown = ["-" if value is None else f"{value:.1f}" for value in (seconds, repeated)]
+    ROWS.append((fault, what, *shown))
+
+
+def events_of(logs: Iterable[Path]) -> Events:
+    """What actors and workers logged, in order."""
+    lines = [line for path in logs for line in path.read_text(errors="replace").splitlines()]
+    events = [json.loads(line) for line in lines if line.startswith('{"time"')]
+    for event in events:
+        event["at"] = datetime.fromisoformat(event["time"]).timestamp()
+    return sorted(events, key=lambda event: event["at"])
+
+
+def restarts(events: Events, fault: float) -> Events:
+    """Where groups of workers took training up again after the fault; none, if they lived on."""
+    return [e for e in events if e["message"] == "goes on from a checkpoint" and e["at"] > fault]
+
+
+def cost(events: Events, fault: float) -> tuple[float, float]:
+    """(seconds from the fault to the next epoch, seconds of training that were done again)."""
+    epochs = [e for e in events if e["message"] == "epoch done" and e["at"] > fault]
+    if not (resumed := restarts(events, fault)):
+        return epochs[0]["at"] - fault, 0.0
+    place = (resumed[0]["epochs_done"], resumed[0]["steps_done"])
+    saved = [e for e in events if e["message"] == "checkpoint" and (e["epochs_done"], e["steps_done"]) == place]
+    went_on = next(e for e in epochs if e["at"] > resumed[0]["at"])
+    return went_on["at"] - fault, max(0.0, fault - saved[-1]["at"])
+
+
+def places(storage: str) -> list[str]:
+    """Mid-round checkpoints, as epochs and steps."""
+    return [path.rsplit("/", 1)[1] for path in open_store(storage).list("train/") if path.endswith(".safetensors")]
+
+
+def in_mid_round(run: Any, storage: str) -> None:
+    run.wait_for(lambda: [place for place in places(storage) if place >= "000004"], "some epochs are done", 150)
+
+
+def check_ledger(storage: str, attempts: list[int]) -> None:
+    records = Ledger(open_store(storage)).records()
+    assert {record.round: record.attempts for record in records} == dict(enumerate(attempts))
+    assert all(problem is None for _, problem in Ledger(open_store(storage)).verify())
+    assert not places(storage)
