@@ -1,5 +1,6 @@
 """The driver actor's own decisions, without Ray: its class in this process."""
 
+import json
 import threading
 from dataclasses import replace
 
@@ -56,3 +57,45 @@ def test_a_result_that_comes_while_the_next_round_is_asked_for(actor, monkeypatc
     assert driver.ledger.record(first) is not None
     assert not claims.holds(first)
     assert claims.holds(second)
+
+
+@pytest.fixture
+def taken_over(actor):
+    """The key of a round that was given to workers, and that another owner has taken over."""
+    key, store = actor.next_key(False), actor._driver.ledger.store
+    (link,) = store.list(f"claims/{key}")
+    other = {"owner": "another", "host": "node-7", "process": "1 elsewhere", "instance": "other"}
+    store.write(f"claims/{key}/2.json", json.dumps(json.loads(store.read(link)) | other).encode())
+    actor._claims._renew()
+    return key
+
+
+def leave_progress(actor, key):
+    file = f"train/{key}/000001-00000000.safetensors"
+    actor._driver.ledger.store.write(file, b"left")
+    return file
+
+
+def test_workers_leave_a_round_that_was_taken_over_and_its_owner_goes_on_from_its_checkpoint(actor, taken_over):
+    assert actor.report(None) == "leave"
+    file = leave_progress(actor, taken_over)
+    actor.workers_stopped()
+    assert actor._driver.ledger.store.exists(file)
+    assert actor.turn() == module.Turn("wait", "another")
+
+
+def test_nothing_is_left_of_a_round_that_another_owner_has_committed(actor, taken_over):
+    _, data = load_problem(EXPERIMENT)
+    first, second = actor._driver.keys
+    actor._driver.finish_round(first, Trainer(EXPERIMENT, data).train(actor._driver.next_round()))
+    file = leave_progress(actor, first)
+    assert actor.report(None) == "leave"
+    actor.workers_stopped()
+    assert not actor._driver.ledger.store.exists(file)
+    assert actor.next_key(True) == second
+    assert actor.report(None) == "go on"
+
+
+def test_a_run_that_is_to_stop_stops_whatever_became_of_its_claim(actor, taken_over):
+    actor.stop()
+    assert actor.report(None) == "stop"

@@ -353,6 +353,8 @@ def test_a_stopped_owner_has_lost_when_it_goes_on(
     assert wait_until(lambda: waiter.acquire("k")) >= lease / 2
     stopped.signal(signal.SIGCONT)
     assert is_always(lambda: stopped.ask("holds", "k") == "False" and waiter.holds("k"), lease)
+    assert stopped.ask("lost", "k") == "True"
+    assert not waiter.lost("k")
     waiter.release("k")
     assert is_always(lambda: stopped.ask("holds", "k") == "False" and waiter.holder("k") is None, 0.5 * lease)
 
@@ -379,6 +381,18 @@ def test_a_heartbeat_that_arrives_late_revives_nothing(
 
 
 # Storage that fails
+
+
+def test_an_outage_longer_than_the_lease_in_which_nobody_took_over_is_no_loss(
+    s3_uri: str, fault_proxy: FaultProxy, claims_of: Callable[..., Claims]
+) -> None:
+    claims = claims_of(S3Store(s3_uri), "cut off", 0.5)
+    assert claims.acquire("k")
+    fault_proxy.cut_off(1.5)
+    wait_until(lambda: not claims.holds("k"))
+    assert not claims.lost("k"), "its round trains on"
+    wait_until(lambda: claims.holds("k"))
+    assert not claims.lost("k")
 
 
 def test_an_outage_shorter_than_the_lease_loses_nothing(
