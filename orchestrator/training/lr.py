@@ -34,11 +34,12 @@ class StepDecay:
     def __post_init__(self) -> None:
         _check_rate("StepDecay.peak", self.peak)
         _check_warmup("StepDecay.warmup_epochs", self.warmup_epochs)
-        object.__setattr__(self, "drops", tuple(self.drops))
-        if list(self.drops) != sorted(set(self.drops)) or any(drop <= 0 for drop in self.drops):
-            raise ConfigError(f"StepDecay.drops must be rising epochs above 0, got {self.drops}")
-        if not 0 < self.factor <= 1:
-            raise ConfigError(f"StepDecay.factor must be in (0, 1], got {self.factor}")
+        drops = tuple(self.drops) if isinstance(self.drops, tuple | list) else (None,)
+        if not all(is_number(drop) and drop > 0 for drop in drops) or list(drops) != sorted(set(drops)):
+            raise ConfigError(f"StepDecay.drops must be rising epochs above 0, got {self.drops!r}")
+        object.__setattr__(self, "drops", drops)
+        if not (is_number(self.factor) and 0 < self.factor <= 1):
+            raise ConfigError(f"StepDecay.factor must be in (0, 1], got {self.factor!r}")
 
     def lr_at(self, epoch: float, epochs: int) -> float:
         if epoch < self.warmup_epochs:
@@ -57,7 +58,7 @@ class Cosine:
     def __post_init__(self) -> None:
         _check_rate("Cosine.peak", self.peak)
         _check_warmup("Cosine.warmup_epochs", self.warmup_epochs)
-        if not 0 <= self.final <= self.peak:
+        if not (is_number(self.final) and 0 <= self.final <= self.peak):
             raise ConfigError(f"Cosine.final must be between 0 and the peak {self.peak}, got {self.final}")
 
     def lr_at(self, epoch: float, epochs: int) -> float:

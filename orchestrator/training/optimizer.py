@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -10,6 +9,7 @@ import torch
 from torch import nn
 
 from orchestrator.errors import ConfigError
+from orchestrator.training.lr import is_number
 
 _NORMALISATION = (
     nn.modules.batchnorm._NormBase,
@@ -35,8 +35,9 @@ class SGD:
     decay_normalisation: bool = True
 
     def __post_init__(self) -> None:
-        if not 0 <= self.momentum < 1:
-            raise ConfigError(f"SGD.momentum must be in [0, 1), got {self.momentum}")
+        if not (is_number(self.momentum) and 0 <= self.momentum < 1):
+            raise ConfigError(f"SGD.momentum must be in [0, 1), got {self.momentum!r}")
+        _check_flags("SGD", nesterov=self.nesterov, decay_normalisation=self.decay_normalisation)
         if self.nesterov and self.momentum == 0:
             raise ConfigError("SGD.nesterov needs a momentum above 0, got momentum 0")
         _check_decay("SGD.weight_decay", self.weight_decay)
@@ -58,10 +59,11 @@ class AdamW:
 
     def __post_init__(self) -> None:
         for field in ("beta1", "beta2"):
-            if not 0 <= getattr(self, field) < 1:
-                raise ConfigError(f"AdamW.{field} must be in [0, 1), got {getattr(self, field)}")
-        if not self.epsilon > 0:
-            raise ConfigError(f"AdamW.epsilon must be above 0, got {self.epsilon}")
+            if not (is_number(value := getattr(self, field)) and 0 <= value < 1):
+                raise ConfigError(f"AdamW.{field} must be in [0, 1), got {value!r}")
+        if not (is_number(self.epsilon) and self.epsilon > 0):
+            raise ConfigError(f"AdamW.epsilon must be above 0, got {self.epsilon!r}")
+        _check_flags("AdamW", decay_normalisation=self.decay_normalisation)
         _check_decay("AdamW.weight_decay", self.weight_decay)
 
     def build(self, module: nn.Module) -> torch.optim.Optimizer:
@@ -86,5 +88,11 @@ def _groups(module: nn.Module, weight_decay: float, decay_normalisation: bool) -
 
 
 def _check_decay(field: str, value: float) -> None:
-    if not (math.isfinite(value) and value >= 0):
-        raise ConfigError(f"{field} must be 0 or more, got {value}")
+    if not (is_number(value) and value >= 0):
+        raise ConfigError(f"{field} must be 0 or more, got {value!r}")
+
+
+def _check_flags(optimizer: str, **flags: bool) -> None:
+    for name, value in flags.items():
+        if not isinstance(value, bool):
+            raise ConfigError(f"{optimizer}.{name} must be True or False, got {value!r}")

@@ -7,6 +7,7 @@ import pytest
 
 from orchestrator.errors import ConfigError
 from orchestrator.training.lr import Constant, Cosine, StepDecay
+from orchestrator.training.optimizer import SGD, AdamW
 
 CIFAR = StepDecay(0.1, drops=(91, 136))
 IMAGENET = StepDecay(0.4, drops=(30, 60, 80), warmup_epochs=5)
@@ -62,6 +63,16 @@ def test_the_cosine_falls_at_every_step():
         (lambda: Cosine(-1.0), "Cosine.peak"),
         (lambda: Cosine(0.1, final=0.2), "Cosine.final"),
         (lambda: Constant(math.inf), "Constant.rate"),
+        (lambda: StepDecay(0.1, drops="late"), "StepDecay.drops must be rising epochs above 0, got 'late'"),
+        (lambda: StepDecay(0.1, drops=(5, "9")), "StepDecay.drops"),
+        (lambda: StepDecay(0.1, factor="half"), "StepDecay.factor must be in .* got 'half'"),
+        (lambda: Cosine(0.1, final="0"), "Cosine.final"),
+        (lambda: SGD(momentum="a"), "SGD.momentum must be in .* got 'a'"),
+        (lambda: SGD(nesterov="no"), "SGD.nesterov must be True or False, got 'no'"),
+        (lambda: SGD(weight_decay=None), "SGD.weight_decay must be 0 or more, got None"),
+        (lambda: AdamW(beta2=1.0), "AdamW.beta2 must be in .* got 1.0"),
+        (lambda: AdamW(epsilon="tiny"), "AdamW.epsilon must be above 0, got 'tiny'"),
+        (lambda: AdamW(decay_normalisation=1), "AdamW.decay_normalisation must be True or False, got 1"),
     ],
 )
 def test_invalid(build, words):
