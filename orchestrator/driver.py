@@ -139,7 +139,9 @@ class Driver:
 
     def leave_round(self, key: str) -> None:
         """Another owner trains this round, or has; nothing must be left of its middle once it is committed."""
-        if key in self.keys and self.ledger.record(key) is not None:  # an errand has no record
+        round_key, _, errand = key.partition(".")
+        found = self.ledger.has_snapshot(round_key, errand) if errand else self.ledger.record(key) is not None
+        if found:
             self._discard_progress(key)
 
     def fail_round(self, key: str, reason: str, job: str = "") -> None:

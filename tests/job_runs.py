@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 import psutil
@@ -17,6 +17,16 @@ FAULTY_JOB = Path(__file__).parent / "faulty_job.py"
 
 # How often Ray Train looks whether a worker has died; its 2 s are long beside epochs of milliseconds.
 _OFTEN = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.05"}
+
+
+def titled(processes: Iterable[psutil.Process], title: str) -> list[psutil.Process]:
+    """Those that live and whose program is called so, such as ray::DriverActor or gcs_server."""
+    found = []
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):  # gone, or a zombie
+            if title in "".join(process.cmdline()[:1]):
+                found.append(process)
+    return found
 
 
 class Job:
@@ -44,13 +54,7 @@ class Job:
         return []
 
     def find(self, title: str) -> list[psutil.Process]:
-        """Processes of the job whose command line begins with `title`, such as ray::DriverActor."""
-        found = []
-        for process in self.processes():
-            with contextlib.suppress(psutil.NoSuchProcess):
-                if " ".join(process.cmdline()).startswith(title):
-                    found.append(process)
-        return found
+        return titled(self.processes(), title)
 
     def kill(self) -> None:
         """SIGKILL for the script and everything that it started, all at once."""

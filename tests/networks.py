@@ -45,15 +45,6 @@ class Machine:
                 found.append(psutil.Process(int(pid)))
         return found
 
-    def find(self, title: str) -> list[psutil.Process]:
-        """Its processes whose command line begins with `title`."""
-        found = []
-        for process in self.processes():
-            with contextlib.suppress(psutil.NoSuchProcess):
-                if " ".join(process.cmdline()).startswith(title):
-                    found.append(process)
-        return found
-
 
 @dataclass
 class Network:

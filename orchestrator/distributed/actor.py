@@ -118,7 +118,9 @@ class DriverActor:
         self._place: tuple[str, tuple[int, int]] = ("", (0, 0))
         self._fruitless = 0
         self._lost = 0
-        self._training: str | None = None  # key of the round that the workers were given
+        self._training: str | None = None  # key of the round that the workers train
+        self._taken_over = False  # before this actor, started again, could renew its claim
+        self._new = True  # no worker has asked for a round yet: perhaps they train what they asked before a restart
 
     def turn(self) -> Turn:
         """What whoever runs this path should do: train, wait for another owner's round, or end."""
@@ -136,6 +138,7 @@ class DriverActor:
 
     def next_key(self, group_started: bool) -> str | None:
         """Key of the round to train, or None: the workers should end, and `turn` says why."""
+        self._new = self._taken_over = False
         if group_started:
             self._stopped = False
             self._starts += 1
@@ -225,8 +228,12 @@ class DriverActor:
         if key != self._place[0] or place > self._place[1]:
             self._place, self._fruitless = (key, place), 0
 
-    def report(self, report: Report | None) -> Order:
-        """How far the round is; answers what the workers should do."""
+    def report(self, key: str, report: Report | None) -> Order:
+        """How far round `key` is; answers what the workers should do."""
+        if self._new and self._next_key() == key:
+            # Started again in the middle of a round, whose claim nobody renews any more.
+            self._taken_over = not self._claims.acquire(key)
+            self._training, self._stopped, self._new = key, False, False
         if report is not None:
             self._report, self._fruitless = report, 0
             self._metrics.show(
@@ -238,20 +245,22 @@ class DriverActor:
             )
         if self._stopping:
             return "stop"
-        return "leave" if self._training and self._claims.lost(self._training) else "go on"
+        return "leave" if self._has_lost(key) else "go on"
 
-    def stop(self) -> None:
-        """End the run in order: with a checkpoint of the round under way, and no further round."""
+    def _has_lost(self, key: str) -> bool:
+        """Whether another owner has taken over the round that the workers train."""
+        return key == self._training and (self._taken_over or self._claims.lost(key))
+
+    def stop(self) -> bool:
+        """End the run in order: with a checkpoint of the round under way, and no further round; whether it has."""
         self._stopping = True
+        return self._stopped
 
     def workers_stopped(self) -> None:
         """Said by a group of workers at its end, when what it has done is in storage."""
-        if self._training and self._claims.lost(self._training):
+        if self._training and self._has_lost(self._training):
             self._driver.leave_round(self._training)
         self._stopped = True
-
-    def stopped(self) -> bool:
-        return self._stopped
 
     def status(self, after_round: int) -> Status:
         """What is new since the record of round `after_round`."""

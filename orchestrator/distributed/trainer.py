@@ -60,13 +60,22 @@ def start_driver(
 
 def stop(drivers: Iterable[Any], late: threading.Event) -> None:
     """End paths in order; returns when each round under way has its checkpoint, or `late` is set."""
-    with contextlib.suppress(ray.exceptions.RayError):
-        waiting = list(drivers)
-        for driver in waiting:
-            driver.stop.remote()
-        while waiting and not late.is_set():
-            waiting = [driver for driver in waiting if not ray.get(driver.stopped.remote(), timeout=1)]
-            late.wait(0.05)
+    waiting = list(drivers)
+    for driver in waiting:
+        driver.stop.remote()
+    while waiting and not late.is_set():
+        waiting = [driver for driver in waiting if not _has_stopped(driver)]
+        late.wait(0.05)
+
+
+def _has_stopped(driver: Any) -> bool:
+    """Asked again and again, as an actor that is started again knows of no earlier time."""
+    try:
+        return bool(ray.get(driver.stop.remote(), timeout=1))
+    except ray.exceptions.GetTimeoutError:
+        return False
+    except ray.exceptions.RayError:  # dead, as its path has ended
+        return True
 
 
 def train_rounds(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import tempfile
@@ -51,8 +52,12 @@ def run_paths(
 
 
 def _stop(job: str, late: threading.Event) -> None:
-    names = [name for name in ray.util.list_named_actors() if name.startswith(f"{job}/")]
-    trainer.stop([ray.get_actor(name) for name in names], late)
+    drivers = []
+    for name in ray.util.list_named_actors():
+        if name.startswith(f"{job}/"):
+            with contextlib.suppress(ValueError):  # its path has just ended
+                drivers.append(ray.get_actor(name))
+    trainer.stop(drivers, late)
 
 
 def _make_tuner(

@@ -73,7 +73,7 @@ def train_path(config: WorkerConfig) -> None:
             if resume:
                 link.resumed(key, resume)
                 log.info("goes on from a checkpoint", epochs_done=resume.epochs_done, steps_done=resume.steps_done)
-            watch = Watch(config, link, writer, device, log)
+            watch = Watch(config, key, link, writer, device, log)
             result = trainer.train(
                 request,
                 resume=resume,
@@ -170,11 +170,11 @@ class DriverLink:
         if self._first:
             self._driver.workers_stopped.remote()
 
-    def report(self, report: Report | None) -> None:
+    def report(self, key: str, report: Report | None) -> None:
         """Tell the driver how far the round is, if it does not know; it answers what to do, in `order`."""
         if self.order() != "go on" or (self._answer is not None and report is None):
             return
-        answer = self._driver.report.remote(report)
+        answer = self._driver.report.remote(key, report)
         self._answer = self._answer or answer
 
     def order(self) -> Order:
@@ -197,9 +197,16 @@ class Watch:
     """
 
     def __init__(
-        self, config: WorkerConfig, link: DriverLink, writer: ProgressWriter, device: torch.device, log: RoundLog
+        self,
+        config: WorkerConfig,
+        key: str,
+        link: DriverLink,
+        writer: ProgressWriter,
+        device: torch.device,
+        log: RoundLog,
     ) -> None:
-        self._config, self._link, self._writer, self._device, self._log = config, link, writer, device, log
+        self._config, self._key, self._link, self._writer, self._log = config, key, link, writer, log
+        self._device = device
         self._saved = self._looked = time.monotonic()
         self._reported = 0.0
         self._steps = self._steps_to_look = 1
@@ -219,7 +226,7 @@ class Watch:
         self._log.info("epoch done", epochs_done=done, epochs=request.epochs, **asdict(metrics))
         if (now := time.monotonic()) - self._reported > LOOK_SECONDS:
             self._reported = now
-            self._link.report(Report.of(request, metrics, done, images_per_second, group.world_size()))
+            self._link.report(request.key, Report.of(request, metrics, done, images_per_second, group.world_size()))
         if self._is_due() and done < request.epochs and (progress := take_progress()):
             self._save(progress)
 
@@ -234,7 +241,7 @@ class Watch:
         pace = (now - self._looked) / self._steps
         self._looked = now
         if group.rank() == 0:
-            self._link.report(None)
+            self._link.report(self._key, None)
         order = self._link.order()
         last_moment = order != "go on" or (preempted and not self._preempted)
         self._preempted |= preempted

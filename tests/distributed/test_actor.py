@@ -77,7 +77,7 @@ def leave_progress(actor, key):
 
 
 def test_workers_leave_a_round_that_was_taken_over_and_its_owner_goes_on_from_its_checkpoint(actor, taken_over):
-    assert actor.report(None) == "leave"
+    assert actor.report(taken_over, None) == "leave"
     file = leave_progress(actor, taken_over)
     actor.workers_stopped()
     assert actor._driver.ledger.store.exists(file)
@@ -89,13 +89,60 @@ def test_nothing_is_left_of_a_round_that_another_owner_has_committed(actor, take
     first, second = actor._driver.keys
     actor._driver.finish_round(first, Trainer(EXPERIMENT, data).train(actor._driver.next_round()))
     file = leave_progress(actor, first)
-    assert actor.report(None) == "leave"
+    assert actor.report(first, None) == "leave"
     actor.workers_stopped()
     assert not actor._driver.ledger.store.exists(file)
     assert actor.next_key(True) == second
-    assert actor.report(None) == "go on"
+    assert actor.report(second, None) == "go on"
 
 
 def test_a_run_that_is_to_stop_stops_whatever_became_of_its_claim(actor, taken_over):
     actor.stop()
-    assert actor.report(None) == "stop"
+    assert actor.report(taken_over, None) == "stop"
+
+
+def restarted(actor, owner="owner"):
+    """The same actor as Ray starts it again: nothing that it knew is left."""
+    store = actor._driver.ledger.store
+    return type(actor)(EXPERIMENT, store.uri, load_problem(EXPERIMENT)[0], "job", owner)
+
+
+def test_an_actor_that_is_started_again_in_mid_round_renews_its_claim(actor):
+    key = actor.next_key(True)
+    again = restarted(actor)
+    assert not again._claims.holds(key)
+    assert again.report(key, None) == "go on"
+    assert again._claims.holds(key)
+    assert again.stop() is False, "its workers train: they have a checkpoint to write"
+    again._claims.close()
+
+
+def test_an_actor_that_is_started_again_too_late_lets_its_workers_leave(actor, taken_over):
+    again = restarted(actor)
+    assert again.report(taken_over, None) == "leave"
+    assert again.turn() == module.Turn("wait", "another")
+    again._claims.close()
+
+
+def test_a_report_that_comes_after_its_round_claims_nothing(actor):
+    first, _ = actor._driver.keys
+    _, data = load_problem(EXPERIMENT)
+    actor.next_key(True)
+    actor._driver.finish_round(first, Trainer(EXPERIMENT, data).train(actor._driver.next_round()))
+    again = restarted(actor)
+    assert again.report(first, None) == "go on"
+    assert not again._claims.holds(first)
+    again._claims.close()
+
+
+def test_nothing_is_left_of_an_errand_that_another_owner_has_done(actor):
+    dense = actor._driver.keys[0]
+    _, data = load_problem(EXPERIMENT)
+    state = Trainer(EXPERIMENT, data).train(actor._driver.next_round()).state
+    errand, ledger = f"{dense}.1", actor._driver.ledger
+    file = leave_progress(actor, errand)
+    actor._driver.leave_round(errand)
+    assert ledger.store.exists(file), "the other owner may need it"
+    ledger.write_snapshot(dense, "1", state)
+    actor._driver.leave_round(errand)
+    assert not ledger.store.exists(file)

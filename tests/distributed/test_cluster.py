@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+import threading
+import time
 
 import psutil
 import pytest
 import ray
 from ray.cluster_utils import Cluster
 
-from orchestrator.distributed import cluster
+from orchestrator.distributed import cluster, trainer
 from orchestrator.distributed.deployment import Workers
 from orchestrator.distributed.network import interface_of, use_own_address
 from orchestrator.errors import ConfigError, ResourceError
@@ -79,3 +81,29 @@ def test_gloo_listens_at_the_address_that_the_cluster_knows_a_node_by(two_nodes,
 def test_an_address_that_this_machine_does_not_have_is_at_no_interface():
     assert interface_of("203.0.113.7") is None
     assert interface_of("127.0.0.1") in psutil.net_if_addrs()
+
+
+@ray.remote(num_cpus=0)
+class Slow:
+    """A driver whose workers need two seconds for their checkpoint."""
+
+    def __init__(self):
+        self._asked = None
+
+    def stop(self):
+        self._asked = self._asked or time.monotonic()
+        return time.monotonic() - self._asked > 2
+
+
+def test_a_stop_waits_for_each_driver_whatever_became_of_the_others(two_nodes):
+    slow, dead = Slow.remote(), Slow.remote()
+    ray.get(dead.stop.remote())
+    ray.kill(dead)
+    began = time.monotonic()
+    trainer.stop([dead, slow], threading.Event())
+    assert time.monotonic() - began > 2
+    late = threading.Event()
+    threading.Timer(0.5, late.set).start()
+    began = time.monotonic()
+    trainer.stop([Slow.remote()], late)
+    assert time.monotonic() - began < 2, "when it is too late nobody is waited for"

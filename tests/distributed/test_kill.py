@@ -141,7 +141,7 @@ def test_sigterm_ends_in_order_with_a_checkpoint_in_the_middle_of_an_epoch(tmp_p
 @pytest.mark.parametrize("started", ["gcs_server", "ray::TrainController"])
 def test_sigterm_while_ray_and_while_the_workers_start(tmp_path, started):
     with job_runs.running(tmp_path / "log", "--storage", "./runs", env=ENV) as job:
-        job.wait_for(lambda: [p for p in job.processes() if started in " ".join(p.cmdline()[:1])], started)
+        job.wait_for(lambda: job.find(started), started)
         os.kill(job.processes()[0].pid, signal.SIGTERM)
         assert job.wait(60) == 143, job.output()
         assert job.output().count("the same command goes on from the last checkpoint") == 1

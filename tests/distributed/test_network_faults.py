@@ -74,7 +74,8 @@ def test_a_machine_is_cut_off_from_the_network_and_lives_on(tmp_path, cluster):
     arguments = ("--storage", cluster.storage, "--address", cluster.head.environment["RAY_ADDRESS"], *OFTEN)
     with job_runs.running(tmp_path / "log", *arguments, "--workers", "2", env=LONG | {"EPOCHS": "16"} | ray) as run:
         in_mid_round(run, cluster.storage)
-        victim = next(machine for machine in cluster.network.machines if machine.find("ray::RayTrainWorker"))
+        machines = cluster.network.machines
+        victim = next(m for m in machines if job_runs.titled(m.processes(), "ray::RayTrainWorker"))
         victim.cut_off()
         fault = time.time()
         run.wait_for(lambda: went_on(cluster.events(), fault), "training goes on", 200)

@@ -116,13 +116,9 @@ def actor(machines: Machines, title: str) -> psutil.Process:
 
 
 def children(node: Any, title: str) -> list[psutil.Process]:
-    found = []
     with contextlib.suppress(psutil.NoSuchProcess):
-        for process in psutil.Process(raylet(node)).children(recursive=True):
-            with contextlib.suppress(psutil.NoSuchProcess):
-                if " ".join(process.cmdline()).startswith(title):
-                    found.append(process)
-    return found
+        return job_runs.titled(psutil.Process(raylet(node)).children(recursive=True), title)
+    return []
 
 
 def test_the_driver_actors_node_dies(tmp_path, s3_uri):
