@@ -139,14 +139,23 @@ class Driver:
 
     def leave_round(self, key: str) -> None:
         """Another owner trains this round, or has; nothing must be left of its middle once it is committed."""
-        round_key, _, errand = key.partition(".")
-        found = self.ledger.has_snapshot(round_key, errand) if errand else self.ledger.record(key) is not None
-        if found:
+        if self.is_stored(key):
             self._discard_progress(key)
 
+    def is_stored(self, key: str) -> bool:
+        """Whether a round is committed, or what an errand fetches is in storage."""
+        round_key, _, errand = key.partition(".")
+        return self.ledger.has_snapshot(round_key, errand) if errand else self.ledger.record(key) is not None
+
     def fail_round(self, key: str, reason: str, job: str = "") -> None:
-        """Record that a round cannot be trained; it is not committed and another job may ask for it again."""
+        """Record that a round cannot be trained; it is not committed and another job may ask for it again.
+
+        If it is an errand that failed, the round that cannot be trained is the one that needs it: the next one.
+        """
         index = self._index(key)
+        if key != self.keys[index]:
+            with self._lock:
+                index = self._next_index() or index
         key = self.keys[index]
         where = {"experiment": self.experiment.name, "seed": self.experiment.seed, "key": key, "round": index}
         self.ledger.write_failure(

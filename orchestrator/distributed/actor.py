@@ -172,9 +172,9 @@ class DriverActor:
         while (key := self._next_key()) is not None and self._claims.acquire(key):
             if self._next_key() == key:
                 return key, True
-            # Finished a moment ago: by another owner, whose record is there, or by ourselves, and `finish_round`,
-            # which is at it in another thread, releases the claim when the record is.
-            if self._driver.ledger.record(key) is not None:
+            # Finished a moment ago: by another owner, and it is in storage, or by ourselves, and `finish_round`,
+            # which is at it in another thread, releases the claim when it is.
+            if self._driver.is_stored(key):
                 self._claims.release(key)
         return key, False
 

@@ -10,16 +10,21 @@ import tiny
 from orchestrator.distributed import actor as module
 from orchestrator.problem import load_problem
 from orchestrator.pruning import Geometric
+from orchestrator.retraining import WeightRewinding
 from orchestrator.training.loop import Trainer
 
 EXPERIMENT = replace(tiny.EXPERIMENT, path=Geometric(remove=0.3, rounds=1))
 
 
+def actor_of(experiment, storage):
+    problem, _ = load_problem(experiment)
+    return module.DriverActor.__ray_metadata__.modified_class(experiment, storage, problem, "job", "owner")
+
+
 @pytest.fixture
 def actor(tmp_path, monkeypatch):
     monkeypatch.setattr(module.ray, "get", lambda value: value)
-    problem, _ = load_problem(EXPERIMENT)
-    found = module.DriverActor.__ray_metadata__.modified_class(EXPERIMENT, str(tmp_path), problem, "job", "owner")
+    found = actor_of(EXPERIMENT, str(tmp_path))
     yield found
     found._claims.close()
 
@@ -57,6 +62,25 @@ def test_a_result_that_comes_while_the_next_round_is_asked_for(actor, monkeypatc
     assert driver.ledger.record(first) is not None
     assert not claims.holds(first)
     assert claims.holds(second)
+
+
+def test_the_claim_on_an_errand_that_another_owner_has_just_done_is_given_back(actor, monkeypatch):
+    _, data = load_problem(EXPERIMENT)
+    dense, ledger = actor._driver.keys[0], actor._driver.ledger
+    result = Trainer(EXPERIMENT, data).train(actor._driver.next_round())
+    actor._driver.finish_round(dense, result)
+    rewinding = actor_of(replace(EXPERIMENT, technique=WeightRewinding(1)), ledger.store.uri)
+    claims, acquire, errand = rewinding._claims, rewinding._claims.acquire, f"{dense}.3"
+
+    def acquire_after_another(key):
+        if key == errand:
+            ledger.write_snapshot(dense, "3", result.state)
+        return acquire(key)
+
+    monkeypatch.setattr(claims, "acquire", acquire_after_another)
+    assert rewinding.next_key(True) == rewinding._driver.keys[1]
+    assert not claims.holds(errand), "it would be renewed until the path ends"
+    claims.close()
 
 
 @pytest.fixture
@@ -101,10 +125,9 @@ def test_a_run_that_is_to_stop_stops_whatever_became_of_its_claim(actor, taken_o
     assert actor.report(taken_over, None) == "stop"
 
 
-def restarted(actor, owner="owner"):
+def restarted(actor):
     """The same actor as Ray starts it again: nothing that it knew is left."""
-    store = actor._driver.ledger.store
-    return type(actor)(EXPERIMENT, store.uri, load_problem(EXPERIMENT)[0], "job", owner)
+    return actor_of(EXPERIMENT, actor._driver.ledger.store.uri)
 
 
 def test_an_actor_that_is_started_again_in_mid_round_renews_its_claim(actor):
