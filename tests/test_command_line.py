@@ -72,7 +72,8 @@ def test_status_json_is_one_object_a_record(folder, capsys):
     for value in values:
         assert list(value) == FIELDS
         assert list(value["metrics"]) == ["train_loss", "val_accuracy", "test_accuracy"]
-        assert value["bytes"] == (folder / "rounds" / value["key"] / MODEL).stat().st_size
+        (model,) = (folder / "rounds" / value["key"]).glob("model-*.safetensors")
+        assert value["bytes"] == model.stat().st_size
     assert values[2] == {
         "experiment": "digits", "key": key(2), "parent": key(1), "round": 2, "technique": "LearningRateRewinding",
         "density": 0.25, "kept": 16, "prunable": 64, "seed": 0, "epochs": 3, "seconds": 1.5,
@@ -163,7 +164,9 @@ DAMAGE = {
 @pytest.mark.parametrize("case", DAMAGE)
 def test_verify_names_what_is_damaged(folder, capsys, case):
     name, change, words, files = DAMAGE[case]
-    damaged = folder / "rounds" / key(1, seed=1) / name
+    record = Ledger(open_store(str(folder))).record(key(1, seed=1))
+    file = record.file(name) if name in record.blobs else f"rounds/{record.key}/{name}"
+    damaged = folder / file
     if change is None:
         damaged.unlink()
     else:
@@ -171,7 +174,7 @@ def test_verify_names_what_is_damaged(folder, capsys, case):
     assert main(["verify", str(folder)]) == 1
     *told, count = capsys.readouterr().out.splitlines()
     assert len(told) == 1
-    assert told[0].startswith(f"rounds/{key(1, seed=1)}/{name} ")
+    assert told[0].startswith(f"{file} ")
     assert words in told[0]
     assert count == f"{files} files checked, 1 damaged"
 
@@ -186,7 +189,7 @@ def test_verify_names_every_damaged_file(folder, capsys):
 
 
 def test_verify_passes_a_whole_storage_and_ignores_unfinished_uploads(folder, capsys):
-    (folder / "rounds" / key(3) / MODEL).write_bytes(b"the upload was killed after this")
+    (folder / "rounds" / key(3) / "model-0123456789abcdef.safetensors").write_bytes(b"the upload was killed after this")
     assert main(["verify", str(folder)]) == 0
     assert capsys.readouterr().out == "18 files checked, 0 damaged\n"
 

@@ -17,9 +17,9 @@ from orchestrator.driver import Driver
 from orchestrator.errors import ConfigError, DamagedError, OrchestratorError, StorageError
 from orchestrator.experiment import Experiment, Problem, round_keys, round_settings
 from orchestrator.pruning import Explicit, Geometric, OneShot
-from orchestrator.retraining import LearningRateRewinding
+from orchestrator.retraining import LearningRateRewinding, WeightRewinding
 from orchestrator.rounds import EpochMetrics, RoundRequest, RoundResult, TrainState
-from orchestrator.storage.ledger import Ledger
+from orchestrator.storage.ledger import MODEL, Ledger
 from orchestrator.storage.store import open_store
 from orchestrator.training.lr import Constant
 
@@ -181,8 +181,7 @@ def test_next_round_sees_a_result_before_it_is_in_storage(store):
 
 def test_a_damaged_parent_is_told_and_not_trained_again(store):
     driver = driver_of(store)
-    driver.finish_round(driver.keys[0], fake_train(driver.next_round()))
-    file = f"rounds/{driver.keys[0]}/model.safetensors"
+    file = driver.finish_round(driver.keys[0], fake_train(driver.next_round())).file(MODEL)
     store.write(file, store.read(file)[:-1] + b"\x01")
     with pytest.raises(DamagedError, match=file):
         driver_of(store).next_round()
@@ -257,6 +256,18 @@ def test_a_failed_round_is_written_down_and_not_committed(store):
     assert driver.next_round().round == 0
     run_all(driver)
     assert Ledger(store).failures() == []
+
+
+def test_a_failed_errand_is_a_failure_of_the_round_that_needs_it(store):
+    """Its own round is committed, and nobody looks there for why the path does not go on."""
+    experiment = dataclasses.replace(EXPERIMENT, technique=WeightRewinding(2))
+    run_all(driver_of(store))
+    driver = driver_of(store, experiment)
+    errand = driver.next_round()
+    assert errand.key == f"{driver.keys[0]}.2"
+    driver.fail_round(errand.key, "diverged", "job 1")
+    assert driver_of(store, experiment).failure("job 1") == "diverged"
+    assert [(f["round"], f["key"]) for f in Ledger(store).failures()] == [(1, driver.keys[1])]
 
 
 def test_a_dead_layer_is_in_the_record(store):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.errors import DamagedError
@@ -41,7 +42,7 @@ def _wrong(record: Record) -> str | None:
     if not 1 <= value.kept <= value.prunable:
         return f"{value.kept} of {value.prunable} weights kept"
     for blob in value.blobs.values():
-        if not (_whole(blob.bytes) and isinstance(blob.sha256, str)):
+        if not (_whole(blob.bytes) and isinstance(blob.sha256, str) and re.fullmatch("[0-9a-f]{64}", blob.sha256)):
             return "no sha256 or no number of bytes of a blob"
     if not (_number(value.seconds) and _number(value.images_per_second)):
         return "no number as its seconds or images_per_second"

@@ -1,7 +1,9 @@
 """The ledger: every finished round of a storage location, one record each.
 
 A round is finished when `rounds/<key>/record.json` exists: it is written last, with create-if-absent, and names the
-sha256 of every blob beside it. Whoever reads checks it, so damage is an error that names the file.
+sha256 of every blob beside it. Whoever reads checks it, so damage is an error that names the file. A blob's own name
+holds its sha256 too: an owner that was cut off while it uploaded, and whose write arrives after another has committed
+other bits, overwrites nothing.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 from orchestrator.errors import DamagedError
@@ -75,6 +77,11 @@ class Record:
     channels: dict[str, Any] | None = None
     blobs: dict[str, Blob] = field(default_factory=dict)
     format: int = FORMAT
+
+    def file(self, name: str) -> str:
+        """Where the blob `name` lies: `rounds/<key>/model-<16 digits of its sha256>.safetensors`."""
+        stem, dot, suffix = name.partition(".")
+        return f"rounds/{self.key}/{stem}-{self.blobs[name].sha256[:16]}{dot}{suffix}"
 
     @property
     def model_bytes(self) -> int:
@@ -140,14 +147,13 @@ class Ledger:
     def commit(self, record: Record, state: TrainState, masks: Tensors) -> Record:
         """Upload the blobs, then the record. If the round is committed already, that record is the answer."""
         folder = f"rounds/{record.key}"
-        blobs: dict[str, Blob] = {}
         packed = {MODEL: pack_model(state.model, masks), OPTIMIZER: pack_optimizer(state.optimizer, masks)}
         if (done := self.record(record.key)) is not None:
             return done
+        blobs = {name: Blob(hashlib.sha256(data).hexdigest(), len(data)) for name, data in packed.items()}
+        record = replace(record, blobs=blobs)
         for name, data in packed.items():
-            self.store.write(f"{folder}/{name}", data)
-            blobs[name] = Blob(hashlib.sha256(data).hexdigest(), len(data))
-        record = Record(**{**{f.name: getattr(record, f.name) for f in fields(Record)}, "blobs": blobs})
+            self.store.write(record.file(name), data)
         if not self.store.create(f"{folder}/record.json", record.to_json()):
             if (committed := self.record(record.key)) is None:
                 raise DamagedError(f"{folder}/record.json can neither be created nor read: look at what lies there")
@@ -160,9 +166,9 @@ class Ledger:
 
         Raises DamagedError naming a blob that is missing, or not as recorded, or of other shapes.
         """
-        model, masks = unpack_model(self._blob(record, MODEL), f"rounds/{record.key}/{MODEL}", shapes)
-        file = f"rounds/{record.key}/{OPTIMIZER}"
-        return TrainState(model, unpack_optimizer(self._blob(record, OPTIMIZER), masks, file)), masks
+        model, masks = unpack_model(self._blob(record, MODEL), record.file(MODEL), shapes)
+        optimizer = unpack_optimizer(self._blob(record, OPTIMIZER), masks, record.file(OPTIMIZER))
+        return TrainState(model, optimizer), masks
 
     def write_snapshot(self, key: str, name: str, state: TrainState) -> None:
         """Keep a state beside round `key` that is not its result: `name` is an epoch, or "gradients"."""
@@ -191,12 +197,11 @@ class Ledger:
                 None if file == f"rounds/{record.key}/record.json" else f"{file} is the record of another round",
             )
             for name in record.blobs:
-                blob = f"rounds/{record.key}/{name}"
                 try:
                     self._blob(record, name)
-                    yield blob, None
+                    yield record.file(name), None
                 except DamagedError as error:
-                    yield blob, str(error)
+                    yield record.file(name), str(error)
         for file in self.store.list("snapshots/"):
             try:
                 unpack_snapshot(self.store.read(file), file)
@@ -228,7 +233,7 @@ class Ledger:
         self.store.write(f"experiments/{name}.{seed}.json", json.dumps(content, indent=1).encode())
 
     def _blob(self, record: Record, name: str) -> bytes:
-        file, expected = f"rounds/{record.key}/{name}", record.blobs[name]
+        file, expected = record.file(name), record.blobs[name]
         try:
             data = self.store.read(file, expected.bytes)
         except MissingError:

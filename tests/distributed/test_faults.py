@@ -42,7 +42,7 @@ def test_s3_that_fails_for_a_while_and_a_kill_in_the_middle_of_an_upload(tmp_pat
     code, output = job_runs.run(tmp_path / "log", "--storage", "./runs", env=env)
     assert code == 0, output
 
-    fault_proxy.inject("delay", times=1, method="PUT", part="model.safetensors", seconds=8.0)
+    fault_proxy.inject("delay", times=1, method="PUT", part="/model-", seconds=8.0)
     with job_runs.running(tmp_path / "s3", "--storage", s3_uri, "--checkpoint-seconds", "0", env=env) as job:
         job.wait_for(lambda: fault_proxy.faults_left == 0, "the first blob is on its way")
         job.kill()

@@ -16,7 +16,7 @@ import pytest
 from orchestrator import runner
 from orchestrator.pruning import Geometric
 from orchestrator.storage.checkpoint import unpack_progress
-from orchestrator.storage.ledger import Ledger, Record
+from orchestrator.storage.ledger import MODEL, Ledger, Record
 from orchestrator.storage.store import open_store
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(400)]
@@ -153,10 +153,10 @@ def test_a_damaged_round_ends_the_job_with_its_name(tmp_path):
     """Also one that only the next round would read, and without starting the workers over and over."""
     shorter = dataclasses.replace(faulty_job.EXPERIMENT, path=Geometric(remove=0.3, rounds=1))
     parent = runner.run(shorter, str(tmp_path / "runs"))[1]
-    blob = tmp_path / "runs" / "rounds" / parent.key / "model.safetensors"
+    blob = tmp_path / "runs" / parent.file(MODEL)
     blob.write_bytes(blob.read_bytes()[:-1] + b"\x7f")
     code, output = job_runs.run(tmp_path / "log", "--storage", "./runs")
     assert code == 1, output
-    assert f"error: rounds/{parent.key}/model.safetensors is damaged" in output
+    assert f"error: {parent.file(MODEL)} is damaged" in output
     assert "started again" not in output
     assert "Traceback" not in output

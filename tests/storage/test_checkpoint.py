@@ -99,7 +99,7 @@ GOOD = pack_model({"w": WEIGHT}, {"w": MASK})
 )
 def test_damage_is_an_error_that_names_the_file(blob):
     with pytest.raises(DamagedError, match="rounds/k/model"):
-        unpack_model(blob, "rounds/k/model.safetensors")
+        unpack_model(blob, "rounds/k/model-0123.safetensors")
 
 
 def test_a_shape_is_checked_against_the_bits_before_it_is_used():

@@ -43,7 +43,7 @@ def test_commit_and_load_are_bit_equal(ledger):
     assert torch.equal(state.optimizer["w/m"], STATE.optimizer["w/m"])
     assert torch.equal(masks["w"], MASKS["w"])
     assert set(committed.blobs) == {MODEL, OPTIMIZER}
-    assert committed.model_bytes == len(ledger.store.read(f"rounds/{KEY}/{MODEL}"))
+    assert committed.model_bytes == len(ledger.store.read(committed.file(MODEL)))
 
 
 def test_a_second_commit_changes_nothing(ledger):
@@ -53,8 +53,29 @@ def test_a_second_commit_changes_nothing(ledger):
     assert torch.equal(ledger.load(first)[0].model["w"], STATE.model["w"])
 
 
+def test_an_upload_that_arrives_after_another_owner_committed_other_bits_damages_nothing(ledger):
+    """Two owners of a round may reach other bits: on GPUs, or with other numbers of workers."""
+    other = TrainState({"w": STATE.model["w"] * 2, "b": STATE.model["b"]}, {"w/m": STATE.optimizer["w/m"] * 2})
+    late, write, held = Ledger(ledger.store), ledger.store.write, []
+
+    def hang(path, data):
+        held.append((path, data))
+        if len(held) == 2:  # cut off for longer than its lease: the round is trained and committed by another
+            committed.append(Ledger(open_store(ledger.store.uri)).commit(record(), STATE, MASKS))
+            for item in held:
+                write(*item)
+
+    late.store.write, committed = hang, []  # type: ignore[method-assign]
+    assert late.commit(record(seconds=99.0), other, MASKS) == committed[0]
+    assert not {file for file, _ in held} & {committed[0].file(name) for name in (MODEL, OPTIMIZER)}
+    assert all(problem is None for _, problem in ledger.verify())
+    state, _ = ledger.load(ledger.record(KEY))
+    assert torch.equal(state.model["w"], STATE.model["w"])
+    assert torch.equal(state.optimizer["w/m"], STATE.optimizer["w/m"])
+
+
 def test_a_round_without_a_record_does_not_exist(ledger):
-    ledger.store.write(f"rounds/{KEY}/{MODEL}", b"the upload was killed after this")
+    ledger.store.write(f"rounds/{KEY}/model-0123456789abcdef.safetensors", b"the upload was killed after this")
     assert ledger.record(KEY) is None
     assert ledger.records() == []
     ledger.commit(record(), STATE, MASKS)
@@ -62,8 +83,8 @@ def test_a_round_without_a_record_does_not_exist(ledger):
     assert all(problem is None for _, problem in ledger.verify())
 
 
-def damage(ledger, file, change):
-    path = f"rounds/{KEY}/{file}"
+def damage(ledger, name, change):
+    path = f"rounds/{KEY}/{name}" if name == "record.json" else ledger.record(KEY).file(name)
     ledger.store.write(path, change(ledger.store.read(path)))
 
 
@@ -78,18 +99,17 @@ DAMAGE = {
 @pytest.mark.parametrize("case", DAMAGE)
 def test_a_damaged_blob_is_named_and_not_used(ledger, case):
     committed = ledger.commit(record(), STATE, MASKS)
-    file, change = DAMAGE[case]
-    damage(ledger, file, change)
-    with pytest.raises(DamagedError, match=f"rounds/{KEY}/{file} is damaged"):
+    name, change = DAMAGE[case]
+    damage(ledger, name, change)
+    with pytest.raises(DamagedError, match=f"{committed.file(name)} is damaged"):
         ledger.load(committed)
-    wrong = [(name, problem) for name, problem in ledger.verify() if problem]
-    assert [name for name, _ in wrong] == [f"rounds/{KEY}/{file}"]
+    assert [file for file, problem in ledger.verify() if problem] == [committed.file(name)]
 
 
 def test_a_missing_blob_is_named(ledger):
     committed = ledger.commit(record(), STATE, MASKS)
-    ledger.store.delete(f"rounds/{KEY}/{OPTIMIZER}")
-    with pytest.raises(DamagedError, match=f"{OPTIMIZER} is missing, though its record names it"):
+    ledger.store.delete(committed.file(OPTIMIZER))
+    with pytest.raises(DamagedError, match=f"{committed.file(OPTIMIZER)} is missing, though its record names it"):
         ledger.load(committed)
 
 

@@ -46,7 +46,7 @@ from orchestrator.training.loop import Trainer
 
 ROOM = 512 << 20  # bytes that reading may take; every attack claims more
 BOMB = "[" * 200_000
-FILE = "rounds/k/model.safetensors"
+FILE = "rounds/k/model-0123.safetensors"
 
 
 @pytest.fixture(autouse=True)
@@ -259,9 +259,9 @@ def test_a_parent_of_other_shapes_is_told_by_the_driver(driver: Driver, trainer:
     dense = driver.next_round()
     result = trainer.train(dense)
     result.state.model["0.weight"] = torch.ones(8, 1, 3, 4)
-    driver.finish_round(dense.key, result)
+    committed = driver.finish_round(dense.key, result)
     again = Driver(tiny.EXPERIMENT, ledger, load_problem(tiny.EXPERIMENT)[0])
-    with pytest.raises(DamagedError, match=rf"^rounds/{dense.key}/{MODEL}: the model's '0.weight'"):
+    with pytest.raises(DamagedError, match=rf"^{committed.file(MODEL)}: the model's '0.weight'"):
         again.next_round()
 
 
@@ -282,8 +282,9 @@ RECORDS = {
     "a key with a path": rewritten(key="../" * 20),
     "a key that is a page": rewritten(key="<script>alert(1)</script>"),
     "a key that clears the screen": rewritten(key="\x1b[2J"),
-    "a blob of negative size": rewritten(blobs={n: {"sha256": "0", "bytes": -1} for n in (MODEL, OPTIMIZER)}),
+    "a blob of negative size": rewritten(blobs={n: {"sha256": "0" * 64, "bytes": -1} for n in (MODEL, OPTIMIZER)}),
     "a blob without a sha256": rewritten(blobs={n: {"sha256": 1, "bytes": 1} for n in (MODEL, OPTIMIZER)}),
+    "a path for a sha256": rewritten(blobs={n: {"sha256": "/../" * 16, "bytes": 1} for n in (MODEL, OPTIMIZER)}),
     "a blob with more": rewritten(blobs={MODEL: {"sha256": "", "bytes": 1, "\x1b[2J": 1}}),
 }
 
@@ -314,8 +315,8 @@ def grow(ledger: Ledger, path: str, size: int) -> None:
 
 def test_files_that_are_too_large_are_not_read(ledger: Ledger) -> None:
     committed = ledger.commit(record(), STATE, MASKS)
-    grow(ledger, f"rounds/{KEY}/{MODEL}", 1 << 40)
-    with pytest.raises(DamagedError, match=rf"^rounds/{KEY}/{MODEL} is damaged: it has 1,099,511,627,776 bytes"):
+    grow(ledger, committed.file(MODEL), 1 << 40)
+    with pytest.raises(DamagedError, match=rf"^{committed.file(MODEL)} is damaged: it has 1,099,511,627,776 bytes"):
         ledger.load(committed)
     grow(ledger, f"rounds/{KEY}/record.json", 1 << 40)
     with pytest.raises(DamagedError, match=rf"^rounds/{KEY}/record.json is damaged: .* at most {JSON_BYTES:,}"):
