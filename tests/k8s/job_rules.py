@@ -131,6 +131,17 @@ def _node_terms(template: Document, operator: str) -> Iterator[tuple[str, int]]:
         yield from ((e["key"], len(terms)) for e in term["matchExpressions"] if e["operator"] == operator)
 
 
+def fits_its_node(documents: list[Document]) -> Iterator[str]:
+    """A GPU worker leaves an eighth of a node of 8 CPUs and 32 GiB to the kubelet, the driver and the node's agents."""
+    for spec in clusters(documents):
+        for group in spec["workerGroupSpecs"]:
+            requests = group["template"]["spec"]["containers"][0]["resources"]["requests"]
+            if "nvidia.com/gpu" in requests and (
+                quantity(requests["cpu"]) > 7 or quantity(requests["memory"]) > quantity("28Gi")
+            ):
+                yield f"workers {group['groupName']} fill a whole node: nothing is ever as empty as that"
+
+
 def room(documents: list[Document]) -> Iterator[str]:
     """The workers that a job asks for fit into the pods that its cluster may have, node by node."""
     for document in documents:

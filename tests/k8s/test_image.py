@@ -28,7 +28,10 @@ def test_what_the_package_and_its_build_read_is_copied():
     tomllib = pytest.importorskip("tomllib", reason="Python 3.10 cannot read TOML")
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
     assert {project["readme"], *project["license-files"], "pyproject.toml", "constraints.txt"} <= copied()
-    assert {"digits", "plots"} <= project["optional-dependencies"].keys()
+    extras = re.findall(r"o\['(\w+)'\]", DOCKERFILE)
+    assert set(extras) == {"digits", "plots", "channels", "onnx"}, "what the jobs and an export of theirs import"
+    assert set(extras) <= project["optional-dependencies"].keys()
+    assert f"'.[{','.join(extras)}]'" in (REPOSITORY / "cluster.yaml").read_text()
 
 
 def test_installs_are_pinned_and_nobody_is_root():

@@ -23,6 +23,7 @@ RULES = [
     job_rules.head_trains_nothing,
     job_rules.on_demand_head,
     job_rules.room,
+    job_rules.fits_its_node,
     job_rules.retried,
     job_rules.autoscaled,
     job_rules.quota,
@@ -186,6 +187,18 @@ MUTATIONS = [
     ),
     (J.on_demand_head, IMAGENET, lambda d: worker(d)["tolerations"].pop(0), "the taint of GPU nodes"),
     (J.on_demand_head, IMAGENET, lambda d: worker(d)["tolerations"].pop(1), "the taint of spot nodes"),
+    (
+        J.fits_its_node,
+        IMAGENET,
+        lambda d: container(worker(d))["resources"]["requests"].update(cpu="8"),
+        "a whole node",
+    ),
+    (
+        J.fits_its_node,
+        KUEUE,
+        lambda d: container(worker(d))["resources"]["requests"].update(memory="32Gi"),
+        "a whole node",
+    ),
     (J.room, IMAGENET, lambda d: group(d).update(maxReplicas=7), "8 workers are asked for, and 7 fit"),
     (J.room, IMAGENET, lambda d: container(worker(d))["resources"]["limits"].update(cpu="4"), "and 0 fit"),
     (J.room, IMAGENET, lambda d: container(worker(d))["resources"]["limits"].pop("nvidia.com/gpu"), "and 0 fit"),
@@ -202,7 +215,7 @@ MUTATIONS = [
     (J.autoscaled, "base", lambda d: worker(d).update(restartPolicy="Always"), "never restarted"),
     (J.quota, KUEUE, lambda d: d.remove(one(d, "LocalQueue")), "the queue rewind is not there"),
     (J.quota, KUEUE, lambda d: cluster(d).update(enableInTreeAutoscaling=True), "one size"),
-    (J.quota, KUEUE, lambda d: queue(d)[0].update(nominalQuota="34"), "never has enough cpu"),
+    (J.quota, KUEUE, lambda d: queue(d)[0].update(nominalQuota="28"), "never has enough cpu"),
     (J.quota, KUEUE, lambda d: queue(d).pop(), "does not know ['nvidia.com/gpu']"),
 ]
 
