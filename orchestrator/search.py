@@ -71,7 +71,7 @@ def search_density(experiment: Experiment, floor: Floor, train: Train, *, probes
         best = max(walk, key=_median)
         reason = (
             f"the floor, {floor.of(_median(walk[0])):.2%}, is above the dense network's {_median(walk[0]):.2%}; "
-            f"the best round, {1 / best[0].density:.2f}x, reaches {_median(best):.2%}"
+            f"the best round, {best[0].compression:.2f}x, reaches {_median(best):.2%}"
         )
         return found(experiment, best, reason, holds=False)
     if held == len(densities):

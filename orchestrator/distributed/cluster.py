@@ -22,13 +22,15 @@ from orchestrator.distributed.termination import Terminated
 from orchestrator.errors import ConfigError, ResourceError
 from orchestrator.storage.store import Store
 
+_NO_CLUSTER = "start one with `ray start --head`, or leave --address and RAY_ADDRESS unset for a local one"
 WAIT_SECONDS = 20.0  # for nodes of a cluster that is just starting
 
 
 def connect(address: str | None) -> bool:
     """Join the cluster at `address` or RAY_ADDRESS; without either, start a local one for this process alone.
 
-    Returns whether a cluster was joined, whose nodes may still be starting.
+    Returns whether a cluster was joined, whose nodes may still be starting. Raises ConfigError for an address that
+    cannot be one, ResourceError for a cluster that does not answer or does not let this process in.
     """
     os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")  # relative paths and modules mean what they mean here
     address = address or os.environ.get("RAY_ADDRESS") or "local"
@@ -43,8 +45,8 @@ def connect(address: str | None) -> bool:
         # Ray Train asks, on its way out, an API server whether its controller lives. Without this address it looks for
         # one, finds that of another cluster on this machine or none at all, and holds up the job's end by 12 s.
         environment = {"RAY_API_SERVER_ADDRESS": "http://127.0.0.1:0"}
-    if host := re.fullmatch(r"(?:ray://)?([^/:]+):(\d+)", address):
-        _knock(address, host[1], int(host[2]))  # Ray itself would try for minutes
+    if address not in ("local", "auto"):
+        _knock(address)
     terminated = signal.getsignal(signal.SIGTERM)
     try:
         with _changed_environment(environment):  # which the cluster's processes inherit
@@ -56,6 +58,8 @@ def connect(address: str | None) -> bool:
     except ray.exceptions.AuthenticationError as error:
         raise ResourceError(f"there is no token for the Ray cluster: {str(error).splitlines()[0]}") from None
     except OSError as error:
+        if address == "auto":
+            raise ResourceError(f"no Ray cluster runs on this machine; {_NO_CLUSTER}") from None
         raise ResourceError(
             f"the Ray cluster at {address} does not let this process in ({error}): check that RAY_AUTH_TOKEN, or the "
             "file that RAY_AUTH_TOKEN_PATH names, is this cluster's token, and that it runs the same version of Ray"
@@ -75,14 +79,18 @@ def _changed_environment(changes: Mapping[str, str]) -> Iterator[None]:
             os.environ.pop(name) if value is None else os.environ.update({name: value})
 
 
-def _knock(address: str, host: str, port: int) -> None:
+def _knock(address: str) -> None:
+    """Try whether somebody listens at `address`: Ray itself would try for minutes."""
+    parts = re.fullmatch(r"(?:ray://)?(?:\[([0-9a-fA-F:.]+)\]|([^/:\s]+)):(\d{1,5})", address)
+    if not parts or not 0 < int(parts[3]) < 65536:
+        raise ConfigError(
+            "--address (or RAY_ADDRESS) must be HOST:PORT of a Ray head, ray://HOST:PORT of its client server, auto or "
+            f"local, got {address!r}; an http address is the dashboard's, for `ray job submit --address`"
+        )
     try:
-        socket.create_connection((host, port), timeout=10).close()
+        socket.create_connection((parts[1] or parts[2], int(parts[3])), timeout=10).close()
     except OSError as error:
-        raise ResourceError(
-            f"no Ray cluster answers at {address} ({error}); start one with `ray start --head`, "
-            "or leave --address and RAY_ADDRESS unset for a local one"
-        ) from None
+        raise ResourceError(f"no Ray cluster answers at {address} ({error}); {_NO_CLUSTER}") from None
 
 
 @contextlib.contextmanager

@@ -144,7 +144,7 @@ def round_line(record: Record) -> str:
     metrics = record.metrics
     dead = f"  no weight left in: {', '.join(record.dead_layers)}" if record.dead_layers else ""
     return (
-        f"round {record.round} done: density {record.density:.3f} ({compression(1 / record.density)})  "
+        f"round {record.round} done: density {record.density:.3f} ({compression(record.compression)})  "
         f"val {metrics['val_accuracy']:.2%}  test {metrics['test_accuracy']:.2%}  "
         f"{size(record.model_bytes)}  {duration(record.seconds)}{dead}"
     )

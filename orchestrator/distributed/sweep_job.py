@@ -106,7 +106,7 @@ def run_search(experiment: Experiment, flags: SweepFlags, *, probes: int) -> int
     first = found.records[0]
     val, test = (statistics.median(r.metrics[f"{split}_accuracy"] for r in found.records) for split in ("val", "test"))
     print(
-        f"{'smallest' if found.holds else 'none holds; best'}: {first.prunable / first.kept:.2f}x, val {val:.2%}, "
+        f"{'smallest' if found.holds else 'none holds; best'}: {first.compression:.2f}x, val {val:.2%}, "
         f"test {test:.2%}, round {first.round} of {found.experiment.name} ({found.reason}); "
         f"{found.rounds} rounds and {found.epochs} epochs looked at"
     )

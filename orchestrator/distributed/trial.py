@@ -101,7 +101,7 @@ def metrics_of(record: Record, path: str, rounds: int) -> dict[str, Any]:
         "rounds": rounds,
         "technique": record.technique,
         "density": record.density,
-        "compression": record.prunable / record.kept,
+        "compression": record.compression,
         **record.metrics,
         "model_bytes": record.model_bytes,
         "epochs": record.epochs,

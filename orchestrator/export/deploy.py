@@ -75,14 +75,19 @@ def deploy(
     No `formats`: all that this installation has; one that a network cannot be written in is then left out and says
     why. `source` None: accuracy is not measured, and int8 is calibrated on noise.
 
-    Raises ConfigError for an unknown format; ExportError for a format that was asked for and cannot be, and for a
-    float32 file that does not do what its network does.
+    Raises ConfigError for an unknown format; ExportError for a folder that cannot be written to, a format that was
+    asked for and cannot be, and a float32 file that does not do what its network does.
     """
     if unknown := [name for name in formats if name not in FORMATS]:
         raise ConfigError(f"a format must be one of {', '.join(FORMATS)}, got {unknown[0]!r}")
     wanted = tuple(dict.fromkeys(formats or FORMATS))
     data = source.load() if source else None
-    (folder / DEPLOY).unlink(missing_ok=True)  # an earlier one does not speak of these files
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / DEPLOY).unlink(missing_ok=True)  # an earlier one does not speak of these files
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise ExportError(f"cannot write into {folder} ({error.strerror or error}): choose another folder") from None
     networks: list[Facts] = []
     found: list[Artifact | Skipped] = []
     for candidate in candidates:
@@ -159,7 +164,7 @@ def _measured(
         speed, logits = measure(path, candidate.preprocessing.input_shape, source, model=candidate.model)
     if data and logits is not None and reference is not None:
         accuracy, error = _accuracy(logits, data), relative_error(logits, reference)
-        if name in FAITHFUL and (error > RELATIVE or abs(accuracy - _accuracy(reference, data)) > POINTS):
+        if name in FAITHFUL and (not error <= RELATIVE or abs(accuracy - _accuracy(reference, data)) > POINTS):
             raise ExportError(
                 f"{path.name} does not do what the network does: it differs by {error:.1g} of the largest logit, "
                 f"{RELATIVE:g} is allowed"

@@ -16,7 +16,7 @@ from orchestrator.errors import ExportError
 from orchestrator.export.batch_norm import for_inference
 from orchestrator.export.files import appearing
 from orchestrator.export.preprocessing import Preprocessing
-from orchestrator.export.program import first_cause, quiet, traced
+from orchestrator.export.program import check_weights, first_cause, quiet, traced
 from orchestrator.export.runtimes import INPUT, OUTPUT
 from orchestrator.training.checks import one_line
 from orchestrator.training.state import model_tensors
@@ -36,6 +36,7 @@ def save_onnx(module: nn.Module, path: str | Path, preprocessing: Preprocessing,
     """
     onnx, _ = _packages()
     path = Path(path)
+    check_weights(module)
     _check_size(sum(tensor.nbytes for tensor in model_tensors(module).values()), path)
     exported = for_inference(module) if fold else copy.deepcopy(module).cpu().eval()
     model = _model_of(exported, preprocessing)
@@ -48,7 +49,10 @@ def save_onnx(module: nn.Module, path: str | Path, preprocessing: Preprocessing,
         images = torch.randn((3, *preprocessing.input_shape), generator=generator)
         with torch.no_grad():
             expected = exported(images).numpy()
-        if (error := relative_error(run_onnx(temporary, images), expected)) > RELATIVE:
+        if not np.isfinite(expected).all():
+            raise ExportError("the network answers NaN or infinity to random images: it is of no use as a file")
+        error = relative_error(run_onnx(temporary, images), expected)
+        if not error <= RELATIVE:  # nor NaN
             raise ExportError(f"{path.name} differs from the network by {error:.1g} of its largest output")
     return path
 

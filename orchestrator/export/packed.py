@@ -24,6 +24,7 @@ from orchestrator.errors import ConfigError, DamagedError, ExportError
 from orchestrator.export.batch_norm import fold_batch_norm
 from orchestrator.export.files import appearing
 from orchestrator.export.preprocessing import Preprocessing
+from orchestrator.export.program import check_weights
 from orchestrator.export.streams import Layout, pack, unpack
 from orchestrator.pruning.channel_graph import Kept
 from orchestrator.rounds import Tensors
@@ -85,6 +86,7 @@ def save_packed(
     path = Path(path)
     given = preprocessing or Preprocessing.imagenet(module)
     network = Network(model, dict(options or {}), channels or {}, given, fold)
+    check_weights(module)
     if fold:
         module = copy.deepcopy(module)
         fold_batch_norm(module)
@@ -148,7 +150,7 @@ def _open(path: str | Path) -> tuple[Network, dict[str, Layout], Tensors]:
         streams = load(blob)
         header = json.loads(blob[8 : 8 + int.from_bytes(blob[:8], "little")])
         content = json.loads(header["__metadata__"]["packed"])
-        number, digest = int(content["format"]), content.pop("sha256")
+        number, digest = content["format"], content.pop("sha256")
         if number > FORMAT:
             raise DamagedError(f"{path} has format {number}, this one reads up to {FORMAT}: update rewind-orchestrator")
         if _digest(content, streams) != digest:
@@ -159,7 +161,7 @@ def _open(path: str | Path) -> tuple[Network, dict[str, Layout], Tensors]:
             raise ValueError("it does not say which model it holds")
         network = replace(network, preprocessing=Preprocessing(**content["preprocessing"]))
         return network, layouts, streams
-    except (SafetensorError, AttributeError, KeyError, TypeError, ValueError) as error:
+    except (SafetensorError, AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
         raise DamagedError(f"{broken} ({str(error)[:120]})") from error
 
 

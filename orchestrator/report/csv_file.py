@@ -22,7 +22,7 @@ def save_csv(records: Iterable[Record], path: Path) -> Path:
         lines.writerow([*FIELDS, *METRICS, "epochs", "seconds", "bytes", "compression"])
         for record in records:
             values = [_cell(getattr(record, name)) for name in FIELDS] + [record.metrics[name] for name in METRICS]
-            lines.writerow([*values, record.epochs, record.seconds, record.model_bytes, 1 / record.density])
+            lines.writerow([*values, record.epochs, record.seconds, record.model_bytes, record.compression])
     return path
 
 

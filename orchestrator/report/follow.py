@@ -63,7 +63,7 @@ def lines(before: Sight, after: Sight) -> Iterator[str]:
 
 def _finished(record: Record) -> str:
     return plain(
-        f"{record.experiment}, seed {record.seed}: round {record.round} done, {compression(1 / record.density)}  "
+        f"{record.experiment}, seed {record.seed}: round {record.round} done, {compression(record.compression)}  "
         f"val {percent(record.metrics['val_accuracy'])} %  test {percent(record.metrics['test_accuracy'])} %  "
         f"{duration(record.seconds)}"
     )

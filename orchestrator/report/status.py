@@ -59,7 +59,7 @@ def _table(records: Iterable[Record]) -> Table:
             str(record.round),
             Text(plain(record.technique)),
             f"{record.density:.4g}",
-            compression(1 / record.density),
+            compression(record.compression),
             f"{record.kept:,}",
             percent(record.metrics["val_accuracy"]),
             percent(record.metrics["test_accuracy"]),

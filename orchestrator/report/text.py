@@ -25,8 +25,8 @@ def plain(text: object) -> str:
 
 
 def compression(ratio: float) -> str:
-    """`4.8x`, `215x`."""
-    return f"{ratio:.1f}x" if ratio < 99.95 else f"{ratio:.0f}x"
+    """`4.8x`, `215x`; a tie goes up, as everywhere outside Python: 1.25 is `1.3x`."""
+    return f"{ratio + 1e-9:.1f}x" if ratio < 99.95 else f"{ratio:.0f}x"
 
 
 def percent(fraction: float) -> str:

@@ -84,6 +84,11 @@ class Record:
         return f"rounds/{self.key}/{stem}-{self.blobs[name].sha256[:16]}{dot}{suffix}"
 
     @property
+    def compression(self) -> float:
+        """Prunable weights over kept ones: some selections keep more than `density` asks for."""
+        return self.prunable / self.kept
+
+    @property
     def model_bytes(self) -> int:
         """Size of the committed model."""
         return self.blobs[MODEL].bytes

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import threading
 import time
 
@@ -59,13 +60,17 @@ def test_no_gpu_is_asked_for_where_there_is_none(two_nodes):
     assert cluster.with_gpus(Workers.parse("2", 1.0, 0.0)).gpus == 0
 
 
-def test_an_address_where_nobody_answers_is_told(two_nodes):
-    ray.shutdown()
-    try:
-        with pytest.raises(ResourceError, match=r"no Ray cluster answers at 127\.0\.0\.1:1"):
-            cluster.connect("127.0.0.1:1")
-    finally:
-        cluster.connect(two_nodes.address)
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "ray://localhost:1", "[::1]:1"])
+def test_an_address_where_nobody_answers_is_told(address):
+    with pytest.raises(ResourceError, match=rf"no Ray cluster answers at {re.escape(address)} \("):
+        cluster.connect(address)
+
+
+@pytest.mark.parametrize("address", ["head", "http://127.0.0.1:8265", "ray://head", "head:0", "head:65536", "::1:6379"])
+def test_what_cannot_be_an_address_is_told(address, monkeypatch):
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    with pytest.raises(ConfigError, match=rf"must be HOST:PORT of a Ray head.* got '{re.escape(address)}'"):
+        cluster.connect(None)
 
 
 def test_gloo_listens_at_the_address_that_the_cluster_knows_a_node_by(two_nodes, monkeypatch):

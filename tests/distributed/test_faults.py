@@ -89,6 +89,7 @@ def mistake(tmp_path, monkeypatch, capsys):
         (["--workers", "8:2"], {}, "the range must rise, got '8:2'"),
         (["--workers", "17"], {}, "--workers must not exceed the batch of 16, got 17"),
         (["--cpus-per-worker", "0"], {}, "--cpus-per-worker must be above 0"),
+        (["--cpus-per-worker", "0.00001"], {}, "--cpus-per-worker must be a multiple of 0.0001"),
         (["--cpus-per-worker", "nan"], {}, "--cpus-per-worker must be above 0"),
         (["--gpus-per-worker", "0.5"], {}, "--gpus-per-worker must be a whole number"),
         (["--loader-workers", "-1"], {}, "--loader-workers must be 0 or more, got -1"),

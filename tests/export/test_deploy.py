@@ -5,6 +5,7 @@ import hashlib
 import importlib.util
 import json
 import os
+from pathlib import Path
 
 import pytest
 import tiny
@@ -339,6 +340,14 @@ def test_what_cannot_be_exported_is_left_out_with_its_reason(tmp_path):
     assert all("cannot be exported" in s.reason for s in found.skipped if s.format not in EXTRAS)
     with pytest.raises(ExportError, match="DataFlow cannot be exported"):
         deploy([given], tmp_path, formats=["packed", "onnx"])
+
+
+def test_a_folder_that_cannot_be_is_told_before_anything_is_measured(storage, tmp_path, capsys):
+    (tmp_path / "file").write_text("mine")
+    for out in (tmp_path / "file", tmp_path / "file" / "below", Path("/proc/nope")):
+        assert main(["export", str(storage), "--out", str(out)]) == 1
+        assert capsys.readouterr().err.startswith(f"error: cannot write into {out} (")
+    assert (tmp_path / "file").read_text() == "mine"
 
 
 def test_a_failed_export_leaves_no_page_of_other_files(tmp_path):

@@ -125,6 +125,20 @@ class Random(nn.Module):
         return self.head(x.flatten(1)) + torch.rand(4)
 
 
+class Nan(Narrow):
+    def forward(self, x):
+        return x.flatten(1)[:, :4] * float("nan")
+
+
+class OnlyTheFileIsNan(Narrow):
+    def forward(self, x):
+        return x.flatten(1)[:, :4] * (float("nan") if torch.compiler.is_exporting() else 1.0)
+
+
+def without_values(num_classes):
+    return networks.tied(num_classes).to("meta")
+
+
 @pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
 @pytest.mark.parametrize(
     ("module", "words"),
@@ -133,6 +147,9 @@ class Random(nn.Module):
         (networks.NoChannels, r"NoChannels cannot be exported: .*expected weight to be at least 1"),
         (Narrow, r"Narrow cannot be exported: .* of shape \(3, 8, 8\)"),
         (Random, "n.onnx differs from the network by"),
+        (Nan, "the network answers NaN or infinity to random images"),
+        (OnlyTheFileIsNan, "n.onnx differs from the network by nan"),
+        (without_values, r"has no values to write, as of .*weight: load them first"),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )

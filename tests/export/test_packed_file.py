@@ -315,6 +315,22 @@ def test_a_newer_format_is_refused(tmp_path, good):
         loaded(path)
 
 
+@pytest.mark.parametrize("number", ["1e400", "-1e400", "NaN", '"2"', "[]"])
+def test_a_format_that_is_no_number_of_ours_is_damage(tmp_path, good, number):
+    path = tmp_path / "n"
+    path.write_bytes(save(load(good), {"packed": f'{{"format": {number}, "sha256": "of what we do not know"}}'}))
+    with pytest.raises(DamagedError, match=f"^{path} (is cut short or damaged|has format inf)"):
+        loaded(path)
+
+
+@pytest.mark.parametrize("fold", [True, False])
+def test_a_network_without_weights_is_not_written(tmp_path, fold):
+    spec, module = built("resnet8")
+    with pytest.raises(ExportError, match=r"has no values to write, as of .*weight: load them"):
+        save_packed(module.to("meta"), tmp_path / "n", model=spec, preprocessing=GREY, fold=fold)
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_pickle_is_not_opened(tmp_path):
     torch.save(nn.Linear(2, 2), tmp_path / "n")
     with pytest.raises(DamagedError, match="is no packed file"):

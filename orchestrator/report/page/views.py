@@ -110,7 +110,7 @@ def rounds_table(records: Iterable[Record]) -> Grid:
     lines: list[list[Any]] = [
         [
             plain(record.experiment), plain(record.technique), record.seed, record.round, record.density,
-            1 / record.density, record.kept, record.metrics["val_accuracy"], record.metrics["test_accuracy"],
+            record.compression, record.kept, record.metrics["val_accuracy"], record.metrics["test_accuracy"],
             record.metrics["train_loss"], record.epochs, record.seconds, record.model_bytes, len(record.dead_layers),
             record.key[:12],
         ]
