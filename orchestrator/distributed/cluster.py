@@ -33,7 +33,8 @@ def connect(address: str | None) -> bool:
     cannot be one, ResourceError for a cluster that does not answer or does not let this process in.
     """
     os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")  # relative paths and modules mean what they mean here
-    address = address or os.environ.get("RAY_ADDRESS") or "local"
+    if address in (None, "", "auto"):  # as in Ray, RAY_ADDRESS says which one is meant
+        address = os.environ.get("RAY_ADDRESS") or address or "local"
     options = {"log_to_driver": False, "logging_level": logging.ERROR}
     joined, environment = address != "local", dict[str, str]()
     os.environ.setdefault("RAY_TRAIN_ENABLE_STATE_TRACKING", "1" if joined else "0")  # the API's list of runs
@@ -58,7 +59,7 @@ def connect(address: str | None) -> bool:
     except ray.exceptions.AuthenticationError as error:
         raise ResourceError(f"there is no token for the Ray cluster: {str(error).splitlines()[0]}") from None
     except OSError as error:
-        if address == "auto":
+        if str(error).startswith("Could not find any running Ray instance"):  # auto
             raise ResourceError(f"no Ray cluster runs on this machine; {_NO_CLUSTER}") from None
         raise ResourceError(
             f"the Ray cluster at {address} does not let this process in ({error}): check that RAY_AUTH_TOKEN, or the "
@@ -81,7 +82,7 @@ def _changed_environment(changes: Mapping[str, str]) -> Iterator[None]:
 
 def _knock(address: str) -> None:
     """Try whether somebody listens at `address`: Ray itself would try for minutes."""
-    parts = re.fullmatch(r"(?:ray://)?(?:\[([0-9a-fA-F:.]+)\]|([^/:\s]+)):(\d{1,5})", address)
+    parts = re.fullmatch(r"(?:ray://)?(?:\[([0-9a-fA-F:.]+(?:%[\w.-]+)?)\]|([^/:\s]+)):(\d{1,5})", address)
     if not parts or not 0 < int(parts[3]) < 65536:
         raise ConfigError(
             "--address (or RAY_ADDRESS) must be HOST:PORT of a Ray head, ray://HOST:PORT of its client server, auto or "
@@ -89,7 +90,7 @@ def _knock(address: str) -> None:
         )
     try:
         socket.create_connection((parts[1] or parts[2], int(parts[3])), timeout=10).close()
-    except OSError as error:
+    except (OSError, UnicodeError) as error:  # the latter for what no name of a host may be
         raise ResourceError(f"no Ray cluster answers at {address} ({error}); {_NO_CLUSTER}") from None
 
 

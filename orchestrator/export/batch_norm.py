@@ -10,6 +10,7 @@ from torch import fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from orchestrator.errors import ExportError
+from orchestrator.export.program import check_weights
 from orchestrator.training.checks import one_line
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -53,7 +54,11 @@ def fold_batch_norm(module: nn.Module) -> list[str]:
 
 
 def for_inference(module: nn.Module) -> nn.Module:
-    """A copy of `module` on the CPU in evaluation mode, batch norm folded where its flow can be traced."""
+    """A copy of `module` on the CPU in evaluation mode, batch norm folded where its flow can be traced.
+
+    Raises ExportError for a module without values (see `check_weights`).
+    """
+    check_weights(module)
     copied = copy.deepcopy(module).cpu().eval()
     with contextlib.suppress(ExportError):  # what cannot be traced keeps its norms
         fold_batch_norm(copied)

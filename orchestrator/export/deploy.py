@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import Subset
@@ -21,6 +22,7 @@ from orchestrator.export.measure import DataSource, labels_of, logits_of, measur
 from orchestrator.export.onnx_file import RELATIVE, relative_error, save_onnx, save_onnx_half, save_onnx_int8
 from orchestrator.export.packed import save_packed
 from orchestrator.export.preprocessing import Preprocessing
+from orchestrator.export.program import check_weights
 from orchestrator.export.proof import DEPLOY, Artifact, Deployment, Facts, Skipped
 from orchestrator.export.pte_file import save_pte
 from orchestrator.export.runtimes import Array, not_run
@@ -91,15 +93,18 @@ def deploy(
     networks: list[Facts] = []
     found: list[Artifact | Skipped] = []
     for candidate in candidates:
+        check_weights(candidate.module)
         reference = _reference(candidate.module, data) if data else None
+        if reference is not None and not np.isfinite(reference).all():
+            raise ExportError(f"{candidate.name} answers NaN or infinity to test images: it is of no use as a file")
         networks.append(_facts(candidate, reference, data))
         for name, path in _written(candidate, folder, wanted, data):
             if isinstance(path, ExportError):
-                if formats:
-                    raise path
                 found.append(Skipped(network=candidate.name, format=name, reason=str(path)))
             else:
                 found.append(_measured(candidate, name, path, source, data, reference))
+            if formats and isinstance(found[-1], Skipped):
+                raise ExportError(found[-1].reason)
             on_artifact(found[-1])
     artifacts = tuple(each for each in found if isinstance(each, Artifact))
     skipped = tuple(each for each in found if isinstance(each, Skipped))
@@ -157,12 +162,16 @@ def _written(
 
 def _measured(
     candidate: Candidate, name: str, path: Path, source: DataSource | None, data: Data | None, reference: Array | None
-) -> Artifact:
+) -> Artifact | Skipped:
     blob, reason = path.read_bytes(), not_run(path)
     speed = logits = accuracy = error = None
     if reason is None:
         speed, logits = measure(path, candidate.preprocessing.input_shape, source, model=candidate.model)
     if data and logits is not None and reference is not None:
+        if not np.isfinite(logits).all():
+            path.unlink()
+            said = f"{path.name} answers NaN or infinity to test images, which its network does not"
+            return Skipped(network=candidate.name, format=name, reason=said)
         accuracy, error = _accuracy(logits, data), relative_error(logits, reference)
         if name in FAITHFUL and (not error <= RELATIVE or abs(accuracy - _accuracy(reference, data)) > POINTS):
             raise ExportError(

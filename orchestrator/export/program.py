@@ -15,7 +15,6 @@ from torch.export import Dim, ExportedProgram
 from orchestrator.errors import ExportError
 from orchestrator.export.preprocessing import Preprocessing
 from orchestrator.training.checks import one_line
-from orchestrator.training.state import model_tensors
 
 
 def traced(module: nn.Module, preprocessing: Preprocessing, *, batch: int, dynamic: bool) -> ExportedProgram:
@@ -62,5 +61,6 @@ def quiet() -> Iterator[None]:
 
 def check_weights(module: nn.Module) -> None:
     """Raise ExportError if a tensor of `module` holds no values, as on the meta device."""
-    if abstract := next((name for name, tensor in model_tensors(module).items() if tensor.is_meta), None):
+    tensors = (*module.named_parameters(), *module.named_buffers())
+    if abstract := next((name for name, tensor in tensors if tensor.is_meta), None):
         raise ExportError(f"{type(module).__name__} has no values to write, as of {abstract}: load them first")

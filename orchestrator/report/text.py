@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import sys
+from decimal import ROUND_HALF_UP, Decimal
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -26,7 +27,9 @@ def plain(text: object) -> str:
 
 def compression(ratio: float) -> str:
     """`4.8x`, `215x`; a tie goes up, as everywhere outside Python: 1.25 is `1.3x`."""
-    return f"{ratio + 1e-9:.1f}x" if ratio < 99.95 else f"{ratio:.0f}x"
+    exact = Decimal(ratio)
+    digits = Decimal("0.1") if exact < Decimal("99.95") else Decimal(1)
+    return f"{exact.quantize(digits, ROUND_HALF_UP)}x"
 
 
 def percent(fraction: float) -> str:

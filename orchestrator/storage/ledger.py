@@ -162,6 +162,8 @@ class Ledger:
         if not self.store.create(f"{folder}/record.json", record.to_json()):
             if (committed := self.record(record.key)) is None:
                 raise DamagedError(f"{folder}/record.json can neither be created nor read: look at what lies there")
+            for file in {record.file(name) for name in packed} - {committed.file(name) for name in packed}:
+                self.store.delete(file)  # nothing names it
             return committed
         self.store.delete(f"{folder}/failed.json")
         return record
@@ -242,7 +244,10 @@ class Ledger:
         try:
             data = self.store.read(file, expected.bytes)
         except MissingError:
-            raise DamagedError(f"{file} is missing, though its record names it") from None
+            raise DamagedError(
+                f"{file} is missing, though its record names it; restore it, or delete rounds/{record.key} to have the "
+                "round trained again"
+            ) from None
         if len(data) != expected.bytes or hashlib.sha256(data).hexdigest() != expected.sha256:
             raise DamagedError(
                 f"{file} is damaged: {len(data)} bytes that do not have the sha256 of its record "

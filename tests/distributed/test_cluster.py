@@ -6,6 +6,7 @@ import os
 import re
 import threading
 import time
+from unittest import mock
 
 import psutil
 import pytest
@@ -60,10 +61,23 @@ def test_no_gpu_is_asked_for_where_there_is_none(two_nodes):
     assert cluster.with_gpus(Workers.parse("2", 1.0, 0.0)).gpus == 0
 
 
-@pytest.mark.parametrize("address", ["127.0.0.1:1", "ray://localhost:1", "[::1]:1"])
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "ray://localhost:1", "[::1]:1", "[fe80::1%lo]:1", "head..x:1"])
 def test_an_address_where_nobody_answers_is_told(address):
     with pytest.raises(ResourceError, match=rf"no Ray cluster answers at {re.escape(address)} \("):
         cluster.connect(address)
+
+
+def test_auto_is_the_cluster_of_the_environment_or_of_this_machine(monkeypatch, tmp_path):
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    with pytest.raises(ResourceError, match=r"no Ray cluster answers at 127\.0\.0\.1:1 \("):
+        cluster.connect("auto")
+    monkeypatch.delenv("RAY_ADDRESS")
+    refused = ConnectionError("Failed to connect to Ray cluster at 127.0.0.1:6379.")
+    nobody = ConnectionError("Could not find any running Ray instance. Please specify the one to connect to.")
+    for error, words in ((refused, "does not let this process in"), (nobody, "no Ray cluster runs on this machine")):
+        monkeypatch.setattr(ray, "init", mock.Mock(side_effect=error))
+        with pytest.raises(ResourceError, match=words):
+            cluster.connect("auto")
 
 
 @pytest.mark.parametrize("address", ["head", "http://127.0.0.1:8265", "ray://head", "head:0", "head:65536", "::1:6379"])

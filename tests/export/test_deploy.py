@@ -7,6 +7,7 @@ import json
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 import tiny
 import torch
@@ -340,6 +341,40 @@ def test_what_cannot_be_exported_is_left_out_with_its_reason(tmp_path):
     assert all("cannot be exported" in s.reason for s in found.skipped if s.format not in EXTRAS)
     with pytest.raises(ExportError, match="DataFlow cannot be exported"):
         deploy([given], tmp_path, formats=["packed", "onnx"])
+
+
+def test_a_file_that_answers_nan_is_left_out_with_its_reason(tmp_path, monkeypatch):
+    """As if a converter had overflown."""
+    onnx = pytest.importorskip("onnx")
+
+    def overflown(source, path):
+        model = onnx.load(str(source))
+        for tensor in model.graph.initializer:
+            if tensor.data_type == onnx.TensorProto.FLOAT:
+                values = np.full_like(onnx.numpy_helper.to_array(tensor), np.nan)
+                tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
+        onnx.save(model, str(path))
+        return path
+
+    monkeypatch.setattr("orchestrator.export.deploy.save_onnx_half", overflown)
+    given = Candidate("n", tiny.model(3, (1, 6, 6)), "tiny:model", {}, networks.Preprocessing.of(SOURCE.load()))
+    found = deploy([given], tmp_path, source=SOURCE)
+    assert {"packed", "onnx"} <= {a.format for a in found.artifacts}
+    (reason,) = [s.reason for s in found.skipped if s.format == "onnx-fp16"]
+    assert reason == "n.fp16.onnx answers NaN or infinity to test images, which its network does not"
+    assert not (tmp_path / "n.fp16.onnx").exists()
+    with pytest.raises(ExportError, match=r"n\.fp16\.onnx answers NaN or infinity"):
+        deploy([given], tmp_path, formats=["onnx-fp16"], source=SOURCE)
+
+
+def test_a_network_that_answers_nan_or_has_no_values_is_told(tmp_path):
+    module = tiny.model(3, (1, 6, 6)).eval()
+    next(module.parameters()).data.fill_(float("nan"))
+    given = Candidate("n", module, "tiny:model", {}, networks.Preprocessing.of(SOURCE.load()))
+    with pytest.raises(ExportError, match="n answers NaN or infinity to test images"):
+        deploy([given], tmp_path, formats=["packed"], source=SOURCE)
+    with pytest.raises(ExportError, match="has no values to write"):
+        deploy([dataclasses.replace(given, module=module.to("meta"))], tmp_path, formats=["packed"])
 
 
 def test_a_folder_that_cannot_be_is_told_before_anything_is_measured(storage, tmp_path, capsys):

@@ -292,6 +292,7 @@ def test_a_failed_round_is_told_in_red():
     ("shown", "expected"),
     [
         (text.compression(1), "1.0x"), (text.compression(4.76), "4.8x"), (text.compression(1.25), "1.3x"),
+        (text.compression(100.5), "101x"), (text.compression(99.94), "99.9x"),
         (text.compression(99.96), "100x"),
         (text.duration(0), "0.0 s"), (text.duration(59.94), "59.9 s"), (text.duration(59.96), "1 m 00 s"),
         (text.duration(3599.6), "1 h 00 m"), (text.duration(7530), "2 h 05 m"), (text.duration(187.2), "3 m 07 s"),

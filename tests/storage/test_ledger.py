@@ -68,6 +68,7 @@ def test_an_upload_that_arrives_after_another_owner_committed_other_bits_damages
     late.store.write, committed = hang, []  # type: ignore[method-assign]
     assert late.commit(record(seconds=99.0), other, MASKS) == committed[0]
     assert not {file for file, _ in held} & {committed[0].file(name) for name in (MODEL, OPTIMIZER)}
+    assert len(list(ledger.store.list(f"rounds/{KEY}/"))) == 3, "what was not committed is taken away"
     assert all(problem is None for _, problem in ledger.verify())
     state, _ = ledger.load(ledger.record(KEY))
     assert torch.equal(state.model["w"], STATE.model["w"])
