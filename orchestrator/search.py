@@ -71,7 +71,7 @@ def search_density(experiment: Experiment, floor: Floor, train: Train, *, probes
         best = max(walk, key=_median)
         reason = (
             f"the floor, {floor.of(_median(walk[0])):.2%}, is above the dense network's {_median(walk[0]):.2%}; "
-            f"the best round, {best[0].compression:.2f}x, reaches {_median(best):.2%}"
+            f"the best round, of density {best[0].density:.3g}, reaches {_median(best):.2%}"
         )
         return found(experiment, best, reason, holds=False)
     if held == len(densities):
@@ -90,7 +90,7 @@ def search_density(experiment: Experiment, floor: Floor, train: Train, *, probes
             smallest, best, winner = middle, tried[held], probe
         else:
             fell = middle
-    return found(winner, best, f"{1 / smallest:.2f}x holds and {1 / fell:.2f}x does not")
+    return found(winner, best, f"density {smallest:.3g} holds and {fell:.3g} does not")
 
 
 def _until_cut(path: Sequence[Record], floor: Floor) -> Sequence[Record]:

@@ -116,7 +116,7 @@ def test_where_it_probes_and_what_it_says() -> None:
     assert [e.name for e in lab.asked] == ["tiny", "tiny-5.65685x", "tiny-4.75683x", "tiny-5.18736x"]
     assert found.experiment == lab.asked[2]
     assert smallest(found) == lab.asked[2].densities()[-1]
-    assert found.reason == "4.76x holds and 5.19x does not"
+    assert found.reason == "density 0.21 holds and 0.193 does not"
     for asked in lab.asked[1:]:
         assert dataclasses.replace(asked, name=TINY.name, path=TINY.path) == TINY, "only name and path differ"
 
@@ -172,7 +172,7 @@ def test_a_path_of_one_round(path: OneShot, at: float, probes: int, density: flo
 def test_without_probes_the_answer_is_a_round_of_the_path() -> None:
     found, lab = search(cliff(0.2), Floor(drop=0.1), probes=0)
     assert (smallest(found), found.experiment, len(lab.asked)) == (0.25, TINY, 1)
-    assert found.reason == "4.00x holds and 8.00x does not"
+    assert found.reason == "density 0.25 holds and 0.125 does not"
 
 
 def test_a_whole_path_that_holds_is_said_to_be_too_short() -> None:
@@ -191,7 +191,7 @@ def test_a_target_above_what_dense_reaches_gives_the_best_and_says_so() -> None:
     found, lab = search(cliff(0.2), Floor(accuracy=0.95))
     assert (smallest(found), found.holds, found.rounds, len(lab.asked)) == (1.0, False, PATIENCE, 1)
     assert found.reason == (
-        "the floor, 95.00%, is above the dense network's 90.00%; the best round, 1.00x, reaches 90.00%"
+        "the floor, 95.00%, is above the dense network's 90.00%; the best round, of density 1, reaches 90.00%"
     )
 
 
@@ -200,7 +200,7 @@ def test_the_best_may_be_a_round_that_was_trained_before_without_a_floor() -> No
     lab_without = lambda experiment, floor: lab.train(experiment, Floor(accuracy=0.0))  # noqa: E731
     found = search_density(TINY, Floor(accuracy=0.95), lab_without)
     assert (smallest(found), found.holds) == (0.25, False)
-    assert found.reason.endswith("the best round, 4.00x, reaches 93.00%")
+    assert found.reason.endswith("the best round, of density 0.25, reaches 93.00%")
 
 
 @pytest.mark.parametrize(

@@ -30,10 +30,8 @@ class Workers:
             raise ConfigError(
                 f"--cpus-per-worker must be above 0 and --gpus-per-worker 0 or more, got {cpus} and {gpus}"
             )
-        if cpus > 1e6 or abs(cpus * 10_000 - round(cpus * 10_000)) > 1e-6:
-            raise ConfigError(
-                f"--cpus-per-worker must be a multiple of 0.0001, as Ray counts, and at most 1000000, got {cpus}"
-            )
+        if round(cpus, 4) != cpus:
+            raise ConfigError(f"--cpus-per-worker must be a multiple of 0.0001, as Ray counts, got {cpus}")
         if gpus != int(gpus):
             raise ConfigError(f"--gpus-per-worker must be a whole number, as NCCL wants a GPU a worker, got {gpus}")
         return Workers(least, most, cpus, gpus)

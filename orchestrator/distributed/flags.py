@@ -16,8 +16,9 @@ from typing import TypeVar
 
 from orchestrator.distributed.deployment import Deployment, Workers
 from orchestrator.distributed.termination import GO_ON, Terminated, raise_terminated
-from orchestrator.errors import ConfigError, OrchestratorError
+from orchestrator.errors import OrchestratorError
 from orchestrator.experiment import Experiment
+from orchestrator.folders import check_writable
 from orchestrator.report.text import plain
 
 
@@ -63,15 +64,6 @@ class Flags:
         )
 
 
-def check_report(folder: str) -> None:
-    """Raise ConfigError if a report cannot be written there: it comes at the end, after all training."""
-    try:
-        os.makedirs(folder, exist_ok=True)
-        tempfile.TemporaryFile(dir=folder).close()
-    except OSError as error:
-        raise ConfigError(f"--report must be a folder that can be written to, got {folder!r} ({error})") from None
-
-
 F = TypeVar("F", bound=Flags)
 
 
@@ -81,7 +73,7 @@ def run_job(flags: F, job: Callable[[F], int], make_smoke_data: Callable[[Path],
     signal.signal(signal.SIGTERM, raise_terminated)
     try:
         if flags.report:
-            check_report(flags.report)
+            check_writable(Path(flags.report), "--report")  # it comes at the end, after all training
         with contextlib.ExitStack() as stack:
             if flags.smoke and flags.data is None and make_smoke_data:
                 folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="rewind-smoke-"))

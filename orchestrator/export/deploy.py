@@ -26,6 +26,7 @@ from orchestrator.export.program import check_weights
 from orchestrator.export.proof import DEPLOY, Artifact, Deployment, Facts, Skipped
 from orchestrator.export.pte_file import save_pte
 from orchestrator.export.runtimes import Array, not_run
+from orchestrator.folders import check_writable
 from orchestrator.pruning.channel_graph import Kept
 from orchestrator.pruning.macs import count_macs
 from orchestrator.training.batches import Batches
@@ -77,19 +78,16 @@ def deploy(
     No `formats`: all that this installation has; one that a network cannot be written in is then left out and says
     why. `source` None: accuracy is not measured, and int8 is calibrated on noise.
 
-    Raises ConfigError for an unknown format; ExportError for a folder that cannot be written to, a format that was
-    asked for and cannot be, and a float32 file that does not do what its network does.
+    Raises ConfigError for an unknown format or a folder that cannot be written to; ExportError for a format that was
+    asked for and cannot be, for a float32 file that does not do what its network does, and for a network without
+    values or with an answer that is not finite.
     """
     if unknown := [name for name in formats if name not in FORMATS]:
         raise ConfigError(f"a format must be one of {', '.join(FORMATS)}, got {unknown[0]!r}")
+    check_writable(folder, "--out")
     wanted = tuple(dict.fromkeys(formats or FORMATS))
     data = source.load() if source else None
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / DEPLOY).unlink(missing_ok=True)  # an earlier one does not speak of these files
-        tempfile.TemporaryFile(dir=folder).close()
-    except OSError as error:
-        raise ExportError(f"cannot write into {folder} ({error.strerror or error}): choose another folder") from None
+    (folder / DEPLOY).unlink(missing_ok=True)  # an earlier one does not speak of these files
     networks: list[Facts] = []
     found: list[Artifact | Skipped] = []
     for candidate in candidates:

@@ -26,7 +26,7 @@ def plain(text: object) -> str:
 
 
 def compression(ratio: float) -> str:
-    """`4.8x`, `215x`; a tie goes up, as everywhere outside Python: 1.25 is `1.3x`."""
+    """`4.8x`, `215x`; a tie goes up, as in the page's script: 1.25 is `1.3x`."""
     exact = Decimal(ratio)
     digits = Decimal("0.1") if exact < Decimal("99.95") else Decimal(1)
     return f"{exact.quantize(digits, ROUND_HALF_UP)}x"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import re
 import threading
@@ -11,6 +12,7 @@ from unittest import mock
 import psutil
 import pytest
 import ray
+from ray._private import services
 from ray.cluster_utils import Cluster
 
 from orchestrator.distributed import cluster, trainer
@@ -74,6 +76,8 @@ def test_auto_is_the_cluster_of_the_environment_or_of_this_machine(monkeypatch, 
     monkeypatch.delenv("RAY_ADDRESS")
     refused = ConnectionError("Failed to connect to Ray cluster at 127.0.0.1:6379.")
     nobody = ConnectionError("Could not find any running Ray instance. Please specify the one to connect to.")
+    # Really looking would find the clusters of other tests; so at least these are the words of the Ray that is here.
+    assert "Could not find any running Ray instance. " in inspect.getsource(services)
     for error, words in ((refused, "does not let this process in"), (nobody, "no Ray cluster runs on this machine")):
         monkeypatch.setattr(ray, "init", mock.Mock(side_effect=error))
         with pytest.raises(ResourceError, match=words):

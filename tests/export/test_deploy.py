@@ -381,7 +381,8 @@ def test_a_folder_that_cannot_be_is_told_before_anything_is_measured(storage, tm
     (tmp_path / "file").write_text("mine")
     for out in (tmp_path / "file", tmp_path / "file" / "below", Path("/proc/nope")):
         assert main(["export", str(storage), "--out", str(out)]) == 1
-        assert capsys.readouterr().err.startswith(f"error: cannot write into {out} (")
+        said = f"error: --out must be a folder that can be written to, got '{out}' ("
+        assert capsys.readouterr().err.startswith(said)
     assert (tmp_path / "file").read_text() == "mine"
 
 
