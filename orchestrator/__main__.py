@@ -96,7 +96,10 @@ def verify(storage: Storage) -> int:
 def report(
     storage: Storage,
     out: Annotated[Path, tyro.conf.arg(metavar="DIR", help="Folder for report.html and its files; made if need be.")],
-    experiment: Annotated[str | None, tyro.conf.arg(metavar="NAME", help="Only this one; left out: all.")] = None,
+    experiment: Annotated[
+        tyro.conf.UseAppendAction[tuple[str, ...]],
+        tyro.conf.arg(metavar="NAME", help="Only this one, again for more of them; left out: all."),
+    ] = (),
 ) -> int:
     """Show the rounds of each experiment as a table, and write a web page, its pictures and a CSV file.
 
@@ -111,12 +114,12 @@ def report(
 
     ledger = _ledger(storage)
     records, left_out = path_records(ledger)
-    if experiment is not None:
-        names = sorted({record.experiment for record in records})
-        if experiment not in names:
+    names = sorted({record.experiment for record in records})
+    for name in experiment:
+        if name not in names:
             there = f"one of {', '.join(names)}" if names else "of a storage with finished rounds"
-            raise ConfigError(f"--experiment must be {there}, got {experiment!r}")
-        records = [record for record in records if record.experiment == experiment]
+            raise ConfigError(f"--experiment must be {there}, got {name!r}")
+    records = [record for record in records if record.experiment in (experiment or names)]
     if not records:
         print(_nothing(ledger.store))
         return 0

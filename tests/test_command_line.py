@@ -212,13 +212,17 @@ def test_report_prints_the_table_and_writes_its_files(folder, tmp_path, capsys):
         assert [row["key"] for row in csv.DictReader(file)] == [key(r, seed) for seed in range(2) for r in range(3)]
 
 
-def test_report_of_one_experiment(folder, tmp_path, capsys):
-    commit(Ledger(open_store(str(folder))), 0, seed=7, experiment="other")
-    assert main(["report", str(folder), "--out", str(tmp_path), "--experiment", "other"]) == 0
-    assert "digits" not in capsys.readouterr().out
-    assert "digits" not in (tmp_path / "report.csv").read_text()
+def test_report_of_some_experiments(folder, tmp_path, capsys):
+    for seed, name in ((7, "other"), (8, "third")):
+        commit(Ledger(open_store(str(folder))), 0, seed=seed, experiment=name)
+    for chosen in (["other"], ["other", "third"]):
+        named = [word for name in chosen for word in ("--experiment", name)]
+        assert main(["report", str(folder), "--out", str(tmp_path), *named]) == 0
+        printed, csv_text = capsys.readouterr().out, (tmp_path / "report.csv").read_text()
+        for name in ("digits", "other", "third"):
+            assert (name in printed) == (name in csv_text) == (name in chosen)
     assert main(["report", str(folder), "--out", str(tmp_path), "--experiment", "othre"]) == 1
-    assert capsys.readouterr().err == "error: --experiment must be one of digits, other, got 'othre'\n"
+    assert capsys.readouterr().err == "error: --experiment must be one of digits, other, third, got 'othre'\n"
 
 
 def test_report_tells_of_rounds_of_earlier_settings(folder, tmp_path, capsys):

@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -89,9 +89,10 @@ def run_job(flags: F, job: Callable[[F], int], make_smoke_data: Callable[[Path],
         return 143 if isinstance(stop, Terminated) else 130
 
 
-def write_report(flags: Flags, *more: str) -> int:
-    """What `orchestrator report` does, of the job's storage."""
+def write_report(flags: Flags, experiments: Iterable[Experiment]) -> int:
+    """What `orchestrator report` does, of these experiments: a storage may hold others as well."""
     from orchestrator.__main__ import main as command
 
     assert flags.report is not None
-    return command(["report", flags.storage, "--out", flags.report, *more])
+    named = [word for name in dict.fromkeys(e.name for e in experiments) for word in ("--experiment", name)]
+    return command(["report", flags.storage, "--out", flags.report, *named])

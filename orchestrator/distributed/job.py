@@ -41,7 +41,7 @@ def _job(experiment: Experiment, flags: Flags) -> int:
     experiment = flags.seeded(experiment)
     records = [record for replicate in experiment.replicates() for record in run(replicate, flags, console)]
     if flags.report:
-        return write_report(flags, "--experiment", experiment.name)
+        return write_report(flags, [experiment])
     print_table(records, console)
     return 0
 

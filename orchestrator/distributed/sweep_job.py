@@ -94,8 +94,9 @@ def run_search(experiment: Experiment, flags: SweepFlags, *, probes: int) -> int
         raise ConfigError("a search needs --target-accuracy or --max-drop, got neither")
     if flags.asha or flags.tracker:
         raise ConfigError("a search is one path after another: it takes neither --asha nor --tracker")
+    experiment = flags.seeded(experiment)
     found = search(
-        flags.seeded(experiment),
+        experiment,
         floor,
         flags.storage,
         flags.deployment(),
@@ -111,7 +112,7 @@ def run_search(experiment: Experiment, flags: SweepFlags, *, probes: int) -> int
         f"{found.rounds} rounds and {found.epochs} epochs looked at"
     )
     code = 0 if found.holds else 1
-    return max(code, write_report(flags)) if flags.report else code
+    return max(code, write_report(flags, [experiment, found.experiment])) if flags.report else code
 
 
 def show(result: SweepResult, flags: SweepFlags) -> int:
@@ -133,4 +134,5 @@ def show(result: SweepResult, flags: SweepFlags) -> int:
         highlight=False,
     )
     code = 1 if any(outcome.state == "failed" for outcome in result.outcomes) else 0
-    return max(code, write_report(flags)) if flags.report else code
+    begun = [outcome.experiment for outcome in result.outcomes if outcome.records]
+    return max(code, write_report(flags, begun)) if flags.report and begun else code
