@@ -1,6 +1,6 @@
 """A job as a user would write it, for tests to run and to kill: `python tests/faulty_job.py --storage S`.
 
-EPOCHS, ROUNDS and OPTIONS (JSON changes of the training) in the environment set its length and its faults.
+EPOCHS, ROUNDS and DATA_OPTIONS (JSON) in the environment set its length and its data.
 """
 
 import dataclasses
@@ -12,7 +12,6 @@ import tiny
 
 from orchestrator.distributed.job import main
 from orchestrator.pruning import Geometric
-from orchestrator.training.lr import Constant
 
 EXPERIMENT = tiny.with_training(
     dataclasses.replace(
@@ -24,8 +23,6 @@ EXPERIMENT = tiny.with_training(
     ),
     epochs=int(os.environ.get("EPOCHS", "12")),
 )
-if "LR" in os.environ:
-    EXPERIMENT = tiny.with_training(EXPERIMENT, schedule=Constant(float(os.environ["LR"])))
 
 if __name__ == "__main__":
     sys.exit(main(EXPERIMENT, smoke=EXPERIMENT, doc=__doc__))

@@ -16,7 +16,7 @@ REPOSITORY = Path(__file__).parent.parent
 FAULTY_JOB = Path(__file__).parent / "faulty_job.py"
 
 # How often Ray Train looks whether a worker has died; its 2 s are long beside epochs of milliseconds.
-_OFTEN = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.05"}
+_OFTEN = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2"}
 
 
 def titled(processes: Iterable[psutil.Process], title: str) -> list[psutil.Process]:

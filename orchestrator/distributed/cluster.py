@@ -11,7 +11,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import replace
 
 import ray
@@ -23,6 +23,8 @@ from orchestrator.errors import ConfigError, ResourceError
 from orchestrator.storage.store import Store
 
 _NO_CLUSTER = "start one with `ray start --head`, or leave --address and RAY_ADDRESS unset for a local one"
+_CHDIR, _TRACKING = "RAY_CHDIR_TO_TRIAL_DIR", "RAY_TRAIN_ENABLE_STATE_TRACKING"
+_NOTICES = "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"
 WAIT_SECONDS = 20.0  # for nodes of a cluster that is just starting
 
 
@@ -32,12 +34,13 @@ def connect(address: str | None) -> bool:
     Returns whether a cluster was joined, whose nodes may still be starting. Raises ConfigError for an address that
     cannot be one, ResourceError for a cluster that does not answer or does not let this process in.
     """
-    os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")  # relative paths and modules mean what they mean here
+    os.environ.setdefault(_CHDIR, "0")  # relative paths and modules mean what they mean here
     if address in (None, "", "auto"):  # as in Ray, RAY_ADDRESS says which one is meant
         address = os.environ.get("RAY_ADDRESS") or address or "local"
     options = {"log_to_driver": False, "logging_level": logging.ERROR}
     joined, environment = address != "local", dict[str, str]()
-    os.environ.setdefault("RAY_TRAIN_ENABLE_STATE_TRACKING", "1" if joined else "0")  # the API's list of runs
+    os.environ.setdefault(_TRACKING, "1" if joined else "0")  # the API's list of runs
+    os.environ.setdefault(_NOTICES, "1" if joined else "0")  # of nodes that go: a process for each group of workers
     if not joined:
         # Ray asks for a token by default. One of its own leaves no file in the home folder and dies with the job.
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
@@ -50,7 +53,8 @@ def connect(address: str | None) -> bool:
         _knock(address)
     terminated = signal.getsignal(signal.SIGTERM)
     try:
-        with _changed_environment(environment):  # which the cluster's processes inherit
+        with _restored(*environment):  # the cluster's processes inherit it
+            os.environ.update(environment)
             ray.init(address=address, **options)
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, terminated)  # Ray's own would end the job without a word
@@ -69,15 +73,14 @@ def connect(address: str | None) -> bool:
 
 
 @contextlib.contextmanager
-def _changed_environment(changes: Mapping[str, str]) -> Iterator[None]:
-    """This process's environment with `changes`, while the block runs."""
-    before = {name: os.environ.get(name) for name in changes}
-    os.environ.update(changes)
+def _restored(*names: str) -> Iterator[None]:
+    """Gives these variables of the environment their values back when the block ends."""
+    before = {name: os.environ.get(name) for name in names}
     try:
         yield
     finally:
         for name, value in before.items():
-            os.environ.pop(name) if value is None else os.environ.update({name: value})
+            os.environ.pop(name, None) if value is None else os.environ.update({name: value})
 
 
 def _knock(address: str) -> None:
@@ -100,11 +103,12 @@ def connected(address: str | None) -> Iterator[bool]:
     if ray.is_initialized():
         yield True
         return
-    joined = connect(address)
-    try:
-        yield joined
-    finally:
-        ray.shutdown()
+    with _restored(_CHDIR, _TRACKING, _NOTICES):  # the next cluster may be of the other kind
+        joined = connect(address)
+        try:
+            yield joined
+        finally:
+            ray.shutdown()
 
 
 def placed(deployment: Deployment, store: Store, joined: bool) -> Deployment:

@@ -20,7 +20,7 @@ def ray() -> Iterator[None]:
     """One local Ray for the module; its workers find the tests' modules and report as often as short epochs need."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", os.pathsep.join(map(str, (HERE, HERE.parent, HERE.parents[1]))))
-        patch.setenv("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.05")
+        patch.setenv("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
         with cluster.connected(None):
             yield
 

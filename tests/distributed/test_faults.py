@@ -11,21 +11,14 @@ import pytest
 import tiny
 
 from orchestrator.distributed.job import main
+from orchestrator.experiment import Experiment
+from orchestrator.pruning import OneShot
 from orchestrator.storage.ledger import Ledger
 from orchestrator.storage.store import open_store
+from orchestrator.training.lr import Constant
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(400)]
-SHORT = {"EPOCHS": "3", "ROUNDS": "1"}
-
-
-def error_of(tmp_path, *args: str, env: dict[str, str] | None = None) -> str:
-    """The one sentence that a failing job ends with."""
-    code, output = job_runs.run(tmp_path / "log", *args, env={**SHORT, **(env or {})})
-    assert code == 1, output
-    assert "Traceback" not in output, output
-    errors = re.findall(r"^error: .*", output, flags=re.MULTILINE)
-    assert len(errors) == 1, output
-    return errors[0]
+SHORT = tiny.with_training(dataclasses.replace(tiny.EXPERIMENT, path=OneShot(0.7)), epochs=3)
 
 
 def hashes(storage: str) -> list[object]:
@@ -121,29 +114,52 @@ def test_a_storage_that_is_not_there_is_told_before_ray_starts(mistake, s3_uri, 
     assert "AWS_ENDPOINT_URL" in mistake("--storage", s3_uri)
 
 
+def only_error(output: str) -> str:
+    """The one sentence that a failing job ends with."""
+    assert "Traceback" not in output, output
+    (error,) = re.findall(r"^error: .*", output, flags=re.MULTILINE)
+    return error
+
+
 def test_more_workers_than_the_cluster_can_hold(tmp_path):
-    error = error_of(tmp_path, "--storage", "./runs", "--workers", "3", "--cpus-per-worker", "64")
-    assert "3 workers of 64 CPU each were asked for, and the cluster holds 0 of them" in error
+    code, output = job_runs.run(tmp_path / "log", "--workers", "3", "--cpus-per-worker", "64")
+    assert code == 1
+    expected = "3 workers of 64 CPU each were asked for, and the cluster holds 0 of them"
+    assert expected in only_error(output)
 
 
-def test_a_diverged_round_is_recorded_as_failed(tmp_path):
-    error = error_of(tmp_path, "--storage", "./runs", env={"LR": "1e30"})
-    assert "round 0 (density 1) diverged: training loss" in error
-    ledger = Ledger(open_store(str(tmp_path / "runs")))
+@pytest.fixture
+def short_job(ray, tmp_path, monkeypatch, capfd):
+    """Run a job in this process, on the module's Ray, with the storage tmp_path; returns exit code and output."""
+
+    def short_job(*args: str, experiment: Experiment = SHORT) -> tuple[int, str]:
+        monkeypatch.setattr("sys.argv", ["job", "--storage", str(tmp_path), *args])
+        code = main(experiment, smoke=experiment, doc=None)
+        return code, "".join(capfd.readouterr())
+
+    return short_job
+
+
+def test_a_diverged_round_is_recorded_as_failed(short_job, tmp_path):
+    code, output = short_job(experiment=tiny.with_training(SHORT, schedule=Constant(1e30)))
+    assert code == 1
+    assert "round 0 (density 1) diverged: training loss" in only_error(output)
+    ledger = Ledger(open_store(str(tmp_path)))
     assert ledger.records() == []
     assert [failure["round"] for failure in ledger.failures()] == [0]
 
 
-def test_a_sample_that_one_worker_cannot_use_ends_the_job(tmp_path):
-    error = error_of(tmp_path, "--storage", "./runs", env={"DATA_OPTIONS": '{"broken": 7}'})
-    assert "sample 7" in error
+def test_a_sample_that_one_worker_cannot_use_ends_the_job(short_job, tmp_path):
+    code, output = short_job(experiment=dataclasses.replace(SHORT, data_options={"broken": 7}))
+    assert code == 1
+    assert "sample 7" in (error := only_error(output))
     assert "this sample is broken" in error
-    assert Ledger(open_store(str(tmp_path / "runs"))).records() == []
+    assert Ledger(open_store(str(tmp_path))).records() == []
 
 
-def test_an_elastic_group_takes_what_there_is(tmp_path):
-    code, output = job_runs.run(tmp_path / "log", "--storage", "./runs", "--workers", "1:16", env=SHORT)
+def test_an_elastic_group_takes_what_there_is(short_job, tmp_path):
+    code, output = short_job("--workers", "1:16")
     assert code == 0, output
-    records = Ledger(open_store(str(tmp_path / "runs"))).records()
+    records = Ledger(open_store(str(tmp_path))).records()
     assert len(records) == 2
     assert records[-1].workers == min(16, os.cpu_count() or 1)

@@ -109,7 +109,8 @@ def test_digits_to_files_and_page(tmp_path):
     value = json.loads((tmp_path / "deploy" / "deploy.json").read_text())
     assert [network["name"] for network in value["networks"]] == ["dense", "unstructured", "channels"]
     assert {artifact["format"] for artifact in value["artifacts"]} >= {"packed", "packed-fp16", "onnx", "onnx-int8"}
-    assert all(artifact["accuracy"] > 0.8 for artifact in value["artifacts"])
+    measured = [artifact for artifact in value["artifacts"] if artifact["format"] != "coreml"]  # which needs a Mac
+    assert all(artifact["accuracy"] > 0.8 for artifact in measured)
     assert 'id="deployed"' in (tmp_path / "deploy" / "report.html").read_text()
 
 
