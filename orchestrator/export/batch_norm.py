@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 from collections import Counter
 
 from torch import fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torch.nn.utils.parametrize import is_parametrized
 
 from orchestrator.errors import ExportError
+from orchestrator.export.agreement import RELATIVE, answers, noise, relative_error
 from orchestrator.export.program import check_weights
 from orchestrator.training.checks import one_line
 
@@ -22,7 +23,8 @@ def fold_batch_norm(module: nn.Module) -> list[str]:
 
     W' = W * gamma / sqrt(var + eps) by output channel, b' = (b - mean) * gamma / sqrt(var + eps) + beta; the norm
     becomes an identity. Only where nothing else reads the convolution's output, each is used once, and no weight is
-    shared. A removed weight stays zero. The module goes into evaluation mode.
+    shared, computed by a parametrization, or seen by a hook. A removed weight stays zero. The module goes into
+    evaluation mode.
 
     Raises ExportError for a module whose flow cannot be traced (torch.fx).
     """
@@ -35,6 +37,8 @@ def fold_batch_norm(module: nn.Module) -> list[str]:
         ) from error
     calls = Counter(str(node.target) for node in graph.nodes if node.op == "call_module")
     owners = Counter(parameter for _, parameter in module.named_parameters(remove_duplicate=False))
+    named = dict(module.named_parameters(remove_duplicate=False))
+    owners.update(named[str(node.target)] for node in graph.nodes if node.op == "get_attr" and node.target in named)
     parts = dict(module.named_modules(remove_duplicate=False))
     folded: list[str] = []
     for node in graph.nodes:
@@ -47,22 +51,46 @@ def fold_batch_norm(module: nn.Module) -> list[str]:
             continue
         if calls[conv_name] > 1 or calls[norm_name] > 1 or any(owners[p] > 1 for p in conv.parameters()):
             continue
+        if any(is_parametrized(part) or part._forward_hooks or part._forward_pre_hooks for part in (conv, norm)):
+            continue
         _replace(module, conv_name, fuse_conv_bn_eval(conv, norm))
         _replace(module, norm_name, nn.Identity())
         folded.append(norm_name)
     return folded
 
 
-def for_inference(module: nn.Module) -> nn.Module:
-    """A copy of `module` on the CPU in evaluation mode, batch norm folded where its flow can be traced.
+def for_inference(module: nn.Module, input_shape: tuple[int, int, int]) -> nn.Module:
+    """A copy of `module` on the CPU in evaluation mode, batch norm folded where that leaves its function as it is.
 
-    Raises ExportError for a module without values (see `check_weights`).
+    Raises ExportError as `copied` does, and for a module that answers NaN or infinity to random images.
+    """
+    plain, folded = copied(module), copied(module)
+    try:
+        fold_batch_norm(folded)
+    except ExportError:  # what cannot be traced keeps its norms
+        return plain
+    return folded if is_same(folded, plain, input_shape) else plain
+
+
+def copied(module: nn.Module) -> nn.Module:
+    """A copy of `module` on the CPU in evaluation mode.
+
+    Raises ExportError for a module without values (see `check_weights`) or one that Python cannot copy.
     """
     check_weights(module)
-    copied = copy.deepcopy(module).cpu().eval()
-    with contextlib.suppress(ExportError):  # what cannot be traced keeps its norms
-        fold_batch_norm(copied)
-    return copied
+    try:
+        return copy.deepcopy(module).cpu().eval()
+    except Exception as error:
+        raise ExportError(
+            f"{type(module).__name__} cannot be copied ({one_line(error)[:200]}): make weights that hooks compute, as "
+            "weight_norm's or torch.nn.utils.prune's, plain parameters first"
+        ) from error
+
+
+def is_same(made: nn.Module, module: nn.Module, input_shape: tuple[int, int, int]) -> bool:
+    """Whether both say the same of random images, up to rounding."""
+    images = noise(input_shape)
+    return relative_error(answers(made, images), answers(module, images)) <= RELATIVE
 
 
 def _replace(module: nn.Module, name: str, part: nn.Module) -> None:

@@ -44,7 +44,7 @@ def save_coreml(module: nn.Module, path: str | Path, preprocessing: Preprocessin
             f"Core ML files need coremltools ({error}): pip install 'rewind-orchestrator[coreml]', on Linux or macOS"
         ) from None
     path = Path(path)
-    program = traced(for_inference(module), preprocessing, batch=1, dynamic=False)
+    program = traced(for_inference(module, preprocessing.input_shape), preprocessing, batch=1, dynamic=False)
     try:
         with quiet():
             passes = coremltools.PassPipeline.DEFAULT

@@ -16,10 +16,11 @@ from torch import Tensor, nn
 from torch.utils.data import Subset
 
 from orchestrator.errors import ConfigError, ExportError
+from orchestrator.export.agreement import RELATIVE, relative_error
 from orchestrator.export.coreml_file import save_coreml
 from orchestrator.export.files import appearing
 from orchestrator.export.measure import DataSource, labels_of, logits_of, measure
-from orchestrator.export.onnx_file import RELATIVE, relative_error, save_onnx, save_onnx_half, save_onnx_int8
+from orchestrator.export.onnx_file import save_onnx, save_onnx_half, save_onnx_int8
 from orchestrator.export.packed import save_packed
 from orchestrator.export.preprocessing import Preprocessing
 from orchestrator.export.program import check_weights
@@ -152,6 +153,9 @@ def _written(
     with tempfile.TemporaryDirectory() as spare:
         writer = _Writer(candidate, folder, Path(spare), data)
         for name in formats:
+            (folder / f"{candidate.name}{FORMATS[name]}").unlink(
+                missing_ok=True
+            )  # an earlier run's, of another network
             try:
                 yield name, writer.write(name)
             except ExportError as error:
@@ -172,6 +176,7 @@ def _measured(
             return Skipped(network=candidate.name, format=name, reason=said)
         accuracy, error = _accuracy(logits, data), relative_error(logits, reference)
         if name in FAITHFUL and (not error <= RELATIVE or abs(accuracy - _accuracy(reference, data)) > POINTS):
+            path.unlink()
             raise ExportError(
                 f"{path.name} does not do what the network does: it differs by {error:.1g} of the largest logit, "
                 f"{RELATIVE:g} is allowed"

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import copy
+import contextlib
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from orchestrator.errors import ExportError
-from orchestrator.export.batch_norm import for_inference
+from orchestrator.export.agreement import RELATIVE, answers, noise, relative_error
+from orchestrator.export.batch_norm import copied, for_inference
 from orchestrator.export.files import appearing
 from orchestrator.export.preprocessing import Preprocessing
 from orchestrator.export.program import check_weights, first_cause, quiet, traced
@@ -21,7 +22,7 @@ from orchestrator.export.runtimes import INPUT, OUTPUT
 from orchestrator.training.checks import one_line
 from orchestrator.training.state import model_tensors
 
-RELATIVE = 1e-4  # of the largest logit of an image: how far a float32 file may be from torch
+SMALLEST_HALF, LARGEST_HALF = 2.0**-24, 65504.0
 LARGEST = 2**31 - 1  # bytes of a protobuf message
 
 
@@ -38,35 +39,39 @@ def save_onnx(module: nn.Module, path: str | Path, preprocessing: Preprocessing,
     path = Path(path)
     check_weights(module)
     _check_size(sum(tensor.nbytes for tensor in model_tensors(module).values()), path)
-    exported = for_inference(module) if fold else copy.deepcopy(module).cpu().eval()
+    original = copied(module)
+    exported = for_inference(module, preprocessing.input_shape) if fold else original
     model = _model_of(exported, preprocessing)
     _strip(model)
     _describe(model, preprocessing)
     with appearing(path) as temporary:
         _write(model, temporary, path)
         _check(onnx, temporary, path)
-        generator = torch.Generator().manual_seed(0)
-        images = torch.randn((3, *preprocessing.input_shape), generator=generator)
-        with torch.no_grad():
-            expected = exported(images).numpy()
-        if not np.isfinite(expected).all():
-            raise ExportError("the network answers NaN or infinity to random images: it is of no use as a file")
-        error = relative_error(run_onnx(temporary, images), expected)
+        images = noise(preprocessing.input_shape)
+        error = relative_error(run_onnx(temporary, images), answers(original, images))
         if not error <= RELATIVE:  # nor NaN
             raise ExportError(f"{path.name} differs from the network by {error:.1g} of its largest output")
     return path
 
 
 def save_onnx_half(source: str | Path, path: str | Path) -> Path:
-    """Write the float32 file `source` with float16 weights and arithmetic; images and logits stay float32."""
+    """Write the float32 file `source` with float16 weights and arithmetic; images and logits stay float32.
+
+    Raises ExportError for a weight that float16 cannot hold, a `source` that cannot be read or converted, or if a
+    package is missing.
+    """
     onnx, _ = _packages()
     try:
         from onnxconverter_common import float16
     except ImportError as error:
         raise _missing(error) from None
-    path, model = Path(path), onnx.load(str(source))
-    with quiet():
-        half = float16.convert_float_to_float16(model, keep_io_types=True, disable_shape_infer=False)
+    path = Path(path)
+    with _converting(source, path):
+        model = onnx.load(str(source))
+        _check_half(onnx, model)
+        half = float16.convert_float_to_float16(
+            model, min_positive_val=SMALLEST_HALF, max_finite_val=LARGEST_HALF, keep_io_types=True
+        )
     with appearing(path) as temporary:
         _write(half, temporary, path)
         _check(onnx, temporary, path)
@@ -78,6 +83,9 @@ def save_onnx_int8(source: str | Path, path: str | Path, batches: Iterable[Tenso
 
     Post-training quantization (Jacob et al. 2018, section 3): `batches` are training images as the network sees them,
     (n, *input_shape) each; the range of every activation is what they reach.
+
+    Raises ExportError for no batches or some that are not finite, a `source` that cannot be read or quantized, or if a
+    package is missing.
     """
     onnx, _ = _packages()
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
@@ -87,29 +95,52 @@ def save_onnx_int8(source: str | Path, path: str | Path, batches: Iterable[Tenso
             self._batches = iter(batches)
 
         def get_next(self) -> dict[str, Any] | None:
-            batch = next(self._batches, None)
-            return None if batch is None else {INPUT: batch.numpy()}
+            if (batch := next(self._batches, None)) is None:
+                return None
+            if not batch.isfinite().all():
+                raise ExportError("images for int8 must be finite, got NaN or infinity")
+            return {INPUT: batch.numpy()}
 
     path = Path(path)
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, _converting(source, path):
         made = Path(folder, "int8.onnx")
-        with quiet():
-            quantize_static(
-                str(source),
-                str(made),
-                Reader(),
-                quant_format=QuantFormat.QDQ,
-                per_channel=True,
-                activation_type=QuantType.QInt8,
-                weight_type=QuantType.QInt8,
-            )
+        quantize_static(
+            str(source),
+            str(made),
+            Reader(),
+            quant_format=QuantFormat.QDQ,
+            per_channel=True,
+            activation_type=QuantType.QInt8,
+            weight_type=QuantType.QInt8,
+        )
         model = onnx.load(str(made))
-    del model.metadata_props[:]
-    model.metadata_props.extend(onnx.load(str(source), load_external_data=False).metadata_props)
+        del model.metadata_props[:]
+        model.metadata_props.extend(onnx.load(str(source), load_external_data=False).metadata_props)
     with appearing(path) as temporary:
         _write(model, temporary, path)
         _check(onnx, temporary, path)
     return path
+
+
+@contextlib.contextmanager
+def _converting(source: str | Path, path: Path) -> Iterator[None]:
+    """Errors of converters, which raise all kinds, as ExportError."""
+    try:
+        with quiet():
+            yield
+    except ExportError:
+        raise
+    except Exception as error:
+        raise ExportError(f"{path.name} cannot be made of {Path(source).name} ({first_cause(error)})") from error
+
+
+def _check_half(onnx: Any, model: Any) -> None:
+    """The converter would clip what float16 cannot hold."""
+    for tensor in model.graph.initializer:
+        if tensor.data_type == onnx.TensorProto.FLOAT:
+            largest = float(np.abs(onnx.numpy_helper.to_array(tensor)).max(initial=0))
+            if not largest <= LARGEST_HALF:
+                raise ExportError(f"float16 holds values up to {LARGEST_HALF:g}, but {tensor.name} has {largest:g}")
 
 
 def run_onnx(path: str | Path, images: Tensor) -> np.ndarray[Any, Any]:
@@ -118,12 +149,6 @@ def run_onnx(path: str | Path, images: Tensor) -> np.ndarray[Any, Any]:
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     found: np.ndarray[Any, Any] = session.run([OUTPUT], {INPUT: images.numpy()})[0]
     return found
-
-
-def relative_error(got: np.ndarray[Any, Any], expected: np.ndarray[Any, Any]) -> float:
-    """The largest difference, as a part of the largest logit of the same image; arrays (n, classes)."""
-    scale = np.abs(expected).max(axis=1, keepdims=True)
-    return float((np.abs(got - expected) / np.maximum(scale, np.finfo(np.float32).tiny)).max())
 
 
 def _model_of(module: nn.Module, preprocessing: Preprocessing) -> Any:

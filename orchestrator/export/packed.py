@@ -7,7 +7,6 @@ caller did not name, and nothing but the architecture's own sizes decides how mu
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import json
 from collections.abc import Mapping
@@ -21,7 +20,7 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from orchestrator.errors import ConfigError, DamagedError, ExportError
-from orchestrator.export.batch_norm import fold_batch_norm
+from orchestrator.export.batch_norm import copied, fold_batch_norm, is_same
 from orchestrator.export.files import appearing
 from orchestrator.export.preprocessing import Preprocessing
 from orchestrator.export.program import check_weights
@@ -78,18 +77,21 @@ def save_packed(
     `model` and `options` name the architecture, as in an Experiment; `channels` is the configuration of those that are
     left where some were removed (as `fewer_channels` gives it); `preprocessing` is ImageNet's if left out. `half`:
     weights of two or more dimensions as float16, biases and statistics of norms stay as they are. `fold`: batch norm is
-    folded into the convolutions first. Without either the loaded module is equal bit by bit.
+    folded into the convolutions first. Without either the loaded module is equal bit by bit, but for the sign of zeros.
 
     Raises ConfigError if `model` builds another network, ExportError for a weight that float16 cannot hold, a flow that
-    cannot be traced (`fold`), or a file that cannot be written.
+    cannot be traced or a function that would change (`fold`), or a file that cannot be written.
     """
     path = Path(path)
     given = preprocessing or Preprocessing.imagenet(module)
     network = Network(model, dict(options or {}), channels or {}, given, fold)
     check_weights(module)
     if fold:
-        module = copy.deepcopy(module)
-        fold_batch_norm(module)
+        folded = copied(module)
+        fold_batch_norm(folded)
+        if not is_same(folded, copied(module), given.input_shape):
+            raise ExportError("batch norm cannot be folded: that changes what the network says: leave `fold` out")
+        module = folded
     whole = model_tensors(module)
     if problem := _difference(_whole(whole), _whole(model_tensors(network.build()))):
         raise ConfigError(f"model, options and channels must build the network, got {model!r}: {problem}")
@@ -151,6 +153,8 @@ def _open(path: str | Path) -> tuple[Network, dict[str, Layout], Tensors]:
         header = json.loads(blob[8 : 8 + int.from_bytes(blob[:8], "little")])
         content = json.loads(header["__metadata__"]["packed"])
         number, digest = content["format"], content.pop("sha256")
+        if type(number) is not int or number < 1:
+            raise ValueError(f"format {number!r}")
         if number > FORMAT:
             raise DamagedError(f"{path} has format {number}, this one reads up to {FORMAT}: update rewind-orchestrator")
         if _digest(content, streams) != digest:
@@ -161,13 +165,14 @@ def _open(path: str | Path) -> tuple[Network, dict[str, Layout], Tensors]:
             raise ValueError("it does not say which model it holds")
         network = replace(network, preprocessing=Preprocessing(**content["preprocessing"]))
         return network, layouts, streams
-    except (SafetensorError, AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
+    except (SafetensorError, AttributeError, KeyError, OverflowError, RecursionError, TypeError, ValueError) as error:
         raise DamagedError(f"{broken} ({str(error)[:120]})") from error
 
 
 def _layout(dtype: str, shape: list[int], kept: int | None) -> Layout:
     layout = Layout(dtype, tuple(shape), kept)
-    if not all(isinstance(size, int) and size >= 0 for size in shape) or not 0 <= layout.stored <= layout.size:
+    counts = [*shape] if kept is None else [*shape, kept]
+    if not all(type(count) is int and count >= 0 for count in counts) or layout.stored > layout.size:
         raise ValueError(f"a tensor of shape {shape} cannot keep {kept} values")
     return layout
 

@@ -29,7 +29,7 @@ def save_pte(module: nn.Module, path: str | Path, preprocessing: Preprocessing) 
             "its own without constraints.txt"
         ) from None
     path = Path(path)
-    program = traced(for_inference(module), preprocessing, batch=1, dynamic=False)
+    program = traced(for_inference(module, preprocessing.input_shape), preprocessing, batch=1, dynamic=False)
     try:
         with quiet():
             lowered = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()]).to_executorch()

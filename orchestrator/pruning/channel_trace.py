@@ -11,6 +11,7 @@ import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -91,14 +92,14 @@ def _layers(network: nn.Module, image: Tensor) -> tuple[dict[str, Layer], int]:
     positions: Counter[nn.Module] = Counter()
     macs = 0
 
-    def count(layer: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+    def count(layer: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any], output: Any) -> None:
         nonlocal macs
         calls[layer] += 1
-        for weight, times in weight_uses(layer, inputs, output):
+        for weight, times in weight_uses(layer, inputs, named, output):
             positions[layer] += times
             macs += times * weight.numel()
 
-    hooks = [layer.register_forward_hook(count) for layer in network.modules()]
+    hooks = [layer.register_forward_hook(count, with_kwargs=True) for layer in network.modules()]
     with torch.no_grad():
         network(image)
     for hook in hooks:
@@ -179,18 +180,18 @@ def _in_order(groups: Iterable[Group], layers: Iterable[str]) -> list[Group]:
 
 
 def _confirmed(network: nn.Module, graph: ChannelGraph, input_shape: tuple[int, ...]) -> list[Group]:
-    """The groups of `graph` whose removal does what it should: all of them, or those that do so one by one."""
+    """The groups of `graph` whose removal does what it should: all of them, or those that do so with those before."""
     generator = torch.Generator().manual_seed(0)
     network = network.double()
     _randomise(network, generator)
     image = torch.randn((1, *input_shape), generator=generator, dtype=torch.float64)
     if _removal_is_masking(network, graph, image):
         return list(graph.groups)
-    return [
-        group
-        for group in graph.groups
-        if _removal_is_masking(network, ChannelGraph(graph.layers, (group,), graph.parameters, graph.macs), image)
-    ]
+    confirmed: list[Group] = []
+    for group in graph.groups:
+        if _removal_is_masking(network, replace(graph, groups=(*confirmed, group)), image):
+            confirmed.append(group)
+    return confirmed
 
 
 @torch.no_grad()
@@ -204,10 +205,27 @@ def _randomise(network: nn.Module, generator: torch.Generator) -> None:
             parameter.copy_(0.5 + drawn.abs())
 
 
-@torch.no_grad()
 def _removal_is_masking(network: nn.Module, graph: ChannelGraph, image: Tensor) -> bool:
-    """Whether every second channel gone gives the outputs of every second channel silenced."""
-    alive = [torch.arange(group.size) % 2 == 0 for group in graph.groups]
+    """Whether channels gone give the outputs of the same channels silenced: every second one, and two random halves.
+
+    Every second one alone would not tell a channel from the one two places on.
+    """
+    generator = torch.Generator().manual_seed(0)
+    return all(
+        _same_without(network, graph, image, alive)
+        for alive in (
+            [torch.arange(group.size) % 2 == 0 for group in graph.groups],
+            *([_random_half(group.size, generator) for group in graph.groups] for _ in range(2)),
+        )
+    )
+
+
+def _random_half(size: int, generator: torch.Generator) -> Tensor:
+    return torch.randperm(size, generator=generator) < size - size // 2
+
+
+@torch.no_grad()
+def _same_without(network: nn.Module, graph: ChannelGraph, image: Tensor, alive: Sequence[Tensor]) -> bool:
     masked = copy.deepcopy(network)
     tensors = dict(masked.named_parameters())
     for group, kept in zip(graph.groups, alive, strict=True):

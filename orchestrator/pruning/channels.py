@@ -118,9 +118,10 @@ def fewer_channels(
 ) -> tuple[nn.Module, Kept]:
     """A copy of `module` in which every layer has lost `ratio` of its channels, its lowest; and its configuration.
 
-    As trained as what is left of the weights: for sizes and speed, or as a beginning. Raises ConfigError as
-    `trace_channels` does.
+    As trained as what is left of the weights: for sizes and speed, or as a beginning. Raises ConfigError for a bad
+    `ratio` or `round_to`, and as `trace_channels` does.
     """
+    check_round_to(round_to)
     graph = trace_channels(module, input_shape)
     kept = keep_by_ratio(graph, dict(module.named_parameters()), ratio, round_to=round_to)
     return shrink(copy.deepcopy(module), kept), kept

@@ -119,7 +119,7 @@ def _observe(module: nn.Module, kept: Kept, noise: Tensor) -> tuple[dict[str, Te
     network = copy.deepcopy(module).cpu().double().eval()
     readers = {network.get_submodule(name): name for name, sides in kept.items() if "in" in sides}
     inputs: dict[str, Tensor] = {}
-    outputs: list[tuple[Tensor, str]] = []
+    outputs: list[tuple[Tensor, int, str]] = []  # with their version, which an activation in place changes
     norms: dict[str, _BatchNorm] = {}
     originals = dict(module.named_modules())
     names = {layer: name for name, layer in network.named_modules()}
@@ -127,11 +127,12 @@ def _observe(module: nn.Module, kept: Kept, noise: Tensor) -> tuple[dict[str, Te
     def read(layer: nn.Module, given: tuple[Any, ...], output: Tensor) -> None:
         if isinstance(layer, _BatchNorm) and layer.running_mean is not None:
             original: Any = originals[names[layer]]
-            norms.update({name: original for tensor, name in outputs if tensor is given[0]})
+            same = [name for tensor, version, name in outputs if tensor is given[0] and tensor._version == version]
+            norms.update(dict.fromkeys(same, original))
         elif layer in readers:
             seen = given[0].movedim(-1, 1) if isinstance(layer, nn.Linear) else given[0]
             inputs[readers[layer]] = seen.detach().clone().flatten(2) if seen.dim() > 2 else seen[:, :, None].clone()
-            outputs.append((output, readers[layer]))
+            outputs.append((output, output._version, readers[layer]))
 
     hooks = [layer.register_forward_hook(read) for layer in network.modules()]
     network(noise)

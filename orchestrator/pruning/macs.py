@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import inspect
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -19,23 +20,35 @@ class Macs(NamedTuple):
     effective: int
 
 
-def weight_uses(part: nn.Module, inputs: tuple[Any, ...], output: Any) -> Iterator[tuple[Tensor, int]]:
-    """(weight, how often each of its elements multiplies) in one call of `part`, as a forward hook sees it.
+def weight_uses(
+    part: nn.Module, inputs: tuple[Any, ...], named: Mapping[str, Any], output: Any
+) -> Iterator[tuple[Tensor, int]]:
+    """(weight, how often each of its elements multiplies) in one call of `part`, as a forward hook with kwargs sees it.
 
     A convolution's weight is used once for each output position (a transposed one's: input position), a linear
     layer's and an attention projection's once for each row. Biases, norms and the products of attention itself have
     no weights and do not count.
     """
-    if isinstance(part, _ConvNd):
-        places = inputs[0] if isinstance(part, _ConvTransposeNd) else output
-        yield part.weight, places[:, 0].numel()
+    if isinstance(part, _ConvTransposeNd):
+        given = _arguments(part, inputs, named)["input"]
+        yield part.weight, given.numel() // max(part.in_channels, 1)
+    elif isinstance(part, _ConvNd):
+        yield part.weight, output.numel() // max(part.out_channels, 1)
     elif isinstance(part, nn.Linear):
-        yield part.weight, output.numel() // part.out_features
+        yield part.weight, output.numel() // max(part.out_features, 1)
     elif isinstance(part, nn.MultiheadAttention):  # calls no layer of its own
-        rows = inputs[0].numel() // part.embed_dim
-        if part.in_proj_weight is not None:
-            yield part.in_proj_weight, rows
-        yield part.out_proj.weight, rows
+        given = _arguments(part, inputs, named)
+        rows = [given[name].numel() // given[name].shape[-1] for name in ("query", "key", "value")]
+        if part._qkv_same_embed_dim:
+            projections = part.in_proj_weight.chunk(3)
+        else:
+            projections = (part.q_proj_weight, part.k_proj_weight, part.v_proj_weight)
+        yield from zip(projections, rows, strict=True)
+        yield part.out_proj.weight, rows[0]
+
+
+def _arguments(part: nn.Module, inputs: tuple[Any, ...], named: Mapping[str, Any]) -> dict[str, Any]:
+    return inspect.signature(part.forward).bind(*inputs, **named).arguments
 
 
 @torch.no_grad()
@@ -46,14 +59,14 @@ def count_macs(module: nn.Module, input_shape: tuple[int, int, int]) -> Macs:
     """
     dense = effective = 0
 
-    def see(part: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+    def see(part: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any], output: Any) -> None:
         nonlocal dense, effective
-        for weight, uses in weight_uses(part, inputs, output):
+        for weight, uses in weight_uses(part, inputs, named, output):
             dense += uses * weight.numel()
             effective += uses * int(weight.count_nonzero())
 
     was_training = module.training
-    hooks = [part.register_forward_hook(see) for part in module.modules()]
+    hooks = [part.register_forward_hook(see, with_kwargs=True) for part in module.modules()]
     try:
         with own_randomness():
             module.eval()(torch.zeros((1, *input_shape)))

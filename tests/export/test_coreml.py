@@ -20,8 +20,8 @@ from torch import nn
 from orchestrator.errors import ExportError
 from orchestrator.export import deploy as deploying
 from orchestrator.export import fold_batch_norm, runtimes, save_coreml
+from orchestrator.export.agreement import relative_error
 from orchestrator.export.deploy import Candidate, deploy
-from orchestrator.export.onnx_file import relative_error
 from orchestrator.export.proof import Deployment
 from orchestrator.export.runtimes import not_run, runtime_of
 from orchestrator.report.deployed import artifact_line

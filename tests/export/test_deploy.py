@@ -313,6 +313,7 @@ def test_a_file_that_does_something_else_is_found_out(tmp_path, monkeypatch):
     module[0].weight.data.neg_()
     with pytest.raises(ExportError, match=r"n\.safetensors does not do what the network does"):
         deploy([given], tmp_path, formats=["packed"], source=SOURCE)
+    assert list(tmp_path.iterdir()) == [], "nobody takes it for good"
 
 
 def test_a_file_that_does_not_run(tmp_path):
@@ -335,7 +336,9 @@ def test_without_data_nothing_is_said_of_accuracy(tmp_path):
 
 def test_what_cannot_be_exported_is_left_out_with_its_reason(tmp_path):
     given = Candidate("n", networks.data_flow(4), "export.networks:data_flow", {}, networks.GREY)
+    (tmp_path / "n.onnx").write_bytes(b"of an earlier run")
     found = deploy([given], tmp_path)
+    assert not (tmp_path / "n.onnx").exists()
     assert [a.format for a in found.artifacts] == ["packed", "packed-fp16"]
     assert {s.format for s in found.skipped} >= {"onnx", "onnx-fp16", "onnx-int8"}
     assert all("cannot be exported" in s.reason for s in found.skipped if s.format not in EXTRAS)

@@ -51,6 +51,22 @@ def test_every_norm_of_a_network(spec, norms):
         torch.testing.assert_close(module(images), expected, rtol=1e-3, atol=1e-4 * expected.abs().max().item())
 
 
+@pytest.mark.parametrize("hidden", ["hook", "parametrized", "functional"])
+def test_not_where_something_else_sees_the_weight_or_the_output(hidden):
+    class Functional(nn.Sequential):
+        def forward(self, x):
+            return super().forward(x) + nn.functional.conv2d(x, self[0].weight)
+
+    module = settled((Functional if hidden == "functional" else nn.Sequential)(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)))
+    if hidden == "hook":
+        module[0].register_forward_hook(lambda part, inputs, output: output.relu())
+    elif hidden == "parametrized":
+        nn.utils.parametrizations.weight_norm(module[0])
+    expected = module(torch.ones(1, *networks.SHAPE))
+    assert fold_batch_norm(module) == []
+    assert torch.equal(module(torch.ones(1, *networks.SHAPE)), expected)
+
+
 def test_a_flow_that_depends_on_the_data():
     with pytest.raises(ExportError, match="the flow of DataFlow cannot be traced"):
         fold_batch_norm(networks.data_flow(4))

@@ -2,6 +2,7 @@
 
 import json
 import sys
+import warnings
 
 import numpy as np
 import pytest
@@ -11,8 +12,9 @@ from export.networks import GREY, settled
 from torch import nn
 
 from orchestrator.errors import ExportError
-from orchestrator.export import onnx_file, save_onnx, save_onnx_half, save_onnx_int8
-from orchestrator.export.onnx_file import relative_error, run_onnx
+from orchestrator.export import batch_norm, fold_batch_norm, onnx_file, save_onnx, save_onnx_half, save_onnx_int8
+from orchestrator.export.agreement import relative_error
+from orchestrator.export.onnx_file import run_onnx
 from orchestrator.pruning import fewer_channels
 from orchestrator.training.models import build_model
 
@@ -100,6 +102,104 @@ def test_float16_and_int8_are_smaller_and_near(tmp_path, resnet):
         assert 1e-6 < relative_error(got, expected) < error, "other arithmetic, but not by much"
 
 
+def test_a_weight_that_float16_cannot_hold_is_told(tmp_path):
+    module = nn.Sequential(nn.Flatten(), nn.Linear(192, 4))
+    with torch.no_grad():
+        module[1].weight[0, :2] = torch.tensor([60_000.0, 3e-8])  # the converter alone would make them 1e4 and 1e-7
+        module[1].bias.zero_()
+    path = save_onnx(module, tmp_path / "n.onnx", GREY)
+    half = save_onnx_half(path, tmp_path / "half.onnx")
+    (weight,) = [t for t in onnx.load(str(half)).graph.initializer if len(t.dims) == 2]
+    held = onnx.numpy_helper.to_array(weight)
+    assert np.array_equal(np.sort(held.ravel()), np.sort(module[1].weight.detach().half().numpy().ravel()))
+    with torch.no_grad():
+        module[1].weight[0, 0] = 70_000.0
+    with pytest.raises(ExportError, match=r"float16 holds values up to 65504, but .* has 70000"):
+        save_onnx_half(save_onnx(module, path, GREY), tmp_path / "other.onnx")
+    assert not (tmp_path / "other.onnx").exists()
+
+
+@pytest.mark.parametrize(
+    ("batches", "words"),
+    [
+        ([], r"int8\.onnx cannot be made of n\.onnx"),
+        ([torch.full((2, *networks.SHAPE), float("nan"))], "images for int8 must be finite"),
+        ([torch.zeros(2, 1, 4, 4)], r"int8\.onnx cannot be made of n\.onnx"),
+    ],
+    ids=["none", "nan", "another shape"],
+)
+def test_calibration_that_is_none_is_one_sentence(tmp_path, capfd, batches, words):
+    path = save_onnx(networks.tied(4), tmp_path / "n.onnx", GREY)
+    with pytest.raises(ExportError, match=words):
+        save_onnx_int8(path, tmp_path / "int8.onnx", batches)
+    assert [file.name for file in tmp_path.iterdir()] == ["n.onnx"]
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("content", [None, b"", b"no protobuf"])
+@pytest.mark.parametrize("precision", ["half", "int8"])
+def test_a_source_that_is_none_is_one_sentence(tmp_path, content, precision):
+    source, out = tmp_path / "n.onnx", tmp_path / "out.onnx"
+    if content is not None:
+        source.write_bytes(content)
+    with pytest.raises(ExportError, match=r"out\.onnx (cannot be made of n\.onnx|is not a valid ONNX file)"):
+        save_onnx_half(source, out) if precision == "half" else save_onnx_int8(source, out, [images(2)])
+    assert not (tmp_path / "out.onnx").exists()
+
+
+class HookedConvolution(nn.Sequential):
+    """A hook that the tracer of flows does not see, behind a convolution whose norm may not be folded."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__(nn.Conv2d(3, 4, 8), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4, num_classes))
+        self[0].register_forward_hook(lambda part, inputs, output: output.relu())
+
+
+class OldWeightNorm(nn.Sequential):
+    def __init__(self, num_classes: int) -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            conv = nn.utils.weight_norm(nn.Conv2d(3, 4, 8))
+        super().__init__(conv, nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4, num_classes))
+
+
+class NewWeightNorm(nn.Sequential):
+    def __init__(self, num_classes: int) -> None:
+        conv = nn.utils.parametrizations.weight_norm(nn.Conv2d(3, 4, 8))
+        super().__init__(conv, nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4, num_classes))
+
+
+class AttentionByName(nn.Module):
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(3, 1, batch_first=True)
+        self.head = nn.Linear(3, num_classes)
+
+    def forward(self, x):
+        rows = x.flatten(2).transpose(1, 2)
+        return self.head(self.attention(query=rows, key=rows, value=rows)[0].mean(1))
+
+
+@pytest.mark.parametrize("build", [HookedConvolution, NewWeightNorm, AttentionByName])
+def test_what_cannot_be_folded_is_written_as_it_is(tmp_path, build):
+    module = settled(build(4))
+    path = save_onnx(module, tmp_path / "n.onnx", GREY)
+    assert relative_error(run_onnx(path, images(3)), logits(module, images(3))) < 1e-4
+
+
+def test_a_fold_that_changes_the_function_is_not_kept(tmp_path, monkeypatch):
+    """Whatever folding does not know of: the file is held against the network as it was given."""
+    module = settled(networks.flow(4))
+
+    def wrong(folded):
+        fold_batch_norm(folded)
+        folded.conv1.bias.data += 1.0
+
+    monkeypatch.setattr(batch_norm, "fold_batch_norm", wrong)
+    path = save_onnx(module, tmp_path / "n.onnx", GREY)
+    assert relative_error(run_onnx(path, images(3)), logits(module, images(3))) < 1e-4
+
+
 def test_relative_error_is_of_the_largest_logit_of_the_same_image():
     expected = np.array([[1.0, -10.0], [100.0, 0.0]], np.float32)
     got = expected + np.array([[0.5, 0.0], [0.0, 1.0]], np.float32)
@@ -149,6 +249,7 @@ def without_values(num_classes):
         (Random, "n.onnx differs from the network by"),
         (Nan, "the network answers NaN or infinity to random images"),
         (OnlyTheFileIsNan, "n.onnx differs from the network by nan"),
+        (OldWeightNorm, r"OldWeightNorm cannot be copied \(.*make weights that hooks compute"),
         (without_values, r"has no values to write, as of .*weight: load them first"),
     ],
     ids=lambda value: getattr(value, "__name__", ""),

@@ -10,8 +10,8 @@ from export.networks import GREY, settled
 
 from orchestrator.errors import ExportError
 from orchestrator.export import save_pte
+from orchestrator.export.agreement import relative_error
 from orchestrator.export.measure import measure
-from orchestrator.export.onnx_file import relative_error
 from orchestrator.export.runtimes import runtime_of
 from orchestrator.training.models import build_model
 

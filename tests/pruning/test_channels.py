@@ -161,6 +161,9 @@ def test_a_removed_channel_is_one_that_says_nothing(spec, shape, options):
 def test_half_the_channels_of_a_network_in_one_call(resnet8, graph):
     smaller, kept = fewer_channels(resnet8, SMALL)
     assert kept == keep_by_ratio(graph, weights_of(resnet8), 0.5)
+    for round_to in (0, 8.0, True):
+        with pytest.raises(ConfigError, match=f"round_to must be a whole number of 1 or more, got {round_to}"):
+            fewer_channels(resnet8, SMALL, round_to=round_to)
     assert [m.out_channels for m in smaller.modules() if isinstance(m, nn.Conv2d)] == [
         m.out_channels // 2 for m in resnet8.modules() if isinstance(m, nn.Conv2d)
     ]
@@ -297,12 +300,13 @@ class Detached(nn.Module):
 class Shuffled(nn.Module):
     """Channels change places between two layers, which the dependency graph does not see."""
 
-    def __init__(self) -> None:
+    def __init__(self, shuffle, width) -> None:
         super().__init__()
-        self.conv1, self.conv2, self.fc = nn.Conv2d(1, 16, 3), nn.Conv2d(16, 16, 3), nn.Linear(16, 10)
+        self.conv1, self.conv2, self.fc = nn.Conv2d(1, width, 3), nn.Conv2d(width, 16, 3), nn.Linear(16, 10)
+        self.shuffle = shuffle
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        features = self.conv1(images).flip(1)
+        features = self.shuffle(self.conv1(images))
         return self.fc(self.conv2(features).mean(dim=(2, 3)))
 
 
@@ -340,8 +344,12 @@ def test_the_graph_is_the_same_in_another_process_with_other_hashes(graph):
     assert process.stdout.strip() == graph.identity
 
 
-def test_a_group_whose_removal_does_something_else_stays_whole():
-    graph = trace_channels(Shuffled(), SMALL)
+@pytest.mark.parametrize("width", [15, 16])  # of 15, turned round, every second channel is every second channel
+@pytest.mark.parametrize(
+    "shuffle", [lambda x: x.flip(1), lambda x: x.roll(2, 1), lambda x: torch.cat([x[:, 8:], x[:, :8]], 1)]
+)
+def test_a_group_whose_removal_does_something_else_stays_whole(shuffle, width):
+    graph = trace_channels(Shuffled(shuffle, width), SMALL)
     assert [group.members[0].layer for group in graph.groups] == ["conv2"]
 
 

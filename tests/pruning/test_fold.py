@@ -120,6 +120,16 @@ def test_a_reader_without_bias_or_norm_loses_the_constant_and_the_answer_says_so
     assert (first - second).abs().max() > 1e-3
 
 
+def test_a_norm_behind_an_activation_in_place_does_not_take_the_constant():
+    module = network(*block(0)[:4], nn.ReLU(inplace=True), nn.BatchNorm2d(8), *head())
+    silence(module, "0", [1, 5])
+    statistics = module[5].running_mean.clone()
+    _, removed, _, folding = both(module)
+    assert folding.lost == {"3": 2}
+    assert not folding.exact
+    assert torch.equal(removed[5].running_mean, statistics)
+
+
 class Gated(nn.Module):
     """Squeeze and excitation: what a silent channel emits is scaled, differently for every image."""
 

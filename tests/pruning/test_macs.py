@@ -28,17 +28,51 @@ def test_a_layer_that_is_used_twice_works_twice():
     assert count_macs(nn.Sequential(layer, layer), (1, 4, 4)).dense == 2 * 16
 
 
-def test_attention():
-    class Attention(nn.Module):
+class Attention(nn.Module):
+    """Queries from the image, keys and values from a memory of `rows` rows, or from the image where there is none."""
+
+    def __init__(self, rows=0, width=8, by_name=False, **options):
+        super().__init__()
+        self.attention = nn.MultiheadAttention(8, 2, batch_first=True, **options)
+        self.by_name = by_name
+        self.register_buffer("memory", torch.randn(1, rows, width) if rows else None)
+
+    def forward(self, x):
+        query = x.flatten(2).transpose(1, 2)
+        memory = query if self.memory is None else self.memory
+        if self.by_name:
+            return self.attention(key=memory, value=memory, query=query)[0]
+        return self.attention(query, memory, memory)[0]
+
+
+@pytest.mark.parametrize("by_name", [False, True])
+def test_attention(by_name):
+    own = Attention(by_name=by_name)
+    assert count_macs(own, (8, 3, 5)).dense == 15 * (3 * 8 * 8 + 8 * 8)
+    cross = Attention(7, by_name=by_name)
+    assert count_macs(cross, (8, 3, 5)).dense == (15 + 7 + 7 + 15) * 8 * 8
+    other_width = Attention(7, width=6, kdim=6, vdim=6, by_name=by_name)
+    with torch.no_grad():
+        other_width.attention.k_proj_weight[0] = 0
+    dense = 15 * 8 * 8 + 2 * 7 * 6 * 8 + 15 * 8 * 8
+    assert count_macs(other_width, (8, 3, 5)) == Macs(dense, dense - 7 * 6)
+
+
+def test_layers_called_by_name():
+    class Named(nn.Module):
         def __init__(self):
             super().__init__()
-            self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+            self.conv, self.up, self.head = nn.Conv2d(3, 2, 1), nn.ConvTranspose2d(2, 4, 2), nn.Linear(4, 5)
 
         def forward(self, x):
-            rows = x.flatten(2).transpose(1, 2)
-            return self.attention(rows, rows, rows)[0]
+            return self.head(input=self.up(input=self.conv(input=x)).mean((2, 3)))
 
-    assert count_macs(Attention(), (8, 3, 5)).dense == 15 * (3 * 8 * 8 + 8 * 8)
+    assert count_macs(Named(), (3, 4, 4)).dense == 16 * 6 + 16 * 2 * 4 * 4 + 20
+
+
+@pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
+def test_a_layer_without_outputs_does_nothing():
+    assert count_macs(nn.Sequential(nn.Flatten(), nn.Linear(48, 0)), (3, 4, 4)).dense == 0
 
 
 @pytest.mark.parametrize(("name", "macs"), [("resnet50", 4_089_184_256), ("mobilenet_v2", 300_774_272)])
