@@ -156,6 +156,13 @@ def export(
     data: Annotated[
         str | None, tyro.conf.arg(metavar="DIR", help="Where the data lies, for data sets that live in files.")
     ] = None,
+    trust: Annotated[
+        tyro.conf.UseAppendAction[tuple[str, ...]],
+        tyro.conf.arg(
+            metavar="MODULE:FUNCTION",
+            help="A function of yours that the rounds name, for their model or their data; again for more.",
+        ),
+    ] = (),
 ) -> int:
     """Write networks of rounds, and the dense one they come from, as files for users; measure each and show it.
 
@@ -166,9 +173,11 @@ def export(
     orchestrator export ./runs --out ./deploy
 
     orchestrator export ./runs --out ./deploy --round 3f2a --round 77b0 --formats packed onnx-int8
+
+    orchestrator export ./runs --out ./deploy --trust my_models:network --trust my_data:images
     """
     from orchestrator.export.deploy import deploy
-    from orchestrator.export.rounds import find_round, side_by_side, source_of
+    from orchestrator.export.rounds import check_code, dense_round, find_round, side_by_side, source_of
     from orchestrator.report import path_records
     from orchestrator.report.deployed import artifact_line, recommended_rounds, round_line
 
@@ -179,6 +188,7 @@ def export(
         return 0
     every = ledger.records() if round else []
     chosen = [find_round(every, key) for key in round] or recommended_rounds(records)
+    check_code([*chosen, *(dense_round(ledger, record) for record in chosen)], trust)
     source = source_of(chosen, data)
     networks = side_by_side(ledger, chosen, source.load())
     for record in chosen:

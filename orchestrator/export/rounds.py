@@ -16,7 +16,7 @@ from orchestrator.pruning.channel_graph import UNITS
 from orchestrator.pruning.shrink import shrink
 from orchestrator.storage.ledger import Ledger, Record
 from orchestrator.training.data import Data
-from orchestrator.training.models import build_model
+from orchestrator.training.models import TORCHVISION, build_model
 from orchestrator.training.state import model_tensors
 
 _STRUCTURES = {  # by the name of the selection
@@ -47,6 +47,22 @@ def dense_round(ledger: Ledger, record: Record) -> Record:
             raise DamagedError(f"rounds/{record.parent}/record.json, the parent of {record.key[:12]}, is missing")
         record = parent
     return record
+
+
+def check_code(records: Iterable[Record], trusted: Iterable[str] = ()) -> None:
+    """Raise ConfigError if a record names a function, of "package.module:function", that is not `trusted`.
+
+    Who can write to a storage must not choose what runs here.
+    """
+    trusted = set(trusted)
+    for record in records:
+        for name in ("model", "data"):
+            spec = str(_setting(record, name))
+            if ":" in spec and not spec.startswith(TORCHVISION) and spec not in trusted:
+                raise ConfigError(
+                    f"round {record.key[:12]} names a function for its {name}, {spec!r}: pass --trust {spec} "
+                    "if that is code of yours that may run here"
+                )
 
 
 def source_of(records: Sequence[Record], root: str | None) -> DataSource:

@@ -22,7 +22,15 @@ from orchestrator.export.deploy import FORMATS, Candidate, deploy
 from orchestrator.export.measure import DataSource, labels_of, logits_of, measure
 from orchestrator.export.packed import read_network
 from orchestrator.export.proof import Deployment
-from orchestrator.export.rounds import candidate, dense_round, find_round, side_by_side, source_of, structure
+from orchestrator.export.rounds import (
+    candidate,
+    check_code,
+    dense_round,
+    find_round,
+    side_by_side,
+    source_of,
+    structure,
+)
 from orchestrator.export.runtimes import not_run
 from orchestrator.pruning import Channels, Filters, Geometric, Global, Layerwise, NofM, OneShot
 from orchestrator.report.deployed import recommended_round, recommended_rounds
@@ -33,6 +41,7 @@ from orchestrator.training.lr import StepDecay
 from orchestrator.training.state import model_tensors
 
 pytestmark = pytest.mark.timeout(240)
+TRUST = ["--trust", "tiny:model", "--trust", "tiny:data"]
 SOURCE = DataSource("tiny:data", {}, None)
 WITH_EXECUTORCH = importlib.util.find_spec("executorch") is not None
 EXTRAS = {"pte": ("executorch", "mobile"), "coreml": ("coremltools", "coreml")}  # package, extra
@@ -70,7 +79,9 @@ def exported(storage, ledger, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         printed = []
         patch.setattr("builtins.print", lambda *args, **options: printed.append(" ".join(map(str, args))))
-        assert main(["export", str(storage), "--out", str(folder), "--round", ledger.records()[-1].key[:9]]) == 0
+        assert (
+            main(["export", str(storage), *TRUST, "--out", str(folder), "--round", ledger.records()[-1].key[:9]]) == 0
+        )
     return folder, printed
 
 
@@ -152,7 +163,7 @@ def test_dense_masked_and_smaller_networks_side_by_side(smaller, tmp_path, capsy
     storage, ledger = smaller
     rounds = {structure(record): record for record in ledger.records()}
     chosen = [part for name in ("unstructured", "channels") for part in ("--round", rounds[name].key[:12])]
-    assert main(["export", str(storage), "--out", str(tmp_path), *chosen, "--formats", "packed", "onnx"]) == 0
+    assert main(["export", str(storage), *TRUST, "--out", str(tmp_path), *chosen, "--formats", "packed", "onnx"]) == 0
     printed = capsys.readouterr().out
     found = Deployment.load(tmp_path)
     dense, masked, fewer = found.networks
@@ -231,7 +242,7 @@ def test_a_record_whose_channels_do_not_fit_is_damage_that_names_the_file(smalle
 
 
 def test_the_recommended_round_is_the_default(storage, tmp_path, capsys):
-    assert main(["export", str(storage), "--out", str(tmp_path), "--formats", "packed"]) == 0
+    assert main(["export", str(storage), *TRUST, "--out", str(tmp_path), "--formats", "packed"]) == 0
     lines = capsys.readouterr().out.splitlines()
     marked = next(line.split()[1] for line in lines if line.strip().startswith("*"))
     assert f"round {marked}, " in lines[0]
@@ -253,7 +264,7 @@ def test_the_recommended_round_is_the_default(storage, tmp_path, capsys):
     ],
 )
 def test_wrong_flags_are_one_sentence(storage, tmp_path, capsys, args, words):
-    assert main(["export", str(storage), "--out", str(tmp_path), *args]) == 1
+    assert main(["export", str(storage), *TRUST, "--out", str(tmp_path), *args]) == 1
     err = capsys.readouterr().err
     assert err.startswith(f"error: {words}")
     assert err.count("\n") == 1
@@ -262,8 +273,22 @@ def test_wrong_flags_are_one_sentence(storage, tmp_path, capsys, args, words):
 
 @pytest.mark.skipif(WITH_EXECUTORCH, reason="executorch is here")
 def test_a_format_that_was_asked_for_must_be_there(storage, tmp_path, capsys):
-    assert main(["export", str(storage), "--out", str(tmp_path), "--formats", "pte"]) == 1
+    assert main(["export", str(storage), *TRUST, "--out", str(tmp_path), "--formats", "pte"]) == 1
     assert "pip install 'rewind-orchestrator[mobile]'" in capsys.readouterr().err
+
+
+def test_a_storage_does_not_decide_which_code_runs(storage, ledger, tmp_path, capsys):
+    record = ledger.records()[0]
+    hostile = dataclasses.replace(record, settings={**record.settings, "data": "os:mkdir"})
+    for trusted in (["tiny:model"], ["tiny:model", "tiny:data"]):
+        with pytest.raises(ConfigError, match="names a function for its data, 'os:mkdir': pass --trust os:mkdir if"):
+            check_code([record, hostile] if len(trusted) > 1 else [hostile], trusted)
+    check_code([hostile], ["tiny:model", "os:mkdir"])
+    check_code([dataclasses.replace(record, settings={"model": "torchvision:resnet18", "data": "digits"})])
+    for flags, spec in ((["--trust", "tiny:data"], "tiny:model"), (["--trust", "tiny:model"], "tiny:data")):
+        assert main(["export", str(storage), *flags, "--out", str(tmp_path / "out")]) == 1
+        assert capsys.readouterr().err.endswith(f"pass --trust {spec} if that is code of yours that may run here\n")
+    assert not (tmp_path / "out").exists()
 
 
 def test_other_data_is_refused(ledger):
@@ -383,7 +408,7 @@ def test_a_network_that_answers_nan_or_has_no_values_is_told(tmp_path):
 def test_a_folder_that_cannot_be_is_told_before_anything_is_measured(storage, tmp_path, capsys):
     (tmp_path / "file").write_text("mine")
     for out in (tmp_path / "file", tmp_path / "file" / "below", Path("/proc/nope")):
-        assert main(["export", str(storage), "--out", str(out)]) == 1
+        assert main(["export", str(storage), *TRUST, "--out", str(out)]) == 1
         said = f"error: --out must be a folder that can be written to, got '{out}' ("
         assert capsys.readouterr().err.startswith(said)
     assert (tmp_path / "file").read_text() == "mine"
@@ -412,7 +437,7 @@ def test_from_s3_to_files(storage, s3_uri, tmp_path, capsys):
         there.write(file, here.read(file))
     keys = [record.key for record in Ledger(there).records()]
     arguments = ["--out", str(tmp_path), "--round", keys[-1][:12], "--formats", "packed"]
-    assert main(["export", s3_uri, *arguments]) == 0
+    assert main(["export", s3_uri, *TRUST, *arguments]) == 0
     found = Deployment.load(tmp_path)
     assert [facts.origin["key"] for facts in found.networks] == [keys[0], keys[-1]]
     assert [artifact.accuracy for artifact in found.artifacts] == [facts.accuracy for facts in found.networks]
