@@ -67,7 +67,7 @@ def train_path(config: WorkerConfig) -> None:
                 data = load_data(config.experiment.data, config.experiment.data_options, root=config.data_root)
                 trainer = Trainer(config.experiment, data, device=device, loader_workers=config.loader_workers)
             request = link.request(key)
-            resume = newest_progress(store, key, partial(trainer.check, request))
+            resume = newest_progress(store, key, partial(trainer.check, request), trainer.most_bytes)
             if not group.same_everywhere(resume.place if resume else (0, 0), device):
                 resume = None  # one worker could not read the checkpoint: all begin the round anew
             if resume:

@@ -187,7 +187,7 @@ class Ledger:
 
     def snapshot(self, key: str, name: str) -> TrainState:
         """What `write_snapshot` kept. Raises DamagedError naming the file, MissingError."""
-        return unpack_snapshot(self.store.read(_snapshot(key, name)), _snapshot(key, name))
+        return self._read_snapshot(_snapshot(key, name))
 
     def verify(self) -> Iterator[tuple[str, str | None]]:
         """(file, None or what is wrong with it) for every record, every blob that a record names, every snapshot."""
@@ -211,7 +211,7 @@ class Ledger:
                     yield record.file(name), str(error)
         for file in self.store.list("snapshots/"):
             try:
-                unpack_snapshot(self.store.read(file), file)
+                self._read_snapshot(file)
                 yield file, None
             except DamagedError as error:
                 yield file, f"{error}; delete it to have it made again"
@@ -254,6 +254,14 @@ class Ledger:
                 f"({expected.bytes} bytes); restore it, or delete rounds/{record.key} to have the round trained again"
             )
         return data
+
+    def _read_snapshot(self, file: str) -> TrainState:
+        """Of a finished round: it has no more than the result and the gradients of all weights would take."""
+        record = None
+        with contextlib.suppress(DamagedError):  # told where the record itself is read
+            record = self.record(file.split("/")[1])
+        most = sum(blob.bytes for blob in record.blobs.values()) + 8 * record.prunable if record else 0
+        return unpack_snapshot(self.store.read(file, most + JSON_BYTES if record else None), file)
 
 
 def _snapshot(key: str, name: str) -> str:

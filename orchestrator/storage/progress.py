@@ -27,11 +27,16 @@ def write_progress(store: Store, progress: Progress) -> None:
             store.delete(other)
 
 
-def newest_progress(store: Store, key: str, check: Callable[[Progress], None] = lambda _: None) -> Progress | None:
-    """The furthest checkpoint of round `key` that is whole and of which `check` raises no DamagedError, or None."""
+def newest_progress(
+    store: Store, key: str, check: Callable[[Progress], None] = lambda _: None, most: int | None = None
+) -> Progress | None:
+    """The furthest checkpoint of round `key` that is whole and of which `check` raises no DamagedError, or None.
+
+    `most`: bytes that one may have.
+    """
     for file in reversed(store.list(_folder(key))):
         try:
-            progress = unpack_progress(store.read(file), file)
+            progress = unpack_progress(store.read(file, most), file)
             if progress.key != key:
                 raise DamagedError(f"it is of another round, {progress.key!r:.100}")
             check(progress)

@@ -22,13 +22,14 @@ from orchestrator.experiment import Experiment
 from orchestrator.pruning.channel_graph import Kept
 from orchestrator.rounds import EpochMetrics, Progress, RoundRequest, RoundResult, Tensors, TrainState
 from orchestrator.seeds import derive
+from orchestrator.storage.store import JSON_BYTES
 from orchestrator.training import group
 from orchestrator.training.batches import Batches, Split
 from orchestrator.training.data import Data
 from orchestrator.training.masked import Masked
 from orchestrator.training.models import build_model
 from orchestrator.training.rng import seed_all
-from orchestrator.training.state import check_state, put_state, take_state
+from orchestrator.training.state import check_state, model_tensors, put_state, take_state
 
 TakeProgress = Callable[[], Progress | None]  # a checkpoint, on the first worker; None on the others
 # (request, the epoch's metrics, training images per second over all workers, a function that takes a checkpoint)
@@ -126,6 +127,11 @@ class Trainer:
             gap_seconds=self._first_step - last_step if last_step and self._first_step else None,
             snapshots=snapshots,
         )
+
+    @property
+    def most_bytes(self) -> int:
+        """What a checkpoint of this model stays below by far: an optimizer has a few slots a weight, not ten."""
+        return 16 * sum(tensor.nbytes for tensor in model_tensors(self.module).values()) + JSON_BYTES
 
     def check(self, request: RoundRequest, progress: Progress) -> None:
         """Raise DamagedError unless `request` can go on from `progress`: storage may hold anything."""

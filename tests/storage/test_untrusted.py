@@ -246,6 +246,17 @@ def test_a_checkpoint_of_another_model_is_passed_over(
     assert file in caplog.text
 
 
+def test_a_checkpoint_that_is_too_large_is_passed_over(
+    driver: Driver, trainer: Trainer, caplog: pytest.LogCaptureFixture
+) -> None:
+    request, kept = driver.next_round(), []
+    trainer.train(request, on_epoch=lambda request, metrics, speed, take: kept.append(take()))
+    write_progress(driver.ledger.store, kept[0])
+    grow(driver.ledger, f"train/{request.key}/000099-00000000.safetensors", 1 << 40)
+    assert newest_progress(driver.ledger.store, request.key, most=trainer.most_bytes).place == (1, 0)
+    assert f"at most {trainer.most_bytes:,} belong there" in caplog.text
+
+
 def test_a_round_that_would_start_from_another_model_names_where_it_lies(driver: Driver, trainer: Trainer) -> None:
     dense = driver.next_round()
     result = trainer.train(dense)
@@ -318,6 +329,10 @@ def test_files_that_are_too_large_are_not_read(ledger: Ledger) -> None:
     grow(ledger, committed.file(MODEL), 1 << 40)
     with pytest.raises(DamagedError, match=rf"^{committed.file(MODEL)} is damaged: it has 1,099,511,627,776 bytes"):
         ledger.load(committed)
+    grow(ledger, f"snapshots/{KEY}/0.safetensors", 1 << 40)
+    with pytest.raises(DamagedError, match=rf"^snapshots/{KEY}/0.safetensors is damaged: .* at most "):
+        ledger.snapshot(KEY, "0")
+    assert any("snapshots/" in file and "delete it" in (problem or "") for file, problem in ledger.verify())
     grow(ledger, f"rounds/{KEY}/record.json", 1 << 40)
     with pytest.raises(DamagedError, match=rf"^rounds/{KEY}/record.json is damaged: .* at most {JSON_BYTES:,}"):
         ledger.record(KEY)
