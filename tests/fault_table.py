@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterable
 from datetime import datetime
 from pathlib import Path
@@ -54,7 +55,9 @@ def places(storage: str) -> list[str]:
 
 
 def in_mid_round(run: Any, storage: str) -> None:
+    """Some epochs are done, and the newest checkpoint is about as old as they are on average."""
     run.wait_for(lambda: [place for place in places(storage) if place >= "000004"], "some epochs are done", 150)
+    time.sleep(1.0)
 
 
 def check_ledger(storage: str, attempts: list[int]) -> None:

@@ -110,9 +110,12 @@ def run_worker(machines: Machines) -> psutil.Process:
     return workers[0]
 
 
+def everywhere(machines: Machines, title: str) -> list[psutil.Process]:
+    return [p for node in [*machines.nodes, machines.cluster.head_node] for p in children(node, title)]
+
+
 def actor(machines: Machines, title: str) -> psutil.Process:
-    found = [p for node in [*machines.nodes, machines.cluster.head_node] for p in children(node, title)]
-    return found[0]
+    return everywhere(machines, title)[0]
 
 
 def children(node: Any, title: str) -> list[psutil.Process]:
@@ -121,22 +124,33 @@ def children(node: Any, title: str) -> list[psutil.Process]:
     return []
 
 
+def off_the_head(machines: Machines, run: Any) -> psutil.Process:
+    """The driver actor. Ray places actors without CPUs where it likes: from the head, which a test of its own kills,
+    it is driven away by killing it."""
+    for _ in range(20):
+        found = actor(machines, "ray::DriverActor")
+        if machines.node_of(found) is not machines.cluster.head_node:
+            return found
+        found.kill()
+        run.wait_for(
+            lambda gone=found.pid: [p for p in everywhere(machines, "ray::DriverActor") if p.pid != gone],
+            "the actor is started again",
+        )
+    raise AssertionError("the actor was started again on the head 20 times")
+
+
 def test_the_driver_actors_node_dies(tmp_path, s3_uri):
-    """Its job's script runs on the head; Ray places actors without CPUs where it likes, so this one is waited for."""
+    """Its job's script runs on the head."""
     with started(3) as machines, job(tmp_path, machines, s3_uri, "--workers", "2") as run:
         in_mid_round(run, s3_uri)
-        node = machines.node_of(actor(machines, "ray::DriverActor"))
-        if node is machines.cluster.head_node:
-            actor(machines, "ray::DriverActor").kill()  # a head that dies is a test of its own
-            fault = time.time()
-        else:
-            fault = kill(node)
+        fault = kill(machines.node_of(off_the_head(machines, run)))
         assert run.wait(200) == 0, run.output()
         events = machines.events()
     seconds, repeated = cost(events, fault)
     regrouped = bool(restarts(events, fault))
     check_ledger(s3_uri, [2, 1] if regrouped else [1, 1])
-    what = "the actor, and the group, started again elsewhere" if regrouped else "the actor started again"
+    assert repeated < 10
+    what = "the actor, and the group, started again elsewhere" if regrouped else "the actor started again elsewhere"
     row("the driver actor's node dies", what, seconds, repeated)
 
 
@@ -168,15 +182,18 @@ def test_a_node_is_drained_with_notice(tmp_path, s3_uri):
 def test_a_node_joins(tmp_path, s3_uri):
     with started(1) as machines, job(tmp_path, machines, s3_uri, "--workers", "1:2", env={"EPOCHS": "90"}) as run:
         in_mid_round(run, s3_uri)
+        alone = actor(machines, "ray::RayTrainWorker")
         machines.add()
         joined = time.time()
+        run.wait_for(lambda: not alone.is_running(), "the smaller group is ended", 150)
+        ended = time.time()
         assert run.wait(350) == 0, run.output()
-        seconds, repeated = cost(machines.events(), joined)
+        (seconds, _), (_, repeated) = (cost(machines.events(), since) for since in (joined, ended))
         assert "images/s on 2 worker(s)" in run.output()
     records = Ledger(open_store(s3_uri)).records()
     assert records[-1].workers == 2
-    row("a node joins an elastic run", "the group started again, larger (Ray looks every 60 s)", seconds, None)
-    assert repeated < 90
+    assert 0 < repeated < 10, "the group does not know that it ends, so the last checkpoint is the last one in time"
+    row("a node joins an elastic run", "the group started again, larger (Ray looks every 60 s)", seconds, repeated)
 
 
 def test_the_head_dies_and_the_job_is_submitted_again(tmp_path, s3_uri):
@@ -187,13 +204,15 @@ def test_the_head_dies_and_the_job_is_submitted_again(tmp_path, s3_uri):
         for node in [machines.cluster.head_node, *machines.nodes]:
             kill(node)
         assert run.wait(150) != 0
+        events = machines.events()
     with started(2) as machines, job(tmp_path, machines, s3_uri, "--workers", "2") as run:
         assert run.wait(250) == 0, run.output()
-        resumed = next(e for e in machines.events() if e["message"] == "goes on from a checkpoint")
-        assert f"{resumed['epochs_done']:06d}" >= before[:6]
-        went_on = next(e for e in machines.events() if e["message"] == "epoch done")
-        row("the head and all nodes die", "the job submitted again to a new cluster", went_on["at"] - fault, None)
+        events += machines.events()
+    assert f"{restarts(events, fault)[0]['epochs_done']:06d}" >= before[:6]
+    seconds, repeated = cost(events, fault)
     check_ledger(s3_uri, [2, 1])
+    assert repeated < 10
+    row("the head and all nodes die", "the job submitted again to a new cluster", seconds, repeated)
 
 
 def test_the_storage_is_cut_off_for_thirty_seconds(tmp_path, s3_uri, fault_proxy):
