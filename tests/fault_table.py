@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.storage.ledger import Ledger
-from orchestrator.storage.store import open_store
+from orchestrator.storage.store import Store, open_store
 
 # Epochs of about a second, so that a fault comes in the middle of one.
 LONG = {"EPOCHS": "25", "ROUNDS": "1", "DATA_OPTIONS": '{"samples": 9600}'}
@@ -49,14 +49,16 @@ def cost(events: Events, fault: float) -> tuple[float, float]:
     return went_on["at"] - fault, max(0.0, fault - saved[-1]["at"])
 
 
-def places(storage: str) -> list[str]:
+def places(store: Store) -> list[str]:
     """Mid-round checkpoints, as epochs and steps."""
-    return [path.rsplit("/", 1)[1] for path in open_store(storage).list("train/") if path.endswith(".safetensors")]
+    return [path.rsplit("/", 1)[1] for path in store.list("train/") if path.endswith(".safetensors")]
 
 
 def in_mid_round(run: Any, storage: str) -> None:
     """Some epochs are done, and the newest checkpoint is about as old as they are on average."""
-    run.wait_for(lambda: [place for place in places(storage) if place >= "000004"], "some epochs are done", 150)
+    store = open_store(storage)
+    some = lambda: [place for place in places(store) if place >= "000004"]  # noqa: E731
+    run.wait_for(some, "some epochs are done", 200, pause=0.2)
     time.sleep(1.0)
 
 
@@ -64,4 +66,4 @@ def check_ledger(storage: str, attempts: list[int]) -> None:
     records = Ledger(open_store(storage)).records()
     assert {record.round: record.attempts for record in records} == dict(enumerate(attempts))
     assert all(problem is None for _, problem in Ledger(open_store(storage)).verify())
-    assert not places(storage)
+    assert not places(open_store(storage))

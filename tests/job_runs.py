@@ -67,13 +67,13 @@ class Job:
                 process.kill()
         psutil.wait_procs(processes, timeout=20)
 
-    def wait_for(self, condition: Callable[[], object], what: str, seconds: float = 120) -> None:
-        """Return as soon as `condition` holds while the job runs."""
+    def wait_for(self, condition: Callable[[], object], what: str, seconds: float = 120, pause: float = 0.005) -> None:
+        """Return as soon as `condition` holds while the job runs; `pause`: seconds between two looks."""
         deadline = time.monotonic() + seconds
         while not condition():
             assert self._popen.poll() is None, f"the job ended before: {what}\n{self.output()}"
             assert time.monotonic() < deadline, f"not in {seconds} s: {what}\n{self.output()}"
-            time.sleep(0.005)
+            time.sleep(pause)
 
 
 @contextlib.contextmanager

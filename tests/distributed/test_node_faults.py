@@ -199,7 +199,7 @@ def test_a_node_joins(tmp_path, s3_uri):
 def test_the_head_dies_and_the_job_is_submitted_again(tmp_path, s3_uri):
     with started(2) as machines, job(tmp_path, machines, s3_uri, "--workers", "2") as run:
         in_mid_round(run, s3_uri)
-        before = sorted(places(s3_uri))[-1]
+        before = sorted(places(open_store(s3_uri)))[-1]
         fault = time.time()
         for node in [machines.cluster.head_node, *machines.nodes]:
             kill(node)

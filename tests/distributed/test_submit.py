@@ -64,7 +64,7 @@ def wait_for(condition, what: str, seconds: float = 200):
 
 
 def secret_free(head: Head, store: Store) -> None:
-    """The planted secret is in no log of Ray's, no file in storage, no argument of a process."""
+    """The planted secret is in no log of Ray's and no file in storage; test_secrets.py looks further."""
     files = [path for path in head.folder.rglob("*") if path.is_file() and not path.is_socket()]
     assert any(path.name.startswith("worker-") for path in files)
     found = [str(path) for path in files if SECRET.encode() in path.read_bytes()]

@@ -1,0 +1,75 @@
+"""A planted secret key of the storage, looked for wherever a run leaves something that others may read."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import uuid
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import job_runs
+import psutil
+import pytest
+
+from orchestrator.storage.store import open_store
+
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
+WATCH = job_runs.REPOSITORY / "tests" / "pickle_watch"
+TRAINER, ACTOR = "WorkerConfig", "DriverActor"  # what must have been seen, or nothing is proven
+
+
+def test_a_planted_secret_is_found_nowhere(tmp_path, tmp_path_factory, s3_uri):
+    secret = f"planted-{uuid.uuid4().hex}"
+    paths = [WATCH, job_runs.REPOSITORY / "tests", job_runs.REPOSITORY]
+    folder, pickles = tmp_path_factory.mktemp("r"), tmp_path / "pickles"
+    pickles.mkdir()
+    environment = {
+        "AWS_SECRET_ACCESS_KEY": secret,
+        "RAY_TMPDIR": str(folder),
+        "PYTHONPATH": os.pathsep.join(map(str, paths)),
+        "PICKLE_WATCH": str(pickles),
+        "WATCHED": json.dumps([secret, TRAINER, ACTOR]),
+    }
+    with job_runs.running(
+        tmp_path / "log", "--storage", s3_uri, "--workers", "2", env={"EPOCHS": "40"} | environment
+    ) as run:
+        run.wait_for(lambda: "round 0 done" in run.output(), "the first round")
+        processes = run.processes()
+        assert any(secret in process.environ().values() for process in processes if readable(process))
+        assert not [line for process in processes if secret in (line := command_line(process))]
+        stores = list(object_stores(processes))
+        assert any(b"momentum_buffer" in content for content in stores), "tensors of the run are in it"
+        assert not [content for content in stores if secret.encode() in content]
+        assert run.wait() == 0, run.output()
+    seen = [name for file in pickles.iterdir() for name in file.read_text().split()]
+    assert {TRAINER, ACTOR} <= set(seen)
+    assert secret not in seen
+    assert secret not in run.output()
+    logs = [path for path in folder.rglob("*") if path.is_file() and not path.is_socket()]
+    assert any(path.name.startswith("worker-") for path in logs)
+    assert not [path for path in logs if secret.encode() in path.read_bytes()]
+    store = open_store(s3_uri)
+    assert not [path for path in store.list() if secret.encode() in store.read(path)]
+
+
+def readable(process: psutil.Process) -> bool:
+    with contextlib.suppress(psutil.Error):
+        return bool(process.environ())
+    return False
+
+
+def command_line(process: psutil.Process) -> str:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return " ".join(process.cmdline())
+    return ""
+
+
+def object_stores(processes: Iterable[psutil.Process]) -> Iterator[bytes]:
+    """What Ray's shared memory holds."""
+    for raylet in job_runs.titled(processes, "raylet"):
+        for descriptor in Path(f"/proc/{raylet.pid}/fd").iterdir():
+            with contextlib.suppress(OSError):
+                if "plasma" in os.readlink(descriptor):
+                    yield descriptor.read_bytes()
