@@ -28,10 +28,30 @@ class Deployed:
         return min(self.deployment.artifacts, key=lambda artifact: artifact.download_bytes)
 
     @cached_property
+    def dense_alike(self) -> Artifact | None:
+        """The dense network in the format of the smallest file."""
+        wanted = (self.dense.name, self.smallest.format)
+        return next((each for each in self.deployment.artifacts if (each.network, each.format) == wanted), None)
+
+    @cached_property
     def fastest(self) -> Artifact | None:
         """None if no file was run."""
         measured = self.deployment.measured
         return min(measured, key=lambda pair: pair[1].latency_p50)[0] if measured else None
+
+    @cached_property
+    def as_fast(self) -> int:
+        """How many other files take at most a tenth longer than the fastest: no more than two runs differ by."""
+        times = sorted(speed.latency_p50 for _, speed in self.deployment.measured)
+        return sum(time <= 1.1 * times[0] for time in times) - 1
+
+    @cached_property
+    def left_out(self) -> list[tuple[str, str, str]]:
+        """(format, reason, networks) of what is not there, each reason once."""
+        networks: dict[tuple[str, str], list[str]] = {}
+        for each in self.deployment.skipped:
+            networks.setdefault((each.format, each.reason), []).append(each.network)
+        return [(name, reason, ", ".join(of)) for (name, reason), of in networks.items()]
 
     @cached_property
     def unrun(self) -> bool:

@@ -13,8 +13,8 @@ if TYPE_CHECKING:  # the ledger imports torch
 
 TOLERANCE = 0.005  # half a point of accuracy
 RULE = (
-    "recommended: the smallest network whose validation accuracy is at most half a point below the dense one's. "
-    "Test accuracy is shown, never used to choose."
+    "recommended: the network with the fewest weights of those whose validation accuracy is at most half a point below "
+    "the dense one's. Test accuracy is shown, never used to choose."
 )
 
 

@@ -26,15 +26,14 @@ def test_a_planted_secret_is_found_nowhere(tmp_path, tmp_path_factory, s3_uri):
     folder, pickles = tmp_path_factory.mktemp("r"), tmp_path / "pickles"
     pickles.mkdir()
     environment = {
+        "EPOCHS": "15",
         "AWS_SECRET_ACCESS_KEY": secret,
         "RAY_TMPDIR": str(folder),
         "PYTHONPATH": os.pathsep.join(map(str, paths)),
         "PICKLE_WATCH": str(pickles),
         "WATCHED": json.dumps([secret, TRAINER, ACTOR]),
     }
-    with job_runs.running(
-        tmp_path / "log", "--storage", s3_uri, "--workers", "2", env={"EPOCHS": "40"} | environment
-    ) as run:
+    with job_runs.running(tmp_path / "log", "--storage", s3_uri, "--workers", "2", env=environment) as run:
         run.wait_for(lambda: "round 0 done" in run.output(), "the first round")
         processes = run.processes()
         assert any(secret in process.environ().values() for process in processes if readable(process))

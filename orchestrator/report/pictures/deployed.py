@@ -32,8 +32,18 @@ def deployed_pictures(deployment: Deployment) -> list[Picture]:
         f"median, {threads} of {speed.processor}, one image at a time",
         [(artifact, speed.latency_p50) for artifact, speed in deployment.measured],
         milliseconds,
+        _runtimes(deployment),
     )
     return [sizes, times]
+
+
+def _runtimes(deployment: Deployment) -> str:
+    """What ran what, if that was not one runtime for all."""
+    formats: dict[str, list[str]] = {}
+    for artifact, speed in deployment.measured:
+        formats.setdefault(speed.runtime.split()[0], []).append(artifact.format)
+    ran = [f"{', '.join(dict.fromkeys(names))} by {runtime}" for runtime, names in formats.items()]
+    return "Each in its own runtime: " + "; ".join(ran) + "." if len(formats) > 1 else ""
 
 
 def _bars(
@@ -43,11 +53,14 @@ def _bars(
     subtitle: str,
     shown: Sequence[tuple[Artifact, float]],
     text: Callable[[float], str],
+    note: str = "",
 ) -> Picture:
     artifacts, values = [artifact for artifact, _ in shown], [value for _, value in shown]
     networks = [facts.name for facts in deployment.networks if any(a.network == facts.name for a in artifacts)]
     colours = {network: LINES[place % len(LINES)] for place, network in enumerate(networks)}
-    figure, (axes,) = frame(title, subtitle, heights=(0.3 + 0.24 * len(artifacts),), left=1.85, right=0.3, legend=1)
+    figure, (axes,) = frame(
+        title, subtitle, heights=(0.3 + 0.24 * len(artifacts),), left=1.85, right=0.3, legend=1, note=note
+    )
     places = range(len(artifacts))
     bars = axes.barh(places, values, height=0.7, color=[colours[a.network] for a in artifacts], zorder=2)
     titles: dict[str, list[str]] = {}
@@ -64,7 +77,7 @@ def _bars(
     axes.xaxis.set_major_locator(_few())
     axes.xaxis.set_major_formatter(lambda tick, _: text(tick) if tick else "0")
     handles = [(next(bar for a, bar in zip(artifacts, bars, strict=True) if a.network == n), n) for n in networks]
-    legend(figure, axes, handles, 3)
+    legend(figure, axes, handles, 3, note=note)
     return Picture(f"deploy-{name}", f"{title}: {len(artifacts)} files", figure, titles)
 
 

@@ -20,7 +20,8 @@ def front_picture(task: Task) -> Picture:
     """Every network as a dot, those that no other beats joined by a line, the recommended one in a ring."""
     note = "On the line: no other network is both smaller and more accurate on validation."
     if task.choice:
-        note += " Dotted: the least accuracy\nthat a recommended network must have. Of those above it, the leftmost."
+        note += " Dotted: the least accuracy\nthat a recommended network must have. "
+        note += "Of those above it, the one with the fewest weights."
     title = "Accuracy against size of the model file"
     subtitle = f"{shorten(task.data, 24)}: validation accuracy; a dot is a round, the median of its seeds"
     figure, (axes,) = frame(title, subtitle, right=0.3, note=note)
