@@ -73,8 +73,10 @@ class LocalStore:
         with _told("read", place):
             try:
                 with open(place, "rb") as file:
-                    file.seek(start)
-                    data = file.read(size)
+                    data = b""
+                    if start + size <= os.fstat(file.fileno()).st_size:  # for any other size read() would make room
+                        file.seek(start)
+                        data = file.read(size)
             except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
                 raise MissingError(f"there is no file {place}") from None
         return whole_part(data, place, start, size)

@@ -6,7 +6,8 @@ import hashlib
 import io
 import json
 import os
-from collections.abc import Callable
+import zlib
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,7 +19,19 @@ from orchestrator.errors import ConfigError, DataError
 from orchestrator.storage.store import Store, open_store
 from orchestrator.training.data import fixed_order
 from orchestrator.training.images import Scan, scan
-from orchestrator.training.packed import BLOCK, CONTENTS, FORMAT, INDEX_SCHEMA, REQUESTS, SCHEMA, index_file, shard_file
+from orchestrator.training.packed import REQUESTS
+from orchestrator.training.packed_files import (
+    BLOCK,
+    CONTENTS,
+    FILES,
+    FORMAT,
+    INDEX_SCHEMA,
+    SCHEMA,
+    Array,
+    index_bytes,
+    index_file,
+    shard_file,
+)
 
 MB = 1 << 20
 
@@ -71,8 +84,7 @@ def _pack_split(
     store: Store, split: str, images: Scan, limit: int, packing: Packing, on_rows: Callable[[int], None]
 ) -> None:
     order = fixed_order(images.labels)
-    names = _text(images)
-    index = pa.table([[names[i] for i in order], images.labels[order]], schema=INDEX_SCHEMA)
+    names, index = _text(images), list[pa.Table]()
     with ThreadPoolExecutor(REQUESTS) as readers, ThreadPoolExecutor(1) as uploader:
         upload, shard = None, _Shard()
         for first in range(0, len(order), BLOCK):
@@ -80,9 +92,11 @@ def _pack_split(
             contents = list(readers.map(lambda i: _read(os.path.join(images.folder, names[i])), rows))
             for i, content in zip(rows, contents, strict=True):
                 packing.content.update(f"{names[i]}\0{images.labels[i]}\0".encode() + hashlib.sha256(content).digest())
-            shard.append(index.slice(first, BLOCK), contents)
+            index.append(shard.append([names[i] for i in rows], images.labels[rows], contents))
             on_rows(first + len(rows))
             if shard.size >= limit or first + BLOCK >= len(order):
+                if len(packing.files) == FILES:
+                    raise ConfigError(f"{split} has more than {FILES:,} files of --shard-mb {limit // MB}: take more")
                 if upload:
                     upload.result()  # one file on its way while the next is made, not more
                 rows_and_bytes, data = shard.finish()
@@ -91,17 +105,16 @@ def _pack_split(
                 shard = _Shard()
         if upload:
             upload.result()
-    sink = io.BytesIO()
-    pq.write_table(index, sink, compression="zstd")
-    store.write(index_file(split), sink.getvalue())
-    packing.index = hashlib.sha256(sink.getvalue()).hexdigest()
+    written = index_bytes(pa.concat_tables(index).combine_chunks())
+    store.write(index_file(split), written)
+    packing.index = hashlib.sha256(written).hexdigest()
 
 
 class _Shard:
     """A Parquet file in the making: images are compressed already, and found by their place, not by statistics."""
 
     def __init__(self) -> None:
-        self._sink = pa.BufferOutputStream()
+        self._sink = io.BytesIO()
         self._rows = 0
         self._writer = pq.ParquetWriter(
             self._sink,
@@ -115,19 +128,33 @@ class _Shard:
 
     @property
     def size(self) -> int:
-        return int(self._sink.tell())
+        return self._sink.tell()
 
-    def append(self, names_and_labels: pa.Table, images: list[bytes]) -> None:
-        """One block."""
-        block = names_and_labels.append_column(SCHEMA.field("image"), pa.array(images, pa.binary()))
-        self._writer.write_table(block, row_group_size=BLOCK)
+    def append(self, names: list[str], labels: Array, images: list[bytes]) -> pa.Table:
+        """One block, and the index of its rows."""
+        begin = self._sink.tell()
+        self._writer.write_table(pa.table([names, labels, images], schema=SCHEMA), row_group_size=BLOCK)
         self._rows += len(images)
+        with self._sink.getbuffer() as written:
+            starts = [begin + start for start in _places(images, bytes(written[begin:]))]
+        sizes, sums = [len(image) for image in images], [zlib.crc32(image) for image in images]
+        return pa.table([names, labels, starts, sizes, sums], schema=INDEX_SCHEMA)
 
     def finish(self) -> tuple[tuple[int, int], memoryview]:
         """(rows, bytes), and the bytes."""
         self._writer.close()
-        data = self._sink.getvalue()
-        return (self._rows, data.size), memoryview(data)
+        data = self._sink.getbuffer()
+        return (self._rows, data.nbytes), data
+
+
+def _places(images: list[bytes], written: bytes) -> Iterator[int]:
+    """Where each image begins: before it lie its length and, at times, the head of a Parquet page."""
+    place = 0
+    for image in images:
+        while not written.startswith(image, place):
+            place = written.index(image[:16], place + 1)
+        yield place
+        place += len(image)
 
 
 def _text(images: Scan) -> list[str]:

@@ -60,7 +60,7 @@ def test_a_part_of_a_file(store: Store, start: int, size: int) -> None:
     assert store.read_part("file", start, size) == whole[start : start + size]
 
 
-@pytest.mark.parametrize(("start", "size"), [(0, 1001), (999, 2), (1000, 1), (5000, 5)])
+@pytest.mark.parametrize(("start", "size"), [(0, 1001), (999, 2), (1000, 1), (5000, 5), (1, 1 << 40), (1 << 61, 5)])
 def test_a_part_that_is_not_there_is_damage(store: Store, start: int, size: int) -> None:
     store.write("file", bytes(1000))
     with pytest.raises(DamagedError, match=f"file ends before byte {start + size}: it was cut off"):

@@ -1,0 +1,148 @@
+"""Packing: what others find in the files, what is no image, and what an interrupted pack leaves."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from pyarrow.dataset import dataset
+
+from orchestrator.__main__ import main as command
+from orchestrator.errors import ConfigError, DataError
+from orchestrator.storage.store import open_store
+from orchestrator.training.pack import pack
+from orchestrator.training.packed import is_packed, open_packed
+from orchestrator.training.packed_files import BLOCK, CONTENTS, SCHEMA
+
+
+def test_others_read_the_images_as_they_were(folder: Path, packed: Path) -> None:
+    for split in ("train", "val"):
+        table = dataset(packed / split).to_table()  # as a folder
+        assert table.schema.equals(SCHEMA)
+        shards = sorted((packed / split).glob("[0-9]*.parquet"))
+        assert len(shards) > (split == "train")
+        assert all(shard.stat().st_size <= 2 << 20 for shard in shards)
+        files = {str(path.relative_to(folder / split)): path.read_bytes() for path in (folder / split).rglob("*.JPEG")}
+        assert len(table) == len(files)
+        assert dict(zip(table["name"].to_pylist(), table["image"].to_pylist(), strict=True)) == files
+        classes = sorted(path.name for path in (folder / split).iterdir())
+        assert [classes[label] for label in table["label"].to_pylist()] == [
+            name.split("/")[0] for name in table["name"].to_pylist()
+        ]
+        footers = [pq.read_metadata(shard) for shard in shards]
+        blocks = [footer.row_group(number).num_rows for footer in footers for number in range(footer.num_row_groups)]
+        assert blocks == [BLOCK] * (len(files) // BLOCK) + [len(files) % BLOCK]
+
+
+def test_any_run_of_rows_holds_every_class_in_its_share(packed: Path) -> None:
+    labels = open_packed(str(packed)).train.labels
+    share = np.bincount(labels) / len(labels)
+    for first in range(len(labels) - 40):
+        assert np.abs(np.bincount(labels[first : first + 40], minlength=3) - 40 * share).max() <= 2.5
+
+
+def test_the_same_folder_gives_the_same_bytes(folder: Path, packed: Path, tmp_path: Path) -> None:
+    pack(str(folder), str(tmp_path / "again"), shard_mb=1)
+    files = sorted(path.relative_to(packed) for path in packed.rglob("*") if path.is_file())
+    assert sorted(p.relative_to(tmp_path / "again") for p in (tmp_path / "again").rglob("*") if p.is_file()) == files
+    for file in files:
+        assert (tmp_path / "again" / file).read_bytes() == (packed / file).read_bytes()
+
+
+def test_a_killed_pack_is_no_data_set_and_is_not_written_over(folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    slow = (
+        "import sys, time, orchestrator.training.pack as p\n"
+        "p.pack(sys.argv[1], sys.argv[2], shard_mb=1, on_progress=lambda done, total: time.sleep(0.3))"
+    )
+    process = subprocess.Popen([sys.executable, "-c", slow, str(folder), str(out)], cwd=Path(__file__).parents[2])
+    deadline = time.monotonic() + 60
+    while not (out / "train" / "00000.parquet").exists():
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert not is_packed(str(out))
+    with pytest.raises(DataError, match=r"dataset.json is missing"):
+        open_packed(str(out))
+    with pytest.raises(ConfigError, match=r"out must be empty, it holds 1 file\(s\), such as train/00000.parquet"):
+        pack(str(folder), str(out))
+
+
+NAMES = [
+    '"quoted".jpg',
+    "a,b.jpg",
+    "a\nb.jpg",
+    "a\r\n.jpg",
+    " .jpg",
+    "ü/中.jpg",
+    "'.jpg",
+    "NULL.jpg",
+    "\\.jpg",
+    '".jpg',
+]
+
+
+def test_any_name_comes_back(folder: Path, tmp_path: Path) -> None:
+    (image,) = (folder / "train" / "cat").glob("007.JPEG")
+    for split in ("train", "val"):
+        for name in NAMES:
+            file = tmp_path / "images" / split / "only" / name
+            file.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(image, file)
+    pack(str(tmp_path / "images"), str(tmp_path / "out"))
+    split = open_packed(str(tmp_path / "out")).test
+    assert sorted(split.file_of(row).split(": only/")[1] for row in range(len(NAMES))) == sorted(NAMES)
+    assert {bytes(content) for content in split.block(0)} == {image.read_bytes()}
+
+
+def odd_name(root: Path) -> None:
+    (root / "train" / "cat" / "000.JPEG").rename(root / "train" / "cat" / os.fsdecode(b"\xff.JPEG"))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda root: (root / "train" / "cat" / "007.JPEG").write_bytes(b""), "cat/007.JPEG is empty: put the image"),
+        (lambda root: shutil.rmtree(root / "val" / "dog"), "must have the same classes; only one of them has dog"),
+        (odd_name, r"file names must be UTF-8 to be packed, got b'cat/\\xff.JPEG'"),
+    ],
+)
+def test_what_cannot_be_packed(folder: Path, tmp_path: Path, change: Callable[[Path], None], message: str) -> None:
+    root = Path(shutil.copytree(folder, tmp_path / "images"))
+    change(root)
+    with pytest.raises(DataError, match=message):
+        pack(str(root), str(tmp_path / "out"))
+    assert not (tmp_path / "out" / CONTENTS).exists()
+
+
+# The command.
+
+
+def test_the_command_packs_into_a_bucket_once(folder: Path, s3_uri: str, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["dataset", "pack", str(folder), s3_uri, "--shard-mb", "1"]
+    assert command(arguments) == 0
+    files = open_store(s3_uri).list()
+    assert CONTENTS in files
+    said = capsys.readouterr().out
+    assert re.fullmatch(rf"packed: 183 images, 2\.\d MB in {len(files) - 3} files: {s3_uri}\n", said)
+    assert command(arguments) == 1
+    assert f"error: {s3_uri} must be empty, it holds a packed data set already" in capsys.readouterr().err
+    assert command([*arguments[:3], s3_uri + "2", "--shard-mb", "0"]) == 1
+    assert "error: --shard-mb must be 1 or more, got 0" in capsys.readouterr().err
+
+
+def test_reading_and_packing_need_no_ray() -> None:
+    code = "import sys, orchestrator.training.pack; assert not [m for m in sys.modules if m.split('.')[0] == 'ray']"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])
