@@ -13,6 +13,7 @@ import jsonschema
 import pytest
 import yaml
 from manifests import REPOSITORY
+from ray.autoscaler._private.aws.config import DEFAULT_AMI, _check_ami
 from ray.autoscaler._private.util import prepare_config, validate_config
 
 TEXT = (REPOSITORY / "cluster.yaml").read_text()
@@ -60,6 +61,25 @@ def test_ec2_takes_every_node_config(node_type):
     assert "Invalid type" in run_instances_errors({**node_config, "BlockDeviceMappings": {"VolumeSize": 200}})
 
 
+def images(config: dict[str, Any]) -> list[str]:
+    """The image of each node type as EC2 is asked for it: Ray puts its own in place of some words."""
+    _check_ami(config)
+    return [node["node_config"]["ImageId"] for node in config["available_node_types"].values()]
+
+
+def test_ray_leaves_the_image_to_ec2():
+    named = {node["node_config"]["ImageId"] for node in aws()["available_node_types"].values()}
+    assert set(images(aws())) == named
+    (image,) = named
+    # The form that EC2 resolves: https://docs.aws.amazon.com/AWSEC2/latest/UserGuide/finding-an-ami.html
+    assert re.fullmatch(
+        r"resolve:ssm:/aws/service/deeplearning/ami/x86_64/base-\S+-ubuntu-2[4-9]\.04/latest/ami-id", image
+    )
+    old = aws()
+    old["available_node_types"]["gpu"]["node_config"]["ImageId"] = "latest_dlami"
+    assert images(old) == [image, DEFAULT_AMI[old["provider"]["region"]]]
+
+
 def complaints(config: dict[str, Any]) -> list[str]:
     """What the schemas do not see."""
     found = []
@@ -80,9 +100,13 @@ def complaints(config: dict[str, Any]) -> list[str]:
         found.append("a job cannot know what the autoscaler may add")
     if "--dashboard-host=127.0.0.1" not in start[0]:
         found.append("the dashboard listens to others")
-    installs = [command for command in config["setup_commands"] if "pip install" in command]
-    if not all("--constraint constraints.txt" in c or re.search(r"==[\d.]+$", c) for c in installs):
+    installs = [command for command in config["setup_commands"] if "install" in command]
+    if not all(
+        "--constraint constraints.txt" in c or re.search(r"/uv/\d+\.\d+\.\d+/install\.sh ", c) for c in installs
+    ):
         found.append("what is installed is not pinned")
+    if any("pip install" in c and "uv pip install" not in c for c in installs):
+        found.append("pip of a system's Python refuses to install")
     if re.search("AKIA|aws_secret|AWS_SECRET", str(config)):
         found.append("a secret stands in it")
     return found
@@ -98,7 +122,9 @@ def complaints(config: dict[str, Any]) -> list[str]:
         (lambda c: c.update(worker_start_ray_commands=["ray start"]), "without the token"),
         (lambda c: c.update(head_start_ray_commands=["RAY_AUTH_MODE=token ray start --head"]), "listens to others"),
         (lambda c: c.update(head_start_ray_commands=["ray start --head"]), "what the autoscaler may add"),
-        (lambda c: c["setup_commands"].append("pip install ray"), "not pinned"),
+        (lambda c: c["setup_commands"].append("uv pip install ray"), "not pinned"),
+        (lambda c: c["setup_commands"].append("curl https://astral.sh/uv/install.sh | sh"), "not pinned"),
+        (lambda c: c["setup_commands"].append("python3 -m pip install --user uv==0.13.9"), "refuses"),
         (lambda c: c["setup_commands"].append("export AWS_SECRET_ACCESS_KEY=x"), "a secret"),
     ],
 )

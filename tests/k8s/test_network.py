@@ -20,6 +20,7 @@ STRANGERS = {
     "a node's labels in another namespace": End({"rewind/role": "node"}, "default"),
     "a submitter's labels in another namespace": End({"rewind/role": "submitter"}, "default"),
     "another pod of the operator's namespace": End({"app": "web"}, "kuberay"),
+    "the operator's labels in another namespace": End(OPERATOR.labels, "default"),
     "the internet": INTERNET,
 }
 
@@ -97,6 +98,10 @@ def rules(documents, name, direction="ingress"):
         (lambda d: rules(d, "ray-nodes")[0]["from"].append({"podSelector": {}}), "a pod without labels -> 10001"),
         (lambda d: rules(d, "ray-nodes")[0]["from"].append({"namespaceSelector": {}}), "-> 52365"),
         (lambda d: rules(d, "ray-nodes")[1]["from"][1].pop("podSelector"), "another pod of the operator's"),
+        (
+            lambda d: rules(d, "ray-nodes")[1]["from"][1].update(namespaceSelector={}),
+            "the operator's labels in another namespace -> 8265",
+        ),
         (lambda d: rules(d, "ray-nodes")[2].pop("ports"), "prometheus -> 8265"),
         (
             lambda d: rules(d, "ray-nodes")[0]["from"].append({"ipBlock": {"cidr": "203.0.113.0/24"}}),
