@@ -1,12 +1,13 @@
 """The page as a file: whole in itself, the same each time, and no name in it is more than text."""
 
+import dataclasses
 import html.parser
 import json
 import re
 from importlib import resources
 
 import pytest
-from report.synthetic import HOSTILE, TECHNIQUES, all_paths, hostile_records, path_of, save, write
+from report.synthetic import HOSTILE, TECHNIQUES, all_paths, deployment, hostile_records, path_of, save, write
 
 from orchestrator.errors import OrchestratorError
 from orchestrator.report import path_records, tasks
@@ -142,3 +143,19 @@ def test_the_parts_of_the_page_name_no_host():
     for name in ("page.css", "page.html.j2", "page.js"):
         text = (resources.files("orchestrator.report.page") / name).read_text()
         assert not re.search(r"https?://|//cdn", text)
+
+
+def test_files_are_held_against_their_like(tmp_path):
+    found = deployment()
+    (one,) = found.skipped
+    found = dataclasses.replace(found, skipped=(dataclasses.replace(one, network="dense"), one))
+    page = save(path_of("fine-tuning", 0, 2, epochs=2), tmp_path, deployed=found)
+    assert "smallest to download: unstructured.packed; the dense network takes 88.7 MB as such a file" in page
+    assert "fastest, as good as 1 other within a tenth: dense.onnx" in page
+    assert "Each in its own runtime: packed by packed; onnx by onnx." in page
+    assert page.count("not installed") == 1
+    assert "Left out: dense, unstructured as pte: not installed" in page
+    found = dataclasses.replace(found, artifacts=found.artifacts[2:])
+    page = save(path_of("fine-tuning", 0, 2, epochs=2), tmp_path, deployed=found)
+    assert "; the dense network has 103 MB of weights" in page
+    assert "fastest: unstructured.onnx" in page
