@@ -14,6 +14,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from PIL import Image
 
 from orchestrator.errors import ConfigError, DataError
 from orchestrator.storage.store import Store, open_store
@@ -52,7 +53,7 @@ def pack(
 
     Image files are stored as they are; the same folder gives the same files. `on_progress(done, total)`: images.
     Whatever is interrupted lacks dataset.json and is no data set. Raises DataError for a folder not laid out so or a
-    file that cannot be read, ConfigError for an `out` that is not empty, StorageError.
+    file that is no image, whatever its name, ConfigError for an `out` that is not empty, StorageError.
     """
     if shard_mb < 1:
         raise ConfigError(f"--shard-mb must be 1 or more, got {shard_mb}")
@@ -96,7 +97,7 @@ def _pack_split(
             on_rows(first + len(rows))
             if shard.size >= limit or first + BLOCK >= len(order):
                 if len(packing.files) == FILES:
-                    raise ConfigError(f"{split} has more than {FILES:,} files of --shard-mb {limit // MB}: take more")
+                    raise ConfigError(f"{split} has more than {FILES:,} files of --shard-mb {limit // MB}: choose more")
                 if upload:
                     upload.result()  # one file on its way while the next is made, not more
                 rows_and_bytes, data = shard.finish()
@@ -136,7 +137,7 @@ class _Shard:
         self._writer.write_table(pa.table([names, labels, images], schema=SCHEMA), row_group_size=BLOCK)
         self._rows += len(images)
         with self._sink.getbuffer() as written:
-            starts = [begin + start for start in _places(images, bytes(written[begin:]))]
+            starts = [begin + start for start in _places(images, written[begin:])]
         sizes, sums = [len(image) for image in images], [zlib.crc32(image) for image in images]
         return pa.table([names, labels, starts, sizes, sums], schema=INDEX_SCHEMA)
 
@@ -147,12 +148,13 @@ class _Shard:
         return (self._rows, data.nbytes), data
 
 
-def _places(images: list[bytes], written: bytes) -> Iterator[int]:
+def _places(images: list[bytes], written: memoryview) -> Iterator[int]:
     """Where each image begins: before it lie its length and, at times, the head of a Parquet page."""
     place = 0
     for image in images:
-        while not written.startswith(image, place):
-            place = written.index(image[:16], place + 1)
+        while written[place : place + 16] != image[:16] or bytes(written[place : place + len(image)]) != image:
+            place += 1
+            assert place < len(written)
         yield place
         place += len(image)
 
@@ -170,6 +172,11 @@ def _read(file: str) -> bytes:
             content = opened.read()
     except OSError as error:
         raise DataError(f"{file} cannot be read: {error.strerror or error}") from error
-    if not content:
-        raise DataError(f"{file} is empty: put the image there again, or remove it")
+    try:
+        with Image.open(io.BytesIO(content)) as image:
+            image.verify()  # its head, and sums where it has some; decoding would take 5 to 50 times as long
+    except Exception as error:  # whatever its decoder finds
+        raise DataError(
+            f"{file} is no image, or a damaged one ({type(error).__name__}): put the image there again, or remove it"
+        ) from error
     return content

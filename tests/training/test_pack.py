@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 from pyarrow.dataset import dataset
 
 from orchestrator.__main__ import main as command
@@ -107,6 +108,21 @@ def test_any_name_comes_back(folder: Path, tmp_path: Path) -> None:
     assert {bytes(content) for content in split.block(0)} == {image.read_bytes()}
 
 
+def test_the_content_of_an_image_decides_and_not_its_name(folder: Path, tmp_path: Path) -> None:
+    root = Path(shutil.copytree(folder, tmp_path / "images"))  # ImageNet has a PNG whose name ends in .JPEG
+    Image.new("L", (9, 9)).save(root / "val" / "cat" / "000.JPEG", "PNG")
+    pack(str(root), str(tmp_path / "out"))
+    assert (root / "val" / "cat" / "000.JPEG").read_bytes() in open_packed(str(tmp_path / "out")).test.block(0)
+
+
+def damaged_png(root: Path) -> None:
+    file = root / "train" / "cat" / "000.png"
+    Image.new("RGB", (9, 9)).save(file)
+    content = bytearray(file.read_bytes())
+    content[50] ^= 1
+    file.write_bytes(content)
+
+
 def odd_name(root: Path) -> None:
     (root / "train" / "cat" / "000.JPEG").rename(root / "train" / "cat" / os.fsdecode(b"\xff.JPEG"))
 
@@ -114,7 +130,15 @@ def odd_name(root: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda root: (root / "train" / "cat" / "007.JPEG").write_bytes(b""), "cat/007.JPEG is empty: put the image"),
+        (lambda root: (root / "train" / "cat" / "007.JPEG").write_bytes(b""), "cat/007.JPEG is no image, or a damaged"),
+        (
+            lambda root: (root / "val" / "dog" / "x.jpg").write_text("a text"),
+            "val/dog/x.jpg is no image, or a dam",
+        ),
+        (
+            damaged_png,
+            r"cat/000.png is no image, or a damaged one \(SyntaxError\): put the image there again, or",
+        ),
         (lambda root: shutil.rmtree(root / "val" / "dog"), "must have the same classes; only one of them has dog"),
         (odd_name, r"file names must be UTF-8 to be packed, got b'cat/\\xff.JPEG'"),
     ],
