@@ -159,8 +159,7 @@ def _classes(folder: Path) -> list[str]:
     expected = f"expected {folder}/CLASS/*.jpg, one folder for each class"
     if not folder.is_dir():
         raise DataError(f"{folder} is not a folder: {expected}")
-    with os.scandir(folder) as entries:
-        names = sorted(entry.name for entry in entries if entry.is_dir())
+    names = [entry.name for entry in _entries(folder) if _leads(entry.is_dir)]
     if not names:
         raise DataError(f"{folder} holds no class folders: {expected}")
     return names
@@ -168,8 +167,9 @@ def _classes(folder: Path) -> list[str]:
 
 def _scan(folder: Path, classes: list[str]) -> tuple[Array, Array]:
     """Names (n,), as bytes relative to `folder`, sorted within a class, and labels (n,) of all images."""
+    above = {_identity(place) for place in (folder, *folder.resolve().parents)}
     with ThreadPoolExecutor(8) as pool:  # a network file system answers many questions at once
-        found = list(pool.map(lambda name: _images(folder, name), classes))
+        found = list(pool.map(lambda name: _images(folder, name, set(above)), classes))
     for name, files in zip(classes, found, strict=True):
         if not files:
             raise DataError(f"{folder / name} holds no images: expected files ending in {', '.join(IMAGE_ENDINGS)}")
@@ -177,9 +177,42 @@ def _scan(folder: Path, classes: list[str]) -> tuple[Array, Array]:
     return names, np.repeat(np.arange(len(classes)), [len(files) for files in found])
 
 
-def _images(folder: Path, name: str) -> list[str]:
-    found: list[str] = []
-    for place, _, files in os.walk(folder / name, followlinks=True):
-        inside = os.path.relpath(place, folder)
-        found += (f"{inside}/{file}" for file in files if file.lower().endswith(IMAGE_ENDINGS))
+def _images(folder: Path, name: str, seen: set[tuple[int, int]]) -> list[str]:
+    """The images of a class, through links too, but no folder twice and none of those `seen`: links may go round."""
+    found, ahead = list[str](), [name]
+    for inside in ahead:
+        if (identity := _identity(folder / inside)) in seen:
+            continue
+        seen.add(identity)
+        for entry in _entries(folder / inside):
+            if _leads(entry.is_dir):
+                ahead.append(f"{inside}/{entry.name}")
+            elif entry.name.lower().endswith(IMAGE_ENDINGS):
+                if not _leads(entry.is_file):  # to open a pipe would wait for ever
+                    raise DataError(f"{entry.path} must be a file or a link to one: put the image there, or remove it")
+                found.append(f"{inside}/{entry.name}")
     return sorted(found)
+
+
+def _entries(folder: Path) -> list[os.DirEntry[str]]:
+    """Sorted, so that the same folder gives the same images on every machine. Raises DataError."""
+    try:
+        with os.scandir(folder) as entries:
+            return sorted(entries, key=lambda entry: entry.name)
+    except OSError as error:
+        raise DataError(f"{folder} cannot be read: {error.strerror or error}") from error
+
+
+def _leads(there: Callable[[], bool]) -> bool:
+    try:
+        return there()
+    except OSError:  # a link to itself
+        return False
+
+
+def _identity(folder: Path) -> tuple[int, int]:
+    try:
+        found = os.stat(folder)
+    except OSError as error:
+        raise DataError(f"{folder} cannot be read: {error.strerror or error}") from error
+    return found.st_dev, found.st_ino

@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -59,7 +60,11 @@ def pack(
         raise ConfigError(f"--shard-mb must be 1 or more, got {shard_mb}")
     store = open_store(out)
     if found := store.list():
-        what = "a packed data set already" if CONTENTS in found else f"{len(found)} file(s), such as {found[0]}"
+        what = f"{len(found)} file(s), such as {found[0]}"
+        if CONTENTS in found:
+            what = "a packed data set already"
+        elif all(re.fullmatch(r"(train|val)/(\d{5}\.parquet|_index\.csv)", path) for path in found):
+            what += ", of a pack that was interrupted, which starts anew, or is still under way"
         raise ConfigError(f"{out} must be empty, it holds {what}: choose another place, or remove them first")
     classes, splits = scan(folder)
     packings = {split: Packing() for split in splits}

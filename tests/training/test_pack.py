@@ -21,6 +21,8 @@ from pyarrow.dataset import dataset
 from orchestrator.__main__ import main as command
 from orchestrator.errors import ConfigError, DataError
 from orchestrator.storage.store import open_store
+from orchestrator.training.data import load_data
+from orchestrator.training.images import scan
 from orchestrator.training.pack import pack
 from orchestrator.training.packed import is_packed, open_packed
 from orchestrator.training.packed_files import BLOCK, CONTENTS, SCHEMA
@@ -77,8 +79,58 @@ def test_a_killed_pack_is_no_data_set_and_is_not_written_over(folder: Path, tmp_
     assert not is_packed(str(out))
     with pytest.raises(DataError, match=r"dataset.json is missing"):
         open_packed(str(out))
-    with pytest.raises(ConfigError, match=r"out must be empty, it holds 1 file\(s\), such as train/00000.parquet"):
+    with pytest.raises(ConfigError, match=r"holds 1 file\(s\), such as train/00000.parquet, of a pack that was inter"):
         pack(str(folder), str(out))
+    (out / "notes.txt").touch()
+    with pytest.raises(ConfigError, match=r"must be empty, it holds 2 file\(s\), such as notes.txt: choose another"):
+        pack(str(folder), str(out))
+
+
+LINKS = ["..", "../..", "../../..", "/", "../cat", "deep", "loop", "nowhere"]
+
+
+@pytest.mark.timeout(60)
+def test_links_that_go_round_are_not_followed(folder: Path, tmp_path: Path) -> None:
+    root = Path(shutil.copytree(folder, tmp_path / "images"))
+    expected = scan(str(root))[1]["train"].names.tolist()
+    cat = root / "train" / "cat"
+    (cat / "deep").mkdir()
+    for number, target in enumerate(LINKS):
+        (cat / f"link{number}").symlink_to(target)
+        (cat / "deep" / f"link{number}").symlink_to(f"../{target}")
+    (cat / "loop").symlink_to("loop")
+    (root / "val" / "loop").symlink_to("loop")
+    assert scan(str(root))[1]["train"].names.tolist() == expected
+
+
+def test_linked_images_and_folders_are_packed_once(folder: Path, tmp_path: Path) -> None:
+    root = Path(shutil.copytree(folder, tmp_path / "images"))
+    cat = root / "train" / "cat"
+    shutil.copytree(folder / "val" / "dog", tmp_path / "elsewhere")
+    for link in ("a", "b"):
+        (cat / link).symlink_to(tmp_path / "elsewhere")
+    (cat / "one.jpg").symlink_to(tmp_path / "elsewhere" / "000.JPEG")
+    shutil.move(root / "val" / "cat", tmp_path / "class")
+    (root / "val" / "cat").symlink_to(tmp_path / "class")
+    found = scan(str(root))[1]
+    added = {*found["train"].names.tolist()} - {*scan(str(folder))[1]["train"].names.tolist()}
+    assert added == {b"cat/one.jpg", *(b"cat/a/%03d.JPEG" % number for number in range(4))}
+    assert len(found["val"].names) == 12
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("kind", ["pipe", "link to a pipe", "link to nothing", "link to itself"])
+@pytest.mark.parametrize("use", ["pack", "load"])
+def test_what_only_has_the_name_of_an_image_is_named(folder: Path, tmp_path: Path, kind: str, use: str) -> None:
+    root = Path(shutil.copytree(folder, tmp_path / "images"))
+    image, pipe = root / "train" / "cat" / "new.jpg", tmp_path / "pipe"
+    os.mkfifo(image if kind == "pipe" else pipe)
+    if kind != "pipe":
+        image.symlink_to(
+            {"link to a pipe": str(pipe), "link to nothing": "gone.jpg", "link to itself": "new.jpg"}[kind]
+        )
+    with pytest.raises(DataError, match=r"train/cat/new.jpg must be a file or a link to one: put the image there, or"):
+        pack(str(root), str(tmp_path / "out")) if use == "pack" else load_data("imagefolder", {}, root=str(root))
 
 
 NAMES = [
