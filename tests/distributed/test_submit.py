@@ -162,3 +162,19 @@ def test_a_wrong_token_is_told_by_the_job_itself(head, tmp_path, changes, messag
     assert code == 1, output
     assert message in output
     assert "Traceback" not in output
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"RAY_AUTH_TOKEN": "f" * 32}, "Authentication failed"),
+        ({"RAY_API_SERVER_ADDRESS": "http://127.0.0.1:9"}, "Failed to connect to Ray at address: http://127.0.0.1:9"),
+    ],
+    ids=["wrong token", "unreachable dashboard"],
+)
+def test_a_submission_that_is_not_let_in_says_why(head, tmp_path, changes, message):
+    """In Ray's words: our code does not run yet."""
+    refused = head.ray("job", "submit", "--submission-id", "refused", "--", "true", cwd=tmp_path, **changes)
+    assert refused.returncode == 1, refused.stdout
+    assert message in refused.stdout
+    assert "refused" not in {job["submission_id"] for job in head.get("/api/jobs/")}
