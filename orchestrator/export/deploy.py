@@ -83,6 +83,11 @@ def deploy(
     asked for and cannot be, for a float32 file that does not do what its network does, and for a network without
     values or with an answer that is not finite.
     """
+    if "litert" in formats:
+        raise ExportError(
+            "LiteRT files are not written: its converter wants an older torch or typing-extensions than are installed "
+            "here; phones with Android run onnx and pte files"
+        )
     if unknown := [name for name in formats if name not in FORMATS]:
         raise ConfigError(f"a format must be one of {', '.join(FORMATS)}, got {unknown[0]!r}")
     check_writable(folder, "--out")

@@ -405,6 +405,13 @@ def test_a_network_that_answers_nan_or_has_no_values_is_told(tmp_path):
         deploy([dataclasses.replace(given, module=module.to("meta"))], tmp_path, formats=["packed"])
 
 
+def test_litert_is_refused_with_its_reason(tmp_path):
+    given = Candidate("n", networks.tied(4), "export.networks:tied", {}, networks.GREY)
+    with pytest.raises(ExportError, match="LiteRT files are not written: its converter wants an older torch"):
+        deploy([given], tmp_path, formats=["packed", "litert"])
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_folder_that_cannot_be_is_told_before_anything_is_measured(storage, tmp_path, capsys):
     (tmp_path / "file").write_text("mine")
     for out in (tmp_path / "file", tmp_path / "file" / "below", Path("/proc/nope")):
