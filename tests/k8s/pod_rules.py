@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from manifests import K8S, Document, clusters, containers, one, pods
 from quantity import quantity
+from ray._private.ray_constants import DEFAULT_OBJECT_STORE_MEMORY_PROPORTION
 
 RAY_DRAIN_S = 30.0  # Ray's default of RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S
 _TEARDOWN_S = 10.0  # what Ray may need after its drain time, before Kubernetes kills it
@@ -46,6 +47,18 @@ def scratch(documents: list[Document]) -> Iterator[str]:
                 yield f"{pod.name}, {container['name']} has nowhere to write"
             if container["name"] in ("ray-head", "ray-worker") and mounts.get("/dev/shm") not in empty:
                 yield f"{pod.name} has 64 MiB of shared memory"
+
+
+def shared_memory(documents: list[Document]) -> Iterator[str]:
+    """Ray takes a share of a pod's memory for its objects, and keeps them on disk where /dev/shm is smaller."""
+    for pod in pods(documents):
+        if pod.role in ("head", "worker"):
+            container = pod.spec["containers"][0]
+            share = DEFAULT_OBJECT_STORE_MEMORY_PROPORTION * quantity(container["resources"]["limits"]["memory"])
+            mounts = {m["name"] for m in container.get("volumeMounts", []) if m["mountPath"] == "/dev/shm"}
+            sizes = [quantity(v["emptyDir"].get("sizeLimit", 0)) for v in volumes(pod.spec) if v["name"] in mounts]
+            if not sizes or sizes[0] < share:
+                yield f"{pod.name} keeps Ray's objects on disk: /dev/shm is smaller than {share / 2**30:.2f} GiB"
 
 
 def bounded(documents: list[Document]) -> Iterator[str]:

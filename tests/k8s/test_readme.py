@@ -6,7 +6,8 @@ import json
 import re
 
 import pytest
-from manifests import K8S, REPOSITORY, clusters, one, render
+from manifests import K8S, REPOSITORY, Pod, clusters, one, pods, render
+from quantity import quantity
 
 README = (K8S / "README.md").read_text()
 
@@ -38,6 +39,24 @@ def test_names_in_commands_are_names_of_objects():
     assert "s3://rewind/digits" in one(laptop, "RayJob")["spec"]["entrypoint"]
     title = json.loads(one(render("overlays/monitoring"), "ConfigMap")["data"]["dashboard.json"])["title"]
     assert f'"{title}"' in README
+
+
+def test_a_laptop_has_room_for_what_its_pods_ask_for():
+    laptop = render("overlays/laptop")
+    (workers,) = clusters(laptop)[0]["workerGroupSpecs"]
+
+    def asked(resource: str) -> float:
+        def of(pod: Pod) -> float:
+            requests = sum(quantity(c["resources"]["requests"][resource]) for c in pod.spec["containers"])
+            return requests * (workers["replicas"] if pod.role == "worker" else 1)
+
+        return sum(of(pod) for pod in pods(laptop))
+
+    cpus, memory = asked("cpu"), asked("memory")
+    assert f"4 CPUs and 12 GB: its pods ask for {cpus:g} and {memory / 2**30:g} GiB" in README
+    # KubeRay's operator asks for 0.1 CPU and 0.5 GiB, Kubernetes in one node of kind for 0.95 and 0.3.
+    assert cpus + 0.1 + 0.95 <= 4
+    assert memory + 0.8 * 2**30 <= 12e9
 
 
 def test_messages_and_times_are_as_told():

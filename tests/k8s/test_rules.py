@@ -12,6 +12,7 @@ from manifests import WITH_RAY, clusters, one, render
 RULES = [
     pod_rules.locked_down,
     pod_rules.scratch,
+    pod_rules.shared_memory,
     pod_rules.bounded,
     pod_rules.drained,
     pod_rules.checked,
@@ -105,6 +106,13 @@ MUTATIONS = [
     (P.scratch, IMAGENET, lambda d: env(submitter(d), "HOME", None), "has nowhere to write"),
     (P.scratch, IMAGENET, lambda d: container(worker(d))["volumeMounts"].pop(1), "64 MiB of shared memory"),
     (P.scratch, IMAGENET, lambda d: worker(d)["volumes"][0]["emptyDir"].pop("sizeLimit"), "fill its node's disk"),
+    (
+        P.shared_memory,
+        LAPTOP,
+        lambda d: head(d)["volumes"][1]["emptyDir"].update(sizeLimit="1Gi"),
+        "head keeps Ray's objects on disk: /dev/shm is smaller than 1.20 GiB",
+    ),
+    (P.shared_memory, IMAGENET, lambda d: container(worker(d))["volumeMounts"].pop(1), "on disk"),
     # Requests, limits, grace
     (
         P.bounded,
