@@ -169,8 +169,8 @@ def retried(documents: list[Document]) -> Iterator[str]:
                 yield "a job must be tried again, and its cluster taken down"
             if ("preRunningDeadlineSeconds" in spec) == queued:
                 yield "a job has a deadline to start exactly when it is in no queue"
-            if spec.get("suspend", False) != queued:
-                yield "a job is suspended exactly when a queue will start it"
+            if "suspend" in spec:
+                yield "to apply the job again would suspend it while it runs: Kueue suspends new jobs by itself"
             if len(document["metadata"]["name"]) > 47:
                 yield "KubeRay takes names of up to 47 characters"
 
