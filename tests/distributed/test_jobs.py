@@ -65,7 +65,7 @@ def test_the_comparison_on_digits_stopped_and_started_again(tmp_path, one_thread
     with job_runs.running(
         tmp_path / "stopped", *arguments, script=script, env={"RAY_JOB_STOP_WAIT_TIME_S": "20"}
     ) as job:
-        job.wait_for(ledger.records, "a round is committed")
+        job.wait_for(ledger.records, "a round is committed", pause=0.2)
         os.kill(job.processes()[0].pid, signal.SIGTERM)
         assert job.wait(60) == 143, job.output()
         assert job.output().count("the same command goes on from the last checkpoint") == 1
