@@ -177,7 +177,7 @@ def export(
     orchestrator export ./runs --out ./deploy --trust my_models:network --trust my_data:images
     """
     from orchestrator.export.deploy import deploy
-    from orchestrator.export.rounds import check_code, dense_round, find_round, side_by_side, source_of
+    from orchestrator.export.rounds import check_code, find_round, side_by_side, source_of, with_dense
     from orchestrator.report import path_records
     from orchestrator.report.deployed import artifact_line, recommended_rounds, round_line
 
@@ -188,9 +188,10 @@ def export(
         return 0
     every = ledger.records() if round else []
     chosen = [find_round(every, key) for key in round] or recommended_rounds(records)
-    check_code([*chosen, *(dense_round(ledger, record) for record in chosen)], trust)
-    source = source_of(chosen, data)
-    networks = side_by_side(ledger, chosen, source.load())
+    shown = with_dense(ledger, chosen)
+    check_code(shown, trust)
+    source = source_of(shown, data)
+    networks = side_by_side(ledger, shown, source.load())
     for record in chosen:
         print(round_line(record), flush=True)
     deploy(

@@ -36,11 +36,11 @@ def fold_batch_norm(module: nn.Module) -> list[str]:
             f"batch norm cannot be folded: the flow of {type(module).__name__} cannot be traced ({one_line(error)})"
         ) from error
     calls = Counter(str(node.target) for node in graph.nodes if node.op == "call_module")
-    owners = Counter(parameter for _, parameter in module.named_parameters(remove_duplicate=False))
     named = dict(module.named_parameters(remove_duplicate=False))
+    owners = Counter(named.values())
     owners.update(named[str(node.target)] for node in graph.nodes if node.op == "get_attr" and node.target in named)
     parts = dict(module.named_modules(remove_duplicate=False))
-    folded: list[str] = []
+    names: list[str] = []
     for node in graph.nodes:
         source = node.args[0] if node.op == "call_module" and node.args else None
         if not (isinstance(source, fx.Node) and source.op == "call_module" and len(source.users) == 1):
@@ -55,21 +55,32 @@ def fold_batch_norm(module: nn.Module) -> list[str]:
             continue
         _replace(module, conv_name, fuse_conv_bn_eval(conv, norm))
         _replace(module, norm_name, nn.Identity())
-        folded.append(norm_name)
-    return folded
+        names.append(norm_name)
+    return names
 
 
 def for_inference(module: nn.Module, input_shape: tuple[int, int, int]) -> nn.Module:
     """A copy of `module` on the CPU in evaluation mode, batch norm folded where that leaves its function as it is.
 
-    Raises ExportError as `copied` does, and for a module that answers NaN or infinity to random images.
+    Raises ExportError as `copied` does.
     """
-    plain, folded = copied(module), copied(module)
     try:
-        fold_batch_norm(folded)
-    except ExportError:  # what cannot be traced keeps its norms
-        return plain
-    return folded if is_same(folded, plain, input_shape) else plain
+        return folded(module, input_shape)
+    except ExportError:  # what cannot be folded keeps its norms
+        return copied(module)
+
+
+def folded(module: nn.Module, input_shape: tuple[int, int, int]) -> nn.Module:
+    """A copy of `module` with `fold_batch_norm` done, held against what it was on random images.
+
+    Raises ExportError as `copied` and `fold_batch_norm` do, or if it would say something else.
+    """
+    made, images = copied(module), noise(input_shape)
+    expected = answers(made, images)
+    fold_batch_norm(made)
+    if not relative_error(answers(made, images), expected) <= RELATIVE:
+        raise ExportError("batch norm cannot be folded: that changes what the network says")
+    return made
 
 
 def copied(module: nn.Module) -> nn.Module:
@@ -85,12 +96,6 @@ def copied(module: nn.Module) -> nn.Module:
             f"{type(module).__name__} cannot be copied ({one_line(error)[:200]}): make weights that hooks compute, as "
             "weight_norm's or torch.nn.utils.prune's, plain parameters first"
         ) from error
-
-
-def is_same(made: nn.Module, module: nn.Module, input_shape: tuple[int, int, int]) -> bool:
-    """Whether both say the same of random images, up to rounding."""
-    images = noise(input_shape)
-    return relative_error(answers(made, images), answers(module, images)) <= RELATIVE
 
 
 def _replace(module: nn.Module, name: str, part: nn.Module) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -123,8 +124,11 @@ class _Writer:
     def __init__(self, candidate: Candidate, folder: Path, spare: Path, data: Data | None) -> None:
         self._candidate, self._folder, self._spare, self._data = candidate, folder, spare, data
 
+    def path(self, name: str) -> Path:
+        return self._folder / f"{self._candidate.name}{FORMATS[name]}"
+
     def write(self, name: str) -> Path:
-        candidate, path = self._candidate, self._folder / f"{self._candidate.name}{FORMATS[name]}"
+        candidate, path = self._candidate, self.path(name)
         if name.startswith("packed"):
             return save_packed(
                 candidate.module,
@@ -158,12 +162,11 @@ def _written(
     with tempfile.TemporaryDirectory() as spare:
         writer = _Writer(candidate, folder, Path(spare), data)
         for name in formats:
-            (folder / f"{candidate.name}{FORMATS[name]}").unlink(
-                missing_ok=True
-            )  # an earlier run's, of another network
             try:
                 yield name, writer.write(name)
             except ExportError as error:
+                with contextlib.suppress(OSError):  # an earlier run's, of another network
+                    writer.path(name).unlink()
                 yield name, error
 
 

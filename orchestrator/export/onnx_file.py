@@ -17,7 +17,7 @@ from orchestrator.export.agreement import RELATIVE, answers, noise, relative_err
 from orchestrator.export.batch_norm import copied, for_inference
 from orchestrator.export.files import appearing
 from orchestrator.export.preprocessing import Preprocessing
-from orchestrator.export.program import check_weights, first_cause, quiet, traced
+from orchestrator.export.program import first_cause, quiet, traced
 from orchestrator.export.runtimes import INPUT, OUTPUT
 from orchestrator.training.checks import one_line
 from orchestrator.training.state import model_tensors
@@ -37,9 +37,8 @@ def save_onnx(module: nn.Module, path: str | Path, preprocessing: Preprocessing,
     """
     onnx, _ = _packages()
     path = Path(path)
-    check_weights(module)
-    _check_size(sum(tensor.nbytes for tensor in model_tensors(module).values()), path)
     original = copied(module)
+    _check_size(sum(tensor.nbytes for tensor in model_tensors(module).values()), path)
     exported = for_inference(module, preprocessing.input_shape) if fold else original
     model = _model_of(exported, preprocessing)
     _strip(model)

@@ -20,7 +20,7 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from orchestrator.errors import ConfigError, DamagedError, ExportError
-from orchestrator.export.batch_norm import copied, fold_batch_norm, is_same
+from orchestrator.export.batch_norm import fold_batch_norm, folded
 from orchestrator.export.files import appearing
 from orchestrator.export.preprocessing import Preprocessing
 from orchestrator.export.program import check_weights
@@ -87,11 +87,7 @@ def save_packed(
     network = Network(model, dict(options or {}), channels or {}, given, fold)
     check_weights(module)
     if fold:
-        folded = copied(module)
-        fold_batch_norm(folded)
-        if not is_same(folded, copied(module), given.input_shape):
-            raise ExportError("batch norm cannot be folded: that changes what the network says: leave `fold` out")
-        module = folded
+        module = folded(module, given.input_shape)
     whole = model_tensors(module)
     if problem := _difference(_whole(whole), _whole(model_tensors(network.build()))):
         raise ConfigError(f"model, options and channels must build the network, got {model!r}: {problem}")

@@ -49,6 +49,12 @@ def dense_round(ledger: Ledger, record: Record) -> Record:
     return record
 
 
+def with_dense(ledger: Ledger, records: Sequence[Record]) -> list[Record]:
+    """`records` after the dense rounds that they come from, every one once. Raises as `dense_round`."""
+    both = [*(dense_round(ledger, record) for record in records), *records]
+    return list({record.key: record for record in both}.values())
+
+
 def check_code(records: Iterable[Record], trusted: Iterable[str] = ()) -> None:
     """Raise ConfigError if a record names a function, of "package.module:function", that is not `trusted`.
 
@@ -88,18 +94,15 @@ def _setting(record: Record, name: str) -> Any:
 
 
 def side_by_side(ledger: Ledger, records: Sequence[Record], data: Data) -> list[Candidate]:
-    """The networks of `records`, each after the dense one that it comes from, every one once.
+    """The networks of `records`.
 
     Each is named after what was removed from it; of several with the same name every one has its key behind it.
-    Raises as `dense_round` and `candidate` do.
+    Raises as `candidate` does.
     """
-    found: dict[str, Record] = {}
-    for record in [*(dense_round(ledger, record) for record in records), *records]:
-        found.setdefault(record.key, record)
-    counts = Counter(map(structure, found.values()))
+    counts = Counter(map(structure, records))
     return [
         candidate(name if counts[name] == 1 else f"{name}-{record.key[:12]}", ledger, record, data)
-        for record in found.values()
+        for record in records
         if (name := structure(record))
     ]
 

@@ -30,6 +30,7 @@ from orchestrator.export.rounds import (
     side_by_side,
     source_of,
     structure,
+    with_dense,
 )
 from orchestrator.export.runtimes import not_run
 from orchestrator.pruning import Channels, Filters, Geometric, Global, Layerwise, NofM, OneShot
@@ -40,7 +41,6 @@ from orchestrator.storage.store import open_store
 from orchestrator.training.lr import StepDecay
 from orchestrator.training.state import model_tensors
 
-pytestmark = pytest.mark.timeout(240)
 TRUST = ["--trust", "tiny:model", "--trust", "tiny:data"]
 SOURCE = DataSource("tiny:data", {}, None)
 WITH_EXECUTORCH = importlib.util.find_spec("executorch") is not None
@@ -225,7 +225,7 @@ def test_a_network_is_named_after_what_was_removed(ledger, selection, name):
 
 def test_two_networks_of_one_kind_have_their_keys_behind_their_names(ledger):
     dense, first, second, _ = ledger.records()
-    networks = side_by_side(ledger, [first, second, first, dense], SOURCE.load())
+    networks = side_by_side(ledger, with_dense(ledger, [first, second, first, dense]), SOURCE.load())
     assert [network.name for network in networks] == [
         "dense", f"unstructured-{first.key[:12]}", f"unstructured-{second.key[:12]}"
     ]  # fmt: skip
@@ -362,8 +362,10 @@ def test_without_data_nothing_is_said_of_accuracy(tmp_path):
 def test_what_cannot_be_exported_is_left_out_with_its_reason(tmp_path):
     given = Candidate("n", networks.data_flow(4), "export.networks:data_flow", {}, networks.GREY)
     (tmp_path / "n.onnx").write_bytes(b"of an earlier run")
+    (tmp_path / "n.int8.onnx").mkdir()
     found = deploy([given], tmp_path)
     assert not (tmp_path / "n.onnx").exists()
+    assert (tmp_path / "n.int8.onnx").is_dir()
     assert [a.format for a in found.artifacts] == ["packed", "packed-fp16"]
     assert {s.format for s in found.skipped} >= {"onnx", "onnx-fp16", "onnx-int8"}
     assert all("cannot be exported" in s.reason for s in found.skipped if s.format not in EXTRAS)

@@ -10,10 +10,9 @@ import hashlib
 import json
 import math
 import os
-import resource
 import struct
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -44,20 +43,9 @@ from orchestrator.storage.s3 import S3Store
 from orchestrator.storage.store import JSON_BYTES, Store, open_store
 from orchestrator.training.loop import Trainer
 
-ROOM = 512 << 20  # bytes that reading may take; every attack claims more
+pytestmark = pytest.mark.usefixtures("little_memory")
 BOMB = "[" * 200_000
 FILE = "rounds/k/model-0123.safetensors"
-
-
-@pytest.fixture(autouse=True)
-def _little_memory() -> Iterator[None]:
-    """What takes more than ROOM fails with another error than the one asked for."""
-    with open("/proc/self/statm") as file:
-        now = int(file.read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
-    before = resource.getrlimit(resource.RLIMIT_AS)
-    resource.setrlimit(resource.RLIMIT_AS, (now + ROOM, before[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_AS, before)
 
 
 @pytest.fixture

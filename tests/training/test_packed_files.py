@@ -6,10 +6,8 @@ import contextlib
 import dataclasses
 import hashlib
 import json
-import os
-import resource
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -23,20 +21,8 @@ from orchestrator.training.data import Data, load_data
 from orchestrator.training.packed import open_packed
 from orchestrator.training.packed_files import BLOCK, CONTENTS, CONTENTS_BYTES, FILES, index_file
 
-ROOM = 512 << 20  # bytes that reading may take; every attack claims more
 BOMB = "[" * 200_000
 TERABYTE = 1 << 40
-
-
-@pytest.fixture
-def little_memory() -> Iterator[None]:
-    """What takes more than ROOM fails with another error than the one asked for."""
-    with open("/proc/self/statm") as file:
-        now = int(file.read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
-    before = resource.getrlimit(resource.RLIMIT_AS)
-    resource.setrlimit(resource.RLIMIT_AS, (now + ROOM, before[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_AS, before)
 
 
 def load(root: Path | str) -> Data:
