@@ -65,6 +65,11 @@ def connect(address: str | None) -> bool:
     except OSError as error:
         if str(error).startswith("Could not find any running Ray instance"):  # auto
             raise ResourceError(f"no Ray cluster runs on this machine; {_NO_CLUSTER}") from None
+        if not joined:
+            raise ResourceError(
+                f"Ray does not start on this machine ({error}): its folder must be writable, with space left, and of a "
+                f"short path; RAY_TMPDIR, now {os.environ.get('RAY_TMPDIR', '/tmp')}, says where it is"
+            ) from None
         raise ResourceError(
             f"the Ray cluster at {address} does not let this process in ({error}): check that RAY_AUTH_TOKEN, or the "
             "file that RAY_AUTH_TOKEN_PATH names, is this cluster's token, and that it runs the same version of Ray"

@@ -12,7 +12,7 @@ import job_runs
 import pytest
 from s3_server import HOST, free_port
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(200)]
+pytestmark = pytest.mark.ray
 
 # What a provider that is none of Ray's has no defaults for.
 COMMANDS = ("setup", "head_setup", "worker_setup", "head_start_ray", "worker_start_ray", "initialization")

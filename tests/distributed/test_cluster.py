@@ -9,6 +9,7 @@ import threading
 import time
 from unittest import mock
 
+import job_runs
 import psutil
 import pytest
 import ray
@@ -21,7 +22,7 @@ from orchestrator.distributed.network import interface_of, use_own_address
 from orchestrator.errors import ConfigError, ResourceError
 from orchestrator.storage.store import open_store
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(200)]
+pytestmark = pytest.mark.ray
 
 
 @pytest.fixture(scope="module")
@@ -82,6 +83,17 @@ def test_auto_is_the_cluster_of_the_environment_or_of_this_machine(monkeypatch, 
         monkeypatch.setattr(ray, "init", mock.Mock(side_effect=error))
         with pytest.raises(ResourceError, match=words):
             cluster.connect("auto")
+
+
+@pytest.mark.parametrize("path", ["file", pytest.param("long" * 20, id="long")])
+def test_a_local_ray_that_cannot_start_is_told_with_the_way_out(path, tmp_path):
+    """In a process of its own: this one has joined a cluster."""
+    (tmp_path / "file").touch()
+    environment = {"RAY_TMPDIR": str(tmp_path / path)}
+    code, output = job_runs.run(tmp_path / "log", "--storage", "./runs", env=environment)
+    assert code == 1
+    assert re.search(r"error: Ray does not start on this machine \(.*short path; RAY_TMPDIR, now ", output), output
+    assert "Traceback" not in output
 
 
 @pytest.mark.parametrize("address", ["head", "http://127.0.0.1:8265", "ray://head", "head:0", "head:65536", "::1:6379"])

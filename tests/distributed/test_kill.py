@@ -19,7 +19,7 @@ from orchestrator.storage.checkpoint import unpack_progress
 from orchestrator.storage.ledger import MODEL, Ledger, Record
 from orchestrator.storage.store import open_store
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(400)]
+pytestmark = pytest.mark.ray
 ENV = {"EPOCHS": "100", "ROUNDS": "2"}
 ALWAYS = ("--checkpoint-seconds", "0")
 

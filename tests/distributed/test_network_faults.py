@@ -24,7 +24,7 @@ from s3_server import running_s3_server
 from orchestrator.storage.ledger import Ledger
 from orchestrator.storage.store import open_store
 
-pytestmark = [pytest.mark.faults, pytest.mark.usefixtures("fault_table"), pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.faults, pytest.mark.usefixtures("fault_table")]
 WRONG_CLOCK = job_runs.REPOSITORY / "tests" / "wrong_clock"
 
 
@@ -78,9 +78,9 @@ def test_a_machine_is_cut_off_from_the_network_and_lives_on(tmp_path, cluster):
         victim = next(m for m in machines if job_runs.titled(m.processes(), "ray::RayTrainWorker"))
         victim.cut_off()
         fault = time.time()
-        run.wait_for(lambda: went_on(cluster.events(), fault), "training goes on", 200)
+        run.wait_for(lambda: went_on(cluster.events(), fault), "training goes on")
         victim.join()
-        assert run.wait(200) == 0, run.output()
+        assert run.wait() == 0, run.output()
         seconds, repeated = cost(cluster.events(), fault)
     check_ledger(cluster.storage, [2, 1])
     assert repeated < 15
@@ -113,12 +113,12 @@ def test_the_clock_of_an_owner_that_stalls_is_wrong(tmp_path, tmp_path_factory, 
         for process in first.processes():
             process.suspend()
         stalled = time.time()
-        assert second.wait(250) == 0, second.output()
+        assert second.wait() == 0, second.output()
         records = Ledger(open_store(s3_uri)).records()
         for process in first.processes():
             process.resume()
         woken = time.time()
-        assert first.wait(60) == 0, first.output()
+        assert first.wait() == 0, first.output()
     assert Ledger(open_store(s3_uri)).records() == records
     own = events_of(logs[0])
     for event in own:

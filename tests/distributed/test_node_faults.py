@@ -24,7 +24,7 @@ from ray_head import RAY
 from orchestrator.storage.ledger import Ledger
 from orchestrator.storage.store import open_store
 
-pytestmark = [pytest.mark.faults, pytest.mark.usefixtures("fault_table"), pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.faults, pytest.mark.usefixtures("fault_table")]
 
 
 @dataclass
@@ -94,7 +94,7 @@ def test_a_worker_node_dies(tmp_path, s3_uri):
     with started(3) as machines, job(tmp_path, machines, s3_uri, "--workers", "2") as run:
         in_mid_round(run, s3_uri)
         fault = kill(machines.node_of(run_worker(machines)))
-        assert run.wait(200) == 0, run.output()
+        assert run.wait() == 0, run.output()
         assert "workers started again" in run.output()
         seconds, repeated = cost(machines.events(), fault)
     check_ledger(s3_uri, [2, 1])
@@ -144,7 +144,7 @@ def test_the_driver_actors_node_dies(tmp_path, s3_uri):
     with started(3) as machines, job(tmp_path, machines, s3_uri, "--workers", "2") as run:
         in_mid_round(run, s3_uri)
         fault = kill(machines.node_of(off_the_head(machines, run)))
-        assert run.wait(200) == 0, run.output()
+        assert run.wait() == 0, run.output()
         events = machines.events()
     seconds, repeated = cost(events, fault)
     regrouped = bool(restarts(events, fault))
@@ -170,7 +170,7 @@ def test_a_node_is_drained_with_notice(tmp_path, s3_uri):
         subprocess.run([*command, "8"], check=True, capture_output=True, timeout=60)
         time.sleep(max(0.0, notice + 8 - time.time()))
         fault = kill(node)
-        assert run.wait(250) == 0, run.output()
+        assert run.wait() == 0, run.output()
         seconds, repeated = cost(machines.events(), fault)
         saved = [e for e in machines.events() if e["message"] == "checkpoint" and notice < e["at"] < fault]
         assert saved, "a checkpoint on notice"
@@ -185,9 +185,9 @@ def test_a_node_joins(tmp_path, s3_uri):
         alone = actor(machines, "ray::RayTrainWorker")
         machines.add()
         joined = time.time()
-        run.wait_for(lambda: not alone.is_running(), "the smaller group is ended", 150)
+        run.wait_for(lambda: not alone.is_running(), "the smaller group is ended")
         ended = time.time()
-        assert run.wait(350) == 0, run.output()
+        assert run.wait() == 0, run.output()
         (seconds, _), (_, repeated) = (cost(machines.events(), since) for since in (joined, ended))
         assert "images/s on 2 worker(s)" in run.output()
     records = Ledger(open_store(s3_uri)).records()
@@ -203,10 +203,10 @@ def test_the_head_dies_and_the_job_is_submitted_again(tmp_path, s3_uri):
         fault = time.time()
         for node in [machines.cluster.head_node, *machines.nodes]:
             kill(node)
-        assert run.wait(150) != 0
+        assert run.wait() != 0
         events = machines.events()
     with started(2) as machines, job(tmp_path, machines, s3_uri, "--workers", "2") as run:
-        assert run.wait(250) == 0, run.output()
+        assert run.wait() == 0, run.output()
         events += machines.events()
     assert f"{restarts(events, fault)[0]['epochs_done']:06d}" >= before[:6]
     seconds, repeated = cost(events, fault)
@@ -220,7 +220,7 @@ def test_the_storage_is_cut_off_for_thirty_seconds(tmp_path, s3_uri, fault_proxy
         in_mid_round(run, s3_uri)
         fault_proxy.cut_off(30.0)
         fault = time.time()
-        assert run.wait(250) == 0, run.output()
+        assert run.wait() == 0, run.output()
         assert "workers started again" not in run.output()
         went_on = next(e for e in machines.events() if e["message"] == "epoch done" and e["at"] > fault)
     check_ledger(s3_uri, [1, 1])
@@ -234,8 +234,8 @@ def test_two_jobs_on_one_experiment(tmp_path, s3_uri):
         job(tmp_path, machines, s3_uri, "--workers", "1") as first,
         job(tmp_path / "second", machines, s3_uri, "--workers", "1") as second,
     ):
-        assert first.wait(300) == 0, first.output()
-        assert second.wait(100) == 0, second.output()
+        assert first.wait() == 0, first.output()
+        assert second.wait() == 0, second.output()
         waited = [run.output() for run in (first, second) if "is being trained by" in run.output()]
         assert waited
         epochs = [(e["round_key"], e["epochs_done"]) for e in machines.events() if e["message"] == "epoch done"]

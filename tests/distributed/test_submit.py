@@ -17,7 +17,7 @@ from ray_head import Head, running_head
 from orchestrator.storage.ledger import Ledger
 from orchestrator.storage.store import Store, open_store
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.ray
 SECRET = "planted-secret-5f1c"
 
 
@@ -55,10 +55,10 @@ def store(storage, environment, monkeypatch) -> Store:
     return open_store(storage)
 
 
-def wait_for(condition, what: str, seconds: float = 200):
-    deadline = time.monotonic() + seconds
+def wait_for(condition, what: str):
+    deadline = time.monotonic() + job_runs.PATIENCE_S
     while not (found := condition()):
-        assert time.monotonic() < deadline, f"not in {seconds} s: {what}"
+        assert time.monotonic() < deadline, f"not in {job_runs.PATIENCE_S} s: {what}"
         time.sleep(0.1)
     return found
 

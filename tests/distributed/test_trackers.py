@@ -29,7 +29,6 @@ def tensorboard_scalars(file) -> dict[str, list[float]]:
 
 
 @pytest.mark.ray
-@pytest.mark.timeout(300)
 def test_every_round_arrives_in_every_tracker(tmp_path, monkeypatch):
     import mlflow
 

@@ -418,18 +418,18 @@ def test_an_outage_shorter_than_the_lease_loses_nothing(
     "fault",
     [
         pytest.param({"action": "drop"}, id="its answer is lost"),
-        pytest.param({"action": "delay", "seconds": 6.0}, id="it hangs"),
+        pytest.param({"action": "delay", "seconds": 12.0}, id="it hangs"),
         pytest.param({"action": "status"}, id="it is refused"),
     ],
 )
 def test_a_heartbeat_that_fails_once_is_repeated(
     s3_uri: str, fault_proxy: FaultProxy, claims_of: Callable[..., Claims], fault: dict[str, Any]
 ) -> None:
-    owner, waiter = claims_of(S3Store(s3_uri), "owner", 2.0), claims_of(S3Store(s3_uri), "waiter", 2.0)
+    owner, waiter = claims_of(S3Store(s3_uri), "owner", 4.0), claims_of(S3Store(s3_uri), "waiter", 4.0)
     assert owner.acquire("k")
     fault_proxy.inject(**fault, method="PUT", part="claims/k/2.json")
     wait_until(lambda: fault_proxy.faults_left == 0)
-    assert is_always(lambda: owner.holds("k") and not waiter.acquire("k"), 2.0)
+    assert is_always(lambda: owner.holds("k") and not waiter.acquire("k"), 3.5)
 
 
 def test_an_outage_of_the_storage_for_all_ends_no_heartbeat_and_moves_no_claim(
