@@ -17,6 +17,17 @@ hypothesis.settings.register_profile("shared machine", deadline=None)
 hypothesis.settings.load_profile("shared machine")
 
 
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """As a worker on one CPU computes: more threads add in another order, and wait for each other on a busy machine."""
+    import torch  # which not every test needs
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(scope="session")
 def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
     """A real S3 server process for the whole session."""

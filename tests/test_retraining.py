@@ -27,16 +27,7 @@ from orchestrator.training.config import TrainingConfig
 from orchestrator.training.loop import Trainer
 from orchestrator.training.lr import Constant, Cosine, StepDecay
 
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """On a busy machine the threads of small operations wait for each other longer than they work."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
+pytestmark = pytest.mark.usefixtures("one_thread")
 TRAINING = dataclasses.replace(
     tiny.EXPERIMENT.training, epochs=6, schedule=StepDecay(1.0, drops=(2, 4), warmup_epochs=1)
 )

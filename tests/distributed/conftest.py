@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import torch
 from fault_table import ROWS
 from rich.console import Console
 from rich.table import Table
@@ -23,15 +22,6 @@ def ray() -> Iterator[None]:
         patch.setenv("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
         with cluster.connected(None):
             yield
-
-
-@pytest.fixture
-def one_thread() -> Iterator[None]:
-    """As a worker on one CPU computes: more threads would add in another order."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")
