@@ -110,8 +110,10 @@ def report(
     What orchestrator export measured stands on the page too, if its deploy.json lies in the same folder.
     """
     from orchestrator.export.proof import Deployment
+    from orchestrator.folders import expanded
     from orchestrator.report import path_records, print_table, save_report, tasks
 
+    out = Path(expanded(str(out)))
     ledger = _ledger(storage)
     records, left_out = path_records(ledger)
     names = sorted({record.experiment for record in records})
@@ -178,9 +180,11 @@ def export(
     """
     from orchestrator.export.deploy import deploy
     from orchestrator.export.rounds import check_code, find_round, side_by_side, source_of, with_dense
+    from orchestrator.folders import expanded
     from orchestrator.report import path_records
     from orchestrator.report.deployed import artifact_line, recommended_rounds, round_line
 
+    out = Path(expanded(str(out)))
     ledger = _ledger(storage)
     records, _ = path_records(ledger)
     if not records:

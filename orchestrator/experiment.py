@@ -60,10 +60,9 @@ class Experiment:
                 raise ConfigError(f"a seed must be an integer in [0, 2^63), got {seed!r}")
         if len(set(self.seeds)) < len(self.seeds):
             raise ConfigError(f"seeds must differ from each other, got {self.seeds}")
-        if not (isinstance(self.min_kept_per_layer, int) and self.min_kept_per_layer >= 0):
-            raise ConfigError(
-                f"min_kept_per_layer must be a whole number of 0 or more, got {self.min_kept_per_layer!r}"
-            )
+        least: object = self.min_kept_per_layer
+        if not (isinstance(least, int) and not isinstance(least, bool) and least >= 0):
+            raise ConfigError(f"min_kept_per_layer must be a whole number of 0 or more, got {least!r}")
         if isinstance(self.selection, Channels) and self.min_kept_per_layer:
             raise ConfigError("min_kept_per_layer must be 0 with Channels, where round_to says what a layer keeps")
         object.__setattr__(self, "exclude", tuple(self.exclude))

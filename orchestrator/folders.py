@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from pathlib import Path
 
 from orchestrator.errors import ConfigError
+
+
+def expanded(folder: str) -> str:
+    """`folder` with the home that "~" means, which a shell leaves as it is in --flag=~/folder. Raises ConfigError."""
+    if (result := os.path.expanduser(folder)).startswith("~"):
+        raise ConfigError(f"{folder!r} names the home of an unknown user: write ./{folder} for a folder of that name")
+    return result
 
 
 def check_writable(folder: Path, flag: str) -> None:

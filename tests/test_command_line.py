@@ -179,6 +179,14 @@ def test_verify_names_what_is_damaged(folder, capsys, case):
     assert count == f"{files} files checked, 1 damaged"
 
 
+def test_verify_names_a_round_whose_parent_is_missing(folder, capsys):
+    (folder / "rounds" / key(1, seed=1) / "record.json").unlink()
+    assert main(["verify", str(folder)]) == 1
+    told, count = capsys.readouterr().out.splitlines()
+    assert f"goes on from rounds/{key(1, seed=1)}, which is missing" in told
+    assert count == "15 files checked, 1 damaged"
+
+
 def test_verify_names_every_damaged_file(folder, capsys):
     for file in (folder / "rounds").rglob("*.safetensors"):
         file.write_bytes(flip(file.read_bytes()))
@@ -195,6 +203,16 @@ def test_verify_passes_a_whole_storage_and_ignores_unfinished_uploads(folder, ca
 
 
 # report
+
+
+def test_report_knows_the_home_and_no_unknown_one(folder, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    assert main(["report", str(folder), "--out=~/page"]) == 0
+    assert (tmp_path / "home" / "page" / "report.html").is_file()
+    assert main(["report", "~nobody-of-that-name/runs", "--out=page"]) == 1
+    assert "names the home of an unknown user" in capsys.readouterr().err
+    assert not list(tmp_path.glob("~*"))
 
 
 def test_report_prints_the_table_and_writes_its_files(folder, tmp_path, capsys):

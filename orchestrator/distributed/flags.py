@@ -18,7 +18,7 @@ from orchestrator.distributed.deployment import Deployment, Workers
 from orchestrator.distributed.termination import GO_ON, Terminated, raise_terminated
 from orchestrator.errors import OrchestratorError
 from orchestrator.experiment import Experiment
-from orchestrator.folders import check_writable
+from orchestrator.folders import check_writable, expanded
 from orchestrator.report.text import plain
 
 
@@ -57,7 +57,7 @@ class Flags:
         """Raises ConfigError for what cannot be."""
         return Deployment(
             Workers.parse(self.workers, self.cpus_per_worker, self.gpus_per_worker or 0.0),
-            os.path.abspath(self.data) if self.data and "://" not in self.data else self.data,
+            os.path.abspath(expanded(self.data)) if self.data and "://" not in self.data else self.data,
             self.loader_workers,
             self.checkpoint_seconds,
             gpus_if_there=self.gpus_per_worker is None,
@@ -73,7 +73,8 @@ def run_job(flags: F, job: Callable[[F], int], make_smoke_data: Callable[[Path],
     signal.signal(signal.SIGTERM, raise_terminated)
     try:
         if flags.report:
-            check_writable(Path(flags.report), "--report")  # it comes at the end, after all training
+            report = expanded(flags.report)
+            check_writable(Path(report), "--report")  # it comes at the end, after all training
         with contextlib.ExitStack() as stack:
             if flags.smoke and flags.data is None and make_smoke_data:
                 folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="rewind-smoke-"))

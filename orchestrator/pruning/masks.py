@@ -110,4 +110,6 @@ def _matches(pattern: str, names: set[str]) -> bool:
 def _patterns(value: Sequence[str], what: str) -> Sequence[str]:
     if isinstance(value, str):
         raise ConfigError(f"{what} must be a list of patterns, got the text {value!r}: write [{value!r}]")
+    if wrong := [pattern for pattern in value if not isinstance(pattern, str)]:
+        raise ConfigError(f"{what} must hold patterns as text, got {wrong[0]!r}")
     return value

@@ -191,18 +191,19 @@ class Ledger:
 
     def verify(self) -> Iterator[tuple[str, str | None]]:
         """(file, None or what is wrong with it) for every record, every blob that a record names, every snapshot."""
-        for file in self.store.list("rounds/"):
-            if not file.endswith("/record.json"):
-                continue
+        files = {file: None for file in self.store.list("rounds/") if file.endswith("/record.json")}  # in order
+        for file in files:
             try:
                 record = Record.from_json(self.store.read(file, JSON_BYTES), file)
             except DamagedError as error:
                 yield file, str(error)
                 continue
-            yield (
-                file,
-                None if file == f"rounds/{record.key}/record.json" else f"{file} is the record of another round",
-            )
+            problem = None
+            if file != f"rounds/{record.key}/record.json":
+                problem = f"{file} is the record of another round"
+            elif record.parent and f"rounds/{record.parent}/record.json" not in files:
+                problem = f"{file} goes on from rounds/{record.parent}, which is missing: its job trains it again"
+            yield file, problem
             for name in record.blobs:
                 try:
                     self._blob(record, name)

@@ -10,7 +10,8 @@ import uuid
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from orchestrator.errors import ConfigError, StorageError
+from orchestrator.errors import StorageError
+from orchestrator.folders import expanded
 from orchestrator.storage.store import (
     TEMPORARY,
     MissingError,
@@ -45,10 +46,7 @@ class LocalStore:
     is_local = True
 
     def __init__(self, folder: str) -> None:
-        try:
-            self._root = os.path.abspath(os.path.expanduser(folder))
-        except RuntimeError as error:  # "~" without a home
-            raise ConfigError(f"storage folder {folder!r} has no meaning here: {error}") from None
+        self._root = os.path.abspath(expanded(folder))
 
     def __repr__(self) -> str:
         return f"LocalStore({self._root!r})"

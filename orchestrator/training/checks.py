@@ -64,8 +64,12 @@ def check_fields(data: Data) -> None:
     for name, value in (("normalize", data.normalize), ("normalized", data.normalized)):
         if value is None:
             continue
-        mean, std = value
-        if not (len(mean) == len(std) == shape[0] and all(map(math.isfinite, mean)) and all(s > 0 for s in std)):
+        try:
+            mean, std = (tuple(map(float, numbers)) for numbers in value)
+            fits = len(mean) == len(std) == shape[0] and all(map(math.isfinite, mean)) and all(s > 0 for s in std)
+        except (TypeError, ValueError):
+            fits = False
+        if not fits:
             raise DataError(f"{name} must be (mean, std), {shape[0]} numbers each, std > 0, got {value}")
 
 

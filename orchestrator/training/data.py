@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import inspect
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypeVar, cast, runtime_checkable
@@ -177,7 +178,10 @@ def fixed_order(labels: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
 
 def _cut_validation(data: Data) -> Data:
     n = len(data.train)
-    cut = round(data.val_fraction * n)
+    fraction: object = data.val_fraction
+    if not (isinstance(fraction, int | float) and math.isfinite(fraction)):
+        raise DataError(f"val_fraction must be a number in (0, 1), got {fraction!r}")
+    cut = round(fraction * n)
     if not 1 <= cut < n:
         raise DataError(f"val_fraction {data.val_fraction} of {n} training samples gives {cut} for validation")
     labels = known_labels(data.train)

@@ -66,7 +66,7 @@ class Scan(NamedTuple):
 
 def scan(root: str) -> tuple[list[str], dict[str, Scan]]:
     """The class names, sorted, which are the labels' order, and what root/train and root/val hold. Raises DataError."""
-    folders = {split: Path(root).expanduser() / split for split in ("train", "val")}
+    folders = {split: Path(os.path.expanduser(root)) / split for split in ("train", "val")}
     classes = _classes(folders["train"])
     if different := set(classes) ^ set(_classes(folders["val"])):
         raise DataError(

@@ -50,6 +50,11 @@ def test_a_model_names_its_own_exclusions() -> None:
     assert list(prunable_weights(model, ["fc"])) == ["block.0.weight", "block.2.weight"]
 
 
+def test_a_pattern_is_text() -> None:
+    with pytest.raises(ConfigError, match="exclude must hold patterns as text, got 3"):
+        prunable_weights(Net(), [3])  # type: ignore[list-item]
+
+
 @pytest.mark.parametrize("pattern", ["norm", "fc.bias", "Conv1", "onv1"])
 def test_a_pattern_that_matches_nothing_lists_the_names(pattern: str) -> None:
     with pytest.raises(ConfigError, match=f"got '{pattern}'; .*{', '.join(ALL)}"):
