@@ -164,7 +164,10 @@ class _Reader(Dataset[Batch | str]):
         samples = self._data.split(request.split)
         with own_randomness():
             if isinstance(samples, InBlocks):
-                samples.fetch(request.indices, request.ahead)
+                try:
+                    samples.fetch(request.indices, request.ahead)
+                except OrchestratorError as error:
+                    return str(error)
             for index, seed in zip(request.indices, request.seeds, strict=True):
                 seed_all(seed)
                 try:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 Array = np.ndarray[Any, Any]
 Transform = Callable[[Any], Any]  # of PIL images
 IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
+FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "GIF")  # whatever the name says; other decoders start programs (EPS)
 
 
 def imagefolder(root: str | None = None, image_size: int = 224, val_fraction: float = 0.01) -> Data:
@@ -135,7 +136,7 @@ def decoded(file: str | IO[bytes], transform: Transform) -> Tensor:
     """The image in `file` after `transform`, as uint8 (3, H, W)."""
     from PIL import Image
 
-    with Image.open(file) as image:
+    with Image.open(file, formats=FORMATS) as image:
         changed = transform(image if image.mode == "RGB" else image.convert("RGB"))
     return torch.from_numpy(np.array(changed)).permute(2, 0, 1)
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import json
 import os
 import re
+import uuid
 import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -17,10 +19,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from orchestrator.errors import ConfigError, DataError
+from orchestrator.errors import ConfigError, DataError, StorageError
 from orchestrator.storage.store import Store, open_store
 from orchestrator.training.data import fixed_order
-from orchestrator.training.images import Scan, scan
+from orchestrator.training.images import FORMATS, Scan, scan
 from orchestrator.training.packed import REQUESTS
 from orchestrator.training.packed_files import (
     BLOCK,
@@ -36,6 +38,7 @@ from orchestrator.training.packed_files import (
 )
 
 MB = 1 << 20
+PACKING = "_packing"  # there while a pack is under way
 
 
 @dataclass
@@ -59,31 +62,51 @@ def pack(
     if shard_mb < 1:
         raise ConfigError(f"--shard-mb must be 1 or more, got {shard_mb}")
     store = open_store(out)
-    if found := store.list():
+    _check_empty(store)
+    classes, splits = scan(folder)
+    store.check()  # not after hours of uploads
+    with _alone(store):
+        packings = {split: Packing() for split in splits}
+        total, before = sum(len(each.names) for each in splits.values()), 0
+        for split, images in splits.items():
+
+            def on_rows(done: int, before: int = before) -> None:
+                on_progress(before + done, total)
+
+            _pack_split(store, split, images, shard_mb * MB, packings[split], on_rows)
+            before += len(images.names)
+        described = {
+            split: {"content": one.content.hexdigest(), "index": one.index, "files": one.files}
+            for split, one in packings.items()
+        }
+        contents = {"format": FORMAT, "classes": classes, "splits": described}
+        if not store.create(CONTENTS, json.dumps(contents).encode()):
+            raise ConfigError(f"{store.uri} must be empty, another one has packed a data set there meanwhile")
+    return packings
+
+
+def _check_empty(store: Store, *allowed: str) -> None:
+    if found := [path for path in store.list() if path not in allowed]:
         what = f"{len(found)} file(s), such as {found[0]}"
         if CONTENTS in found:
             what = "a packed data set already"
-        elif all(re.fullmatch(r"(train|val)/(\d{5}\.parquet|_index\.csv)", path) for path in found):
+        elif all(re.fullmatch(rf"{PACKING}|(train|val)/(\d{{5}}\.parquet|_index\.csv)", path) for path in found):
             what += ", of a pack that was interrupted, which starts anew, or is still under way"
-        raise ConfigError(f"{out} must be empty, it holds {what}: choose another place, or remove them first")
-    classes, splits = scan(folder)
-    packings = {split: Packing() for split in splits}
-    total, before = sum(len(each.names) for each in splits.values()), 0
-    for split, images in splits.items():
+        raise ConfigError(f"{store.uri} must be empty, it holds {what}: choose another place, or remove them first")
 
-        def on_rows(done: int, before: int = before) -> None:
-            on_progress(before + done, total)
 
-        _pack_split(store, split, images, shard_mb * MB, packings[split], on_rows)
-        before += len(images.names)
-    described = {
-        split: {"content": one.content.hexdigest(), "index": one.index, "files": one.files}
-        for split, one in packings.items()
-    }
-    contents = {"format": FORMAT, "classes": classes, "splits": described}
-    if not store.create(CONTENTS, json.dumps(contents).encode()):
-        raise ConfigError(f"{out} must be empty, another one has packed a data set there meanwhile")
-    return packings
+@contextlib.contextmanager
+def _alone(store: Store) -> Iterator[None]:
+    """No other pack writes to `store` meanwhile: it would replace files that this one's dataset.json names."""
+    if not store.create(PACKING, uuid.uuid4().hex.encode()):
+        _check_empty(store)
+        raise ConfigError(f"{store.uri} must be empty, another pack has begun there: wait, or choose another place")
+    try:
+        _check_empty(store, PACKING)  # what another one has written since the first look
+        yield
+    finally:
+        with contextlib.suppress(StorageError):
+            store.delete(PACKING)
 
 
 def _pack_split(
@@ -178,7 +201,7 @@ def _read(file: str) -> bytes:
     except OSError as error:
         raise DataError(f"{file} cannot be read: {error.strerror or error}") from error
     try:
-        with Image.open(io.BytesIO(content)) as image:
+        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
             image.verify()  # its head, and sums where it has some; decoding would take 5 to 50 times as long
     except Exception as error:  # whatever its decoder finds
         raise DataError(

@@ -73,6 +73,10 @@ class PackedSplit:
         self._index = read_index(store, split, described)
         self.labels = self._index.labels
 
+    def __getstate__(self) -> dict[str, object]:
+        """For a loader process that is spawned (macOS): it begins with threads of its own."""
+        return {**self.__dict__, "_pool": None, "_process": None}
+
     def file_of(self, row: int) -> str:
         return f"{self._uri}/{self._file(row)}: {self._index.names[row]}"
 
@@ -104,6 +108,9 @@ class PackedImages(Dataset[tuple[Tensor, int]]):
         self._split, self._first, self._decode = split, first, decode
         self.targets = torch.from_numpy(split.labels[first:last].copy())
         self._process, self._blocks = os.getpid(), dict[int, Future[list[memoryview]]]()
+
+    def __getstate__(self) -> dict[str, object]:
+        return {**self.__dict__, "_blocks": {}}
 
     def __len__(self) -> int:
         return len(self.targets)

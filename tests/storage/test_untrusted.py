@@ -35,7 +35,7 @@ from orchestrator.storage.checkpoint import (
     unpack_progress,
     unpack_snapshot,
 )
-from orchestrator.storage.claims import LINK_BYTES, SWEPT, Claims
+from orchestrator.storage.claims import LINK_BYTES, SWEPT, Claims, holders
 from orchestrator.storage.ledger import MODEL, OPTIMIZER, Ledger
 from orchestrator.storage.process import is_gone, this_process
 from orchestrator.storage.progress import newest_progress, write_progress
@@ -327,6 +327,8 @@ def test_files_that_are_too_large_are_not_read(ledger: Ledger) -> None:
     grow(ledger, f"rounds/{KEY[::-1]}/failed.json", 1 << 40)
     with pytest.raises(DamagedError, match=r"failed.json is damaged"):
         ledger.failures()
+    grow(ledger, f"claims/{KEY}/1.json", 1 << 40)
+    assert holders(ledger.store) == {KEY: "unknown"}
 
 
 @pytest.mark.parametrize("uri", ["local", "s3"])

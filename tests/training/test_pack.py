@@ -79,11 +79,54 @@ def test_a_killed_pack_is_no_data_set_and_is_not_written_over(folder: Path, tmp_
     assert not is_packed(str(out))
     with pytest.raises(DataError, match=r"dataset.json is missing"):
         open_packed(str(out))
-    with pytest.raises(ConfigError, match=r"holds 1 file\(s\), such as train/00000.parquet, of a pack that was inter"):
+    with pytest.raises(ConfigError, match=r"holds 2 file\(s\), such as _packing, of a pack that was inter"):
         pack(str(folder), str(out))
     (out / "notes.txt").touch()
-    with pytest.raises(ConfigError, match=r"must be empty, it holds 2 file\(s\), such as notes.txt: choose another"):
+    with pytest.raises(ConfigError, match=r"must be empty, it holds 3 file\(s\), such as _packing: choose another"):
         pack(str(folder), str(out))
+
+
+@pytest.mark.parametrize("place", ["local", "s3"])
+def test_of_two_packs_to_one_place_the_second_touches_nothing(
+    folder: Path, tmp_path: Path, place: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = str(tmp_path / "out") if place == "local" else request.getfixturevalue("s3_uri")
+    other = Path(shutil.copytree(folder, tmp_path / "other"))
+    (other / "train" / "cat" / "000.JPEG").unlink()
+
+    def late(root: str) -> object:
+        """The first one begins, and ends, while the second one looks through its folder."""
+        if root == str(other):
+            pack(str(folder), out, shard_mb=1)
+        return scan(root)
+
+    refusals = []
+
+    def progress(done: int, total: int) -> None:
+        """And a third one comes while the first is under way."""
+        with pytest.raises(ConfigError, match="is still under way|another pack has begun") as refusal:
+            pack(str(other), out)
+        refusals.append(refusal)
+
+    pack(str(folder), out, shard_mb=1, on_progress=progress)
+    assert refusals
+    before = {path: open_store(out).read(path) for path in open_store(out).list()}
+    open_store(out).delete_tree("train")
+    open_store(out).delete_tree("val")
+    open_store(out).delete(CONTENTS)
+    monkeypatch.setattr("orchestrator.training.pack.scan", late)
+    with pytest.raises(ConfigError, match="holds a packed data set already"):
+        pack(str(other), out)
+    assert {path: open_store(out).read(path) for path in open_store(out).list()} == before
+    assert len(open_packed(out).train.labels) == 171
+
+
+def test_a_postscript_file_is_no_image(folder: Path, tmp_path: Path) -> None:
+    """Pillow would start Ghostscript for it."""
+    root = Path(shutil.copytree(folder, tmp_path / "images"))
+    Image.new("RGB", (20, 20)).save(root / "train" / "cat" / "page.jpg", format="EPS")
+    with pytest.raises(DataError, match=r"page.jpg is no image"):
+        pack(str(root), str(tmp_path / "out"))
 
 
 LINKS = ["..", "../..", "../../..", "/", "../cat", "deep", "loop", "nowhere"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import shutil
 from collections.abc import Iterator
 from concurrent.futures import Future
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 from s3_server import FaultProxy
 from torch import Tensor
 
-from orchestrator.errors import DataError
+from orchestrator.errors import DataError, StorageError
 from orchestrator.storage import s3
 from orchestrator.training.batches import Batches
 from orchestrator.training.data import Data, load_data
@@ -217,6 +218,24 @@ def test_an_outage_in_an_epoch_is_waited_for(
     fault_proxy.inject("status", method="GET", part="/train/", times=2)
     assert_same(list(closing[0].train(3)), expected)
     assert fault_proxy.faults_left == 0
+
+
+def test_a_pickled_data_set_reads_the_same_images(packed: Path) -> None:
+    """As it comes to loader processes that are spawned, on macOS."""
+    samples = load(str(packed)).test
+    there = pickle.loads(pickle.dumps(samples))
+    assert all(torch.equal(there[index][0], samples[index][0]) for index in range(len(samples)))
+
+
+def test_a_storage_that_a_loader_process_cannot_reach_is_a_sentence(packed: Path, closing: list[Batches]) -> None:
+    closing.append(batches(load(str(packed)), loader_workers=1))
+
+    def unreachable(*arguments: object) -> None:
+        raise StorageError("the storage does not answer")
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(DataError, match="^the storage does not answer$"):
+        patch.setattr(PackedSplit, "begin", unreachable)
+        list(closing[0].train(0))
 
 
 def test_an_image_that_cannot_be_decoded_is_named_by_its_file(folder: Path, tmp_path: Path) -> None:
