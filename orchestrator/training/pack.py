@@ -13,7 +13,6 @@ import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -29,6 +28,7 @@ from orchestrator.training.packed_files import (
     CONTENTS,
     FILES,
     FORMAT,
+    INDEX_BYTES,
     INDEX_SCHEMA,
     SCHEMA,
     Array,
@@ -38,15 +38,15 @@ from orchestrator.training.packed_files import (
 )
 
 MB = 1 << 20
+NUMBERS = 60  # characters of a row of the index beside its name
 PACKING = "_packing"  # there while a pack is under way
 
 
 @dataclass
 class Packing:
-    """What a split has become so far. `content`: of every name, label and image, whatever files they lie in."""
+    """What a split has become so far. `index`: sha256 of its index."""
 
     files: list[tuple[int, int]] = field(default_factory=list)  # rows and bytes of each
-    content: Any = field(default_factory=hashlib.sha256)
     index: str = ""
 
 
@@ -64,6 +64,7 @@ def pack(
     store = open_store(out)
     _check_empty(store)
     classes, splits = scan(folder)
+    names = {split: _text(images) for split, images in splits.items()}
     store.check()  # not after hours of uploads
     with _alone(store):
         packings = {split: Packing() for split in splits}
@@ -73,12 +74,9 @@ def pack(
             def on_rows(done: int, before: int = before) -> None:
                 on_progress(before + done, total)
 
-            _pack_split(store, split, images, shard_mb * MB, packings[split], on_rows)
+            _pack_split(store, split, images, names[split], shard_mb * MB, packings[split], on_rows)
             before += len(images.names)
-        described = {
-            split: {"content": one.content.hexdigest(), "index": one.index, "files": one.files}
-            for split, one in packings.items()
-        }
+        described = {split: {"index": one.index, "files": one.files} for split, one in packings.items()}
         contents = {"format": FORMAT, "classes": classes, "splits": described}
         if not store.create(CONTENTS, json.dumps(contents).encode()):
             raise ConfigError(f"{store.uri} must be empty, another one has packed a data set there meanwhile")
@@ -110,17 +108,20 @@ def _alone(store: Store) -> Iterator[None]:
 
 
 def _pack_split(
-    store: Store, split: str, images: Scan, limit: int, packing: Packing, on_rows: Callable[[int], None]
+    store: Store,
+    split: str,
+    images: Scan,
+    names: list[str],
+    limit: int,
+    packing: Packing,
+    on_rows: Callable[[int], None],
 ) -> None:
-    order = fixed_order(images.labels)
-    names, index = _text(images), list[pa.Table]()
+    order, index = fixed_order(images.labels), list[pa.Table]()
     with ThreadPoolExecutor(REQUESTS) as readers, ThreadPoolExecutor(1) as uploader:
         upload, shard = None, _Shard()
         for first in range(0, len(order), BLOCK):
             rows = order[first : first + BLOCK]
             contents = list(readers.map(lambda i: _read(os.path.join(images.folder, names[i])), rows))
-            for i, content in zip(rows, contents, strict=True):
-                packing.content.update(f"{names[i]}\0{images.labels[i]}\0".encode() + hashlib.sha256(content).digest())
             index.append(shard.append([names[i] for i in rows], images.labels[rows], contents))
             on_rows(first + len(rows))
             if shard.size >= limit or first + BLOCK >= len(order):
@@ -189,9 +190,12 @@ def _places(images: list[bytes], written: memoryview) -> Iterator[int]:
 
 def _text(images: Scan) -> list[str]:
     try:
-        return [name.decode() for name in images.names.tolist()]
+        names = [name.decode() for name in images.names.tolist()]
     except UnicodeDecodeError as error:
         raise DataError(f"file names must be UTF-8 to be packed, got {error.object!r} in {images.folder}") from None
+    if images.names.nbytes + NUMBERS * len(names) > INDEX_BYTES:
+        raise DataError(f"the index of {images.folder} would have more than {INDEX_BYTES:,} bytes: pack it in parts")
+    return names
 
 
 def _read(file: str) -> bytes:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from orchestrator.errors import DataError
 from orchestrator.storage.store import Store, open_store
 from orchestrator.training.packed_files import (
     BLOCK,
@@ -35,7 +36,7 @@ Decode = Callable[[io.BytesIO], Tensor]
 
 
 class Packed(NamedTuple):
-    """`identity`: the classes and the sum of every image, label and name; not how many files hold them."""
+    """`identity`: the classes, and every name, label and image's sum as they are read; not how many files hold them."""
 
     classes: list[str]
     train: PackedSplit
@@ -55,10 +56,13 @@ def open_packed(uri: str) -> Packed:
     that cannot be reached.
     """
     store = open_store(uri)
-    classes, train, val = read_contents(store)
-    sums = [train.content, val.content]
-    identity = hashlib.sha256(repr(("packed", FORMAT, BLOCK, classes, sums)).encode()).digest()
-    return Packed(classes, PackedSplit(store, "train", train), PackedSplit(store, "val", val), identity)
+    classes, *described = read_contents(store)
+    train, val = (PackedSplit(store, split, files) for split, files in zip(("train", "val"), described, strict=True))
+    if without := sorted(set(range(len(classes))) - set(train.labels.tolist())):
+        raise DataError(f"{store.uri}/train must have images of every class, not none of {classes[without[0]]!r:.99}")
+    contents = [train.content, val.content]
+    identity = hashlib.sha256(repr(("packed", FORMAT, BLOCK, classes, contents)).encode()).digest()
+    return Packed(classes, train, val, identity)
 
 
 class PackedSplit:
@@ -72,6 +76,10 @@ class PackedSplit:
         list(self._pool.map(lambda number, size: check_file(store, shard_file(split, number), size), count(), sizes))
         self._index = read_index(store, split, described)
         self.labels = self._index.labels
+
+    @property
+    def content(self) -> bytes:
+        return self._index.content()
 
     def __getstate__(self) -> dict[str, object]:
         """For a loader process that is spawned (macOS): it begins with threads of its own."""

@@ -27,23 +27,23 @@ from orchestrator.errors import DamagedError, DataError
 from orchestrator.storage.store import MissingError, Store
 from orchestrator.training.checks import one_line
 
-FORMAT = 2  # raised whenever the same files would be read otherwise, in another order, or not at all
+FORMAT = 3  # raised whenever the same files would be read otherwise, in another order, or not at all
 BLOCK = 32  # rows that are read at once: of ImageNet 3.5 MB, where a request's latency no longer counts
 FILES = 100_000  # of a split, at most: their names have five digits
 CONTENTS = "dataset.json"
 CONTENTS_BYTES = 16 << 20  # the most that is read of it
 SCHEMA = pa.schema([("name", pa.string()), ("label", pa.int64()), ("image", pa.binary())])
 INDEX_SCHEMA = pa.schema([*list(SCHEMA)[:2], ("start", pa.int64()), ("size", pa.int64()), ("crc", pa.uint32())])
-INDEX_BYTES = 2 * 4096 + 100  # the most of a row: a path, with every character a quote, and four numbers
+INDEX_BYTES = 2 << 30  # the most of an index: ten times ImageNet-21k's
+ROW_BYTES = 2 * 4096 + 100  # the most of a row: a path, with every character a quote, and four numbers
 
 Array = np.ndarray[Any, Any]
 _AGAIN = "copy it there again, or pack the data set again"
 
 
 class SplitFiles(NamedTuple):
-    """What dataset.json says of a split. `content`: sha256 of names, labels and images, `index_sum`: of the index."""
+    """What dataset.json says of a split. `index_sum`: sha256 of its index."""
 
-    content: str
     index_sum: str
     files: list[tuple[int, int]]  # rows and bytes of each
 
@@ -56,6 +56,15 @@ class Index(NamedTuple):
     start: Array
     size: Array
     crc: Array
+
+    def content(self) -> bytes:
+        """A sum of every name, label and image, in whatever files they lie. An image is known by its CRC-32."""
+        names = self.names.to_pylist()
+        numbers = (np.fromiter(map(len, names), np.int64, len(names)), self.labels, self.size, self.crc)
+        content = hashlib.sha256("".join(names).encode())
+        for column in numbers:
+            content.update(column.astype("<i8").tobytes())
+        return content.digest()
 
 
 def index_file(split: str) -> str:
@@ -75,8 +84,10 @@ def read_contents(store: Store) -> tuple[list[str], SplitFiles, SplitFiles]:
             got = f"{contents['format']!r:.50}"
             raise DataError(f"{place} is of format {got}, this version reads {FORMAT}: pack it again")
         classes = contents["classes"]
-        if not isinstance(classes, list) or set(map(type, classes)) != {str}:
+        if not isinstance(classes, list) or set(map(type, classes)) != {str} or "" in classes:
             raise ValueError("its classes are no names")
+        if len(set(classes)) < len(classes):
+            raise ValueError("two of its classes have one name")
         train, val = (_split_files(contents["splits"][name]) for name in ("train", "val"))
     except MissingError:
         raise DataError(
@@ -99,7 +110,7 @@ def _split_files(described: Any) -> SplitFiles:
         raise ValueError("a file's rows and bytes are whole numbers, 1 or more")
     if any(rows % BLOCK for rows, _ in files[:-1]):
         raise ValueError(f"every file but the last has whole blocks of {BLOCK} rows")
-    return SplitFiles(str(described["content"]), str(described["index"]), files)
+    return SplitFiles(str(described["index"]), files)
 
 
 def check_file(store: Store, path: str, size: int) -> None:
@@ -119,7 +130,7 @@ def read_index(store: Store, split: str, described: SplitFiles) -> Index:
     path = index_file(split)
     place, (rows, sizes) = f"{store.uri}/{path}", zip(*described.files, strict=True)
     try:
-        data = store.read(path, INDEX_BYTES * sum(rows))
+        data = store.read(path, min(INDEX_BYTES, ROW_BYTES * sum(rows)))
     except MissingError:
         raise DataError(f"{place} is missing: {_AGAIN}") from None
     except DamagedError as error:

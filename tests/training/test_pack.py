@@ -104,7 +104,7 @@ def test_of_two_packs_to_one_place_the_second_touches_nothing(
 
     def progress(done: int, total: int) -> None:
         """And a third one comes while the first is under way."""
-        with pytest.raises(ConfigError, match="is still under way|another pack has begun") as refusal:
+        with pytest.raises(ConfigError, match=r"is still under way|another pack has begun") as refusal:
             pack(str(other), out)
         refusals.append(refusal)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import pickle
 import shutil
 from collections.abc import Iterator
@@ -21,8 +23,8 @@ from orchestrator.storage import s3
 from orchestrator.training.batches import Batches
 from orchestrator.training.data import Data, load_data
 from orchestrator.training.pack import pack
-from orchestrator.training.packed import PackedImages, PackedSplit
-from orchestrator.training.packed_files import BLOCK
+from orchestrator.training.packed import PackedImages, PackedSplit, open_packed
+from orchestrator.training.packed_files import BLOCK, CONTENTS, index_file
 from orchestrator.training.rng import seed_all
 
 CPU = torch.device("cpu")
@@ -107,6 +109,28 @@ def test_identity_is_every_byte_and_not_the_folders(folder: Path, packed: Path, 
     other_size = load_data("imagefolder", {**OPTIONS, "image_size": 8}, root=str(packed))
     every = [load(root).identity for root in (folder, packed, tmp_path / "out")]
     assert len({*every, other_size.identity}) == 4
+
+
+@pytest.mark.parametrize("change", ["label", "name", "crc", "size", "two sums"])
+def test_identity_is_of_the_rows_that_are_read(packed: Path, tmp_path: Path, change: str) -> None:
+    """Not what dataset.json says of them: whoever changes a label changes every round's key."""
+    root = Path(shutil.copytree(packed, tmp_path / "changed"))
+    index = root / index_file("train")
+    lines = [line.rsplit(",", 4) for line in index.read_text().splitlines()]
+    if change == "label":  # of two rows, so that each class has as many as before
+        other = next(row for row in range(1, len(lines)) if lines[row][1] != lines[0][1])
+        lines[0][1], lines[other][1] = lines[other][1], lines[0][1]
+    elif change == "name":  # the same characters, cut elsewhere
+        lines[0][0], lines[1][0] = lines[0][0][:-2] + '"', f'"{lines[0][0][-2]}{lines[1][0][1:]}'
+    elif change == "two sums":
+        lines[0][4], lines[1][4] = lines[1][4], lines[0][4]
+    else:
+        lines[0][{"size": 3, "crc": 4}[change]] = "1"
+    index.write_text("".join(",".join(line) + "\n" for line in lines))
+    contents = json.loads((root / CONTENTS).read_text())
+    contents["splits"]["train"]["index"] = hashlib.sha256(index.read_bytes()).hexdigest()
+    (root / CONTENTS).write_text(json.dumps(contents))
+    assert open_packed(str(root)).identity != open_packed(str(packed)).identity
 
 
 # An epoch.
@@ -227,14 +251,16 @@ def test_a_pickled_data_set_reads_the_same_images(packed: Path) -> None:
     assert all(torch.equal(there[index][0], samples[index][0]) for index in range(len(samples)))
 
 
-def test_a_storage_that_a_loader_process_cannot_reach_is_a_sentence(packed: Path, closing: list[Batches]) -> None:
+def test_a_storage_that_a_loader_process_cannot_reach_is_a_sentence(
+    packed: Path, closing: list[Batches], monkeypatch: pytest.MonkeyPatch
+) -> None:
     closing.append(batches(load(str(packed)), loader_workers=1))
 
     def unreachable(*arguments: object) -> None:
         raise StorageError("the storage does not answer")
 
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(DataError, match="^the storage does not answer$"):
-        patch.setattr(PackedSplit, "begin", unreachable)
+    monkeypatch.setattr(PackedSplit, "begin", unreachable)
+    with pytest.raises(DataError, match=r"^the storage does not answer$"):
         list(closing[0].train(0))
 
 

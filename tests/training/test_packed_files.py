@@ -65,9 +65,17 @@ def cut_short(path: Path) -> None:
 
 
 def grow(path: Path) -> None:
-    """To a terabyte that takes no room on the disk."""
-    with open(path, "ab") as file:
-        file.truncate(TERABYTE)
+    """To a terabyte that takes no room on the disk, and ends like a Parquet file."""
+    with open(path, "r+b") as file:
+        file.seek(TERABYTE - 4)
+        file.write(b"PAR1")
+
+
+def endless(root: Path) -> None:
+    """As large as its index says, and as many rows: only an absolute limit can refuse that."""
+    grow(root / index_file("train"))
+    grow(root / "train" / "00001.parquet")
+    files(root, lambda f: f[-1].__setitem__(slice(None), [TERABYTE, TERABYTE]))
 
 
 NO_CONTENTS = r"dataset.json is not the table of contents of a packed data set \("
@@ -103,6 +111,10 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "one image as large as its file": (lambda r: with_row(r, 0, start=0, size=1 << 20), NO_ORDER),
     "another image": (lambda r: with_row(r, 17, crc=1), r"train/00000.parquet is damaged in .*JPEG \(CRC-32\): copy"),
     "no JSON": (lambda r: (r / CONTENTS).write_text("{"), NO_CONTENTS),
+    "an index of a terabyte for as many rows": (
+        endless,
+        "train/_index.csv is damaged: it has 1,099,511,.* at most 2,147,483,648 belong",
+    ),
     "no object": (lambda r: (r / CONTENTS).write_text("[1]"), NO_CONTENTS),
     "nested": (lambda r: (r / CONTENTS).write_text(BOMB), NO_CONTENTS + "RecursionError"),
     "a terabyte": (lambda r: grow(r / CONTENTS), rf"dataset.json is damaged: .* at most {CONTENTS_BYTES:,} belong"),
@@ -121,7 +133,16 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "a file less": (lambda r: files(r, lambda f: f.pop()), "train/_index.csv must name the rows of all files"),
     "no classes": (lambda r: edit(r, lambda c: c.update(classes=[])), NO_CONTENTS + "ValueError: its classes are no"),
     "numbers": (lambda r: edit(r, lambda c: c.update(classes=[1, 2, 3])), NO_CONTENTS + "ValueError: its classes are"),
-    "older": (lambda r: edit(r, lambda c: c.update(format=1)), "dataset.json is of format 1, this version reads 2"),
+    "a class without a name": (
+        lambda r: edit(r, lambda c: c["classes"].append("")),
+        NO_CONTENTS + "ValueError: its cl",
+    ),
+    "a class twice": (lambda r: edit(r, lambda c: c["classes"].append("cat")), NO_CONTENTS + "ValueError: two of its"),
+    "a class without images": (
+        lambda r: edit(r, lambda c: c["classes"].extend(["newt", "owl"])),
+        "train must have images of every class, not none of 'newt'",
+    ),
+    "older": (lambda r: edit(r, lambda c: c.update(format=1)), "dataset.json is of format 1, this version reads 3"),
     "a format without end": (lambda r: edit(r, lambda c: c.update(format="9" * 9999)), r"is of format '9{49}, this"),
 }
 
