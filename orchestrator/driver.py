@@ -51,7 +51,7 @@ class Driver:
         self.keys = round_keys(self.settings)
         self.densities = experiment.densities()
         self.shapes = dict(problem.prunable)
-        self._requests = Requests(experiment, self.keys, problem, ledger, keep)
+        self._requests = Requests(experiment, self.keys, problem, keep)
         self._finished: dict[str, Finished] = {}  # by key; in storage, or about to be
         self._request: RoundRequest | None = None
         self._lock = threading.RLock()

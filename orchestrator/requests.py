@@ -26,6 +26,7 @@ from orchestrator.rounds import RoundRequest, RoundResult, Tensors, TrainState
 from orchestrator.seeds import derive
 from orchestrator.storage.checkpoint import Shapes
 from orchestrator.storage.ledger import Ledger, Record
+from orchestrator.storage.store import JSON_BYTES
 from orchestrator.training.config import TrainingConfig
 from orchestrator.training.rng import own_randomness, seed_all
 
@@ -73,7 +74,14 @@ class Finished:
 
     def snapshot(self, epoch: int) -> TrainState:
         """The state after `epoch`. Raises DamagedError, MissingError."""
-        return self._snapshots.get(epoch) or self._ledger.snapshot(self.key, str(epoch))
+        return self._snapshots.get(epoch) or self._ledger.snapshot(self.key, str(epoch), self._most_bytes())
+
+    def gradients(self) -> Tensors:
+        """{name: dL/dw}, once an errand has fetched them. Raises DamagedError, MissingError."""
+        return self._ledger.snapshot(self.key, GRADIENTS, self._most_bytes()).model
+
+    def has_gradients(self) -> bool:
+        return self._ledger.has_snapshot(self.key, GRADIENTS)
 
     def has_snapshot(self, epoch: int) -> bool:
         return epoch in self._snapshots or self._ledger.has_snapshot(self.key, str(epoch))
@@ -93,6 +101,13 @@ class Finished:
     def forget(self) -> None:
         """Leave it to storage."""
         self._content, self._snapshots = None, {}
+
+    def _most_bytes(self) -> int | None:
+        """Of a snapshot, while there may be no record yet."""
+        if self._content is None:
+            return None
+        state, _ = self._content
+        return sum(tensor.nbytes for part in (state.model, state.optimizer) for tensor in part.values()) + JSON_BYTES
 
     def _read(self) -> tuple[TrainState, Tensors]:
         if self._content is None:
@@ -147,10 +162,9 @@ class Requests:
         experiment: Experiment,
         keys: list[str],
         problem: Problem,
-        ledger: Ledger,
         keep: Iterable[int],
     ) -> None:
-        self.experiment, self.keys, self._ledger = experiment, keys, ledger
+        self.experiment, self.keys = experiment, keys
         self.shapes, self._graph = dict(problem.prunable), problem.channels
         self.densities = experiment.densities()
         self._criterion = resolve_criterion(experiment.criterion)
@@ -170,7 +184,7 @@ class Requests:
             key = f"{dense.key}.{self._rewinds_to}"
             workers = dense.workers() if self._rewinds_to else None  # the initialisation is the same for any number
             return replace(self.dense(), key=key, epochs=self._rewinds_to, keep=(), wants="snapshot", workers=workers)
-        if needs_gradients(self._criterion) and not self._ledger.has_snapshot(parent.key, GRADIENTS):
+        if needs_gradients(self._criterion) and not parent.has_gradients():
             training = self.experiment.training
             start = Start(parent.state(), training.schedule, 0, 0)
             request = self._request(
@@ -184,7 +198,7 @@ class Requests:
         technique, selection = self.experiment.technique, self.experiment.selection
         state, density = parent.state().model, self.densities[index]
         weights = {name: state[name] for name in self.shapes}
-        gradients = self._ledger.snapshot(parent.key, GRADIENTS).model if needs_gradients(self._criterion) else None
+        gradients = parent.gradients() if needs_gradients(self._criterion) else None
         with own_randomness():  # for a criterion that draws its scores
             seed_all(derive(self.experiment.seed, "criterion", index))
             if isinstance(selection, Channels):

@@ -185,12 +185,22 @@ class Ledger:
         """Whether there is one, whole or not."""
         return self.store.exists(_snapshot(key, name))
 
-    def snapshot(self, key: str, name: str) -> TrainState:
-        """What `write_snapshot` kept. Raises DamagedError naming the file, MissingError."""
-        return self._read_snapshot(_snapshot(key, name))
+    def snapshot(self, key: str, name: str, most: int | None = None) -> TrainState:
+        """What `write_snapshot` kept, of no more than `most` bytes, or than what the round's record allows.
+
+        Raises DamagedError naming the file, MissingError.
+        """
+        file = _snapshot(key, name)
+        most = most or self._most_bytes(key)
+        if most is None:
+            raise DamagedError(f"{file} is of a round that is not finished: start the job again")
+        return unpack_snapshot(self.store.read(file, most), file)
 
     def verify(self) -> Iterator[tuple[str, str | None]]:
-        """(file, None or what is wrong with it) for every record, every blob that a record names, every snapshot."""
+        """(file, None or what is wrong with it) for every record, every blob that a record names, every snapshot.
+
+        Of rounds that are finished: what lies beside the others is still being written.
+        """
         files = {file: None for file in self.store.list("rounds/") if file.endswith("/record.json")}  # in order
         for file in files:
             try:
@@ -211,8 +221,10 @@ class Ledger:
                 except DamagedError as error:
                     yield record.file(name), str(error)
         for file in self.store.list("snapshots/"):
+            if (most := self._most_bytes(file.split("/")[1])) is None:
+                continue
             try:
-                self._read_snapshot(file)
+                unpack_snapshot(self.store.read(file, most), file)
                 yield file, None
             except DamagedError as error:
                 yield file, f"{error}; delete it to have it made again"
@@ -256,13 +268,12 @@ class Ledger:
             )
         return data
 
-    def _read_snapshot(self, file: str) -> TrainState:
-        """Of a finished round: it has no more than the result and the gradients of all weights would take."""
-        record = None
+    def _most_bytes(self, key: str) -> int | None:
+        """Of a snapshot: no more than the result and the gradients of all weights. None: the round is not finished."""
         with contextlib.suppress(DamagedError):  # told where the record itself is read
-            record = self.record(file.split("/")[1])
-        most = sum(blob.bytes for blob in record.blobs.values()) + 8 * record.prunable if record else 0
-        return unpack_snapshot(self.store.read(file, most + JSON_BYTES if record else None), file)
+            if (record := self.record(key)) is not None:
+                return sum(blob.bytes for blob in record.blobs.values()) + 8 * record.prunable + JSON_BYTES
+        return None
 
 
 def _snapshot(key: str, name: str) -> str:

@@ -321,6 +321,13 @@ def test_files_that_are_too_large_are_not_read(ledger: Ledger) -> None:
     with pytest.raises(DamagedError, match=rf"^snapshots/{KEY}/0.safetensors is damaged: .* at most "):
         ledger.snapshot(KEY, "0")
     assert any("snapshots/" in file and "delete it" in (problem or "") for file, problem in ledger.verify())
+    unfinished = f"snapshots/{KEY[::-1]}/0.safetensors"
+    grow(ledger, unfinished, 1 << 40)
+    with pytest.raises(DamagedError, match=rf"^{unfinished} is of a round that is not finished"):
+        ledger.snapshot(KEY[::-1], "0")
+    with pytest.raises(DamagedError, match=rf"^{unfinished} is damaged: .* at most 5,000 belong there"):
+        ledger.snapshot(KEY[::-1], "0", 5000)
+    assert unfinished not in [file for file, _ in ledger.verify()]
     grow(ledger, f"rounds/{KEY}/record.json", 1 << 40)
     with pytest.raises(DamagedError, match=rf"^rounds/{KEY}/record.json is damaged: .* at most {JSON_BYTES:,}"):
         ledger.record(KEY)
