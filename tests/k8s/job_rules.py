@@ -41,7 +41,7 @@ def versions(documents: list[Document]) -> Iterator[str]:
 
 
 def entry_points(documents: list[Document]) -> Iterator[str]:
-    """Each names a job of the image and flags that it takes; storage is shared, and the data is mounted."""
+    """Each names a job of the image and flags that it takes; storage is shared, data in a bucket or mounted."""
     for document in documents:
         if document["kind"] == "RayJob":
             asked = parse(document["spec"].get("entrypoint", ""))
@@ -50,11 +50,12 @@ def entry_points(documents: list[Document]) -> Iterator[str]:
                 continue
             if not asked["storage"].startswith("s3://"):
                 yield f"--storage must be a bucket, got {asked['storage']}"
+            data = asked["data"] or "s3://"
             for pod in pods([document]):
                 for container in pod.spec["containers"]:
                     mounts = [m["mountPath"] + "/" for m in container["volumeMounts"] if m.get("readOnly")]
-                    if asked["data"] and pod.role != "submitter" and not asked["data"].startswith(tuple(mounts)):
-                        yield f"{pod.name} does not mount {asked['data']}"
+                    if pod.role != "submitter" and not data.startswith(("s3://", *mounts)):
+                        yield f"{pod.name} does not mount {data}"
 
 
 @functools.cache

@@ -16,7 +16,10 @@ import yaml
 
 REPOSITORY = Path(__file__).parents[2]
 K8S = REPOSITORY / "k8s"
-RENDERED = ("base", "overlays/imagenet", "overlays/kueue", "overlays/eks", "overlays/laptop", "overlays/monitoring")
+RENDERED = (
+    "base",
+    *(f"overlays/{name}" for name in ("imagenet", "imagenet-claim", "kueue", "eks", "laptop", "monitoring")),
+)
 WITH_RAY = RENDERED[:-1]
 
 Document = dict[str, Any]

@@ -19,7 +19,7 @@ def test_every_folder_that_is_applied_is_there():
 
 
 def test_every_overlay_is_in_the_table():
-    listed = set(re.findall(r"^\| `([\w/]+)` \|", README, flags=re.MULTILINE))
+    listed = set(re.findall(r"^\| `([\w/-]+)` \|", README, flags=re.MULTILINE))
     assert listed == {str(file.parent.relative_to(K8S)) for file in K8S.rglob("kustomization.yaml")}
 
 
