@@ -101,7 +101,7 @@ class DriverActor:
     ) -> None:
         self._metrics = Metrics(experiment.name, experiment.seed)
         self._log = RoundLog(experiment, "driver")
-        store = MeteredStore(open_store(storage), self._metrics)
+        store = MeteredStore(open_store(storage), self._metrics, in_background=True)
         self._driver = Driver(experiment, Ledger(store), problem, keep=keep, floor=floor)
         self._claims = Claims(store, owner)
         self._shared: dict[str, tuple[RoundRequest, list[ray.ObjectRef[Any]]]] = {}

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 from pyarrow.fs import FileSystem
@@ -21,7 +22,8 @@ GAUGES = {
 }
 COUNTERS = {
     "rewind_restarts_total": "Groups of workers that were started again.",
-    "rewind_storage_blocked_seconds_total": "Seconds spent waiting for the storage.",
+    "rewind_storage_blocked_seconds_total": "Seconds that workers did not train because the storage was not done.",
+    "rewind_data_blocked_seconds_total": "Seconds that workers waited for a batch: to be read, decoded, handed over.",
     "rewind_storage_uploaded_bytes_total": "Bytes written to the storage.",
 }
 _TAGS = ("experiment", "seed")
@@ -49,12 +51,22 @@ class Metrics:
             if amount > 0:
                 self._counters[f"rewind_{name}_total"].inc(amount)
 
+    @contextlib.contextmanager
+    def blocked_on_storage(self) -> Iterator[None]:
+        """Nothing is trained meanwhile."""
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.add(storage_blocked_seconds=time.perf_counter() - began)
+
 
 class MeteredStore:
-    """A store that counts the bytes written to it and the time spent waiting for it."""
+    """A store that counts the bytes written to it and, unless training goes on meanwhile, the time they take."""
 
-    def __init__(self, store: Store, metrics: Metrics) -> None:
+    def __init__(self, store: Store, metrics: Metrics, *, in_background: bool = False) -> None:
         self._store, self._metrics = store, metrics
+        self._waiting = contextlib.nullcontext if in_background else metrics.blocked_on_storage
         self.is_local = store.is_local
 
     @property
@@ -92,10 +104,7 @@ class MeteredStore:
         return self._store.train_storage()
 
     def _timed(self, call: Callable[[], T], size: int = 0) -> T:
-        began = time.perf_counter()
-        try:
+        with self._waiting():
             result = call()
-            self._metrics.add(storage_uploaded_bytes=size)
-            return result
-        finally:
-            self._metrics.add(storage_blocked_seconds=time.perf_counter() - began)
+        self._metrics.add(storage_uploaded_bytes=size)
+        return result

@@ -54,10 +54,11 @@ class WorkerConfig:
 def train_path(config: WorkerConfig) -> None:
     """Train every round that the driver asks for."""
     torch.set_num_threads(config.threads)
-    link = DriverLink(config.driver)
+    metrics = Metrics(config.experiment.name, config.experiment.seed)
+    link = DriverLink(config.driver, metrics)
     log = RoundLog(config.experiment, f"worker {group.rank()}")
-    store = MeteredStore(open_store(config.storage), Metrics(config.experiment.name, config.experiment.seed))
-    writer = ProgressWriter(store)
+    plain = open_store(config.storage)
+    store, writer = MeteredStore(plain, metrics), ProgressWriter(MeteredStore(plain, metrics, in_background=True))
     trainer: Trainer | None = None
     while (key := link.next_key()) is not None:
         log.round(key)
@@ -73,7 +74,7 @@ def train_path(config: WorkerConfig) -> None:
             if resume:
                 link.resumed(key, resume)
                 log.info("goes on from a checkpoint", epochs_done=resume.epochs_done, steps_done=resume.steps_done)
-            watch = Watch(config, key, link, writer, device, log)
+            watch = Watch(config, key, link, writer, trainer, metrics, log)
             result = trainer.train(
                 request,
                 resume=resume,
@@ -81,7 +82,8 @@ def train_path(config: WorkerConfig) -> None:
                 on_step=watch.step_done,
                 on_snapshot=partial(_keep, store, key),
             )
-            writer.wait()  # so that nothing of the round is written after its commit
+            with metrics.blocked_on_storage():
+                writer.wait()  # so that nothing of the round is written after its commit
         except Stopped:
             break
         except DivergedError as error:  # on every worker alike
@@ -110,8 +112,8 @@ def _keep(store: Store, key: str, epoch: int, state: TrainState) -> None:
 class DriverLink:
     """A worker's calls to the driver actor; rank 0 asks and hands back, every rank fetches its own tensors."""
 
-    def __init__(self, driver: Any) -> None:
-        self._driver = driver
+    def __init__(self, driver: Any, metrics: Metrics) -> None:
+        self._driver, self._metrics = driver, metrics
         self._first = group.rank() == 0
         self._started = True
         self._committing: tuple[str, Any] | None = None
@@ -153,7 +155,8 @@ class DriverLink:
 
     def wait(self) -> None:
         if self._committing is not None:
-            ray.get(self._committing[1])
+            with self._metrics.blocked_on_storage():
+                ray.get(self._committing[1])
             self._committing = None
 
     def fail(self, key: str, reason: str) -> None:
@@ -202,11 +205,12 @@ class Watch:
         key: str,
         link: DriverLink,
         writer: ProgressWriter,
-        device: torch.device,
+        trainer: Trainer,
+        metrics: Metrics,
         log: RoundLog,
     ) -> None:
         self._config, self._key, self._link, self._writer, self._log = config, key, link, writer, log
-        self._device = device
+        self._trainer, self._metrics = trainer, metrics
         self._saved = self._looked = time.monotonic()
         self._reported = 0.0
         self._steps = self._steps_to_look = 1
@@ -220,6 +224,7 @@ class Watch:
         images_per_second: float,
         take_progress: TakeProgress,
     ) -> None:
+        self._metrics.add(data_blocked_seconds=self._trainer.batches.take_waited())
         if group.rank() != 0:
             return
         done = metrics.epoch - request.first_epoch + 1
@@ -248,12 +253,13 @@ class Watch:
         steps = max(1, min(1000, int(LOOK_SECONDS / max(pace, 1e-6))))
         due = order != "leave" and (last_moment or self._is_due())
         decision = [int(due), int(last_moment), int(order != "go on"), steps]
-        save, wait, end, steps = group.from_rank_zero(decision, self._device)
+        save, wait, end, steps = group.from_rank_zero(decision, self._trainer.device)
         self._steps = self._steps_to_look = steps
         if save and (progress := take_progress()):
             self._save(progress)
         if wait:
-            self._writer.wait()
+            with self._metrics.blocked_on_storage():
+                self._writer.wait()
         if end:
             raise Stopped
 

@@ -6,6 +6,7 @@ All randomness of an epoch comes from its seed and is laid out for the global ba
 from __future__ import annotations
 
 import signal
+import time
 from collections.abc import Iterator
 from typing import Any, NamedTuple, TypeAlias
 
@@ -102,6 +103,11 @@ class Batches:
         for images, labels in self._raw(split, order, order, max(largest, self._batch_size // self._world)):
             yield self._finish(images), labels
 
+    def take_waited(self) -> float:
+        """Seconds that were spent waiting for samples to be read and decoded, since this was last asked."""
+        waited, self._loader.waited = self._loader.waited, 0.0
+        return waited
+
     def close(self) -> None:
         """End the loader processes; the next use would start new ones."""
         self._loader.close()
@@ -187,6 +193,7 @@ class _Loader:
         self._requests = _Requests(max(1, workers))
         self._loader: DataLoader[Any] | None = None
         self._passes = 0
+        self.waited = 0.0  # seconds
 
     def read(self, split: Split, order: Tensor, seeds: Tensor, batch: int, parts: int) -> Iterator[list[Batch]]:
         """Batches in `parts`. The processes take turns: with as many parts as processes, each keeps to its columns."""
@@ -196,7 +203,7 @@ class _Loader:
         self._passes += 1
         this_pass = self._passes
         pieces: list[Batch] = []
-        for result in self._loader:
+        for result in self._results(iter(self._loader)):
             if isinstance(result, str):
                 raise DataError(result)
             pieces.append(result)
@@ -206,6 +213,15 @@ class _Loader:
             pieces = []
             if this_pass != self._passes:  # the loader now follows the other one
                 raise RuntimeError("another pass over the data began before this one ended")
+
+    def _results(self, loader: Iterator[Batch | str]) -> Iterator[Batch | str]:
+        while True:
+            began = time.perf_counter()
+            result = next(loader, None)
+            self.waited += time.perf_counter() - began
+            if result is None:
+                return
+            yield result
 
     def close(self) -> None:
         self._loader = None

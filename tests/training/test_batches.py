@@ -60,6 +60,12 @@ class Failing(Noisy):
         return super().__getitem__(index)
 
 
+class Slow(Noisy):
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        time.sleep(0.01)
+        return super().__getitem__(index)
+
+
 def in_memory(n: int = 70, augmented: bool = True) -> Data:
     """Image i holds 16 different numbers, from 16 i on; the label is i."""
     splits = [TensorDataset(torch.arange(16.0 * k).view(k, 1, 4, 4), torch.arange(k)) for k in (n, 11, 13)]
@@ -296,6 +302,27 @@ def test_batches_that_cannot_be_shared(n: int, batch_size: int, world: int, mess
         with pytest.raises(ConfigError) as caught:
             attempt()
         assert str(caught.value) == message
+
+
+@pytest.mark.parametrize("loader_workers", [0, 2])
+def test_the_time_that_training_waits_for_data(closing: list[Batches], loader_workers: int) -> None:
+    """That of reading, less what is read while something else goes on; in memory there is none."""
+    slow = Data(Slow(70), Slow(11), Slow(13), num_classes=70, input_shape=(1, 1, 3))
+    closing.append(one := batches(slow, loader_workers=loader_workers))
+    list(one.evaluate("test"))
+    one.take_waited()
+    began = time.perf_counter()
+    list(one.train(0))
+    took = time.perf_counter() - began
+    assert 0.7 / max(1, loader_workers) * 0.9 <= one.take_waited() <= took
+    assert one.take_waited() == 0
+    for _ in one.train(1):
+        time.sleep(0.15)  # longer than a batch takes to read
+    waited = one.take_waited()
+    assert waited < 0.4 if loader_workers else waited >= 0.7
+    memory = batches(in_memory())
+    list(memory.train(0))
+    assert memory.take_waited() == 0
 
 
 def test_other_settings_are_checked() -> None:
