@@ -17,14 +17,15 @@ from orchestrator.training.data import Data, load_data
 from orchestrator.training.models import build_model, check_model
 
 
-def load_problem(experiment: Experiment, data_root: str | None = None) -> tuple[Problem, Data]:
-    """What the keys of `experiment` need to know, and its data.
+def load_problem(experiment: Experiment, data_root: str | None = None, workers: int = 1) -> tuple[Problem, Data]:
+    """What the keys of `experiment` need to know, and its data. `workers`: the most that share a batch.
 
     Raises ConfigError or DataError for a model that does not fit the data, an unknown name, a layout that is not
     what was expected, a batch larger than the training set, or an exclusion that matches nothing.
     """
     data = load_data(experiment.data, experiment.data_options, root=data_root)
-    check_batch_size(len(data.train), experiment.training.batch_size)
+    batch_size = experiment.training.batch_size
+    check_batch_size(len(data.train), batch_size, workers)
     model = build_model(
         experiment.model,
         experiment.model_options,
@@ -32,7 +33,7 @@ def load_problem(experiment: Experiment, data_root: str | None = None) -> tuple[
         input_shape=data.input_shape,
         seed=derive(experiment.seed, "model"),
     )
-    check_model(model, data)
+    check_model(model, data, batch_size // workers)
     prunable = {name: tuple(weight.shape) for name, weight in prunable_weights(model, experiment.exclude).items()}
     if not prunable:
         raise ConfigError(

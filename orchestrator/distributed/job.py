@@ -52,7 +52,7 @@ def run(experiment: Experiment, flags: Flags, console: Console) -> list[Record]:
     deployment.check_batch(experiment.training.batch_size)
     store = open_store(flags.storage)
     store.check()
-    problem, _ = load_problem(experiment, deployment.data_root)
+    problem, _ = load_problem(experiment, deployment.data_root, deployment.workers.most)
     driver = Driver(experiment, Ledger(store), problem)
     records = driver.records()
     console.print(

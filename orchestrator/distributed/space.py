@@ -92,5 +92,5 @@ def _path_of(build: Build, deployment: Deployment, point: dict[str, Any]) -> Swe
         )
     experiment = replace(experiment, name=f"{experiment.name[:80]}-{digest[:8]}")
     deployment.check_batch(experiment.training.batch_size)
-    problem, _ = load_problem(experiment, deployment.data_root)
+    problem, _ = load_problem(experiment, deployment.data_root, deployment.workers.most)
     return SweptPath(experiment, problem)

@@ -174,7 +174,7 @@ def _paths(replicates: list[Experiment], deployment: Deployment) -> list[SweptPa
         # Whatever an experiment may come to hold counts, but for what surely says nothing of model and data.
         alike = replace(experiment, name="any", seed=0, path=Geometric(), technique=LearningRateRewinding())
         if (about := json.dumps(as_json(alike))) not in problems:
-            problems[about], _ = load_problem(experiment, deployment.data_root)
+            problems[about], _ = load_problem(experiment, deployment.data_root, deployment.workers.most)
         paths.append(SweptPath(experiment, problems[about]))
     dense = [round_keys(round_settings(path.experiment, path.problem))[0] for path in paths]
     wanted: dict[str, set[int]] = {key: set() for key in dense}

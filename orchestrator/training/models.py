@@ -62,10 +62,11 @@ def build_model(
     return shrink(model.cpu(), kept or {})
 
 
-def check_model(model: nn.Module, data: Data) -> None:
+def check_model(model: nn.Module, data: Data, smallest_batch: int = 2) -> None:
     """Raises ConfigError unless two samples give `model`, in evaluation mode, (2, num_classes) logits from all weights.
 
-    And unless a copy of it, in training mode, gives every parameter a gradient.
+    And unless a copy of it, in training mode, gives every parameter a gradient, from `smallest_batch` samples (a
+    worker's share of a batch) if those are fewer than two.
     """
     name, shape = type(model).__name__, (2, *data.input_shape)
     was_training = model.training
@@ -81,7 +82,7 @@ def check_model(model: nn.Module, data: Data) -> None:
     elif logits.shape != (2, data.num_classes) or not logits.is_floating_point():
         got = f"{tuple(logits.shape)} of {logits.dtype}"
     else:
-        return _check_training(copy.deepcopy(model).train(), name, shape)
+        return _check_training(copy.deepcopy(model).train(), name, (min(2, smallest_batch), *data.input_shape))
     raise ConfigError(f"model {name} must turn {shape} into float logits of shape (2, {data.num_classes}), got {got}")
 
 
@@ -91,7 +92,12 @@ def _check_training(model: nn.Module, name: str, shape: tuple[int, ...]) -> None
         with own_randomness():
             model(torch.zeros(shape)).sum().backward()
     except Exception as error:
-        raise ConfigError(f"model {name} cannot be trained on images of shape {shape}: {one_line(error)}") from error
+        way_out = (
+            "" if shape[0] > 1 else "; a worker's share of the batch is one image: raise batch_size, or lower workers"
+        )
+        raise ConfigError(
+            f"model {name} cannot be trained on images of shape {shape}: {one_line(error)}{way_out}"
+        ) from error
     unused = [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
     if unused:
         raise ConfigError(

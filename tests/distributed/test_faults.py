@@ -86,6 +86,7 @@ def mistake(tmp_path, monkeypatch, capsys):
         (["--cpus-per-worker", "nan"], {}, "--cpus-per-worker must be above 0"),
         (["--gpus-per-worker", "0.5"], {}, "--gpus-per-worker must be a whole number"),
         (["--loader-workers", "-1"], {}, "--loader-workers must be 0 or more, got -1"),
+        (["--workers", "16"], {"model": "tiny:normed"}, "a worker's share of the batch is one image: raise batch_size"),
         ([], {"model": "tiny:unused"}, "every parameter of model Unused must take part in its output"),
         ([], {"model": "tiny:tuple_in_training"}, "cannot be trained"),
         (["--checkpoint-seconds", "-1"], {}, "--checkpoint-seconds must be 0 or more, got -1"),

@@ -55,6 +55,9 @@ def text():
 def no_weights():
     return nn.Sequential(nn.Flatten(), nn.BatchNorm1d(4))
 
+def normed():
+    return nn.Sequential(nn.Flatten(), nn.Linear(192, 10), nn.BatchNorm1d(10))
+
 def lazy():
     return nn.LazyLinear(10)
 
@@ -255,3 +258,13 @@ def test_check_model_wraps_what_the_forward_raises(user: str) -> None:
         check_model(model, data(shape=(3, 9, 9)))
     assert isinstance(caught.value.__cause__, RuntimeError)
     assert model.training
+
+
+def test_batch_norm_of_a_vector_needs_two_samples_on_every_worker(user: str) -> None:
+    """Batch norm after a linear layer has no variance in one sample; after a convolution, it has the pixels'."""
+    model = build(f"{user}:normed")
+    check_model(model, data(), smallest_batch=2)
+    with pytest.raises(ConfigError, match=r"cannot be trained on images of shape \(1, 3, 8, 8\): .*") as caught:
+        check_model(model, data(), smallest_batch=1)
+    assert str(caught.value).endswith("a worker's share of the batch is one image: raise batch_size, or lower workers")
+    check_model(build("resnet8"), data(), smallest_batch=1)
