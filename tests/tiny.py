@@ -27,6 +27,12 @@ def model(num_classes: int, input_shape: tuple[int, int, int], norm: bool = True
     )
 
 
+def deeper(num_classes: int, input_shape: tuple[int, int, int], **options) -> nn.Module:
+    """With a convolution of several channels in, whose weights lie otherwise in memory when channels come last."""
+    first = nn.Conv2d(input_shape[0], 8, 3, padding=1)
+    return nn.Sequential(first, nn.ReLU(), model(num_classes, (8, *input_shape[1:]), **options))
+
+
 class Unused(nn.Module):
     """A model of which one layer takes no part."""
 

@@ -89,7 +89,14 @@ def average_gradients(module: nn.Module) -> None:
     flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
     parts = sum_over_workers(flat.div_(world_size())).split([parameter.numel() for parameter in parameters])
     for parameter, part in zip(parameters, parts, strict=True):
-        parameter.grad = part.view_as(parameter).to(parameter.dtype)
+        parameter.grad = _laid_out_as(parameter, part.view_as(parameter))
+
+
+def _laid_out_as(parameter: Tensor, gradient: Tensor) -> Tensor:
+    """As autograd leaves it: a fused step walks through both in the order of memory, and does not look at strides."""
+    if (gradient.stride(), gradient.dtype) == (parameter.stride(), parameter.dtype):
+        return gradient
+    return torch.empty_like(parameter).copy_(gradient)
 
 
 def _averages_in_backward() -> bool:

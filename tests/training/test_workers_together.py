@@ -16,11 +16,10 @@ from orchestrator.storage.checkpoint import pack_progress, unpack_progress
 from orchestrator.training.data import load_data
 from orchestrator.training.loop import Trainer
 
+DEEPER = tiny.with_training(dataclasses.replace(tiny.EXPERIMENT, model="tiny:deeper"), channels_last=True)
 # Without batch norm, whose statistics are each worker's own; a clipped gradient would show a wrong scale.
-PLAIN = tiny.with_training(dataclasses.replace(tiny.EXPERIMENT, model_options={"norm": False}), clip_norm=0.5)
-
-
-NOISY = dataclasses.replace(tiny.EXPERIMENT, model_options={"dropout": 0.2})
+PLAIN = tiny.with_training(dataclasses.replace(DEEPER, model_options={"norm": False}), clip_norm=0.5)
+NOISY = dataclasses.replace(DEEPER, model_options={"dropout": 0.2})
 WORLD = 3
 
 
