@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import os
 import shutil
 import signal
@@ -18,10 +19,21 @@ from orchestrator.pruning import Geometric
 from orchestrator.storage.checkpoint import unpack_progress
 from orchestrator.storage.ledger import MODEL, Ledger, Record
 from orchestrator.storage.store import open_store
+from orchestrator.training.pack import pack
 
 pytestmark = pytest.mark.ray
 ENV = {"EPOCHS": "100", "ROUNDS": "2"}
 ALWAYS = ("--checkpoint-seconds", "0")
+JOBS = job_runs.REPOSITORY / "jobs"
+SMALL_IMAGENET = f"""
+import dataclasses, sys
+sys.path.append({str(JOBS)!r})
+from imagenet_lr import SMOKE
+from orchestrator.distributed.job import main
+training = dataclasses.replace(SMOKE.training, epochs=6)
+small = dataclasses.replace(SMOKE, model="resnet8", model_options={{"width": 8}}, training=training)
+sys.exit(main(small, smoke=small, doc=None))
+"""
 
 
 def records_of(storage: str) -> list[Record]:
@@ -136,6 +148,28 @@ def test_sigterm_ends_in_order_with_a_checkpoint_in_the_middle_of_an_epoch(tmp_p
     assert unpack_progress(checkpoint.read_bytes(), "").place > (0, 0)
     records = finish(tmp_path, uninterrupted)
     assert max(r.attempts for r in records) == 2
+
+
+def test_sigkill_in_the_middle_of_an_epoch_of_images_from_a_bucket(tmp_path, s3_uri, monkeypatch):
+    """Data, loader and training of the ImageNet job, with a small network: on with the images that were to come."""
+    monkeypatch.syspath_prepend(JOBS)
+    importlib.import_module("imagenet_lr").make_smoke_data(tmp_path / "folder")
+    pack(str(tmp_path / "folder"), s3_uri)
+    script = tmp_path / "small_job.py"
+    script.write_text(SMALL_IMAGENET)
+    arguments = ("--data", s3_uri, "--storage", "./runs", "--workers", "2", "--loader-workers", "1")
+    (tmp_path / "undisturbed").mkdir()
+    code, output = job_runs.run(tmp_path / "undisturbed" / "log", *arguments, script=script)
+    assert code == 0, output
+    with job_runs.running(tmp_path / "log", *arguments, *ALWAYS, script=script) as job:
+        job.wait_for(lambda: [c for c in checkpoints(tmp_path) if not c.stem.endswith("-00000000")], "in mid-epoch")
+        job.kill()
+    code, output = job_runs.run(tmp_path / "log", *arguments, script=script)
+    assert code == 0, output
+    records, expected = records_of(str(tmp_path / "runs")), records_of(str(tmp_path / "undisturbed" / "runs"))
+    assert [(r.round, r.attempts) for r in expected] == [(0, 1), (1, 1)]
+    assert bits(records) == bits(expected)
+    assert max(r.attempts for r in records) == 2, "it went on from the checkpoint, not from the round's beginning"
 
 
 @pytest.mark.parametrize("started", ["gcs_server", "ray::TrainController"])
