@@ -14,7 +14,7 @@ from orchestrator.storage.store import Store, open_store
 
 # Epochs of about a second, so that a fault comes in the middle of one.
 LONG = {"EPOCHS": "25", "ROUNDS": "1", "DATA_OPTIONS": '{"samples": 9600}'}
-OFTEN = ("--checkpoint-seconds", "2")
+OFTEN, SELDOM = ("--checkpoint-seconds", "2"), ("--checkpoint-seconds", "10000")
 ROWS: list[tuple[str, str, str, str]] = []
 Events = list[dict[str, Any]]
 

@@ -13,11 +13,11 @@ from typing import Any, Literal
 
 import ray
 
-from orchestrator.distributed.logs import RoundLog
+from orchestrator.distributed.logs import RoundLog, about_round
 from orchestrator.distributed.metrics import MeteredStore, Metrics
 from orchestrator.distributed.tensors import share, unshare
 from orchestrator.driver import Driver
-from orchestrator.errors import OrchestratorError
+from orchestrator.errors import OrchestratorError, StorageError
 from orchestrator.experiment import Experiment, Problem
 from orchestrator.rounds import EpochMetrics, RoundRequest, RoundResult
 from orchestrator.stopping import Floor
@@ -82,6 +82,19 @@ class Turn:
 
     what: Literal["train", "wait", "end"]
     holder: str | None = None
+
+
+def answer(call: ray.ObjectRef[Any]) -> Any:
+    """What a call of the actor returned; an error of ours as it was raised there, without Ray's traceback as its text.
+
+    Raises what the call raised, RayError if the actor died.
+    """
+    try:
+        return ray.get(call)
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, OrchestratorError):
+            raise error.cause from error
+        raise
 
 
 @ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1, max_concurrency=8)
@@ -169,13 +182,17 @@ class DriverActor:
 
     def _claim_next(self) -> tuple[str | None, bool]:
         """Key of the round that is next, if there is one, and whether it is ours to train."""
-        while (key := self._next_key()) is not None and self._claims.acquire(key):
-            if self._next_key() == key:
-                return key, True
-            # Finished a moment ago: by another owner, and it is in storage, or by ourselves, and `finish_round`,
-            # which is at it in another thread, releases the claim when it is.
-            if self._driver.is_stored(key):
-                self._claims.release(key)
+        try:
+            while (key := self._next_key()) is not None and self._claims.acquire(key):
+                if self._next_key() == key:
+                    return key, True
+                # Finished a moment ago: by another owner, and it is in storage, or by ourselves, and `finish_round`,
+                # which is at it in another thread, releases the claim when it is.
+                if self._driver.is_stored(key):
+                    self._claims.release(key)
+        except StorageError as error:  # patience is over, or the storage does not let us in any more
+            self._failure = str(error)
+            return None, False
         return key, False
 
     def request(self, key: str) -> tuple[RoundRequest, list[ray.ObjectRef[Any]]]:
@@ -192,7 +209,11 @@ class DriverActor:
         return self._shared[key]
 
     def finish_round(self, key: str, result: RoundResult, tensors: list[ray.ObjectRef[Any]]) -> None:
-        """Commit; returns when the round is safe in storage."""
+        """Commit; returns when the round is safe in storage. The next one may have been asked for already."""
+        with about_round(key):
+            self._finish_round(key, result, tensors)
+
+    def _finish_round(self, key: str, result: RoundResult, tensors: list[ray.ObjectRef[Any]]) -> None:
         state, kept = ray.get(tensors[0])
         snapshots = {epoch: unshare(snapshot) for epoch, snapshot in kept.items()}
         self._fruitless = 0
@@ -207,16 +228,17 @@ class DriverActor:
             raise
         self._lost = 0
         self._claims.release(key)
-        self._log.info("round committed", round_key=key, test_accuracy=result.test_accuracy, seconds=result.seconds)
+        self._log.info("round committed", test_accuracy=result.test_accuracy, seconds=result.seconds)
         if record is not None and all(record.key != known.key for known in self._records):
             self._records.append(record)
 
     def fail_round(self, key: str, reason: str) -> None:
         """Give the run up and write down why."""
-        self._log.info("round failed", round_key=key, reason=reason)
-        self._failure = self._failure or reason
-        self._driver.fail_round(key, reason, self._job)
-        self._claims.release(key)
+        with about_round(key):
+            self._log.info("round failed", reason=reason)
+            self._failure = self._failure or reason
+            self._driver.fail_round(key, reason, self._job)
+            self._claims.release(key)
 
     def crashed(self, error: str) -> None:
         """A worker died of this; said if the run is given up."""
@@ -232,6 +254,7 @@ class DriverActor:
         """How far round `key` is; answers what the workers should do."""
         if self._new and self._next_key() == key:
             # Started again in the middle of a round, whose claim nobody renews any more.
+            self._log.round(key)
             self._taken_over = not self._claims.acquire(key)
             self._training, self._stopped, self._new = key, False, False
         if report is not None:

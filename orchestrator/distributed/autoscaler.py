@@ -13,12 +13,17 @@ from orchestrator.distributed.deployment import Workers
 _ANSWER_SECONDS = 20.0  # it looks at what is asked every few seconds
 
 
+def is_there() -> bool:
+    """Whether an autoscaler of version 2 has reported: the cluster may grow."""
+    return bool(_status().autoscaling_state.autoscaler_state_version)
+
+
 def can_hold(workers: Workers) -> bool:
     """Whether the autoscaler can bring the cluster to `workers.least` workers, and has begun to.
 
     False at once where no autoscaler of version 2 has reported (that of version 1 does not tell what it cannot do).
     """
-    if _status().autoscaling_state.autoscaler_state_version == 0:
+    if not is_there():
         return False
     request_resources(bundles=[workers.resources] * workers.least)
     try:

@@ -90,11 +90,11 @@ def _restored(*names: str) -> Iterator[None]:
 
 def _knock(address: str) -> None:
     """Try whether somebody listens at `address`: Ray itself would try for minutes."""
-    parts = re.fullmatch(r"(?:ray://)?(?:\[([0-9a-fA-F:.]+(?:%[\w.-]+)?)\]|([^/:\s]+)):(\d{1,5})", address)
+    parts = re.fullmatch(r"(?:\[([0-9a-fA-F:.]+(?:%[\w.-]+)?)\]|([^/:\s]+)):(\d{1,5})", address)
     if not parts or not 0 < int(parts[3]) < 65536:
         raise ConfigError(
-            "--address (or RAY_ADDRESS) must be HOST:PORT of a Ray head, ray://HOST:PORT of its client server, auto or "
-            f"local, got {address!r}; an http address is the dashboard's, for `ray job submit --address`"
+            "--address (or RAY_ADDRESS) must be HOST:PORT of a Ray head, auto or local, and the job run on a node of "
+            f"the cluster, got {address!r}; from elsewhere, `ray job submit --address http://HOST:8265` sends it there"
         )
     try:
         socket.create_connection((parts[1] or parts[2], int(parts[3])), timeout=10).close()
@@ -137,12 +137,17 @@ def with_gpus(workers: Workers) -> Workers:
 
 
 def check_storage_is_shared(store: Store) -> None:
-    """Raise ConfigError for a local folder on a cluster of several nodes, which do not see each other's disks."""
-    nodes = [node for node in ray.nodes() if node["Alive"]]
-    if store.is_local and len(nodes) > 1:
+    """Raise ConfigError for a local folder on a cluster of several nodes, which do not see each other's disks.
+
+    A worker on a node that came later, without an autoscaler, looks for itself.
+    """
+    if not store.is_local:
+        return
+    nodes = len([node for node in ray.nodes() if node["Alive"]])
+    if nodes > 1 or autoscaler.is_there():
+        what = f"the {nodes} nodes of this cluster" if nodes > 1 else "the nodes that the autoscaler adds"
         raise ConfigError(
-            f"storage {store.uri!r} is a local folder, and the {len(nodes)} nodes of this cluster do not share it: "
-            "pass --storage s3://bucket/prefix"
+            f"storage {store.uri!r} is a local folder, and {what} do not share it: pass --storage s3://bucket/prefix"
         )
 
 

@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import sys
+from collections.abc import Iterator
+from contextvars import ContextVar
 from datetime import datetime, timezone
 from typing import Any
 
 from orchestrator.experiment import Experiment
 
 _PLAIN = frozenset(vars(logging.makeLogRecord({})))
+_ABOUT: ContextVar[str | None] = ContextVar("about", default=None)
+
+
+@contextlib.contextmanager
+def about_round(key: str) -> Iterator[None]:
+    """Lines of this thread are of round `key` meanwhile, whatever round the process is at."""
+    token = _ABOUT.set(key)
+    try:
+        yield
+    finally:
+        _ABOUT.reset(token)
 
 
 class JsonLines(logging.Formatter):
@@ -30,6 +44,7 @@ class JsonLines(logging.Formatter):
             **self.context,
             **extra,
         }
+        line["round_key"] = _ABOUT.get() or line["round_key"]
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
         return json.dumps(line, default=str)

@@ -17,7 +17,7 @@ import ray
 import ray.train
 from ray.train.torch import TorchTrainer
 
-from orchestrator.distributed.actor import DriverActor
+from orchestrator.distributed.actor import DriverActor, answer
 from orchestrator.distributed.deployment import Deployment
 from orchestrator.distributed.network import OwnAddress
 from orchestrator.distributed.worker import WorkerConfig, train_path
@@ -90,7 +90,7 @@ def train_rounds(
     `on_wait` is told once who that is. Raises OrchestratorError when the path fails, or the workers keep dying.
     """
     told, since = None, time.monotonic()
-    while (turn := ray.get(driver.turn.remote())).what != "end":
+    while (turn := answer(driver.turn.remote())).what != "end":
         if turn.what == "train":
             fit(experiment, driver, store, deployment)
             since = time.monotonic()
@@ -99,7 +99,7 @@ def train_rounds(
             told = turn.holder
             on_wait(told)
         time.sleep(pause(time.monotonic() - since, MOST_WAIT_SECONDS))
-    if failure := ray.get(driver.status.remote(0)).failure:
+    if failure := answer(driver.status.remote(0)).failure:
         raise OrchestratorError(failure)
 
 
@@ -121,6 +121,7 @@ def fit(experiment: Experiment, driver: Any, store: Store, deployment: Deploymen
         experiment=experiment,
         driver=driver,
         storage=store.uri,
+        home=ray.get_runtime_context().get_node_id(),
         data_root=deployment.data_root,
         threads=max(1, int(workers.cpus)),
         loader_workers=max(1, int(workers.cpus)) if loaders is None else loaders,

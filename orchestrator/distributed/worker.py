@@ -8,6 +8,7 @@ list, which belongs to one path, may be torn by a kill, and learns of a checkpoi
 from __future__ import annotations
 
 import contextlib
+import logging
 import time
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -19,11 +20,11 @@ import ray.train.torch
 import torch
 from ray.train.collective import broadcast_from_rank_zero
 
-from orchestrator.distributed.actor import Order, Report
+from orchestrator.distributed.actor import Order, Report, answer
 from orchestrator.distributed.logs import RoundLog
 from orchestrator.distributed.metrics import MeteredStore, Metrics
 from orchestrator.distributed.tensors import share, unshare
-from orchestrator.errors import DivergedError, OrchestratorError, StorageError
+from orchestrator.errors import ConfigError, DivergedError, OrchestratorError, StorageError
 from orchestrator.experiment import Experiment
 from orchestrator.rounds import EpochMetrics, Progress, RoundRequest, RoundResult, TrainState
 from orchestrator.storage.ledger import Ledger
@@ -33,18 +34,23 @@ from orchestrator.training import group
 from orchestrator.training.data import load_data
 from orchestrator.training.loop import TakeProgress, Trainer
 
+logger = logging.getLogger(__name__)
+
 LOOK_SECONDS = 0.5  # between two looks whether to stop or to write a checkpoint
 SEEN_SECONDS = 0.005  # between two questions for the next round while the driver receives the last one
+AGREE_SECONDS = 1.0  # until workers that found different checkpoints look again
+AGREE_LOOKS = 5
 PREEMPTION_LOOKS = 4  # looks to one at Ray Train's notice of a node that goes, at which all workers wait for each other
 
 
 @dataclass(frozen=True)
 class WorkerConfig:
-    """What a worker needs to know; no secrets, they come from each node's environment."""
+    """What a worker needs to know; no secrets, they come from each node's environment. `home`: node of the job."""
 
     experiment: Experiment
     driver: Any
     storage: str
+    home: str
     data_root: str | None
     threads: int
     loader_workers: int
@@ -65,12 +71,11 @@ def train_path(config: WorkerConfig) -> None:
         try:
             device = ray.train.torch.get_device()
             if trainer is None:
+                check_folder_is_here(store, config.home)
                 data = load_data(config.experiment.data, config.experiment.data_options, root=config.data_root)
                 trainer = Trainer(config.experiment, data, device=device, loader_workers=config.loader_workers)
             request = link.request(key)
-            resume = newest_progress(store, key, partial(trainer.check, request), trainer.most_bytes)
-            if not group.same_everywhere(resume.place if resume else (0, 0), device):
-                resume = None  # one worker could not read the checkpoint: all begin the round anew
+            resume = _checkpoint(store, request, trainer)
             if resume:
                 link.resumed(key, resume)
                 log.info("goes on from a checkpoint", epochs_done=resume.epochs_done, steps_done=resume.steps_done)
@@ -102,6 +107,26 @@ def train_path(config: WorkerConfig) -> None:
     link.stopped()
 
 
+def check_folder_is_here(store: Store, home: str) -> None:
+    """Raise ConfigError for a folder on another machine than the job's: a cluster may grow after it was looked at."""
+    if store.is_local and ray.get_runtime_context().get_node_id() != home:
+        raise ConfigError(
+            f"storage {store.uri!r} is a local folder, and a worker runs on another node than the job, which does not "
+            "share it: pass --storage s3://bucket/prefix"
+        )
+
+
+def _checkpoint(store: Store, request: RoundRequest, trainer: Trainer) -> Progress | None:
+    """The round's newest checkpoint, the same on all workers; one may be replaced while they look."""
+    for look in range(AGREE_LOOKS):
+        time.sleep(AGREE_SECONDS if look else 0.0)
+        found = newest_progress(store, request.key, partial(trainer.check, request), trainer.most_bytes)
+        if group.same_everywhere(found.place if found else (0, 0), trainer.device):
+            return found
+    logger.warning("workers cannot read one and the same checkpoint: the round begins anew")
+    return None
+
+
 def _keep(store: Store, key: str, epoch: int, state: TrainState) -> None:
     """Keep a snapshot at once: a group that starts again later would not pass its epoch."""
     if group.rank() == 0:
@@ -125,18 +150,18 @@ class DriverLink:
         return key
 
     def _ask(self) -> str | None:
-        key: str | None = ray.get(self._driver.next_key.remote(self._started))
+        key: str | None = answer(self._driver.next_key.remote(self._started))
         self._started = False
         while self._committing is not None and key == self._committing[0]:
             # The driver has not seen the result yet that is on its way to it, perhaps because it was started again.
             if ray.wait([self._committing[1]], timeout=SEEN_SECONDS)[0]:
                 self.wait()
-            key = ray.get(self._driver.next_key.remote(False))
+            key = answer(self._driver.next_key.remote(False))
         return key
 
     def request(self, key: str) -> RoundRequest:
         while True:
-            request, refs = ray.get(self._driver.request.remote(key))
+            request, refs = answer(self._driver.request.remote(key))
             try:
                 start, masks = (unshare(part) for part in ray.get(refs[0]))
             except ray.exceptions.ObjectLostError:
@@ -156,11 +181,11 @@ class DriverLink:
     def wait(self) -> None:
         if self._committing is not None:
             with self._metrics.blocked_on_storage():
-                ray.get(self._committing[1])
+                answer(self._committing[1])
             self._committing = None
 
     def fail(self, key: str, reason: str) -> None:
-        ray.get(self._driver.fail_round.remote(key, reason))
+        answer(self._driver.fail_round.remote(key, reason))
 
     def crashed(self, error: str) -> None:
         self._driver.crashed.remote(error[:1000])
@@ -251,7 +276,8 @@ class Watch:
         last_moment = order != "go on" or (preempted and not self._preempted)
         self._preempted |= preempted
         steps = max(1, min(1000, int(LOOK_SECONDS / max(pace, 1e-6))))
-        due = order != "leave" and (last_moment or self._is_due())
+        # Nobody says when the node goes: until then a checkpoint at each of these looks.
+        due = order != "leave" and (last_moment or self._is_due() or (preempted and not self._writer.is_busy))
         decision = [int(due), int(last_moment), int(order != "go on"), steps]
         save, wait, end, steps = group.from_rank_zero(decision, self._trainer.device)
         self._steps = self._steps_to_look = steps

@@ -39,10 +39,11 @@ def look(ledger: Ledger, before: Sight) -> Sight:
     """The storage now; records that were seen before are not read again."""
     keys = [path.split("/")[1] for path in ledger.store.list("rounds") if path.endswith("/record.json")]
     known = {key: before.records[key] if key in before.records else ledger.record(key) for key in keys}
+    records = {key: record for key, record in known.items() if record is not None}
     return Sight(
-        {key: record for key, record in known.items() if record is not None},
+        records,
         {str(failure["key"]): failure for failure in ledger.failures() if "key" in failure},
-        holders(ledger.store),
+        holders(ledger.store, finished=records),
         places(ledger.store),
     )
 

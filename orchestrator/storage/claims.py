@@ -19,12 +19,13 @@ import re
 import threading
 import time
 import uuid
+from collections.abc import Container
 from dataclasses import asdict, dataclass, replace
 from typing import get_type_hints
 
 from orchestrator.errors import ConfigError, DamagedError, StorageError
 from orchestrator.storage.process import is_gone, this_process
-from orchestrator.storage.store import MissingError, Store
+from orchestrator.storage.store import MissingError, Store, side_by_side
 
 BEATS = 3  # heartbeats in a lease
 RETRIES = 20  # tries in a lease while the storage fails
@@ -265,22 +266,29 @@ class _Chain:
         return f"claims/{self._key}/{number}.json"
 
 
-def holders(store: Store) -> dict[str, str]:
-    """{key: owner}, dead or alive, of every claim that was not released. Raises StorageError."""
+def holders(store: Store, *, finished: Container[str] = ()) -> dict[str, str]:
+    """{key: owner}, dead or alive, of every claim that was not released, but for rounds that are `finished`.
+
+    Raises StorageError.
+    """
     newest: dict[str, int] = {}
     for path in store.list("claims"):
-        if found := re.fullmatch(r"claims/([^/]+)/([1-9][0-9]*)\.json", path):
+        if (found := re.fullmatch(r"claims/([^/]+)/([1-9][0-9]*)\.json", path)) and found[1] not in finished:
             newest[found[1]] = max(newest.get(found[1], 0), int(found[2]))
-    held = {}
-    for key, number in newest.items():
-        with contextlib.suppress(MissingError):  # the chain has just gone on
-            try:
-                link = _Link.from_json(store.read(f"claims/{key}/{number}.json", LINK_BYTES))
-            except DamagedError:  # larger than any link
-                link = None
-            if link is None or not link.released:
-                held[key] = link.owner if link else "unknown"
-    return held
+
+    def owner(key: str) -> str | None:
+        try:
+            link = _Link.from_json(store.read(f"claims/{key}/{newest[key]}.json", LINK_BYTES))
+        except MissingError:  # the chain has just gone on
+            return None
+        except DamagedError:  # larger than any link
+            link = None
+        if link is None:
+            return "unknown"
+        return None if link.released else link.owner
+
+    owners = zip(newest, side_by_side(store, owner, newest), strict=True)
+    return {key: found for key, found in owners if found is not None}
 
 
 def _hasty(store: Store, seconds: float) -> Store:

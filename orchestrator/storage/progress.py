@@ -34,7 +34,10 @@ def newest_progress(
 
     `most`: bytes that one may have.
     """
-    for file in reversed(store.list(_folder(key))):
+    passed: set[str] = set()  # damaged, or gone
+    while files := [file for file in store.list(_folder(key)) if file not in passed]:
+        file = files[-1]
+        passed.add(file)
         try:
             progress = unpack_progress(store.read(file, most), file)
             if progress.key != key:

@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 
 from botocore.exceptions import ClientError
 
-from orchestrator.errors import ConfigError, StorageError
+from orchestrator.errors import ConfigError, DamagedError, StorageError
 from orchestrator.storage.s3_clients import ANSWER_S, s3_client, s3_filesystem
 from orchestrator.storage.s3_faults import FAILURES, diagnose, refusal, sentence
 from orchestrator.storage.store import (
@@ -106,8 +106,8 @@ class S3Store:
                 if diagnose(error).code != "preconditionfailed":
                     raise
             # It exists. If an earlier try failed, it may have been carried out and only its answer lost.
-            with contextlib.suppress(MissingError):
-                return tried_before and self._get(key) == data
+            with contextlib.suppress(MissingError, DamagedError):  # the latter: it has more bytes than ours
+                return tried_before and self._get(key, len(data)) == data
             return False
 
         return self._patiently("s3:PutObject", key, put)
@@ -171,7 +171,8 @@ class S3Store:
                 if answer["ContentLength"] < self._bulk_bytes:
                     return bytes(body.read())
             with self._filesystem.open_input_file(f"{self.bucket}/{key}") as file:
-                return bytes(file.read())
+                check_size(key.removeprefix(self._root), file.size(), most)  # another one may lie there by now
+                return bytes(file.read(file.size()))
         except ClientError as error:
             if diagnose(error).code != "nosuchkey":
                 raise

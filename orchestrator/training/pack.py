@@ -28,6 +28,7 @@ from orchestrator.training.packed_files import (
     CONTENTS,
     FILES,
     FORMAT,
+    IMAGE_BYTES,
     INDEX_BYTES,
     INDEX_SCHEMA,
     SCHEMA,
@@ -201,6 +202,10 @@ def _text(images: Scan) -> list[str]:
 def _read(file: str) -> bytes:
     try:
         with open(file, "rb") as opened:
+            if (size := os.fstat(opened.fileno()).st_size) > IMAGE_BYTES:
+                raise DataError(
+                    f"{file} has {size:,} bytes, at most {IMAGE_BYTES:,} can be packed: train from the folder instead"
+                )
             content = opened.read()
     except OSError as error:
         raise DataError(f"{file} cannot be read: {error.strerror or error}") from error

@@ -29,6 +29,8 @@ from orchestrator.training.checks import one_line
 
 FORMAT = 3  # raised whenever the same files would be read otherwise, in another order, or not at all
 BLOCK = 32  # rows that are read at once: of ImageNet 3.5 MB, where a request's latency no longer counts
+BLOCK_BYTES = 1 << 30  # the most of them
+IMAGE_BYTES = BLOCK_BYTES // BLOCK - 4096  # so that as many fit, with what Parquet writes between them
 FILES = 100_000  # of a split, at most: their names have five digits
 CONTENTS = "dataset.json"
 CONTENTS_BYTES = 16 << 20  # the most that is read of it
@@ -155,6 +157,10 @@ def read_index(store: Store, split: str, described: SplitFiles) -> Index:
     room = np.repeat(sizes, rows) - index.size
     if not np.all((index.size > 0) & (index.start >= before) & (index.start <= room)):
         raise DataError(f"{place} must have the images of a file one after another in it: pack it again")
+    first = np.arange(0, len(index.start), BLOCK)
+    last = np.minimum(first + BLOCK, len(index.start)) - 1
+    if np.any(index.start[last] + index.size[last] - index.start[first] > BLOCK_BYTES):
+        raise DataError(f"{place} must have {BLOCK} images in at most {BLOCK_BYTES:,} bytes: pack it again")
     return index
 
 

@@ -1,6 +1,7 @@
 """The driver actor's own decisions, without Ray: its class in this process."""
 
 import json
+import logging
 import threading
 from dataclasses import replace
 
@@ -8,6 +9,8 @@ import pytest
 import tiny
 
 from orchestrator.distributed import actor as module
+from orchestrator.distributed.logs import RoundLog
+from orchestrator.errors import StorageError
 from orchestrator.problem import load_problem
 from orchestrator.pruning import Geometric
 from orchestrator.retraining import WeightRewinding
@@ -169,3 +172,37 @@ def test_nothing_is_left_of_an_errand_that_another_owner_has_done(actor):
     ledger.write_snapshot(dense, "1", state)
     actor._driver.leave_round(errand)
     assert not ledger.store.exists(file)
+
+
+def test_a_storage_that_lets_nobody_in_any_more_ends_the_run_with_its_sentence(actor, monkeypatch):
+    def refuse(key):
+        raise StorageError("the keys of s3://bucket/runs have expired")
+
+    monkeypatch.setattr(actor._claims, "acquire", refuse)
+    assert actor.next_key(True) is None
+    assert actor.turn() == module.Turn("end")
+    assert actor.status(0).failure == "the keys of s3://bucket/runs have expired"
+
+
+def test_lines_of_a_round_have_its_key_whatever_round_was_asked_for_since(actor, monkeypatch, capfd):
+    """While round 0 is uploaded the workers are at round 1."""
+    _, data = load_problem(EXPERIMENT)
+    first, second = actor._driver.keys
+    result = Trainer(EXPERIMENT, data).train(actor._driver.next_round())
+    actor._log = RoundLog(EXPERIMENT, "driver")  # to the standard error that is looked at here
+    actor._log.round(second)
+    monkeypatch.setattr(actor._driver.ledger, "commit", lambda *_: logging.getLogger("orchestrator.x").warning("slow"))
+    actor.next_key(False)
+    actor.finish_round(first, result, [(result.state, {})])
+    actor._log.info("after")
+    lines = [json.loads(line) for line in capfd.readouterr().err.splitlines()]
+    found = [(line["message"], line["round_key"]) for line in lines]
+    assert found == [("slow", first), ("round committed", first), ("after", second)]
+
+
+def test_an_actor_started_again_in_mid_round_names_the_round_in_its_log(actor, capfd):
+    key = actor._driver.keys[0]
+    actor._log = RoundLog(EXPERIMENT, "driver")
+    assert actor.report(key, None) == "go on"
+    actor._log.info("warning")
+    assert json.loads(capfd.readouterr().err)["round_key"] == key

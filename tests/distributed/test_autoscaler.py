@@ -42,11 +42,18 @@ CONFIG = {
     },
 }
 ASK = """
-import sys, ray
-from orchestrator.distributed import cluster
+import sys, time, ray
+from orchestrator.distributed import autoscaler, cluster
 from orchestrator.distributed.deployment import Workers
-from orchestrator.errors import ResourceError
+from orchestrator.errors import ConfigError, ResourceError
+from orchestrator.storage.store import open_store
 cluster.connect(sys.argv[1])
+while not autoscaler.is_there():
+    time.sleep(0.1)
+try:
+    cluster.check_storage_is_shared(open_store("./runs"))
+except ConfigError as error:
+    print(error)
 for count, gpus, wait in (("2:9", 0.0, 30), ("3", 0.0, 0), ("1", 1.0, 0)):
     try:
         cluster.check_room(Workers.parse(count, 1.0, gpus), wait_seconds=wait)
@@ -88,8 +95,9 @@ def test_what_the_autoscaler_may_add_counts_as_there(tmp_path):
             timeout=150,
         )
     assert asked.returncode == 0, asked.stderr
-    fits, three, gpu, without, came = asked.stdout.splitlines()
+    folder, fits, three, gpu, without, came = asked.stdout.splitlines()
     assert fits == "2:9 fits"
     assert three.startswith("3 workers of 1 CPU each were asked for, and the cluster holds")
     assert gpu.startswith("1 workers of 1 CPU and 1 GPU each were asked for, and the cluster holds 0 of them")
+    assert "is a local folder, and the nodes that the autoscaler adds do not share it: pass --storage s3:" in folder
     assert (without, came) == ("0.0 GPU", "a node came")

@@ -15,10 +15,13 @@ import pytest
 import ray
 from ray._private import services
 from ray.cluster_utils import Cluster
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from orchestrator.distributed import cluster, trainer
+from orchestrator.distributed.actor import answer
 from orchestrator.distributed.deployment import Workers
 from orchestrator.distributed.network import interface_of, use_own_address
+from orchestrator.distributed.worker import check_folder_is_here
 from orchestrator.errors import ConfigError, ResourceError
 from orchestrator.storage.store import open_store
 
@@ -43,6 +46,18 @@ def test_a_local_folder_is_refused_and_s3_is_not(two_nodes, tmp_path):
     cluster.check_storage_is_shared(open_store("s3://bucket/runs"))
 
 
+def test_a_worker_on_a_node_that_came_later_does_not_write_to_its_own_disk(two_nodes, tmp_path):
+    home = ray.get_runtime_context().get_node_id()
+    check = ray.remote(num_cpus=0)(check_folder_is_here)
+    away = NodeAffinitySchedulingStrategy(two_nodes.list_all_nodes()[1].node_id, soft=False)
+    for where, uri in ((NodeAffinitySchedulingStrategy(home, soft=False), str(tmp_path)), (away, "s3://bucket/runs")):
+        ray.get(check.options(scheduling_strategy=where).remote(open_store(uri), home))
+    with pytest.raises(
+        ConfigError, match=r"^storage .* is a local folder, and a worker runs on another node than the job"
+    ):
+        answer(check.options(scheduling_strategy=away).remote(open_store(str(tmp_path)), home))
+
+
 @pytest.mark.parametrize(
     ("count", "cpus", "gpus", "holds"),
     [("3", 1.0, 0.0, None), ("4", 1.0, 0.0, 3), ("2", 2.0, 0.0, 1), ("1", 1.5, 0.0, None), ("1", 1.0, 1.0, 0)],
@@ -64,7 +79,7 @@ def test_no_gpu_is_asked_for_where_there_is_none(two_nodes):
     assert cluster.with_gpus(Workers.parse("2", 1.0, 0.0)).gpus == 0
 
 
-@pytest.mark.parametrize("address", ["127.0.0.1:1", "ray://localhost:1", "[::1]:1", "[fe80::1%lo]:1", "head..x:1"])
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "localhost:1", "[::1]:1", "[fe80::1%lo]:1", "head..x:1"])
 def test_an_address_where_nobody_answers_is_told(address):
     with pytest.raises(ResourceError, match=rf"no Ray cluster answers at {re.escape(address)} \("):
         cluster.connect(address)
@@ -96,7 +111,9 @@ def test_a_local_ray_that_cannot_start_is_told_with_the_way_out(path, tmp_path):
     assert "Traceback" not in output
 
 
-@pytest.mark.parametrize("address", ["head", "http://127.0.0.1:8265", "ray://head", "head:0", "head:65536", "::1:6379"])
+@pytest.mark.parametrize(
+    "address", ["head", "http://127.0.0.1:8265", "ray://head:10001", "head:0", "head:65536", "::1:6379"]
+)
 def test_what_cannot_be_an_address_is_told(address, monkeypatch):
     monkeypatch.setenv("RAY_ADDRESS", address)
     with pytest.raises(ConfigError, match=rf"must be HOST:PORT of a Ray head.* got '{re.escape(address)}'"):

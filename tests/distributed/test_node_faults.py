@@ -17,7 +17,7 @@ from typing import Any
 import job_runs
 import psutil
 import pytest
-from fault_table import LONG, OFTEN, Events, check_ledger, cost, events_of, in_mid_round, places, restarts, row
+from fault_table import LONG, OFTEN, SELDOM, Events, check_ledger, cost, events_of, in_mid_round, places, restarts, row
 from ray.cluster_utils import Cluster
 from ray_head import RAY
 
@@ -84,9 +84,16 @@ def started(nodes: int) -> Iterator[Machines]:
                     kill(node)
 
 
-def job(tmp_path: Path, machines: Machines, storage: str, *args: str, env: dict[str, str] | None = None) -> Any:
+def job(
+    tmp_path: Path,
+    machines: Machines,
+    storage: str,
+    *args: str,
+    env: dict[str, str] | None = None,
+    checkpoints: tuple[str, str] = OFTEN,
+) -> Any:
     ray = {name: value for name, value in os.environ.items() if name.startswith("RAY_")}
-    arguments = ("--storage", storage, "--address", machines.address, *OFTEN, *args)
+    arguments = ("--storage", storage, "--address", machines.address, *checkpoints, *args)
     return job_runs.running(tmp_path / "log", *arguments, env=LONG | ray | (env or {}))
 
 
@@ -155,8 +162,13 @@ def test_the_driver_actors_node_dies(tmp_path, s3_uri):
 
 
 def test_a_node_is_drained_with_notice(tmp_path, s3_uri):
-    with started(2) as machines, job(tmp_path, machines, s3_uri, "--workers", "1:2", env={"EPOCHS": "40"}) as run:
-        in_mid_round(run, s3_uri)
+    """Checkpoints are hours apart: those that there are were made because of the notice."""
+    with (
+        started(2) as machines,
+        job(tmp_path, machines, s3_uri, "--workers", "1:2", env={"EPOCHS": "40"}, checkpoints=SELDOM) as run,
+    ):
+        run.wait_for(lambda: [e for e in machines.events() if e.get("epochs_done") == 4], "some epochs are done")
+        assert not places(open_store(s3_uri))
         node = machines.node_of(run_worker(machines))
         notice = time.time()
         command = [RAY, "drain-node", "--address", machines.address, "--node-id", node.node_id]
@@ -172,8 +184,9 @@ def test_a_node_is_drained_with_notice(tmp_path, s3_uri):
         fault = kill(node)
         assert run.wait() == 0, run.output()
         seconds, repeated = cost(machines.events(), fault)
-        saved = [e for e in machines.events() if e["message"] == "checkpoint" and notice < e["at"] < fault]
-        assert saved, "a checkpoint on notice"
+        saved = [e["at"] for e in machines.events() if e["message"] == "checkpoint" and e["at"] < fault]
+        assert notice < min(saved) < notice + 6, "a checkpoint on notice, which is looked for every two seconds"
+    assert 0 < repeated < 6, "and another one until the node goes, so that little is lost"
     check_ledger(s3_uri, [2, 1])
     assert Ledger(open_store(s3_uri)).records()[0].workers == 1
     row("a node is drained, 8 s notice", "checkpoint on notice, then on with one worker of two", seconds, repeated)
@@ -222,9 +235,11 @@ def test_the_storage_is_cut_off_for_thirty_seconds(tmp_path, s3_uri, fault_proxy
         fault = time.time()
         assert run.wait() == 0, run.output()
         assert "workers started again" not in run.output()
-        went_on = next(e for e in machines.events() if e["message"] == "epoch done" and e["at"] > fault)
+        seconds, repeated = cost(machines.events(), fault)
+        meanwhile = [e for e in machines.events() if fault < e["at"] < fault + 30]
+        assert any("trying again" in e["message"] for e in meanwhile), "a checkpoint met the outage"
     check_ledger(s3_uri, [1, 1])
-    row("the storage is cut off for 30 s", "waited out, training goes on meanwhile", went_on["at"] - fault, 0.0)
+    row("the storage is cut off for 30 s", "waited out, training goes on meanwhile", seconds, repeated)
 
 
 def test_two_jobs_on_one_experiment(tmp_path, s3_uri):
@@ -239,6 +254,7 @@ def test_two_jobs_on_one_experiment(tmp_path, s3_uri):
         waited = [run.output() for run in (first, second) if "is being trained by" in run.output()]
         assert waited
         epochs = [(e["round_key"], e["epochs_done"]) for e in machines.events() if e["message"] == "epoch done"]
-        assert len(epochs) == len(set(epochs)) == 2 * 25
+        assert len(set(epochs)) == 2 * 25
     check_ledger(s3_uri, [1, 1])
-    row("two jobs on one experiment", "one waits for the other's rounds", None, 0.0)
+    assert len(epochs) == len(set(epochs)), "an epoch is about a second"
+    row("two jobs on one experiment", "one waits for the other's rounds", None, float(len(epochs) - len(set(epochs))))

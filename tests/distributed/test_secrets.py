@@ -1,4 +1,4 @@
-"""A planted secret key of the storage, looked for wherever a run leaves something that others may read."""
+"""A planted key of the storage, and the cluster's token, looked for wherever a run leaves what others may read."""
 
 from __future__ import annotations
 
@@ -29,36 +29,41 @@ def folder() -> Iterator[Path]:
 
 
 def test_a_planted_secret_is_found_nowhere(tmp_path, folder, s3_uri):
-    secret = f"planted-{uuid.uuid4().hex}"
+    secret, token = f"planted-{uuid.uuid4().hex}", uuid.uuid4().hex
     paths = [WATCH, job_runs.REPOSITORY / "tests", job_runs.REPOSITORY]
     pickles = tmp_path / "pickles"
     pickles.mkdir()
     environment = {
         "EPOCHS": "15",
         "AWS_SECRET_ACCESS_KEY": secret,
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": token,
         "RAY_TMPDIR": str(folder),
         "PYTHONPATH": os.pathsep.join(map(str, paths)),
         "PICKLE_WATCH": str(pickles),
-        "WATCHED": json.dumps([secret, TRAINER, ACTOR]),
+        "WATCHED": json.dumps([secret, token, TRAINER, ACTOR]),
     }
     with job_runs.running(tmp_path / "log", "--storage", s3_uri, "--workers", "2", env=environment) as run:
         run.wait_for(lambda: "round 0 done" in run.output(), "the first round")
         processes = run.processes()
-        assert any(secret in process.environ().values() for process in processes if readable(process))
-        assert not [line for process in processes if secret in (line := command_line(process))]
+        for one in (secret, token):
+            assert any(one in process.environ().values() for process in processes if readable(process))
+            assert not [line for process in processes if one in (line := command_line(process))]
         stores = list(object_stores(processes))
         assert any(b"momentum_buffer" in content for content in stores), "tensors of the run are in it"
-        assert not [content for content in stores if secret.encode() in content]
+        assert not [content for content in stores if secret.encode() in content or token.encode() in content]
         assert run.wait() == 0, run.output()
     seen = [name for file in pickles.iterdir() for name in file.read_text().split()]
     assert {TRAINER, ACTOR} <= set(seen)
-    assert secret not in seen
+    assert not {secret, token} & set(seen)
     assert secret not in run.output()
+    assert token not in run.output()
     logs = [path for path in folder.rglob("*") if path.is_file() and not path.is_socket()]
     assert any(path.name.startswith("worker-") for path in logs)
-    assert not [path for path in logs if secret.encode() in path.read_bytes()]
     store = open_store(s3_uri)
-    assert not [path for path in store.list() if secret.encode() in store.read(path)]
+    for content in [*(path.read_bytes() for path in logs), *(store.read(path) for path in store.list())]:
+        assert secret.encode() not in content
+        assert token.encode() not in content
 
 
 def readable(process: psutil.Process) -> bool:

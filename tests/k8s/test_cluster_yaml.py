@@ -11,6 +11,7 @@ import botocore.validate
 import job_rules
 import jsonschema
 import pytest
+import tomllib
 import yaml
 from manifests import REPOSITORY
 from ray.autoscaler._private.aws.config import DEFAULT_AMI, _check_ami
@@ -37,6 +38,25 @@ def test_the_launcher_takes_it(config):
     for name in COMMON:
         if name != "setup_commands":  # merged into those of head and workers
             assert prepared[name] == config()[name], "no default of Ray's takes its place"
+
+
+def test_what_is_copied_to_the_nodes_can_be_installed_there_and_is_all_named():
+    mounts = aws()["file_mounts"]
+    ours = {there: here for there, here in mounts.items() if there.startswith("~/rewind/")}
+    assert all(there == f"~/rewind/{here}" and (REPOSITORY / here).exists() for there, here in ours.items())
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())
+    packages = {
+        name.partition(".")[0].rstrip("*") for name in project["tool"]["setuptools"]["packages"]["find"]["include"]
+    }
+    needed = {
+        "pyproject.toml",
+        "constraints.txt",
+        "jobs",
+        project["project"]["readme"],
+        *project["project"]["license-files"],
+    }
+    assert needed | packages == set(ours.values())
+    assert mounts.keys() - ours.keys() == {"~/.ray/auth_token"}
 
 
 @pytest.mark.parametrize("change", [{"max_worker": 8}, {"head_node_type": 3}, {"auth": {"user": "ubuntu"}}])

@@ -53,3 +53,15 @@ def test_a_failure_is_told_and_cannot_move_the_cursor(ledger):
     ledger.write_failure("cd" * 32, {"key": "cd" * 32, "experiment": "e\x1b[2J", "round": 1, "reason": "diverged"})
     said, _ = news(ledger, NOTHING)
     assert said == ["e [2J: round 1 failed: diverged"]
+
+
+def test_claims_on_finished_rounds_are_not_read_again_and_again(ledger, monkeypatch):
+    """Each keeps its last link for good: a sweep has thousands."""
+    key = run(tiny.EXPERIMENT, ledger.store.uri)[0].key
+    with Claims(ledger.store, "digits.0 on host-7") as claims:
+        assert claims.acquire(key)
+        assert claims.acquire("ab" * 32)
+        seen, read, asked = look(ledger, NOTHING), type(ledger.store).read, []
+        monkeypatch.setattr(type(ledger.store), "read", lambda *a: asked.append(a[1]) or read(*a))
+        assert look(ledger, seen).holders == {"ab" * 32: "digits.0 on host-7"}
+    assert asked == [f"claims/{'ab' * 32}/1.json"]

@@ -56,6 +56,20 @@ def test_a_slower_owner_does_not_remove_what_a_faster_one_wrote(store):
     assert newest_progress(store, KEY).epochs_done == 7
 
 
+def test_one_that_is_replaced_between_looking_and_reading_is_looked_for_again(store, monkeypatch):
+    """By an owner that stalled, say: nothing that is safe is trained again."""
+    write_progress(store, progress(7))
+    read = type(store).read
+
+    def replaced(self, path, most=None):
+        monkeypatch.undo()
+        write_progress(store, progress(8))
+        return read(self, path, most)
+
+    monkeypatch.setattr(type(store), "read", replaced)
+    assert newest_progress(store, KEY).epochs_done == 8
+
+
 def test_rounds_do_not_see_each_other(store):
     for key in (KEY, f"{KEY}.2", "cd" * 32):
         write_progress(store, progress(1, key))

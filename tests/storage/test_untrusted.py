@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 import tiny
 import torch
+from s3_server import FaultProxy
 from safetensors.torch import save
 from storage.test_ledger import KEY, MASKS, STATE, damage, record, rewritten
 
@@ -336,6 +337,33 @@ def test_files_that_are_too_large_are_not_read(ledger: Ledger) -> None:
         ledger.failures()
     grow(ledger, f"claims/{KEY}/1.json", 1 << 40)
     assert holders(ledger.store) == {KEY: "unknown"}
+
+
+def test_an_object_that_is_exchanged_while_it_is_read_is_read_up_to_the_limit(
+    s3_uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second request, for bulk, finds another object than the first one measured."""
+    store = S3Store(s3_uri, bulk_bytes=4)
+    store.write("a", b"12345")
+    get = store._client.get_object
+
+    def exchanged(**request: Any) -> Any:
+        answer = get(**request)
+        store.write("a", b"n" * 100_000)
+        return answer
+
+    monkeypatch.setattr(store._client, "get_object", exchanged)
+    with pytest.raises(DamagedError, match=r"^a is damaged: it has 100,000 bytes, at most 5 belong there"):
+        store.read("a", 5)
+
+
+def test_a_name_that_is_taken_by_something_huge_is_taken(s3_uri: str, fault_proxy: FaultProxy) -> None:
+    store = S3Store(s3_uri)
+    store.write("a", b"n" * 100_000)
+    fault_proxy.inject("status", method="PUT", status=500, times=1)
+    fault_proxy.seen.clear()
+    assert store.create("a", b"12345") is False
+    assert [method for method, _ in fault_proxy.seen] == ["PUT", "PUT", "GET"], "looked at, as its answer may be lost"
 
 
 @pytest.mark.parametrize("uri", ["local", "s3"])

@@ -25,7 +25,7 @@ from orchestrator.training.data import load_data
 from orchestrator.training.images import scan
 from orchestrator.training.pack import pack
 from orchestrator.training.packed import is_packed, open_packed
-from orchestrator.training.packed_files import BLOCK, CONTENTS, SCHEMA
+from orchestrator.training.packed_files import BLOCK, CONTENTS, IMAGE_BYTES, SCHEMA
 
 
 def test_others_read_the_images_as_they_were(folder: Path, packed: Path) -> None:
@@ -218,6 +218,11 @@ def damaged_png(root: Path) -> None:
     file.write_bytes(content)
 
 
+def huge(root: Path) -> None:
+    with open(root / "train" / "cat" / "000.JPEG", "r+b") as file:
+        file.truncate(IMAGE_BYTES + 1)
+
+
 def odd_name(root: Path) -> None:
     (root / "train" / "cat" / "000.JPEG").rename(root / "train" / "cat" / os.fsdecode(b"\xff.JPEG"))
 
@@ -235,6 +240,7 @@ def odd_name(root: Path) -> None:
             r"cat/000.png is no image, or a damaged one \(SyntaxError\): put the image there again, or",
         ),
         (lambda root: shutil.rmtree(root / "val" / "dog"), "must have the same classes; only one of them has dog"),
+        (huge, "cat/000.JPEG has 33,550,337 bytes, at most 33,550,336 can be packed: train from the folder"),
         (odd_name, r"file names must be UTF-8 to be packed, got b'cat/\\xff.JPEG'"),
     ],
 )

@@ -78,6 +78,12 @@ def endless(root: Path) -> None:
     files(root, lambda f: f[-1].__setitem__(slice(None), [TERABYTE, TERABYTE]))
 
 
+def endless_block(root: Path) -> None:
+    files(root, lambda f: f[-1].__setitem__(1, TERABYTE))
+    grow(root / "train" / "00001.parquet")
+    with_row(root, -1, size=2 << 30)
+
+
 NO_CONTENTS = r"dataset.json is not the table of contents of a packed data set \("
 NO_ORDER = r"train/_index.csv must have the images of a file one after another in it"
 DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
@@ -108,6 +114,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "an image beyond the file": (lambda r: with_row(r, -1, size=TERABYTE), NO_ORDER),
     "an image at a negative place": (lambda r: with_row(r, 0, start=-5), NO_ORDER),
     "an image that ends beyond all numbers": (lambda r: with_row(r, -1, start=2**63 - 9, size=2**63 - 9), NO_ORDER),
+    "an image of gigabytes": (endless_block, "train/_index.csv must have 32 images in at most 1,073,741,824 bytes"),
     "one image as large as its file": (lambda r: with_row(r, 0, start=0, size=1 << 20), NO_ORDER),
     "another image": (lambda r: with_row(r, 17, crc=1), r"train/00000.parquet is damaged in .*JPEG \(CRC-32\): copy"),
     "no JSON": (lambda r: (r / CONTENTS).write_text("{"), NO_CONTENTS),
