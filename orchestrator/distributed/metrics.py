@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import TypeVar
@@ -26,6 +27,7 @@ COUNTERS = {
     "rewind_data_blocked_seconds_total": "Seconds that workers waited for a batch: to be read, decoded, handed over.",
     "rewind_storage_uploaded_bytes_total": "Bytes written to the storage.",
 }
+REPEAT_SECONDS = 1.0
 _TAGS = ("experiment", "seed")
 T = TypeVar("T")
 
@@ -39,11 +41,25 @@ class Metrics:
         self._counters = {name: Counter(name, about, _TAGS) for name, about in COUNTERS.items()}
         for metric in (*self._gauges.values(), *self._counters.values()):
             metric.set_default_tags(tags)
+        self._shown: dict[str, float] = {}
 
     def show(self, **values: float) -> None:
-        """Set gauges, named without `rewind_`."""
-        for name, value in values.items():
+        """Set gauges, named without `rewind_`, until they are set again or this process ends."""
+        first = not self._shown
+        self._shown |= values
+        self._set()
+        if first:
+            threading.Thread(target=self._keep_shown, name="gauges", daemon=True).start()
+
+    def _set(self) -> None:
+        for name, value in list(self._shown.items()):  # another thread may show more
             self._gauges[f"rewind_{name}"].set(value)
+
+    def _keep_shown(self) -> None:
+        """Ray forgets a gauge that was not set for two of its intervals, of ten seconds; an epoch takes longer."""
+        while True:
+            time.sleep(REPEAT_SECONDS)
+            self._set()
 
     def add(self, **amounts: float) -> None:
         """Add to counters, named without `rewind_` and `_total`."""
