@@ -12,8 +12,8 @@ from typing import Any
 from orchestrator.storage.ledger import Ledger
 from orchestrator.storage.store import Store, open_store
 
-# Epochs of about a second, so that a fault comes in the middle of one.
-LONG = {"EPOCHS": "25", "ROUNDS": "1", "DATA_OPTIONS": '{"samples": 9600}'}
+# Epochs of about a second on any machine, so that a fault comes in the middle of one: 50 steps that mostly sleep.
+LONG = {"EPOCHS": "25", "ROUNDS": "1", "PAUSE": "0.02", "DATA_OPTIONS": '{"samples": 800}'}
 OFTEN, SELDOM = ("--checkpoint-seconds", "2"), ("--checkpoint-seconds", "10000")
 ROWS: list[tuple[str, str, str, str]] = []
 Events = list[dict[str, Any]]

@@ -1,6 +1,7 @@
 """A problem that trains in milliseconds, given by "tiny:model" and "tiny:data" as a user would give theirs."""
 
 import dataclasses
+import time
 
 import torch
 from torch import nn
@@ -12,6 +13,23 @@ from orchestrator.training.config import TrainingConfig
 from orchestrator.training.data import Data
 from orchestrator.training.lr import StepDecay
 from orchestrator.training.optimizer import SGD
+
+
+class Pause(nn.Module):
+    """Sleeps in training, so that a step takes about as long on any machine."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__()
+        self.seconds = seconds
+
+    def forward(self, images):
+        if self.training:
+            time.sleep(self.seconds)
+        return images
+
+
+def paced(num_classes: int, input_shape: tuple[int, int, int], pause: float, **options) -> nn.Module:
+    return nn.Sequential(Pause(pause), model(num_classes, input_shape, **options))
 
 
 def model(num_classes: int, input_shape: tuple[int, int, int], norm: bool = True, dropout: float = 0.0) -> nn.Module:

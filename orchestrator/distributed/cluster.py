@@ -24,7 +24,7 @@ from orchestrator.storage.store import Store
 
 _NO_CLUSTER = "start one with `ray start --head`, or leave --address and RAY_ADDRESS unset for a local one"
 _CHDIR, _TRACKING = "RAY_CHDIR_TO_TRIAL_DIR", "RAY_TRAIN_ENABLE_STATE_TRACKING"
-_NOTICES = "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"
+_NOTICES, _NOTICE_LOOKS = "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S"
 WAIT_SECONDS = 20.0  # for nodes of a cluster that is just starting
 
 
@@ -41,6 +41,7 @@ def connect(address: str | None) -> bool:
     joined, environment = address != "local", dict[str, str]()
     os.environ.setdefault(_TRACKING, "1" if joined else "0")  # the API's list of runs
     os.environ.setdefault(_NOTICES, "1" if joined else "0")  # of nodes that go: a process for each group of workers
+    os.environ.setdefault(_NOTICE_LOOKS, "2")  # seconds; a notice may be no longer than some of Ray's own five
     if not joined:
         # Ray asks for a token by default. One of its own leaves no file in the home folder and dies with the job.
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
@@ -108,7 +109,7 @@ def connected(address: str | None) -> Iterator[bool]:
     if ray.is_initialized():
         yield True
         return
-    with _restored(_CHDIR, _TRACKING, _NOTICES):  # the next cluster may be of the other kind
+    with _restored(_CHDIR, _TRACKING, _NOTICES, _NOTICE_LOOKS):  # the next cluster may be of the other kind
         joined = connect(address)
         try:
             yield joined

@@ -165,12 +165,11 @@ def test_a_node_is_drained_with_notice(tmp_path, s3_uri):
     """Checkpoints are hours apart: those that there are were made because of the notice."""
     with (
         started(2) as machines,
-        job(tmp_path, machines, s3_uri, "--workers", "1:2", env={"EPOCHS": "40"}, checkpoints=SELDOM) as run,
+        job(tmp_path, machines, s3_uri, "--workers", "1:2", checkpoints=SELDOM) as run,
     ):
         run.wait_for(lambda: [e for e in machines.events() if e.get("epochs_done") == 4], "some epochs are done")
         assert not places(open_store(s3_uri))
         node = machines.node_of(run_worker(machines))
-        notice = time.time()
         command = [RAY, "drain-node", "--address", machines.address, "--node-id", node.node_id]
         command += [
             "--reason",
@@ -179,21 +178,24 @@ def test_a_node_is_drained_with_notice(tmp_path, s3_uri):
             "spot",
             "--deadline-remaining-seconds",
         ]
-        subprocess.run([*command, "8"], check=True, capture_output=True, timeout=60)
-        time.sleep(max(0.0, notice + 8 - time.time()))
+        asked = time.time()
+        subprocess.run([*command, "15"], check=True, capture_output=True, timeout=60)
+        notice = time.time()
+        time.sleep(8)
         fault = kill(node)
         assert run.wait() == 0, run.output()
         seconds, repeated = cost(machines.events(), fault)
         saved = [e["at"] for e in machines.events() if e["message"] == "checkpoint" and e["at"] < fault]
-        assert notice < min(saved) < notice + 6, "a checkpoint on notice, which is looked for every two seconds"
-    assert 0 < repeated < 6, "and another one until the node goes, so that little is lost"
+        assert asked < min(saved) < notice + 6, "a checkpoint on notice: Ray looks for one every two seconds, so do we"
+        assert len(saved) > 1
+    assert 0 < repeated < 5, "and others until the node goes, so that little is lost"
     check_ledger(s3_uri, [2, 1])
     assert Ledger(open_store(s3_uri)).records()[0].workers == 1
     row("a node is drained, 8 s notice", "checkpoint on notice, then on with one worker of two", seconds, repeated)
 
 
 def test_a_node_joins(tmp_path, s3_uri):
-    with started(1) as machines, job(tmp_path, machines, s3_uri, "--workers", "1:2", env={"EPOCHS": "90"}) as run:
+    with started(1) as machines, job(tmp_path, machines, s3_uri, "--workers", "1:2", env={"EPOCHS": "60"}) as run:
         in_mid_round(run, s3_uri)
         alone = actor(machines, "ray::RayTrainWorker")
         machines.add()
