@@ -29,7 +29,7 @@ class Pause(nn.Module):
 
 
 def paced(num_classes: int, input_shape: tuple[int, int, int], pause: float, **options) -> nn.Module:
-    return nn.Sequential(Pause(pause), model(num_classes, input_shape, **options))
+    return nn.Sequential(Pause(pause), deeper(num_classes, input_shape, **options))
 
 
 def model(num_classes: int, input_shape: tuple[int, int, int], norm: bool = True, dropout: float = 0.0) -> nn.Module:

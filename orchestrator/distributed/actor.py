@@ -191,7 +191,7 @@ class DriverActor:
                 if self._driver.is_stored(key):
                     self._claims.release(key)
         except StorageError as error:  # patience is over, or the storage does not let us in any more
-            self._failure = str(error)
+            self._failure = self._failure or str(error)
             return None, False
         return key, False
 

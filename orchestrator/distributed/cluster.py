@@ -119,10 +119,11 @@ def connected(address: str | None) -> Iterator[bool]:
 
 def placed(deployment: Deployment, store: Store, joined: bool) -> Deployment:
     """`deployment` as it will run on the cluster. Raises OrchestratorError if the cluster cannot hold it."""
-    check_storage_is_shared(store)
+    if joined:
+        check_storage_is_shared(store)
     workers = with_gpus(deployment.workers) if deployment.gpus_if_there else deployment.workers
     check_room(workers, WAIT_SECONDS if joined else 0.0)
-    return replace(deployment, workers=workers)
+    return replace(deployment, workers=workers, home=ray.get_runtime_context().get_node_id())
 
 
 def room(resources: dict[str, float]) -> int:
@@ -140,7 +141,7 @@ def with_gpus(workers: Workers) -> Workers:
 def check_storage_is_shared(store: Store) -> None:
     """Raise ConfigError for a local folder on a cluster of several nodes, which do not see each other's disks.
 
-    A worker on a node that came later, without an autoscaler, looks for itself.
+    Whatever runs on a node that came later, without an autoscaler, looks for itself: see `check_folder_is_here`.
     """
     if not store.is_local:
         return
@@ -149,6 +150,15 @@ def check_storage_is_shared(store: Store) -> None:
         what = f"the {nodes} nodes of this cluster" if nodes > 1 else "the nodes that the autoscaler adds"
         raise ConfigError(
             f"storage {store.uri!r} is a local folder, and {what} do not share it: pass --storage s3://bucket/prefix"
+        )
+
+
+def check_folder_is_here(store: Store, home: str | None) -> None:
+    """Raise ConfigError for a folder if this process runs on another node than the job, `home` if it is known."""
+    if store.is_local and home and ray.get_runtime_context().get_node_id() != home:
+        raise ConfigError(
+            f"storage {store.uri!r} is a local folder, and a part of the job was placed on another node, which does "
+            "not share it: pass --storage s3://bucket/prefix"
         )
 
 

@@ -47,7 +47,7 @@ class Deployment:
 
     `data_root`: where the data lies. `loader_workers`: decoding processes for each worker, None for one for each of its
     CPUs. `checkpoint_seconds`: least time between checkpoints in a round. `gpus_if_there`: a GPU a worker if
-    the cluster has them.
+    the cluster has them. `home`: Ray's name of the job's node, with a folder for storage the only one that has it.
     """
 
     workers: Workers = field(default_factory=lambda: Workers(1, 1, 1.0, 0.0))
@@ -55,6 +55,7 @@ class Deployment:
     loader_workers: int | None = None
     checkpoint_seconds: float = 30.0
     gpus_if_there: bool = False
+    home: str | None = None
 
     def __post_init__(self) -> None:
         if not self.checkpoint_seconds >= 0:

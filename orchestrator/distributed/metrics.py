@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
@@ -47,19 +48,13 @@ class Metrics:
         """Set gauges, named without `rewind_`, until they are set again or this process ends."""
         first = not self._shown
         self._shown |= values
-        self._set()
+        self.set_again()
         if first:
-            threading.Thread(target=self._keep_shown, name="gauges", daemon=True).start()
+            threading.Thread(target=_keep_shown, args=(weakref.ref(self),), name="gauges", daemon=True).start()
 
-    def _set(self) -> None:
+    def set_again(self) -> None:
         for name, value in list(self._shown.items()):  # another thread may show more
             self._gauges[f"rewind_{name}"].set(value)
-
-    def _keep_shown(self) -> None:
-        """Ray forgets a gauge that was not set for two of its intervals, of ten seconds; an epoch takes longer."""
-        while True:
-            time.sleep(REPEAT_SECONDS)
-            self._set()
 
     def add(self, **amounts: float) -> None:
         """Add to counters, named without `rewind_` and `_total`."""
@@ -75,6 +70,14 @@ class Metrics:
             yield
         finally:
             self.add(storage_blocked_seconds=time.perf_counter() - began)
+
+
+def _keep_shown(shown: weakref.ref[Metrics]) -> None:
+    """Ray forgets a gauge that was not set for two of its intervals, of ten seconds; an epoch takes longer."""
+    while (metrics := shown()) is not None:
+        metrics.set_again()
+        del metrics
+        time.sleep(REPEAT_SECONDS)
 
 
 class MeteredStore:

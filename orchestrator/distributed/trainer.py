@@ -16,6 +16,7 @@ from typing import Any
 import ray
 import ray.train
 from ray.train.torch import TorchTrainer
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from orchestrator.distributed.actor import DriverActor, answer
 from orchestrator.distributed.deployment import Deployment
@@ -24,7 +25,7 @@ from orchestrator.distributed.worker import WorkerConfig, train_path
 from orchestrator.errors import OrchestratorError, StorageError
 from orchestrator.experiment import Experiment, Problem
 from orchestrator.stopping import Floor
-from orchestrator.storage.store import Store
+from orchestrator.storage.store import Store, open_store
 
 MAX_FAILURES = 100  # of workers, over a whole path; a round without progress is given up much earlier
 START_SECONDS = 3600.0  # until a group that finds no room counts as a failure, of which a path may have ten
@@ -49,8 +50,14 @@ def start_driver(
     """
     unique = uuid.uuid4().hex
     owner = f"{experiment.name}.{experiment.seed} on {platform.node()}, {unique[:8]}"
-    named = DriverActor.options(name=f"{job or unique}/{owner}")  # type: ignore[attr-defined]
-    driver = named.remote(experiment, storage, problem, job or unique, owner, keep=tuple(keep), floor=floor)
+    options: dict[str, Any] = {"name": f"{job or unique}/{owner}"}
+    if open_store(storage).is_local:  # wherever it is started again, the folder must be there
+        options["scheduling_strategy"] = NodeAffinitySchedulingStrategy(
+            ray.get_runtime_context().get_node_id(), soft=False
+        )
+    driver = DriverActor.options(**options).remote(  # type: ignore[attr-defined]
+        experiment, storage, problem, job or unique, owner, keep=tuple(keep), floor=floor
+    )
     try:
         ray.get(driver.pid.remote())
     except ray.exceptions.RayError as error:
@@ -121,7 +128,7 @@ def fit(experiment: Experiment, driver: Any, store: Store, deployment: Deploymen
         experiment=experiment,
         driver=driver,
         storage=store.uri,
-        home=ray.get_runtime_context().get_node_id(),
+        home=deployment.home,
         data_root=deployment.data_root,
         threads=max(1, int(workers.cpus)),
         loader_workers=max(1, int(workers.cpus)) if loaders is None else loaders,

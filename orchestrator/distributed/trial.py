@@ -13,6 +13,7 @@ import ray
 from ray import tune
 
 from orchestrator.distributed import trainer
+from orchestrator.distributed.cluster import check_folder_is_here
 from orchestrator.distributed.deployment import Deployment
 from orchestrator.driver import Driver
 from orchestrator.errors import OrchestratorError
@@ -58,7 +59,9 @@ def run_trial(config: dict[str, Any], path_of: Callable[[dict[str, Any]], SweptP
     try:
         path = path_of(config)
         told["path"] = path.label
-        driver = path.driver(Ledger(open_store(sweep.storage)), sweep.floor)
+        store = open_store(sweep.storage)
+        check_folder_is_here(store, sweep.deployment.home)
+        driver = path.driver(Ledger(store), sweep.floor)
         for record in _rounds(path, driver, sweep):
             told = metrics_of(record, path.label, rounds=len(driver.keys) - 1)
             tune.report(told)

@@ -21,10 +21,11 @@ import torch
 from ray.train.collective import broadcast_from_rank_zero
 
 from orchestrator.distributed.actor import Order, Report, answer
+from orchestrator.distributed.cluster import check_folder_is_here
 from orchestrator.distributed.logs import RoundLog
 from orchestrator.distributed.metrics import MeteredStore, Metrics
 from orchestrator.distributed.tensors import share, unshare
-from orchestrator.errors import ConfigError, DivergedError, OrchestratorError, StorageError
+from orchestrator.errors import DivergedError, OrchestratorError, StorageError
 from orchestrator.experiment import Experiment
 from orchestrator.rounds import EpochMetrics, Progress, RoundRequest, RoundResult, TrainState
 from orchestrator.storage.ledger import Ledger
@@ -50,7 +51,7 @@ class WorkerConfig:
     experiment: Experiment
     driver: Any
     storage: str
-    home: str
+    home: str | None
     data_root: str | None
     threads: int
     loader_workers: int
@@ -105,15 +106,6 @@ def train_path(config: WorkerConfig) -> None:
         link.finish(key, result)
     link.wait()
     link.stopped()
-
-
-def check_folder_is_here(store: Store, home: str) -> None:
-    """Raise ConfigError for a folder on another machine than the job's: a cluster may grow after it was looked at."""
-    if store.is_local and ray.get_runtime_context().get_node_id() != home:
-        raise ConfigError(
-            f"storage {store.uri!r} is a local folder, and a worker runs on another node than the job, which does not "
-            "share it: pass --storage s3://bucket/prefix"
-        )
 
 
 def _checkpoint(store: Store, request: RoundRequest, trainer: Trainer) -> Progress | None:
@@ -202,8 +194,8 @@ class DriverLink:
         """Tell the driver how far the round is, if it does not know; it answers what to do, in `order`."""
         if self.order() != "go on" or (self._answer is not None and report is None):
             return
-        answer = self._driver.report.remote(key, report)
-        self._answer = self._answer or answer
+        call = self._driver.report.remote(key, report)
+        self._answer = self._answer or call
 
     def order(self) -> Order:
         """The driver's newest answer that is there."""
@@ -276,7 +268,7 @@ class Watch:
         last_moment = order != "go on" or (preempted and not self._preempted)
         self._preempted |= preempted
         steps = max(1, min(1000, int(LOOK_SECONDS / max(pace, 1e-6))))
-        # Nobody says when the node goes: until then a checkpoint at each of these looks.
+        # A notice is often cut short: until the node goes, a checkpoint at each of these looks.
         due = order != "leave" and (last_moment or self._is_due() or (preempted and not self._writer.is_busy))
         decision = [int(due), int(last_moment), int(order != "go on"), steps]
         save, wait, end, steps = group.from_rank_zero(decision, self._trainer.device)

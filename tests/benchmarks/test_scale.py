@@ -23,7 +23,7 @@ import torch
 from benchmarks.simulated_store import Clock, RealClock, SimulatedStore
 
 from orchestrator.distributed import actor as actor_module
-from orchestrator.distributed import sweep, trainer, trial
+from orchestrator.distributed import metrics, sweep, trainer, trial
 from orchestrator.driver import Driver
 from orchestrator.experiment import Experiment, Problem, round_keys, round_settings
 from orchestrator.pruning import Geometric
@@ -156,6 +156,7 @@ def world(monkeypatch):
     store = SimulatedStore(clock, LATENCY)
     logging.disable(logging.WARNING)
     torch.set_num_threads(1)
+    monkeypatch.setattr(metrics, "_keep_shown", lambda shown: None)  # a thread for each process, of which this is one
     monkeypatch.setattr(actor_module.ray, "get", lambda value: value)
     monkeypatch.setattr(actor_module.ray, "put", lambda value: value)
     monkeypatch.setattr(actor_module, "share", lambda value: value)

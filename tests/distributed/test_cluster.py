@@ -13,6 +13,7 @@ import job_runs
 import psutil
 import pytest
 import ray
+import tiny
 from ray._private import services
 from ray.cluster_utils import Cluster
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -21,8 +22,8 @@ from orchestrator.distributed import cluster, trainer
 from orchestrator.distributed.actor import answer
 from orchestrator.distributed.deployment import Workers
 from orchestrator.distributed.network import interface_of, use_own_address
-from orchestrator.distributed.worker import check_folder_is_here
 from orchestrator.errors import ConfigError, ResourceError
+from orchestrator.problem import load_problem
 from orchestrator.storage.store import open_store
 
 pytestmark = pytest.mark.ray
@@ -46,14 +47,17 @@ def test_a_local_folder_is_refused_and_s3_is_not(two_nodes, tmp_path):
     cluster.check_storage_is_shared(open_store("s3://bucket/runs"))
 
 
-def test_a_worker_on_a_node_that_came_later_does_not_write_to_its_own_disk(two_nodes, tmp_path):
+def test_nothing_on_a_node_that_came_later_writes_to_its_own_disk(two_nodes, tmp_path):
     home = ray.get_runtime_context().get_node_id()
-    check = ray.remote(num_cpus=0)(check_folder_is_here)
+    check = ray.remote(num_cpus=0)(cluster.check_folder_is_here)
+    drivers = [trainer.start_driver(tiny.EXPERIMENT, str(tmp_path), load_problem(tiny.EXPERIMENT)[0]) for _ in range(2)]
+    where = lambda actor: ray.get_runtime_context().get_node_id()  # noqa: E731
+    assert {ray.get(driver.__ray_call__.remote(where)) for driver in drivers} == {home}
     away = NodeAffinitySchedulingStrategy(two_nodes.list_all_nodes()[1].node_id, soft=False)
     for where, uri in ((NodeAffinitySchedulingStrategy(home, soft=False), str(tmp_path)), (away, "s3://bucket/runs")):
         ray.get(check.options(scheduling_strategy=where).remote(open_store(uri), home))
     with pytest.raises(
-        ConfigError, match=r"^storage .* is a local folder, and a worker runs on another node than the job"
+        ConfigError, match=r"^storage .* is a local folder, and a part of the job was placed on another node"
     ):
         answer(check.options(scheduling_strategy=away).remote(open_store(str(tmp_path)), home))
 

@@ -27,11 +27,11 @@ ALWAYS = ("--checkpoint-seconds", "0")
 JOBS = job_runs.REPOSITORY / "jobs"
 SMALL_IMAGENET = f"""
 import dataclasses, sys
-sys.path.append({str(JOBS)!r})
+sys.path += [{str(JOBS)!r}, {str(JOBS.parent / "tests")!r}]
 from imagenet_lr import SMOKE
 from orchestrator.distributed.job import main
 training = dataclasses.replace(SMOKE.training, epochs=6)
-small = dataclasses.replace(SMOKE, model="resnet8", model_options={{"width": 8}}, training=training)
+small = dataclasses.replace(SMOKE, model="tiny:paced", model_options={{"pause": 0.2}}, training=training)
 sys.exit(main(small, smoke=small, doc=None))
 """
 
@@ -151,7 +151,7 @@ def test_sigterm_ends_in_order_with_a_checkpoint_in_the_middle_of_an_epoch(tmp_p
 
 
 def test_sigkill_in_the_middle_of_an_epoch_of_images_from_a_bucket(tmp_path, s3_uri, monkeypatch):
-    """Data, loader and training of the ImageNet job, with a small network: on with the images that were to come."""
+    """Data, loader and training of the ImageNet job, a small, slow network: on with the images that were to come."""
     monkeypatch.syspath_prepend(JOBS)
     importlib.import_module("imagenet_lr").make_smoke_data(tmp_path / "folder")
     pack(str(tmp_path / "folder"), s3_uri)

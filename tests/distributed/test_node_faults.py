@@ -165,7 +165,7 @@ def test_a_node_is_drained_with_notice(tmp_path, s3_uri):
     """Checkpoints are hours apart: those that there are were made because of the notice."""
     with (
         started(2) as machines,
-        job(tmp_path, machines, s3_uri, "--workers", "1:2", checkpoints=SELDOM) as run,
+        job(tmp_path, machines, s3_uri, "--workers", "1:2", env={"EPOCHS": "40"}, checkpoints=SELDOM) as run,
     ):
         run.wait_for(lambda: [e for e in machines.events() if e.get("epochs_done") == 4], "some epochs are done")
         assert not places(open_store(s3_uri))
@@ -179,23 +179,24 @@ def test_a_node_is_drained_with_notice(tmp_path, s3_uri):
             "--deadline-remaining-seconds",
         ]
         asked = time.time()
-        subprocess.run([*command, "15"], check=True, capture_output=True, timeout=60)
+        subprocess.run([*command, "20"], check=True, capture_output=True, timeout=60)
         notice = time.time()
-        time.sleep(8)
+        time.sleep(10)
         fault = kill(node)
         assert run.wait() == 0, run.output()
         seconds, repeated = cost(machines.events(), fault)
         saved = [e["at"] for e in machines.events() if e["message"] == "checkpoint" and e["at"] < fault]
+        assert saved
         assert asked < min(saved) < notice + 6, "a checkpoint on notice: Ray looks for one every two seconds, so do we"
         assert len(saved) > 1
     assert 0 < repeated < 5, "and others until the node goes, so that little is lost"
     check_ledger(s3_uri, [2, 1])
     assert Ledger(open_store(s3_uri)).records()[0].workers == 1
-    row("a node is drained, 8 s notice", "checkpoint on notice, then on with one worker of two", seconds, repeated)
+    row("a node is drained, gone 10 s later", "checkpoint on notice, then on with one worker of two", seconds, repeated)
 
 
 def test_a_node_joins(tmp_path, s3_uri):
-    with started(1) as machines, job(tmp_path, machines, s3_uri, "--workers", "1:2", env={"EPOCHS": "60"}) as run:
+    with started(1) as machines, job(tmp_path, machines, s3_uri, "--workers", "1:2", env={"EPOCHS": "70"}) as run:
         in_mid_round(run, s3_uri)
         alone = actor(machines, "ray::RayTrainWorker")
         machines.add()
@@ -239,7 +240,9 @@ def test_the_storage_is_cut_off_for_thirty_seconds(tmp_path, s3_uri, fault_proxy
         assert "workers started again" not in run.output()
         seconds, repeated = cost(machines.events(), fault)
         meanwhile = [e for e in machines.events() if fault < e["at"] < fault + 30]
-        assert any("trying again" in e["message"] for e in meanwhile), "a checkpoint met the outage"
+        assert any("trying again" in e["message"] and e["process"] == "worker 0" for e in meanwhile), (
+            "a checkpoint met the outage"
+        )
     check_ledger(s3_uri, [1, 1])
     row("the storage is cut off for 30 s", "waited out, training goes on meanwhile", seconds, repeated)
 
@@ -256,7 +259,6 @@ def test_two_jobs_on_one_experiment(tmp_path, s3_uri):
         waited = [run.output() for run in (first, second) if "is being trained by" in run.output()]
         assert waited
         epochs = [(e["round_key"], e["epochs_done"]) for e in machines.events() if e["message"] == "epoch done"]
-        assert len(set(epochs)) == 2 * 25
+        assert len(epochs) == len(set(epochs)) == 2 * 25, "no epoch was trained twice"
     check_ledger(s3_uri, [1, 1])
-    assert len(epochs) == len(set(epochs)), "an epoch is about a second"
-    row("two jobs on one experiment", "one waits for the other's rounds", None, float(len(epochs) - len(set(epochs))))
+    row("two jobs on one experiment", "one waits for the other's rounds", None, 0.0)

@@ -130,7 +130,7 @@ def test_stop_leaves_a_checkpoint_and_the_same_submission_goes_on(head, storage,
         json.loads(line)
         for path in head.folder.rglob("worker-*.err")
         for line in path.read_text().splitlines()
-        if line.startswith('{"time"') and '"faulty"' in line
+        if line.startswith('{"time"') and '"faulty"' in line and '"INFO"' in line  # a slow storage may warn earlier
     ]
     keys = {record.key for record in ledger.records()}
     assert {line["round_key"] for line in lines} == keys, "every line has the key of a round"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fnmatch
 import re
+import subprocess
 from typing import Any
 
 import botocore.loaders
@@ -57,6 +59,11 @@ def test_what_is_copied_to_the_nodes_can_be_installed_there_and_is_all_named():
     }
     assert needed | packages == set(ours.values())
     assert mounts.keys() - ours.keys() == {"~/.ray/auth_token"}
+    # rsync holds a pattern without a slash against the names of files and folders at any depth.
+    ours_in_git = subprocess.run(["git", "ls-files", *ours.values()], cwd=REPOSITORY, check=True, capture_output=True)
+    names = {part for path in ours_in_git.stdout.decode().split() for part in path.split("/")}
+    assert "report" in names
+    assert not [name for pattern in aws()["rsync_exclude"] for name in fnmatch.filter(names, pattern)]
 
 
 @pytest.mark.parametrize("change", [{"max_worker": 8}, {"head_node_type": 3}, {"auth": {"user": "ubuntu"}}])

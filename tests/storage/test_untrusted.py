@@ -358,7 +358,7 @@ def test_an_object_that_is_exchanged_while_it_is_read_is_read_up_to_the_limit(
 
 
 def test_a_name_that_is_taken_by_something_huge_is_taken(s3_uri: str, fault_proxy: FaultProxy) -> None:
-    store = S3Store(s3_uri)
+    store = S3Store(s3_uri, bulk_bytes=4)
     store.write("a", b"n" * 100_000)
     fault_proxy.inject("status", method="PUT", status=500, times=1)
     fault_proxy.seen.clear()
