@@ -91,7 +91,7 @@ def _check_empty(store: Store, *allowed: str) -> None:
             what = "a packed data set already"
         elif all(re.fullmatch(rf"{PACKING}|(train|val)/(\d{{5}}\.parquet|_index\.csv)", path) for path in found):
             what += ", of a pack that was interrupted, which starts anew, or is still under way"
-        raise ConfigError(f"{store.uri} must be empty, it holds {what}: choose another place, or remove them first")
+        raise ConfigError(f"{store.uri} must be empty, it holds {what}: choose another place, or empty this one first")
 
 
 @contextlib.contextmanager
