@@ -197,7 +197,7 @@ def test_a_sweep_that_is_finished_is_started_again(world, monkeypatch):
     store = SimulatedStore(RealClock(), LATENCY)
     store.files, store._folders = world.store.files, world.store._folders
     monkeypatch.setattr(sweep, "open_store", lambda uri: store)
-    monkeypatch.setattr(sweep, "load_problem", lambda experiment, root: (PROBLEM, None))
+    monkeypatch.setattr(sweep, "load_problem", lambda *_: (PROBLEM, None))
     cpu = time.process_time()
     result = sweep.sweep_paths(replicates, store.uri)
     assert {outcome.state for outcome in result.outcomes} == {"finished"}
