@@ -22,7 +22,7 @@ from orchestrator.storage.store import open_store
 from orchestrator.training.pack import pack
 
 pytestmark = pytest.mark.ray
-ENV = {"EPOCHS": "100", "ROUNDS": "2"}
+ENV = {"EPOCHS": "25", "ROUNDS": "2", "PAUSE": "0.02"}  # 6 steps an epoch: a round takes some 3 s on any machine
 ALWAYS = ("--checkpoint-seconds", "0")
 JOBS = job_runs.REPOSITORY / "jobs"
 SMALL_IMAGENET = f"""

@@ -100,7 +100,7 @@ def test_stop_leaves_a_checkpoint_and_the_same_submission_goes_on(head, storage,
     shutil.copytree(job_runs.REPOSITORY / "orchestrator", project / "orchestrator")
     for name in ("faulty_job.py", "tiny.py"):
         shutil.copy(job_runs.REPOSITORY / "tests" / name, project)
-    settings = json.dumps({"env_vars": {"EPOCHS": "800", "ROUNDS": "1"}})
+    settings = json.dumps({"env_vars": {"EPOCHS": "60", "ROUNDS": "1", "PAUSE": "0.05"}})
     command = ["python", "faulty_job.py", "--storage", f"{storage}/stopped"]
     submit = ["job", "submit", "--working-dir", ".", "--runtime-env-json", settings]
     ledger = Ledger(open_store(f"{storage}/stopped"))
