@@ -10,11 +10,12 @@ from orchestrator.distributed.sweep import sweep_paths
 from orchestrator.pruning import Geometric
 from orchestrator.retraining import FineTuning, LearningRateRewinding, WeightRewinding
 
-SLOW = tiny.with_training(replace(tiny.EXPERIMENT, path=Geometric(remove=0.3, rounds=2)), epochs=150)
+PACED = replace(tiny.EXPERIMENT, model="tiny:paced", model_options={"pause": 0.01})  # on any machine
+SLOW = tiny.with_training(replace(PACED, path=Geometric(remove=0.3, rounds=2)), epochs=30)
 EXPERIMENTS = [
     replace(SLOW, name="learning-rate-rewinding", technique=LearningRateRewinding()),
     replace(SLOW, name="fine-tuning", technique=FineTuning()),
-    replace(SLOW, name="weight-rewinding", technique=WeightRewinding(60)),
+    replace(SLOW, name="weight-rewinding", technique=WeightRewinding(12)),
 ]
 
 if __name__ == "__main__":
