@@ -23,12 +23,13 @@ from orchestrator.training.masked import Masked
 from orchestrator.training.models import build_model
 from orchestrator.training.state import model_tensors
 
-pytestmark = [pytest.mark.bench, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.bench, pytest.mark.timeout(1800)]
 DIGITS_JOB = job_runs.REPOSITORY / "jobs" / "digits_lr.py"
 IDLE_RAY = """
 import time
 from orchestrator.distributed.cluster import connect
 connect(None)
+print("Ray runs", flush=True)
 time.sleep(600)
 """
 
@@ -94,14 +95,14 @@ def test_size_of_a_committed_model(name, options, shape, density):
 
 
 def plain_digits(epochs: int, rounds: int, threads: int) -> list[float]:
-    """Seconds of each round of the digits job in one plain PyTorch process: only model and data are ours."""
+    """Seconds of each pruned round of the digits job in one plain PyTorch process: only model and data are ours."""
     torch.set_num_threads(threads)
     data = load_data("digits", {})
     images, labels = data.train.tensors
     model = build_model("resnet8", {"width": 8}, num_classes=10, input_shape=(1, 8, 8), seed=0)
     layers = [(m, "weight") for m in model.modules() if isinstance(m, torch.nn.Conv2d | torch.nn.Linear)]
     seconds = []
-    for index in range(rounds):
+    for index in range(1 + rounds):
         began = time.perf_counter()
         if index:
             prune.global_unstructured(layers, prune.L1Unstructured, amount=0.2)
@@ -117,7 +118,7 @@ def plain_digits(epochs: int, rounds: int, threads: int) -> list[float]:
             with torch.no_grad():
                 model(data.val.tensors[0]).argmax(1).eq(data.val.tensors[1]).sum().item()
         seconds.append(time.perf_counter() - began)
-    return seconds
+    return seconds[1:]
 
 
 @contextlib.contextmanager
@@ -126,24 +127,24 @@ def idle_ray(folder: Path) -> Iterator[None]:
     script = folder / "idle.py"
     script.write_text(IDLE_RAY)
     with job_runs.running(folder / "idle_log", script=script) as ray:
-        ray.wait_for(lambda: ray.find("raylet"), "Ray runs")
+        ray.wait_for(lambda: "Ray runs" in ray.output(), "Ray runs")
         time.sleep(10)  # what it does at its start is over
         yield
 
 
 @pytest.mark.parametrize(
-    "workers",
-    [("--workers", "2"), ("--workers", "1", "--cpus-per-worker", "2")],
+    ("workers", "limit"),
+    [(("--workers", "2"), 1.7), (("--workers", "1", "--cpus-per-worker", "2"), 1.25)],
     ids=["2 workers", "1 worker of 2 CPUs"],
 )
-def test_whole_digits_job_and_the_gap_between_rounds(tmp_path, workers):
+def test_whole_digits_job_and_the_gap_between_rounds(tmp_path, workers, limit):
     """The job's rounds and gaps against the same training in one process, on one thread and on two, twice in turn.
 
     The start of a round and its last evaluation are in both the round and the gap: counted twice, against us. What a
     Ray that has nothing to do takes from the same process says how much of the difference is not ours.
     """
     usual = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "2"}  # as users run it
-    gaps, ours, beside_ray, plain = [], [], [], {1: [], 2: []}
+    gaps, ours, plain, beside_ray = [], [], {1: [], 2: []}, {1: [], 2: []}
     for turn in range(2):
         storage = str(tmp_path / f"runs{turn}")
         code, output = job_runs.run(
@@ -156,7 +157,8 @@ def test_whole_digits_job_and_the_gap_between_rounds(tmp_path, workers):
         for threads in plain:
             plain[threads] += plain_digits(30, 5, threads)
         with idle_ray(tmp_path):
-            beside_ray += plain_digits(30, 5, 2)
+            for threads in beside_ray:
+                beside_ray[threads] += plain_digits(30, 5, threads)
     print(
         f"\nlast step of a round to the next round's first: median {statistics.median(gaps):.3f} s, "
         f"max {max(gaps):.3f} s (target 0.5)"
@@ -164,11 +166,11 @@ def test_whole_digits_job_and_the_gap_between_rounds(tmp_path, workers):
     print(f"a round of the digits job and its gap, {' '.join(workers)}: {_middle_and_best(ours)}")
     for threads, seconds in plain.items():
         print(f"the same in plain PyTorch, {threads} thread(s): {_middle_and_best(seconds)}")
-    print(f"the same beside a Ray with nothing to do, 2 thread(s): {_middle_and_best(beside_ray)}")
-    by_medians, by_bests = (best(ours) / min(map(best, plain.values())) for best in (statistics.median, min))
-    print(f"ratio to the faster one {by_medians:.2f} by medians, {by_bests:.2f} by bests (target 1.10)")
+        print(f"  beside a Ray with nothing to do: {_middle_and_best(beside_ray[threads])}")
+    job, alone, beside = (min(map(statistics.median, of)) for of in ([ours], plain.values(), beside_ray.values()))
+    print(f"ratio of medians to the faster one {job / alone:.2f} (target 1.10), beside an idle Ray {job / beside:.2f}")
     assert statistics.median(gaps) <= 0.5
-    assert by_bests < 1.4
+    assert job / alone < limit
 
 
 def _middle_and_best(seconds: list[float]) -> str:

@@ -31,7 +31,7 @@ def test_s3_that_fails_for_a_while_and_a_kill_in_the_middle_of_an_upload(tmp_pat
     The secret is in nothing that the job prints or stores.
     """
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "planted-7Yk2secret")
-    env = {"EPOCHS": "10", "ROUNDS": "2"}
+    env = {"EPOCHS": "10", "ROUNDS": "2", "PAUSE": "0.02"}
     code, output = job_runs.run(tmp_path / "log", "--storage", "./runs", env=env)
     assert code == 0, output
 
@@ -46,6 +46,7 @@ def test_s3_that_fails_for_a_while_and_a_kill_in_the_middle_of_an_upload(tmp_pat
     fault_proxy.inject("drop", times=1, method="PUT", part="record.json")
     with job_runs.running(tmp_path / "s3", "--storage", s3_uri, "--checkpoint-seconds", "0", env=env) as job:
         job.wait_for(lambda: hashes(s3_uri), "round 0 is committed")
+        assert len(hashes(s3_uri)) < 3
         fault_proxy.cut_off(6.0)
         assert job.wait() == 0, job.output()
         assert "started again" not in job.output(), "the outage was waited out, not died of"

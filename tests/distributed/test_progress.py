@@ -65,10 +65,11 @@ def test_a_line_a_path_of_a_sweep(status, line):
 @pytest.mark.ray
 def test_a_sweep_tells_what_its_paths_are_at(ray, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("orchestrator.distributed.progress.LOG_SECONDS", 0.2)
-    slow = tiny.with_training(dataclasses.replace(tiny.EXPERIMENT, path=OneShot(0.5)), epochs=150)
+    paced = dataclasses.replace(tiny.EXPERIMENT, model="tiny:paced", model_options={"pause": 0.02}, path=OneShot(0.5))
+    slow = tiny.with_training(paced, epochs=50)  # longer than anything that a line may wait for
     paths = [dataclasses.replace(slow, name="a"), dataclasses.replace(slow, name="b", technique=FineTuning())]
     sweep_paths(paths, str(tmp_path), max_concurrent=2)
     output = capsys.readouterr().out
-    assert re.search(r"^[ab]\.0: round 0/1  epoch \d+/150  density 1.000", output, re.MULTILINE), output
+    assert re.search(r"^[ab]\.0: round 0/1  epoch \d+/50  density 1.000", output, re.MULTILINE), output
     assert re.search(r"^([ab]).0: waits for (?!\1)[ab].0, which trains", output, re.MULTILINE), output
     assert "path 2 of 2 has ended" in output

@@ -100,8 +100,8 @@ def test_stop_leaves_a_checkpoint_and_the_same_submission_goes_on(head, storage,
     shutil.copytree(job_runs.REPOSITORY / "orchestrator", project / "orchestrator")
     for name in ("faulty_job.py", "tiny.py"):
         shutil.copy(job_runs.REPOSITORY / "tests" / name, project)
-    settings = json.dumps({"env_vars": {"EPOCHS": "60", "ROUNDS": "1", "PAUSE": "0.05"}})
-    command = ["python", "faulty_job.py", "--storage", f"{storage}/stopped"]
+    settings = json.dumps({"env_vars": {"EPOCHS": "100", "ROUNDS": "1", "PAUSE": "0.05"}})
+    command = ["python", "faulty_job.py", "--storage", f"{storage}/stopped", "--checkpoint-seconds", "10000"]
     submit = ["job", "submit", "--working-dir", ".", "--runtime-env-json", settings]
     ledger = Ledger(open_store(f"{storage}/stopped"))
     started = head.ray(*submit, "--no-wait", "--submission-id", "stopped", "--", *command, cwd=project)

@@ -169,7 +169,6 @@ def test_folded_is_the_same_function_with_fewer_tensors(tmp_path):
         torch.testing.assert_close(again(images()), module(images()), rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.timeout(120)
 def test_resnet50_at_a_tenth_is_as_small_as_promised(tmp_path):
     module = build_model("torchvision:resnet50", {}, num_classes=1000, input_shape=(3, 224, 224), seed=0)
     module = pruned(settled(module), 0.1)

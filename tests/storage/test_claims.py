@@ -318,7 +318,7 @@ def test_the_same_owner_started_again_goes_on_and_its_old_self_has_lost(
     (old,) = workers(uri, "owner", lease=3.0)
     assert old.ask("acquire", "k") == "True"
     new = claims_of(open_store(uri), "owner", 3.0)
-    assert new.acquire("k")
+    wait_until(lambda: new.acquire("k"))  # not at once if the old self's heartbeat came in between
     wait_until(lambda: old.ask("holds", "k") == "False")
     assert is_always(lambda: new.holds("k"), 0.5)
 
@@ -330,7 +330,7 @@ def test_a_heartbeat_keeps_a_claim_beyond_several_leases_whatever_the_clocks_say
     uri: str, workers: Callable[..., list[Worker]], claims_of: Callable[..., Claims]
 ) -> None:
     """Also: old links go."""
-    lease = 0.5 if "://" not in uri else 1.0
+    lease = 0.5 if "://" not in uri else 2.0
     ahead, behind = workers(uri, "ahead", "behind", lease=lease, ahead=(1e6, -1e6))
     ours = claims_of(open_store(uri), "ours", lease)
     assert ahead.ask("acquire", "a") == behind.ask("acquire", "b") == "True"
@@ -345,7 +345,7 @@ def test_a_heartbeat_keeps_a_claim_beyond_several_leases_whatever_the_clocks_say
     assert is_always(all_keep_theirs, 2.5 * lease)
     for key in "abo":
         assert len(links(open_store(uri), key)) <= 3
-        assert links(open_store(uri), key)[-1] >= 6
+        wait_until(lambda key=key: links(open_store(uri), key)[-1] >= 6)
 
 
 def test_a_stopped_owner_has_lost_when_it_goes_on(

@@ -297,7 +297,7 @@ while len(store.list("ready")) < 8: pass
 print(sum(store.create(f"race/{i}", str(os.getpid()).encode()) for i in range(200)))
 """
     processes = [run_python(code, str(tmp_path)) for _ in range(8)]
-    won = {process.pid: int(process.communicate(timeout=60)[0]) for process in processes}
+    won = {process.pid: int(process.communicate(timeout=600)[0]) for process in processes}
     owners = [int(open_store(str(tmp_path)).read(f"race/{i}")) for i in range(200)]
     assert won == {pid: owners.count(pid) for pid in won}
 

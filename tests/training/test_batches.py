@@ -317,7 +317,7 @@ def test_the_time_that_training_waits_for_data(closing: list[Batches], loader_wo
     assert 0.7 / max(1, loader_workers) * 0.9 <= one.take_waited() <= took
     assert one.take_waited() == 0
     for _ in one.train(1):
-        time.sleep(0.15)  # longer than a batch takes to read
+        time.sleep(0.4)  # much longer than a batch takes to read
     waited = one.take_waited()
     assert waited < 0.4 if loader_workers else waited >= 0.7
     memory = batches(in_memory())
