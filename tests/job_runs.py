@@ -6,16 +6,15 @@ import contextlib
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 import psutil
+from waiting import PATIENCE_S, wait_for
 
 REPOSITORY = Path(__file__).parent.parent
 FAULTY_JOB = Path(__file__).parent / "faulty_job.py"
 
-PATIENCE_S = 600  # until something counts as hanging; a busy machine needs several times what a quiet one does
 # How often Ray Train looks whether a worker has died; its 2 s are long beside epochs of milliseconds.
 _OFTEN = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2"}
 
@@ -46,7 +45,7 @@ class Job:
         try:
             return self._popen.wait(seconds)
         except subprocess.TimeoutExpired:
-            raise AssertionError(f"still running after {seconds} s:\n{self.output()}") from None
+            raise AssertionError(f"still running after {seconds:g} s:\n{self.output()}") from None
 
     def processes(self) -> list[psutil.Process]:
         """The job's process and everything that it started, Ray's daemons included."""
@@ -70,11 +69,12 @@ class Job:
 
     def wait_for(self, condition: Callable[[], object], what: str) -> None:
         """Return as soon as `condition` holds while the job runs."""
-        deadline = time.monotonic() + PATIENCE_S
-        while not condition():
+
+        def holds() -> object:
             assert self._popen.poll() is None, f"the job ended before: {what}\n{self.output()}"
-            assert time.monotonic() < deadline, f"not in {PATIENCE_S} s: {what}\n{self.output()}"
-            time.sleep(0.1)
+            return condition()
+
+        wait_for(holds, lambda: f"{what}\n{self.output()}")
 
 
 @contextlib.contextmanager

@@ -8,7 +8,6 @@ import os
 import secrets
 import subprocess
 import sys
-import time
 import urllib.request
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from typing import Any
 
 import psutil
 from s3_server import HOST, free_port
+from waiting import PATIENCE_S, wait_for
 
 RAY = str(Path(sys.executable).with_name("ray"))
 
@@ -32,27 +32,27 @@ class Head:
     folder: Path
     log: Path
 
-    def ray(self, *args: str, cwd: Path, seconds: float = 200, **changes: str) -> subprocess.CompletedProcess[str]:
-        """Run the `ray` command against this cluster."""
-        return subprocess.run(
-            [RAY, *args],
-            cwd=cwd,
-            env=self.environment | changes,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            timeout=seconds,
-        )
+    def ray(self, *args: str, cwd: Path, **changes: str) -> subprocess.CompletedProcess[str]:
+        """Run the `ray` command against this cluster; what it printed is shown when it takes too long."""
+        out, both = subprocess.PIPE, subprocess.STDOUT
+        environment = self.environment | changes
+        try:
+            return subprocess.run(
+                [RAY, *args], cwd=cwd, env=environment, stdout=out, stderr=both, text=True, timeout=PATIENCE_S
+            )
+        except subprocess.TimeoutExpired as hung:  # whose output is bytes, whatever was asked for
+            printed = (hung.output or b"").decode(errors="replace")
+            raise AssertionError(f"still running after {PATIENCE_S:g} s:\n{printed}") from None
 
     def get(self, path: str) -> Any:
         """JSON of the dashboard."""
         headers = {"Authorization": f"Bearer {self.environment['RAY_AUTH_TOKEN']}"}
-        with urllib.request.urlopen(urllib.request.Request(self.dashboard + path, headers=headers), timeout=20) as page:
+        with urllib.request.urlopen(urllib.request.Request(self.dashboard + path, headers=headers), timeout=60) as page:
             return json.loads(page.read())
 
     def metrics(self) -> str:
         """What Prometheus would read."""
-        with urllib.request.urlopen(f"http://{HOST}:{self.metrics_port}/metrics", timeout=20) as page:
+        with urllib.request.urlopen(f"http://{HOST}:{self.metrics_port}/metrics", timeout=60) as page:
             return str(page.read().decode())
 
 
@@ -81,7 +81,7 @@ def running_head(
     client = kept | {"RAY_API_SERVER_ADDRESS": dashboard, "RAY_ADDRESS": f"{host}:{ports[0]}"}
     head = Head(ports[0], dashboard, ports[4], client, folder, log)
     try:
-        _wait_for(head, process)
+        wait_for(lambda: _answers(head, process), lambda: f"the Ray head answers; it said:\n{head.log.read_text()}")
         yield head
     finally:
         processes = [process, *process.children(recursive=True)]
@@ -91,11 +91,9 @@ def running_head(
         psutil.wait_procs(processes, timeout=20)
 
 
-def _wait_for(head: Head, process: psutil.Popen, patience_s: float = 120) -> None:
-    deadline = time.monotonic() + patience_s
-    while time.monotonic() < deadline and process.poll() is None:
-        with contextlib.suppress(OSError):
-            head.get("/api/jobs/")
-            return
-        time.sleep(0.3)
-    raise RuntimeError(f"the Ray head does not answer; it said:\n{head.log.read_text()}")
+def _answers(head: Head, process: psutil.Popen) -> bool:
+    assert process.poll() is None, f"the Ray head ended; it said:\n{head.log.read_text()}"
+    with contextlib.suppress(OSError):
+        head.get("/api/jobs/")
+        return True
+    return False

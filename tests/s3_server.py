@@ -19,6 +19,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, cast
 
+from waiting import wait_for
+
 HOST = "127.0.0.1"
 
 
@@ -65,34 +67,30 @@ class S3Server:
     def _requests_without_auth(self, count: str) -> None:
         address = f"{self.url}/moto-api/reset-auth"
         request = urllib.request.Request(address, count.encode(), {"Content-Type": "text/plain"})
-        urllib.request.urlopen(request, timeout=10).read()
+        urllib.request.urlopen(request, timeout=60).read()
 
 
 @contextlib.contextmanager
 def running_s3_server(log: Path, host: str = HOST) -> Iterator[S3Server]:
-    """Start `moto_server` on a free port of `host`; killed by its process id at the end."""
+    """Start moto on a free port of `host`; killed by its process id at the end."""
     port = free_port(host)
-    command = [sys.executable, "-m", "moto.server", "-H", host, "-p", str(port)]
+    command = [sys.executable, str(Path(__file__).with_name("atomic_moto.py")), host, str(port)]
     environment = {k: v for k, v in os.environ.items() if not k.startswith("AWS_")}
     with log.open("wb") as out:
         process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, env=environment)
     try:
-        _wait_for(host, port, process, log)
+        wait_for(lambda: _listens(host, port, process, log), f"moto listens on port {port}", pause=0.05)
         yield S3Server(f"http://{host}:{port}", process.pid)
     finally:
         process.kill()
         process.wait()
 
 
-def _wait_for(host: str, port: int, process: subprocess.Popen[bytes], log: Path, patience_s: float = 60) -> None:
-    deadline = time.monotonic() + patience_s
-    while time.monotonic() < deadline:
-        with contextlib.suppress(OSError), socket.create_connection((host, port), timeout=1):
-            return
-        if process.poll() is not None:
-            break
-        time.sleep(0.05)
-    raise RuntimeError(f"moto_server does not listen on port {port}; it said:\n{log.read_text()}")
+def _listens(host: str, port: int, process: subprocess.Popen[bytes], log: Path) -> bool:
+    assert process.poll() is None, f"moto ended; it said:\n{log.read_text()}"
+    with contextlib.suppress(OSError), socket.create_connection((host, port), timeout=1):
+        return True
+    return False
 
 
 @dataclass

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from waiting import PATIENCE_S
 
 from orchestrator.__main__ import main
 from orchestrator.rounds import TrainState
@@ -311,7 +312,7 @@ def test_a_closed_pipe_is_met_in_silence(folder, args):
     process.stdout.close()
     assert process.stderr.read() == ""
     process.stderr.close()
-    assert process.wait(60) == 1
+    assert process.wait(PATIENCE_S) == 1
 
 
 def test_an_error_has_no_traceback(tmp_path):
@@ -349,7 +350,7 @@ print("LOADED", *sorted(set(sys.argv[1].split(",")) & sys.modules.keys()))
 def test_a_command_loads_only_what_it_needs(folder, tmp_path, args, without):
     places = {"FOLDER": str(folder), "OUT": str(tmp_path / "out")}
     process = python("-c", LOADED, without, *(places.get(arg, arg) for arg in args))
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=PATIENCE_S)
     assert err == ""
     assert out.splitlines()[-1] == "LOADED"
 

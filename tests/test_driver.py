@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import tiny
 import torch
+from waiting import PATIENCE_S
 
 from orchestrator.driver import Driver
 from orchestrator.errors import ConfigError, DamagedError, OrchestratorError, StorageError
@@ -216,18 +217,18 @@ def test_the_end_is_told_only_when_the_last_round_is_in_storage(store):
 
     def slow(*arguments):
         uploading.set()
-        assert go_on.wait(20)
+        assert go_on.wait(PATIENCE_S)
         return commit(*arguments)
 
     driver.ledger.commit = slow  # type: ignore[method-assign]
     with ThreadPoolExecutor(2) as pool:
         pool.submit(driver.finish_round, request.key, fake_train(request))
-        assert uploading.wait(20)
+        assert uploading.wait(PATIENCE_S)
         end = pool.submit(driver.next_round)
         with pytest.raises(TimeoutError):
             end.result(0.2)
         go_on.set()
-        assert end.result(20) is None
+        assert end.result(PATIENCE_S) is None
     assert len(driver.records()) == 2
 
 
@@ -394,4 +395,4 @@ def test_the_core_does_not_load_ray():
     code = (
         "import orchestrator.driver, orchestrator.runner, orchestrator.__main__, sys; assert 'ray' not in sys.modules"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=PATIENCE_S)

@@ -116,6 +116,8 @@ EXPERIMENT = Experiment(
     ),
     path=Geometric(remove=0.3, rounds=3),
 )
+# For what must happen while a job runs: 30 epochs last 4 s on a fast machine, longer on a busy one.
+PACED = dataclasses.replace(EXPERIMENT, model="tiny:paced", model_options={"pause": 0.02})
 
 
 def with_training(experiment: Experiment = EXPERIMENT, **changes: object) -> Experiment:

@@ -10,8 +10,7 @@ from orchestrator.distributed.sweep import sweep_paths
 from orchestrator.pruning import Geometric
 from orchestrator.retraining import FineTuning, LearningRateRewinding, WeightRewinding
 
-PACED = replace(tiny.EXPERIMENT, model="tiny:paced", model_options={"pause": 0.01})  # a round lasts 2 s anywhere
-SLOW = tiny.with_training(replace(PACED, path=Geometric(remove=0.3, rounds=2)), epochs=30)
+SLOW = tiny.with_training(replace(tiny.PACED, path=Geometric(remove=0.3, rounds=2)), epochs=16)
 EXPERIMENTS = [
     replace(SLOW, name="learning-rate-rewinding", technique=LearningRateRewinding()),
     replace(SLOW, name="fine-tuning", technique=FineTuning()),

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 import tiny
+from waiting import PATIENCE_S
 
 from orchestrator.distributed import actor as module
 from orchestrator.distributed.logs import RoundLog
@@ -44,7 +45,7 @@ def test_a_result_that_comes_while_the_next_round_is_asked_for(actor, monkeypatc
 
     def slow_commit(*args):
         held.set()
-        assert may_commit.wait(20)
+        assert may_commit.wait(PATIENCE_S)
         return commit(*args)
 
     finishing = threading.Thread(target=actor.finish_round, args=(first, result, [(result.state, {})]))
@@ -53,7 +54,7 @@ def test_a_result_that_comes_while_the_next_round_is_asked_for(actor, monkeypatc
         got = acquire(key)
         if key == first and finishing.ident is None:
             finishing.start()
-            assert held.wait(20)
+            assert held.wait(PATIENCE_S)
         return got
 
     monkeypatch.setattr(driver.ledger, "commit", slow_commit)
@@ -61,7 +62,7 @@ def test_a_result_that_comes_while_the_next_round_is_asked_for(actor, monkeypatc
     assert actor.next_key(False) == second
     assert claims.holds(first), "whoever waits for the round would train it again"
     may_commit.set()
-    finishing.join(20)
+    finishing.join(PATIENCE_S)
     assert driver.ledger.record(first) is not None
     assert not claims.holds(first)
     assert claims.holds(second)

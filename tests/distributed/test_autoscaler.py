@@ -11,6 +11,7 @@ from pathlib import Path
 import job_runs
 import pytest
 from s3_server import HOST, free_port
+from waiting import PATIENCE_S
 
 pytestmark = pytest.mark.ray
 
@@ -61,7 +62,7 @@ for count, gpus, wait in (("2:9", 0.0, 30), ("3", 0.0, 0), ("1", 1.0, 0)):
     except ResourceError as error:
         print(error)
 print(cluster.with_gpus(Workers.parse("2", 1.0, 0.0)).gpus, "GPU")
-ray.get(ray.remote(num_cpus=1)(lambda: None).remote(), timeout=60)
+ray.get(ray.remote(num_cpus=1)(lambda: None).remote(), timeout=300)
 print("a node came")
 """
 
@@ -92,7 +93,7 @@ def test_what_the_autoscaler_may_add_counts_as_there(tmp_path):
             env={**others, **ours, "PYTHONPATH": str(job_runs.REPOSITORY)},
             capture_output=True,
             text=True,
-            timeout=150,
+            timeout=PATIENCE_S,
         )
     assert asked.returncode == 0, asked.stderr
     folder, fits, three, gpu, without, came = asked.stdout.splitlines()

@@ -63,11 +63,11 @@ def test_the_comparison_on_digits_stopped_and_started_again(tmp_path, one_thread
     arguments = ("--smoke", "--storage", "./runs", "--report", "./report", "--max-concurrent", "2")
     ledger = Ledger(open_store(str(tmp_path / "runs")))
     with job_runs.running(
-        tmp_path / "stopped", *arguments, script=script, env={"RAY_JOB_STOP_WAIT_TIME_S": "20"}
+        tmp_path / "stopped", *arguments, script=script, env={"RAY_JOB_STOP_WAIT_TIME_S": "60"}
     ) as job:
         job.wait_for(ledger.records, "a round is committed")
         os.kill(job.processes()[0].pid, signal.SIGTERM)
-        assert job.wait(60) == 143, job.output()
+        assert job.wait() == 143, job.output()
         assert job.output().count("the same command goes on from the last checkpoint") == 1
         assert "Traceback" not in job.output()
     before = {record.key: record for record in ledger.records()}

@@ -20,6 +20,7 @@ from fault_table import LONG, OFTEN, Events, check_ledger, cost, events_of, in_m
 from networks import Machine, Network
 from ray_head import RAY, Head, running_head
 from s3_server import running_s3_server
+from waiting import wait_for
 
 from orchestrator.storage.ledger import Ledger
 from orchestrator.storage.store import open_store
@@ -61,11 +62,8 @@ def _start_node(machine: Machine, head: Head, folder: Path) -> None:
     path = folder / f"{machine.name}.log"
     with path.open("wb") as log:
         process = subprocess.Popen(machine.command(*command), env=head.environment, cwd=folder, stdout=log, stderr=log)
-    deadline = time.monotonic() + 60
-    while "Ray runtime started" not in path.read_text():  # one at a time: they share a folder for their sockets
-        assert process.poll() is None, path.read_text()
-        assert time.monotonic() < deadline, path.read_text()
-        time.sleep(0.2)
+    wait_for(lambda: process.poll() is not None or "Ray runtime started" in path.read_text(), path.read_text)
+    assert process.poll() is None, path.read_text()  # one at a time: they share a folder for their sockets
 
 
 def test_a_machine_is_cut_off_from_the_network_and_lives_on(tmp_path, cluster):

@@ -9,6 +9,7 @@ from ray.util.placement_group import placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from ray.util.state import get_actor
 from ray.util.state.exception import RayStateApiException
+from waiting import PATIENCE_S, wait_for
 
 from orchestrator.distributed import orphans
 
@@ -45,12 +46,10 @@ def test_only_what_a_dead_actor_reserved_is_given_back(ray, monkeypatch):
     assert orphans.orphans() == []
     with orphans.removed():
         ray_module.kill(killed)
-        deadline = time.monotonic() + 60
-        while (states := states_of_groups())[lost] != "REMOVED" and time.monotonic() < deadline:
-            time.sleep(0.1)
-    assert states[lost] == "REMOVED"
+        wait_for(lambda: states_of_groups()[lost] == "REMOVED", "what the killed actor had reserved is given back")
+    states = states_of_groups()
     assert states[kept] == states[ours.id.hex()] == "CREATED"
-    assert ray_module.get([living.reserve.remote(), inhabitant.ping.remote()], timeout=20)[1]
+    assert ray_module.get([living.reserve.remote(), inhabitant.ping.remote()], timeout=PATIENCE_S)[1]
     for actor in (living, inhabitant):
         ray_module.kill(actor)
     ray_module.util.remove_placement_group(ours)
@@ -62,9 +61,9 @@ def test_nobody_asks_another_cluster_whether_a_controller_lives(ray):
     def ask(actor: str) -> float:
         began = time.monotonic()
         with pytest.raises(RayStateApiException, match=r"127\.0\.0\.1:0"):
-            get_actor(actor, timeout=10)
+            get_actor(actor, timeout=100)
         return time.monotonic() - began
 
     asked = ray_module.remote(num_cpus=0)(ask).remote(ray_module.get_runtime_context().get_job_id())
-    assert ray_module.get(asked, timeout=60) < 5
+    assert ray_module.get(asked, timeout=PATIENCE_S) < 50
     assert "RAY_API_SERVER_ADDRESS" not in os.environ, "this process may look for clusters"

@@ -65,8 +65,7 @@ def test_a_line_a_path_of_a_sweep(status, line):
 @pytest.mark.ray
 def test_a_sweep_tells_what_its_paths_are_at(ray, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("orchestrator.distributed.progress.LOG_SECONDS", 0.2)
-    paced = dataclasses.replace(tiny.EXPERIMENT, model="tiny:paced", model_options={"pause": 0.02}, path=OneShot(0.5))
-    slow = tiny.with_training(paced, epochs=50)  # longer than anything that a line may wait for
+    slow = tiny.with_training(dataclasses.replace(tiny.PACED, path=OneShot(0.5)), epochs=50)
     paths = [dataclasses.replace(slow, name="a"), dataclasses.replace(slow, name="b", technique=FineTuning())]
     sweep_paths(paths, str(tmp_path), max_concurrent=2)
     output = capsys.readouterr().out

@@ -13,6 +13,7 @@ from pathlib import Path
 import job_runs
 import pytest
 from ray_head import Head, running_head
+from waiting import wait_for
 
 from orchestrator.distributed.metrics import COUNTERS, GAUGES
 from orchestrator.storage.ledger import Ledger
@@ -54,14 +55,6 @@ def store(storage, environment, monkeypatch) -> Store:
         if name.startswith("AWS_"):
             monkeypatch.setenv(name, value)
     return open_store(storage)
-
-
-def wait_for(condition, what: str):
-    deadline = time.monotonic() + job_runs.PATIENCE_S
-    while not (found := condition()):
-        assert time.monotonic() < deadline, f"not in {job_runs.PATIENCE_S} s: {what}"
-        time.sleep(0.1)
-    return found
 
 
 def secret_free(head: Head, store: Store) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import yaml
+from waiting import PATIENCE_S
 
 REPOSITORY = Path(__file__).parents[2]
 K8S = REPOSITORY / "k8s"
@@ -35,7 +36,7 @@ def _render(folder: str) -> list[Document]:
     if shutil.which("kubectl") is None:
         pytest.skip("kubectl is not installed: the manifests cannot be rendered")
     command = ["kubectl", "kustomize", str(K8S / folder)]
-    process = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    process = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S)
     assert process.returncode == 0, process.stderr
     return list(yaml.load_all(process.stdout, yaml.CSafeLoader))
 

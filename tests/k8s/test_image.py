@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from manifests import K8S, REPOSITORY, one, render
+from waiting import PATIENCE_S
 
 DOCKERFILE = (K8S / "Dockerfile").read_text()
 
@@ -51,7 +52,7 @@ def check_image(folder: Path, python: str) -> subprocess.CompletedProcess[str]:
     (folder / "python").write_text(f'#!/bin/sh\n{python} "$@"\n')
     (folder / "python").chmod(0o755)
     environment = {"PATH": f"{folder}:/usr/bin:/bin", "HOME": str(folder)}
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120)
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=PATIENCE_S)
 
 
 def test_a_whole_image_passes_its_check(tmp_path):

@@ -5,6 +5,7 @@ import shutil
 import pytest
 from playwright.sync_api import sync_playwright
 from report.synthetic import HOSTILE, TECHNIQUES, deployment, hostile_records, path_of, save
+from waiting import PATIENCE_S
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 FLAGS = [
@@ -28,6 +29,7 @@ def open_page(tmp_path_factory):
             )
             browsers.append(browser)
             page = browser.new_page()
+            page.set_default_timeout(1000 * PATIENCE_S)
             page.troubles = []
             page.on("console", lambda message: page.troubles.append(message.text))
             page.on("pageerror", lambda error: page.troubles.append(str(error)))

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from waiting import PATIENCE_S
 
 from orchestrator.errors import StorageError
 from orchestrator.rounds import EpochMetrics, Progress, TrainState
@@ -101,7 +102,7 @@ def test_a_storage_that_is_cut_off_does_not_stop_the_training(tmp_path, monkeypa
     store, release = open_store(str(tmp_path)), threading.Event()
 
     def cut_off(path: str, data: bytes) -> None:
-        release.wait(10)
+        release.wait(PATIENCE_S)
         raise StorageError("the storage cannot be reached")
 
     writer = ProgressWriter(store)

@@ -20,6 +20,7 @@ from typing import Any
 
 import pytest
 from s3_server import FaultProxy, S3Server, free_port
+from waiting import PATIENCE_S, wait_for
 
 from orchestrator.errors import ConfigError, DamagedError, StorageError
 from orchestrator.storage import s3
@@ -172,7 +173,7 @@ def test_of_racing_writers_exactly_one_creates(uri: str) -> None:
     def race(writer: int) -> list[bool]:
         won = []
         for i in range(20):
-            barrier.wait(timeout=60)
+            barrier.wait(timeout=PATIENCE_S)
             won.append(stores[writer].create(f"race/{i}", f"writer {writer}".encode()))
         return won
 
@@ -297,7 +298,7 @@ while len(store.list("ready")) < 8: pass
 print(sum(store.create(f"race/{i}", str(os.getpid()).encode()) for i in range(200)))
 """
     processes = [run_python(code, str(tmp_path)) for _ in range(8)]
-    won = {process.pid: int(process.communicate(timeout=600)[0]) for process in processes}
+    won = {process.pid: int(process.communicate(timeout=PATIENCE_S)[0]) for process in processes}
     owners = [int(open_store(str(tmp_path)).read(f"race/{i}")) for i in range(200)]
     assert won == {pid: owners.count(pid) for pid in won}
 
@@ -457,7 +458,7 @@ def told_by_check(uri: str) -> str:
     started = time.monotonic()
     with pytest.raises(StorageError) as caught:
         open_store(uri).check()
-    assert time.monotonic() - started < 12
+    assert time.monotonic() - started < 60
     message = str(caught.value)
     assert "\n" not in message
     return message
@@ -710,7 +711,7 @@ def test_patience_ends(s3_uri: str, fault_proxy: FaultProxy) -> None:
     started = time.monotonic()
     with pytest.raises(StorageError, match=r"fails at s3:PutObject on .*/runs/x: SlowDown .*\(tried for 1 s\)"):
         store.write("x", b"x")
-    assert time.monotonic() - started < 3
+    assert time.monotonic() - started < 30
 
 
 def test_a_create_whose_answer_was_lost_is_ours_only_if_the_bytes_are(s3_uri: str, fault_proxy: FaultProxy) -> None:
@@ -744,9 +745,7 @@ open_store(sys.argv[1]).write("file", b"n" * (40 << 20))
     store.write("file", b"old")
     fault_proxy.inject("delay", method="PUT", times=1, seconds=3)
     process = run_python(code, s3_uri)
-    deadline = time.monotonic() + 60
-    while sum("partNumber" in path for _, path in fault_proxy.seen) < 3 and time.monotonic() < deadline:
-        time.sleep(0.02)
+    wait_for(lambda: sum("partNumber" in path for _, path in fault_proxy.seen) >= 3, "three parts travel", pause=0.02)
     process.kill()
     process.communicate()
     assert process.returncode == -signal.SIGKILL

@@ -11,7 +11,6 @@ import json
 import math
 import os
 import struct
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -21,6 +20,7 @@ import torch
 from s3_server import FaultProxy
 from safetensors.torch import save
 from storage.test_ledger import KEY, MASKS, STATE, damage, record, rewritten
+from waiting import wait_for
 
 from orchestrator.__main__ import main
 from orchestrator.driver import Driver
@@ -437,10 +437,7 @@ def test_a_hostile_claim_ends_with_its_lease(ledger: Ledger, case: str) -> None:
     LINKS[case](ledger)
     with Claims(ledger.store, "we", lease_seconds=0.2) as claims:
         assert claims.holder("k") in ("unknown", "another")
-        deadline = time.monotonic() + 10
-        while not claims.acquire("k"):
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
+        wait_for(lambda: claims.acquire("k"), "the lease ends", pause=0.02)
 
 
 def test_a_folder_full_of_links_is_emptied_little_by_little(ledger: Ledger) -> None:

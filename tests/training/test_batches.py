@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset, TensorDataset
+from waiting import wait_for
 
 from orchestrator.errors import ConfigError, DataError
 from orchestrator.training.batches import Batches, check_batch_size
@@ -193,10 +194,7 @@ def test_loader_processes_live_from_epoch_to_epoch_until_closed() -> None:
     assert facts(one.evaluate("val"))[0] <= pids
     assert facts(one.evaluate("test"))[0] <= pids
     one.close()
-    deadline = time.monotonic() + 10
-    while any(Path(f"/proc/{pid}").exists() for pid in pids):
-        assert time.monotonic() < deadline, "loader processes outlive close()"
-        time.sleep(0.02)
+    wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids), "loader processes end with close()")
 
 
 @pytest.mark.parametrize("loader_workers", [0, 2])

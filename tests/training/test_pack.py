@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,6 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 from pyarrow.dataset import dataset
+from waiting import wait_for
 
 from orchestrator.__main__ import main as command
 from orchestrator.errors import ConfigError, DataError
@@ -69,11 +69,8 @@ def test_a_killed_pack_is_no_data_set_and_is_not_written_over(folder: Path, tmp_
         "p.pack(sys.argv[1], sys.argv[2], shard_mb=1, on_progress=lambda done, total: time.sleep(0.3))"
     )
     process = subprocess.Popen([sys.executable, "-c", slow, str(folder), str(out)], cwd=Path(__file__).parents[2])
-    deadline = time.monotonic() + 60
-    while not (out / "train" / "00000.parquet").exists():
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    first = out / "train" / "00000.parquet"
+    wait_for(lambda: process.poll() is not None or first.exists(), "the first shard is written", pause=0.02)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
     assert not is_packed(str(out))
