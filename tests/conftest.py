@@ -11,7 +11,9 @@ from pathlib import Path
 import hypothesis
 import pytest
 from s3_server import FaultProxy, S3Server, running_proxy, running_s3_server
+from waiting import RAY_STARTS
 
+os.environ.update(RAY_STARTS)
 # An example takes as long as the other tests on the machine let it: pytest-timeout ends what hangs.
 hypothesis.settings.register_profile("shared machine", deadline=None)
 hypothesis.settings.load_profile("shared machine")

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 import psutil
-from waiting import PATIENCE_S, wait_for
+from waiting import PATIENCE_S, RAY_STARTS, wait_for
 
 REPOSITORY = Path(__file__).parent.parent
 FAULTY_JOB = Path(__file__).parent / "faulty_job.py"
@@ -82,7 +82,7 @@ def running(log: Path, *args: str, script: Path = FAULTY_JOB, env: Mapping[str, 
     """Start a job; whatever is left of it at the end of the block is killed."""
     environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
     paths = [str(Path(__file__).parent), str(REPOSITORY)]  # this tree, wherever another one may be installed
-    environment |= {"PYTHONPATH": os.pathsep.join(paths), **_OFTEN, **(env or {})}
+    environment |= {"PYTHONPATH": os.pathsep.join(paths), **RAY_STARTS, **_OFTEN, **(env or {})}
     with log.open("ab") as output:
         process = subprocess.Popen(
             [sys.executable, str(script), *args], cwd=log.parent, env=environment, stdout=output, stderr=output

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import secrets
+import socket
 import subprocess
 import sys
 import urllib.request
@@ -13,10 +14,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import psutil
-from s3_server import HOST, free_port
-from waiting import PATIENCE_S, wait_for
+from s3_server import HOST, free_ports
+from waiting import PATIENCE_S, RAY_STARTS, wait_for
 
 RAY = str(Path(sys.executable).with_name("ray"))
 
@@ -61,13 +63,14 @@ def running_head(
     folder: Path, cwd: Path, environment: Mapping[str, str], cpus: int = 2, host: str = HOST
 ) -> Iterator[Head]:
     """Start a head whose jobs run in `cwd` with `environment`; it ends with everything that it started."""
-    ports = [free_port(host) for _ in range(7)]
+    ports = free_ports(7, host)
     token = secrets.token_hex(16)
     names = ("port", "dashboard-port", "dashboard-agent-listen-port", "dashboard-agent-grpc-port")
     names += ("metrics-export-port", "runtime-env-agent-port", "ray-client-server-port")
     flags = [f"--{name}={port}" for name, port in zip(names, ports, strict=True)]
     kept = {name: value for name, value in environment.items() if not name.startswith("RAY_")}
     kept |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token, "RAY_DISABLE_USAGE_STATS": "1"}
+    kept |= RAY_STARTS
     kept["RAY_JOB_STOP_WAIT_TIME_S"] = "60"  # as in k8s/ and cluster.yaml
     kept["RAY_metrics_report_interval_ms"] = "1000"  # Ray's own are ten seconds
     kept["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{kept['PATH']}"  # `python` of a job
@@ -81,7 +84,9 @@ def running_head(
     client = kept | {"RAY_API_SERVER_ADDRESS": dashboard, "RAY_ADDRESS": f"{host}:{ports[0]}"}
     head = Head(ports[0], dashboard, ports[4], client, folder, log)
     try:
-        wait_for(lambda: _answers(head, process), lambda: f"the Ray head answers; it said:\n{head.log.read_text()}")
+        wait_for(
+            lambda: _answers(head, ports[2], process), lambda: f"the Ray head answers; it said:\n{head.log.read_text()}"
+        )
         yield head
     finally:
         processes = [process, *process.children(recursive=True)]
@@ -91,9 +96,11 @@ def running_head(
         psutil.wait_procs(processes, timeout=20)
 
 
-def _answers(head: Head, process: psutil.Popen) -> bool:
+def _answers(head: Head, agent_port: int, process: psutil.Popen) -> bool:
+    """Whether it takes jobs: the dashboard hands them to an agent, which starts later."""
     assert process.poll() is None, f"the Ray head ended; it said:\n{head.log.read_text()}"
     with contextlib.suppress(OSError):
         head.get("/api/jobs/")
+        socket.create_connection((urlsplit(head.dashboard).hostname, agent_port), timeout=1).close()
         return True
     return False

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import os
+import random
 import socket
 import struct
 import subprocess
@@ -24,10 +25,20 @@ from waiting import wait_for
 HOST = "127.0.0.1"
 
 
+def free_ports(count: int, host: str = HOST) -> list[int]:
+    """Between those that Ray gives its workers and those that the system gives by itself, so that they stay free."""
+    ports: list[int] = []
+    with contextlib.ExitStack() as held:
+        while len(ports) < count:
+            probe, port = held.enter_context(socket.socket()), random.SystemRandom().randrange(20000, 32768)
+            with contextlib.suppress(OSError):
+                probe.bind((host, port))
+                ports.append(port)
+    return ports
+
+
 def free_port(host: str = HOST) -> int:
-    with socket.socket() as probe:
-        probe.bind((host, 0))
-        return int(probe.getsockname()[1])
+    return free_ports(1, host)[0]
 
 
 @dataclass

@@ -1,6 +1,7 @@
 """A problem that trains in milliseconds, given by "tiny:model" and "tiny:data" as a user would give theirs."""
 
 import dataclasses
+import os
 import time
 
 import torch
@@ -16,7 +17,13 @@ from orchestrator.training.optimizer import SGD
 
 
 class Pause(nn.Module):
-    """Sleeps in training, so that a step takes about as long on any machine."""
+    """Sleeps in training, so that a step takes about as long on any machine.
+
+    With HOLD=FILE:STEPS in the environment it stands still in that step of its process, and from there on, while FILE
+    is there: whatever a test does meanwhile, the training does not outrun it.
+    """
+
+    steps = 0
 
     def __init__(self, seconds: float) -> None:
         super().__init__()
@@ -25,6 +32,10 @@ class Pause(nn.Module):
     def forward(self, images):
         if self.training:
             time.sleep(self.seconds)
+            Pause.steps += 1
+            file, _, held = os.environ.get("HOLD", "").rpartition(":")
+            while file and Pause.steps >= int(held) and os.path.exists(file):
+                time.sleep(0.02)
         return images
 
 

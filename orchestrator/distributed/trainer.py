@@ -27,9 +27,11 @@ from orchestrator.experiment import Experiment, Problem
 from orchestrator.stopping import Floor
 from orchestrator.storage.store import Store, open_store
 
-MAX_FAILURES = 100  # of workers, over a whole path; a round without progress is given up much earlier
+MAX_FAILURES = 300  # of workers, over a whole path; a round without progress is given up much earlier
 START_SECONDS = 3600.0  # until a group that finds no room counts as a failure, of which a path may have ten
-ELASTIC_START_SECONDS = 30.0  # the same for a group that can start with fewer: a node may be dead that was counted on
+# The same for a group that can start with fewer. Ray plans with a node for up to 20 s after its death, so nearly every
+# node that dies costs one such start: as many are allowed as workers may fail.
+ELASTIC_START_SECONDS = 30.0
 MOST_WAIT_SECONDS = 5.0  # between two looks at a round that another owner trains
 
 _LEAST_PAUSE = 0.5
@@ -135,13 +137,14 @@ def fit(experiment: Experiment, driver: Any, store: Store, deployment: Deploymen
         checkpoint_seconds=deployment.checkpoint_seconds,
     )
     # Whoever asks for what the cluster can never hold was refused before; the rest waits until others are done.
-    patience = START_SECONDS if workers.least == workers.most else ELASTIC_START_SECONDS
+    elastic = workers.least < workers.most
+    patience, starts = (ELASTIC_START_SECONDS, MAX_FAILURES) if elastic else (START_SECONDS, 10)
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", str(patience))
     trainer = TorchTrainer(
         partial(train_path, config),
         torch_config=OwnAddress(backend="nccl" if workers.gpus else "gloo"),
         scaling_config=ray.train.ScalingConfig(
-            num_workers=workers.least if workers.least == workers.most else (workers.least, workers.most),
+            num_workers=(workers.least, workers.most) if elastic else workers.least,
             use_gpu=workers.gpus > 0,
             resources_per_worker=workers.resources,
         ),
@@ -149,7 +152,7 @@ def fit(experiment: Experiment, driver: Any, store: Store, deployment: Deploymen
             name=run,
             storage_path=f"{root}/train",
             storage_filesystem=filesystem,
-            failure_config=ray.train.FailureConfig(max_failures=MAX_FAILURES, controller_failure_limit=10),
+            failure_config=ray.train.FailureConfig(max_failures=MAX_FAILURES, controller_failure_limit=starts),
             logging_config=ray.train.LoggingConfig(log_level="ERROR"),
         ),
     )

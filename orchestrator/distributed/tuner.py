@@ -17,8 +17,8 @@ import ray
 from ray import tune
 from rich.markup import escape
 
-from orchestrator.distributed import cluster, orphans, termination, trainer
-from orchestrator.distributed.deployment import Deployment
+from orchestrator.distributed import autoscaler, cluster, orphans, termination, trainer
+from orchestrator.distributed.deployment import Workers
 from orchestrator.distributed.progress import paths_shown
 from orchestrator.distributed.trial import Sweep, SweptPath, run_trial
 from orchestrator.report.text import compression, duration, make_console
@@ -45,7 +45,7 @@ def run_paths(
     """
     with cluster.connected(address) as joined, tempfile.TemporaryDirectory(prefix="rewind-sweep-") as temporary:
         sweep = replace(sweep, deployment=cluster.placed(sweep.deployment, open_store(sweep.storage), joined))
-        most = config.max_concurrent_trials or _room_for_paths(sweep.deployment)
+        most = config.max_concurrent_trials or room_for_paths(sweep.deployment.workers, sweep.paths)
         config = replace(config, max_concurrent_trials=most)
         with orphans.removed(), paths_shown(sweep.job), termination.in_order(partial(_stop, sweep.job)):
             return list(_make_tuner(path_of, sweep, space, config, callbacks, folder or temporary).fit())
@@ -87,9 +87,17 @@ def _make_tuner(
     )
 
 
-def _room_for_paths(deployment: Deployment) -> int:
-    """How many paths the cluster can train at a time."""
-    return max(1, cluster.room(deployment.workers.resources) // deployment.workers.least)
+def room_for_paths(workers: Workers, paths: int) -> int:
+    """How many of `paths` the cluster can train at a time, with the nodes that an autoscaler may still add."""
+    fit = min(max(1, cluster.room(workers.resources) // workers.least), paths)
+    too_many = paths + 1
+    while fit + 1 < too_many:  # without an autoscaler the answer is no at once
+        tried = (fit + too_many) // 2
+        if autoscaler.can_hold(replace(workers, least=tried * workers.least)):
+            fit = tried
+        else:
+            too_many = tried
+    return fit
 
 
 class ShowRounds(tune.Callback):  # type: ignore[misc]

@@ -34,7 +34,7 @@ from orchestrator.storage.store import (
 )
 
 PATIENCE_S = 300.0  # how long a storage that fails for a while is waited for
-CHECK_PATIENCE_S = 5.0
+CHECK_PATIENCE_S, CHECK_ANSWER_S = 6.0, 5.0  # so that one answer that does not come is asked for again
 FIRST_PAUSE_S = 0.25  # between two tries; it doubles
 MAX_PAUSE_S = 15.0
 BULK_BYTES = 8 << 20  # from here on pyarrow: S3 takes parts of 5 MiB and more
@@ -147,7 +147,7 @@ class S3Store:
 
     def check(self) -> None:
         # With every byte counted as bulk, the small probe goes through both libraries.
-        probe(S3Store(self.uri, patience_s=CHECK_PATIENCE_S, answer_s=CHECK_PATIENCE_S, bulk_bytes=0))
+        probe(S3Store(self.uri, patience_s=CHECK_PATIENCE_S, answer_s=CHECK_ANSWER_S, bulk_bytes=0))
 
     def train_storage(self) -> tuple[str, Any]:
         return f"{self.bucket}/{self._root}".rstrip("/"), s3_filesystem(self._client)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import job_runs
 import pytest
-from s3_server import HOST, free_port
+from s3_server import HOST, free_ports
 from waiting import PATIENCE_S
 
 pytestmark = pytest.mark.ray
@@ -44,7 +44,7 @@ CONFIG = {
 }
 ASK = """
 import sys, time, ray
-from orchestrator.distributed import autoscaler, cluster
+from orchestrator.distributed import autoscaler, cluster, tuner
 from orchestrator.distributed.deployment import Workers
 from orchestrator.errors import ConfigError, ResourceError
 from orchestrator.storage.store import open_store
@@ -61,6 +61,7 @@ for count, gpus, wait in (("2:9", 0.0, 30), ("3", 0.0, 0), ("1", 1.0, 0)):
         print(count, "fits")
     except ResourceError as error:
         print(error)
+print([tuner.room_for_paths(Workers.parse(count, 1.0, 0.0), paths) for count, paths in (("1", 5), ("1", 1), ("2", 5))])
 print(cluster.with_gpus(Workers.parse("2", 1.0, 0.0)).gpus, "GPU")
 ray.get(ray.remote(num_cpus=1)(lambda: None).remote(), timeout=300)
 print("a node came")
@@ -77,7 +78,7 @@ def test_what_the_autoscaler_may_add_counts_as_there(tmp_path):
         "RAY_OVERRIDE_NODE_ID_FOR_TESTING": HEAD_ID,
         "AUTOSCALER_UPDATE_INTERVAL_S": "1",
     }
-    port, agent = free_port(), free_port()
+    port, agent = free_ports(2)
     provider = {**CONFIG["provider"], "gcs_address": f"{HOST}:{port}"}
     (tmp_path / "config.json").write_text(json.dumps({**CONFIG, "provider": provider}))
     head = ("start", "--head", "--block", "--num-cpus=0", "--include-dashboard=false", f"--port={port}")
@@ -96,9 +97,10 @@ def test_what_the_autoscaler_may_add_counts_as_there(tmp_path):
             timeout=PATIENCE_S,
         )
     assert asked.returncode == 0, asked.stderr
-    folder, fits, three, gpu, without, came = asked.stdout.splitlines()
+    folder, fits, three, gpu, paths, without, came = asked.stdout.splitlines()
     assert fits == "2:9 fits"
     assert three.startswith("3 workers of 1 CPU each were asked for, and the cluster holds")
     assert gpu.startswith("1 workers of 1 CPU and 1 GPU each were asked for, and the cluster holds 0 of them")
     assert "is a local folder, and the nodes that the autoscaler adds do not share it: pass --storage s3:" in folder
+    assert paths == "[2, 1, 1]", "as many as it may become large enough for"
     assert (without, came) == ("0.0 GPU", "a node came")

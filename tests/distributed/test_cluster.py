@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 import os
 import re
 import threading
@@ -141,18 +142,18 @@ def test_an_address_that_this_machine_does_not_have_is_at_no_interface():
 
 @ray.remote(num_cpus=0)
 class Slow:
-    """A driver whose workers need two seconds for their checkpoint."""
+    """A driver whose workers need some seconds for their checkpoint."""
 
-    def __init__(self):
-        self._asked = None
+    def __init__(self, seconds):
+        self._seconds, self._asked = seconds, None
 
     def stop(self):
         self._asked = self._asked or time.monotonic()
-        return time.monotonic() - self._asked > 2
+        return time.monotonic() - self._asked > self._seconds
 
 
 def test_a_stop_waits_for_each_driver_whatever_became_of_the_others(two_nodes):
-    slow, dead = Slow.remote(), Slow.remote()
+    slow, dead = Slow.remote(2), Slow.remote(2)
     ray.get(dead.stop.remote())
     ray.kill(dead)
     began = time.monotonic()
@@ -160,6 +161,4 @@ def test_a_stop_waits_for_each_driver_whatever_became_of_the_others(two_nodes):
     assert time.monotonic() - began > 2
     late = threading.Event()
     threading.Timer(0.5, late.set).start()
-    began = time.monotonic()
-    trainer.stop([Slow.remote()], late)
-    assert time.monotonic() - began < 2, "when it is too late nobody is waited for"
+    trainer.stop([Slow.remote(math.inf)], late)  # when it is too late nobody is waited for

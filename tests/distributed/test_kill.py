@@ -7,7 +7,6 @@ import importlib
 import os
 import shutil
 import signal
-import time
 from pathlib import Path
 
 import faulty_job
@@ -17,6 +16,7 @@ import pytest
 from orchestrator import runner
 from orchestrator.pruning import Geometric
 from orchestrator.storage.checkpoint import unpack_progress
+from orchestrator.storage.claims import holders
 from orchestrator.storage.ledger import MODEL, Ledger, Record
 from orchestrator.storage.store import open_store
 from orchestrator.training.pack import pack
@@ -34,6 +34,12 @@ training = dataclasses.replace(SMOKE.training, epochs=6)
 small = dataclasses.replace(SMOKE, model="tiny:paced", model_options={{"pause": 0.5}}, training=training)
 sys.exit(main(small, smoke=small, doc=None))
 """
+
+
+def held(tmp_path: Path, step: int) -> dict[str, str]:
+    """As ENV, and the workers stand still in that step while the file `hold` is there; a round has 240 of them."""
+    (tmp_path / "hold").touch()
+    return ENV | {"HOLD": f"{tmp_path / 'hold'}:{step}"}
 
 
 def records_of(storage: str) -> list[Record]:
@@ -85,11 +91,11 @@ def checkpoints(tmp_path: Path) -> list[Path]:
 
 def test_sigkill_of_everything_in_the_middle_of_a_round(tmp_path, uninterrupted):
     """The same command goes on from the checkpoint, and from the round's beginning where that is damaged."""
-    with job_runs.running(tmp_path / "log", "--storage", "./runs", *ALWAYS, env=ENV) as job:
+    with job_runs.running(tmp_path / "log", "--storage", "./runs", *ALWAYS, env=held(tmp_path, 240 + 60)) as job:
         job.wait_for(lambda: records_of(str(tmp_path / "runs")), "round 0 is committed")
-        job.wait_for(lambda: checkpoints(tmp_path), "a checkpoint of a later round")
+        job.wait_for(lambda: checkpoints(tmp_path), "a checkpoint of the next round")
         job.kill()
-        assert 1 <= len(records_of(str(tmp_path / "runs"))) < 3
+    assert len(records_of(str(tmp_path / "runs"))) == 1
     shutil.copytree(tmp_path / "runs", tmp_path / "damaged" / "runs")
     assert checkpoints(tmp_path)
     records = finish(tmp_path, uninterrupted)
@@ -101,11 +107,12 @@ def test_sigkill_of_everything_in_the_middle_of_a_round(tmp_path, uninterrupted)
 
 
 def test_sigkill_of_a_worker_and_of_the_driver_actor(tmp_path, uninterrupted):
-    with job_runs.running(tmp_path / "log", "--storage", "./runs", *ALWAYS, env=ENV) as job:
+    with job_runs.running(tmp_path / "log", "--storage", "./runs", *ALWAYS, env=held(tmp_path, 60)) as job:
         job.wait_for(lambda: checkpoints(tmp_path), "a mid-round checkpoint")
         (driver,) = job.find("ray::DriverActor")
         os.kill(driver.pid, signal.SIGKILL)
         assert not records_of(str(tmp_path / "runs"))
+        (tmp_path / "hold").unlink()
         job.wait_for(lambda: records_of(str(tmp_path / "runs")), "round 0 is committed by the new driver")
         assert driver.pid not in {process.pid for process in job.find("ray::DriverActor")}
         workers = job.find("ray::RayTrainWorker")
@@ -141,8 +148,10 @@ def test_sigterm_ends_in_order_with_a_checkpoint_in_the_middle_of_an_epoch(tmp_p
     """As `ray job stop` sends it, and Kubernetes: within the grace time, with no checkpoint but this one."""
     grace = {"RAY_JOB_STOP_WAIT_TIME_S": "60"}  # a busy machine needs more than the usual 3 s
     with job_runs.running(tmp_path / "log", "--storage", "./runs", env=ENV | grace) as job:
-        job.wait_for(lambda: records_of(str(tmp_path / "runs")), "round 0 is committed")
-        time.sleep(0.5)
+        store = open_store(str(tmp_path / "runs"))
+        job.wait_for(Ledger(store).records, "round 0 is committed")
+        committed = {record.key for record in Ledger(store).records()}
+        job.wait_for(lambda: holders(store, finished=committed), "the next one is given to the workers")
         assert not checkpoints(tmp_path)
         os.kill(job.processes()[0].pid, signal.SIGTERM)
         assert job.wait() == 143, job.output()
@@ -164,17 +173,20 @@ def test_sigkill_in_the_middle_of_an_epoch_of_images_from_a_bucket(tmp_path, s3_
     (tmp_path / "undisturbed").mkdir()
     code, output = job_runs.run(tmp_path / "undisturbed" / "log", *arguments, script=script)
     assert code == 0, output
-    with job_runs.running(tmp_path / "log", *arguments, *ALWAYS, script=script) as job:
-        # Three steps an epoch: this is after the first or the second.
-        job.wait_for(lambda: [c for c in checkpoints(tmp_path) if 0 < int(c.stem[-8:]) < 3], "in mid-epoch")
-        job.kill()
-    assert int(checkpoints(tmp_path)[-1].stem[-8:]) > 0
+    for _ in range(5):  # on a busy machine the kill may come after the epoch
+        with job_runs.running(tmp_path / "log", *arguments, *ALWAYS, script=script) as job:
+            # Three steps an epoch: this is after the first or the second.
+            job.wait_for(lambda: [c for c in checkpoints(tmp_path) if 0 < int(c.stem[-8:]) < 3], "in mid-epoch")
+            job.kill()
+        if in_mid_epoch := int(checkpoints(tmp_path)[-1].stem[-8:]) > 0:
+            break
+    assert in_mid_epoch
     code, output = job_runs.run(tmp_path / "log", *arguments, script=script)
     assert code == 0, output
     records, expected = records_of(str(tmp_path / "runs")), records_of(str(tmp_path / "undisturbed" / "runs"))
     assert [(r.round, r.attempts) for r in expected] == [(0, 1), (1, 1)]
     assert bits(records) == bits(expected)
-    assert max(r.attempts for r in records) == 2, "it went on from the checkpoint, not from the round's beginning"
+    assert max(r.attempts for r in records) >= 2, "it went on from the checkpoint, not from the round's beginning"
 
 
 @pytest.mark.parametrize("started", ["gcs_server", "ray::TrainController"])

@@ -23,11 +23,13 @@ def blobs(records):
 
 @pytest.mark.ray
 def test_a_sweep_on_s3_whose_trials_are_killed_in_mid_round_and_one_that_is_killed_whole(one_thread, tmp_path, s3_uri):
-    ledger = Ledger(open_store(s3_uri))
-    with job_runs.running(tmp_path / "first", s3_uri, script=SWEEP_JOB) as job:
+    ledger, hold = Ledger(open_store(s3_uri)), tmp_path / "hold"
+    hold.touch()
+    with job_runs.running(tmp_path / "first", s3_uri, script=SWEEP_JOB, env={"HOLD": f"{hold}:40"}) as job:
         job.wait_for(lambda: has_checkpoint(ledger.store), "the dense round has a checkpoint")
         for victim in [*job.find("ray::RayTrainWorker"), *job.find("ray::ImplicitFunc")]:
             victim.kill()
+        hold.unlink()
         job.wait_for(lambda: len(ledger.records()) >= 2, "rounds are committed all the same")
         job.kill()
     before = {record.key: record for record in ledger.records()}

@@ -28,6 +28,7 @@ def test_bytes_always_and_seconds_where_training_waits(tmp_path, monkeypatch, in
     store = MeteredStore(plain, counted, in_background=in_background)
     write = type(plain).write
     monkeypatch.setattr(type(plain), "write", lambda *args: (time.sleep(0.1), write(*args)))
+    began = time.perf_counter()
     store.write("a/b", b"12345")
     assert store.read("a/b") == b"12345"
     with pytest.raises(StorageError):
@@ -36,7 +37,7 @@ def test_bytes_always_and_seconds_where_training_waits(tmp_path, monkeypatch, in
     if in_background:
         assert "storage_blocked_seconds" not in counted.added
     else:
-        assert 0.1 <= counted.added["storage_blocked_seconds"] < 10
+        assert 0.1 <= counted.added["storage_blocked_seconds"] <= time.perf_counter() - began
 
 
 def test_a_failure_is_a_wait_too():

@@ -40,6 +40,7 @@ def test_a_planted_secret_is_found_nowhere(tmp_path, folder, s3_uri):
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": token,
         "RAY_TMPDIR": str(folder),
+        "RAY_DEFAULT_OBJECT_STORE_MAX_MEMORY_BYTES": "200000000",  # all of it is read below
         "PYTHONPATH": os.pathsep.join(map(str, paths)),
         "PICKLE_WATCH": str(pickles),
         "WATCHED": json.dumps([secret, token, TRAINER, ACTOR]),

@@ -6,11 +6,11 @@ import json
 import os
 import re
 import shutil
-import time
 import uuid
 from pathlib import Path
 
 import job_runs
+import psutil
 import pytest
 from ray_head import Head, running_head
 from waiting import wait_for
@@ -88,23 +88,34 @@ def test_digits_run_and_are_found_in_the_ledger(head, storage, store, tmp_path):
 
 
 def test_stop_leaves_a_checkpoint_and_the_same_submission_goes_on(head, storage, store, tmp_path):
-    """With a working directory of its own; meanwhile Prometheus can read how far it is."""
+    """With a working directory of its own, and a worker that dies; meanwhile Prometheus can read how far it is."""
     project = tmp_path / "project"
     shutil.copytree(job_runs.REPOSITORY / "orchestrator", project / "orchestrator")
     for name in ("faulty_job.py", "tiny.py"):
         shutil.copy(job_runs.REPOSITORY / "tests" / name, project)
-    settings = json.dumps({"env_vars": {"EPOCHS": "100", "ROUNDS": "1", "PAUSE": "0.05"}})
+    (hold := tmp_path / "hold").touch()  # after five epochs
+    variables = {"EPOCHS": "100", "ROUNDS": "1", "PAUSE": "0.05", "HOLD": f"{hold}:30"}
+    settings = json.dumps({"env_vars": variables})
     command = ["python", "faulty_job.py", "--storage", f"{storage}/stopped", "--checkpoint-seconds", "10000"]
     submit = ["job", "submit", "--working-dir", ".", "--runtime-env-json", settings]
     ledger = Ledger(open_store(f"{storage}/stopped"))
     started = head.ray(*submit, "--no-wait", "--submission-id", "stopped", "--", *command, cwd=project)
     assert started.returncode == 0, started.stdout
+    epochs = r'^ray_rewind_epochs_done\{.*experiment="faulty".*seed="0".*\} [1-9]'
+    wait_for(lambda: re.search(epochs, head.metrics(), re.MULTILINE), "an epoch is done")
+    workers = [
+        worker
+        for worker in job_runs.titled(psutil.process_iter(), "ray::RayTrainWorker")
+        if str(head.folder) in " ".join(worker.parent().cmdline())
+    ]
+    workers[0].kill()
+    restarts = r'^ray_rewind_restarts_total\{.*experiment="faulty".*seed="0".*\} 1'
+    wait_for(lambda: re.search(restarts, head.metrics(), re.MULTILINE), "a restart is counted")
+    hold.unlink()
     wait_for(ledger.records, "round 0 is committed")
-    time.sleep(0.5)
-    unused = {"rewind_restarts_total", "rewind_data_blocked_seconds_total"}  # nothing dies, the data lie in memory
+    unused = {"rewind_data_blocked_seconds_total"}  # they lie in memory
     names = [f"ray_{name}{{" for name in {*GAUGES, *COUNTERS} - unused]
     metrics = wait_for(lambda: found if all(n in (found := head.metrics()) for n in names) else "", f"all of {names}")
-    assert re.search(r'^ray_rewind_epochs_done\{.*experiment="faulty".*seed="0".*\} [1-9]', metrics, re.MULTILINE)
     assert re.search(
         r'^ray_rewind_storage_uploaded_bytes_total\{.*experiment="faulty".*\} [1-9]', metrics, re.MULTILINE
     )

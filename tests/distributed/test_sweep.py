@@ -43,8 +43,8 @@ def test_a_path_is_cut_at_the_floor_and_one_that_fails_does_not_stop_the_others(
 
 @pytest.mark.ray
 def test_asha_stops_the_weaker_path(ray, tmp_path):
-    # A round lasts longer than the message that stops it travels, on any machine.
-    slow = tiny.with_training(replace(tiny.PACED, path=TINY.path), epochs=30)
+    # It is stopped after round 1: three further rounds last longer than that message travels, on any machine.
+    slow = tiny.with_training(replace(tiny.PACED, path=Geometric(remove=0.3, rounds=4)), epochs=20)
     weak = tiny.with_training(replace(slow, name="weak"), schedule=Constant(1e-7))
     paths = [replace(slow, name="strong"), weak]
     first = sweep_paths(paths, str(tmp_path), max_concurrent=1, asha=True)

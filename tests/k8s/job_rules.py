@@ -104,14 +104,15 @@ def head_trains_nothing(documents: list[Document]) -> Iterator[str]:
 
 
 def on_demand_head(documents: list[Document]) -> Iterator[str]:
-    """Where workers are on spot nodes, the head is not, by each cloud's label."""
+    """Where workers are on spot nodes, the head and the submitter are not, by each cloud's label."""
+    submitters = [pod.template for pod in pods(documents) if pod.role == "submitter"]
     for spec in clusters(documents):
         spot = {key for group in spec["workerGroupSpecs"] for key, _ in _node_terms(group["template"], "In")}
-        avoided = {
-            key for key, alternatives in _node_terms(spec["headGroupSpec"]["template"], "NotIn") if alternatives == 1
-        }
-        if spot - avoided:
-            yield f"the head may land on a spot node: {sorted(spot - avoided)}"
+        lasting = [("head", spec["headGroupSpec"]["template"]), *(("submitter", template) for template in submitters)]
+        for who, template in lasting:
+            avoided = {key for key, alternatives in _node_terms(template, "NotIn") if alternatives == 1}
+            if spot - avoided:
+                yield f"the {who} may land on a spot node: {sorted(spot - avoided)}"
         for group in spec["workerGroupSpecs"]:
             pod = group["template"]["spec"]
             tolerated = {t["key"] for t in pod.get("tolerations", [])}
@@ -168,6 +169,8 @@ def retried(documents: list[Document]) -> Iterator[str]:
             spec, queued = document["spec"], "kueue.x-k8s.io/queue-name" in document["metadata"].get("labels", {})
             if not spec.get("backoffLimit") or not spec.get("shutdownAfterJobFinishes"):
                 yield "a job must be tried again, and its cluster taken down"
+            if spec.get("submitterConfig", {}).get("backoffLimit", 2) < 10:
+                yield "a job of days outlives some submitters: submitterConfig.backoffLimit must be 10 or more"
             if ("preRunningDeadlineSeconds" in spec) == queued:
                 yield "a job has a deadline to start exactly when it is in no queue"
             if "suspend" in spec:

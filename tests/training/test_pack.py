@@ -65,8 +65,10 @@ def test_the_same_folder_gives_the_same_bytes(folder: Path, packed: Path, tmp_pa
 def test_a_killed_pack_is_no_data_set_and_is_not_written_over(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     slow = (
-        "import sys, time, orchestrator.training.pack as p\n"
-        "p.pack(sys.argv[1], sys.argv[2], shard_mb=1, on_progress=lambda done, total: time.sleep(0.3))"
+        "import pathlib, sys, time, orchestrator.training.pack as p\n"
+        "first = pathlib.Path(sys.argv[2], 'train', '00000.parquet')\n"
+        "def hold(done, total): time.sleep(600 if first.exists() else 0)\n"
+        "p.pack(sys.argv[1], sys.argv[2], shard_mb=1, on_progress=hold)"
     )
     process = subprocess.Popen([sys.executable, "-c", slow, str(folder), str(out)], cwd=Path(__file__).parents[2])
     first = out / "train" / "00000.parquet"
