@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import logging
 import os
@@ -19,12 +20,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from s3_server import FaultProxy, S3Server, free_port
+from s3_server import Fault, FaultProxy, S3Server
 from waiting import PATIENCE_S, wait_for
 
 from orchestrator.errors import ConfigError, DamagedError, StorageError
 from orchestrator.storage import s3
-from orchestrator.storage.s3 import S3Store
+from orchestrator.storage.s3 import CHECK_PATIENCE_S, S3Store
 from orchestrator.storage.store import MissingError, Store, open_store
 
 MB = 1 << 20
@@ -38,6 +39,21 @@ def uri(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 @pytest.fixture
 def store(uri: str) -> Store:
     return open_store(uri)
+
+
+@pytest.fixture(autouse=True)
+def patient_check(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`check` waits for a server that does answer."""
+    monkeypatch.setattr(s3, "CHECK_PATIENCE_S", PATIENCE_S)
+    monkeypatch.setattr(s3, "CHECK_ANSWER_S", PATIENCE_S)
+
+
+@pytest.fixture
+def nobody() -> Iterator[str]:
+    """An address that refuses connections, and that nobody else can take."""
+    with socket.socket() as ours:
+        ours.bind(("127.0.0.1", 0))
+        yield f"127.0.0.1:{ours.getsockname()[1]}"
 
 
 def fill(store: Store, *paths: str) -> None:
@@ -259,7 +275,7 @@ def test_credentials_in_a_uri_are_refused_and_not_repeated(uri: str) -> None:
 # Local folders.
 
 
-@pytest.mark.parametrize("call", ["store.write('file', data)", "store.create(f'file{i}', data)"])
+@pytest.mark.parametrize("call", ["store.write('file', data)", "store.create(f'file{i % 20}', data)"])
 def test_sigkill_leaves_no_partial_file(tmp_path: Path, call: str) -> None:
     code = f"""
 import sys; from orchestrator.storage.store import open_store
@@ -268,8 +284,11 @@ for i in range(10**6): data = bytes([i % 256]) * (16 << 20); {call}
 """
     store = open_store(str(tmp_path / "runs"))
     store.write("file", b"o" * (16 * MB))
-    leftovers = 0
-    for kill in range(8):
+    leftovers, started = 0, time.monotonic()
+    for kill in itertools.count():
+        if kill >= 8 and leftovers > 0:
+            break
+        assert time.monotonic() - started < PATIENCE_S, "no kill ever hit the middle of a write"
         process = run_python(code, str(tmp_path / "runs"))
         assert process.stdout is not None
         process.stdout.readline()
@@ -286,7 +305,6 @@ for i in range(10**6): data = bytes([i % 256]) * (16 << 20); {call}
             if path != "file":
                 store.delete(path)
         leftovers += sum(1 for _ in (tmp_path / "runs").rglob(".tmp-*"))
-    assert leftovers > 0  # or no kill ever hit the middle of a write
     store.check()
 
 
@@ -400,10 +418,10 @@ def test_no_secret_travels(s3_uri: str, monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_each_node_builds_its_file_system_from_its_own_environment(
-    s3_uri: str, monkeypatch: pytest.MonkeyPatch
+    s3_uri: str, monkeypatch: pytest.MonkeyPatch, nobody: str
 ) -> None:
     endpoint = os.environ["AWS_ENDPOINT_URL"]
-    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{free_port()}")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{nobody}")
     root, filesystem = open_store(s3_uri).train_storage()
     pickled = pickle.dumps(filesystem)
     monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
@@ -414,7 +432,7 @@ def test_each_node_builds_its_file_system_from_its_own_environment(
 
 @pytest.mark.parametrize("where", ["AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "both", "profile"])
 def test_both_libraries_find_the_endpoint(
-    s3_uri: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, where: str
+    s3_uri: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, nobody: str, where: str
 ) -> None:
     endpoint = os.environ["AWS_ENDPOINT_URL"]
     monkeypatch.delenv("AWS_ENDPOINT_URL")
@@ -428,7 +446,7 @@ def test_both_libraries_find_the_endpoint(
         monkeypatch.delenv("AWS_ACCESS_KEY_ID")
         monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
     elif where == "both":  # the one for S3 wins
-        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{free_port()}")
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{nobody}")
         monkeypatch.setenv("AWS_ENDPOINT_URL_S3", endpoint)
     else:
         monkeypatch.setenv(where, endpoint)
@@ -455,31 +473,34 @@ def test_without_an_endpoint_it_is_aws(s3_uri: str, monkeypatch: pytest.MonkeyPa
 
 
 def told_by_check(uri: str) -> str:
-    started = time.monotonic()
     with pytest.raises(StorageError) as caught:
         open_store(uri).check()
-    assert time.monotonic() - started < 60
     message = str(caught.value)
     assert "\n" not in message
+    assert f"tried for {PATIENCE_S:g} s" not in message, "waited for what does not pass"
     return message
 
 
-def test_check_tells_an_unreachable_endpoint(s3_uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    endpoint = f"127.0.0.1:{free_port()}"
-    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://user:SECRETPLANTED@{endpoint}")
+def test_check_tells_an_unreachable_endpoint(s3_uri: str, monkeypatch: pytest.MonkeyPatch, nobody: str) -> None:
+    monkeypatch.setattr(s3, "CHECK_PATIENCE_S", CHECK_PATIENCE_S)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://user:SECRETPLANTED@{nobody}")
     message = told_by_check(s3_uri)
-    assert f"cannot reach http://{endpoint} for {s3_uri}" in message
+    assert f"cannot reach http://{nobody} for {s3_uri}" in message
     assert "AWS_ENDPOINT_URL" in message
+    assert f"(tried for {CHECK_PATIENCE_S:g} s)" in message
+    assert CHECK_PATIENCE_S <= 10
     assert "SECRETPLANTED" not in message
 
 
 def test_check_tells_an_endpoint_that_never_answers(s3_uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(s3, "CHECK_PATIENCE_S", 2.0)
+    monkeypatch.setattr(s3, "CHECK_ANSWER_S", 2.0)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         endpoint = f"http://127.0.0.1:{silent.getsockname()[1]}"
         monkeypatch.setenv("AWS_ENDPOINT_URL_S3", endpoint)
         assert f"cannot reach {endpoint}" in (message := told_by_check(s3_uri))
         assert "AWS_ENDPOINT_URL_S3" in message
+        assert "(tried for 2 s)" in message
 
 
 def test_an_endpoint_that_is_no_s3_is_told(s3_uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -488,6 +509,10 @@ def test_an_endpoint_that_is_no_s3_is_told(s3_uri: str, monkeypatch: pytest.Monk
             self.send_response(200)
             self.end_headers()
             self.wfile.write(b"<html><p>Welcome")
+
+        def do_PUT(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))  # who leaves it unread may reset the connection
+            self.send_error(501)
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Website) as website:
         threading.Thread(target=website.serve_forever, args=[0.02], daemon=True).start()
@@ -661,32 +686,35 @@ def test_a_refused_bulk_upload_leaves_the_old_object(s3_uri: str, fault_proxy: F
 
 
 @pytest.fixture
-def python_answers_ctrl_c() -> Iterator[None]:
-    """As in a terminal: whoever starts the tests in the background has SIGINT ignored."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
+def ctrl_c() -> Iterator[threading.Event]:
+    """Set when Python answers one as in a terminal: whoever starts the tests in the background has SIGINT ignored."""
+    answered = threading.Event()
+
+    def answer(number: int, frame: Any) -> None:
+        answered.set()
+        signal.default_int_handler(number, frame)
+
+    before = signal.signal(signal.SIGINT, answer)
+    yield answered
     signal.signal(signal.SIGINT, before)
 
 
 @pytest.mark.parametrize("part", ["?uploads", "partNumber=1&", "x?uploadId"])
 def test_ctrl_c_waits_for_a_whole_object(
-    s3_uri: str, fault_proxy: FaultProxy, part: str, python_answers_ctrl_c: None
+    s3_uri: str, fault_proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch, part: str, ctrl_c: threading.Event
 ) -> None:
     store = S3Store(s3_uri)
     store.write("x", b"old")
-    fault_proxy.inject("delay", part=part, seconds=0.6)
-    fault_proxy.seen.clear()
 
-    def interrupt() -> None:
-        while not any(part in path for _, path in fault_proxy.seen):
-            time.sleep(0.01)
-        os.kill(os.getpid(), signal.SIGINT)
+    def interrupt(method: str, path: str) -> Fault | None:
+        if part in path and not ctrl_c.is_set():
+            os.kill(os.getpid(), signal.SIGINT)
+            ctrl_c.wait(20)  # in vain if the main thread is inside pyarrow
+        return None
 
-    thread = threading.Thread(target=interrupt)
-    thread.start()
+    monkeypatch.setattr(fault_proxy, "next_fault", interrupt)
     with pytest.raises(KeyboardInterrupt):
         store.write("x", b"n" * BULK)
-    thread.join()
     assert store.read("x") == b"n" * BULK
 
 
@@ -694,24 +722,26 @@ def test_an_outage_is_waited_for_and_told_twice(
     s3_uri: str, fault_proxy: FaultProxy, caplog: pytest.LogCaptureFixture
 ) -> None:
     store = S3Store(s3_uri)
-    fault_proxy.cut_off(1.2)
+    assert store.list() == []  # the client, which takes a while, is there
+    fault_proxy.inject("reset", method="PUT", times=3)
+    started = time.monotonic()
     with caplog.at_level(logging.WARNING, "orchestrator"):
         store.write("x", b"x")
+    assert time.monotonic() - started >= 0.8  # it backs off
     assert store.read("x") == b"x"
     first, second = [record.getMessage() for record in caplog.records]
     assert f"cannot reach {fault_proxy.url}" in first
     assert "trying again for up to 300 s" in first
     assert "works again after" in second
-    assert 3 <= fault_proxy.count("PUT") <= 12  # it backs off
+    assert fault_proxy.count("PUT") == 4
 
 
 def test_patience_ends(s3_uri: str, fault_proxy: FaultProxy) -> None:
     store = S3Store(s3_uri, patience_s=1.0)
-    fault_proxy.inject("status", times=99)
-    started = time.monotonic()
+    fault_proxy.inject("status", times=9)
     with pytest.raises(StorageError, match=r"fails at s3:PutObject on .*/runs/x: SlowDown .*\(tried for 1 s\)"):
         store.write("x", b"x")
-    assert time.monotonic() - started < 30
+    assert fault_proxy.count("PUT") <= 4  # the fifth would come later than a second
 
 
 def test_a_create_whose_answer_was_lost_is_ours_only_if_the_bytes_are(s3_uri: str, fault_proxy: FaultProxy) -> None:
@@ -731,8 +761,9 @@ def test_training_checkpoints_wait_for_an_outage_too(s3_uri: str, fault_proxy: F
     (tmp_path / "state").write_bytes(b"c" * BULK)
     root, filesystem = open_store(s3_uri).train_storage()
     filesystem = pickle.loads(pickle.dumps(filesystem))
-    fault_proxy.cut_off(1.2)
+    fault_proxy.inject("reset", times=3)  # more than pyarrow's own tries
     fs.copy_files(str(tmp_path / "state"), f"{root}/state", destination_filesystem=filesystem)
+    assert fault_proxy.faults_left == 0
     assert open_store(s3_uri).read("state") == b"c" * BULK
 
 
@@ -743,7 +774,7 @@ open_store(sys.argv[1]).write("file", b"n" * (40 << 20))
 """
     store = S3Store(s3_uri)
     store.write("file", b"old")
-    fault_proxy.inject("delay", method="PUT", times=1, seconds=3)
+    fault_proxy.inject("delay", method="PUT", seconds=PATIENCE_S)
     process = run_python(code, s3_uri)
     wait_for(lambda: sum("partNumber" in path for _, path in fault_proxy.seen) >= 3, "three parts travel", pause=0.02)
     process.kill()
