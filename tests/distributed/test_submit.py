@@ -94,7 +94,7 @@ def test_stop_leaves_a_checkpoint_and_the_same_submission_goes_on(head, storage,
     for name in ("faulty_job.py", "tiny.py"):
         shutil.copy(job_runs.REPOSITORY / "tests" / name, project)
     (hold := tmp_path / "hold").touch()  # after five epochs
-    variables = {"EPOCHS": "100", "ROUNDS": "1", "PAUSE": "0.05", "HOLD": f"{hold}:30"}
+    variables = {"EPOCHS": "60", "ROUNDS": "1", "PAUSE": "0.05", "HOLD": f"{hold}:30"}
     settings = json.dumps({"env_vars": variables})
     command = ["python", "faulty_job.py", "--storage", f"{storage}/stopped", "--checkpoint-seconds", "10000"]
     submit = ["job", "submit", "--working-dir", ".", "--runtime-env-json", settings]
