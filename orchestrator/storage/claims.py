@@ -214,7 +214,8 @@ class _Chain:
                     log.warning("the claim on %s is not released but will expire: %s", self._key, error)
 
     def _look(self) -> None:
-        number = max(self._numbers(self._store), default=0)
+        # A chain never comes out empty again: where its folder is gone, the disk is away.
+        number = max(self._numbers(self._store), default=self._number)
         now = time.monotonic()
         if number == self._number:
             # A gap longer than a heartbeat counts as one: storage, or all of us, may have stood still.
