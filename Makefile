@@ -18,16 +18,13 @@ check: .venv/.installed  ## lint, format, types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-test: check  ## everything that must hold; two files at a time, the long ones of tests/distributed first
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+test: check  ## everything that must hold, in 8 minutes on two cores; what runs where: tests/README.md
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup --no-loadscope-reorder
 
-CORE := test_driver.py test_retraining.py test_search.py pruning/test_pru*.py pruning/test_selections.py \
-	storage/test_checkpoint.py storage/test_ledger.py \
-	$(addprefix training/test_,batches.py data.py lr.py masked_training.py models.py)
-test-core: .venv/.installed  ## the algorithm without Ray: half a minute
-	$(BIN)/python -m pytest --numprocesses 2 $(addprefix tests/,$(CORE))
+test-core: .venv/.installed  ## the same without Ray
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup -m "not ray and not slow and not bench and not faults"
 
-test-slow: .venv/.installed  ## every torchvision classifier through every format: an hour
+test-slow: .venv/.installed  ## what takes minutes and rarely breaks, and every torchvision classifier in every format
 	$(BIN)/python -m pytest -m slow --timeout 1800
 
 faults: .venv/.installed  ## machines that die, leave and join: what happened, and what it cost

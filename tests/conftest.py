@@ -1,4 +1,4 @@
-"""Fixtures that any test may use."""
+"""Fixtures that any test may use, and which tests run in which process."""
 
 from __future__ import annotations
 
@@ -13,21 +13,38 @@ import pytest
 from s3_server import FaultProxy, S3Server, running_proxy, running_s3_server
 from waiting import RAY_STARTS
 
+# Before torch is imported, here and in every child: two test processes with two threads each wait for each other, and
+# more threads add in another order.
+os.environ["OMP_NUM_THREADS"] = "1"
 os.environ.update(RAY_STARTS)
 # An example takes as long as the other tests on the machine let it: pytest-timeout ends what hangs.
 hypothesis.settings.register_profile("shared machine", deadline=None)
 hypothesis.settings.load_profile("shared machine")
 
 
-@pytest.fixture(scope="module")
-def one_thread() -> Iterator[None]:
-    """As a worker on one CPU computes: more threads add in another order, and wait for each other on a busy machine."""
-    import torch  # which not every test needs
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run each file in one process, and all tests that use the fixture `ray` in the process of their Ray.
 
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+    Tests with Ray come first, as the longest must not begin when all others have ended. Among them are first those that
+    start another Ray in the test process, which is the mark `own_ray`: the fixture's Ray lives until the last test.
+    """
+
+    def order(item: pytest.Item) -> int:
+        return [_has_own_ray(item), _uses_ray(item), item.get_closest_marker("ray") is not None, True].index(True)
+
+    for item in items:
+        shared = _has_own_ray(item) or _uses_ray(item)
+        item.add_marker(pytest.mark.xdist_group("ray" if shared else item.path.stem))
+    items.sort(key=order)
+
+
+def _has_own_ray(item: pytest.Item) -> bool:
+    return item.get_closest_marker("own_ray") is not None
+
+
+def _uses_ray(item: pytest.Item) -> bool:
+    return "ray" in getattr(item, "fixturenames", ())
 
 
 @pytest.fixture(scope="session")

@@ -27,7 +27,6 @@ from orchestrator.training.config import TrainingConfig
 from orchestrator.training.loop import Trainer
 from orchestrator.training.lr import Constant, Cosine, StepDecay
 
-pytestmark = pytest.mark.usefixtures("one_thread")
 TRAINING = dataclasses.replace(
     tiny.EXPERIMENT.training, epochs=6, schedule=StepDecay(1.0, drops=(2, 4), warmup_epochs=1)
 )

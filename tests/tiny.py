@@ -17,17 +17,17 @@ from orchestrator.training.optimizer import SGD
 
 
 class Pause(nn.Module):
-    """Sleeps in training, so that a step takes about as long on any machine.
+    """Sleep in training, so that a step takes about as long on any machine; PAUSE=SECONDS in the environment decides.
 
     With HOLD=FILE:STEPS in the environment it stands still in that step of its process, and from there on, while FILE
-    is there: whatever a test does meanwhile, the training does not outrun it.
+    is there: the training does not outrun what a test does meanwhile.
     """
 
     steps = 0
 
     def __init__(self, seconds: float) -> None:
         super().__init__()
-        self.seconds = seconds
+        self.seconds = float(os.environ.get("PAUSE", seconds))
 
     def forward(self, images):
         if self.training:

@@ -140,7 +140,20 @@ def _memory(field: str) -> int | None:
         return None
 
 
-def _measure(path: Path, input_shape: tuple[int, int, int], model: str | None, threads: int) -> tuple[Speed, Run]:
+def measure_here(
+    path: Path,
+    input_shape: tuple[int, int, int],
+    source: DataSource | None = None,
+    *,
+    model: str | None = None,
+    threads: int = THREADS,
+) -> tuple[Speed, Array | None]:
+    """Measure as `measure` does, in this process: what it has imported and loaded before counts for the memory."""
+    speed, run = _speed(path, input_shape, model, threads)
+    return speed, logits_of(run, source.load()) if source else None  # last, as it imports torch and loads the data
+
+
+def _speed(path: Path, input_shape: tuple[int, int, int], model: str | None, threads: int) -> tuple[Speed, Run]:
     runtime = runtime_of(path, model)
     base = _memory("VmRSS")
     begin = time.perf_counter()
@@ -175,9 +188,11 @@ def _measure(path: Path, input_shape: tuple[int, int, int], model: str | None, t
 
 def _main(task: dict[str, Any]) -> int:
     try:
-        speed, run = _measure(Path(task["path"]), tuple(task["input_shape"]), task["model"], task["threads"])
-        if task["source"]:  # after everything that is timed: this brings torch and the data
-            np.save(Path(task["folder"], "logits.npy"), logits_of(run, DataSource(**task["source"]).load()))
+        path, shape, source = Path(task["path"]), tuple(task["input_shape"]), task["source"]
+        source = DataSource(**source) if source else None
+        speed, logits = measure_here(path, shape, source, model=task["model"], threads=task["threads"])
+        if logits is not None:
+            np.save(Path(task["folder"], "logits.npy"), logits)
         Path(task["folder"], "speed.json").write_text(json.dumps(asdict(speed)))
     except OrchestratorError as error:
         print(error, file=sys.stderr)

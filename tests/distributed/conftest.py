@@ -4,8 +4,10 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import job_runs
 import pytest
 from fault_table import ROWS
+from filelock import FileLock
 from rich.console import Console
 from rich.table import Table
 
@@ -14,14 +16,28 @@ from orchestrator.distributed import cluster
 HERE = Path(__file__).parent
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def ray() -> Iterator[None]:
-    """One local Ray for the module; its workers find the tests' modules and report as often as short epochs need."""
+    """One local Ray for all tests; its workers find the tests' modules and report as often as short epochs need."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", os.pathsep.join(map(str, (HERE, HERE.parent, HERE.parents[1]))))
         patch.setenv("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
         with cluster.connected(None):
             yield
+
+
+@pytest.fixture(scope="session")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of the faulty job's undisturbed run: its `log`, and `runs`. One run serves all test processes."""
+    own = tmp_path_factory.getbasetemp()
+    folder = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "undisturbed"
+    folder.mkdir(exist_ok=True)
+    with FileLock(folder / "lock"):
+        if not (folder / "done").exists():
+            code, output = job_runs.run(folder / "log", "--storage", "./runs")
+            assert code == 0, output
+            (folder / "done").touch()
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -6,9 +6,11 @@ import importlib
 import json
 import os
 import re
+import runpy
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import job_runs
 import pytest
@@ -21,40 +23,53 @@ pytestmark = pytest.mark.ray
 JOBS = job_runs.REPOSITORY / "jobs"
 
 
+@pytest.fixture
+def run_job(ray, tmp_path, monkeypatch, capfd):
+    """Run a script as `python SCRIPT --storage ./runs ...` does, in this process, on the session's Ray."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(JOBS)
+
+    def run_job(script: Path, *arguments: str) -> str:
+        monkeypatch.setattr("sys.argv", [str(script), *arguments])
+        with pytest.raises(SystemExit) as ended:
+            runpy.run_path(str(script), run_name="__main__")
+        output = "".join(capfd.readouterr())
+        assert not ended.value.code, output
+        return output
+
+    return run_job
+
+
 @pytest.mark.parametrize("job", sorted(path.name for path in JOBS.glob("*.py")))
-def test_help_tells_the_flags_without_loading_ray(job):
-    """As fast as a person expects, and the experiments of the script are valid."""
-    code = f"import sys, runpy; sys.argv = [{job!r}, '--help']; sys.path.insert(0, {str(JOBS)!r})\n"
-    code += f"try: runpy.run_path({str(JOBS / job)!r}, run_name='__main__')\n"
+def test_help_tells_the_flags(job, monkeypatch, capsys):
+    """The experiments of the script are valid, too."""
+    monkeypatch.syspath_prepend(JOBS)
+    monkeypatch.setattr("sys.argv", [job, "--help"])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(JOBS / job), run_name="__main__")
+    assert not ended.value.code
+    assert "--storage" in capsys.readouterr().out
+
+
+def test_help_loads_no_ray():
+    """So that it answers as fast as a person expects."""
+    code = f"import sys, runpy; sys.argv = ['job', '--help']; sys.path.insert(0, {str(JOBS)!r})\n"
+    code += f"try: runpy.run_path({str(JOBS / 'sparsity_paths.py')!r}, run_name='__main__')\n"
     code += "finally: print('LOADED RAY' if 'ray' in sys.modules else 'no ray')"
     process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert "--storage" in process.stdout
     assert process.stdout.endswith("no ray\n")
 
 
-def test_the_comparison_of_the_paper_is_six_techniques_and_three_seeds():
-    code = f"import sys; sys.path.insert(0, {str(JOBS)!r}); import cifar10_lr, digits_compare as d\n"
-    code += "found = d.compare(cifar10_lr.EXPERIMENT, 164, (0, 1, 2))\n"
-    code += "print([str(e.technique.rewinds_to(e.training)) for e in found], {len(e.replicates()) for e in found})"
-    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert process.stdout == "['None', 'None', '18', '0', '18', 'None'] {3}\n"
+def test_the_comparison_of_the_paper_is_six_techniques_and_three_seeds(monkeypatch):
+    monkeypatch.syspath_prepend(JOBS)
+    experiment = importlib.import_module("cifar10_lr").EXPERIMENT
+    found = importlib.import_module("digits_compare").compare(experiment, 164, (0, 1, 2))
+    assert [e.technique.rewinds_to(e.training) for e in found] == [None, None, 18, 0, 18, None]
+    assert {len(e.replicates()) for e in found} == {3}
 
 
-def test_digits(tmp_path):
-    """Two short rounds, then the table, the picture, and the command line on what is stored."""
-    arguments = ("--smoke", "--storage", "./runs", "--report", "./report", "--seed", "1")
-    code, output = job_runs.run(tmp_path / "log", *arguments, script=JOBS / "digits_lr.py")
-    assert code == 0, output
-    assert "19,464 prunable weights" in output
-    assert (tmp_path / "report" / "accuracy.png").read_bytes().startswith(b"\x89PNG")
-    status = [sys.executable, "-m", "orchestrator", "status", "runs", "--json"]
-    lines = subprocess.run(status, cwd=tmp_path, check=True, capture_output=True, text=True).stdout.splitlines()
-    rounds = [json.loads(line) for line in lines]
-    assert [(r["round"], r["kept"], r["seed"]) for r in rounds] == [(0, 19464, 1), (1, 15571, 1), (2, 12457, 1)]
-    assert all(r["metrics"]["test_accuracy"] > 0.8 for r in rounds)
-
-
-def test_the_comparison_on_digits_stopped_and_started_again(tmp_path, one_thread, monkeypatch):
+@pytest.mark.slow
+def test_the_comparison_on_digits_stopped_and_started_again(tmp_path, monkeypatch):
     """Every technique at two paths a time, and SIGTERM on the way: each round trained once, bits as of single runs."""
     monkeypatch.syspath_prepend(JOBS)
     compare = importlib.import_module("digits_compare")
@@ -88,10 +103,9 @@ def test_the_comparison_on_digits_stopped_and_started_again(tmp_path, one_thread
     assert all(experiment.name in page for experiment in experiments)
 
 
-def test_digits_with_fewer_channels(tmp_path):
+def test_digits_with_fewer_channels(run_job, tmp_path):
     """The workers train a network of another shape in every round."""
-    code, output = job_runs.run(tmp_path / "log", "--smoke", "--storage", "./runs", script=JOBS / "digits_channels.py")
-    assert code == 0, output
+    run_job(JOBS / "digits_channels.py", "--smoke", "--storage", "./runs")
     _, *rounds = Ledger(open_store(str(tmp_path / "runs"))).records()
     assert [record.channels["unit"] for record in rounds] == ["macs", "macs"]
     for record, density in zip(rounds, (0.6, 0.36), strict=True):
@@ -101,11 +115,9 @@ def test_digits_with_fewer_channels(tmp_path):
 
 
 @pytest.mark.slow
-def test_digits_to_files_and_page(tmp_path):
+def test_digits_to_files_and_page(run_job, tmp_path):
     """Three short rounds, then files of the recommended networks and of the dense one, each measured by itself."""
-    arguments = ("--smoke", "--storage", "./runs", "--report", "./deploy")
-    code, output = job_runs.run(tmp_path / "log", *arguments, script=JOBS / "digits_deploy.py")
-    assert code == 0, output
+    run_job(JOBS / "digits_deploy.py", "--smoke", "--storage", "./runs", "--report", "./deploy")
     value = json.loads((tmp_path / "deploy" / "deploy.json").read_text())
     assert [network["name"] for network in value["networks"]] == ["dense", "unstructured", "channels"]
     assert {artifact["format"] for artifact in value["artifacts"]} >= {"packed", "packed-fp16", "onnx", "onnx-int8"}
@@ -114,10 +126,10 @@ def test_digits_to_files_and_page(tmp_path):
     assert 'id="deployed"' in (tmp_path / "deploy" / "report.html").read_text()
 
 
-def test_imagenet_on_a_folder_of_jpegs(tmp_path):
+@pytest.mark.slow
+def test_imagenet_on_a_folder_of_jpegs(run_job, tmp_path):
     """The very loader, model and code of the full job: bf16, channels last, Nesterov, warm-up, loader processes."""
-    code, output = job_runs.run(tmp_path / "log", "--smoke", "--storage", "./runs", script=JOBS / "imagenet_lr.py")
-    assert code == 0, output
+    run_job(JOBS / "imagenet_lr.py", "--smoke", "--storage", "./runs")
     dense, pruned = Ledger(open_store(str(tmp_path / "runs"))).records()
     assert dense.prunable == 23454912 + 2048 * 4, "ResNet-50 with four classes"
     assert pruned.kept == round(0.8 * dense.prunable)

@@ -22,7 +22,7 @@ def blobs(records):
 
 
 @pytest.mark.ray
-def test_a_sweep_on_s3_whose_trials_are_killed_in_mid_round_and_one_that_is_killed_whole(one_thread, tmp_path, s3_uri):
+def test_a_sweep_on_s3_whose_trials_are_killed_in_mid_round_and_one_that_is_killed_whole(tmp_path, s3_uri):
     ledger, hold = Ledger(open_store(s3_uri)), tmp_path / "hold"
     hold.touch()
     with job_runs.running(tmp_path / "first", s3_uri, script=SWEEP_JOB, env={"HOLD": f"{hold}:40"}) as job:

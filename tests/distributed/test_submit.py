@@ -15,6 +15,7 @@ import pytest
 from ray_head import Head, running_head
 from waiting import wait_for
 
+from orchestrator.__main__ import main
 from orchestrator.distributed.metrics import COUNTERS, GAUGES
 from orchestrator.storage.ledger import Ledger
 from orchestrator.storage.store import Store, open_store
@@ -66,16 +67,25 @@ def secret_free(head: Head, store: Store) -> None:
     assert not [path for path in store.list() if SECRET.encode() in store.read(path)]
 
 
-def test_digits_run_and_are_found_in_the_ledger(head, storage, store, tmp_path):
-    """Where `ray start` ran, a submission needs no working directory; the exit code tells success."""
+def test_digits_run_and_are_found_in_the_ledger(head, storage, store, tmp_path, capsys):
+    """Where `ray start` ran, a submission needs no working directory; the exit code tells success.
+
+    Then the table, the picture, and the command line on what is stored.
+    """
     metadata = json.dumps({"experiment": "digits", "owner": "ada"})
-    command = ["python", "jobs/digits_lr.py", "--smoke", "--storage", storage]
+    report = tmp_path / "report"
+    command = ["python", "jobs/digits_lr.py", "--smoke", "--storage", storage, "--seed", "1", "--report", str(report)]
     submit = ["job", "submit", "--submission-id", "first", "--metadata-json", metadata, "--", *command]
     done = head.ray(*submit, cwd=tmp_path)
     assert done.returncode == 0, done.stdout
     assert "round 2 done: density 0.640" in done.stdout
     assert "first' succeeded" in done.stdout
-    assert [record.round for record in Ledger(store).records()] == [0, 1, 2]
+    assert "19,464 prunable weights" in done.stdout
+    assert (report / "accuracy.png").read_bytes().startswith(b"\x89PNG")
+    assert main(["status", storage, "--json"]) == 0
+    rounds = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [(r["round"], r["kept"], r["seed"]) for r in rounds] == [(0, 19464, 1), (1, 15571, 1), (2, 12457, 1)]
+    assert all(r["metrics"]["test_accuracy"] > 0.8 for r in rounds)
     assert head.get("/api/jobs/first")["metadata"] == json.loads(metadata)
     (run,) = head.get("/api/train/v2/runs/v1")["train_runs"]
     assert run["status"] == "FINISHED"
@@ -94,7 +104,7 @@ def test_stop_leaves_a_checkpoint_and_the_same_submission_goes_on(head, storage,
     for name in ("faulty_job.py", "tiny.py"):
         shutil.copy(job_runs.REPOSITORY / "tests" / name, project)
     (hold := tmp_path / "hold").touch()  # after five epochs
-    variables = {"EPOCHS": "60", "ROUNDS": "1", "PAUSE": "0.05", "HOLD": f"{hold}:30"}
+    variables = {"EPOCHS": "40", "ROUNDS": "1", "PAUSE": "0.05", "HOLD": f"{hold}:30"}
     settings = json.dumps({"env_vars": variables})
     command = ["python", "faulty_job.py", "--storage", f"{storage}/stopped", "--checkpoint-seconds", "10000"]
     submit = ["job", "submit", "--working-dir", ".", "--runtime-env-json", settings]
@@ -172,6 +182,7 @@ def test_a_wrong_token_is_told_by_the_job_itself(head, tmp_path, changes, messag
     assert "Traceback" not in output
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

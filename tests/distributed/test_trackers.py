@@ -29,6 +29,8 @@ def tensorboard_scalars(file) -> dict[str, list[float]]:
 
 
 @pytest.mark.ray
+@pytest.mark.own_ray
+@pytest.mark.slow
 def test_every_round_arrives_in_every_tracker(tmp_path, monkeypatch):
     import mlflow
 

@@ -19,7 +19,7 @@ from orchestrator.errors import ConfigError, DamagedError, DataError, ExportErro
 from orchestrator.experiment import as_json
 from orchestrator.export import load_packed, save_packed
 from orchestrator.export.deploy import FORMATS, Candidate, deploy
-from orchestrator.export.measure import DataSource, labels_of, logits_of, measure
+from orchestrator.export.measure import DataSource, labels_of, logits_of, measure, measure_here
 from orchestrator.export.packed import read_network
 from orchestrator.export.proof import Deployment
 from orchestrator.export.rounds import (
@@ -141,9 +141,16 @@ def test_accuracy_is_that_of_the_file(exported):
             assert 1e-6 < by_name[network, name].relative_error < 0.5
 
 
-def test_an_onnx_file_is_measured_without_torch(exported):
-    bases = {a.format: speed.base_bytes for a, speed in Deployment.load(exported[0]).measured}
-    assert bases["onnx"] < 0.5 * bases["packed"]
+def test_a_process_of_its_own_measures_an_onnx_file_without_torch(exported):
+    folder, _ = exported
+    found = {}
+    for name in ("unstructured.safetensors", "unstructured.onnx"):
+        speed, logits = measure(folder / name, (1, 6, 6), SOURCE, model="tiny:model")
+        here, expected = measure_here(folder / name, (1, 6, 6), SOURCE, model="tiny:model")
+        assert (speed.runtime, speed.runs) == (here.runtime, here.runs)
+        np.testing.assert_array_equal(logits, expected)
+        found[name] = speed.base_bytes
+    assert found["unstructured.onnx"] < 0.5 * found["unstructured.safetensors"]
 
 
 def test_the_page_shows_it(exported, storage, tmp_path):

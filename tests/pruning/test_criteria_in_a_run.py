@@ -131,7 +131,6 @@ UNEVEN = tiny.with_training(BY_GRADIENT, batch_size=15)  # 8 and 7 samples a ste
 
 
 def worker(rank: int, folder: str) -> None:
-    torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
     torch.save(gradients(UNEVEN), f"{folder}/{rank}")
     dist.destroy_process_group()

@@ -138,6 +138,7 @@ def test_a_last_step_that_explodes_is_divergence():
         trainer.train(dataclasses.replace(request, masks={}))
 
 
+@pytest.mark.slow
 def test_compiled_training_is_training():
     """`compile=True` changes rounding at most."""
     trainer, request = begin(tiny.EXPERIMENT)

@@ -32,7 +32,6 @@ def request_of(experiment) -> RoundRequest:
 
 
 def train(experiment, resume=None, on_epoch=None, on_step=None):
-    torch.set_num_threads(1)
     data = load_data(experiment.data, experiment.data_options)
     trainer = Trainer(experiment, data, device=torch.device("cpu"))
     return trainer.train(request_of(experiment), resume=resume, on_epoch=on_epoch, on_step=on_step)
