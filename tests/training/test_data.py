@@ -397,7 +397,9 @@ def test_imagefolder_splits(folder: Path) -> None:
             assert image.dtype == torch.uint8
             assert label == ["cat", "dog"].index(Path(split.file_of(i)).parent.name)
             assert abs(int(image[0, 0, 0]) - 40 * label) <= 3
-        assert split._transform.transforms[0].__class__.__name__ == ("Resize" if repeatable else "RandomResizedCrop")
+        assert split._decode.keywords["transform"].transforms[0].__class__.__name__ == (
+            "Resize" if repeatable else "RandomResizedCrop"
+        )
 
 
 def test_imagefolder_evaluates_as_torchvision_does(tmp_path: Path) -> None:
