@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from orchestrator.errors import ConfigError, DataError
 from orchestrator.training import group
+from orchestrator.training.checks import KnownSamples
 from orchestrator.training.data import Data, Samples, fixed_order
 from orchestrator.training.packed import PackedImages, is_packed, open_packed
 from orchestrator.training.pictures import DEPTH, IMAGE_ENDINGS, check_background, decoded
@@ -132,7 +132,7 @@ def _packed(root: str, val_fraction: float, digest: Hash, training: Decode, eval
     )
 
 
-class ImageFiles(Dataset[tuple[Tensor, int]]):
+class ImageFiles(KnownSamples):
     """Image files and their labels; an image is decoded when asked for, as uint8 (3, H, W).
 
     Names and labels are arrays: the pages of a list of a million strings would be copied into every loader process,
