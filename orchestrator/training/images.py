@@ -87,7 +87,10 @@ class Scan(NamedTuple):
 
 
 def scan(root: str) -> tuple[list[str], dict[str, Scan]]:
-    """The class names, sorted, which are the labels' order, and what root/train and root/val hold. Raises DataError."""
+    """Return the class names, sorted, which is the labels' order, and the images in root/train and root/val.
+
+    Hidden names are skipped; other files that are left out are counted in a warning. Raises DataError.
+    """
     folders = {split: Path(os.path.expanduser(root)) / split for split in ("train", "val")}
     classes = _classes(folders["train"])
     if different := set(classes) ^ set(_classes(folders["val"])):

@@ -57,7 +57,8 @@ def pack(
 ) -> dict[str, Packing]:
     """Pack folder/train/CLASS/*.jpg and folder/val/CLASS/*.jpg into `out`, a folder or s3://bucket/prefix.
 
-    Image files are stored as they are; the same folder gives the same files. `on_progress(done, total)`: images.
+    Image files are stored as they are; the same folder gives the same files. Hidden names are skipped, files of other
+    endings left out with a warning, as `imagefolder` does. `on_progress(done, total)`: images.
     Whatever is interrupted lacks dataset.json and is no data set. Raises DataError for a folder not laid out so or a
     file that is no image, whatever its name, ConfigError for an `out` that is not empty, StorageError.
     """
