@@ -12,10 +12,10 @@ from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, TensorDataset, default_collate
+from torch.utils.data import DataLoader, Dataset, default_collate
 
 from orchestrator.errors import ConfigError, DataError, OrchestratorError
-from orchestrator.training.checks import read_sample
+from orchestrator.training.checks import in_memory, read_sample
 from orchestrator.training.data import SPLITS, Data, InBlocks, Samples
 from orchestrator.training.data import Split as Split  # for those who name a split to `evaluate`
 from orchestrator.training.rng import own_randomness, seed_all
@@ -63,7 +63,7 @@ class Batches:
         self._layout = torch.channels_last if channels_last else torch.contiguous_format
         mean, std = data.normalize or ((0.0,) * data.input_shape[0], (1.0,) * data.input_shape[0])
         self._mean, self._std = (torch.tensor(v, device=device).view(1, -1, 1, 1) for v in (mean, std))
-        self._memory = {split: _in_memory(data.split(split), device) for split in SPLITS}
+        self._memory = {split: _on_device(data.split(split), device) for split in SPLITS}
         self._parts = 1
         if isinstance(data.train, InBlocks):
             begin, end = self._bounds(batch_size)
@@ -142,8 +142,8 @@ class Batches:
         return result.sub_(self._mean).div_(self._std) if self._data.normalize else result
 
 
-def _in_memory(samples: Samples, device: torch.device) -> Batch | None:
-    if not isinstance(samples, TensorDataset):
+def _on_device(samples: Samples, device: torch.device) -> Batch | None:
+    if not in_memory(samples):
         return None
     images, labels = samples.tensors
     return images.to(device), labels.to(device, torch.int64)

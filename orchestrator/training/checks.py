@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 import operator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import torch
 from torch import Tensor
-from torch.utils.data import IterableDataset, Subset, TensorDataset
+from torch.utils.data import Dataset, IterableDataset, Subset, TensorDataset
 
 from orchestrator.errors import DataError, OrchestratorError
 from orchestrator.training.rng import own_randomness
@@ -43,7 +43,9 @@ def read_sample(data: Data, split: Split, index: int) -> tuple[Tensor, int]:
     except (TypeError, ValueError):
         number = -1
     if not 0 <= number < data.num_classes:
-        raise _label_error(data, split, index, label)
+        value = label.item() if isinstance(label, Tensor) and label.numel() == 1 else label
+        rule = f"must be an integer in [0, {data.num_classes}), got {value!r}"
+        raise DataError(f"the label of {_name(samples, split, index)} {rule}")
     return image, number
 
 
@@ -81,38 +83,71 @@ def check_size(split: Split, samples: Samples) -> None:
         raise DataError(f"the {split} split must hold at least one sample, got none")
 
 
-def check_split(data: Data, split: Split) -> None:
-    """All that can be known of a split without reading every file: labels, tensors, the first sample.
+def check_split(data: Data, split: Split) -> Tensor | None:
+    """Check what can be known of a split without reading every sample: labels, tensors, some samples.
 
-    Raises DataError.
+    Return its labels (n,) where they are known, or stated and equal to those of the samples read. Raises DataError.
     """
     samples = data.split(split)
     check_size(split, samples)
-    if isinstance(samples, TensorDataset):
+    if in_memory(samples):
         _check_tensors(split, samples)
-    labels = known_labels(samples)
-    if labels is not None and (wrong := ((labels < 0) | (labels >= data.num_classes)).nonzero()).numel():
-        index = int(wrong[0])
-        raise _label_error(data, split, index, int(labels[index]))
+    labels, places = stated_labels(samples), [0]
+    if labels is not None:
+        outside = ((labels < 0) | (labels >= data.num_classes)).nonzero().flatten()
+        more = [] if known_labels(samples) is not None else spread(len(samples))
+        places = [*outside[:1].tolist(), *places, *more]
     with own_randomness():
-        read_sample(data, split, 0)
+        given = [read_sample(data, split, place)[1] for place in places]
+    return labels if labels is not None and labels[places].tolist() == given else None
+
+
+def in_memory(samples: object) -> TypeGuard[TensorDataset]:
+    """Whether `samples` gives out its tensors as they are: a subclass may change what it gives out."""
+    return type(samples) is TensorDataset
+
+
+class KnownSamples(Dataset[tuple[Tensor, int]]):
+    """Samples of this package.
+
+    They give out `targets` as their labels, and keep nothing open that would be shared with forked processes.
+    """
+
+    targets: Tensor
 
 
 def known_labels(samples: object) -> Tensor | None:
-    """All labels (n,) where they can be had without reading the samples."""
-    if isinstance(samples, TensorDataset):
+    """All labels (n,) where it is certain, without reading a sample, that `samples` gives out these."""
+    if in_memory(samples):
         return samples.tensors[1]
-    if isinstance(samples, Subset):
+    if type(samples) is Subset:
         whole = known_labels(samples.dataset)
+        return None if whole is None else whole[torch.as_tensor(samples.indices)]
+    return samples.targets if isinstance(samples, KnownSamples) else None
+
+
+def stated_labels(samples: object) -> Tensor | None:
+    """The known labels (n,), or those that a data set states in `targets` or its tensors; it may give out others."""
+    if (known := known_labels(samples)) is not None:
+        return known
+    if type(samples) is Subset:
+        whole = stated_labels(samples.dataset)
         return None if whole is None else whole[torch.as_tensor(samples.indices)]
     if getattr(samples, "target_transform", None) is not None:
         return None  # torchvision's `targets` are the labels before that transform
     try:
-        labels = torch.as_tensor(samples.targets)  # type: ignore[attr-defined]
-    except (AttributeError, TypeError, ValueError, RuntimeError):
+        stated = samples.tensors[1] if isinstance(samples, TensorDataset) else samples.targets  # type: ignore[attr-defined]
+        labels = torch.as_tensor(stated)
+    except (AttributeError, IndexError, TypeError, ValueError, RuntimeError):
         return None
     whole_numbers = not (labels.is_floating_point() or labels.is_complex())
     return labels if whole_numbers and labels.shape == (len(samples),) else None  # type: ignore[arg-type]
+
+
+def spread(n: int, most: int = 16) -> list[int]:
+    """Up to `most` indices, evenly spread over range(n)."""
+    places: list[int] = torch.linspace(0, n - 1, min(most, n)).long().tolist()
+    return places
 
 
 def one_line(error: BaseException) -> str:
@@ -130,11 +165,6 @@ def _check_tensors(split: Split, samples: TensorDataset) -> None:
     if images.is_floating_point() and not (finite := torch.isfinite(images)).all():
         index = int((~finite).flatten(1).any(1).nonzero()[0])
         raise DataError(f"{split} sample {index} must hold finite numbers only, got NaN or infinity")
-
-
-def _label_error(data: Data, split: Split, index: int, label: object) -> DataError:
-    name = _name(data.split(split), split, index)
-    return DataError(f"the label of {name} must be an integer in [0, {data.num_classes}), got {label!r}")
 
 
 def _name(samples: Any, split: Split, index: int) -> str:

@@ -8,6 +8,7 @@ import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, Protocol, TypeVar, cast, runtime_checkable
 
 import numpy as np
@@ -17,12 +18,23 @@ from torch.utils.data import Dataset, Subset, TensorDataset
 
 from orchestrator.errors import ConfigError, DataError, OrchestratorError
 from orchestrator.lookup import lookup
-from orchestrator.training.checks import check_fields, check_split, known_labels, one_line, read_sample
+from orchestrator.training.apart import apart
+from orchestrator.training.checks import (
+    KnownSamples,
+    check_fields,
+    check_split,
+    in_memory,
+    one_line,
+    read_sample,
+    spread,
+    stated_labels,
+)
 from orchestrator.training.rng import own_randomness, seed_all
 
 T = TypeVar("T")
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
+_Parts = tuple[list[int], list[int]]  # indices of the given training split that become train and val
 
 
 class Samples(Protocol):
@@ -63,11 +75,14 @@ class Augment(Protocol):
 class Data:
     """Labelled images in three splits.
 
-    A TensorDataset(images, labels) is kept in the device's memory; any other data set is read by loader processes.
+    A TensorDataset(images, labels), but no subclass of it, is kept in the device's memory. Any other data set is read
+    by loader processes, and what its `__getitem__` gives out is what counts. They are forked before this process has
+    read a sample, so a data set may open its file at the first one; the function that makes it must not read samples.
+
     Images are float32, or uint8 that become float32 in [0, 1] on the device; `normalize` is a (mean, std) per
     channel applied after that. `val` None is cut from `train` by a seed that never changes, with train's own
     transforms. `augment` works on batches of `train`, on the device. `identity` is what makes the data what it is
-    and part of every key; if empty: the content (in memory), or the spec and the lengths (elsewhere).
+    and part of every key; if empty: the content (in memory), or the spec, the lengths, labels and a few samples.
 
     For whoever uses the network: `labels` names the classes, and `normalized` is the (mean, std) that images in
     [0, 1] went through before they came here. They change nothing in training and are no part of a key.
@@ -115,16 +130,26 @@ def complete(data: Data, spec: str = "") -> Data:
     check_fields(data)
     data = dataclasses.replace(
         data,
-        train=_in_memory(data.train),
-        val=None if data.val is None else _in_memory(data.val),
-        test=_in_memory(data.test),
+        train=_as_tensors(data.train),
+        val=None if data.val is None else _as_tensors(data.val),
+        test=_as_tensors(data.test),
     )
-    check_split(data, "train")
+    given = (data.train, data.val, data.test)
+    opens_nothing = all(samples is None or in_memory(samples) or isinstance(samples, KnownSamples) for samples in given)
+    look = partial(_look, spec=spec)
+    parts, identity = look(data) if opens_nothing else apart(look, data)
+    return dataclasses.replace(data if parts is None else _divided(data, parts), identity=identity)
+
+
+def _look(data: Data, spec: str) -> tuple[_Parts | None, str]:
+    """Check every split; return what becomes training and validation, None if both were given, and the identity."""
+    parts, labels = None, check_split(data, "train")
     if data.val is None:
-        data = _cut_validation(data)
+        parts = _cut_validation(data, labels)
+        data = _divided(data, parts)
     check_split(data, "val")
     check_split(data, "test")
-    return data if data.identity else dataclasses.replace(data, identity=_identity(data, spec))
+    return parts, data.identity or _identity(data, spec)
 
 
 def call(
@@ -176,7 +201,7 @@ def fixed_order(labels: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     return order
 
 
-def _cut_validation(data: Data) -> Data:
+def _cut_validation(data: Data, labels: Tensor | None) -> _Parts:
     n = len(data.train)
     fraction: object = data.val_fraction
     if not (isinstance(fraction, int | float) and math.isfinite(fraction)):
@@ -184,51 +209,60 @@ def _cut_validation(data: Data) -> Data:
     cut = round(fraction * n)
     if not 1 <= cut < n:
         raise DataError(f"val_fraction {data.val_fraction} of {n} training samples gives {cut} for validation")
-    labels = known_labels(data.train)
     order = fixed_order(np.zeros(n) if labels is None else labels.cpu().numpy())
-    train, val = (_take(data.train, np.sort(part).tolist()) for part in (order[cut:], order[:cut]))
+    return np.sort(order[cut:]).tolist(), np.sort(order[:cut]).tolist()
+
+
+def _divided(data: Data, parts: _Parts) -> Data:
+    train, val = (_take(data.train, part) for part in parts)
     return dataclasses.replace(data, train=train, val=val)
 
 
-def _in_memory(samples: Samples) -> Samples:
+def _as_tensors(samples: Samples) -> Samples:
     """A part of a TensorDataset, as `random_split` gives it, as a TensorDataset; anything else as it is."""
-    if isinstance(samples, Subset):
-        whole = _in_memory(cast(Samples, samples.dataset))
-        return _take(whole, list(samples.indices)) if isinstance(whole, TensorDataset) else samples
+    if type(samples) is Subset:
+        whole = _as_tensors(cast(Samples, samples.dataset))
+        return _take(whole, list(samples.indices)) if in_memory(whole) else samples
     return samples
 
 
 def _take(samples: Samples, indices: list[int]) -> Samples:
-    if isinstance(samples, TensorDataset):
+    if in_memory(samples):
         return TensorDataset(*(tensor[indices] for tensor in samples.tensors))
     return Subset(cast(Dataset[Any], samples), indices)
 
 
 def _identity(data: Data, spec: str) -> str:
-    """sha256 of the content if it is in memory, else of `spec`, lengths, known labels and a few samples."""
+    """sha256 of the tensors that samples are made of; where `__getitem__` decides, also of `spec` and a few samples."""
     augment = data.augment
     done = repr(augment) if dataclasses.is_dataclass(augment) else type(augment).__qualname__
     digest = hashlib.sha256(repr((data.num_classes, data.input_shape, data.normalize, done)).encode())
     for split in SPLITS:
         samples = data.split(split)
-        if not isinstance(samples, TensorDataset):
+        if not in_memory(samples):
             digest.update(repr((spec, split, len(samples))).encode())
             digest.update(_some_content(data, split))
-            continue
-        for tensor in samples.tensors:
+        for tensor in _tensors(samples):
             digest.update(repr((split, tensor.dtype, tuple(tensor.shape))).encode())
             digest.update(tensor.detach().cpu().contiguous().numpy().data.cast("B"))
     return digest.hexdigest()
 
 
+def _tensors(samples: object) -> Sequence[Tensor]:
+    """The tensors of a TensorDataset, of a subclass, or of a part of one; none of other samples."""
+    if isinstance(samples, Subset):
+        return [tensor[torch.as_tensor(samples.indices)] for tensor in _tensors(samples.dataset)]
+    return samples.tensors if isinstance(samples, TensorDataset) else ()
+
+
 def _some_content(data: Data, split: Split) -> bytes:
-    """sha256 of all labels where they are known, and of 16 samples spread evenly over the split."""
+    """sha256 of all labels where they are stated, and of 16 samples spread evenly over the split."""
     samples = data.split(split)
     digest = hashlib.sha256()
-    if (labels := known_labels(samples)) is not None:
-        digest.update(labels.to(torch.int64).numpy().data.cast("B"))
+    if (labels := stated_labels(samples)) is not None:
+        digest.update(labels.cpu().to(torch.int64).numpy().data.cast("B"))
     with own_randomness():
-        for index in torch.linspace(0, len(samples) - 1, min(16, len(samples))).long().tolist():
+        for index in spread(len(samples)):
             seed_all(index)  # a sample may be augmented when read
             image, label = read_sample(data, split, index)
             digest.update(repr((index, label, tuple(image.shape))).encode())

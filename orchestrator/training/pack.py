@@ -21,7 +21,7 @@ from PIL import Image
 from orchestrator.errors import ConfigError, DataError, StorageError
 from orchestrator.storage.store import Store, open_store
 from orchestrator.training.data import fixed_order
-from orchestrator.training.images import FORMATS, Scan, scan
+from orchestrator.training.images import Scan, scan
 from orchestrator.training.packed import REQUESTS
 from orchestrator.training.packed_files import (
     BLOCK,
@@ -37,6 +37,7 @@ from orchestrator.training.packed_files import (
     index_file,
     shard_file,
 )
+from orchestrator.training.pictures import FORMATS, DepthError, check_depth
 
 MB = 1 << 20
 NUMBERS = 60  # characters of a row of the index beside its name
@@ -56,7 +57,8 @@ def pack(
 ) -> dict[str, Packing]:
     """Pack folder/train/CLASS/*.jpg and folder/val/CLASS/*.jpg into `out`, a folder or s3://bucket/prefix.
 
-    Image files are stored as they are; the same folder gives the same files. `on_progress(done, total)`: images.
+    Image files are stored as they are; the same folder gives the same files. Hidden names are skipped, files of other
+    endings left out with a warning, as `imagefolder` does. `on_progress(done, total)`: images.
     Whatever is interrupted lacks dataset.json and is no data set. Raises DataError for a folder not laid out so or a
     file that is no image, whatever its name, ConfigError for an `out` that is not empty, StorageError.
     """
@@ -211,7 +213,10 @@ def _read(file: str) -> bytes:
         raise DataError(f"{file} cannot be read: {error.strerror or error}") from error
     try:
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+            check_depth(image)
             image.verify()  # its head, and sums where it has some; decoding would take 5 to 50 times as long
+    except DepthError as error:
+        raise DataError(f"{file} cannot be packed: {error}") from None
     except Exception as error:  # whatever its decoder finds
         raise DataError(
             f"{file} is no image, or a damaged one ({type(error).__name__}): put the image there again, or remove it"

@@ -13,10 +13,10 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from orchestrator.errors import DataError
 from orchestrator.storage.store import Store, open_store
+from orchestrator.training.checks import KnownSamples
 from orchestrator.training.packed_files import (
     BLOCK,
     CONTENTS,
@@ -104,7 +104,7 @@ class PackedSplit:
         return shard_file(self._split, int(np.searchsorted(self._ends, row, side="right")))
 
 
-class PackedImages(Dataset[tuple[Tensor, int]]):
+class PackedImages(KnownSamples):
     """Rows `first` to `last` of a split; an image is decoded when asked for, as uint8 (3, H, W).
 
     An epoch: blocks in random order, rows in random order within each; this sequence is cut into one run for each

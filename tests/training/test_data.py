@@ -82,6 +82,7 @@ class Endless(IterableDataset[object]):
 
 
 GOOD = (torch.zeros(2, 3, 3), 0)
+WRONG = (torch.zeros(2, 3, 3), 9)
 
 
 def without(value: float) -> TensorDataset:
@@ -117,9 +118,10 @@ def without(value: float) -> TensorDataset:
         ({"test": Listed((GOOD[0], 0.0))}, "label of test sample 0 must be an integer .*got 0.0"),
         ({"test": Listed((GOOD[0], "cat"))}, "label of test sample 0 .*got 'cat'"),
         ({"test": Listed(GOOD, targets=[0, 9])}, None),  # `targets` that are not the labels are not believed
-        ({"test": Listed(GOOD, GOOD, targets=[0, 9])}, "label of test sample 1 .*got 9"),
+        ({"test": Listed(GOOD, GOOD, targets=[0, 9])}, None),
         ({"test": Listed(GOOD, GOOD, targets=[0, 9], target_transform=abs)}, None),
-        ({"test": Listed(GOOD, GOOD, targets=[0, 9], samples=[("a", 0), ("b.jpg", 9)])}, r"test sample 1 \(b.jpg\)"),
+        ({"test": Listed(*[GOOD] * 50, WRONG, *[GOOD] * 50, targets=[0] * 50 + [9] + [0] * 50)}, "sample 50 .*got 9"),
+        ({"test": Listed(GOOD, WRONG, targets=[0, 9], samples=[("a", 0), ("b.jpg", 9)])}, r"test sample 1 \(b.jpg\)"),
         (
             {"test": Listed(OSError("cut\noff"), samples=[("b.jpg", 0)])},
             r"0 \(b.jpg\) cannot be read: OSError: cut of",
@@ -397,7 +399,9 @@ def test_imagefolder_splits(folder: Path) -> None:
             assert image.dtype == torch.uint8
             assert label == ["cat", "dog"].index(Path(split.file_of(i)).parent.name)
             assert abs(int(image[0, 0, 0]) - 40 * label) <= 3
-        assert split._transform.transforms[0].__class__.__name__ == ("Resize" if repeatable else "RandomResizedCrop")
+        assert split._decode.keywords["transform"].transforms[0].__class__.__name__ == (
+            "Resize" if repeatable else "RandomResizedCrop"
+        )
 
 
 def test_imagefolder_evaluates_as_torchvision_does(tmp_path: Path) -> None:
