@@ -2,6 +2,7 @@
 
 orchestrator status ./runs
 orchestrator verify s3://bucket/digits
+orchestrator clean ./runs --dry-run
 orchestrator report ./runs --out ./report
 orchestrator export ./runs --out ./deploy
 orchestrator dataset pack /data/imagenet s3://bucket/imagenet-packed
@@ -101,6 +102,43 @@ def verify(storage: Storage) -> int:
         print(plain(f"not checked: {len(foreign)} files that this program did not write: {named}"))
     print(f"{files} files checked, {damaged} damaged")
     return 1 if damaged else 0
+
+
+@app.command
+def clean(
+    storage: Storage,
+    dry_run: Annotated[bool, tyro.conf.arg(help="Only show what would be removed.")] = False,
+    snapshots: Annotated[
+        bool, tyro.conf.arg(help="Also snapshots and checkpoints that no unfinished experiment will read.")
+    ] = False,
+) -> int:
+    """Remove what killed jobs have left in a storage; safe while other jobs run.
+
+    Gone are: writes that never ended (multi-part uploads too), files of storage checks and of Ray Train, checkpoints
+    and claims of finished rounds, and tensors that no record names. What a living owner has claimed stays, and what was
+    written in the last ten minutes.
+
+    --snapshots removes the states to rewind to, once no unfinished experiment of the storage rewinds to them, and what
+    is left of rounds that no unfinished experiment asks for. A path that was cut counts as unfinished. An experiment
+    that starts later trains its snapshot again.
+
+    orchestrator clean ./runs --dry-run
+    """
+    from orchestrator.report.text import size
+    from orchestrator.storage.clean import leftovers, remove, totals
+
+    ledger = _ledger(storage)
+    left = leftovers(ledger, snapshots=snapshots)
+    if not dry_run:
+        remove(ledger.store, left.found)
+    verb = "would remove" if dry_run else "removed"
+    for what, files, count in totals(left.found):
+        print(f"{verb}: {files} {what}, {size(count)}")
+    if not left.found:
+        print(f"nothing to remove in {ledger.store.uri}")
+    if left.fresh:
+        print(f"kept: {left.fresh} files of the last ten minutes, which a job may still need: clean again later")
+    return _told([left.warning] if left.warning else [])
 
 
 @app.command

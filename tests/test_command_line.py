@@ -116,7 +116,7 @@ def test_only_failures(tmp_path, capsys):
 
 @pytest.mark.parametrize(
     "command",
-    [["status"], ["status", "--json"], ["verify"], ["report", "--out", "out"], ["export", "--out", "out"]],
+    [["status"], ["status", "--json"], ["verify"], ["clean"], ["report", "--out", "out"], ["export", "--out", "out"]],
 )
 @pytest.mark.parametrize("place", ["missing", "file", "ftp://host/runs", "s3://key:secret@bucket/runs"])
 def test_a_storage_that_is_not_there_is_an_error(tmp_path, monkeypatch, capsys, command, place):
@@ -303,7 +303,7 @@ def test_wrong_usage_exits_with_2(capsys, args):
     assert "help" in err
 
 
-@pytest.mark.parametrize("command", ["status", "verify", "report", "export"])
+@pytest.mark.parametrize("command", ["status", "verify", "clean", "report", "export"])
 def test_help_shows_an_example(capsys, command):
     with pytest.raises(SystemExit) as caught:
         main([command, "--help"])

@@ -153,6 +153,7 @@ def test_a_folder_that_cannot_be_read_is_told_and_the_rest_goes_on(
     out, err = capsys.readouterr()
     assert [json.loads(line)["key"] for line in out.splitlines()] == [KEYS[0]]
     assert f"error: rounds/{KEYS[1]} cannot be read" in err
+    assert main(["clean", ledger.store.uri]) == 1, "it may be a living job's"
 
 
 def test_what_is_not_checked_is_said(ledger: Ledger, capsys: pytest.CaptureFixture[str]) -> None:
