@@ -2,6 +2,7 @@
 
 orchestrator status ./runs
 orchestrator verify s3://bucket/digits
+orchestrator clean ./runs --dry-run
 orchestrator report ./runs --out ./report
 orchestrator export ./runs --out ./deploy
 orchestrator dataset pack /data/imagenet s3://bucket/imagenet-packed
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from orchestrator.errors import ConfigError, OrchestratorError, StorageError
+from orchestrator.errors import ConfigError, DamagedError, OrchestratorError, StorageError
 from orchestrator.storage.store import Store, open_store
 
 if TYPE_CHECKING:  # the ledger imports torch, which takes seconds: help and mistakes are answered without it
@@ -49,47 +50,95 @@ def status(
     """
     from orchestrator.report import json_line, print_status
 
-    ledger = _ledger(storage)
-    records = ledger.records()
     if as_json and follow:
         raise ConfigError("--json ends when all is printed, so it does not go with --follow: give one of them")
+    ledger = _ledger(storage)
+    problems: list[str] = []
+    records = ledger.records(problems)
     if as_json:
         for record in records:
             print(json_line(record))
-        return 0
-    failures = ledger.failures()
+        return _told(problems)
+    failures = ledger.failures(problems)
     if not records:
         print(_nothing(ledger.store))
     print_status(records, failures)
+    code = _told(problems)
     if follow:
         from orchestrator.report.follow import follow as news
 
         for line in news(ledger, FOLLOW_SECONDS):
             print(line, flush=True)
-    return 0
+    return code
 
 
 @app.command
 def verify(storage: Storage) -> int:
-    """Read every record and every file that a record names, and compare it with its sha256.
+    """Read every file of the storage, and compare it with its sha256 and with the files that name it.
 
-    Exits with 1 if anything is damaged, and names it.
+    Exits with 1 if anything is damaged, missing or unreadable, and names each with the way out.
 
     orchestrator verify ./runs
     """
     from orchestrator.report.text import plain
+    from orchestrator.storage.verify import verify as findings
 
     ledger = _ledger(storage)
-    files = damaged = 0
-    for file, problem in ledger.verify():
-        files += 1
-        if problem:
+    files = damaged = leftovers = 0
+    foreign: list[str] = []
+    for finding in findings(ledger):
+        files += finding.kind == "checked"
+        leftovers += finding.kind == "leftover"
+        foreign += [finding.path] if finding.kind == "foreign" else []
+        if problem := finding.problem:
             damaged += 1
-            print(plain(problem if file in problem else f"{file}: {problem}"), flush=True)
+            print(plain(problem if finding.path in problem else f"{finding.path}: {problem}"), flush=True)
     if not files:
         print(_nothing(ledger.store))
+    if leftovers:
+        print(f"not checked: {leftovers} files of jobs that run or were killed: orchestrator clean removes what may go")
+    if foreign:
+        named = ", ".join(foreign[:3]) + (", ..." if len(foreign) > 3 else "")
+        print(plain(f"not checked: {len(foreign)} files that this program did not write: {named}"))
     print(f"{files} files checked, {damaged} damaged")
     return 1 if damaged else 0
+
+
+@app.command
+def clean(
+    storage: Storage,
+    dry_run: Annotated[bool, tyro.conf.arg(help="Only show what would be removed.")] = False,
+    snapshots: Annotated[
+        bool, tyro.conf.arg(help="Also snapshots and checkpoints that no unfinished experiment will read.")
+    ] = False,
+) -> int:
+    """Remove what killed jobs have left in a storage; safe while other jobs run.
+
+    Gone are: writes that never ended (multi-part uploads too), files of storage checks and of Ray Train, checkpoints
+    and claims of finished rounds, and tensors that no record names. What a living owner has claimed stays, and what was
+    written in the last ten minutes.
+
+    --snapshots removes the states to rewind to, once no unfinished experiment of the storage rewinds to them, and what
+    is left of rounds that no unfinished experiment asks for. A path that was cut counts as unfinished. An experiment
+    that starts later trains its snapshot again.
+
+    orchestrator clean ./runs --dry-run
+    """
+    from orchestrator.report.text import size
+    from orchestrator.storage.clean import leftovers, remove, totals
+
+    ledger = _ledger(storage)
+    left = leftovers(ledger, snapshots=snapshots)
+    if not dry_run:
+        remove(ledger.store, left.found)
+    verb = "would remove" if dry_run else "removed"
+    for what, files, count in totals(left.found):
+        print(f"{verb}: {files} {what}, {size(count)}")
+    if not left.found:
+        print(f"nothing to remove in {ledger.store.uri}")
+    if left.fresh:
+        print(f"kept: {left.fresh} files of the last ten minutes, which a job may still need: clean again later")
+    return _told([left.warning] if left.warning else [])
 
 
 @app.command
@@ -115,7 +164,9 @@ def report(
 
     out = Path(expanded(str(out)))
     ledger = _ledger(storage)
-    records, left_out = path_records(ledger)
+    problems: list[str] = []
+    records, left_out = path_records(ledger, problems)
+    failures = ledger.failures(problems)
     names = sorted({record.experiment for record in records})
     for name in experiment:
         if name not in names:
@@ -124,7 +175,7 @@ def report(
     records = [record for record in records if record.experiment in (experiment or names)]
     if not records:
         print(_nothing(ledger.store))
-        return 0
+        return _told(problems)
     found = tasks(records)
     shown = {name for task in found for name in task.shown}
     print_table(record for record in records if record.experiment in shown)
@@ -132,9 +183,9 @@ def report(
         print(f"{more} more experiments with larger recommended networks: the page has them all")
     if left_out:
         print(f"left out: {left_out} rounds of earlier settings (orchestrator status shows them)")
-    for file in save_report(found, ledger.failures(), out, Deployment.load(out)):
+    for file in save_report(found, failures, out, Deployment.load(out)):
         print(f"written: {file}", flush=True)
-    return 0
+    return _told(problems)
 
 
 @app.command
@@ -186,12 +237,17 @@ def export(
 
     out = Path(expanded(str(out)))
     ledger = _ledger(storage)
-    records, _ = path_records(ledger)
+    problems: list[str] = []
+    records, _ = path_records(ledger, problems)
     if not records:
         print(_nothing(ledger.store))
-        return 0
-    every = ledger.records() if round else []
+        return _told(problems)
+    every = ledger.records([]) if round else []
     chosen = [find_round(every, key) for key in round] or recommended_rounds(records)
+    if problems and not round:
+        _told(problems)
+        others = " ".join(f"--round {record.key[:12]}" for record in chosen)
+        raise DamagedError(f"what is damaged may hold the recommended network: restore it, or export with {others}")
     shown = with_dense(ledger, chosen)
     check_code(shown, trust)
     source = source_of(shown, data)
@@ -274,6 +330,15 @@ def _ledger(storage: str) -> Ledger:
     from orchestrator.storage.ledger import Ledger
 
     return Ledger(store)
+
+
+def _told(problems: Sequence[str]) -> int:
+    """Name what cannot be used of a storage; returns the exit code."""
+    from orchestrator.report.text import plain
+
+    for problem in problems:
+        print(f"error: {plain(problem)}", file=sys.stderr)
+    return 1 if problems else 0
 
 
 def _nothing(store: Store) -> str:

@@ -56,11 +56,13 @@ class Driver:
         self._request: RoundRequest | None = None
         self._lock = threading.RLock()
         self._committing = threading.Lock()  # one commit at a time, in order; never taken while holding _lock
+        epoch = experiment.technique.rewinds_to(experiment.training)
         content = {
             "name": experiment.name,
             "seed": experiment.seed,
             "densities": self.densities,
             "keys": self.keys,
+            "rewinds_to": [] if epoch is None else [epoch],
         }
         ledger.write_experiment(experiment.name, experiment.seed, content)
 

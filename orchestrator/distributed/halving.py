@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ray.tune.schedulers import ASHAScheduler
 
+from orchestrator.storage.sealed import seal
 from orchestrator.storage.store import Store
 
 
@@ -21,8 +21,7 @@ class Stops:
         self._folder = f"sweeps/{hashlib.sha256(' '.join(sorted(keys)).encode()).hexdigest()}"
 
     def add(self, path: str, after_round: int) -> None:
-        content = json.dumps({"path": path, "stopped_after_round": after_round})
-        self._store.write(f"{self._folder}/{path}.json", content.encode())
+        self._store.write(f"{self._folder}/{path}.json", seal({"path": path, "stopped_after_round": after_round}))
 
     def paths(self) -> set[str]:
         return {file.rsplit("/", 1)[1].removesuffix(".json") for file in self._store.list(self._folder)}

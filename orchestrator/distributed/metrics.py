@@ -12,7 +12,7 @@ from typing import TypeVar
 from pyarrow.fs import FileSystem
 from ray.util.metrics import Counter, Gauge
 
-from orchestrator.storage.store import Store
+from orchestrator.storage.store import File, Files, Store
 
 GAUGES = {
     "rewind_round": "Round that is being trained.",
@@ -115,6 +115,15 @@ class MeteredStore:
 
     def delete_tree(self, prefix: str) -> None:
         self._timed(lambda: self._store.delete_tree(prefix))
+
+    def files(self, prefix: str = "") -> tuple[Files, Files]:
+        return self._timed(lambda: self._store.files(prefix))
+
+    def unfinished(self) -> Files:
+        return self._timed(self._store.unfinished)
+
+    def discard(self, file: File) -> None:
+        self._timed(lambda: self._store.discard(file))
 
     def check(self) -> None:
         self._timed(self._store.check)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from orchestrator.report.text import compression, duration, percent, plain
 from orchestrator.storage.claims import holders
 from orchestrator.storage.progress import places
+from orchestrator.storage.store import listed, read_each
 
 if TYPE_CHECKING:
     from orchestrator.storage.ledger import Ledger, Record
@@ -17,17 +18,24 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Sight:
-    """What a storage holds at a moment: finished rounds, failures, claims and mid-round checkpoints, by round key."""
+    """What a storage holds at a moment: finished rounds, failures, claims and mid-round checkpoints, by round key.
+
+    `problems`: a sentence for each file that cannot be used.
+    """
 
     records: Mapping[str, Record]
     failures: Mapping[str, Mapping[str, Any]]
     holders: Mapping[str, str]
     places: Mapping[str, tuple[int, int]]
+    problems: tuple[str, ...] = ()
 
 
 def follow(ledger: Ledger, seconds: float) -> Iterator[str]:
     """A line for whatever is new, looked for every `seconds`; it never ends. Raises StorageError."""
-    before = Sight({record.key: record for record in ledger.records()}, {}, {}, {})
+    problems: list[str] = []
+    records = {record.key: record for record in ledger.records(problems)}
+    ledger.failures(problems)
+    before = Sight(records, {}, {}, {}, tuple(problems))  # whoever follows was told of those
     while True:
         after = look(ledger, before)
         yield from lines(before, after)
@@ -37,14 +45,19 @@ def follow(ledger: Ledger, seconds: float) -> Iterator[str]:
 
 def look(ledger: Ledger, before: Sight) -> Sight:
     """The storage now; records that were seen before are not read again."""
-    keys = [path.split("/")[1] for path in ledger.store.list("rounds") if path.endswith("/record.json")]
-    known = {key: before.records[key] if key in before.records else ledger.record(key) for key in keys}
-    records = {key: record for key, record in known.items() if record is not None}
+    problems: list[str] = []
+    files = listed(ledger.store, "rounds", problems)
+    keys = [path.split("/")[1] for path in files if path.endswith("/record.json")]
+    new = read_each(ledger.store, ledger.record, [key for key in keys if key not in before.records], problems)
+    known = {key: before.records[key] for key in keys if key in before.records}
+    records = {**known, **{record.key: record for record in new}}
+    failures = ledger.failures(problems)
     return Sight(
         records,
-        {str(failure["key"]): failure for failure in ledger.failures() if "key" in failure},
+        {str(failure["key"]): failure for failure in failures if "key" in failure},
         holders(ledger.store, finished=records),
         places(ledger.store),
+        tuple(dict.fromkeys(problems)),
     )
 
 
@@ -52,6 +65,7 @@ def lines(before: Sight, after: Sight) -> Iterator[str]:
     """What a person should hear of."""
     for key in after.records.keys() - before.records.keys():
         yield _finished(after.records[key])
+    yield from (plain(f"error: {problem}") for problem in after.problems if problem not in before.problems)
     for key in after.failures.keys() - before.failures.keys():
         failure = after.failures[key]
         yield plain(f"{failure.get('experiment')}: round {failure.get('round')} failed: {failure.get('reason')}")

@@ -8,41 +8,53 @@ other settings before; the rounds of those are no part of it any more.
 from __future__ import annotations
 
 import dataclasses
-import json
+from collections.abc import Iterable, Mapping
+from itertools import takewhile
 from typing import TYPE_CHECKING
 
 from orchestrator.errors import DamagedError
-from orchestrator.storage.store import JSON_BYTES
 
 if TYPE_CHECKING:
     from orchestrator.storage.ledger import Ledger, Record
 
 
-def path_records(ledger: Ledger) -> tuple[list[Record], int]:
+def path_records(ledger: Ledger, problems: list[str] | None = None) -> tuple[list[Record], int]:
     """(the finished rounds of every experiment, under its own name; how many records belong to none).
 
-    Raises DamagedError, naming the file, for a record or an experiment that cannot be read.
+    An experiment whose file is missing has the rounds that were trained under its name, and those before them. What
+    lies behind a round that is missing or damaged belongs to none. `problems` gets a sentence for each file that cannot
+    be used; without it, the first one raises StorageError, naming the file.
     """
-    committed = {record.key: record for record in ledger.records()}
+    from orchestrator.storage.experiments import gap, read_experiments  # which need torch
+
+    committed = {record.key: record for record in ledger.records(problems)}
     found: list[Record] = []
     named: set[tuple[str, int]] = set()
     used: set[str] = set()
-    for file in ledger.store.list("experiments/"):
-        name, seed, keys = _read(ledger, file)
-        named.add((name, seed))
-        used.update(keys)
-        found += [dataclasses.replace(committed[key], experiment=name) for key in keys if key in committed]
+    for experiment in read_experiments(ledger.store, problems):
+        named.add((experiment.name, experiment.seed))
+        used.update(experiment.keys)
+        if problem := gap(experiment, committed):
+            _tell(problem, problems)
+        keys = takewhile(lambda key: key in committed, experiment.keys)
+        found += [dataclasses.replace(committed[key], experiment=experiment.name) for key in keys]
     others = [record for key, record in committed.items() if key not in used]
     unnamed = [record for record in others if (record.experiment, record.seed) not in named]
-    return found + unnamed, len(others) - len(unnamed)
+    return found + _with_ancestors(unnamed, committed), len(others) - len(unnamed)
 
 
-def _read(ledger: Ledger, file: str) -> tuple[str, int, list[str]]:
-    try:
-        content = json.loads(ledger.store.read(file, JSON_BYTES))
-        name, seed, keys = content["name"], content["seed"], content["keys"]
-        if isinstance(name, str) and isinstance(seed, int) and all(isinstance(key, str) for key in keys):
-            return name, seed, list(dict.fromkeys(keys))
-    except (KeyError, TypeError, ValueError, RecursionError):
-        pass
-    raise DamagedError(f"{file} does not say which rounds an experiment has: run the job again, which writes it anew")
+def _tell(problem: str, problems: list[str] | None) -> None:
+    if problems is None:
+        raise DamagedError(problem)
+    problems.append(problem)
+
+
+def _with_ancestors(records: Iterable[Record], committed: Mapping[str, Record]) -> list[Record]:
+    """`records`, and the rounds that they descend from, which may have been trained for another experiment."""
+    found: dict[tuple[str, str], Record] = {}
+    for record in records:
+        before: Record | None = record
+        while before is not None and (place := (record.experiment, before.key)) not in found:
+            found[place] = dataclasses.replace(before, experiment=record.experiment)
+            before = committed.get(before.parent) if before.parent else None
+    return sorted(found.values(), key=lambda record: (record.experiment, record.seed, record.round, record.key))

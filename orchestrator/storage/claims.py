@@ -12,25 +12,26 @@ measures by its own how long the chain has not grown.
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import platform
 import re
 import threading
 import time
 import uuid
-from collections.abc import Container
+from collections.abc import Container, Iterable
 from dataclasses import asdict, dataclass, replace
 from typing import get_type_hints
 
 from orchestrator.errors import ConfigError, DamagedError, StorageError
 from orchestrator.storage.process import is_gone, this_process
-from orchestrator.storage.store import MissingError, Store, side_by_side
+from orchestrator.storage.sealed import seal, unseal
+from orchestrator.storage.store import File, MissingError, Store, side_by_side
 
 BEATS = 3  # heartbeats in a lease
 RETRIES = 20  # tries in a lease while the storage fails
 MOST_LEASE = 86_400.0  # seconds; who claims longer than a day is not believed
 LINK_BYTES = 1 << 16
+LINK = re.compile(r"claims/([^/]+)/([1-9][0-9]*)\.json")
 SWEPT = 20  # old links that one heartbeat removes; there is one, unless somebody filled the folder
 
 log = logging.getLogger(__name__)
@@ -145,14 +146,14 @@ class _Link:
     released: bool
 
     def to_json(self) -> bytes:
-        return json.dumps(asdict(self), indent=1).encode()
+        return seal(asdict(self))
 
     @staticmethod
     def from_json(text: bytes) -> _Link | None:
         """None for what is no link."""
         try:
-            value = json.loads(text)
             kinds = get_type_hints(_Link)
+            value = unseal(text, kinds)
             link = _Link(**{name: value[name] for name in kinds})
         except (KeyError, TypeError, ValueError, RecursionError):
             return None
@@ -264,7 +265,7 @@ class _Chain:
         return [int(link[1]) for link in links if link]
 
     def _path(self, number: int) -> str:
-        return f"claims/{self._key}/{number}.json"
+        return _path(self._key, number)
 
 
 def holders(store: Store, *, finished: Container[str] = ()) -> dict[str, str]:
@@ -272,24 +273,58 @@ def holders(store: Store, *, finished: Container[str] = ()) -> dict[str, str]:
 
     Raises StorageError.
     """
-    newest: dict[str, int] = {}
-    for path in store.list("claims"):
-        if (found := re.fullmatch(r"claims/([^/]+)/([1-9][0-9]*)\.json", path)) and found[1] not in finished:
-            newest[found[1]] = max(newest.get(found[1], 0), int(found[2]))
+    newest = _newest(store.list("claims"))
+    newest = {key: number for key, number in newest.items() if key not in finished}
+    links = zip(newest, side_by_side(store, lambda key: _read_newest(store, key, newest[key]), newest), strict=True)
+    return {key: link.owner for key, link in links if not link.released}
+
+
+def living(store: Store, files: Iterable[File], now: float, patience: float) -> dict[str, str]:
+    """{key: owner} of the claims among `files` whose owner may be alive. Raises StorageError.
+
+    That is one whose process is not gone from this machine, and who renewed the claim within its lease or `patience`
+    seconds before `now`, by the storage's clock.
+    """
+    renewed = {file.path: file.modified for file in files}
+    newest = _newest(renewed)
 
     def owner(key: str) -> str | None:
-        try:
-            link = _Link.from_json(store.read(f"claims/{key}/{newest[key]}.json", LINK_BYTES))
-        except MissingError:  # the chain has just gone on
-            return None
-        except DamagedError:  # larger than any link
-            link = None
-        if link is None:
-            return "unknown"
-        return None if link.released else link.owner
+        link = _read_newest(store, key, newest[key])
+        silent = now - renewed[_path(key, newest[key])]
+        dead = link.released or is_gone(link.process) or silent > max(patience, link.lease_seconds)
+        return None if dead else link.owner
 
     owners = zip(newest, side_by_side(store, owner, newest), strict=True)
     return {key: found for key, found in owners if found is not None}
+
+
+def is_link(text: bytes) -> bool:
+    """Whether a file of a claim holds one."""
+    return _Link.from_json(text) is not None
+
+
+def _newest(paths: Iterable[str]) -> dict[str, int]:
+    """{key: number of its highest link}."""
+    newest: dict[str, int] = {}
+    for path in paths:
+        if found := LINK.fullmatch(path):
+            newest[found[1]] = max(newest.get(found[1], 0), int(found[2]))
+    return newest
+
+
+def _read_newest(store: Store, key: str, number: int) -> _Link:
+    """A damaged link is of an "unknown" owner; one that is gone was followed by another, and counts as released."""
+    unknown = _Link(owner="unknown", host="", process="", instance="", lease_seconds=1.0, released=False)
+    try:
+        return _Link.from_json(store.read(_path(key, number), LINK_BYTES)) or unknown
+    except MissingError:
+        return replace(unknown, released=True)
+    except DamagedError:  # larger than any link
+        return unknown
+
+
+def _path(key: str, number: int) -> str:
+    return f"claims/{key}/{number}.json"
 
 
 def _hasty(store: Store, seconds: float) -> Store:

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
-from orchestrator.errors import DamagedError
+from orchestrator.errors import DamagedError, StorageError
 from orchestrator.experiment import FORMAT
 from orchestrator.rounds import Tensors, TrainState
 from orchestrator.storage.checkpoint import (
@@ -29,9 +29,11 @@ from orchestrator.storage.checkpoint import (
     unpack_snapshot,
 )
 from orchestrator.storage.checks import check
-from orchestrator.storage.store import JSON_BYTES, MissingError, Store, side_by_side
+from orchestrator.storage.sealed import seal, sha256_of, unseal
+from orchestrator.storage.store import JSON_BYTES, MissingError, Store, listed, problem_of, read_each, unreadable
 
 MODEL, OPTIMIZER = "model.safetensors", "optimizer.safetensors"
+FAILURE = ("experiment", "seed", "key", "round", "density", "reason", "job", "at")
 
 
 @dataclass(frozen=True)
@@ -95,8 +97,7 @@ class Record:
 
     def to_json(self) -> bytes:
         """As stored: with the sha256 of everything else in it as its last field."""
-        value = asdict(self)
-        return json.dumps({**value, "sha256": _sha256_of(value)}, indent=1, allow_nan=False).encode()
+        return seal(asdict(self))
 
     @staticmethod
     def from_json(text: bytes, file: str) -> Record:
@@ -107,7 +108,7 @@ class Record:
                 raise DamagedError(
                     f"{file} has format {value['format']}, this one reads up to {FORMAT}: update rewind-orchestrator"
                 )
-            if value.pop("sha256") != _sha256_of(value):
+            if value.pop("sha256") != sha256_of(value):
                 raise DamagedError(f"{file} is damaged: its content does not have the sha256 that stands in it")
             known = {f.name for f in fields(Record)}
             value["blobs"] = {name: Blob(**value["blobs"][name]) for name in (MODEL, OPTIMIZER)}
@@ -120,10 +121,6 @@ class Record:
                 f"{file} is not a record ({type(error).__name__}: {error!s:.200}); "
                 "restore it, or delete its folder to have the round trained again"
             ) from error
-
-
-def _sha256_of(value: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 class Ledger:
@@ -143,10 +140,14 @@ class Ledger:
             raise DamagedError(f"{file} is the record of another round, {record.key}")
         return record
 
-    def records(self) -> list[Record]:
-        """Every finished round, by experiment, seed and round."""
-        keys = [file.split("/")[1] for file in self.store.list("rounds/") if file.endswith("/record.json")]
-        records = [record for record in side_by_side(self.store, self.record, keys) if record is not None]
+    def records(self, problems: list[str] | None = None) -> list[Record]:
+        """Every finished round, by experiment, seed and round.
+
+        `problems` gets a sentence for each that cannot be read; without it, the first one raises StorageError.
+        """
+        files = listed(self.store, "rounds/", problems)
+        keys = [file.split("/")[1] for file in files if file.endswith("/record.json")]
+        records = read_each(self.store, self.record, keys, problems)
         return sorted(records, key=lambda r: (r.experiment, r.seed, r.round, r.key))
 
     def commit(self, record: Record, state: TrainState, masks: Tensors) -> Record:
@@ -201,11 +202,12 @@ class Ledger:
 
         Of rounds that are finished: what lies beside the others is still being written.
         """
-        files = {file: None for file in self.store.list("rounds/") if file.endswith("/record.json")}  # in order
+        rounds, refused = self.store.files("rounds/")
+        files = {file.path: None for file in rounds if file.path.endswith("/record.json")}
         for file in files:
             try:
                 record = Record.from_json(self.store.read(file, JSON_BYTES), file)
-            except DamagedError as error:
+            except StorageError as error:
                 yield file, str(error)
                 continue
             problem = None
@@ -215,42 +217,44 @@ class Ledger:
                 problem = f"{file} goes on from rounds/{record.parent}, which is missing: its job trains it again"
             yield file, problem
             for name in record.blobs:
-                try:
-                    self._blob(record, name)
-                    yield record.file(name), None
-                except DamagedError as error:
-                    yield record.file(name), str(error)
-        for file in self.store.list("snapshots/"):
-            if (most := self._most_bytes(file.split("/")[1])) is None:
-                continue
-            try:
-                unpack_snapshot(self.store.read(file, most), file)
-                yield file, None
-            except DamagedError as error:
-                yield file, f"{error}; delete it to have it made again"
+                yield record.file(name), problem_of(self._blob, record, name)
+        snapshots, more_refused = self.store.files("snapshots/")
+        for snapshot in snapshots:
+            with contextlib.suppress(StorageError):  # its record cannot be read, and was told above
+                if (most := self._most_bytes(snapshot.path.split("/")[1])) is not None:
+                    yield snapshot.path, problem_of(self._check_snapshot, snapshot.path, most)
+        yield from ((folder.path, unreadable(folder)) for folder in [*refused, *more_refused])
 
     def write_failure(self, key: str, failure: dict[str, Any]) -> None:
         """Say beside a round that is not committed why it failed; gone when it commits."""
-        self.store.write(f"rounds/{key}/failed.json", json.dumps(failure, indent=1).encode())
+        self.store.write(f"rounds/{key}/failed.json", seal(failure))
 
     def failure(self, key: str) -> dict[str, Any] | None:
-        """What `write_failure` wrote for a round that did not commit since, if anything."""
-        with contextlib.suppress(MissingError, ValueError, RecursionError):  # a kill tore the note, or it is none
-            failure = json.loads(self.store.read(f"rounds/{key}/failed.json", JSON_BYTES))
-            if isinstance(failure, dict) and not self.store.exists(f"rounds/{key}/record.json"):
-                return failure
+        """What `write_failure` wrote for a round that did not commit since, if anything. A damaged note is none."""
+        with contextlib.suppress(DamagedError):
+            return self.read_failure(key)
         return None
 
-    def failures(self) -> list[dict[str, Any]]:
-        """What `write_failure` wrote for rounds that did not commit since."""
-        files = set(self.store.list("rounds/"))
+    def failures(self, problems: list[str] | None = None) -> list[dict[str, Any]]:
+        """What `write_failure` wrote for rounds that did not commit since. `problems`: as of `records`."""
+        files = set(listed(self.store, "rounds/", problems))
         failed = sorted(f for f in files if f.endswith("/failed.json") and f.replace("failed", "record") not in files)
-        found = [self.failure(file.split("/")[1]) for file in failed]
-        return [failure for failure in found if failure is not None]
+        return read_each(self.store, self.read_failure, [file.split("/")[1] for file in failed], problems)
+
+    def read_failure(self, key: str) -> dict[str, Any] | None:
+        """As `failure`, but a damaged note raises DamagedError."""
+        file = f"rounds/{key}/failed.json"
+        try:
+            failure = unseal(self.store.read(file, JSON_BYTES), FAILURE)
+        except MissingError:
+            return None
+        except (ValueError, RecursionError) as error:
+            raise DamagedError(f"{file} is damaged ({error!s:.200}): delete it, and start the job again") from error
+        return None if self.store.exists(f"rounds/{key}/record.json") else failure
 
     def write_experiment(self, name: str, seed: int, content: dict[str, Any]) -> None:
-        """The path of an experiment, for people and reports."""
-        self.store.write(f"experiments/{name}.{seed}.json", json.dumps(content, indent=1).encode())
+        """The path of an experiment, for people and reports (see `orchestrator.storage.paths`)."""
+        self.store.write(f"experiments/{name}.{seed}.json", seal(content))
 
     def _blob(self, record: Record, name: str) -> bytes:
         file, expected = record.file(name), record.blobs[name]
@@ -267,6 +271,12 @@ class Ledger:
                 f"({expected.bytes} bytes); restore it, or delete rounds/{record.key} to have the round trained again"
             )
         return data
+
+    def _check_snapshot(self, file: str, most: int) -> None:
+        try:
+            unpack_snapshot(self.store.read(file, most), file)
+        except DamagedError as error:
+            raise DamagedError(f"{error}; delete it to have it made again") from error
 
     def _most_bytes(self, key: str) -> int | None:
         """Of a snapshot: no more than the result and the gradients of all weights. None: the round is not finished."""

@@ -7,13 +7,15 @@ import errno
 import os
 import stat
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from orchestrator.errors import StorageError
 from orchestrator.folders import expanded
 from orchestrator.storage.store import (
     TEMPORARY,
+    File,
+    Files,
     MissingError,
     check_size,
     clean_folder,
@@ -38,6 +40,7 @@ _WAY_OUT = {
     errno.EISDIR: "a folder stands where a file is needed: remove it, or choose another folder",
     errno.ENOTSUP: "the file system has no hard links, which keep two writers apart: choose another storage",
 }
+Names = list[str]  # inside the class, `list` is a method
 
 
 class LocalStore:
@@ -107,14 +110,7 @@ class LocalStore:
     def list(self, prefix: str = "") -> list[str]:
         top = os.path.join(self._root, clean_folder(prefix))
         with _told("list", top):
-            found = [
-                os.path.join(folder, name)
-                for folder, _, names in os.walk(top, onerror=_unless_gone)
-                for name in names
-                if not name.startswith(TEMPORARY)
-            ]
-        paths = (os.path.relpath(place, self._root).replace(os.sep, "/") for place in found)
-        return sorted(path for path in paths if is_clean(path))
+            return sorted(path for path in self._walk(top, _unless_gone) if is_clean(path))
 
     def delete(self, path: str) -> None:
         place = self._place(path)
@@ -139,6 +135,26 @@ class LocalStore:
                 with contextlib.suppress(OSError):  # not empty: somebody writes here at this moment
                     os.rmdir(folder)
 
+    def files(self, prefix: str = "") -> tuple[Files, Files]:
+        top, refused = os.path.join(self._root, clean_folder(prefix)), []
+
+        def note(error: OSError) -> None:
+            if not isinstance(error, (FileNotFoundError, NotADirectoryError)):
+                refused.append(File(self._relative(str(error.filename)), 0, 0.0))
+
+        with _told("list", top):
+            return self._measured(sorted(path for path in self._walk(top, note) if is_clean(path))), refused
+
+    def unfinished(self) -> Files:
+        with _told("list", self._root):
+            paths = self._walk(self._root, lambda _: None)  # a folder that cannot be read is not ours to empty
+            return self._measured(sorted(path for path in paths if path.rpartition("/")[2].startswith(TEMPORARY)))
+
+    def discard(self, file: File) -> None:
+        place = os.path.join(self._root, file.path)
+        with _told("delete", place), contextlib.suppress(FileNotFoundError):
+            os.unlink(place)
+
     def check(self) -> None:
         probe(self)
 
@@ -146,6 +162,22 @@ class LocalStore:
         from pyarrow.fs import LocalFileSystem
 
         return self._root, LocalFileSystem()
+
+    def _walk(self, top: str, on_error: Callable[[OSError], None]) -> Iterator[str]:
+        """The path of every file below the folder `top`, whatever it is named."""
+        for folder, _, names in os.walk(top, onerror=on_error):
+            yield from (self._relative(os.path.join(folder, name)) for name in names)
+
+    def _relative(self, place: str) -> str:
+        return os.path.relpath(place, self._root).replace(os.sep, "/")
+
+    def _measured(self, paths: Names) -> Files:
+        found = []
+        for path in paths:
+            with contextlib.suppress(FileNotFoundError):  # removed a moment ago
+                stats = os.stat(os.path.join(self._root, path), follow_symlinks=False)
+                found.append(File(path, stats.st_size, stats.st_mtime))
+        return found
 
     def _place(self, path: str) -> str:
         return os.path.join(self._root, clean_path(path))
@@ -174,6 +206,8 @@ def _told(action: str, place: str) -> Iterator[None]:
         yield
     except OSError as error:
         reason = _WAY_OUT.get(error.errno or 0, error.strerror or str(error))
+        if action in ("read", "list") and error.errno in (errno.EACCES, errno.EPERM):
+            reason = "permission denied: choose a folder that you may read, or let this user read it"
         raise StorageError(f"cannot {action} {place}: {reason}") from error
 
 

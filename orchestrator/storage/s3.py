@@ -7,6 +7,7 @@ roles), on each node anew: nothing of them is ever pickled.
 from __future__ import annotations
 
 import contextlib
+import datetime
 import itertools
 import logging
 import random
@@ -24,6 +25,8 @@ from orchestrator.errors import ConfigError, DamagedError, StorageError
 from orchestrator.storage.s3_clients import ANSWER_S, s3_client, s3_filesystem
 from orchestrator.storage.s3_faults import FAILURES, diagnose, refusal, sentence
 from orchestrator.storage.store import (
+    File,
+    Files,
     MissingError,
     check_size,
     clean_folder,
@@ -240,3 +243,39 @@ class S3Store:
                     log.warning("storage works again after %.1f s", time.monotonic() - started)
                 return result
         raise AssertionError("unreachable")
+
+    def files(self, prefix: str = "") -> tuple[Files, Files]:
+        top = self._root + clean_folder(prefix)
+
+        def pages() -> Files:
+            answers = self._client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=top)
+            found = (each for answer in answers for each in answer.get("Contents", []))
+            return [self._file(each["Key"], each["Size"], each["LastModified"]) for each in found]
+
+        found = self._patiently("s3:ListBucket", top, pages)
+        return sorted((file for file in found if is_clean(file.path)), key=lambda file: file.path), []
+
+    def unfinished(self) -> Files:
+        place = {"Bucket": self.bucket}
+
+        def uploads() -> Files:
+            answers = self._client.get_paginator("list_multipart_uploads").paginate(**place, Prefix=self._root)
+            found = (each for answer in answers for each in answer.get("Uploads", []))
+            return [self._file(each["Key"], 0, each["Initiated"], each["UploadId"]) for each in found]
+
+        return self._patiently("s3:ListBucketMultipartUploads", self._root, uploads)
+
+    def discard(self, file: File) -> None:
+        key = self._root + file.path
+
+        def abort() -> None:
+            try:
+                self._client.abort_multipart_upload(Bucket=self.bucket, Key=key, UploadId=file.upload)
+            except ClientError as error:
+                if diagnose(error).code != "nosuchupload":
+                    raise
+
+        self._patiently("s3:AbortMultipartUpload", key, abort)
+
+    def _file(self, key: str, size: int, modified: datetime.datetime, upload: str = "") -> File:
+        return File(key.removeprefix(self._root), size, modified.timestamp(), upload)

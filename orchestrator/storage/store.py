@@ -7,7 +7,8 @@ import re
 import uuid
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ParamSpec, Protocol, TypeVar
 from urllib.parse import unquote, urlsplit
 
 from orchestrator.errors import ConfigError, DamagedError, StorageError
@@ -22,10 +23,24 @@ TEMPORARY = ".tmp-"  # names a local write that is not finished; hidden from `li
 
 T = TypeVar("T")
 R = TypeVar("R")
+P = ParamSpec("P")
 
 
 class MissingError(StorageError):
     """Nothing is stored under this path."""
+
+
+@dataclass(frozen=True)
+class File:
+    """A file in a store, or a write that has not ended. `modified`: seconds since the epoch, by the storage's clock."""
+
+    path: str
+    bytes: int
+    modified: float
+    upload: str = ""  # S3's id of a write that has not ended
+
+
+Files = list[File]  # inside a store, `list` is a method
 
 
 class Store(Protocol):
@@ -64,6 +79,15 @@ class Store(Protocol):
 
     def delete_tree(self, prefix: str) -> None:
         """Remove all files below the folder `prefix`, which must not be empty."""
+
+    def files(self, prefix: str = "") -> tuple[Files, Files]:
+        """What `list` names, with sizes and times; and the folders, as files of 0 bytes, that cannot be read."""
+
+    def unfinished(self) -> Files:
+        """Writes that have not ended: they are under way, or were cut off by a kill."""
+
+    def discard(self, file: File) -> None:
+        """Remove one of the `unfinished`; fine if it is gone."""
 
     def check(self) -> None:
         """Try everything on a small file that is then removed; a wrong setting is told within seconds."""
@@ -140,6 +164,48 @@ def side_by_side(store: Store, call: Callable[[T], R], items: Iterable[T]) -> li
     # A folder has nothing to wait for: there threads would only take turns, in more time than one needs.
     with ThreadPoolExecutor(1 if store.is_local else CONNECTIONS) as pool:
         return list(pool.map(call, items))
+
+
+def listed(store: Store, prefix: str, problems: list[str] | None) -> list[str]:
+    """`store.list(prefix)`; a folder that cannot be read is a sentence in `problems`, if that is given."""
+    if problems is None:
+        return store.list(prefix)
+    files, refused = store.files(prefix)
+    problems += map(unreadable, refused)
+    return [file.path for file in files]
+
+
+def unreadable(folder: File) -> str:
+    """A sentence about a folder of the second list of `files`."""
+    return f"{folder.path} cannot be read: let this user read the folder and what is in it"
+
+
+def read_each(
+    store: Store, read: Callable[[str], T | None], items: Iterable[str], problems: list[str] | None
+) -> list[T]:
+    """What `read` gives for each item, without None; its errors are sentences in `problems`, if that is given."""
+
+    def attempt(item: str) -> T | StorageError | None:
+        try:
+            return read(item)
+        except StorageError as error:
+            if problems is None:
+                raise
+            return error
+
+    found = side_by_side(store, attempt, items)
+    if problems is not None:
+        problems += [str(each) for each in found if isinstance(each, StorageError)]
+    return [each for each in found if each is not None and not isinstance(each, StorageError)]
+
+
+def problem_of(read: Callable[P, object], *args: P.args, **kwargs: P.kwargs) -> str | None:
+    """What is wrong with a file that `read` reads, as a sentence; None if nothing is."""
+    try:
+        read(*args, **kwargs)
+    except StorageError as error:
+        return str(error)
+    return None
 
 
 def whole_part(data: bytes, place: str, start: int, size: int) -> bytes:

@@ -9,7 +9,8 @@ import torch
 from orchestrator.errors import DamagedError
 from orchestrator.experiment import FORMAT
 from orchestrator.rounds import TrainState
-from orchestrator.storage.ledger import MODEL, OPTIMIZER, Ledger, Record, _sha256_of
+from orchestrator.storage.ledger import MODEL, OPTIMIZER, Ledger, Record
+from orchestrator.storage.sealed import sha256_of
 from orchestrator.storage.store import open_store
 
 KEY = "ab" * 32
@@ -120,7 +121,7 @@ def rewritten(**changes):
     def change(data: bytes) -> bytes:
         value = {**json.loads(data), **changes}
         del value["sha256"]
-        return json.dumps({**value, "sha256": _sha256_of(value)}).encode()
+        return json.dumps({**value, "sha256": sha256_of(value)}).encode()
 
     return change
 

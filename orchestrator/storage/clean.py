@@ -1,0 +1,194 @@
+"""Find and remove what killed jobs left in a storage, and nothing that a living job needs."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections import Counter
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+from orchestrator.errors import DamagedError, StorageError
+from orchestrator.storage.claims import LINK, living
+from orchestrator.storage.experiments import StoredExperiment, read_experiments, without_file
+from orchestrator.storage.ledger import Ledger
+from orchestrator.storage.store import TEMPORARY, File, Store, side_by_side, unreadable
+from orchestrator.storage.verify import BLOB, KEY, RUN
+
+PATIENCE_SECONDS = 600.0  # since a file was written: longer than any job that lives is silent, or takes for one write
+UNENDED = "writes that never ended"
+PROBE = re.compile(r"probe-[0-9a-f]{32}/file")
+CHECKPOINT = re.compile(rf"train/({KEY})(?:\.([a-z0-9]+))?/\d{{6}}-\d{{8}}\.safetensors")
+SNAPSHOT = re.compile(rf"snapshots/({KEY})/([a-z0-9]+)\.safetensors")
+NOTE = re.compile(rf"rounds/({KEY})/failed\.json")
+UNFINISHED = re.compile(rf"(?:rounds|snapshots|train)/({KEY})[./].+|(?:.+/)?{re.escape(TEMPORARY)}[0-9a-f]{{32}}")
+
+
+@dataclass(frozen=True)
+class Leftover:
+    """A file that may go. `what`: its kind, in the plural."""
+
+    what: str
+    file: File
+
+
+@dataclass(frozen=True)
+class Leftovers:
+    """`found`: in the order in which they are to be removed. `fresh`: how many more were written too recently.
+
+    `warning`: why writes that never ended are not among them, if they cannot be listed.
+    """
+
+    found: tuple[Leftover, ...]
+    fresh: int
+    warning: str | None
+
+
+def leftovers(ledger: Ledger, *, snapshots: bool = False, now: float | None = None) -> Leftovers:
+    """What no job will read again; with `snapshots`, also what an unfinished experiment could read, and none will.
+
+    Raises StorageError if a folder or a claim cannot be read, which may be a living job's; with `snapshots` also
+    DamagedError unless every record and every experiment can be read.
+    """
+    now = time.time() if now is None else now
+    store = ledger.store
+    files, refused = store.files()
+    if refused:
+        raise StorageError(unreadable(refused[0]))
+    warning, unfinished = None, []
+    try:
+        unfinished = [file for file in store.unfinished() if UNFINISHED.fullmatch(file.path)]
+    except StorageError as error:
+        warning = str(error)
+    alive = living(store, files, now, PATIENCE_SECONDS)
+    sight = _Sight(frozenset(file.path for file in files), alive)
+    found = [
+        *(Leftover(UNENDED, file) for file in unfinished if not sight.is_live(file.path)),
+        *_without_use(ledger, files, sight),
+        *(_unneeded(ledger, files, sight) if snapshots else ()),
+    ]
+    old = [leftover for leftover in found if now - leftover.file.modified > PATIENCE_SECONDS]
+    return Leftovers(tuple(old), len(found) - len(old), warning)
+
+
+def remove(store: Store, found: Sequence[Leftover]) -> None:
+    """Remove them; those of one folder in their order. Raises StorageError."""
+    folders: dict[str, list[Leftover]] = {}
+    for leftover in found:
+        folders.setdefault("/".join(leftover.file.path.split("/")[:-1][:2]), []).append(leftover)
+
+    def empty(folder: str) -> None:
+        for leftover in folders[folder]:
+            if leftover.what == UNENDED:
+                store.discard(leftover.file)
+            else:
+                store.delete(leftover.file.path)
+        if folder.startswith(("probe-", "train/", "claims/")) and not store.list(folder):
+            store.delete_tree(folder)  # what is left of it: an empty folder, or S3's marker of one
+
+    side_by_side(store, empty, folders)
+
+
+def totals(found: Sequence[Leftover]) -> Iterator[tuple[str, int, int]]:
+    """(kind, files, bytes) of each kind."""
+    for what, group in groupby(sorted(found, key=lambda each: each.what), key=lambda each: each.what):
+        sizes = [leftover.file.bytes for leftover in group]
+        yield what, len(sizes), sum(sizes)
+
+
+@dataclass(frozen=True)
+class _Sight:
+    """The names of all files, and {key: owner} of the claims that may be alive."""
+
+    paths: frozenset[str]
+    alive: dict[str, str]
+
+    def is_live(self, path: str) -> bool:
+        """Whether a living owner has claimed the round that `path` belongs to, or an errand for it."""
+        key = _key(path.split("/")[1]) if "/" in path else ""
+        return any(_key(claimed) == key for claimed in self.alive)
+
+    def runs(self, experiment: str) -> bool:
+        """Whether a living owner trains `experiment`, "<name>.<seed>"."""
+        return any(owner == "unknown" or owner.startswith(f"{experiment} on ") for owner in self.alive.values())
+
+    def is_done(self, key: str, errand: str | None) -> bool:
+        """Whether a round is committed, or what an errand was to fetch is in storage."""
+        return (f"snapshots/{key}/{errand}.safetensors" if errand else f"rounds/{key}/record.json") in self.paths
+
+
+def _key(folder: str) -> str:
+    return folder.partition(".")[0]
+
+
+def _without_use(ledger: Ledger, files: Sequence[File], sight: _Sight) -> Iterator[Leftover]:
+    """What no job will read again."""
+    blobs: dict[str, list[File]] = {}
+    links: dict[str, list[File]] = {}
+    for file in files:
+        path = file.path
+        if PROBE.fullmatch(path):
+            yield Leftover("files of storage checks", file)
+        elif (run := RUN.fullmatch(path)) and not sight.runs(run[1]):
+            yield Leftover("files of Ray Train", file)
+        elif (found := CHECKPOINT.fullmatch(path)) and sight.is_done(found[1], found[2]) and not sight.is_live(path):
+            yield Leftover("checkpoints of finished rounds", file)
+        elif (found := NOTE.fullmatch(path)) and sight.is_done(found[1], None):
+            yield Leftover("notes on rounds that have finished since", file)
+        elif found := BLOB.fullmatch(path):
+            blobs.setdefault(found[1], []).append(file)
+        elif found := LINK.fullmatch(path):
+            links.setdefault(found[1], []).append(file)
+    for key, chain in links.items():
+        round_key, _, errand = key.partition(".")
+        if sight.is_done(round_key, errand) and not sight.is_live(chain[0].path):
+            # The highest link goes last: a chain that ends lower would be another one.
+            for file in sorted(chain, key=lambda file: int(file.path.rpartition("/")[2].removesuffix(".json"))):
+                yield Leftover("claims on finished rounds", file)
+    for key, of_round in blobs.items():
+        if not sight.is_live(of_round[0].path):
+            yield from (Leftover("tensors that no record names", file) for file in _unnamed(ledger, key, of_round))
+
+
+def _unnamed(ledger: Ledger, key: str, blobs: Sequence[File]) -> list[File]:
+    """The files of tensors in rounds/<key> that its record does not name; none without a record."""
+    try:
+        record = ledger.record(key)
+    except StorageError:
+        return []
+    named = {record.file(name) for name in record.blobs} if record else {file.path for file in blobs}
+    return [file for file in blobs if file.path not in named]
+
+
+def _unneeded(ledger: Ledger, files: Sequence[File], sight: _Sight) -> Iterator[Leftover]:
+    """Snapshots, checkpoints and half-written rounds that no experiment will ask for."""
+    finished = {record.key: record for record in ledger.records()}
+    experiments = read_experiments(ledger.store)
+    for problem in without_file(experiments, finished.values()).values():
+        raise DamagedError(f"{problem}; until then nobody knows which snapshots are needed")
+    going = [experiment for experiment in experiments if experiment.missing(finished)]
+    asked = {key for experiment in going for key in experiment.keys}
+    blobs = {found.groups()[:2] for file in files if (found := BLOB.fullmatch(file.path))}
+    kinds = Counter(key for key, _ in blobs)  # both without a record: perhaps a round whose record was lost
+    for file in (file for file in files if not sight.is_live(file.path)):
+        path = file.path
+        if (found := SNAPSHOT.fullmatch(path)) and not _is_needed(found[1], found[2], going, finished):
+            yield Leftover("snapshots", file)
+        elif found := CHECKPOINT.fullmatch(path):
+            if found[1] not in asked and not sight.is_done(found[1], found[2]):
+                yield Leftover("checkpoints that no experiment asks for", file)
+        elif (found := BLOB.fullmatch(path)) and found[1] not in asked | finished.keys() and kinds[found[1]] == 1:
+            yield Leftover("tensors of rounds that no experiment asks for", file)
+
+
+def _is_needed(key: str, name: str, going: Sequence[StoredExperiment], finished: Collection[str]) -> bool:
+    """Whether an unfinished experiment will read snapshots/<key>/<name>."""
+    for experiment in (each for each in going if key in each.keys):
+        after = experiment.keys.index(key) + 1
+        if name == "gradients" and after < len(experiment.keys) and experiment.keys[after] not in finished:
+            return True
+        dense = after == 1 and name != "gradients"
+        if dense and (experiment.rewinds_to is None or name in map(str, experiment.rewinds_to)):
+            return True
+    return False

@@ -1,0 +1,91 @@
+"""Read `experiments/<name>.<seed>.json`: which rounds an experiment has."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from orchestrator.errors import DamagedError
+from orchestrator.storage.ledger import Record
+from orchestrator.storage.sealed import unseal
+from orchestrator.storage.store import JSON_BYTES, Store, listed, read_each
+
+FIELDS = ("name", "seed", "densities", "keys", "rewinds_to")
+WAY_OUT = "run its job again, which writes it anew"
+
+
+@dataclass(frozen=True)
+class StoredExperiment:
+    """The path of one experiment and seed. `rewinds_to`: epochs of its dense round; None: the file does not say."""
+
+    file: str
+    name: str
+    seed: int
+    keys: tuple[str, ...]
+    rewinds_to: tuple[int, ...] | None
+
+    def missing(self, finished: Collection[str]) -> list[int]:
+        """The rounds that are not among the `finished` keys."""
+        return [index for index, key in enumerate(self.keys) if key not in finished]
+
+
+def read_experiments(store: Store, problems: list[str] | None = None) -> list[StoredExperiment]:
+    """Every experiment, by its file's name.
+
+    `problems` gets a sentence for each that cannot be read; without it, the first one raises StorageError.
+    """
+    return read_each(
+        store, lambda file: read_experiment(store, file), listed(store, "experiments/", problems), problems
+    )
+
+
+def read_experiment(store: Store, file: str) -> StoredExperiment:
+    """Raises DamagedError, naming `file`, for what does not say which rounds an experiment has."""
+    try:
+        content = unseal(store.read(file, JSON_BYTES), FIELDS)
+        name, seed, keys, rewinds_to = content["name"], content["seed"], content["keys"], content.get("rewinds_to")
+        if not (isinstance(name, str) and type(seed) is int and _list_of(str, keys)):
+            raise ValueError("no name, seed and keys")
+        if not (rewinds_to is None or _list_of(int, rewinds_to)):
+            raise ValueError("rewinds_to is not a list of epochs")
+        if file != f"experiments/{name:.200}.{seed}.json":
+            raise ValueError(f"it is of {name!r:.100}, seed {seed}")
+        return StoredExperiment(
+            file, name, seed, tuple(dict.fromkeys(keys)), None if rewinds_to is None else tuple(rewinds_to)
+        )
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        raise DamagedError(f"{file} does not say which rounds an experiment has ({error!s:.200}): {WAY_OUT}") from error
+
+
+def contradiction(experiment: StoredExperiment, records: Iterable[Record]) -> str | None:
+    """What the finished rounds of `experiment` say against its file, as a sentence that names one of them."""
+    finished = {record.key: record for record in records}
+    for index, key in enumerate(experiment.keys):
+        record, parent = finished.get(key), experiment.keys[index - 1] if index else None
+        if record and (record.round, record.seed, record.parent) != (index, experiment.seed, parent):
+            return f"{experiment.file} has rounds/{key} as its round {index}, which its record denies: {WAY_OUT}"
+    return None
+
+
+def gap(experiment: StoredExperiment, finished: Collection[str]) -> str | None:
+    """A sentence if a round of `experiment` is not among the `finished` keys, though one behind it is."""
+    missing = experiment.missing(finished)
+    if missing and missing[0] < len(experiment.keys) - len(missing):
+        return (
+            f"{experiment.file} has rounds/{experiment.keys[missing[0]]} as its round {missing[0]}: it is missing or "
+            "damaged, though later ones are finished; restore it, or run the job again, which trains it again"
+        )
+    return None
+
+
+def without_file(experiments: Iterable[StoredExperiment], records: Iterable[Record]) -> dict[str, str]:
+    """{file: a sentence} for each experiment and seed that has trained a round, and is not in `experiments`."""
+    named = {(experiment.name, experiment.seed) for experiment in experiments}
+    trained = {(record.experiment, record.seed): None for record in records}
+    files = [f"experiments/{name:.200}.{seed}.json" for name, seed in trained if (name, seed) not in named]
+    return {file: f"{file} is missing, though rounds were trained for it: {WAY_OUT}" for file in files}
+
+
+def _list_of(kind: type, value: Any) -> bool:
+    return isinstance(value, list) and all(type(item) is kind for item in value)
