@@ -183,6 +183,7 @@ def export(
     from orchestrator.folders import expanded
     from orchestrator.report import path_records
     from orchestrator.report.deployed import artifact_line, recommended_rounds, round_line
+    from orchestrator.report.files import check_report
 
     out = Path(expanded(str(out)))
     ledger = _ledger(storage)
@@ -194,6 +195,7 @@ def export(
     chosen = [find_round(every, key) for key in round] or recommended_rounds(records)
     shown = with_dense(ledger, chosen)
     check_code(shown, trust)
+    check_report(out, "--out")  # it is written after everything is measured
     source = source_of(shown, data)
     networks = side_by_side(ledger, shown, source.load())
     for record in chosen:

@@ -45,7 +45,7 @@ def parts(path):
 
 def test_without_its_package(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "coremltools", None)
-    with pytest.raises(ExportError, match=r"need coremltools .*pip install 'rewind-orchestrator\[coreml\]'"):
+    with pytest.raises(ExportError, match=r"Core ML files: .*coremltools.*pip install -e '\.\[coreml\]'"):
         save_coreml(networks.tied(4), tmp_path / "n.mlpackage.zip", GREY)
     assert list(tmp_path.iterdir()) == []
 

@@ -124,7 +124,7 @@ def test_every_network_in_every_format(exported, ledger):
         named = {"packed": "torch ", "onnx": "onnxruntime ", "pte": "executorch "}[artifact.format.split("-")[0]]
         assert speed.runtime.startswith(named)
     for skipped in deployment.skipped:
-        assert f"rewind-orchestrator[{EXTRAS[skipped.format][1]}]" in skipped.reason
+        assert f"'.[{EXTRAS[skipped.format][1]}]'" in skipped.reason
 
 
 def test_accuracy_is_that_of_the_file(exported):
@@ -274,7 +274,7 @@ def test_wrong_flags_are_one_sentence(storage, tmp_path, capsys, args, words):
 @pytest.mark.skipif(WITH_EXECUTORCH, reason="executorch is here")
 def test_a_format_that_was_asked_for_must_be_there(storage, tmp_path, capsys):
     assert main(["export", str(storage), *TRUST, "--out", str(tmp_path), "--formats", "pte"]) == 1
-    assert "pip install 'rewind-orchestrator[mobile]'" in capsys.readouterr().err
+    assert "pip install -e '.[mobile]'" in capsys.readouterr().err
 
 
 def test_a_storage_does_not_decide_which_code_runs(storage, ledger, tmp_path, capsys):
