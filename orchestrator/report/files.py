@@ -31,7 +31,7 @@ def save_report(
 ) -> Iterator[Path]:
     """Write report.csv, the pictures and report.html; yield each file when it is there, the page last.
 
-    `deployment` is what was measured of exported files, if any were. Several data sets have pictures each: those of the
+    `deployment` is what was measured of exported files, if any were. Several tasks have pictures each: those of the
     second end in -2. Raises OrchestratorError if a file cannot be written or a package is missing; report.csv needs
     none.
     """
