@@ -55,7 +55,8 @@ def job(flags: DeployFlags) -> int:
 
     records = [
         replace(record, experiment=experiment.name)
-        for experiment in ((SMOKE_WEIGHTS, SMOKE_CHANNELS) if flags.smoke else (WEIGHTS, CHANNELS))
+        # Channels first: they need an extra, and without it nothing is trained.
+        for experiment in ((SMOKE_CHANNELS, SMOKE_WEIGHTS) if flags.smoke else (CHANNELS, WEIGHTS))
         for record in run(flags.seeded(experiment), flags, make_console())
     ]
     rounds = [part for record in recommended_rounds(records) for part in ("--round", record.key)]

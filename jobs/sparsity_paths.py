@@ -2,7 +2,7 @@
 
     python jobs/sparsity_paths.py                                      # digits: large steps, small steps, one shot
     python jobs/sparsity_paths.py --max-drop 0.5 --search              # the smallest within 0.5 points of dense
-    python jobs/sparsity_paths.py --target-accuracy 0.97 --search      # the smallest with 97 % validation accuracy
+    python jobs/sparsity_paths.py --target-accuracy 97 --search        # the smallest with 97 % validation accuracy
     python jobs/sparsity_paths.py --experiment my_job:EXPERIMENT --data /data/mine --storage s3://bucket/mine
 
 --experiment is any experiment: "module:NAME", the module beside this script, in the working directory or installed.

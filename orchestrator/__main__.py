@@ -158,7 +158,7 @@ def report(
 
     What orchestrator export measured stands on the page too, if its deploy.json lies in the same folder.
     """
-    from orchestrator.export.proof import Deployment
+    from orchestrator.export.proof import DEPLOY, Deployment
     from orchestrator.folders import expanded
     from orchestrator.report import path_records, print_table, save_report, tasks
 
@@ -166,7 +166,7 @@ def report(
     ledger = _ledger(storage)
     problems: list[str] = []
     records, left_out = path_records(ledger, problems)
-    failures = ledger.failures(problems)
+    failures = [f for f in ledger.failures(problems) if not experiment or f.get("experiment") in experiment]
     names = sorted({record.experiment for record in records})
     for name in experiment:
         if name not in names:
@@ -176,15 +176,19 @@ def report(
     if not records:
         print(_nothing(ledger.store))
         return _told(problems)
-    found = tasks(records)
+    deployment = Deployment.load(out)
+    if deployment and deployment.keys.isdisjoint(record.key for record in records):
+        print(f"left out: {out / DEPLOY} is of networks that this report does not show")
+        deployment = None
+    found = tasks(records, first=deployment.keys if deployment else ())
     shown = {name for task in found for name in task.shown}
     print_table(record for record in records if record.experiment in shown)
-    if more := len({record.experiment for record in records} - shown):
-        print(f"{more} more experiments with larger recommended networks: the page has them all")
     if left_out:
         print(f"left out: {left_out} rounds of earlier settings (orchestrator status shows them)")
-    for file in save_report(found, failures, out, Deployment.load(out)):
+    for file in save_report(found, failures, out, deployment and deployment.present(out)):
         print(f"written: {file}", flush=True)
+    if more := len({record.experiment for record in records} - shown):
+        print(f"{more} more experiments with larger recommended networks: the page has them all")
     return _told(problems)
 
 
@@ -220,7 +224,7 @@ def export(
     """Write networks of rounds, and the dense one they come from, as files for users; measure each and show it.
 
     Every file that this machine can run goes over the whole test set by itself: deploy.json and the report page tell
-    size, speed and accuracy.
+    size, speed and accuracy. The page shows these files first, then all experiments with their model and data.
     Left to itself, it takes the recommended round of masks and that of fewer channels, if there are both.
 
     orchestrator export ./runs --out ./deploy
@@ -232,8 +236,9 @@ def export(
     from orchestrator.export.deploy import deploy
     from orchestrator.export.rounds import check_code, find_round, side_by_side, source_of, with_dense
     from orchestrator.folders import expanded
-    from orchestrator.report import path_records
+    from orchestrator.report import path_records, tasks
     from orchestrator.report.deployed import artifact_line, recommended_rounds, round_line
+    from orchestrator.report.files import check_report
 
     out = Path(expanded(str(out)))
     ledger = _ledger(storage)
@@ -250,14 +255,20 @@ def export(
         raise DamagedError(f"what is damaged may hold the recommended network: restore it, or export with {others}")
     shown = with_dense(ledger, chosen)
     check_code(shown, trust)
+    check_report(out, "--out")  # it is written after everything is measured
     source = source_of(shown, data)
     networks = side_by_side(ledger, shown, source.load())
     for record in chosen:
         print(round_line(record), flush=True)
-    deploy(
-        networks, out, formats=formats, source=source, on_artifact=lambda each: print(artifact_line(each), flush=True)
+    deployment = deploy(
+        networks,
+        out,
+        formats=formats,
+        source=source,
+        on_artifact=lambda each: print(artifact_line(each, out), flush=True),
     )
-    return report(storage, out)
+    alike = [task for task in tasks(records) if not deployment.keys.isdisjoint(r.key for r in task.records)]
+    return report(storage, out, tuple(sorted({record.experiment for task in alike for record in task.records})))
 
 
 @datasets.command

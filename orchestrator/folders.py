@@ -16,11 +16,16 @@ def expanded(folder: str) -> str:
     return result
 
 
+NEEDED_BYTES = 8 * 2**20  # more than most reports take
+
+
 def check_writable(folder: Path, flag: str) -> None:
-    """Make `folder` if need be. Raises ConfigError, which names `flag`, if no file can be written there."""
+    """Make `folder` if need be. Raises ConfigError, which names `flag`, if no files of 8 MiB can be written there."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=folder).close()
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(bytes(NEEDED_BYTES))
+            os.fsync(file.fileno())  # some file systems find out only here that they are full
     except OSError as error:
         reason = error.strerror or error
         raise ConfigError(f"{flag} must be a folder that can be written to, got {str(folder)!r} ({reason})") from None

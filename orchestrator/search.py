@@ -1,8 +1,10 @@
 """The smallest density that keeps an accuracy, found with few rounds.
 
-First the experiment's own path is walked until PATIENCE rounds in a row fall below the floor: one alone may be chance.
-Then the gap between the last round that held and the next one is halved, in compression ratio: each probe is one round
-after the walk's last that held.
+1. Walk the experiment's own path until PATIENCE rounds in a row fall below the floor: one alone may be chance. Rounds
+   beyond them count too if storage holds them.
+2. If the path's last round holds, lengthen the path round by round until one falls.
+3. Halve the gap between the last round that held and the next one, in compression ratio. Each probe is one round after
+   the last that held.
 """
 
 from __future__ import annotations
@@ -15,14 +17,17 @@ from dataclasses import dataclass, replace
 from orchestrator.errors import ConfigError
 from orchestrator.experiment import Experiment
 from orchestrator.pruning.counts import kept_count
-from orchestrator.pruning.path import Explicit
+from orchestrator.pruning.path import Explicit, longer
 from orchestrator.pruning.selection import NofM
 from orchestrator.stopping import Floor
 from orchestrator.storage.ledger import Record
 
 PATIENCE = 3
 Train = Callable[[Experiment, Floor], Sequence[Sequence[Record]]]
-"""Trains every replicate until the floor cuts its path; returns the committed records of each, in order."""
+"""Trains every replicate until the floor cuts its path. Returns all records of each path that storage holds, in order.
+
+Raises ConfigError, before anything is trained, if the network cannot be given a density of the path.
+"""
 
 
 @dataclass(frozen=True)
@@ -52,11 +57,11 @@ def search_density(experiment: Experiment, floor: Floor, train: Train, *, probes
     if probes and isinstance(experiment.selection, NofM):
         raise ConfigError(f"{experiment.selection} has no density between two of its own, got probes={probes}: pass 0")
     seen: dict[str, Record] = {}
+    patient = replace(floor, patience=max(floor.patience, PATIENCE))
 
     def look(candidate: Experiment) -> list[list[Record]]:
-        """For each round, the records of the replicates that got there."""
-        patient = replace(floor, patience=max(floor.patience, PATIENCE))
-        paths = [_until_cut(path, patient) for path in train(candidate, patient)]
+        """For each round, the records of the replicates that have it and all rounds before it."""
+        paths = [[record for r, record in enumerate(path) if record.round == r] for path in train(candidate, patient)]
         seen.update({record.key: record for path in paths for record in path})
         return [[path[r] for path in paths if r < len(path)] for r in range(max(map(len, paths)))]
 
@@ -64,27 +69,26 @@ def search_density(experiment: Experiment, floor: Floor, train: Train, *, probes
         epochs = sum(record.epochs for record in seen.values())
         return Found(experiment, tuple(records), holds, reason, len(seen), epochs)
 
-    walk, densities = look(experiment), experiment.densities()
-    holding = [r for r, records in enumerate(walk) if _holds(records, walk[0], floor)]
-    held = holding[-1] + 1 if holding else 0  # rounds down to the last that holds, the dense one included
-    if held == 0:
+    walk, name = look(experiment), experiment.name[:80]
+    if _held(walk, floor) == 0:
         best = max(walk, key=_median)
-        reason = (
-            f"the floor, {floor.of(_median(walk[0])):.2%}, is above the dense network's {_median(walk[0]):.2%}; "
-            f"the best round, of density {best[0].density:.3g}, reaches {_median(best):.2%}"
-        )
-        return found(experiment, best, reason, holds=False)
-    if held == len(densities):
-        return found(experiment, walk[-1], "the path's last round holds: make it longer to find where it ends")
+        return found(experiment, best, _none_holds(walk, best, floor), holds=False)
+    while (held := _held(walk, floor)) == len(experiment.densities()):
+        try:
+            further = _lengthened(experiment, f"{name}-longer", walk[0][0])
+            walk = look(further)
+        except ConfigError as error:
+            return found(experiment, walk[-1], f"the last round holds and a smaller one cannot be made: {error}")
+        experiment = further
 
+    densities = experiment.densities()
     smallest, fell, best, winner = densities[held - 1], densities[held], walk[held - 1], experiment
     shared, total = densities[1:held], best[0].prunable
     for _ in range(probes):
         middle = math.sqrt(smallest * fell)
         if kept_count(middle, total) in (kept_count(smallest, total), kept_count(fell, total)):
             break  # no number of weights lies between
-        name = f"{experiment.name[:80]}-{1 / middle:.6g}x"
-        probe = replace(experiment, name=name, path=Explicit((*shared, middle)))
+        probe = replace(experiment, name=f"{name}-{1 / middle:.6g}x", path=Explicit((*shared, middle)))
         tried = look(probe)
         if _holds(tried[held], tried[0], floor):
             smallest, best, winner = middle, tried[held], probe
@@ -93,10 +97,26 @@ def search_density(experiment: Experiment, floor: Floor, train: Train, *, probes
     return found(winner, best, f"density {smallest:.3g} holds and {fell:.3g} does not")
 
 
-def _until_cut(path: Sequence[Record], floor: Floor) -> Sequence[Record]:
-    """`path` without what lies behind the floor's cut: storage may hold more, which another job has trained."""
-    accuracies = [_accuracy(record) for record in path]
-    return path[: next((n for n in range(1, len(path)) if floor.cuts(accuracies[0], accuracies[:n])), len(path))]
+def _lengthened(experiment: Experiment, name: str, dense: Record) -> Experiment:
+    """Return `experiment` with one more round. Raise ConfigError if that round would keep too few weights."""
+    further = replace(experiment, name=name, path=longer(experiment.path))
+    kept, layers = kept_count(further.densities()[-1], dense.prunable), max(1, len(dense.layers))
+    if kept < layers:
+        raise ConfigError(f"the next round would keep {kept} weights in {layers} layers")
+    return further
+
+
+def _none_holds(walk: Sequence[list[Record]], best: list[Record], floor: Floor) -> str:
+    dense = _median(walk[0])
+    return (
+        f"the floor, {floor.of(dense):.2%}, is above the dense network's {dense:.2%}; "
+        f"the best of {len(walk)} rounds, of density {best[0].density:.3g}, reaches {_median(best):.2%}"
+    )
+
+
+def _held(walk: Sequence[list[Record]], floor: Floor) -> int:
+    """Return how many rounds lead down to the last that holds, the dense one included; 0 if none holds."""
+    return max((r + 1 for r, records in enumerate(walk) if _holds(records, walk[0], floor)), default=0)
 
 
 def _holds(records: list[Record], dense: list[Record], floor: Floor) -> bool:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from orchestrator.errors import ConfigError
 from orchestrator.training.lr import is_number
 
-_ROUNDING = 1e-9  # more than a subtraction of two fractions may be off, less than one sample of any data set
+_ROUNDING = 1e-9  # more than a difference or a quotient may be off, less than one sample of any data set
 
 
 @dataclass(frozen=True)
@@ -39,8 +39,8 @@ class Floor:
         return len(newest) == self.patience and all(accuracy < self.of(dense) for accuracy in newest)
 
     def of(self, dense: float) -> float:
-        """The floor, given the dense network's validation accuracy: a round that is exactly `drop` below it holds."""
+        """Return the floor, given the dense network's validation accuracy: a round exactly at it is not below it."""
         if self.accuracy is not None:
-            return self.accuracy
+            return self.accuracy - _ROUNDING
         assert self.drop is not None  # exactly one is given
         return dense - self.drop - _ROUNDING

@@ -19,6 +19,8 @@ from orchestrator.driver import Driver
 from orchestrator.errors import ConfigError
 from orchestrator.experiment import Experiment, Problem, round_keys, round_settings
 from orchestrator.pruning import Explicit, Filters, Geometric, NofM, OneShot, kept_count
+from orchestrator.pruning import Path as SparsityPath
+from orchestrator.pruning.path import longer
 from orchestrator.rounds import EpochMetrics, RoundResult, TrainState
 from orchestrator.search import PATIENCE, Found, search_density
 from orchestrator.stopping import Floor
@@ -33,7 +35,10 @@ TINY = dataclasses.replace(tiny.EXPERIMENT, path=Geometric(remove=0.5, rounds=5)
 
 
 class Lab:
-    """Trains by a curve, as a driver with a floor would, and counts what that costs."""
+    """Trains by a curve, as a driver with a floor would, and counts what that costs.
+
+    A density that keeps less than one weight is refused before anything is trained.
+    """
 
     def __init__(self, curve: Curve) -> None:
         self.curve = curve
@@ -41,6 +46,8 @@ class Lab:
         self.asked: list[Experiment] = []
 
     def train(self, experiment: Experiment, floor: Floor) -> list[list[Record]]:
+        if not kept_count(experiment.densities()[-1], 1_000_000):
+            raise ConfigError("density must keep at least 1 weight")
         self.asked.append(experiment)
         return [self.path(replicate, floor) for replicate in experiment.replicates()]
 
@@ -48,11 +55,10 @@ class Lab:
         records: list[Record] = []
         for r, key in enumerate(round_keys(round_settings(replicate, PROBLEM))):
             if key not in self.ledger:
+                if records and floor.cuts(accuracy(records[0]), list(map(accuracy, records))):
+                    break
                 self.ledger[key] = self.record(replicate, r, key)
             records.append(self.ledger[key])
-            newest = records[-floor.patience :]
-            if len(newest) == floor.patience and all(accuracy(n) < floor.of(accuracy(records[0])) for n in newest):
-                break
         return records
 
     def record(self, replicate: Experiment, r: int, key: str) -> Record:
@@ -121,18 +127,23 @@ def test_where_it_probes_and_what_it_says() -> None:
         assert dataclasses.replace(asked, name=TINY.name, path=TINY.path) == TINY, "only name and path differ"
 
 
-def test_the_answer_is_the_same_whatever_storage_holds_already() -> None:
-    """One lucky round beyond the cut counts for nothing, also where another job has trained it."""
-    curve: Curve = lambda density, seed: 0.9 if density >= 0.5 or density == 0.5**5 else 0.5  # noqa: E731
-    found, lab = search(curve, Floor(accuracy=0.8), probes=2)
-    full = Lab(curve)
-
-    def train(experiment: Experiment, floor: Floor) -> list[list[Record]]:
-        return full.train(experiment, dataclasses.replace(floor, patience=100))  # never cut
-
-    again = search_density(lab.asked[0], Floor(accuracy=0.8), train, probes=2)
-    assert smallest(again) == smallest(found) == 0.5
-    assert again.reason == found.reason
+@pytest.mark.parametrize(
+    ("floor", "stored", "density"),
+    [
+        (Floor(accuracy=0.8), 6, 0.5**5),  # dense holds, 0.25 to 0.0625 fall, and storage knows what comes after
+        (Floor(accuracy=0.95), 6, 0.5**5),  # not even dense holds
+        (Floor(accuracy=0.8), 4, 0.5),  # storage ends before the round that holds
+        (Floor(accuracy=0.8), 0, 0.5),
+    ],
+)
+def test_a_round_beyond_the_cut_counts_where_storage_holds_it(floor: Floor, stored: int, density: float) -> None:
+    """Rounds 2 to 4 fall, which ends a walk that has to train them."""
+    accuracies = {1.0: 0.9, 0.5: 0.9, 0.5**5: 0.97}
+    lab = Lab(lambda density, seed: accuracies.get(density, 0.5))
+    if stored:
+        lab.path(dataclasses.replace(TINY, path=Geometric(0.5, stored - 1)), Floor(accuracy=0.0))
+    found = search_density(TINY, floor, lab.train, probes=0)
+    assert (smallest(found), found.holds) == (density, True)
 
 
 @settings(max_examples=60)
@@ -143,11 +154,8 @@ def test_a_smooth_curve_is_found_to_the_width_of_the_last_gap(mid: float, slope:
     floor = Floor(drop=drop)
     crossing = mid / (1 / floor.of(curve(1.0, 0)) - 1) ** (1 / slope)  # solved for density
     found, _ = search(curve, floor, probes=6)
-    if crossing <= 0.5**5:
-        assert found.reason.startswith("the path's last round holds")
-        assert smallest(found) == 0.5**5
-    else:
-        assert crossing <= smallest(found) * (1 + 1e-9)
+    assert crossing <= smallest(found) * (1 + 1e-9)
+    if crossing > 1e-3:  # below, the numbers of weights lie further apart
         assert smallest(found) <= crossing * 2 ** (0.5**6) * (1 + 1e-9)
 
 
@@ -159,8 +167,8 @@ def test_a_smooth_curve_is_found_to_the_width_of_the_last_gap(mid: float, slope:
         (0.5, 1, 1.0, 3),  # the probe at 0.316 falls
         (0.3, 1, math.sqrt(0.1), 3),
         (0.5, 2, 0.1**0.25, 4),
-        (0.05, 3, 0.1, 2),  # the whole path holds: nothing to probe
-        (0.1, 3, 0.1, 2),
+        (0.05, 3, 0.1**1.25, 6),  # a second round is added, and falls
+        (0.1, 3, 0.1, 6),
     ],
 )
 def test_a_path_of_one_round(path: OneShot, at: float, probes: int, density: float, rounds: int) -> None:
@@ -175,23 +183,64 @@ def test_without_probes_the_answer_is_a_round_of_the_path() -> None:
     assert found.reason == "density 0.25 holds and 0.125 does not"
 
 
-def test_a_whole_path_that_holds_is_said_to_be_too_short() -> None:
-    found, lab = search(cliff(0.01), Floor(drop=0.1))
-    assert (smallest(found), found.holds, len(lab.asked)) == (0.5**5, True, 1)
-    assert found.reason == "the path's last round holds: make it longer to find where it ends"
+@pytest.mark.parametrize(
+    ("path", "last", "longest"),
+    [
+        (Geometric(remove=0.5, rounds=3), 0.0625, 0.03125),
+        (Explicit([0.9, 0.36]), 0.36**3, 0.36**3.5),  # by its mean step, 0.6
+        (OneShot(0.25), 0.0625, 0.015625),
+    ],
+)
+def test_a_path_whose_last_round_holds_is_lengthened_until_one_falls(
+    path: SparsityPath, last: float, longest: float
+) -> None:
+    found, lab = search(cliff(0.04), Floor(drop=0.1), dataclasses.replace(TINY, path=path), probes=0)
+    assert smallest(found) == pytest.approx(last)
+    assert found.reason == f"density {last:.3g} holds and {longest:.3g} does not"
+    assert lab.asked[-1].densities()[-1] == pytest.approx(longest)
+    assert [asked.name for asked in lab.asked] == ["tiny"] + ["tiny-longer"] * (len(lab.asked) - 1)
+    assert found.experiment == lab.asked[-1]
+
+
+def test_a_longer_geometric_path_shares_its_rounds_with_one_of_that_length() -> None:
+    path = Geometric(0.2, 3)
+    assert longer(path).densities() == Geometric(0.2, 4).densities()
+    assert longer(path).densities()[:3] == path.densities()
+
+
+def test_a_floor_that_no_round_falls_below_ends_at_the_last_weight() -> None:
+    found, lab = search(lambda density, seed: 0.9, Floor(drop=0.1))
+    assert ([record.kept for record in found.records], found.holds, len(lab.ledger)) == ([1], True, 21)
+    assert found.reason == (
+        "the last round holds and a smaller one cannot be made: the next round would keep 0 weights in 1 layers"
+    )
+
+
+def test_a_selection_that_refuses_a_longer_path_ends_the_search() -> None:
+    """As channels do, of which every layer keeps some: its words, and nothing is trained for it."""
+    lab = Lab(cliff(0.0))
+
+    def train(experiment: Experiment, floor: Floor) -> list[list[Record]]:
+        if experiment.densities()[-1] < 0.02:
+            raise ConfigError("round 6: the smallest density is 0.02")
+        return lab.train(experiment, floor)
+
+    found = search_density(TINY, Floor(drop=0.1), train)
+    assert (smallest(found), found.holds, found.rounds) == (0.5**5, True, 6)
+    assert found.reason.endswith("a smaller one cannot be made: round 6: the smallest density is 0.02")
 
 
 @pytest.mark.parametrize("floor", [Floor(accuracy=0.9), Floor(drop=0.0), Floor(drop=0.4)])
 def test_a_round_exactly_at_the_floor_holds(floor: Floor) -> None:
     found, _ = search(cliff(0.2), floor, probes=0)
-    assert smallest(found) == (1 / 32 if floor.drop == 0.4 else 0.25)
+    assert smallest(found) == (0.5**20 if floor.drop == 0.4 else 0.25)
 
 
 def test_a_target_above_what_dense_reaches_gives_the_best_and_says_so() -> None:
     found, lab = search(cliff(0.2), Floor(accuracy=0.95))
     assert (smallest(found), found.holds, found.rounds, len(lab.asked)) == (1.0, False, PATIENCE, 1)
     assert found.reason == (
-        "the floor, 95.00%, is above the dense network's 90.00%; the best round, of density 1, reaches 90.00%"
+        "the floor, 95.00%, is above the dense network's 90.00%; the best of 3 rounds, of density 1, reaches 90.00%"
     )
 
 
@@ -200,7 +249,7 @@ def test_the_best_may_be_a_round_that_was_trained_before_without_a_floor() -> No
     lab_without = lambda experiment, floor: lab.train(experiment, Floor(accuracy=0.0))  # noqa: E731
     found = search_density(TINY, Floor(accuracy=0.95), lab_without)
     assert (smallest(found), found.holds) == (0.25, False)
-    assert found.reason.endswith("the best round, of density 0.25, reaches 93.00%")
+    assert found.reason.endswith("the best of 6 rounds, of density 0.25, reaches 93.00%")
 
 
 @pytest.mark.parametrize(
@@ -213,9 +262,10 @@ def test_the_best_may_be_a_round_that_was_trained_before_without_a_floor() -> No
     ],
 )
 def test_a_curve_that_recovers_counts_to_its_last_round_that_holds(falls: tuple[float, ...], density: float) -> None:
-    found, lab = search(lambda density, seed: 0.5 if density in falls else 0.9, Floor(drop=0.1), probes=0)
+    curve: Curve = lambda density, seed: 0.5 if density in falls or density < 0.03 else 0.9  # noqa: E731
+    found, lab = search(curve, Floor(drop=0.1), probes=0)
     assert smallest(found) == density
-    assert len(lab.ledger) == (4 if len(falls) == 3 else 6)
+    assert len(lab.ledger) == (4 if len(falls) == 3 else 7 if density == 0.03125 else 6)
 
 
 def noise(density: float, seed: int) -> float:
@@ -230,18 +280,20 @@ def test_whatever_the_noise_what_is_found_holds_and_ends_in_time(
     salt: int, replicates: int, drop: float, probes: int
 ) -> None:
     experiment = dataclasses.replace(TINY, seeds=tuple(range(replicates)))
-    curve: Curve = lambda density, seed: 0.5 + 0.4 * noise(density + salt, seed)  # noqa: E731
+    curve: Curve = lambda density, seed: 0.5 + 0.4 * noise(density + salt, seed) if density > 0.02 else -1  # noqa: E731
     floor = Floor(drop=drop)
     found, lab = search(curve, floor, experiment, probes)
-    assert len(lab.asked) <= 1 + probes
-    assert found.rounds <= replicates * (len(TINY.densities()) + probes)
+    assert len(lab.asked) <= 2 + probes
+    assert found.rounds <= replicates * (len(TINY.densities()) + 1 + probes)
     assert found.holds
     above = [accuracy(record) - floor.of(curve(1.0, record.seed)) for record in found.records]
     above += [-math.inf] * (replicates - len(above))
     assert statistics.median(above) >= 0
-    walked = lab.train(experiment, floor)
-    held_in_walk = [d for r, d in enumerate(TINY.densities()) if all(len(path) > r + 1 for path in walked)]
-    assert smallest(found) <= min(held_in_walk, default=1.0), "not larger than what every replicate passed in the walk"
+    passed = min(
+        next((r for r, density in enumerate(TINY.densities()) if curve(density, seed) < floor.of(curve(1.0, seed))), 6)
+        for seed in range(replicates)
+    )
+    assert smallest(found) <= TINY.densities()[passed - 1], "every replicate passed this one without a fall"
     assert search_density(experiment, floor, lab.train, probes=probes) == found, "the same again"
 
 
@@ -251,7 +303,7 @@ def test_whatever_the_noise_what_is_found_holds_and_ends_in_time(
         ([0.3], 0.5),
         ([0.3, 0.1, 0.04], 0.125),  # the one in the middle decides
         ([0.04, 0.3, 0.1], 0.125),
-        ([0.6, 0.01, 0.01], 0.03125),  # one that fails does not end the path of the others
+        ([0.6, 0.01, 0.01], 0.015625),  # one that fails does not end the path of the others
         ([0.6, 0.6, 0.01], 1.0),
         ([0.1, 0.2], 0.25),  # of two, both must hold: their mean would be far below
         ([0.01, 0.04, 0.1, 0.3], 0.125),  # of four, three
@@ -282,7 +334,9 @@ def test_a_little_above_makes_up_for_a_little_below() -> None:
     """Three replicates at 0.25 by +0.02, -0.01, +0.01 above their floors: the median holds."""
     gains = {0: 0.02, 1: -0.01, 2: 0.01}
     experiment = dataclasses.replace(TINY, path=OneShot(0.25), seeds=(0, 1, 2))
-    found, _ = search(lambda d, seed: 0.9 if d == 1 else 0.8 + gains[seed], Floor(drop=0.1), experiment, probes=0)
+    found, _ = search(
+        lambda d, seed: {1: 0.9, 0.25: 0.8 + gains[seed]}.get(d, 0), Floor(drop=0.1), experiment, probes=0
+    )
     assert smallest(found) == 0.25
     assert [round(accuracy(r), 3) for r in found.records] == [0.82, 0.79, 0.81]
 
@@ -298,8 +352,10 @@ def test_probes_end_when_no_number_of_weights_lies_between() -> None:
 def test_names_tell_the_probes_apart_and_are_allowed_to_be_long() -> None:
     experiment = dataclasses.replace(TINY, name="n" * 100, path=Explicit([0.99, 0.98]))
     _, lab = search(cliff(0.9834), Floor(drop=0.1), experiment, probes=9)
-    names = [asked.name for asked in lab.asked]
-    assert len(set(names)) == 10
+    names = [asked.name for asked in lab.asked] + [
+        asked.name for asked in search(cliff(0.9), Floor(drop=0.1), experiment, probes=0)[1].asked[1:2]
+    ]
+    assert len(set(names)) == 11
     assert max(map(len, names)) <= 100
 
 

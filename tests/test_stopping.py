@@ -12,6 +12,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from orchestrator.distributed.sweep_job import SweepFlags
 from orchestrator.driver import Driver
 from orchestrator.errors import ConfigError
 from orchestrator.experiment import Problem
@@ -162,3 +163,40 @@ def test_a_path_is_cut_after_as_many_rounds_below_the_floor_as_its_patience(tmp_
     while (request := driver.next_round()) is not None:
         driver.finish_round(request.key, trainer.train(request))
     assert len(driver.records()) == rounds
+
+
+@pytest.mark.parametrize(
+    ("flags", "floor"),
+    [
+        ({}, None),
+        ({"target_accuracy": 97.0}, Floor(accuracy=0.97)),
+        ({"target_accuracy": 100.0}, Floor(accuracy=1.0)),
+        ({"max_drop": 0.5}, Floor(drop=0.005)),
+        ({"max_drop": 0.0}, Floor(drop=0.0)),
+    ],
+)
+def test_both_flags_of_the_floor_are_in_per_cent(flags: dict[str, float], floor: Floor | None) -> None:
+    assert SweepFlags(**flags).stop() == floor
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"target_accuracy": 0.993}, "--target-accuracy must be in per cent, above 1 and up to 100, got 0.993: 97 is"),
+        ({"target_accuracy": 101.0}, "--target-accuracy must be in per cent, above 1 and up to 100, got 101: 97 is"),
+        ({"target_accuracy": float("nan")}, "--target-accuracy must be in per cent, .* got nan"),
+        ({"max_drop": 0.005}, "--max-drop must be in per cent, 0 or from 0.1 to 100, got 0.005: .* 0.5 is one of 200"),
+        ({"max_drop": -1.0}, "--max-drop must be in per cent, 0 or from 0.1 to 100, got -1"),
+        ({"max_drop": 1.0, "target_accuracy": 97.0}, "give --target-accuracy or --max-drop, not both, got 97 and 1"),
+    ],
+)
+def test_a_floor_in_another_unit_is_refused(flags: dict[str, float], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        SweepFlags(**flags).stop()
+
+
+@pytest.mark.parametrize("tenths", range(11, 1001, 89))
+def test_an_accuracy_in_per_cent_is_exact_to_a_sample(tenths: int) -> None:
+    floor = SweepFlags(target_accuracy=tenths / 10).stop()
+    assert floor is not None
+    assert (tenths - 1) / 1000 < floor.of(1.0) <= tenths / 1000

@@ -18,7 +18,7 @@ from orchestrator.distributed.deployment import Deployment, Workers
 from orchestrator.distributed.termination import GO_ON, Terminated, raise_terminated
 from orchestrator.errors import OrchestratorError
 from orchestrator.experiment import Experiment
-from orchestrator.folders import check_writable, expanded
+from orchestrator.folders import expanded
 from orchestrator.report.text import plain
 
 
@@ -73,8 +73,9 @@ def run_job(flags: F, job: Callable[[F], int], make_smoke_data: Callable[[Path],
     signal.signal(signal.SIGTERM, raise_terminated)
     try:
         if flags.report:
-            report = expanded(flags.report)
-            check_writable(Path(report), "--report")  # it comes at the end, after all training
+            from orchestrator.report.files import check_report
+
+            check_report(Path(expanded(flags.report)), "--report")  # it is written after all training
         with contextlib.ExitStack() as stack:
             if flags.smoke and flags.data is None and make_smoke_data:
                 folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="rewind-smoke-"))

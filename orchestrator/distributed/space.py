@@ -18,6 +18,7 @@ from orchestrator.distributed.trial import SweptPath
 from orchestrator.distributed.tuner import run_paths
 from orchestrator.errors import ConfigError, OrchestratorError
 from orchestrator.experiment import Experiment
+from orchestrator.extras import extra
 from orchestrator.problem import load_problem
 from orchestrator.stopping import Floor
 from orchestrator.storage.ledger import Ledger
@@ -48,12 +49,10 @@ def sweep_space(
     "min"; by default {"val_accuracy": "max", "compression": "max"}, whose best trade-offs are sought. The rest as in
     `sweep_paths`. Raises ConfigError.
     """
-    try:
+    with extra("optuna", "sweep_space"):
         import optuna
         from optuna.samplers import TPESampler
         from ray.tune.search.optuna import OptunaSearch
-    except ImportError:
-        raise ConfigError("sweep_space needs optuna: pip install 'rewind-orchestrator[optuna]'") from None
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     if samples < 1 or not space:
         raise ConfigError(f"a space needs at least one parameter and one sample, got {len(space)} and {samples}")

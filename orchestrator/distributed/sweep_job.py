@@ -18,6 +18,8 @@ from orchestrator.report import print_table
 from orchestrator.report.text import duration, make_console
 from orchestrator.stopping import Floor
 
+_AS = "97 is 97 % of the images, 0.5 is one of 200 images"
+
 if TYPE_CHECKING:
     from orchestrator.distributed.sweep import SweepResult
 
@@ -33,21 +35,26 @@ class SweepFlags(Flags):
     max_concurrent: int | None = None
     """Paths at a time; left out: as many as the cluster holds."""
     target_accuracy: float | None = None
-    """Cut a path after a round whose validation accuracy, a fraction, is below this."""
+    """Cut a path after a round whose validation accuracy is below this, in per cent: 97."""
     max_drop: float | None = None
-    """Cut a path after a round whose validation accuracy is more than this many points (percent) below dense."""
+    """Cut a path after a round whose validation accuracy is more than this below dense, in per cent: 0.5."""
     asha: bool = False
     """Stop the weaker half of the paths early, round by round (successive halving)."""
     tracker: TrackerName | None = None
     """Log every path to a tracker."""
 
     def stop(self) -> Floor | None:
-        """The floor that the flags name. Raises ConfigError."""
-        if self.target_accuracy is None and self.max_drop is None:
+        """Return the floor that the flags name, if any. Raises ConfigError."""
+        accuracy, drop = self.target_accuracy, self.max_drop
+        if accuracy is not None and drop is not None:
+            raise ConfigError(f"give --target-accuracy or --max-drop, not both, got {accuracy:g} and {drop:g}")
+        if accuracy is not None and not 1 < accuracy <= 100:
+            raise ConfigError(f"--target-accuracy must be in per cent, above 1 and up to 100, got {accuracy:g}: {_AS}")
+        if drop is not None and not (drop == 0 or 0.1 <= drop <= 100):
+            raise ConfigError(f"--max-drop must be in per cent, 0 or from 0.1 to 100, got {drop:g}: {_AS}")
+        if accuracy is None and drop is None:
             return None
-        if self.max_drop is not None and not 0 <= self.max_drop <= 100:
-            raise ConfigError(f"--max-drop must be in points of accuracy, 0 to 100, got {self.max_drop:g}")
-        return Floor(self.target_accuracy, None if self.max_drop is None else self.max_drop / 100)
+        return Floor(None if accuracy is None else accuracy / 100, None if drop is None else drop / 100)
 
 
 def main(

@@ -6,6 +6,7 @@ import importlib
 from typing import TYPE_CHECKING, Literal
 
 from orchestrator.errors import ConfigError
+from orchestrator.extras import extra
 
 if TYPE_CHECKING:  # the flags of a job need the names only, and not Ray
     from ray import tune
@@ -19,23 +20,28 @@ _MODULES: dict[str, tuple[str, str]] = {
 
 
 def tracker(name: TrackerName, project: str) -> tune.Callback:
-    """The callback that logs to `project` of the tracker, reached as its own environment variables say.
+    """Return the callback that logs to `project` of the tracker, reached as its own environment variables say.
 
     MLFLOW_TRACKING_URI; WANDB_API_KEY, or WANDB_MODE=offline (of the nodes: W&B logs from there). TensorBoard writes
     to the sweep's folder (see `sweep_paths`).
 
-    Raises ConfigError for an unknown name, or one whose package is not installed.
+    Raises ConfigError for an unknown name, and for a tracker whose package cannot be imported or that cannot be set up.
     """
     if name not in _MODULES:
         raise ConfigError(f"tracker must be one of {', '.join(_MODULES)}, got {name!r}")
     package, integration = _MODULES[name]
-    try:
+    with extra(name, f"tracker {name!r}"):
         importlib.import_module(package)
-    except ImportError:
-        raise ConfigError(f"tracker {name!r} needs {package}: pip install 'rewind-orchestrator[{name}]'") from None
-    module = importlib.import_module(integration)
+        module = importlib.import_module(integration)
+    callback: tune.Callback
     if name == "mlflow":
-        return module.MLflowLoggerCallback(experiment_name=project)
-    if name == "wandb":
-        return module.WandbLoggerCallback(project=project, log_config=True)
-    return module.TBXLoggerCallback()
+        callback = module.MLflowLoggerCallback(experiment_name=project)
+    elif name == "wandb":
+        callback = module.WandbLoggerCallback(project=project, log_config=True)
+    else:
+        callback = module.TBXLoggerCallback()
+    try:
+        callback.setup()  # Ray Tune does it again, but only after Ray has started
+    except Exception as error:
+        raise ConfigError(f"tracker {name!r} cannot be set up: {' '.join(str(error).split())[:300]}") from error
+    return callback

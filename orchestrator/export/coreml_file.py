@@ -20,6 +20,7 @@ from orchestrator.export.files import appearing
 from orchestrator.export.preprocessing import Preprocessing
 from orchestrator.export.program import first_cause, quiet, traced
 from orchestrator.export.runtimes import INPUT, OUTPUT
+from orchestrator.extras import extra
 
 PACKAGE = ".mlpackage"
 _PRUNING = "compression::prune_weights"
@@ -35,14 +36,9 @@ def save_coreml(module: nn.Module, path: str | Path, preprocessing: Preprocessin
     Raises ExportError for a module that torch.export or Core ML does not take, if the file cannot be written, or if
     coremltools is missing.
     """
-    try:
-        with quiet():
-            import coremltools
-            from coremltools.optimize.coreml import OpThresholdPrunerConfig, OptimizationConfig
-    except ImportError as error:
-        raise ExportError(
-            f"Core ML files need coremltools ({error}): pip install 'rewind-orchestrator[coreml]', on Linux or macOS"
-        ) from None
+    with extra("coreml", "Core ML files", ExportError), quiet():
+        import coremltools
+        from coremltools.optimize.coreml import OpThresholdPrunerConfig, OptimizationConfig
     path = Path(path)
     program = traced(for_inference(module, preprocessing.input_shape), preprocessing, batch=1, dynamic=False)
     try:

@@ -19,6 +19,7 @@ from orchestrator.export.files import appearing
 from orchestrator.export.preprocessing import Preprocessing
 from orchestrator.export.program import first_cause, quiet, traced
 from orchestrator.export.runtimes import INPUT, OUTPUT
+from orchestrator.extras import extra
 from orchestrator.training.checks import one_line
 from orchestrator.training.state import model_tensors
 
@@ -60,10 +61,8 @@ def save_onnx_half(source: str | Path, path: str | Path) -> Path:
     package is missing.
     """
     onnx, _ = _packages()
-    try:
+    with extra("onnx", "ONNX files", ExportError):
         from onnxconverter_common import float16
-    except ImportError as error:
-        raise _missing(error) from None
     path = Path(path)
     with _converting(source, path):
         model = onnx.load(str(source))
@@ -202,14 +201,8 @@ def _check(onnx: Any, place: Path, path: Path) -> None:
 
 
 def _packages() -> tuple[Any, Any]:
-    try:
+    with extra("onnx", "ONNX files", ExportError):
         import onnx
         import onnxruntime
         import onnxscript  # noqa: F401  (torch.onnx needs it)
-    except ImportError as error:
-        raise _missing(error) from None
     return onnx, onnxruntime
-
-
-def _missing(error: ImportError) -> ExportError:
-    return ExportError(f"ONNX files need more packages ({error}): pip install 'rewind-orchestrator[onnx]'")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +72,18 @@ class Deployment:
     networks: tuple[Facts, ...]
     artifacts: tuple[Artifact, ...]
     skipped: tuple[Skipped, ...]
+
+    @property
+    def keys(self) -> set[str]:
+        """The keys of the rounds that the networks are from."""
+        return {str(facts.origin["key"]) for facts in self.networks if "key" in facts.origin}
+
+    def present(self, folder: Path) -> Deployment:
+        """Return it with only those files that are in `folder`; the others count as left out."""
+        gone = [artifact for artifact in self.artifacts if not (folder / artifact.file).is_file()]
+        skipped = [Skipped(network=each.network, format=each.format, reason=f"{each.file} is gone") for each in gone]
+        artifacts = tuple(artifact for artifact in self.artifacts if artifact not in gone)
+        return replace(self, artifacts=artifacts, skipped=(*self.skipped, *skipped))
 
     @property
     def measured(self) -> list[tuple[Artifact, Speed]]:

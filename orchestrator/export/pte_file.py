@@ -11,6 +11,7 @@ from orchestrator.export.batch_norm import for_inference
 from orchestrator.export.files import appearing
 from orchestrator.export.preprocessing import Preprocessing
 from orchestrator.export.program import first_cause, quiet, traced
+from orchestrator.extras import extra
 
 
 def save_pte(module: nn.Module, path: str | Path, preprocessing: Preprocessing) -> Path:
@@ -19,15 +20,9 @@ def save_pte(module: nn.Module, path: str | Path, preprocessing: Preprocessing) 
     Raises ExportError for a module that torch.export or ExecuTorch does not take, if the file cannot be written, or
     if ExecuTorch is missing.
     """
-    try:
-        with quiet():
-            from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
-            from executorch.exir import to_edge_transform_and_lower
-    except ImportError as error:
-        raise ExportError(
-            f".pte files need ExecuTorch ({error}): pip install 'rewind-orchestrator[mobile]', in an environment of "
-            "its own without constraints.txt"
-        ) from None
+    with extra("mobile", ".pte files", ExportError), quiet():
+        from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+        from executorch.exir import to_edge_transform_and_lower
     path = Path(path)
     program = traced(for_inference(module, preprocessing.input_shape), preprocessing, batch=1, dynamic=False)
     try:

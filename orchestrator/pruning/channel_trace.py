@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from orchestrator.errors import ConfigError
+from orchestrator.extras import extra
 from orchestrator.pruning.channel_graph import SIDES, ChannelGraph, Cut, Group, Layer, Member, tensor_sides
 from orchestrator.pruning.macs import weight_uses
 from orchestrator.pruning.shrink import shrink
@@ -32,12 +33,8 @@ def trace_channels(module: nn.Module, input_shape: tuple[int, ...]) -> ChannelGr
     are called twice or share a weight. Raises ConfigError where torch-pruning is missing, the network cannot be
     traced, or no channel is left that may go.
     """
-    try:
+    with extra("channels", "pruning of channels"):
         import torch_pruning
-    except ImportError:
-        raise ConfigError(
-            "pruning of channels needs torch-pruning: pip install 'rewind-orchestrator[channels]'"
-        ) from None
     network = copy.deepcopy(module).cpu().float().eval().requires_grad_()
     image = torch.zeros((1, *input_shape))
     try:

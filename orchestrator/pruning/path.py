@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from orchestrator.errors import ConfigError
@@ -96,6 +96,17 @@ class Explicit:
 
     def densities(self) -> tuple[float, ...]:
         return tuple(self.values)
+
+
+def longer(path: Path) -> Path:
+    """Return `path` with one more round, whose step is the mean step of `path` in log density.
+
+    The rounds that both have keep their keys, and a longer `Geometric` has those of a `Geometric` of that length.
+    """
+    if isinstance(path, Geometric):
+        return replace(path, rounds=path.rounds + 1)
+    densities = path.densities()
+    return Explicit((*densities, densities[-1] ** (1 + 1 / len(densities))))
 
 
 def _check_fraction(what: str, value: float) -> None:

@@ -30,7 +30,7 @@ class Choice:
                 f"dense network's {dense} %: the dense network is what to take so far."
             )
         return (
-            f"Of the {self.looked_at:,} rounds of all experiments, {self.good:,} have a validation accuracy of "
+            f"Of the {self.looked_at:,} rounds of this network and data, {self.good:,} have a validation accuracy of "
             f"at least {percent(self.least)} %, half a point below the dense network's {dense} %; "
             f"of those this one keeps the fewest weights ({row.kept:,} of {row.prunable:,}, "
             f"{compression(row.compression)}, {size(row.bytes)}), with {percent(row.validation.median)} %."

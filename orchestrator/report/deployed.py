@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from orchestrator.errors import ConfigError
 from orchestrator.export.proof import Artifact, Deployment, Facts, Skipped
-from orchestrator.report.tasks import tasks
+from orchestrator.report.tasks import Task, tasks
 from orchestrator.report.text import milliseconds, percent, plain, size
 
 if TYPE_CHECKING:
@@ -22,6 +23,10 @@ class Deployed:
 
     deployment: Deployment
     drawings: Mapping[str, str]
+
+    def has(self, records: Iterable[Record]) -> bool:
+        """Whether the network of one of `records` is among the files."""
+        return any(record.key in self.deployment.keys for record in records)
 
     @cached_property
     def smallest(self) -> Artifact:
@@ -73,30 +78,32 @@ class Deployed:
 
 
 def recommended_rounds(records: Iterable[Record]) -> list[Record]:
-    """The recommended network of the experiments that mask weights, and that of those that remove channels.
+    """Return the recommended rounds to export: the best that masks weights, and the best that removes channels.
 
-    What recommends the dense network is left out, unless nothing else is recommended. Raises as `recommended_round`.
+    Of several seeds the one that is best on validation is taken. What recommends the dense network is left out, unless
+    nothing else is recommended. Raises ConfigError where nothing is recommended, or where the records are of several
+    models or data sets.
     """
-    records = list(records)
-    smaller = {record.experiment for record in records if record.channels}
-    kinds = [[r for r in records if (r.experiment in smaller) is removed] for removed in (False, True)]
-    found = [recommended_round(kind) for kind in kinds if kind]
+    found = [(task.title, rounds) for task in tasks(records) if (rounds := _recommended(task))]
+    if not found:
+        raise ConfigError(
+            "--round must say which network to export, as no dense round has finished: orchestrator status has the keys"
+        )
+    if len(found) > 1:
+        each = (f"{' '.join(f'--round {r.key[:12]}' for r in rounds)} for {title}" for title, rounds in found)
+        raise ConfigError(
+            f"the storage holds {len(found)} networks (model and data), each with recommended rounds of its own: "
+            f"pass {', or '.join(each)}"
+        )
+    return found[0][1]
+
+
+def _recommended(task: Task) -> list[Record]:
+    smaller = {record.experiment for record in task.records if record.channels}
+    masked = replace(task, records=tuple(r for r in task.records if r.experiment not in smaller))
+    removed = replace(task, records=tuple(r for r in task.records if r.experiment in smaller))
+    found = [kind.chosen[0] for kind in (masked, removed) if kind.chosen]
     return [record for record in found if record.round] or found[:1]
-
-
-def recommended_round(records: Iterable[Record]) -> Record:
-    """The recommended network's record; of several seeds the one that is best on validation.
-
-    Raises ConfigError where nothing is recommended, or where there are several data sets.
-    """
-    found = tasks(records)
-    choices = [task.choice for task in found if task.choice]
-    if len(found) != 1 or not choices:
-        reason = f"there are {len(found)} data sets" if len(found) > 1 else "no dense round has finished"
-        raise ConfigError(f"--round must say which network to export, as {reason}: orchestrator status has the keys")
-    row = choices[0].row
-    seeds = [record for record in found[0].paths[row.experiment] if record.round == row.round]
-    return max(seeds, key=lambda record: (record.metrics["val_accuracy"], -record.seed))
 
 
 def round_line(record: Record) -> str:
@@ -107,11 +114,11 @@ def round_line(record: Record) -> str:
     return plain(f"{record.experiment}, round {record.round}, key {record.key[:12]}: {size}")
 
 
-def artifact_line(artifact: Artifact | Skipped) -> str:
-    """One line about a file that was just measured, or about one that is not there."""
+def artifact_line(artifact: Artifact | Skipped, folder: Path) -> str:
+    """Return one line about a file in `folder` that was just measured, or about one that is not there."""
     if isinstance(artifact, Skipped):
         return plain(f"left out: {artifact.network} as {artifact.format}: {artifact.reason}")
-    line = f"written: {artifact.file}: {size(artifact.bytes)}, to download {size(artifact.download_bytes)}"
+    line = f"written: {folder / artifact.file}: {size(artifact.bytes)}, to download {size(artifact.download_bytes)}"
     if artifact.speed is None:
         return plain(f"{line}, not run here: {artifact.not_run}")
     speed = artifact.speed

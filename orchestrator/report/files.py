@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.export.proof import Deployment
+from orchestrator.folders import check_writable
 from orchestrator.report.csv_file import save_csv
 from orchestrator.report.deployed import Deployed
 from orchestrator.report.page import Chapter, save_page
+from orchestrator.report.page.template import check_packages
 from orchestrator.report.page.views import drawings_of
 from orchestrator.report.pictures import draw, drawing
 from orchestrator.report.pictures.deployed import deployed_pictures
@@ -17,12 +19,19 @@ from orchestrator.report.published import Published, published
 from orchestrator.report.tasks import Task
 
 
+def check_report(folder: Path, flag: str) -> None:
+    """Raise OrchestratorError, naming `flag`, if `save_report` could not write into `folder` or lacks a package."""
+    check_writable(folder, flag)
+    with drawing():
+        check_packages()
+
+
 def save_report(
     tasks: list[Task], failures: Iterable[Mapping[str, Any]], folder: Path, deployment: Deployment | None = None
 ) -> Iterator[Path]:
     """Write report.csv, the pictures and report.html; yield each file when it is there, the page last.
 
-    `deployment` is what was measured of exported files, if any were. Several data sets have pictures each: those of the
+    `deployment` is what was measured of exported files, if any were. Several tasks have pictures each: those of the
     second end in -2. Raises OrchestratorError if a file cannot be written or a package is missing; report.csv needs
     none.
     """

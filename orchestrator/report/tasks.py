@@ -1,10 +1,10 @@
-"""What may be compared: experiments on the same data, hence on the same validation and test images."""
+"""What may be compared: experiments with the same model and data, hence the same weights and images to count."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
@@ -22,11 +22,17 @@ MOST_SHOWN = 8  # experiments with a colour of their own
 
 @dataclass(frozen=True)
 class Task:
-    """All rounds on one data set. `data` is its name; `number` counts the tasks of a report from 1."""
+    """All rounds of one model on one data set, each by its name. `number` counts the tasks of a report from 1."""
 
     number: int
     data: str
+    model: str
     records: tuple[Record, ...]
+
+    @property
+    def title(self) -> str:
+        """`resnet8 (width=8) on digits`."""
+        return f"{self.model} on {self.data}"
 
     @cached_property
     def rows(self) -> list[Row]:
@@ -48,6 +54,15 @@ class Task:
     @cached_property
     def choice(self) -> Choice | None:
         return choose(self.rows)
+
+    @cached_property
+    def chosen(self) -> list[Record]:
+        """The rounds of the recommended row, a record a seed; the best on validation first."""
+        if self.choice is None:
+            return []
+        row = self.choice.row
+        records = [record for record in self.paths[row.experiment] if record.round == row.round]
+        return sorted(records, key=lambda record: (-record.metrics["val_accuracy"], record.seed))
 
     @cached_property
     def front(self) -> list[Row]:
@@ -73,17 +88,21 @@ class Task:
         return (best.kept / best.prunable, -best.validation.median, name) if best else (math.inf, 0, name)
 
 
-def tasks(records: Iterable[Record]) -> list[Task]:
-    """One task a data set, by its name."""
-    groups: dict[tuple[str, str], list[Record]] = {}
+def tasks(records: Iterable[Record], first: Collection[str] = ()) -> list[Task]:
+    """Return one task for each model and data set, by their names; those that have a round of the keys `first` lead."""
+    groups: dict[tuple[str, str, str], list[Record]] = {}
     for record in records:
-        groups.setdefault(_data(record), []).append(record)
-    found: Sequence[tuple[str, str]] = sorted(groups)
-    return [Task(number, key[0], tuple(groups[key])) for number, key in enumerate(found, start=1)]
+        groups.setdefault(_identity(record), []).append(record)
+    found = sorted(groups, key=lambda group: (all(record.key not in first for record in groups[group]), group))
+    return [Task(n, data, model, tuple(groups[data, model, about])) for n, (data, model, about) in enumerate(found, 1)]
 
 
-def _data(record: Record) -> tuple[str, str]:
-    """(name, everything that decides which images are trained on and tested with)."""
+def _identity(record: Record) -> tuple[str, str, str]:
+    """Return (name of the data, name of the model, everything that decides which they are)."""
     settings = record.settings
-    identity = json.dumps([settings.get(name) for name in ("data_options", "data_identity")], sort_keys=True)
-    return str(settings.get("data", "unknown data")), identity
+    model, options = str(settings.get("model", "unknown model")), settings.get("model_options")
+    if isinstance(options, dict) and options:
+        model += f" ({', '.join(f'{name}={value}' for name, value in options.items())})"
+    names = ("model_options", "model_identity", "data_options", "data_identity", "task")
+    identity = json.dumps([settings.get(name) for name in names], sort_keys=True)
+    return str(settings.get("data", "unknown data")), model, identity

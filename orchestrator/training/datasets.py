@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import TensorDataset
 
 from orchestrator.errors import DataError
+from orchestrator.extras import extra
 from orchestrator.training.data import Data, fixed_order
 from orchestrator.training.images import imagefolder
 
@@ -21,10 +22,8 @@ Array = np.ndarray[Any, Any]
 
 def digits() -> Data:
     """1,797 handwritten digits of 8 x 8 pixels, 1,200 / 300 / 297 (Alpaydin and Kaynak 1998; in scikit-learn)."""
-    try:
+    with extra("digits", "data 'digits'", DataError):
         from sklearn.datasets import load_digits
-    except ImportError:
-        raise DataError("data 'digits' needs scikit-learn: pip install 'rewind-orchestrator[digits]'") from None
     source = load_digits()
     images, labels = torch.from_numpy(source.images / 16).float().unsqueeze(1), torch.from_numpy(source.target)
     train, val, test = np.split(fixed_order(source.target), (1200, 1500))

@@ -48,5 +48,5 @@ def test_a_space_needs_something_to_choose(space, samples, message, tmp_path, mo
 
 def test_without_optuna_the_way_out_is_said(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "optuna.samplers", None)
-    with pytest.raises(ConfigError, match=r"pip install 'rewind-orchestrator\[optuna\]'"):
+    with pytest.raises(ConfigError, match=r"pip install -e '\.\[optuna\]'"):
         sweep_space(build, SPACE, str(tmp_path))

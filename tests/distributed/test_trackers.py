@@ -64,5 +64,5 @@ def test_an_unknown_tracker_and_one_that_is_not_installed(monkeypatch):
     with pytest.raises(ConfigError, match="tracker must be one of mlflow, wandb, tensorboard, got 'notebook'"):
         tracker("notebook", "small")
     monkeypatch.setitem(sys.modules, "mlflow", None)
-    with pytest.raises(ConfigError, match=r"needs mlflow: pip install 'rewind-orchestrator\[mlflow\]'"):
+    with pytest.raises(ConfigError, match=r"tracker 'mlflow': .*mlflow.*pip install -e '\.\[mlflow\]'"):
         tracker("mlflow", "small")

@@ -45,7 +45,7 @@ def parts(path):
 
 def test_without_its_package(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "coremltools", None)
-    with pytest.raises(ExportError, match=r"need coremltools .*pip install 'rewind-orchestrator\[coreml\]'"):
+    with pytest.raises(ExportError, match=r"Core ML files: .*coremltools.*pip install -e '\.\[coreml\]'"):
         save_coreml(networks.tied(4), tmp_path / "n.mlpackage.zip", GREY)
     assert list(tmp_path.iterdir()) == []
 
@@ -184,7 +184,7 @@ def test_a_file_that_cannot_run_here_is_there_without_figures(tmp_path, monkeypa
     blob = (tmp_path / file.file).read_bytes()
     assert (file.bytes, file.sha256) == (len(blob), hashlib.sha256(blob).hexdigest())
     assert file.not_run == REASON
-    assert artifact_line(file).endswith(f", not run here: {REASON}")
+    assert artifact_line(file, tmp_path).endswith(f", not run here: {REASON}")
     page = save(path_of("fine-tuning", 0, 2, epochs=2), tmp_path, deployed=found)
     assert f'<td colspan="8">not run here: {REASON}</td><td>{file.sha256[:12]}</td>' in page
     dense = f"takes {size(file.download_bytes)} as such a file"

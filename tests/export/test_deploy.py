@@ -34,7 +34,7 @@ from orchestrator.export.rounds import (
 )
 from orchestrator.export.runtimes import not_run
 from orchestrator.pruning import Channels, Filters, Geometric, Global, Layerwise, NofM, OneShot
-from orchestrator.report.deployed import recommended_round, recommended_rounds
+from orchestrator.report.deployed import recommended_rounds
 from orchestrator.runner import run
 from orchestrator.storage.ledger import Ledger
 from orchestrator.storage.store import open_store
@@ -113,7 +113,7 @@ def test_every_network_in_every_format(exported, ledger):
         blob = (folder / artifact.file).read_bytes()
         assert (hashlib.sha256(blob).hexdigest(), len(blob)) == (artifact.sha256, artifact.bytes)
         assert artifact.download_bytes <= artifact.bytes
-        assert any(line.startswith(f"written: {artifact.file}: ") for line in printed)
+        assert any(line.startswith(f"written: {folder / artifact.file}: ") for line in printed)
         assert (artifact.speed is None) == (not_run(folder / artifact.file) is not None)
     for artifact, speed in deployment.measured:
         assert 0 < speed.latency_p50 <= speed.latency_p90
@@ -124,7 +124,7 @@ def test_every_network_in_every_format(exported, ledger):
         named = {"packed": "torch ", "onnx": "onnxruntime ", "pte": "executorch "}[artifact.format.split("-")[0]]
         assert speed.runtime.startswith(named)
     for skipped in deployment.skipped:
-        assert f"rewind-orchestrator[{EXTRAS[skipped.format][1]}]" in skipped.reason
+        assert f"'.[{EXTRAS[skipped.format][1]}]'" in skipped.reason
 
 
 def test_accuracy_is_that_of_the_file(exported):
@@ -205,7 +205,7 @@ def test_masks_and_channels_are_each_recommended():
     masked, fewer = path_of("fine-tuning", 0, 4, epochs=1), path_of("learning-rate-rewinding", 0, 4, epochs=1)
     fewer = [dataclasses.replace(r, channels={"unit": "macs"}) if r.round else r for r in fewer]
     found = recommended_rounds(masked + fewer)
-    assert found == [recommended_round(masked), recommended_round(fewer)]
+    assert found == [*recommended_rounds(masked), *recommended_rounds(fewer)]
     assert all(record.round for record in found)
     assert recommended_rounds(fewer) == found[1:]
     assert [record.round for record in recommended_rounds([masked[0], *fewer[:1]])] == [0]
@@ -281,7 +281,7 @@ def test_wrong_flags_are_one_sentence(storage, tmp_path, capsys, args, words):
 @pytest.mark.skipif(WITH_EXECUTORCH, reason="executorch is here")
 def test_a_format_that_was_asked_for_must_be_there(storage, tmp_path, capsys):
     assert main(["export", str(storage), *TRUST, "--out", str(tmp_path), "--formats", "pte"]) == 1
-    assert "pip install 'rewind-orchestrator[mobile]'" in capsys.readouterr().err
+    assert "pip install -e '.[mobile]'" in capsys.readouterr().err
 
 
 def test_a_storage_does_not_decide_which_code_runs(storage, ledger, tmp_path, capsys):

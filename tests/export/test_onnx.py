@@ -271,11 +271,11 @@ def test_a_file_that_would_be_too_large(tmp_path, monkeypatch):
 @pytest.mark.parametrize("package", ["onnx", "onnxruntime", "onnxscript"])
 def test_without_its_packages(tmp_path, monkeypatch, package):
     monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(ExportError, match=rf"{package}.*pip install 'rewind-orchestrator\[onnx\]'"):
+    with pytest.raises(ExportError, match=rf"{package}.*pip install -e '\.\[onnx\]'"):
         save_onnx(networks.tied(4), tmp_path / "n.onnx", GREY)
 
 
 def test_half_without_its_package(tmp_path, monkeypatch, resnet):
     monkeypatch.setitem(sys.modules, "onnxconverter_common", None)
-    with pytest.raises(ExportError, match=r"pip install 'rewind-orchestrator\[onnx\]'"):
+    with pytest.raises(ExportError, match=r"pip install -e '\.\[onnx\]'"):
         save_onnx_half(resnet[1], tmp_path / "n.onnx")

@@ -19,7 +19,7 @@ from orchestrator.training.models import build_model
 def test_without_its_package(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "executorch", None)
     monkeypatch.setitem(sys.modules, "executorch.backends.xnnpack.partition.xnnpack_partitioner", None)
-    with pytest.raises(ExportError, match=r"\.pte files need ExecuTorch .*pip install 'rewind-orchestrator\[mobile\]'"):
+    with pytest.raises(ExportError, match=r"\.pte files: .*executorch.*pip install -e '\.\[mobile\]'"):
         save_pte(networks.tied(4), tmp_path / "n.pte", GREY)
     assert list(tmp_path.iterdir()) == []
 

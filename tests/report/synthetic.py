@@ -119,7 +119,7 @@ def hostile_records() -> list[Record]:
     for index, record in enumerate(records):
         odd = HOSTILE[index % len(HOSTILE)]
         record.layers.update({name: [1, 2] for name in HOSTILE})
-        record.settings.update(data=HOSTILE[0], model=odd)
+        record.settings.update(data=HOSTILE[0], model=HOSTILE[2])
         records[index] = dataclasses.replace(record, technique=odd)
     return records
 

@@ -96,7 +96,7 @@ def test_names_are_text_wherever_they_stand(tmp_path):
 def test_several_data_sets_have_a_chapter_and_pictures_each(tmp_path):
     records = all_paths(["fine-tuning"]) + all_paths(["weight-rewinding"], data="digits")
     page = save(records, tmp_path)
-    assert re.findall(r'<h2 class="task">([^<]*)', page) == ["cifar10", "digits"]
+    assert re.findall(r'<h2 class="task">([^<]*)', page) == ["resnet20 on cifar10", "resnet20 on digits"]
     assert (tmp_path / "accuracy.png").exists()
     assert (tmp_path / "accuracy-2.png").exists()
     ids = re.findall(r'\bid="([^"]*)"', page)

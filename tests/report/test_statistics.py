@@ -185,11 +185,35 @@ def test_a_shared_round_is_asked_by_each_and_trained_once():
     assert sharing([]).saved == 0
 
 
-def test_experiments_on_other_data_are_another_task():
-    found = tasks(paths(NAMES[:1]) + paths(NAMES[1:2], data="digits"))
-    assert [(task.number, task.data, list(task.experiments)) for task in found] == [
-        (1, "cifar10", NAMES[:1]), (2, "digits", NAMES[1:2]),
-    ]  # fmt: skip
+def test_experiments_with_another_model_or_other_data_are_another_task():
+    wide = [
+        dataclasses.replace(r, settings={**r.settings, "model_options": {"width": 32}})
+        for r in paths(NAMES[2:3], seeds=1)
+    ]
+    records = paths(NAMES[:1]) + paths(NAMES[1:2], data="digits") + wide + paths(["lottery-ticket"], model="resnet56")
+    expected = [
+        ("resnet20 on cifar10", NAMES[:1]),
+        ("resnet20 (width=32) on cifar10", NAMES[2:3]),
+        ("resnet56 on cifar10", ["lottery-ticket"]),
+        ("resnet20 on digits", NAMES[1:2]),
+    ]
+    found = tasks(records)
+    assert [(task.title, list(task.experiments)) for task in found] == expected
+    assert [task.number for task in found] == [1, 2, 3, 4]
+    leading = tasks(records, first={wide[-1].key})
+    assert [task.title for task in leading] == [expected[n][0] for n in (1, 0, 2, 3)]
+    assert [task.number for task in leading] == [1, 2, 3, 4]
+
+
+def test_the_chosen_rounds_are_those_of_the_recommended_row():
+    (task,) = tasks(paths(NAMES, seeds=3))
+    row = task.choice.row
+    assert {(r.experiment, r.round) for r in task.chosen} == {(row.experiment, row.round)}
+    accuracies = [r.metrics["val_accuracy"] for r in task.chosen]
+    assert accuracies == sorted(accuracies, reverse=True)
+    assert len(accuracies) == 3
+    (nothing,) = tasks([r for r in task.records if r.round])
+    assert nothing.chosen == []
 
 
 def test_of_many_experiments_the_best_are_shown():

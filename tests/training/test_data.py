@@ -304,7 +304,7 @@ def test_digits_are_split_once_and_for_all() -> None:
 
 def test_digits_without_scikit_learn(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
-    with pytest.raises(DataError, match=r"pip install 'rewind-orchestrator\[digits\]'"):
+    with pytest.raises(DataError, match=r"pip install -e '\.\[digits\]'"):
         load_data("digits", {})
 
 

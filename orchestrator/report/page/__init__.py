@@ -11,6 +11,7 @@ from orchestrator.report.output import writing
 from orchestrator.report.page.template import render
 from orchestrator.report.page.views import Chapter, rounds_table
 from orchestrator.report.sharing import sharing
+from orchestrator.report.text import shorten
 
 if TYPE_CHECKING:
     from orchestrator.storage.ledger import Record
@@ -25,7 +26,7 @@ def save_page(
     path: Path,
     deployed: Deployed | None = None,
 ) -> Path:
-    """Write the page of `chapters`, one a data set, and of exported files, and return `path`.
+    """Write the page of `chapters`, one a task, and of exported files, and return `path`.
 
     Raises OrchestratorError if a package is missing or `path` cannot be written.
     """
@@ -33,6 +34,7 @@ def save_page(
     text = render(
         {
             "chapters": chapters,
+            "data": ", ".join(dict.fromkeys(shorten(chapter.task.data, 60) for chapter in chapters)),
             "deployed": deployed,
             "experiments": sum(len(chapter.task.experiments) for chapter in chapters),
             "sharing": sharing(records),

@@ -12,23 +12,28 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.errors import OrchestratorError
+from orchestrator.extras import extra
 from orchestrator.report import text
 from orchestrator.report.paired import LEVEL, RESAMPLES
 from orchestrator.report.pictures import COLOURS
-from orchestrator.report.pictures.style import missing
 from orchestrator.report.published import SOURCE
 from orchestrator.report.summary import RULE
 
 EXPORT = re.compile(r"export\s*\{([^{}]*)\}\s*;?")
 
 
+def check_packages() -> None:
+    """Raise OrchestratorError if `render` would lack a package, or has one of another form than it reads."""
+    with extra("plots", "the report page"):
+        import jinja2  # noqa: F401
+    _library()
+
+
 def render(values: Mapping[str, Any]) -> str:
     """The page with `values`. Raises OrchestratorError if a package is missing."""
-    try:
+    with extra("plots", "the report page"):
         from jinja2 import Environment, PackageLoader, StrictUndefined
         from markupsafe import Markup
-    except ImportError as error:
-        raise missing("the page needs jinja2", error) from None
 
     def one_line(value: Any) -> Any:
         """What is shown of a text: names come from storage, where anybody may have written."""
@@ -72,9 +77,10 @@ def _library() -> str:
 
     itables itself is not imported: that would load pandas, for a second, to read a file.
     """
-    found = importlib.util.find_spec("itables")
-    if found is None or not found.submodule_search_locations:
-        raise missing("the page needs itables", ImportError("No module named 'itables'"))
+    with extra("plots", "the report page"):
+        found = importlib.util.find_spec("itables")
+        if found is None or not found.submodule_search_locations:
+            raise ImportError("No module named 'itables'")
     bundle = Path(found.submodule_search_locations[0], "html", "dt_bundle.js").read_text(encoding="utf-8")
     exports = {theirs: ours for ours, theirs in re.findall(r"([\w$]+) as ([\w$]+)", "".join(EXPORT.findall(bundle)))}
     if "jQuery" not in exports or "</script" in bundle.lower():

@@ -79,7 +79,7 @@ class _Sheet:
         self._others = [name for name in task.experiments if name not in self._names]
         labels += ["others"] if self._others else []
         lines, self._columns = legend_shape(labels)
-        subtitle = f"{shorten(task.data, 24)}: {self.alt.split(', ', 1)[1]}"
+        subtitle = f"{shorten(task.title, 40)}: {self.alt.split(', ', 1)[1]}"
         self.figure, (self.axes,) = frame(title, subtitle, legend=lines, note=self._note)
         self.axes.set_ylim(low, high)
         self.axes.yaxis.set_major_formatter("{x:g} %")

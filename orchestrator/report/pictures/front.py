@@ -23,7 +23,7 @@ def front_picture(task: Task) -> Picture:
         note += " Dotted: the least accuracy\nthat a recommended network must have. "
         note += "Of those above it, the one with the fewest weights."
     title = "Accuracy against size of the model file"
-    subtitle = f"{shorten(task.data, 24)}: validation accuracy; a dot is a round, the median of its seeds"
+    subtitle = f"{shorten(task.title, 35)}: validation accuracy of each round, median of its seeds"
     figure, (axes,) = frame(title, subtitle, right=0.3, note=note)
     titles: dict[str, list[str]] = {}
     inside = _limit(axes, task)

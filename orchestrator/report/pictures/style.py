@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.errors import OrchestratorError
+from orchestrator.extras import extra
 from orchestrator.report.output import writing
 from orchestrator.report.pictures.svg import inline
 from orchestrator.report.text import shorten
@@ -73,24 +73,17 @@ class Picture:
 
 @contextlib.contextmanager
 def drawing() -> Iterator[None]:
-    """Within it pictures are drawn and saved. Raises OrchestratorError without matplotlib.
+    """Within it pictures are drawn and saved. Raises ConfigError without matplotlib.
 
     The user's own style file would change the picture, or ask for a TeX that is not there. Names are no formulas,
     and ids come out the same each time.
     """
-    try:
+    with extra("plots", "pictures"):
         from matplotlib import rc_context, rcParamsDefault
-    except ImportError as error:
-        raise missing("pictures need matplotlib", error) from None
     style: dict[Any, Any] = {name: value for name, value in rcParamsDefault.items() if name != "backend"}
     style |= {"text.parse_math": False, "svg.fonttype": "none", "svg.hashsalt": "report", "text.color": INK}
     with rc_context(style):
         yield
-
-
-def missing(what: str, error: ImportError) -> OrchestratorError:
-    """What to say where a package of the `plots` extra is not there."""
-    return OrchestratorError(f"{what} ({error}): pip install 'rewind-orchestrator[plots]'")
 
 
 def frame(

@@ -1,0 +1,147 @@
+"""The page beside exported files: these files first, then the experiments with their model and data alone."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from report.synthetic import deployment, path_of, write
+
+from orchestrator.__main__ import main
+from orchestrator.export.measure import DataSource
+from orchestrator.export.proof import Deployment
+from orchestrator.report.deployed import recommended_rounds
+from orchestrator.storage.ledger import Ledger, Record
+from orchestrator.storage.store import open_store
+
+SMALL = path_of("learning-rate-rewinding", 0, 6, epochs=2)  # its model comes first by name
+WIDE = path_of("weight-rewinding", 0, 4, epochs=2, model="resnet56")
+FAILURES = [
+    {"experiment": name, "seed": 0, "round": 9, "reason": f"{name} diverged"} for name in ("weight-rewinding", "x")
+]
+
+
+def of_rounds(records: list[Record]) -> Deployment:
+    """A deployment of the networks of `records`, two."""
+    found = deployment()
+    networks = [
+        dataclasses.replace(facts, origin={"key": record.key, "round": record.round})
+        for facts, record in zip(found.networks, records, strict=True)
+    ]
+    return dataclasses.replace(found, networks=tuple(networks))
+
+
+class Sketch:
+    """A picture that takes no time."""
+
+    name = "sketch"
+
+    def save(self, path: Path) -> Path:
+        return path
+
+    def svg(self, prefix: str) -> str:
+        return "<svg></svg>"
+
+
+@pytest.fixture(autouse=True)
+def _sketches(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("orchestrator.report.files.draw", lambda task, references: [])
+    monkeypatch.setattr("orchestrator.report.files.deployed_pictures", lambda deployment: [Sketch()])
+
+
+@pytest.fixture
+def storage(tmp_path: Path) -> Path:
+    """Two models on one data set, and a failure of one of them and of another experiment."""
+    ledger = Ledger(open_store(str(tmp_path / "runs")))
+    write(ledger, [SMALL, WIDE])
+    for number, failure in enumerate(FAILURES):
+        ledger.write_failure(f"{number}" * 64, {**failure, "key": f"{number}" * 64})
+    return tmp_path / "runs"
+
+
+def exported(folder: Path, rounds: list[Record]) -> Deployment:
+    folder.mkdir(exist_ok=True)
+    found = of_rounds(rounds)
+    found.save(folder)
+    for artifact in found.artifacts:
+        (folder / artifact.file).write_bytes(b"network")
+    return found
+
+
+def test_files_come_first_and_their_model_before_others(storage: Path, tmp_path: Path) -> None:
+    """And each chapter says whether its recommended network is among the files."""
+    exported(tmp_path / "deploy", [WIDE[0], recommended_rounds(WIDE)[0]])
+    assert main(["report", str(storage), "--out", str(tmp_path / "deploy")]) == 0
+    page = (tmp_path / "deploy" / "report.html").read_text()
+    parts = ["In the user's hands", ">resnet56 on ", ">resnet20 on "]
+    assert [page.index(part) for part in parts] == sorted(page.index(part) for part in parts)
+    told = re.findall(r"not among the files above: orchestrator export writes it with --round (\w+)", page)
+    assert told == [recommended_rounds(SMALL)[0].key[:12]]
+
+
+def test_files_of_networks_that_a_report_does_not_show_are_left_out(
+    storage: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "deploy"
+    exported(folder, [WIDE[0], WIDE[1]])
+    assert main(["report", str(storage), "--out", str(folder), "--experiment", "learning-rate-rewinding"]) == 0
+    assert f"left out: {folder}/deploy.json is of networks that this report does not show" in capsys.readouterr().out
+    page = (folder / "report.html").read_text()
+    assert 'id="deployed"' not in page
+    assert "diverged" not in page, "nor failures of other experiments"
+
+
+def test_a_file_that_is_gone_is_not_shown_as_one_to_download(storage: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "deploy"
+    found = exported(folder, [WIDE[0], WIDE[1]])
+    gone = found.artifacts[2].file
+    (folder / gone).unlink()
+    assert main(["report", str(storage), "--out", str(folder)]) == 0
+    page = (folder / "report.html").read_text()
+    assert f"<td>{gone}</td>" not in page
+    assert f"{gone} is gone" in page
+
+
+def test_export_writes_a_page_of_the_model_and_data_that_it_exports(
+    storage: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rounds = [WIDE[0], recommended_rounds(WIDE)[0]]
+    monkeypatch.setattr(DataSource, "load", lambda self: None)
+    monkeypatch.setattr("orchestrator.export.rounds.side_by_side", lambda ledger, records, data: records)
+    monkeypatch.setattr("orchestrator.export.deploy.deploy", lambda networks, out, **_: exported(out, list(networks)))
+    folder = tmp_path / "deploy"
+    assert main(["export", str(storage), "--out", str(folder), "--round", rounds[1].key[:12]]) == 0
+    printed, page = capsys.readouterr().out, (folder / "report.html").read_text()
+    for text in (printed, page):
+        assert "weight-rewinding" in text
+        assert "learning-rate-rewinding" not in text
+    assert "weight-rewinding diverged" in page
+    assert "x diverged" not in page
+
+
+@pytest.mark.parametrize("package", ["matplotlib", "jinja2", "itables"])
+def test_export_needs_the_packages_of_its_page_first(
+    package: str, storage: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def never(*_: Any, **__: Any) -> None:
+        pytest.fail("the export began")
+
+    monkeypatch.setattr(DataSource, "load", never)
+    monkeypatch.setitem(sys.modules, package, None)
+    assert main(["export", str(storage), "--out", str(tmp_path / "deploy"), "--round", WIDE[1].key[:12]]) == 1
+    assert "pip install -e '.[plots]'" in capsys.readouterr().err
+
+
+def test_without_a_round_a_storage_of_two_models_names_the_recommended_ones(
+    storage: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["export", str(storage), "--out", str(tmp_path / "deploy")]) == 1
+    small, wide = (recommended_rounds(records)[0].key[:12] for records in (SMALL, WIDE))
+    assert capsys.readouterr().err == (
+        "error: the storage holds 2 networks (model and data), each with recommended rounds of its own: "
+        f"pass --round {small} for resnet20 on cifar10, or --round {wide} for resnet56 on cifar10\n"
+    )
