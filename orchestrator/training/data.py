@@ -17,8 +17,9 @@ from torch.utils.data import Dataset, Subset, TensorDataset
 
 from orchestrator.errors import ConfigError, DataError, OrchestratorError
 from orchestrator.lookup import lookup
-from orchestrator.training.checks import check_fields, check_split, known_labels, one_line, read_sample
+from orchestrator.training.checks import check_fields, check_split, known_labels, read_sample
 from orchestrator.training.rng import own_randomness, seed_all
+from orchestrator.user_code import described
 
 T = TypeVar("T")
 Split = Literal["train", "val", "test"]
@@ -152,7 +153,7 @@ def call(
     except OrchestratorError:
         raise
     except Exception as error:
-        raise failure(f"{what} failed: {one_line(error)}") from error
+        raise failure(f"{what} failed: {described(error)}") from error
 
 
 def _signature(function: Callable[..., object], what: str) -> inspect.Signature:
