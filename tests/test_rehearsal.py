@@ -12,6 +12,7 @@ import tiny
 import torch
 from torch.utils.data import TensorDataset
 
+from orchestrator.distributed.deployment import Deployment, Workers
 from orchestrator.errors import ConfigError
 from orchestrator.problem import load_problem
 from orchestrator.pruning import Global
@@ -185,3 +186,15 @@ def test_the_place_of_an_error_is_the_innermost_line_of_the_users_own_files():
     line = caught.traceback[0].lineno + 1
     assert described(caught.value).endswith(f"({Path(__file__)}:{line})")
     assert described(ValueError("never\nraised")) == "ValueError: never raised"
+
+
+def synchronised(num_classes, input_shape):
+    return torch.nn.SyncBatchNorm.convert_sync_batchnorm(tiny.model(num_classes, input_shape))
+
+
+def test_synchronised_batch_norm_needs_gpus():
+    problem, _ = load_problem(dataclasses.replace(tiny.EXPERIMENT, model="test_rehearsal:synchronised"))
+    with pytest.raises(ConfigError, match=r"SyncBatchNorm can be trained on GPUs only.* has it in 1: use"):
+        Deployment().check_layers(problem.gpu_only)
+    Deployment(Workers(1, 1, 1.0, 1.0)).check_layers(problem.gpu_only)
+    Deployment().check_layers(())

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import ray
 
-from orchestrator.distributed.failures import log_file
+from orchestrator.distributed.failures import log_file, with_log
 from orchestrator.distributed.logs import RoundLog, about_round
 from orchestrator.distributed.metrics import MeteredStore, Metrics
 from orchestrator.distributed.tensors import share, unshare
@@ -199,9 +199,10 @@ class DriverActor:
         ours = isinstance(error, OrchestratorError)
         reason = str(error) if ours else f"{described(error)}; the driver's log: {log_file()}"
         self._log.exception("the driver failed")
-        if (key := self._driver.unfinished_key()) is not None:
-            self.fail_round(key, reason)
         self._failure = self._failure or reason
+        with contextlib.suppress(StorageError):
+            if (key := self._driver.unfinished_key()) is not None:
+                self.fail_round(key, reason)
 
     def _claim_next(self) -> tuple[str | None, bool]:
         """Key of the round that is next, if there is one, and whether it is ours to train."""
@@ -266,15 +267,16 @@ class DriverActor:
                 self._driver.fail_round(key, reason, self._job)
             self._claims.release(key)
 
-    def crashed(self, key: str, error: str, lost: bool) -> None:
-        """Remember what a worker died of. The same error again without progress ends the run, unless a peer was lost.
+    def crashed(self, key: str, error: str, log: str, *, lost: bool) -> None:
+        """Remember what a worker, or what starts workers, died of.
 
-        A peer's death is told by those who live on, often in the same words, and the next group may live longer.
+        The same error again without progress ends the run, unless a peer was lost: those who live on tell of that in
+        the same words each time, and the next group may live longer.
         """
         self._log.info("worker died", error=error)
-        self._crash = error
+        self._crash = with_log(error, log)
         if not lost and self._seen.setdefault(error, self._starts) < self._starts:
-            self.fail_round(key, f"two attempts ended in the same error: {error}")
+            self.fail_round(key, f"two attempts ended in the same error: {self._crash}")
 
     def resumed(self, key: str, place: tuple[int, int]) -> None:
         """The workers go on from this place; further than the last time is no fruitless start."""

@@ -51,14 +51,19 @@ def may_pass(error: BaseException) -> bool:
 
 def sentence(error: BaseException) -> str:
     """What the user must know: an error of ours speaks for itself, any other with its line and this process's log."""
-    if isinstance(error, OrchestratorError):
-        return str(error)
+    return str(error) if isinstance(error, OrchestratorError) else with_log(said(error), log_file())
+
+
+def with_log(text: str, log: str) -> str:
+    return f"{text}; the worker's log: {log}" if log else text
+
+
+def said(error: BaseException) -> str:
+    """The error with its line; the same text from every process that meets the same error."""
     if isinstance(error, torch.OutOfMemoryError):
         why = ", ".join(filter(None, [str(error).partition(". ")[0], place(error)]))
-        said = f"the GPU's memory is too small ({why}): lower batch_size, or ask for more workers"
-    else:
-        said = described(error)[:2000]
-    return f"{said}; the worker's log: {log}" if (log := log_file()) else said
+        return f"the GPU's memory is too small ({why}): lower batch_size, or ask for more workers"
+    return described(error)[:2000]
 
 
 def log_file() -> str:

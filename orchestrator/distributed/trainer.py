@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import platform
 import threading
@@ -32,10 +31,10 @@ START_SECONDS = 3600.0  # until a group that finds no room counts as a failure, 
 # The same for a group that can start with fewer. Ray plans with a node for up to 20 s after its death, so nearly every
 # node that dies costs one such start: as many are allowed as workers may fail.
 ELASTIC_START_SECONDS = 30.0
+ANSWER_SECONDS = 30.0  # until a driver that does not answer counts as being started again
 MOST_WAIT_SECONDS = 5.0  # between two looks at a round that another owner trains
 
 _LEAST_PAUSE = 0.5
-logger = logging.getLogger(__name__)
 
 
 def start_driver(
@@ -126,8 +125,11 @@ class GiveUp(ray.train.UserCallback):  # type: ignore[misc]
         self._driver = driver
 
     def after_exception(self, run_context: Any, worker_exceptions: Any) -> None:
-        if failure := answer(self._driver.status.remote(0)).failure:
-            raise OrchestratorError(failure)
+        with contextlib.suppress(
+            ray.exceptions.RayError
+        ):  # a driver that is started again right now has given up nothing
+            if failure := ray.get(self._driver.status.remote(0), timeout=ANSWER_SECONDS).failure:
+                raise OrchestratorError(failure)
 
 
 class _Trainer(TorchTrainer):  # type: ignore[misc]
@@ -178,8 +180,9 @@ def fit(experiment: Experiment, driver: Any, store: Store, deployment: Deploymen
     )
     try:
         trainer.fit()
-    except ray.exceptions.RayActorError:
-        logger.warning("Ray Train's controller died, and its workers with it: they are started again")
+    except ray.exceptions.RayActorError as error:
+        why = str(error).strip().splitlines()[-1].strip()[:300]
+        answer(driver.crashed.remote("", f"Ray Train's controller died: {why}", "", lost=True))
     except ray.train.TrainingFailedError as error:
         if not answer(driver.status.remote(0)).failure:  # which the caller asks for
             cause = str(error).strip().splitlines()[-1].strip()  # the rest is Ray's traceback

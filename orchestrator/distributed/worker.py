@@ -22,7 +22,7 @@ from ray.train.collective import broadcast_from_rank_zero
 
 from orchestrator.distributed.actor import Order, Report, answer
 from orchestrator.distributed.cluster import check_folder_is_here
-from orchestrator.distributed.failures import is_lost, may_pass, sentence
+from orchestrator.distributed.failures import is_lost, log_file, may_pass, said, sentence
 from orchestrator.distributed.logs import RoundLog
 from orchestrator.distributed.metrics import MeteredStore, Metrics
 from orchestrator.distributed.tensors import share, unshare
@@ -101,7 +101,7 @@ def train_path(config: WorkerConfig) -> None:
             # if the run has failed, which the driver knows before this worker ends.
             log.exception("the worker failed")
             if may_pass(error):
-                link.crashed(key, sentence(error), is_lost(error))
+                link.crashed(key, error)
             else:
                 link.fail(key, sentence(error))
             raise
@@ -181,8 +181,8 @@ class DriverLink:
     def fail(self, key: str, reason: str) -> None:
         answer(self._driver.fail_round.remote(key, reason))
 
-    def crashed(self, key: str, error: str, lost: bool) -> None:
-        answer(self._driver.crashed.remote(key, error, lost))
+    def crashed(self, key: str, error: Exception) -> None:
+        answer(self._driver.crashed.remote(key, said(error), log_file(), lost=is_lost(error)))
 
     def resumed(self, key: str, progress: Progress) -> None:
         if self._first:

@@ -240,26 +240,26 @@ def test_an_exception_of_the_users_in_the_driver_is_fatal_at_once(tmp_path, monk
 
 def test_an_error_that_comes_back_as_it_was_is_not_tried_again(actor):
     key = actor.next_key(True)
-    actor.crashed(key, "AcceleratorError: unspecified launch failure", False)
-    actor.crashed(key, "AcceleratorError: unspecified launch failure", False)  # of another worker of the same group
+    actor.crashed(key, "AcceleratorError: launch failure", "a:/1.err", lost=False)
+    actor.crashed(key, "AcceleratorError: launch failure", "b:/2.err", lost=False)  # another worker of the same group
     assert actor.next_key(True) == key
-    assert actor.status(0).crash == "AcceleratorError: unspecified launch failure"
-    actor.crashed(key, "AcceleratorError: another one", False)
+    assert actor.status(0).crash == "AcceleratorError: launch failure; the worker's log: b:/2.err"
+    actor.crashed(key, "AcceleratorError: another one", "a:/3.err", lost=False)
     assert actor.status(0).failure is None
-    actor.crashed(key, "AcceleratorError: unspecified launch failure", False)
+    actor.crashed(key, "AcceleratorError: launch failure", "a:/4.err", lost=False)
     assert actor.next_key(True) is None
-    assert "two attempts ended in the same error: AcceleratorError: unspec" in actor.status(0).failure
+    assert "two attempts ended in the same error: AcceleratorError: launch failure; the" in actor.status(0).failure
     assert [failure["key"] for failure in actor._driver.ledger.failures()] == [key]
 
 
 def test_errors_with_progress_between_them_and_peers_that_die_are_tried_again(actor):
     key = actor.next_key(True)
     for place in [(0, 5), (1, 0)]:
-        actor.crashed(key, "OSError: [Errno 5] Input/output error", False)
+        actor.crashed(key, "OSError: [Errno 5] Input/output error", "", lost=False)
         assert actor.next_key(True) == key
         actor.resumed(key, place)
     for _ in range(3):
-        actor.crashed(key, "PeerError: connection closed by peer", True)
+        actor.crashed(key, "PeerError: connection closed by peer", "", lost=True)
         assert actor.next_key(True) == key
     assert actor.status(0).failure is None
 

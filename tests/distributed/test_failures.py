@@ -11,6 +11,7 @@ from ray.train.v2._internal.exceptions import WorkerHealthCheckTimeoutError
 
 from orchestrator.distributed.failures import is_lost, may_pass, sentence
 from orchestrator.errors import DataError, StorageError, is_full
+from orchestrator.training import group
 from orchestrator.training.group import PeerError
 
 
@@ -77,3 +78,13 @@ def test_a_sentence_has_type_message_and_line_and_ours_has_no_more_than_itself()
     memory = sentence(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"))
     assert "the GPU's memory is too small" in memory
     assert "lower batch_size" in memory
+
+
+def test_what_a_backend_raises_in_a_collective_of_ours_is_a_lost_peer(monkeypatch):
+    def broken(*_, **__):
+        raise RuntimeError("[pair.cc:534] Connection closed by peer [10.0.0.7]:4711")
+
+    monkeypatch.setattr(group, "world_size", lambda: 2)
+    monkeypatch.setattr(group.dist, "all_reduce", broken)
+    with pytest.raises(PeerError, match=r"^sum_over_workers: .* Connection closed by peer"):
+        group.sum_over_workers(torch.zeros(1))
