@@ -15,7 +15,7 @@ from torch.utils.data import TensorDataset
 from orchestrator.distributed.deployment import Deployment, Workers
 from orchestrator.errors import ConfigError
 from orchestrator.problem import load_problem
-from orchestrator.pruning import Global
+from orchestrator.pruning import Global, OneShot
 from orchestrator.retraining import LearningRateRewinding, RetrainingTechnique, Start
 from orchestrator.training.data import complete
 from orchestrator.training.optimizer import SGD
@@ -198,3 +198,14 @@ def test_synchronised_batch_norm_needs_gpus():
         Deployment().check_layers(problem.gpu_only)
     Deployment(Workers(1, 1, 1.0, 1.0)).check_layers(problem.gpu_only)
     Deployment().check_layers(())
+
+
+def test_a_sweep_calls_the_path_of_every_experiment():
+    """Experiments that differ in nothing else share what is known of their model and data."""
+    from orchestrator.distributed.sweep import _paths  # imports Ray
+
+    named = {"half": OneShot(0.5), "less": OneShot(0.4)}
+    experiments = [dataclasses.replace(tiny.EXPERIMENT, name=name, path=path) for name, path in named.items()]
+    assert len(_paths(experiments, Deployment())) == 2
+    with pytest.raises(ConfigError, match="densities must decrease"):
+        _paths([*experiments, dataclasses.replace(tiny.EXPERIMENT, name="own", path=RisingPath())], Deployment())

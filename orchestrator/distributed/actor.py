@@ -316,7 +316,7 @@ class DriverActor:
     def stop(self) -> bool:
         """End the run in order: with a checkpoint of the round under way, and no further round; whether it has."""
         self._stopping = True
-        return self._stopped
+        return self._stopped or self._coming  # workers that have not started yet have nothing to keep
 
     def workers_stopped(self) -> None:
         """Said by a group of workers at its end, when what it has done is in storage."""

@@ -309,3 +309,12 @@ def test_a_full_disk_ends_the_run_at_the_first_commit_and_other_trouble_after_so
         assert (actor.status(0).failure is None) == (tried < tries)
     assert f"cannot write {first}: the disk is full" in actor.status(0).failure
     assert actor.turn() == module.Turn("end")
+
+
+def test_whoever_stops_waits_for_workers_that_train_and_for_none_that_start(actor):
+    assert actor.turn() == module.Turn("train")
+    assert actor.stop() is True
+    assert actor.next_key(True) is None
+    assert actor.stop() is False
+    actor.workers_stopped()
+    assert actor.stop() is True
