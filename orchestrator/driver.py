@@ -166,10 +166,14 @@ class Driver:
 
     def failure(self, job: str) -> str | None:
         """Why `job` gave up the round that is next, if it did."""
-        with self._lock:
-            key = next((key for i, key in enumerate(self.keys) if self._round(i) is None), None)
+        key = self.unfinished_key()
         failure = self.ledger.failure(key) if key else None
         return str(failure.get("reason")) if failure and failure.get("job") == job else None
+
+    def unfinished_key(self) -> str | None:
+        """Key of the first round that is not finished; unlike `next_round` it asks for nothing."""
+        with self._lock:
+            return next((key for i, key in enumerate(self.keys) if self._round(i) is None), None)
 
     def records(self) -> list[Record]:
         """The records of this path's committed rounds, in order, under this experiment's name.

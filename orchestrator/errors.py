@@ -6,6 +6,8 @@ fault of ours and keeps its traceback.
 
 from __future__ import annotations
 
+import errno
+
 
 class OrchestratorError(Exception):
     """Base of every error whose message alone tells the user what to do."""
@@ -37,3 +39,20 @@ class ResourceError(OrchestratorError):
 
 class ExportError(OrchestratorError):
     """A network cannot be written in a format, or the file does not do what the network does."""
+
+
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_FULL_CODES = ("quotaexceeded", "storagefull", "insufficientstorage", "507")  # ends of what S3 servers call it
+
+
+def is_full(error: BaseException | None) -> bool:
+    """Whether `error`, or what caused it, is a disk without space or a quota that is used up."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in _FULL:
+            return True
+        answer = getattr(error, "response", None)  # of boto3
+        refused = answer.get("Error") if isinstance(answer, dict) else None
+        if isinstance(refused, dict) and str(refused.get("Code", "")).lower().endswith(_FULL_CODES):
+            return True
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    return False

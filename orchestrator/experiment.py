@@ -99,7 +99,7 @@ class Problem:
 
     `prunable` maps each prunable weight tensor to its shape, in parameter order; the identities are hashes of the
     model's structure and of the data's content, and are part of every key. `channels`: which belong together, where
-    the experiment removes whole channels.
+    the experiment removes whole channels. `gpu_only`: names of layers that cannot be trained on CPUs.
     """
 
     prunable: Mapping[str, tuple[int, ...]]
@@ -108,6 +108,7 @@ class Problem:
     num_classes: int
     input_shape: tuple[int, int, int]
     channels: ChannelGraph | None = None
+    gpu_only: tuple[str, ...] = ()
 
 
 def round_settings(experiment: Experiment, problem: Problem) -> list[dict[str, Any]]:

@@ -21,7 +21,7 @@ from orchestrator.pruning.channels import Channels
 from orchestrator.pruning.criteria import needs_gradients
 from orchestrator.pruning.masks import count_true
 from orchestrator.pruning.shrink import check_configuration, cut_model, cut_optimizer
-from orchestrator.retraining import Start
+from orchestrator.retraining import Start, check_rewind
 from orchestrator.rounds import RoundRequest, RoundResult, Tensors, TrainState
 from orchestrator.seeds import derive
 from orchestrator.storage.checkpoint import Shapes
@@ -263,12 +263,8 @@ class Requests:
         )
 
     def _check_epochs(self) -> None:
-        epochs = self.experiment.training.epochs
         for epoch in self._keep:
-            if not (isinstance(epoch, int) and 0 <= epoch < epochs):
-                raise ConfigError(
-                    f"an epoch to rewind to must be in 0..{epochs - 1}, within the dense run, got {epoch}"
-                )
+            check_rewind(epoch, self.experiment.training)
 
     def _check_densities(self) -> None:
         for index, density in enumerate(self.densities[1:], start=1):

@@ -156,3 +156,11 @@ def check_epochs(technique: RetrainingTechnique, epochs: int | None, training: T
     ):
         name = type(technique).__name__
         raise ConfigError(f"{name}.epochs must be in 1..{training.epochs}, the epochs of the dense run, got {epochs!r}")
+
+
+def check_rewind(epoch: object, training: TrainingConfig) -> None:
+    """Raise ConfigError unless the dense run has a state after `epoch` epochs that is not its last."""
+    if not (isinstance(epoch, int) and 0 <= epoch < training.epochs):
+        raise ConfigError(
+            f"an epoch to rewind to must be in 0..{training.epochs - 1}, within the dense run, got {epoch}"
+        )

@@ -5,6 +5,7 @@ It may die at any moment: Ray starts it again, it reads the ledger, and calls th
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 from collections.abc import Iterable
@@ -13,21 +14,24 @@ from typing import Any, Literal
 
 import ray
 
+from orchestrator.distributed.failures import log_file, with_log
 from orchestrator.distributed.logs import RoundLog, about_round
 from orchestrator.distributed.metrics import MeteredStore, Metrics
 from orchestrator.distributed.tensors import share, unshare
 from orchestrator.driver import Driver
-from orchestrator.errors import OrchestratorError, StorageError
+from orchestrator.errors import OrchestratorError, StorageError, is_full
 from orchestrator.experiment import Experiment, Problem
 from orchestrator.rounds import EpochMetrics, RoundRequest, RoundResult
 from orchestrator.stopping import Floor
 from orchestrator.storage.claims import Claims
 from orchestrator.storage.ledger import Ledger, Record
 from orchestrator.storage.store import open_store
+from orchestrator.user_code import described
 
 Order = Literal["go on", "stop", "leave"]  # "leave": the round as it is, which another owner has taken over
 FRUITLESS = 5  # starts of a round without one finished epoch, after which it is given up
-LOST = 3  # results that could not be committed, after which the run is given up
+LOST = 3  # results that could not be committed, after which the run is given up (at once if the disk is full)
+_NO_REASON = "see the workers' logs for why they died (memory is the usual cause)"
 
 
 @dataclass(frozen=True)
@@ -65,7 +69,7 @@ class Status:
     """What the actor knows of the run: the newest report, records committed by it, and why it gave up, if it did.
 
     `starts`: of groups of workers, `restarts`: those that nobody asked for. `holder`: who trains the round that the run
-    waits for, if it waits.
+    waits for, if it waits. `crash`: what the last worker that died of an error said.
     """
 
     report: Report | None
@@ -74,6 +78,7 @@ class Status:
     starts: int
     restarts: int
     holder: str | None
+    crash: str | None = None
 
 
 @dataclass(frozen=True)
@@ -123,11 +128,13 @@ class DriverActor:
         self._report: Report | None = None
         self._job = job
         self._failure: str | None = None
-        self._crash = "see the workers' logs for why they died (memory is the usual cause)"
+        self._crash: str | None = None
+        self._seen: dict[str, int] = {}  # the start in which each error was raised, since the last progress
         self._holder: str | None = None
         self._stopping, self._stopped = False, True
         self._starts = self._restarts = 0
         self._expected = False  # whether the next group of workers to start was asked for by `turn`
+        self._coming = False  # whether a group of workers that `turn` asked for has not started yet
         self._place: tuple[str, tuple[int, int]] = ("", (0, 0))
         self._fruitless = 0
         self._lost = 0
@@ -139,46 +146,63 @@ class DriverActor:
         """What whoever runs this path should do: train, wait for another owner's round, or end."""
         if self._failure is None:
             self._failure = self._driver.failure(self._job)  # of another path of the same job, or before a restart
-        if self._stopping:
+        if self._stopping or self._is_fruitless(self._coming):
             return Turn("end")
         key, ours = self._claim_next()
         self._holder = None if ours or key is None else self._claims.holder(key)
         self._metrics.show(claims_waiting=self._holder is not None)
         if key is None:
             return Turn("end")
-        self._expected, self._stopped = ours, not ours
+        # A group that did not stop by itself, such as one whose controller died, is no expected end.
+        self._expected, self._stopped, self._coming = ours and self._stopped, not ours, ours
         return Turn("train") if ours else Turn("wait", self._holder)
 
     def next_key(self, group_started: bool) -> str | None:
         """Key of the round to train, or None: the workers should end, and `turn` says why."""
         self._new = self._taken_over = False
         if group_started:
-            self._stopped = False
+            self._stopped = self._coming = False
             self._starts += 1
-            self._fruitless += 1
             self._restarts += not self._expected
             self._metrics.add(restarts=not self._expected)
             self._expected = False
-        if self._fruitless > FRUITLESS and (key := self._next_key()) is not None:
-            self.fail_round(
-                key, f"a round was started {FRUITLESS} times and no attempt finished an epoch: {self._crash}"
-            )
-            return None
-        if self._stopping:
+        if self._is_fruitless(group_started) or self._stopping:
             return None
         key, ours = self._claim_next()
         self._training = key if ours else None
         return self._training
+
+    def _is_fruitless(self, start: bool) -> bool:
+        """Count a start, if it is one; give the round up after too many of them without progress."""
+        self._fruitless += start
+        if self._fruitless <= FRUITLESS or (key := self._next_key()) is None:
+            return False
+        said = f"the last worker to say why it died said {self._crash}" if self._crash else _NO_REASON
+        self.fail_round(key, f"a round was started {FRUITLESS} times and no attempt finished an epoch: {said}")
+        return True
 
     def _next_key(self) -> str | None:
         if self._failure is not None:
             return None
         try:
             request = self._driver.next_round()
-        except OrchestratorError as error:  # a damaged parent, weights that are not finite: no attempt can help
+        except StorageError as error:  # a damaged parent: no attempt can help
             self._failure = str(error)
             return None
+        except Exception as error:  # a criterion, a selection or a technique of the user's: as little
+            self._give_up(error)
+            return None
         return request.key if request else None
+
+    def _give_up(self, error: Exception) -> None:
+        """Fail the round that is next, as this process's code cannot make or commit it."""
+        ours = isinstance(error, OrchestratorError)
+        reason = str(error) if ours else f"{described(error)}; the driver's log: {log_file()}"
+        self._log.exception("the driver failed")
+        self._failure = self._failure or reason
+        with contextlib.suppress(StorageError):
+            if (key := self._driver.unfinished_key()) is not None:
+                self.fail_round(key, reason)
 
     def _claim_next(self) -> tuple[str | None, bool]:
         """Key of the round that is next, if there is one, and whether it is ours to train."""
@@ -216,14 +240,16 @@ class DriverActor:
     def _finish_round(self, key: str, result: RoundResult, tensors: list[ray.ObjectRef[Any]]) -> None:
         state, kept = ray.get(tensors[0])
         snapshots = {epoch: unshare(snapshot) for epoch, snapshot in kept.items()}
-        self._fruitless = 0
+        self._progress()
         try:
             if not self._claims.acquire(key):
                 raise OrchestratorError(f"another owner has taken over round {key}")
             record = self._driver.finish_round(key, replace(result, state=unshare(state), snapshots=snapshots))
         except Exception as error:
             self._lost += 1
-            if self._lost >= LOST:
+            if is_full(error) or not isinstance(error, OrchestratorError):
+                self._give_up(error)
+            elif self._lost >= LOST:
                 self._failure = f"{LOST} results in a row could not be committed, the last one because: {error}"
             raise
         self._lost = 0
@@ -237,18 +263,26 @@ class DriverActor:
         with about_round(key):
             self._log.info("round failed", reason=reason)
             self._failure = self._failure or reason
-            self._driver.fail_round(key, reason, self._job)
+            with contextlib.suppress(StorageError):  # a full disk may be the reason; whoever asks is told it anyhow
+                self._driver.fail_round(key, reason, self._job)
             self._claims.release(key)
 
-    def crashed(self, error: str) -> None:
-        """A worker died of this; said if the run is given up."""
+    def crashed(self, key: str, error: str, log: str, *, lost: bool) -> None:
+        """Remember what a worker, or what starts workers, died of.
+
+        The same error again without progress ends the run, unless a peer was lost: those who live on tell of that in
+        the same words each time, and the next group may live longer.
+        """
         self._log.info("worker died", error=error)
-        self._crash = f"the last worker to say why it died said {error}"
+        self._crash = with_log(error, log)
+        if not lost and self._seen.setdefault(error, self._starts) < self._starts:
+            self.fail_round(key, f"two attempts ended in the same error: {self._crash}")
 
     def resumed(self, key: str, place: tuple[int, int]) -> None:
         """The workers go on from this place; further than the last time is no fruitless start."""
         if key != self._place[0] or place > self._place[1]:
-            self._place, self._fruitless = (key, place), 0
+            self._place = (key, place)
+            self._progress()
 
     def report(self, key: str, report: Report | None) -> Order:
         """How far round `key` is; answers what the workers should do."""
@@ -258,7 +292,8 @@ class DriverActor:
             self._taken_over = not self._claims.acquire(key)
             self._training, self._stopped, self._new = key, False, False
         if report is not None:
-            self._report, self._fruitless = report, 0
+            self._report = report
+            self._progress()
             self._metrics.show(
                 round=report.round,
                 density=report.density,
@@ -268,7 +303,11 @@ class DriverActor:
             )
         if self._stopping:
             return "stop"
-        return "leave" if self._has_lost(key) else "go on"
+        return "leave" if self._failure is not None or self._has_lost(key) else "go on"
+
+    def _progress(self) -> None:
+        self._fruitless = 0
+        self._seen.clear()
 
     def _has_lost(self, key: str) -> bool:
         """Whether another owner has taken over the round that the workers train."""
@@ -277,7 +316,7 @@ class DriverActor:
     def stop(self) -> bool:
         """End the run in order: with a checkpoint of the round under way, and no further round; whether it has."""
         self._stopping = True
-        return self._stopped
+        return self._stopped or self._coming  # workers that have not started yet have nothing to keep
 
     def workers_stopped(self) -> None:
         """Said by a group of workers at its end, when what it has done is in storage."""
@@ -288,7 +327,7 @@ class DriverActor:
     def status(self, after_round: int) -> Status:
         """What is new since the record of round `after_round`."""
         records = tuple(record for record in self._records if record.round > after_round)
-        return Status(self._report, records, self._failure, self._starts, self._restarts, self._holder)
+        return Status(self._report, records, self._failure, self._starts, self._restarts, self._holder, self._crash)
 
     def pid(self) -> int:
         return os.getpid()

@@ -13,10 +13,11 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 
 import ray
 
-from orchestrator.distributed import autoscaler
+from orchestrator.distributed import autoscaler, own_ray
 from orchestrator.distributed.deployment import Deployment, Workers
 from orchestrator.distributed.termination import Terminated
 from orchestrator.errors import ConfigError, ResourceError
@@ -50,13 +51,15 @@ def connect(address: str | None) -> bool:
         # Ray Train asks, on its way out, an API server whether its controller lives. Without this address it looks for
         # one, finds that of another cluster on this machine or none at all, and holds up the job's end by 12 s.
         environment = {"RAY_API_SERVER_ADDRESS": "http://127.0.0.1:0"}
+        environment |= {name: os.environ.get(name, value) for name, value in own_ray.PATIENCE.items()}
     if address not in ("local", "auto"):
         _knock(address)
     terminated = signal.getsignal(signal.SIGTERM)
     try:
         with _restored(*environment):  # the cluster's processes inherit it
             os.environ.update(environment)
-            ray.init(address=address, **options)
+            init = partial(ray.init, address=address, **options)
+            init() if joined else own_ray.start(init)
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, terminated)  # Ray's own would end the job without a word
     except SystemExit:  # how Ray answers SIGTERM while it starts
@@ -112,7 +115,8 @@ def connected(address: str | None) -> Iterator[bool]:
     with _restored(_CHDIR, _TRACKING, _NOTICES, _NOTICE_LOOKS):  # the next cluster may be of the other kind
         joined = connect(address)
         try:
-            yield joined
+            with contextlib.nullcontext() if joined else own_ray.watched():
+                yield joined
         finally:
             ray.shutdown()
 

@@ -63,6 +63,14 @@ class Deployment:
         if self.loader_workers is not None and self.loader_workers < 0:
             raise ConfigError(f"--loader-workers must be 0 or more, got {self.loader_workers}")
 
+    def check_layers(self, gpu_only: tuple[str, ...]) -> None:
+        """Raise ConfigError if the workers have no GPU, for layers that need one."""
+        if gpu_only and not self.workers.gpus:
+            raise ConfigError(
+                f"SyncBatchNorm can be trained on GPUs only, and the workers have none; the model has it in "
+                f"{', '.join(gpu_only[:5])}: use BatchNorm, or give the workers GPUs with --gpus-per-worker 1"
+            )
+
     def check_batch(self, batch_size: int) -> None:
         """Raise ConfigError unless every worker gets a part of each batch."""
         if self.workers.most > batch_size:

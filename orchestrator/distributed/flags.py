@@ -88,7 +88,7 @@ def run_job(flags: F, job: Callable[[F], int], make_smoke_data: Callable[[Path],
     except KeyboardInterrupt as stop:
         if not (isinstance(stop, Terminated) and stop.told):
             print(GO_ON, file=sys.stderr)
-        return 143 if isinstance(stop, Terminated) else 130
+        return 128 + (stop.number if isinstance(stop, Terminated) else signal.SIGINT)
 
 
 def write_report(flags: Flags, experiments: Iterable[Experiment]) -> int:

@@ -76,17 +76,18 @@ def _train(
     console: Console,
 ) -> None:
     # Imported late: a finished job shows its table without starting, or even importing, Ray.
-    from orchestrator.distributed import cluster, progress, termination, trainer
+    from orchestrator.distributed import cluster, orphans, progress, termination, trainer
 
     store = driver.ledger.store
     with cluster.connected(flags.address) as joined:
         deployment = cluster.placed(deployment, store, joined)
+        deployment.check_layers(problem.gpu_only)
         workers = deployment.workers
         console.print(
             f"workers: {flags.workers}, each on {workers.gpus:g} GPU and {workers.cpus:g} CPU", highlight=False
         )
         actor = trainer.start_driver(experiment, store.uri, problem)
-        with progress.shown(actor, console), termination.in_order(partial(trainer.stop, [actor])):
+        with orphans.removed(), progress.shown(actor, console), termination.in_order(partial(trainer.stop, [actor])):
             trainer.train_rounds(
                 experiment,
                 actor,

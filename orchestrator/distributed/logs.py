@@ -70,5 +70,9 @@ class RoundLog:
         """From now on lines are of this round."""
         self._context["round_key"] = key
 
+    def exception(self, message: str) -> None:
+        """A line with the traceback of the exception that is being handled."""
+        self._logger.exception(message)
+
     def info(self, message: str, **extra: Any) -> None:
         self._logger.info(message, extra=extra)

@@ -1,4 +1,4 @@
-"""Give back what a killed trial left reserved.
+"""Give back what a killed trial, or a killed controller, left reserved.
 
 Ray ends a placement group with its job, not with the actor that made it, and Ray Train's own cleaner hears of a group
 only when its workers have started: who is killed before that leaves CPUs behind that nobody can use.
@@ -37,9 +37,9 @@ def _watch(stop: threading.Event) -> None:
         try:
             for group in orphans():
                 remove_placement_group(PlacementGroup(group))
-                logger.warning("gave back the CPUs and GPUs that a killed path had reserved")
+                logger.warning("gave back the CPUs and GPUs that a killed process had reserved")
         except Exception as error:  # Ray's head may be restarting; the sweep goes on without
-            logger.warning("cannot look for what killed paths had reserved: %s", error)
+            logger.warning("cannot look for what killed processes had reserved: %s", error)
 
 
 def orphans() -> list[ray.PlacementGroupID]:

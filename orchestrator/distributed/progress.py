@@ -15,7 +15,7 @@ from rich.markup import escape
 from rich.status import Status as Spinner
 
 from orchestrator.distributed.actor import Report, Status
-from orchestrator.report.text import compression, duration, make_console, size
+from orchestrator.report.text import compression, duration, make_console, plain, size
 from orchestrator.storage.ledger import Record
 
 LOG_SECONDS = 10.0  # between two lines where there is no terminal
@@ -57,7 +57,8 @@ def _follow(driver: Any, console: Console, stop: threading.Event) -> None:
                 continue  # the driver is being started again
             if status.restarts > restarts:
                 after = duration(time.monotonic() - began)
-                console.print(f"[yellow]workers started again[/yellow] ({after} into the run)")
+                why = f": {escape(plain(status.crash))}" if status.crash else ""
+                console.print(f"[yellow]workers started again[/yellow] ({after} into the run){why}", highlight=False)
             started = started or status.starts > 0
             if not started and time.monotonic() - asked >= WAITING_SECONDS:
                 asked = time.monotonic()

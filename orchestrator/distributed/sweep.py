@@ -25,6 +25,7 @@ from orchestrator.errors import ConfigError, OrchestratorError
 from orchestrator.experiment import Experiment, Problem, as_json, round_keys, round_settings
 from orchestrator.problem import load_problem
 from orchestrator.pruning import Geometric
+from orchestrator.rehearsal import is_ours
 from orchestrator.retraining import LearningRateRewinding
 from orchestrator.search import Found, search_density
 from orchestrator.stopping import Floor
@@ -172,7 +173,11 @@ def _paths(replicates: list[Experiment], deployment: Deployment) -> list[SweptPa
     for experiment in replicates:
         deployment.check_batch(experiment.training.batch_size)
         # Whatever an experiment may come to hold counts, but for what surely says nothing of model and data.
-        alike = replace(experiment, name="any", seed=0, path=Geometric(), technique=LearningRateRewinding())
+        alike = replace(experiment, name="any", seed=0)
+        if is_ours(alike.path):  # one of the user's is called once, with the model
+            alike = replace(alike, path=Geometric())
+        if is_ours(alike.technique):
+            alike = replace(alike, technique=LearningRateRewinding())
         if (about := json.dumps(as_json(alike))) not in problems:
             problems[about], _ = load_problem(experiment, deployment.data_root, deployment.workers.most)
         paths.append(SweptPath(experiment, problems[about]))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
-import signal
 import threading
 import time
 import uuid
@@ -32,6 +31,7 @@ START_SECONDS = 3600.0  # until a group that finds no room counts as a failure, 
 # The same for a group that can start with fewer. Ray plans with a node for up to 20 s after its death, so nearly every
 # node that dies costs one such start: as many are allowed as workers may fail.
 ELASTIC_START_SECONDS = 30.0
+ANSWER_SECONDS = 30.0  # until a driver that does not answer counts as being started again
 MOST_WAIT_SECONDS = 5.0  # between two looks at a round that another owner trains
 
 _LEAST_PAUSE = 0.5
@@ -101,6 +101,7 @@ def train_rounds(
     told, since = None, time.monotonic()
     while (turn := answer(driver.turn.remote())).what != "end":
         if turn.what == "train":
+            # It returns early when its controller died: the next turn says whether to start anew.
             fit(experiment, driver, store, deployment)
             since = time.monotonic()
             continue
@@ -117,10 +118,30 @@ def pause(waited: float, most: float) -> float:
     return min(max(_LEAST_PAUSE, waited / 10), most)
 
 
-def fit(experiment: Experiment, driver: Any, store: Store, deployment: Deployment) -> None:
-    """Train rounds with one group of workers; returns when the driver has no further one for them.
+class GiveUp(ray.train.UserCallback):  # type: ignore[misc]
+    """Has Ray Train start no further group of workers for a run that has failed: an error here ends it."""
 
-    Raises OrchestratorError when the workers keep dying, with what Ray says of it.
+    def __init__(self, driver: Any) -> None:
+        self._driver = driver
+
+    def after_exception(self, run_context: Any, worker_exceptions: Any) -> None:
+        with contextlib.suppress(
+            ray.exceptions.RayError
+        ):  # a driver that is started again right now has given up nothing
+            if failure := ray.get(self._driver.status.remote(0), timeout=ANSWER_SECONDS).failure:
+                raise OrchestratorError(failure)
+
+
+class _Trainer(TorchTrainer):  # type: ignore[misc]
+    def _register_sigint_handler(self, controller: Any) -> None:
+        """Leave Ctrl-C to the job, which ends with a checkpoint; Ray 2.60 would end the workers at once."""
+
+
+def fit(experiment: Experiment, driver: Any, store: Store, deployment: Deployment) -> None:
+    """Train rounds with one group of workers; returns when the driver has no further one for them, or has failed.
+
+    Returns too when Ray Train's controller died, which happens to the process that needs least of the memory that is
+    short as well. Raises OrchestratorError when the workers keep dying, with what Ray says of it.
     """
     workers = deployment.workers
     loaders = deployment.loader_workers
@@ -140,7 +161,7 @@ def fit(experiment: Experiment, driver: Any, store: Store, deployment: Deploymen
     elastic = workers.least < workers.most
     patience, starts = (ELASTIC_START_SECONDS, MAX_FAILURES) if elastic else (START_SECONDS, 10)
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", str(patience))
-    trainer = TorchTrainer(
+    trainer = _Trainer(
         partial(train_path, config),
         torch_config=OwnAddress(backend="nccl" if workers.gpus else "gloo"),
         scaling_config=ray.train.ScalingConfig(
@@ -154,18 +175,18 @@ def fit(experiment: Experiment, driver: Any, store: Store, deployment: Deploymen
             storage_filesystem=filesystem,
             failure_config=ray.train.FailureConfig(max_failures=MAX_FAILURES, controller_failure_limit=starts),
             logging_config=ray.train.LoggingConfig(log_level="ERROR"),
+            callbacks=[GiveUp(driver)],
         ),
     )
-    interrupt = signal.getsignal(signal.SIGINT)
     try:
         trainer.fit()
-    except SystemExit:  # how Ray Train answers Ctrl-C
-        raise KeyboardInterrupt from None
+    except ray.exceptions.RayActorError as error:
+        why = str(error).strip().splitlines()[-1].strip()[:300]
+        answer(driver.crashed.remote("", f"Ray Train's controller died: {why}", "", lost=True))
     except ray.train.TrainingFailedError as error:
-        cause = str(error).strip().splitlines()[-1].strip()  # the rest is Ray's traceback
-        raise OrchestratorError(f"training stopped: {cause}") from error
+        if not answer(driver.status.remote(0)).failure:  # which the caller asks for
+            cause = str(error).strip().splitlines()[-1].strip()  # the rest is Ray's traceback
+            raise OrchestratorError(f"training stopped: {cause}") from error
     finally:
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGINT, interrupt)
         with contextlib.suppress(StorageError):
             store.delete_tree(f"train/{run}")

@@ -61,6 +61,7 @@ def run_trial(config: dict[str, Any], path_of: Callable[[dict[str, Any]], SweptP
         told["path"] = path.label
         store = open_store(sweep.storage)
         check_folder_is_here(store, sweep.deployment.home)
+        sweep.deployment.check_layers(path.problem.gpu_only)
         driver = path.driver(Ledger(store), sweep.floor)
         for record in _rounds(path, driver, sweep):
             told = metrics_of(record, path.label, rounds=len(driver.keys) - 1)

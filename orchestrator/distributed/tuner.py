@@ -70,7 +70,7 @@ def _make_tuner(
 ) -> tune.Tuner:
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # else verbose=0 still prints tables
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")  # the ledger is the log
-    os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")  # Ctrl-C ends the sweep at once; nothing is lost
+    os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")  # the job answers Ctrl-C, with checkpoints
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # a path that dies is told by `ShowRounds`
     trainable = tune.with_parameters(run_trial, path_of=path_of, sweep=sweep)
     return tune.Tuner(

@@ -22,10 +22,11 @@ from ray.train.collective import broadcast_from_rank_zero
 
 from orchestrator.distributed.actor import Order, Report, answer
 from orchestrator.distributed.cluster import check_folder_is_here
+from orchestrator.distributed.failures import is_lost, log_file, may_pass, said, sentence
 from orchestrator.distributed.logs import RoundLog
 from orchestrator.distributed.metrics import MeteredStore, Metrics
 from orchestrator.distributed.tensors import share, unshare
-from orchestrator.errors import DivergedError, OrchestratorError, StorageError
+from orchestrator.errors import DivergedError, StorageError
 from orchestrator.experiment import Experiment
 from orchestrator.rounds import EpochMetrics, Progress, RoundRequest, RoundResult, TrainState
 from orchestrator.storage.ledger import Ledger
@@ -95,13 +96,14 @@ def train_path(config: WorkerConfig) -> None:
         except DivergedError as error:  # on every worker alike
             link.fail(key, str(error))
             return
-        except OrchestratorError as error:
-            # One worker's trouble, and no further attempt can help; the others wait for this one in a collective.
-            # Raising ends the group, and the next group is told that the run has failed.
-            link.fail(key, str(error))
-            raise
         except Exception as error:
-            link.crashed(f"{type(error).__name__}: {error}")
+            # The others may wait for this worker in a collective: raising ends the group. `GiveUp` starts no other one
+            # if the run has failed, which the driver knows before this worker ends.
+            log.exception("the worker failed")
+            if may_pass(error):
+                link.crashed(key, error)
+            else:
+                link.fail(key, sentence(error))
             raise
         link.finish(key, result)
     link.wait()
@@ -179,8 +181,8 @@ class DriverLink:
     def fail(self, key: str, reason: str) -> None:
         answer(self._driver.fail_round.remote(key, reason))
 
-    def crashed(self, error: str) -> None:
-        self._driver.crashed.remote(error[:1000])
+    def crashed(self, key: str, error: Exception) -> None:
+        answer(self._driver.crashed.remote(key, said(error), log_file(), lost=is_lost(error)))
 
     def resumed(self, key: str, progress: Progress) -> None:
         if self._first:

@@ -32,7 +32,7 @@ class Geometric:
     def __post_init__(self) -> None:
         _check_fraction("remove", self.remove)
         _check_rounds(self.rounds)
-        _check_decreasing(self.densities())
+        check_decreasing(self.densities())
 
     @classmethod
     def down_to(cls, density: float, remove: float = 0.2) -> Geometric:
@@ -60,7 +60,7 @@ class Cubic:
     def __post_init__(self) -> None:
         _check_fraction("density", self.density)
         _check_rounds(self.rounds)
-        _check_decreasing(self.densities())
+        check_decreasing(self.densities())
 
     def densities(self) -> tuple[float, ...]:
         left = ((1 - r / self.rounds) ** 3 for r in range(1, self.rounds + 1))
@@ -92,7 +92,7 @@ class Explicit:
         for value in self.values:
             _check_fraction("density", value)
         object.__setattr__(self, "values", tuple(self.values))
-        _check_decreasing(self.densities())
+        check_decreasing(self.densities())
 
     def densities(self) -> tuple[float, ...]:
         return tuple(self.values)
@@ -119,7 +119,7 @@ def _check_rounds(rounds: int) -> None:
         raise ConfigError(f"rounds must be a whole number, 1 or more, got {rounds!r}")
 
 
-def _check_decreasing(densities: tuple[float, ...]) -> None:
+def check_decreasing(densities: tuple[float, ...]) -> None:
     for earlier, later in itertools.pairwise((1.0, *densities)):  # so close to dense that it rounds to 1 counts too
         if not 0 < later < earlier:
             raise ConfigError(

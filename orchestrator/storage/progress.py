@@ -6,7 +6,9 @@ They belong to the round and not to who trains it, so whoever takes it over goes
 from __future__ import annotations
 
 import logging
+import os
 import re
+import shutil
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 
@@ -19,9 +21,14 @@ logger = logging.getLogger(__name__)
 
 
 def write_progress(store: Store, progress: Progress) -> None:
-    """Keep `progress` instead of what was kept of this round before."""
+    """Keep `progress` instead of what was kept of this round before.
+
+    Raises StorageError, also for a disk where it would take the space that the round's commit needs.
+    """
     file = f"{_folder(progress.key)}/{progress.epochs_done:06d}-{progress.steps_done:08d}.safetensors"
-    store.write(file, pack_progress(progress))
+    data = pack_progress(progress)
+    _check_space(store, len(data))
+    store.write(file, data)
     for other in store.list(_folder(progress.key)):
         if other < file:
             store.delete(other)
@@ -92,6 +99,15 @@ class ProgressWriter:
             write_progress(self._store, progress)
         except StorageError as error:
             logger.warning("a checkpoint in the middle of a round could not be written, training goes on: %s", error)
+
+
+def _check_space(store: Store, size: int) -> None:
+    """Raise StorageError unless a folder has space for `size` bytes and for a commit, which has at most as many."""
+    if store.is_local and os.path.isdir(store.uri) and (free := shutil.disk_usage(store.uri).free) < 2 * size:
+        raise StorageError(
+            f"the disk of {store.uri} has {free:,} bytes left, and a checkpoint of {size:,} would take the space that "
+            "the end of the round needs: free some space"
+        )
 
 
 def _folder(key: str) -> str:

@@ -10,8 +10,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset, Subset, TensorDataset
 
-from orchestrator.errors import DataError, OrchestratorError
+from orchestrator.errors import ConfigError, DataError, OrchestratorError
 from orchestrator.training.rng import own_randomness
+from orchestrator.user_code import called, described
+from orchestrator.user_code import one_line as one_line  # for those who word an error of the data's files
 
 if TYPE_CHECKING:
     from orchestrator.training.data import Data, Samples, Split
@@ -28,7 +30,7 @@ def read_sample(data: Data, split: Split, index: int) -> tuple[Tensor, int]:
     except OrchestratorError:
         raise
     except Exception as error:
-        raise DataError(f"{_name(samples, split, index)} cannot be read: {one_line(error)}") from error
+        raise DataError(f"{_name(samples, split, index)} cannot be read: {described(error)}") from error
     if not (isinstance(sample, tuple | list) and len(sample) == 2):
         got = f"{type(sample).__name__} of {len(sample)}" if isinstance(sample, tuple | list) else type(sample).__name__
         raise DataError(f"{_name(samples, split, index)} must be a pair (image, label), got {got}")
@@ -98,8 +100,10 @@ def check_split(data: Data, split: Split) -> Tensor | None:
         more = [] if known_labels(samples) is not None else spread(len(samples))
         places = [*outside[:1].tolist(), *places, *more]
     with own_randomness():
-        given = [read_sample(data, split, place)[1] for place in places]
-    return labels if labels is not None and labels[places].tolist() == given else None
+        given = [read_sample(data, split, place) for place in places]
+        if split == "train" and data.augment:
+            _check_augment(data, given[0][0])
+    return labels if labels is not None and labels[places].tolist() == [label for _, label in given] else None
 
 
 def in_memory(samples: object) -> TypeGuard[TensorDataset]:
@@ -150,11 +154,6 @@ def spread(n: int, most: int = 16) -> list[int]:
     return places
 
 
-def one_line(error: BaseException) -> str:
-    """The error's type and message, without line breaks."""
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"
-
-
 def _check_tensors(split: Split, samples: TensorDataset) -> None:
     if len(samples.tensors) != 2:
         raise DataError(f"the {split} split must hold (images, labels), got {len(samples.tensors)} tensor(s)")
@@ -165,6 +164,18 @@ def _check_tensors(split: Split, samples: TensorDataset) -> None:
     if images.is_floating_point() and not (finite := torch.isfinite(images)).all():
         index = int((~finite).flatten(1).any(1).nonzero()[0])
         raise DataError(f"{split} sample {index} must hold finite numbers only, got NaN or infinity")
+
+
+def _check_augment(data: Data, image: Tensor) -> None:
+    """Raise ConfigError unless `data.augment` changes a batch of two such images into two."""
+    augment = data.augment
+    assert augment is not None  # which the caller has seen
+    what = f"augment {getattr(augment, '__name__', type(augment).__name__)}"
+    with called(what, augment):
+        result: object = augment(torch.stack([image, image]), torch.rand((2, augment.draws)))
+    if not isinstance(result, Tensor) or result.shape[:1] != (2,):
+        got = f"shape {tuple(result.shape)}" if isinstance(result, Tensor) else type(result).__name__
+        raise ConfigError(f"{what} must return as many images as it gets, a tensor of 2, got {got}")
 
 
 def _name(samples: Any, split: Split, index: int) -> str:

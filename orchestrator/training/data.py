@@ -24,12 +24,12 @@ from orchestrator.training.checks import (
     check_fields,
     check_split,
     in_memory,
-    one_line,
     read_sample,
     spread,
     stated_labels,
 )
 from orchestrator.training.rng import own_randomness, seed_all
+from orchestrator.user_code import described
 
 T = TypeVar("T")
 Split = Literal["train", "val", "test"]
@@ -177,7 +177,7 @@ def call(
     except OrchestratorError:
         raise
     except Exception as error:
-        raise failure(f"{what} failed: {one_line(error)}") from error
+        raise failure(f"{what} failed: {described(error)}") from error
 
 
 def _signature(function: Callable[..., object], what: str) -> inspect.Signature:

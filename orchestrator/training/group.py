@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import ParamSpec, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -13,6 +15,26 @@ from torch.nn.parallel import DistributedDataParallel
 
 # How long a worker stays awake for the others: in small steps, waking up costs more than waiting does.
 _AWAKE_SECONDS = 0.02
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class PeerError(RuntimeError):
+    """A worker cannot reach the others: one of them died, or the network between them failed."""
+
+
+def _collective(call: Callable[P, R]) -> Callable[P, R]:
+    """Have `call` raise PeerError where the backend, whose errors have no type of their own, fails."""
+
+    @functools.wraps(call)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return call(*args, **kwargs)
+        except RuntimeError as error:
+            raise PeerError(f"{call.__name__}: {' '.join(str(error).split())}") from error
+
+    return wrapped
 
 
 def rank() -> int:
@@ -23,6 +45,7 @@ def world_size() -> int:
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
+@_collective
 def sum_over_workers(tensor: Tensor) -> Tensor:
     """`tensor` summed over all workers, in place; every worker must call it."""
     if world_size() > 1:
@@ -30,6 +53,7 @@ def sum_over_workers(tensor: Tensor) -> Tensor:
     return tensor
 
 
+@_collective
 def same_everywhere(values: Sequence[int], device: torch.device) -> bool:
     """Whether every worker holds the same `values`."""
     both = torch.tensor([values, [-value for value in values]], device=device)
@@ -38,6 +62,7 @@ def same_everywhere(values: Sequence[int], device: torch.device) -> bool:
     return bool((both[0] == -both[1]).all())
 
 
+@_collective
 def gather(values: Tensor) -> Tensor:
     """Every worker's `values` (n,), as (workers, n), on each of them."""
     if world_size() == 1:
@@ -47,6 +72,7 @@ def gather(values: Tensor) -> Tensor:
     return torch.stack(rows)
 
 
+@_collective
 def from_rank_zero(values: list[int], device: torch.device) -> list[int]:
     """Rank 0's `values`, on every worker."""
     tensor = torch.tensor(values, device=device)
@@ -56,6 +82,7 @@ def from_rank_zero(values: list[int], device: torch.device) -> list[int]:
     return result
 
 
+@_collective
 @torch.no_grad()
 def start_alike(module: nn.Module) -> None:
     """Give every worker rank 0's parameters and buffers, whatever a model of the user's was initialised from."""

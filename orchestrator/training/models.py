@@ -20,6 +20,7 @@ from orchestrator.training.checks import one_line
 from orchestrator.training.data import Data, call
 from orchestrator.training.resnet import DEPTHS, CifarResNet
 from orchestrator.training.rng import own_randomness, seed_all
+from orchestrator.user_code import described
 
 BUILTIN: Mapping[str, Callable[..., nn.Module]] = {f"resnet{depth}": partial(CifarResNet, depth) for depth in DEPTHS}
 TORCHVISION = "torchvision:"
@@ -74,7 +75,7 @@ def check_model(model: nn.Module, data: Data, smallest_batch: int = 2) -> None:
         with torch.no_grad(), own_randomness():
             logits: object = model.eval()(torch.zeros(shape))
     except Exception as error:
-        raise ConfigError(f"model {name} cannot take images of shape {shape}: {one_line(error)}") from error
+        raise ConfigError(f"model {name} cannot take images of shape {shape}: {described(error)}") from error
     finally:
         model.train(was_training)
     if not isinstance(logits, Tensor):
@@ -96,7 +97,7 @@ def _check_training(model: nn.Module, name: str, shape: tuple[int, ...]) -> None
             "" if shape[0] > 1 else "; a worker's share of the batch is one image: raise batch_size, or lower workers"
         )
         raise ConfigError(
-            f"model {name} cannot be trained on images of shape {shape}: {one_line(error)}{way_out}"
+            f"model {name} cannot be trained on images of shape {shape}: {described(error)}{way_out}"
         ) from error
     unused = [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
     if unused:
@@ -104,6 +105,11 @@ def _check_training(model: nn.Module, name: str, shape: tuple[int, ...]) -> None
             f"every parameter of model {name} must take part in its output, as workers average all gradients; these do "
             f"not: {', '.join(unused[:5])}; remove them, or set requires_grad to False"
         )
+
+
+def gpu_only(model: nn.Module) -> tuple[str, ...]:
+    """Names of the layers that torch refuses to train on CPUs when there are workers."""
+    return tuple(name for name, layer in model.named_modules() if isinstance(layer, nn.SyncBatchNorm))
 
 
 def _torchvision(name: str, num_classes: int, input_shape: tuple[int, int, int], **options: object) -> nn.Module:

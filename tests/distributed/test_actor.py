@@ -1,7 +1,9 @@
 """The driver actor's own decisions, without Ray: its class in this process."""
 
+import errno
 import json
 import logging
+import re
 import threading
 from dataclasses import replace
 
@@ -207,3 +209,112 @@ def test_an_actor_started_again_in_mid_round_names_the_round_in_its_log(actor, c
     assert actor.report(key, None) == "go on"
     actor._log.info("warning")
     assert json.loads(capfd.readouterr().err.splitlines()[-1])["round_key"] == key
+
+
+def pruning_fails(weight, gradient):
+    raise ZeroDivisionError("no score today")
+
+
+def failing_actor(storage, monkeypatch):
+    """The dense round is committed; the criterion fails after all, though it did not when it was called once."""
+    monkeypatch.setattr("orchestrator.problem.rehearse", lambda *_: None)
+    experiment = replace(EXPERIMENT, criterion="test_actor:pruning_fails")
+    found = actor_of(experiment, storage)
+    _, data = load_problem(experiment)
+    found._driver.finish_round(found._driver.keys[0], Trainer(experiment, data).train(found._driver.next_round()))
+    return found
+
+
+def test_an_exception_of_the_users_in_the_driver_is_fatal_at_once(tmp_path, monkeypatch):
+    """The reason is in the answer, in failed.json and for every other path of the job."""
+    actor = failing_actor(str(tmp_path), monkeypatch)
+    assert actor.next_key(True) is None
+    reason = actor.status(0).failure
+    assert re.match(rf"ZeroDivisionError: no score today \({re.escape(__file__)}:\d+\)", reason)
+    (failure,) = actor._driver.ledger.failures()
+    assert (failure["round"], failure["reason"]) == (1, reason)
+    assert actor.turn() == module.Turn("end")
+    assert actor.report(actor._driver.keys[0], None) == "leave", "workers that train on do so for nothing"
+    actor._claims.close()
+
+
+def test_an_error_that_comes_back_as_it_was_is_not_tried_again(actor):
+    key = actor.next_key(True)
+    actor.crashed(key, "AcceleratorError: launch failure", "a:/1.err", lost=False)
+    actor.crashed(key, "AcceleratorError: launch failure", "b:/2.err", lost=False)  # another worker of the same group
+    assert actor.next_key(True) == key
+    assert actor.status(0).crash == "AcceleratorError: launch failure; the worker's log: b:/2.err"
+    actor.crashed(key, "AcceleratorError: another one", "a:/3.err", lost=False)
+    assert actor.status(0).failure is None
+    actor.crashed(key, "AcceleratorError: launch failure", "a:/4.err", lost=False)
+    assert actor.next_key(True) is None
+    assert "two attempts ended in the same error: AcceleratorError: launch failure; the" in actor.status(0).failure
+    assert [failure["key"] for failure in actor._driver.ledger.failures()] == [key]
+
+
+def test_errors_with_progress_between_them_and_peers_that_die_are_tried_again(actor):
+    key = actor.next_key(True)
+    for place in [(0, 5), (1, 0)]:
+        actor.crashed(key, "OSError: [Errno 5] Input/output error", "", lost=False)
+        assert actor.next_key(True) == key
+        actor.resumed(key, place)
+    for _ in range(3):
+        actor.crashed(key, "PeerError: connection closed by peer", "", lost=True)
+        assert actor.next_key(True) == key
+    assert actor.status(0).failure is None
+
+
+def test_controllers_that_die_before_a_worker_starts_are_not_replaced_for_ever(actor):
+    for _ in range(module.FRUITLESS + 1):
+        assert actor.turn() == module.Turn("train")
+    assert actor.turn() == module.Turn("end")
+    assert f"a round was started {module.FRUITLESS} times" in actor.status(0).failure
+
+
+def test_workers_whose_controller_died_are_started_again_and_those_that_ended_are_not(actor):
+    assert actor.turn() == module.Turn("train")
+    actor.next_key(True)
+    assert actor.turn() == module.Turn("train")  # nobody said that the workers stopped
+    actor.next_key(True)
+    assert actor.status(0).restarts == 1
+    actor.workers_stopped()
+    assert actor.turn() == module.Turn("train")
+    actor.next_key(True)
+    assert actor.status(0).restarts == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "tries"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), 1),
+        (OSError(errno.EDQUOT, "Disk quota exceeded"), 1),
+        (OSError(errno.EIO, "Input/output error"), module.LOST),
+    ],
+)
+def test_a_full_disk_ends_the_run_at_the_first_commit_and_other_trouble_after_some(actor, monkeypatch, error, tries):
+    store, (first, _) = actor._driver.ledger.store, actor._driver.keys
+    _, data = load_problem(EXPERIMENT)
+    result = Trainer(EXPERIMENT, data).train(actor._driver.next_round())
+    actor.next_key(True)
+
+    def full(path, *_):
+        raise StorageError(f"cannot write {path}: the disk is full") from error
+
+    monkeypatch.setattr(actor._driver.ledger, "commit", lambda record, *_: full(record.key))
+    monkeypatch.setattr(store._store, "write", full)  # of failed.json, too
+    for tried in range(1, tries + 1):
+        assert actor.status(0).failure is None
+        with pytest.raises(StorageError):
+            actor.finish_round(first, result, [(result.state, {})])
+        assert (actor.status(0).failure is None) == (tried < tries)
+    assert f"cannot write {first}: the disk is full" in actor.status(0).failure
+    assert actor.turn() == module.Turn("end")
+
+
+def test_whoever_stops_waits_for_workers_that_train_and_for_none_that_start(actor):
+    assert actor.turn() == module.Turn("train")
+    assert actor.stop() is True
+    assert actor.next_key(True) is None
+    assert actor.stop() is False
+    actor.workers_stopped()
+    assert actor.stop() is True

@@ -3,6 +3,7 @@
 import logging
 import threading
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from waiting import PATIENCE_S
 
 from orchestrator.errors import StorageError
 from orchestrator.rounds import EpochMetrics, Progress, TrainState
+from orchestrator.storage.checkpoint import pack_progress
 from orchestrator.storage.progress import ProgressWriter, discard_progress, newest_progress, write_progress
 from orchestrator.storage.store import open_store
 
@@ -117,3 +119,15 @@ def test_a_storage_that_is_cut_off_does_not_stop_the_training(tmp_path, monkeypa
     writer.wait()
     assert not writer.is_busy
     assert newest_progress(store, KEY).epochs_done == 2
+
+
+@pytest.mark.parametrize(("free", "kept"), [(2.0, 2), (1.9, 1)])
+def test_a_checkpoint_leaves_the_space_that_the_commit_needs(tmp_path, monkeypatch, caplog, free, kept):
+    store = open_store(str(tmp_path))
+    writer, size = ProgressWriter(store), len(pack_progress(progress(2)))
+    write_progress(store, progress(1))
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=int(free * size)))
+    writer.start(progress(2))
+    writer.wait()
+    assert newest_progress(store, KEY).epochs_done == kept
+    assert ("would take the space that the end of the round needs" in caplog.text) == (kept == 1)

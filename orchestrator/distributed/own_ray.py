@@ -1,0 +1,144 @@
+"""A Ray of the job's own, on this machine alone: patient at its start, and gone with a sentence when a part of it dies.
+
+Without these parts Ray's own answer is an exception without a type, or a hundred lines from all of its processes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import sys
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import psutil
+import ray
+
+from orchestrator.errors import ResourceError
+
+logger = logging.getLogger(__name__)
+# Ray gives its own parts half a minute to start, of which a busy machine needs several.
+PATIENCE = {"RAY_agent_register_timeout_ms": "300000"}
+_PARTS = ("gcs_server", "raylet")  # none of which Ray can do without
+_LOOK_SECONDS = 0.5
+_print_to_stdstream = ray._private.worker.print_to_stdstream
+
+
+def start(init: Callable[[], object]) -> None:
+    """Call `init`, which starts Ray, and once more if Ray gives up; what the first try left behind is ended.
+
+    Raises ResourceError if it gives up again. An error of the disk or of access passes as it is.
+    """
+    for again in (True, False):
+        before = set(_children())
+        try:
+            init()
+        except Exception as error:
+            if isinstance(error, ray.exceptions.AuthenticationError):
+                raise
+            if isinstance(error, OSError) and not isinstance(error, TimeoutError):
+                raise
+            ray.shutdown()
+            end(set(_children()) - before)
+            if not again:
+                raise ResourceError(
+                    f"Ray does not start on this machine ({_first_line(error)}): it may be too busy or short of "
+                    f"memory; run the same command again when it has less to do; Ray's logs: {_logs()}"
+                ) from error
+            logger.warning("Ray takes long to start on this machine: trying once more")
+        else:
+            ray._private.worker.print_to_stdstream = _print_without_raylet_log
+            return
+
+
+def _print_without_raylet_log(data: dict[str, Any], ignore_prefix: bool) -> None:
+    """What Ray 2.60 prints of its processes, but for the last lines of a dead raylet's log: `watched` tells of that."""
+    if not any(str(line).startswith("Raylet is terminated") for line in data["lines"]):
+        _print_to_stdstream(data, ignore_prefix)
+
+
+@contextlib.contextmanager
+def watched(on_death: Callable[[str], None] | None = None) -> Iterator[None]:
+    """Until the block ends, end the job with a sentence, and all that is left of Ray, if a part of its Ray dies.
+
+    `on_death` is called with the part's name instead; from another thread.
+    """
+    started = _started_by_ray()
+    names = {process: name for process in started if (name := _name(process)) in _PARTS}
+    over = threading.Event()
+
+    def watch() -> None:
+        known: set[psutil.Process] = set()
+        while not over.wait(_LOOK_SECONDS):
+            for process in started:
+                with contextlib.suppress(psutil.Error):  # those of a raylet that dies have another parent then
+                    known |= set(process.children(recursive=True))
+            dead = next((part for part in names if not _lives(part)), None)
+            if dead is not None and not over.is_set():
+                (on_death or _give_up)(names[dead])
+                end([*started, *known])
+                if on_death is None:
+                    os._exit(1)  # Ray's threads hang, or print what they think of it
+                return
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+def end(processes: Iterable[psutil.Process]) -> None:
+    """SIGKILL for each of them that still runs."""
+    for process in processes:
+        with contextlib.suppress(psutil.Error):  # psutil compares its start: the id may be another one's by now
+            process.kill()
+
+
+def _give_up(part: str) -> None:
+    sys.stdout.flush()
+    print(
+        f"error: Ray's {part} on this machine has died (short of memory is the usual cause): run the same command "
+        f"again, it goes on from the last checkpoint; Ray's logs: {_logs()}",
+        file=sys.stderr,
+        flush=True,
+    )
+
+
+def _children() -> list[psutil.Process]:
+    found: list[psutil.Process] = psutil.Process().children(recursive=True)
+    return found
+
+
+def _started_by_ray() -> list[psutil.Process]:
+    """Children of this process that run programs of Ray, and no others that the user may have started."""
+    found = []
+    for process in psutil.Process().children():
+        with contextlib.suppress(psutil.Error):
+            if any(f"{os.sep}ray{os.sep}" in word for word in process.cmdline()):
+                found.append(process)
+    return found
+
+
+def _name(process: psutil.Process) -> str:
+    with contextlib.suppress(psutil.Error):
+        return str(process.name())
+    return ""
+
+
+def _lives(process: psutil.Process) -> bool:
+    with contextlib.suppress(psutil.Error):
+        return bool(process.status() != psutil.STATUS_ZOMBIE)
+    return False
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def _logs() -> str:
+    return os.path.join(os.environ.get("RAY_TMPDIR", "/tmp"), "ray/session_latest/logs")

@@ -1,0 +1,167 @@
+"""Call every function of the user's once, on small tensors, before any training time is spent.
+
+An error that would end a job after hours is a ConfigError within a second. What belongs to this package needs no such
+call where it costs time: its rules are checked when it is built.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from orchestrator.errors import ConfigError
+from orchestrator.experiment import Experiment
+from orchestrator.pruning.channels import Channels
+from orchestrator.pruning.criteria import Criterion, needs_gradients, resolve_criterion, score
+from orchestrator.pruning.path import Path, check_decreasing
+from orchestrator.retraining import RetrainingTechnique, Start, check_rewind
+from orchestrator.rounds import TrainState
+from orchestrator.training.config import TrainingConfig
+from orchestrator.training.lr import Schedule, is_number
+from orchestrator.training.rng import own_randomness, seed_all
+from orchestrator.training.state import take_state
+from orchestrator.user_code import called
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+def rehearse(experiment: Experiment, model: nn.Module, prunable: Shapes) -> None:
+    """Raise ConfigError, with the error's text and line, if a function that `experiment` names fails on `model`."""
+    training = experiment.training
+    with own_randomness():
+        seed_all(0)
+        densities = _rehearse_path(experiment.path)
+        rehearse_schedule(training.schedule, 0, training.epochs, training.epochs)
+        criterion = _rehearse_criterion(experiment.criterion, prunable)
+        if not is_ours(experiment.selection):
+            _rehearse_selection(experiment, criterion, prunable, densities)
+        if not (is_ours(training.optimizer) and is_ours(experiment.technique)):
+            state = _rehearse_optimizer(training, model)
+            _rehearse_technique(experiment.technique, training, state)
+
+
+def is_ours(value: object) -> bool:
+    """Whether the class of `value` belongs to this package."""
+    return type(value).__module__.startswith("orchestrator.")
+
+
+def _rehearse_path(path: Path) -> tuple[float, ...]:
+    with called(f"{type(path).__name__}.densities()", path.densities):
+        densities = tuple(path.densities())
+        if not all(map(is_number, densities)):
+            raise ConfigError(f"{type(path).__name__}.densities() must return numbers, got {densities!r}")
+        check_decreasing(densities)
+    return densities
+
+
+def rehearse_schedule(schedule: Schedule, first: int, epochs: int, of_epochs: int) -> None:
+    """Ask `schedule` for the rates of a round of `epochs` epochs from `first` on, of a dense run of `of_epochs`."""
+    what = f"{type(schedule).__name__}.lr_at()"
+    for epoch in (float(first), first + epochs - 1.0, math.nextafter(first + epochs, 0)):
+        with called(what, schedule.lr_at):
+            rate: object = schedule.lr_at(epoch, of_epochs)
+        if not (is_number(rate) and rate >= 0):  # type: ignore[operator]
+            raise ConfigError(f"{what} must return a learning rate, a number of 0 or more, got {rate!r} at {epoch:g}")
+
+
+def _rehearse_criterion(name: str, prunable: Shapes) -> Criterion:
+    """Score the smallest tensor of each number of dimensions."""
+    criterion = resolve_criterion(name)
+    by_size = sorted(prunable.items(), key=lambda item: -math.prod(item[1]))
+    for tensor, shape in {len(shape): (tensor, shape) for tensor, shape in by_size}.values():
+        gradient = torch.randn(shape) if needs_gradients(criterion) else None
+        with called(f"criterion {name!r}", criterion):
+            score(criterion, tensor, torch.randn(shape), gradient)
+    return criterion
+
+
+def _rehearse_selection(
+    experiment: Experiment, criterion: Criterion, prunable: Shapes, densities: tuple[float, ...]
+) -> None:
+    """Select in the first two rounds of the path, from random weights of the network's own shapes."""
+    selection, minimum = experiment.selection, experiment.min_kept_per_layer
+    assert not isinstance(selection, Channels)  # which is ours
+    what = f"{type(selection).__name__}.select()"
+    weights = {name: torch.randn(shape) for name, shape in prunable.items()}
+    gradients = {name: torch.randn(shape) for name, shape in prunable.items()} if needs_gradients(criterion) else None
+    masks: dict[str, Tensor] | None = None
+    for density in densities[:2]:
+        with called(f"{type(selection).__name__}.check()", selection.check):
+            selection.check(prunable, density, min_kept_per_layer=minimum)
+        with called(what, selection.select):
+            masks = selection.select(
+                weights,
+                density,
+                masks=masks,
+                criterion=criterion,
+                gradients=gradients,
+                min_kept_per_layer=minimum,
+            )
+            _check_masks(what, masks, weights)
+
+
+def _check_masks(what: str, masks: object, weights: Mapping[str, Tensor]) -> None:
+    if not isinstance(masks, dict) or masks.keys() != weights.keys():
+        got = sorted(masks) if isinstance(masks, dict) else type(masks).__name__
+        raise ConfigError(f"{what} must return a dict with a mask for each of {sorted(weights)}, got {got}")
+    for name, weight in weights.items():
+        mask = masks[name]
+        if not isinstance(mask, Tensor) or mask.dtype != torch.bool or mask.shape != weight.shape:
+            got = f"{mask.dtype} {tuple(mask.shape)}" if isinstance(mask, Tensor) else type(mask).__name__
+            raise ConfigError(f"{what} must return bool masks of their weight's shape, got {got} for {name}")
+
+
+def _rehearse_optimizer(training: TrainingConfig, model: nn.Module) -> TrainState:
+    """Make one step of gradients that are zero; returns the state after it."""
+    what = f"{type(training.optimizer).__name__}.build()"
+    module = copy.deepcopy(model)
+    with called(what, training.optimizer.build):
+        optimizer: object = training.optimizer.build(module)
+        if not isinstance(optimizer, torch.optim.Optimizer):
+            raise ConfigError(f"{what} must return a torch.optim.Optimizer, got {type(optimizer).__name__}")
+        for parameter in module.parameters():
+            if parameter.requires_grad:
+                parameter.grad = torch.zeros_like(parameter)
+        optimizer.step()
+    return take_state(module, optimizer)
+
+
+@dataclass(frozen=True)
+class _Example:
+    """A finished round of the network's own shapes, for a technique to start from."""
+
+    training: TrainingConfig
+    example: TrainState
+    rewinds_to: int | None
+
+    def state(self) -> TrainState:
+        return TrainState(dict(self.example.model), dict(self.example.optimizer))
+
+    def snapshot(self, epoch: int) -> TrainState:
+        if epoch != self.rewinds_to:
+            raise ConfigError(f"start() must read no snapshot but that of rewinds_to(), {self.rewinds_to}, got {epoch}")
+        return self.state()
+
+
+def _rehearse_technique(technique: RetrainingTechnique, training: TrainingConfig, state: TrainState) -> None:
+    name = type(technique).__name__
+    with called(f"{name}.rewinds_to()", technique.rewinds_to):
+        rewinds_to = technique.rewinds_to(training)
+    if rewinds_to is not None:
+        check_rewind(rewinds_to, training)
+    finished = _Example(training, state, rewinds_to)
+    with called(f"{name}.start()", technique.start):
+        start: object = technique.start(finished, finished)
+    if not isinstance(start, Start):
+        raise ConfigError(f"{name}.start() must return a Start, got {type(start).__name__}")
+    if not (isinstance(start.epochs, int) and start.epochs >= 1 and start.first_epoch >= 0):
+        raise ConfigError(
+            f"{name}.start() must ask for 1 epoch or more, from epoch 0 or later on, got {start.epochs!r} from "
+            f"{start.first_epoch!r}"
+        )
+    rehearse_schedule(start.schedule, start.first_epoch, start.epochs, training.epochs)

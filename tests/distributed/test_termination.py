@@ -1,0 +1,62 @@
+"""SIGTERM and Ctrl-C are heard at once, and the job ends when all is safe."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Callable
+
+import pytest
+
+from orchestrator.distributed.termination import GO_ON, Terminated, in_order
+
+
+def wait(event: threading.Event) -> None:
+    """As a job waits for Ray: signals are handled meanwhile."""
+    while not event.wait(0.01):
+        pass
+
+
+def job(stop: Callable[[threading.Event], None], *signals: int, heard: threading.Event | None = None) -> None:
+    """Train for ever, with a signal after another; each one after the first when `heard` is set."""
+    with in_order(stop):
+        for number in signals:
+            os.kill(os.getpid(), number)
+            wait(heard or threading.Event())
+
+
+@pytest.mark.parametrize(("number", "words"), [(signal.SIGINT, "Ctrl-C: stopping"), (signal.SIGTERM, "SIGTERM: stop")])
+def test_a_signal_is_heard_and_what_it_asks_for_is_waited_for(number, words, capfd, monkeypatch):
+    monkeypatch.setenv("RAY_JOB_STOP_WAIT_TIME_S", "600")
+    before, stopped = signal.getsignal(number), threading.Event()
+    with pytest.raises(Terminated) as caught:
+        job(lambda late: stopped.set(), number)
+    assert stopped.is_set()
+    assert (caught.value.number, caught.value.told) == (number, True)
+    assert words in (said := capfd.readouterr().err)
+    assert said.endswith(GO_ON + "\n")
+    assert signal.getsignal(number) is before
+
+
+def test_ctrl_c_once_more_ends_at_once(capfd):
+    asked = threading.Event()
+
+    def stop(late: threading.Event) -> None:
+        asked.set()
+        wait(late)
+
+    with pytest.raises(Terminated) as caught:
+        job(stop, signal.SIGINT, signal.SIGINT, heard=asked)
+    assert caught.value.number == signal.SIGINT
+    assert capfd.readouterr().err.count("Ctrl-C: stopping") == 1
+
+
+def test_sigterm_waits_no_longer_than_the_grace_time(monkeypatch):
+    monkeypatch.setenv("RAY_JOB_STOP_WAIT_TIME_S", "0")
+    with pytest.raises(Terminated):
+        job(wait, signal.SIGTERM)
+
+
+def test_nothing_happens_without_a_signal():
+    job(wait)

@@ -1,0 +1,211 @@
+"""A mistake in a function of the user's ends the job before anything is trained, with the error's text and line."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import tiny
+import torch
+from torch.utils.data import TensorDataset
+
+from orchestrator.distributed.deployment import Deployment, Workers
+from orchestrator.errors import ConfigError
+from orchestrator.problem import load_problem
+from orchestrator.pruning import Global, OneShot
+from orchestrator.retraining import LearningRateRewinding, RetrainingTechnique, Start
+from orchestrator.training.data import complete
+from orchestrator.training.optimizer import SGD
+from orchestrator.user_code import described
+
+
+def one_argument(weight):
+    return weight.abs()
+
+
+def fails_inside(weight, gradient):
+    return weight.no_such_method()
+
+
+@dataclass(frozen=True)
+class TextPath:
+    def densities(self):
+        return ("half",)
+
+
+@dataclass(frozen=True)
+class RisingPath:
+    def densities(self):
+        return (0.5, 0.7)
+
+
+@dataclass(frozen=True)
+class FailsAtTheLastEpoch:
+    def lr_at(self, epoch, epochs):
+        return {0: 0.1, 1: 0.1, 2: 0.1}[int(epoch)]
+
+
+@dataclass(frozen=True)
+class NegativeRate:
+    def lr_at(self, epoch, epochs):
+        return -0.1
+
+
+@dataclass(frozen=True)
+class OtherArguments(Global):
+    def select(self, weights, density):
+        return {name: weight > 0 for name, weight in weights.items()}
+
+
+@dataclass(frozen=True)
+class MasksOfNumbers(Global):
+    def select(self, weights, density, **_):
+        return {name: weight.abs() for name, weight in weights.items()}
+
+
+@dataclass(frozen=True)
+class FailsInTheSecondRound(Global):
+    def select(self, weights, density, *, masks=None, **others):
+        if masks:
+            raise IndexError("no second round")
+        return super().select(weights, density, masks=masks, **others)
+
+
+@dataclass(frozen=True)
+class UnknownSlot(RetrainingTechnique):
+    def start(self, dense, parent):
+        return Start(parent.state().optimizer["no/such/slot"], dense.training.schedule, 0, 1)
+
+
+@dataclass(frozen=True)
+class StartsNowhere(RetrainingTechnique):
+    def start(self, dense, parent):
+        return parent.state()
+
+
+@dataclass(frozen=True)
+class OtherSnapshot(RetrainingTechnique):
+    def start(self, dense, parent):
+        return Start(dense.snapshot(2), dense.training.schedule, 0, 1)
+
+
+@dataclass(frozen=True)
+class BuildsNothing(SGD):
+    def build(self, module):
+        return list(module.parameters())
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"criterion": "test_rehearsal:one_argument"}, "criterion 'test_rehearsal:one_argument' failed: TypeError"),
+        ({"criterion": "test_rehearsal:fails_inside"}, "AttributeError: 'Tensor' object has no attribute 'no_such_me"),
+        ({"path": TextPath()}, "TextPath.densities() must return numbers, got ('half',)"),
+        ({"path": RisingPath()}, "densities must decrease from round to round"),
+        ({"schedule": FailsAtTheLastEpoch()}, "FailsAtTheLastEpoch.lr_at() failed: KeyError: 3"),
+        ({"schedule": NegativeRate()}, "must return a learning rate, a number of 0 or more, got -0.1 at 0"),
+        ({"selection": OtherArguments()}, "OtherArguments.select() failed: TypeError"),
+        ({"selection": MasksOfNumbers()}, "must return bool masks of their weight's shape, got torch.float32"),
+        ({"selection": FailsInTheSecondRound()}, "IndexError: no second round"),
+        ({"technique": UnknownSlot()}, "UnknownSlot.start() failed: KeyError: 'no/such/slot'"),
+        ({"technique": StartsNowhere()}, "StartsNowhere.start() must return a Start, got TrainState"),
+        ({"technique": OtherSnapshot()}, "must read no snapshot but that of rewinds_to(), None, got 2"),
+        ({"optimizer": BuildsNothing()}, "BuildsNothing.build() must return a torch.optim.Optimizer, got list"),
+    ],
+)
+def test_every_function_is_called_once(changes, words):
+    training = {field: value for field, value in changes.items() if field in ("schedule", "optimizer")}
+    others = {field: value for field, value in changes.items() if field not in training}
+    experiment = tiny.with_training(dataclasses.replace(tiny.EXPERIMENT, **others), **training)
+    with pytest.raises(ConfigError, match=re.escape(words)) as caught:
+        load_problem(experiment)
+    if "failed: " in str(caught.value):
+        assert re.search(rf"\({re.escape(__file__)}:\d+\)$", str(caught.value))
+
+
+class Augment:
+    draws = 1
+
+    def __init__(self, change):
+        self.change = change
+
+    def __call__(self, images, u):
+        return self.change(images)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda images: images.flip(7), "augment Augment failed: IndexError"),
+        (lambda images: images[0], "must return as many images as it gets, a tensor of 2, got shape (1, 6, 6)"),
+        (lambda images: None, "got NoneType"),
+    ],
+)
+def test_the_augmentation_is_called_once(change, words):
+    data = dataclasses.replace(tiny.data(), augment=Augment(change))
+    with pytest.raises(ConfigError, match=re.escape(words)):
+        complete(data)
+
+
+def test_the_augmentation_sees_images_as_they_are_stored_and_changes_none_of_them():
+    seen = []
+
+    def change(images):
+        seen.append((images.dtype, tuple(images.shape)))
+        return images.zero_()
+
+    images = torch.full((4, 1, 6, 6), 7, dtype=torch.uint8)
+    split = TensorDataset(images, torch.zeros(4, dtype=torch.int64))
+    data = dataclasses.replace(tiny.data(), train=split, augment=Augment(change))
+    assert (complete(data).train[0][0] == 7).all()
+    assert seen == [(torch.uint8, (2, 1, 6, 6))]
+
+
+def test_what_is_right_passes_and_leaves_no_trace():
+    @dataclass(frozen=True)
+    class Own(LearningRateRewinding):
+        def start(self, dense, parent):
+            assert set(parent.state().optimizer) == {
+                f"{name}/momentum_buffer" for name in dict(model.named_parameters())
+            }
+            return super().start(dense, parent)
+
+    model = tiny.model(3, (1, 6, 6))
+    before = torch.get_rng_state()
+    load_problem(dataclasses.replace(tiny.EXPERIMENT, technique=Own()))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_the_place_of_an_error_is_the_innermost_line_of_the_users_own_files():
+    """What torch, Python or an installed package raise below it tells the user nothing of where to look."""
+    with pytest.raises(RuntimeError) as caught:
+        torch.nn.Linear(2, 2)(torch.zeros(3))
+    line = caught.traceback[0].lineno + 1
+    assert described(caught.value).endswith(f"({Path(__file__)}:{line})")
+    assert described(ValueError("never\nraised")) == "ValueError: never raised"
+
+
+def synchronised(num_classes, input_shape):
+    return torch.nn.SyncBatchNorm.convert_sync_batchnorm(tiny.model(num_classes, input_shape))
+
+
+def test_synchronised_batch_norm_needs_gpus():
+    problem, _ = load_problem(dataclasses.replace(tiny.EXPERIMENT, model="test_rehearsal:synchronised"))
+    with pytest.raises(ConfigError, match=r"SyncBatchNorm can be trained on GPUs only.* has it in 1: use"):
+        Deployment().check_layers(problem.gpu_only)
+    Deployment(Workers(1, 1, 1.0, 1.0)).check_layers(problem.gpu_only)
+    Deployment().check_layers(())
+
+
+def test_a_sweep_calls_the_path_of_every_experiment():
+    """Experiments that differ in nothing else share what is known of their model and data."""
+    from orchestrator.distributed.sweep import _paths  # imports Ray
+
+    named = {"half": OneShot(0.5), "less": OneShot(0.4)}
+    experiments = [dataclasses.replace(tiny.EXPERIMENT, name=name, path=path) for name, path in named.items()]
+    assert len(_paths(experiments, Deployment())) == 2
+    with pytest.raises(ConfigError, match="densities must decrease"):
+        _paths([*experiments, dataclasses.replace(tiny.EXPERIMENT, name="own", path=RisingPath())], Deployment())
