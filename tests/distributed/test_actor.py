@@ -17,6 +17,7 @@ from orchestrator.errors import StorageError
 from orchestrator.problem import load_problem
 from orchestrator.pruning import Geometric
 from orchestrator.retraining import WeightRewinding
+from orchestrator.storage.sealed import seal, unseal
 from orchestrator.training.loop import Trainer
 
 EXPERIMENT = replace(tiny.EXPERIMENT, path=Geometric(remove=0.3, rounds=1))
@@ -95,7 +96,7 @@ def taken_over(actor):
     key, store = actor.next_key(False), actor._driver.ledger.store
     (link,) = store.list(f"claims/{key}")
     other = {"owner": "another", "host": "node-7", "process": "1 elsewhere", "instance": "other"}
-    store.write(f"claims/{key}/2.json", json.dumps(json.loads(store.read(link)) | other).encode())
+    store.write(f"claims/{key}/2.json", seal(unseal(store.read(link), ()) | other))
     actor._claims._renew()
     return key
 
