@@ -31,7 +31,10 @@ def path_records(ledger: Ledger, problems: list[str] | None = None) -> tuple[lis
     found: list[Record] = []
     named: set[tuple[str, int]] = set()
     used: set[str] = set()
-    for experiment in read_experiments(ledger.store, problems):
+    for experiment in sorted(read_experiments(ledger.store, problems), key=lambda each: each.is_misnamed):
+        if (experiment.name, experiment.seed) in named:
+            _tell(experiment.misnamed, problems)
+            continue
         named.add((experiment.name, experiment.seed))
         used.update(experiment.keys)
         if problem := gap(experiment, committed):

@@ -25,6 +25,16 @@ class StoredExperiment:
     keys: tuple[str, ...]
     rewinds_to: tuple[int, ...] | None
 
+    @property
+    def is_misnamed(self) -> bool:
+        """Whether its file has the name of another experiment: it is a copy."""
+        return self.file != f"experiments/{self.name}.{self.seed}.json"
+
+    @property
+    def misnamed(self) -> str:
+        """A sentence about a file of a wrong name."""
+        return f"{self.file} is damaged: it is the path of {self.name!r:.100}, seed {self.seed}; delete it"
+
     def missing(self, finished: Collection[str]) -> list[int]:
         """The rounds that are not among the `finished` keys."""
         return [index for index, key in enumerate(self.keys) if key not in finished]
@@ -49,8 +59,6 @@ def read_experiment(store: Store, file: str) -> StoredExperiment:
             raise ValueError("no name, seed and keys")
         if not (rewinds_to is None or _list_of(int, rewinds_to)):
             raise ValueError("rewinds_to is not a list of epochs")
-        if file != f"experiments/{name:.200}.{seed}.json":
-            raise ValueError(f"it is of {name!r:.100}, seed {seed}")
         return StoredExperiment(
             file, name, seed, tuple(dict.fromkeys(keys)), None if rewinds_to is None else tuple(rewinds_to)
         )
@@ -60,6 +68,8 @@ def read_experiment(store: Store, file: str) -> StoredExperiment:
 
 def contradiction(experiment: StoredExperiment, records: Iterable[Record]) -> str | None:
     """What the finished rounds of `experiment` say against its file, as a sentence that names one of them."""
+    if experiment.is_misnamed:
+        return experiment.misnamed
     finished = {record.key: record for record in records}
     for index, key in enumerate(experiment.keys):
         record, parent = finished.get(key), experiment.keys[index - 1] if index else None

@@ -102,7 +102,11 @@ def test_a_path_without_a_sha256_is_held_against_the_records(ledger: Ledger, ind
 
 def test_a_path_under_another_name_is_damage(ledger: Ledger) -> None:
     ledger.store.write("experiments/copy.0.json", ledger.store.read(EXPERIMENT))
-    assert "it is of 'e', seed 0" in problems(ledger)["experiments/copy.0.json"]
+    assert "it is the path of 'e', seed 0; delete it" in problems(ledger)["experiments/copy.0.json"]
+    told: list[str] = []
+    records, _ = path_records(ledger, told)
+    assert [record.key for record in records] == KEYS[:2], "each round once"
+    assert told[0].startswith("experiments/copy.0.json is damaged")
 
 
 def test_what_cannot_be_read_is_counted_and_the_rest_goes_on(
