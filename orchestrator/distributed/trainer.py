@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import platform
 import signal
@@ -15,6 +14,8 @@ from typing import Any
 
 import ray
 import ray.train
+from fsspec.implementations.memory import MemoryFileSystem
+from pyarrow.fs import FSSpecHandler, PyFileSystem
 from ray.train.torch import TorchTrainer
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -22,7 +23,7 @@ from orchestrator.distributed.actor import DriverActor, answer
 from orchestrator.distributed.deployment import Deployment
 from orchestrator.distributed.network import OwnAddress
 from orchestrator.distributed.worker import WorkerConfig, train_path
-from orchestrator.errors import OrchestratorError, StorageError
+from orchestrator.errors import OrchestratorError
 from orchestrator.experiment import Experiment, Problem
 from orchestrator.stopping import Floor
 from orchestrator.storage.store import Store, open_store
@@ -124,8 +125,8 @@ def fit(experiment: Experiment, driver: Any, store: Store, deployment: Deploymen
     """
     workers = deployment.workers
     loaders = deployment.loader_workers
-    root, filesystem = store.train_storage()
-    run = f"{experiment.name}.{experiment.seed}-{uuid.uuid4().hex}"  # Ray Train keeps nothing for the next one
+    # Ray Train has nothing to keep: the workers write checkpoints to `store`, by the round's key.
+    run = f"{experiment.name}.{experiment.seed}-{uuid.uuid4().hex}"
     config = WorkerConfig(
         experiment=experiment,
         driver=driver,
@@ -150,8 +151,8 @@ def fit(experiment: Experiment, driver: Any, store: Store, deployment: Deploymen
         ),
         run_config=ray.train.RunConfig(
             name=run,
-            storage_path=f"{root}/train",
-            storage_filesystem=filesystem,
+            storage_path="/train",
+            storage_filesystem=PyFileSystem(FSSpecHandler(MemoryFileSystem())),
             failure_config=ray.train.FailureConfig(max_failures=MAX_FAILURES, controller_failure_limit=starts),
             logging_config=ray.train.LoggingConfig(log_level="ERROR"),
         ),
@@ -167,5 +168,3 @@ def fit(experiment: Experiment, driver: Any, store: Store, deployment: Deploymen
     finally:
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGINT, interrupt)
-        with contextlib.suppress(StorageError):
-            store.delete_tree(f"train/{run}")
