@@ -27,7 +27,8 @@ CORE := test_driver.py test_retraining.py test_search.py pruning/test_pru*.py pr
 test-core: .venv/.installed  ## the algorithm without Ray: half a minute
 	$(BIN)/python -m pytest --numprocesses 2 $(addprefix tests/,$(CORE))
 
-test-slow: .venv/.installed  ## every torchvision classifier through every format: an hour
+test-slow: .venv/.installed  ## every torchvision classifier through every format, jobs on SeaweedFS: an hour
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[slow]'
 	$(BIN)/python -m pytest -m slow --timeout 1800
 
 faults: .venv/.installed  ## machines that die, leave and join: what happened, and what it cost
