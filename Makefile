@@ -25,6 +25,7 @@ test-core: .venv/.installed  ## the same without Ray
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup -m "not ray and not slow and not bench and not faults"
 
 test-slow: .venv/.installed  ## what takes minutes and rarely breaks, and every torchvision classifier in every format
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[slow]'
 	$(BIN)/python -m pytest -m slow --timeout 1800
 
 faults: .venv/.installed  ## machines that die, leave and join: what happened, and what it cost

@@ -11,6 +11,7 @@ from pathlib import Path
 import hypothesis
 import pytest
 from s3_server import FaultProxy, S3Server, running_proxy, running_s3_server
+from seaweedfs_server import running_seaweedfs
 from waiting import RAY_STARTS
 
 # Before torch is imported, here and in every child: two test processes with two threads each wait for each other, and
@@ -54,12 +55,29 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
         yield server
 
 
+@pytest.fixture(scope="session")
+def seaweedfs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """SeaweedFS, a store that people run, for the slow tests."""
+    with running_seaweedfs(tmp_path_factory.mktemp("seaweedfs")) as server:
+        yield server
+
+
 @pytest.fixture
 def s3_uri(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
     """`s3://bucket/prefix` in a new bucket, with the environment that reaches it."""
+    return new_bucket(s3_server, monkeypatch, tmp_path)
+
+
+@pytest.fixture
+def seaweedfs_uri(seaweedfs: S3Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
+    """The same in SeaweedFS."""
+    return new_bucket(seaweedfs, monkeypatch, tmp_path)
+
+
+def new_bucket(server: S3Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
     for name in [name for name in os.environ if name.startswith("AWS_")]:
         monkeypatch.delenv(name)
-    monkeypatch.setenv("AWS_ENDPOINT_URL", s3_server.url)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", server.url)
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "tester")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "tester-secret")
     monkeypatch.setenv("AWS_REGION", "us-east-1")
@@ -67,7 +85,7 @@ def s3_uri(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
     monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "no-aws-config"))
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "no-aws-credentials"))
     bucket = f"test-{uuid.uuid4().hex[:12]}"
-    s3_server.admin.create_bucket(Bucket=bucket)
+    server.admin.create_bucket(Bucket=bucket)
     return f"s3://{bucket}/runs"
 
 

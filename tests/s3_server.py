@@ -19,6 +19,7 @@ from functools import cached_property
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, cast
+from urllib.parse import urlsplit
 
 from waiting import wait_for
 
@@ -119,6 +120,7 @@ class Fault:
     part: str = ""
     status: int = 503
     code: str = "SlowDown"
+    body: bytes | None = None  # instead of the XML with `code`
     seconds: float = 0.0
 
 
@@ -184,7 +186,8 @@ class _ProxyHandler(BaseHTTPRequestHandler):
             return self._reset()
         if fault.action == "status":
             text = f"<Error><Code>{fault.code}</Code><Message>injected</Message></Error>".encode()
-            return self._answer(fault.status, [("Content-Type", "application/xml")], text)
+            content = text if fault.body is None else fault.body
+            return self._answer(fault.status, [("Content-Type", "application/xml")], content)
         if fault.action == "delay":
             time.sleep(fault.seconds)
         if fault.action == "forget":
@@ -211,7 +214,12 @@ class _ProxyHandler(BaseHTTPRequestHandler):
     def _forward(self, body: bytes) -> tuple[int, list[tuple[str, str]], bytes]:
         connection = http.client.HTTPConnection(cast(FaultProxy, self.server).upstream, timeout=60)
         with contextlib.closing(connection):
-            connection.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
+            asked = urlsplit(self.path)
+            if asked.netloc:  # through HTTP_PROXY, to a server that only the proxy knows
+                del self.headers["Host"]
+                self.headers["Host"] = cast(FaultProxy, self.server).upstream
+            path = asked._replace(scheme="", netloc="").geturl()
+            connection.putrequest(self.command, path, skip_host=True, skip_accept_encoding=True)
             for name, value in self.headers.items():  # the Host header too: the signature covers it
                 if name.lower() not in ("connection", "expect", "transfer-encoding", "content-length"):
                     connection.putheader(name, value)

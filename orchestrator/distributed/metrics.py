@@ -9,7 +9,6 @@ import weakref
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
-from pyarrow.fs import FileSystem
 from ray.util.metrics import Counter, Gauge
 
 from orchestrator.storage.store import File, Files, Store
@@ -127,9 +126,6 @@ class MeteredStore:
 
     def check(self) -> None:
         self._timed(self._store.check)
-
-    def train_storage(self) -> tuple[str, FileSystem]:
-        return self._store.train_storage()
 
     def _timed(self, call: Callable[[], T], size: int = 0) -> T:
         with self._waiting():

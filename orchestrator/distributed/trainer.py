@@ -14,6 +14,8 @@ from typing import Any
 
 import ray
 import ray.train
+from fsspec.implementations.memory import MemoryFileSystem
+from pyarrow.fs import FSSpecHandler, PyFileSystem
 from ray.train.torch import TorchTrainer
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -21,7 +23,7 @@ from orchestrator.distributed.actor import DriverActor, answer
 from orchestrator.distributed.deployment import Deployment
 from orchestrator.distributed.network import OwnAddress
 from orchestrator.distributed.worker import WorkerConfig, train_path
-from orchestrator.errors import OrchestratorError, StorageError
+from orchestrator.errors import OrchestratorError
 from orchestrator.experiment import Experiment, Problem
 from orchestrator.stopping import Floor
 from orchestrator.storage.store import Store, open_store
@@ -145,8 +147,8 @@ def fit(experiment: Experiment, driver: Any, store: Store, deployment: Deploymen
     """
     workers = deployment.workers
     loaders = deployment.loader_workers
-    root, filesystem = store.train_storage()
-    run = f"{experiment.name}.{experiment.seed}-{uuid.uuid4().hex}"  # Ray Train keeps nothing for the next one
+    # Ray Train has nothing to keep: the workers write checkpoints to `store`, by the round's key.
+    run = f"{experiment.name}.{experiment.seed}-{uuid.uuid4().hex}"
     config = WorkerConfig(
         experiment=experiment,
         driver=driver,
@@ -171,8 +173,8 @@ def fit(experiment: Experiment, driver: Any, store: Store, deployment: Deploymen
         ),
         run_config=ray.train.RunConfig(
             name=run,
-            storage_path=f"{root}/train",
-            storage_filesystem=filesystem,
+            storage_path="/train",
+            storage_filesystem=PyFileSystem(FSSpecHandler(MemoryFileSystem())),
             failure_config=ray.train.FailureConfig(max_failures=MAX_FAILURES, controller_failure_limit=starts),
             logging_config=ray.train.LoggingConfig(log_level="ERROR"),
             callbacks=[GiveUp(driver)],
@@ -187,6 +189,3 @@ def fit(experiment: Experiment, driver: Any, store: Store, deployment: Deploymen
         if not answer(driver.status.remote(0)).failure:  # which the caller asks for
             cause = str(error).strip().splitlines()[-1].strip()  # the rest is Ray's traceback
             raise OrchestratorError(f"training stopped: {cause}") from error
-    finally:
-        with contextlib.suppress(StorageError):
-            store.delete_tree(f"train/{run}")

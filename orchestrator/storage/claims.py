@@ -331,6 +331,6 @@ def _hasty(store: Store, seconds: float) -> Store:
     """The same storage without its patience: a request that hangs for `seconds` must not cost the claim."""
     if store.is_local:
         return store
-    from orchestrator.storage.s3 import S3Store  # boto3 and pyarrow take a second to import
+    from orchestrator.storage.s3 import S3Store  # boto3 takes a second to import
 
     return S3Store(store.uri, patience_s=0, answer_s=seconds)

@@ -8,7 +8,6 @@ import os
 import stat
 import uuid
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
 
 from orchestrator.errors import StorageError
 from orchestrator.folders import expanded
@@ -24,9 +23,6 @@ from orchestrator.storage.store import (
     probe,
     whole_part,
 )
-
-if TYPE_CHECKING:
-    from pyarrow.fs import FileSystem
 
 _WAY_OUT = {
     errno.ENOSPC: "the disk is full: free some space, or choose another storage",
@@ -157,11 +153,6 @@ class LocalStore:
 
     def check(self) -> None:
         probe(self)
-
-    def train_storage(self) -> tuple[str, FileSystem]:
-        from pyarrow.fs import LocalFileSystem
-
-        return self._root, LocalFileSystem()
 
     def _walk(self, top: str, on_error: Callable[[OSError], None]) -> Iterator[str]:
         """The path of every file below the folder `top`, whatever it is named."""

@@ -1,7 +1,7 @@
-"""Bytes in an S3-compatible bucket: boto3 for single requests, pyarrow's parallel streams for bulk.
+"""Bytes in an S3-compatible bucket, through boto3.
 
-Both take endpoint, region and credentials from the standard AWS places (variables, profiles, instance
-roles), on each node anew: nothing of them is ever pickled.
+Endpoint, region and credentials come from the standard AWS places (variables, profiles, instance roles), on each node
+anew: nothing of them is ever pickled.
 """
 
 from __future__ import annotations
@@ -13,8 +13,7 @@ import logging
 import random
 import re
 import time
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
 from functools import cached_property
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -22,8 +21,9 @@ from urllib.parse import urlsplit
 from botocore.exceptions import ClientError
 
 from orchestrator.errors import ConfigError, DamagedError, StorageError
-from orchestrator.storage.s3_clients import ANSWER_S, s3_client, s3_filesystem
-from orchestrator.storage.s3_faults import FAILURES, diagnose, refusal, sentence
+from orchestrator.storage.s3_bulk import PART_BYTES, Download, Upload
+from orchestrator.storage.s3_client import ANSWER_S, address, s3_client
+from orchestrator.storage.s3_faults import FAILURES, diagnose, sentence
 from orchestrator.storage.store import (
     File,
     Files,
@@ -33,22 +33,22 @@ from orchestrator.storage.store import (
     clean_path,
     is_clean,
     probe,
+    side_by_side,
     whole_part,
 )
 
 PATIENCE_S = 300.0  # how long a storage that fails for a while is waited for
-CHECK_PATIENCE_S, CHECK_ANSWER_S = 6.0, 5.0  # so that one answer that does not come is asked for again
+# Before a run. A store that starts with the run, or is started again, takes seconds; who mistyped an address reads
+# so in the first warning, at once.
+CHECK_PATIENCE_S, CHECK_ANSWER_S = 60.0, 15.0
 FIRST_PAUSE_S = 0.25  # between two tries; it doubles
 MAX_PAUSE_S = 15.0
-BULK_BYTES = 8 << 20  # from here on pyarrow: S3 takes parts of 5 MiB and more
-
-PAGE = 1000  # names in one request, the most that S3 takes
+PAGE = 1000  # names in one answer to a listing, the maximum of S3
 
 log = logging.getLogger(__name__)
 _random = random.SystemRandom()  # stateless: the process's own generator belongs to the training
 T = TypeVar("T")
 Names = list[str]  # inside the class, `list` is a method
-Batch = list[dict[str, str]]
 
 
 class S3Store:
@@ -62,7 +62,7 @@ class S3Store:
         *,
         patience_s: float = PATIENCE_S,
         answer_s: float = ANSWER_S,
-        bulk_bytes: int = BULK_BYTES,
+        bulk_bytes: int = PART_BYTES,
     ) -> None:
         place = urlsplit(uri)
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{1,62}", place.netloc):
@@ -85,7 +85,7 @@ class S3Store:
 
     def read(self, path: str, most: int | None = None) -> bytes:
         key = self._key(path)
-        return self._patiently("s3:GetObject", key, lambda: self._get(key, most))
+        return self._patiently("s3:GetObject", key, self._download(key, most))
 
     def read_part(self, path: str, start: int, size: int) -> bytes:
         key = self._key(path)
@@ -94,7 +94,15 @@ class S3Store:
 
     def write(self, path: str, data: bytes | memoryview) -> None:
         key = self._key(path)
-        self._patiently("s3:PutObject", key, lambda: self._put(key, data))
+        if memoryview(data).nbytes < self._bulk_bytes:
+            self._patiently("s3:PutObject", key, lambda: self._client.put_object(**self._place(key), Body=bytes(data)))
+            return
+        upload = Upload(self._client, self._place(key), data)
+        try:
+            self._patiently("s3:PutObject", key, upload)
+        except BaseException:
+            upload.abort()
+            raise
 
     def create(self, path: str, data: bytes) -> bool:
         key = self._key(path)
@@ -103,14 +111,14 @@ class S3Store:
         def put() -> bool:
             tried_before = next(tries) > 0
             try:
-                self._client.put_object(Bucket=self.bucket, Key=key, Body=data, IfNoneMatch="*")
+                self._client.put_object(**self._place(key), Body=data, IfNoneMatch="*")
                 return True
             except ClientError as error:
                 if diagnose(error).code != "preconditionfailed":
                     raise
             # It exists. If an earlier try failed, it may have been carried out and only its answer lost.
             with contextlib.suppress(MissingError, DamagedError):  # the latter: it has more bytes than ours
-                return tried_before and self._get(key, len(data)) == data
+                return tried_before and self._download(key, len(data))() == data
             return False
 
         return self._patiently("s3:PutObject", key, put)
@@ -130,86 +138,69 @@ class S3Store:
         return sorted(path for path in paths if is_clean(path))
 
     def delete(self, path: str) -> None:
-        key = self._key(path)
-        self._patiently("s3:DeleteObject", key, lambda: self._client.delete_object(Bucket=self.bucket, Key=key))
+        self._delete(self._key(path))
 
     def delete_tree(self, prefix: str) -> None:
         if not prefix:
             raise StorageError("delete_tree needs a folder: it never empties a whole store, got ''")
-        top = self._root + clean_folder(prefix)
-        keys = self._keys(top)  # with the folder markers ("train/run/") that pyarrow makes
-        for start in range(0, len(keys), PAGE):
-            batch = [{"Key": key} for key in keys[start : start + PAGE]]
-
-            def remove(batch: Batch = batch) -> None:
-                answer = self._client.delete_objects(Bucket=self.bucket, Delete={"Objects": batch, "Quiet": True})
-                for failed in answer.get("Errors", []):
-                    raise refusal(failed, "DeleteObjects")
-
-            self._patiently("s3:DeleteObject", top, remove)
+        # One request for each object: not every store has DeleteObjects.
+        side_by_side(self, self._delete, self._keys(self._root + clean_folder(prefix)))
 
     def check(self) -> None:
-        # With every byte counted as bulk, the small probe goes through both libraries.
+        # With every byte counted as bulk, the small probe is sent and read in parts.
         probe(S3Store(self.uri, patience_s=CHECK_PATIENCE_S, answer_s=CHECK_ANSWER_S, bulk_bytes=0))
-
-    def train_storage(self) -> tuple[str, Any]:
-        return f"{self.bucket}/{self._root}".rstrip("/"), s3_filesystem(self._client)
 
     @cached_property
     def _client(self) -> Any:
         return s3_client(self._answer_s)
 
-    @cached_property
-    def _filesystem(self) -> Any:
-        return s3_filesystem(self._client, self._answer_s, attempts=3)
-
     def _key(self, path: str) -> str:
         return self._root + clean_path(path)
 
-    def _get(self, key: str, most: int | None = None) -> bytes:
+    def _place(self, key: str) -> dict[str, str]:
+        return {"Bucket": self.bucket, "Key": key}
+
+    @contextlib.contextmanager
+    def _missing_told(self, key: str) -> Iterator[None]:
         try:
-            answer = self._client.get_object(Bucket=self.bucket, Key=key)
-            with contextlib.closing(answer["Body"]) as body:
-                check_size(key.removeprefix(self._root), answer["ContentLength"], most)
-                if answer["ContentLength"] < self._bulk_bytes:
-                    return bytes(body.read())
-            with self._filesystem.open_input_file(f"{self.bucket}/{key}") as file:
-                check_size(key.removeprefix(self._root), file.size(), most)  # another one may lie there by now
-                return bytes(file.read(file.size()))
+            yield
         except ClientError as error:
             if diagnose(error).code != "nosuchkey":
                 raise
-        except FileNotFoundError:  # pyarrow's answer, if it was removed in between
-            pass
-        raise MissingError(f"there is no object s3://{self.bucket}/{key}")
+            raise MissingError(f"there is no object s3://{self.bucket}/{key}") from None
+
+    def _download(self, key: str, most: int | None) -> Callable[[], bytes]:
+        download = Download(
+            self._client,
+            self._place(key),
+            self._bulk_bytes,
+            lambda size: check_size(key.removeprefix(self._root), size, most),
+        )
+
+        def found() -> bytes:
+            with self._missing_told(key):
+                return download()
+
+        return found
 
     def _get_part(self, key: str, start: int, size: int) -> bytes:
-        # boto3 for parts of any size: pyarrow's threads do not live on in a forked process, such as a data loader's.
+        wanted = f"bytes={start}-{start + size - 1}"
         try:
-            answer = self._client.get_object(Bucket=self.bucket, Key=key, Range=f"bytes={start}-{start + size - 1}")
+            with self._missing_told(key):
+                answer = self._client.get_object(**self._place(key), Range=wanted)
             with contextlib.closing(answer["Body"]) as body:
                 return bytes(body.read())
         except ClientError as error:
-            code = diagnose(error).code
-            if code == "invalidrange":
+            if diagnose(error).code == "invalidrange":
                 return b""
-            if code != "nosuchkey":
-                raise
-        raise MissingError(f"there is no object s3://{self.bucket}/{key}")
+            raise
 
-    def _put(self, key: str, data: bytes | memoryview) -> None:
-        if memoryview(data).nbytes < self._bulk_bytes:
-            self._client.put_object(Bucket=self.bucket, Key=key, Body=bytes(data))
-            return
-        # pyarrow completes an upload when its stream goes, after an exception too. In a thread of its own no
-        # Ctrl-C can come between open and write, and publish an empty file.
-        with ThreadPoolExecutor(1) as thread:
-            thread.submit(self._stream, key, data).result()
+    def _delete(self, key: str) -> None:
+        def remove() -> None:
+            with contextlib.suppress(MissingError), self._missing_told(key):
+                self._client.delete_object(**self._place(key))
 
-    def _stream(self, key: str, data: bytes | memoryview) -> None:
-        # Without compression=None a name that ends in .gz or .zst would be compressed.
-        with self._filesystem.open_output_stream(f"{self.bucket}/{key}", compression=None) as stream:
-            stream.write(data)  # all at once: see _put
+        self._patiently("s3:DeleteObject", key, remove)
 
     def _keys(self, prefix: str) -> Names:
         def pages() -> Names:
@@ -222,25 +213,25 @@ class S3Store:
 
     def _patiently(self, permission: str, key: str, call: Callable[[], T]) -> T:
         """`call()`, again and again while it fails in a way that may pass, for up to `patience_s`."""
-        started = time.monotonic()
+        failing_since = 0.0
         for failures in itertools.count():
             try:
                 result = call()
             except FAILURES as error:
-                fault = diagnose(error)
-                place, endpoint = f"s3://{self.bucket}/{key}", self._client.meta.endpoint_url
-                told = sentence(fault, permission, place, endpoint)
+                fault, now = diagnose(error), time.monotonic()
+                failing_since = failing_since or now
+                told = sentence(fault, permission, f"s3://{self.bucket}/{key}", address(self._client))
                 pause = min(FIRST_PAUSE_S * 2**failures, MAX_PAUSE_S) * _random.uniform(0.5, 1.0)
                 if not fault.transient:
                     raise StorageError(told) from error
-                if time.monotonic() - started + pause > self.patience_s:
+                if now - failing_since + pause > self.patience_s:
                     raise StorageError(f"{told} (tried for {self.patience_s:g} s)") from error
                 if failures == 0:
                     log.warning("%s (trying again for up to %g s)", told, self.patience_s)
                 time.sleep(pause)
             else:
                 if failures:
-                    log.warning("storage works again after %.1f s", time.monotonic() - started)
+                    log.warning("storage works again after %.1f s", time.monotonic() - failing_since)
                 return result
         raise AssertionError("unreachable")
 

@@ -1,6 +1,7 @@
 """What a failed S3 request means: worth waiting for or not, and the sentence that tells the user what to do.
 
-Error codes: "Error responses" of the Amazon S3 API reference. pyarrow gives them as text, in capitals.
+Error codes: "Error responses" of the Amazon S3 API reference. Other servers leave out the code or the message (Ceph
+sends no message), so every field of an answer may be missing, empty or of another kind.
 """
 
 from __future__ import annotations
@@ -9,15 +10,35 @@ import os
 import re
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlsplit
 
 from botocore import exceptions as boto
 from botocore.exceptions import BotoCoreError, ClientError
+from botocore.parsers import ResponseParserError
 
-FAILURES = (BotoCoreError, ClientError, OSError)  # what boto3 and pyarrow raise; pyarrow an OSError
+FAILURES = (BotoCoreError, ClientError, ResponseParserError, OSError)  # what boto3 raises
 
 CREDENTIALS = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, or give this node an instance role"
 UNREACHABLE = "unreachable"
 NO_CREDENTIALS = "nocredentials"
+_CERTIFICATE = "certificate"
+_NOT_S3 = "nots3"
+_ROLE = "role"
+_FULL = "full"
+
+# The code of an answer that has none.
+_BY_STATUS = {
+    301: "permanentredirect",
+    403: "accessdenied",
+    404: "nosuchkey",
+    405: "methodnotallowed",
+    409: "conditionalrequestconflict",
+    411: "missingcontentlength",
+    412: "preconditionfailed",
+    416: "invalidrange",
+    501: "notimplemented",
+    507: "insufficientstorage",
+}
 _TRANSIENT = {
     "bandwidthlimitexceeded",
     "conditionalrequestconflict",  # two creates at the same moment
@@ -34,54 +55,122 @@ _TRANSIENT = {
     "toomanyrequests",
     UNREACHABLE,
 }
-_DENIED = {"accessdenied", "allaccessdisabled", "403", "forbidden"}
-_BAD_CREDENTIALS = {
-    "authfailure",
-    "expiredtoken",
-    "invalidaccesskeyid",
-    "invalidclienttokenid",
-    "invalidtoken",
-    "notsignedup",
-    "signaturedoesnotmatch",
-    "tokenrefreshrequired",
-}
-_OTHER_REGION = {
-    "authorizationheadermalformed",
-    "illegallocationconstraintexception",
-    "incorrectendpoint",
-    "permanentredirect",
-    "301",
-}
-_CERTIFICATE = re.compile("CERTIFICATE_VERIFY_FAILED|WRONG_VERSION_NUMBER|curlCode: (35|51|58|60|77)")
-_PYARROW = re.compile(
-    r"AWS Error (?P<code>[A-Z0-9_]+)(?: \(HTTP status (?P<status>\d+)\))? during \w+ operation:"
-    r"\s*(?:Unable to parse ExceptionName: (?P<name>\w+) Message:\s*)?(?P<message>.*)",
-    re.DOTALL,
-)
+_PASSING_STATUS = {408, 429}
+_LASTING_STATUS = {501, 505, 507}  # of those from 500 on
+_FULL_CODES = re.compile("quota|insufficientstorage|storagefull|storageexceeded")
+_BAD_CERTIFICATE = re.compile("CERTIFICATE_VERIFY_FAILED|WRONG_VERSION_NUMBER|NO_CERTIFICATE|No such file|denied")
+
+
+# Codes, and what they mean. `told` is the code as received and the server's message.
+_SENTENCES: list[tuple[set[str], str]] = [
+    (
+        {UNREACHABLE},
+        "cannot reach {where} for {place} ({detail}): check the network, and the address in {variable}{proxy}",
+    ),
+    (
+        {_CERTIFICATE},
+        "{endpoint} has a certificate that is not trusted ({detail}): set AWS_CA_BUNDLE to the file with the "
+        "certificate of its authority, and check http or https in {variable}",
+    ),
+    ({_NOT_S3}, "{endpoint} does not answer as S3 does: check the address in {variable}"),
+    (
+        {"nosuchbucket"},
+        "bucket {bucket!r} does not exist at {endpoint}: create it, or name another in the storage uri",
+    ),
+    (
+        {"accessdenied", "allaccessdisabled", "forbidden"},
+        "access denied at {endpoint}: these credentials lack {permission} on {place}; allow them s3:ListBucket on the "
+        "bucket and s3:GetObject, s3:PutObject and s3:DeleteObject in it",
+    ),
+    (
+        {
+            "authfailure",
+            "expiredtoken",
+            "invalidaccesskeyid",
+            "invalidclienttokenid",
+            "invalidtoken",
+            "notsignedup",
+            "signaturedoesnotmatch",
+            "tokenrefreshrequired",
+        },
+        "{endpoint} refuses the credentials ({name}): check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and "
+        "AWS_SESSION_TOKEN, or AWS_PROFILE",
+    ),
+    (
+        {_ROLE},
+        "the role for {place} cannot be assumed {told}: check role_arn and source_profile in the AWS configuration "
+        "file, and whom the role trusts",
+    ),
+    ({NO_CREDENTIALS}, "no credentials for {place}: " + CREDENTIALS),
+    (
+        {
+            "authorizationheadermalformed",
+            "illegallocationconstraintexception",
+            "incorrectendpoint",
+            "permanentredirect",
+        },
+        "{place} is in another region than asked for: set AWS_REGION to the bucket's region",
+    ),
+    (
+        {"requesttimetooskewed", "requestexpired"},
+        "{endpoint} refuses {place} because its clock and this machine's differ {told}: set both with NTP",
+    ),
+    ({_FULL}, "{endpoint} has no space left for {place} {told}: remove old runs, or raise the bucket's quota"),
+    (
+        {"notimplemented", "methodnotallowed"},
+        "{endpoint} refuses {permission} on {place}, which it does not implement {told}: use AWS S3 or a recent "
+        "S3-compatible server, with If-None-Match on writes, multi-part uploads and single deletes",
+    ),
+    (
+        {"missingcontentlength"},
+        "{endpoint} refuses {permission} on {place} {told}: set AWS_REQUEST_CHECKSUM_CALCULATION=when_required",
+    ),
+]
+_LASTING = "{endpoint} refuses {permission} on {place} {told}: look the code up in the server's documentation or log"
+_PASSING = "{endpoint} fails at {permission} on {place} {told}: look at the server's log if this lasts"
 
 
 @dataclass(frozen=True)
 class Fault:
-    """`name`: S3's error code as received; `code`: the same in lower case without underscores;
-    `transient`: the same request may work later."""
+    """`name`: S3's error code as received; `code`: the same in lower case without underscores, never empty;
+    `transient`: the same request may work later; `address`: the server that was asked, if the error names it."""
 
     name: str
     code: str
     transient: bool
     detail: str
+    address: str = ""
 
 
 def diagnose(error: Exception) -> Fault:
+    """Say what `error`, one of FAILURES, means."""
     if isinstance(error, ClientError):
-        answer = error.response
-        status = int(answer.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
-        return _fault(answer["Error"].get("Code", ""), status, answer["Error"].get("Message", ""))
+        return _diagnose_answer(error)
+    if isinstance(error, ResponseParserError):
+        return _fault(_NOT_S3, 0, "")
     if isinstance(error, BotoCoreError):
         return _diagnose_boto(error)
-    if match := _PYARROW.search(str(error)):
-        code = "unreachable" if match["code"] == "NETWORK_CONNECTION" else match["name"] or match["code"]
-        return _fault(code, int(match["status"] or 0), match["message"])
     return _fault(type(error).__name__, 0, str(error))
+
+
+def _diagnose_answer(error: ClientError) -> Fault:
+    answer, metadata = (_table(error.response, name) for name in ("Error", "ResponseMetadata"))
+    status = metadata.get("HTTPStatusCode")
+    status = status if isinstance(status, int) else 0
+    fault = _fault(_text(answer.get("Code")), status, _text(answer.get("Message")))
+    # The credentials come from another service than S3, and its refusal is about them.
+    if "Role" in error.operation_name and not fault.transient:
+        return Fault(fault.name, _ROLE, False, fault.detail)
+    return fault
+
+
+def _table(answer: Any, name: str) -> dict[str, Any]:
+    value = answer.get(name) if isinstance(answer, dict) else None
+    return value if isinstance(value, dict) else {}
+
+
+def _text(value: Any) -> str:
+    return value.strip() if isinstance(value, str) else ""
 
 
 def _diagnose_boto(error: BotoCoreError) -> Fault:
@@ -97,60 +186,53 @@ def _diagnose_boto(error: BotoCoreError) -> Fault:
     unreachable = (boto.ConnectionError, boto.HTTPClientError, *broken_answer)
     if isinstance(error, no_credentials):
         return _fault(NO_CREDENTIALS, 0, str(error))
+    if isinstance(error, boto.SSLError) and _BAD_CERTIFICATE.search(str(error)):  # which does not mend itself
+        return _fault(_CERTIFICATE, 0, str(error))
     if isinstance(error, unreachable):
-        text = str(error) if isinstance(error, boto.SSLError) else ""
-        return _fault(UNREACHABLE, 0, f"{type(error).__name__} {text}")
+        asked = urlsplit(str(error.kwargs.get("endpoint_url", "")))
+        where = f"{asked.scheme}://{asked.netloc}" if asked.netloc else ""
+        text = str(error) if isinstance(error, (boto.SSLError, boto.ProxyConnectionError)) else ""
+        return _fault(UNREACHABLE, 0, f"{type(error).__name__} {text}", where)
     return _fault(type(error).__name__, 0, str(error))
 
 
-def _fault(name: str, status: int, detail: str) -> Fault:
-    if name in ("UNKNOWN", "") and status:
-        name = str(status)
+def _fault(name: str, status: int, detail: str, where: str = "") -> Fault:
+    detail, where = _one_line(_without_secrets(detail)), _without_secrets(where)
     code = name.replace("_", "").lower()
-    transient = code in _TRANSIENT or status in (408, 429) or (status >= 500 and status != 501)
-    if _CERTIFICATE.search(detail):  # a wrong address or certificate does not mend itself
-        transient = False
-    return Fault(name, code, transient, _without_secrets(detail))
-
-
-def refusal(failed: dict[str, Any], operation: str) -> ClientError:
-    """One entry of an answer's `Errors` (some objects failed, the request did not) as an exception."""
-    return ClientError({"Error": failed}, operation)
+    if code in ("", "unknown", str(status)):
+        code = _BY_STATUS.get(status, str(status))
+    if _FULL_CODES.search(code):
+        return Fault(name or str(status), _FULL, False, detail)
+    passing = status in _PASSING_STATUS or (status >= 500 and status not in _LASTING_STATUS)
+    transient = code in _TRANSIENT or passing
+    return Fault(name or str(status), code, transient, detail, where)
 
 
 def sentence(fault: Fault, permission: str, place: str, endpoint: str) -> str:
     """One sentence with the way out. `permission`: the one needed, "s3:PutObject"; `place`: s3://bucket/key."""
-    endpoint = _without_secrets(endpoint)
-    if fault.code == UNREACHABLE:
-        return (
-            f"cannot reach {endpoint} for {place} ({fault.detail.strip()}): "
-            f"check the network, and the address in {_endpoint_variable()}"
-        )
-    if fault.code == "nosuchbucket":
-        bucket = place.split("/")[2]
-        return f"bucket {bucket!r} does not exist at {endpoint}: create it, or name another in the storage uri"
-    if fault.code in _DENIED:
-        return (
-            f"access denied at {endpoint}: these credentials lack {permission} on {place}; allow them "
-            "s3:ListBucket on the bucket and s3:GetObject, s3:PutObject and s3:DeleteObject in it"
-        )
-    if fault.code in _BAD_CREDENTIALS:
-        return (
-            f"{endpoint} refuses the credentials ({fault.name}): "
-            "check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN, or AWS_PROFILE"
-        )
-    if fault.code == NO_CREDENTIALS:
-        return f"no credentials for {place}: {CREDENTIALS}"
-    if fault.code in _OTHER_REGION:
-        return f"{place} is in another region than asked for: set AWS_REGION to the bucket's region"
-    verb = "fails at" if fault.transient else "refuses"
-    return f"{endpoint} {verb} {permission} on {place}: {fault.name} {fault.detail}".strip()
-
-
-def _endpoint_variable() -> str:
-    return "AWS_ENDPOINT_URL_S3" if os.environ.get("AWS_ENDPOINT_URL_S3") else "AWS_ENDPOINT_URL"
+    endpoint, code = _without_secrets(endpoint), fault.code
+    if code == "nosuchkey" and permission != "s3:GetObject":  # from a server that does not say what is missing
+        code = "nosuchbucket"
+    elsewhere = fault.address not in ("", endpoint.split(" ")[0])
+    template = next((text for codes, text in _SENTENCES if code in codes), _PASSING if fault.transient else _LASTING)
+    return template.format(
+        name=fault.name,
+        detail=fault.detail,
+        told=f"({fault.name} {fault.detail})".replace(" )", ")"),
+        permission=permission,
+        place=place,
+        bucket=place.split("/")[2],
+        endpoint=endpoint,
+        where=f"{fault.address}, which is needed for {endpoint}," if elsewhere else endpoint,
+        variable="AWS_ENDPOINT_URL_S3" if os.environ.get("AWS_ENDPOINT_URL_S3") else "AWS_ENDPOINT_URL",
+        proxy=", and the proxy in HTTP_PROXY or HTTPS_PROXY" if "(through the proxy" in endpoint else "",
+    )
 
 
 def _without_secrets(text: str) -> str:
-    """An endpoint may hold a name and a password; nobody needs them in a message."""
+    """Leave out name and password, which the address of an endpoint or a proxy may hold."""
     return re.sub(r"//[^/@\s]*@", "//", text)
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())[:500]

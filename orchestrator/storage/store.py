@@ -8,13 +8,10 @@ import uuid
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ParamSpec, Protocol, TypeVar
+from typing import ParamSpec, Protocol, TypeVar
 from urllib.parse import unquote, urlsplit
 
 from orchestrator.errors import ConfigError, DamagedError, StorageError
-
-if TYPE_CHECKING:
-    from pyarrow.fs import FileSystem
 
 SCHEMES = "a folder (./runs, /data/runs, ~/runs), file:///data/runs or s3://bucket/prefix"
 JSON_BYTES = 64 << 20  # the most of a file that is not tensors, which is read whole
@@ -90,10 +87,10 @@ class Store(Protocol):
         """Remove one of the `unfinished`; fine if it is gone."""
 
     def check(self) -> None:
-        """Try everything on a small file that is then removed; a wrong setting is told within seconds."""
+        """Try everything on a small file that is then removed. Raises StorageError, at once for a wrong setting.
 
-    def train_storage(self) -> tuple[str, FileSystem]:
-        """(root path, filesystem): `storage_path` and `storage_filesystem` of Ray Train's RunConfig."""
+        A storage that fails for a moment, or cannot be reached, is waited for: less long than in mid-run.
+        """
 
 
 def open_store(uri: str) -> Store:
@@ -121,7 +118,7 @@ def open_store(uri: str) -> Store:
             "set AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_ENDPOINT_URL and AWS_REGION instead"
         )
     if scheme[1] == "s3":
-        from orchestrator.storage.s3 import S3Store  # boto3 and pyarrow take a second to import
+        from orchestrator.storage.s3 import S3Store  # boto3 takes a second to import
 
         return S3Store(uri)
     if place.netloc or not uri.startswith("file:///"):
@@ -229,8 +226,17 @@ def probe(store: Store) -> None:
         store.write(path, b"third")
         if store.list(folder) != [path] or store.read(path) != b"third":
             raise StorageError(f"{store.uri} does not show what was just written: use another storage")
+        if _part(store, path, 1, 3) != b"hir":
+            raise StorageError(f"{store.uri} does not give parts of a file (Range on reads): use another storage")
     except BaseException:
         with contextlib.suppress(StorageError):
+            store.delete(path)  # listing may be what failed
             store.delete_tree(folder)
         raise
     store.delete_tree(folder)
+
+
+def _part(store: Store, path: str, start: int, size: int) -> bytes | None:
+    with contextlib.suppress(DamagedError):  # a part of another size
+        return store.read_part(path, start, size)
+    return None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from typing import Any
 
 from orchestrator.storage.store import MissingError, check_size, clean_folder, clean_path
 
@@ -92,9 +91,6 @@ class SimulatedStore:
 
     def check(self) -> None:
         return
-
-    def train_storage(self) -> Any:
-        raise NotImplementedError("Ray Train takes no part in the simulation")
 
     def _request(self, kind: str, count: int = 1) -> None:
         self.requests[self.purpose, kind] += count

@@ -80,9 +80,9 @@ class Worker:
         self.process.communicate()
 
 
-@pytest.fixture(params=["local", "s3"])
+@pytest.fixture(params=["local", "s3", pytest.param("seaweedfs", marks=pytest.mark.slow)])
 def uri(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    return str(tmp_path / "runs") if request.param == "local" else request.getfixturevalue("s3_uri")
+    return str(tmp_path / "runs") if request.param == "local" else request.getfixturevalue(f"{request.param}_uri")
 
 
 @pytest.fixture

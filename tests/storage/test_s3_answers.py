@@ -1,0 +1,127 @@
+"""Refusals of real S3 servers: what is missing in them, and what the user reads."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import pytest
+from botocore.exceptions import ClientError
+from s3_server import FaultProxy
+
+from orchestrator.errors import StorageError
+from orchestrator.storage.s3 import S3Store
+from orchestrator.storage.s3_faults import diagnose, sentence
+from orchestrator.storage.store import MissingError, open_store
+
+BODIES = {
+    "nothing": b"",
+    "an empty message": b"<Error><Code>%s</Code><Message></Message></Error>",  # Ceph, for every refusal
+    "no message": b"<Error><Code>%s</Code></Error>",
+    "no code": b"<Error><Message>why</Message></Error>",
+    "an empty code": b"<Error><Code/><Message/></Error>",
+    "no field": b"<Error/>",
+    "a nested message": b"<Error><Code>%s</Code><Message><b/><b>1</b></Message></Error>",
+    "a website": b"<html><body>Not here<p>",
+    "JSON": b'{"Error": null}',
+    "half an answer": b"<Error><Co",
+    "no text": b"\xff\x00\xfe",
+}
+CODES = {403: b"AccessDenied", 404: b"NoSuchKey", 412: b"PreconditionFailed", 500: b"InternalError"}
+CALLS: dict[str, Any] = {
+    "read": lambda s: s.read("x"),
+    "read_part": lambda s: s.read_part("x", 0, 1),
+    "write": lambda s: s.write("x", b"x"),
+    "write bulk": lambda s: S3Store(s.uri, patience_s=0, bulk_bytes=0).write("x", b"x"),
+    "create": lambda s: s.create("x", b"x"),
+    "exists": lambda s: s.exists("x"),
+    "list": lambda s: s.list(),
+    "delete": lambda s: s.delete("x"),
+    "check": lambda s: s.check(),
+}
+
+
+@pytest.mark.parametrize("body", BODIES)
+def test_an_answer_may_lack_any_field(s3_uri: str, fault_proxy: FaultProxy, body: str) -> None:
+    store = S3Store(s3_uri, patience_s=0)
+    content = BODIES[body]
+    for status, code in CODES.items():
+        for name, call in CALLS.items():
+            if status == 500 and name == "check":  # which has patience of its own
+                continue
+            fault_proxy.heal()
+            whole = content % code if b"%s" in content else content
+            fault_proxy.inject("status", status=status, body=whole, times=99)
+            if (status, name) == (412, "create"):
+                assert not call(store)
+            elif (status, name) == (404, "delete"):
+                call(store)
+            else:
+                with pytest.raises(StorageError) as caught:
+                    call(store)
+                assert isinstance(caught.value, MissingError) == (status == 404 and name.startswith("read"))
+                assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("part", ["x?uploads", "partNumber"])
+def test_a_server_that_answers_anything_with_200_is_told(s3_uri: str, fault_proxy: FaultProxy, part: str) -> None:
+    fault_proxy.inject("status", part=part, status=200, body=b"<html/>", times=9)
+    with pytest.raises(StorageError, match="does not answer as S3 does: check the address in AWS_ENDPOINT_URL"):
+        S3Store(s3_uri, bulk_bytes=0).write("x", b"x")
+
+
+REFUSED = [
+    # status, code, message, the way out, transient
+    (
+        403,
+        "RequestTimeTooSkewed",
+        "",
+        "clock and this machine's differ (RequestTimeTooSkewed): set both with NTP",
+        False,
+    ),
+    (403, "QuotaExceeded", None, "no space left for s3://b/k (QuotaExceeded): remove old runs, or raise", False),
+    (507, "", "", "no space left for s3://b/k (507): remove old runs", False),
+    (507, "XMinioStorageFull", "full", "no space left for s3://b/k (XMinioStorageFull full): remove", False),
+    (400, "XMinioAdminBucketQuotaExceeded", "", "or raise the bucket's quota", False),
+    (501, "NotImplemented", "A header", "does not implement (NotImplemented A header): use AWS S3 or a recent", False),
+    (501, None, None, "with If-None-Match on writes, multi-part uploads and single deletes", False),
+    (405, "MethodNotAllowed", "", "s3:PutObject on s3://b/k, which it does not implement", False),
+    (411, "MissingContentLength", "", "set AWS_REQUEST_CHECKSUM_CALCULATION=when_required", False),
+    (403, 7, ["?"], "these credentials lack s3:PutObject on s3://b/k", False),
+    (404, "", "", "bucket 'b' does not exist at http://store: create it", False),
+    (400, "Strange", "one\ntwo", "(Strange one two): look the code up in the server's documentation", False),
+    (503, "", "", "fails at s3:PutObject on s3://b/k (503): look at the server's log", True),
+    (409, "", "", "fails at s3:PutObject", True),
+]
+
+
+@pytest.mark.parametrize(("status", "code", "message", "told", "transient"), REFUSED)
+def test_a_refusal_has_a_way_out(status: int, code: Any, message: Any, told: str, transient: bool) -> None:
+    answer: Any = {"Error": {"Code": code, "Message": message}, "ResponseMetadata": {"HTTPStatusCode": status}}
+    fault = diagnose(ClientError(answer, "PutObject"))
+    assert told in sentence(fault, "s3:PutObject", "s3://b/k", "http://store")
+    assert fault.transient == transient
+
+
+@pytest.mark.parametrize("answer", [{}, {"Error": {}}, {"Error": {"Code": "X"}, "ResponseMetadata": {}}])
+def test_an_answer_without_its_parts_is_a_lasting_refusal(answer: Any) -> None:
+    assert not diagnose(ClientError(answer, "PutObject")).transient
+
+
+@pytest.mark.parametrize(("method", "part"), [("PUT", ""), ("GET", "list-type"), ("GET", "/file")])
+def test_a_check_that_is_refused_leaves_no_probe(
+    s3_uri: str, fault_proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch, method: str, part: str
+) -> None:
+    plain, puts = fault_proxy.next_fault, itertools.count()
+
+    def refuse(asked: str, path: str) -> Any:
+        makes_probe = asked == "PUT" and next(puts) == 0
+        if asked == method and part in path and not makes_probe:
+            fault_proxy.inject("status", status=403, code="AccessDenied")
+        return plain(asked, path)
+
+    monkeypatch.setattr(fault_proxy, "next_fault", refuse)
+    with pytest.raises(StorageError):
+        open_store(s3_uri).check()
+    monkeypatch.setattr(fault_proxy, "next_fault", plain)
+    assert open_store(s3_uri).list() == []
