@@ -16,6 +16,7 @@ from orchestrator.errors import ExportError
 from orchestrator.export.agreement import RELATIVE, answers, noise, relative_error
 from orchestrator.export.batch_norm import copied, for_inference
 from orchestrator.export.files import appearing
+from orchestrator.export.int8_biases import refine_biases
 from orchestrator.export.preprocessing import Preprocessing
 from orchestrator.export.program import first_cause, quiet, traced
 from orchestrator.export.runtimes import INPUT, OUTPUT
@@ -112,9 +113,10 @@ def save_onnx_int8(source: str | Path, path: str | Path, batches: Iterable[Tenso
             activation_type=QuantType.QInt8,
             weight_type=QuantType.QInt8,
         )
-        model = onnx.load(str(made))
+        model, original = onnx.load(str(made)), onnx.load(str(source))
+        refine_biases(model, original)
         del model.metadata_props[:]
-        model.metadata_props.extend(onnx.load(str(source), load_external_data=False).metadata_props)
+        model.metadata_props.extend(original.metadata_props)
     with appearing(path) as temporary:
         _write(model, temporary, path)
         _check(onnx, temporary, path)

@@ -102,6 +102,42 @@ def test_float16_and_int8_are_smaller_and_near(tmp_path, resnet):
         assert 1e-6 < relative_error(got, expected) < error, "other arithmetic, but not by much"
 
 
+class EveryLayer(nn.Module):
+    """Layers with a bias of every kind that int8 arithmetic has: a third of the filters is zero, a third tiny."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.depthwise = nn.Conv2d(3, 6, 3), nn.Conv2d(6, 6, 3, groups=6)
+        self.transposed, self.head = nn.ConvTranspose2d(6, 6, 2), nn.Linear(6, 4)
+        for layer, dim in ((self.conv, 0), (self.depthwise, 0), (self.transposed, 1), (self.head, 0)):
+            layer.weight.data.narrow(dim, 0, 2).zero_()
+            layer.weight.data.narrow(dim, 2, 2).mul_(1e-8)
+            layer.bias.data.uniform_(0.1, 0.4)
+
+    def forward(self, x):
+        return self.head(self.transposed(self.depthwise(self.conv(x).relu()).relu()).relu().mean(dim=(2, 3)))
+
+
+def test_int8_keeps_biases_and_leaves_room_for_the_sum(tmp_path):
+    """Filters of zeros do not say how fine the steps of a bias must be, and tiny ones would take all 32 bits."""
+    torch.manual_seed(0)
+    module = EveryLayer().eval()
+    path = save_onnx(module, tmp_path / "n.onnx", GREY)
+    model = onnx.load(str(save_onnx_int8(path, tmp_path / "int8.onnx", [10 * images(32)])))
+    values = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    made_by = {node.output[0]: node.input for node in model.graph.node if node.op_type == "DequantizeLinear"}
+    layers = [
+        node for node in model.graph.node if len(node.input) == 3 and node.op_type in ("Conv", "ConvTranspose", "Gemm")
+    ]
+    for node, name in zip(layers, ("conv", "depthwise", "transposed", "head"), strict=True):
+        image, weight, bias = (made_by[given] for given in node.input)
+        np.testing.assert_allclose(values[bias[1]], values[image[1]] * values[weight[1]], rtol=1e-6)
+        expected = module.get_submodule(name).bias.detach().numpy()
+        np.testing.assert_allclose(values[bias[0]][:4] * values[bias[1]][:4].astype(float), expected[:4], rtol=1e-6)
+        assert abs(values[bias[0]].astype(float)).max() <= 2**28 + 32
+    assert relative_error(run_onnx(tmp_path / "int8.onnx", images(32)), logits(module, images(32))) < 0.1
+
+
 def test_a_weight_that_float16_cannot_hold_is_told(tmp_path):
     module = nn.Sequential(nn.Flatten(), nn.Linear(192, 4))
     with torch.no_grad():
