@@ -1,7 +1,9 @@
 """ONNX files: what onnxruntime makes of them is what torch makes of the network."""
 
+import copy
 import json
 import sys
+import threading
 import warnings
 
 import numpy as np
@@ -64,6 +66,13 @@ def test_batch_norm_is_gone(resnet):
     kinds = {node.op_type for node in onnx.load(str(resnet[1])).graph.node}
     assert "Conv" in kinds
     assert "BatchNormalization" not in kinds
+
+
+def test_weights_of_16_bits_are_written_as_float32(tmp_path):
+    module = networks.tied(4).bfloat16()
+    path = save_onnx(module, tmp_path / "n.onnx", GREY)
+    assert relative_error(run_onnx(path, images(3)), logits(copy.deepcopy(module).float(), images(3))) < 1e-4
+    assert module.head.weight.dtype == torch.bfloat16
 
 
 def test_a_shared_weight_is_written_once(tmp_path):
@@ -216,7 +225,7 @@ class AttentionByName(nn.Module):
         return self.head(self.attention(query=rows, key=rows, value=rows)[0].mean(1))
 
 
-@pytest.mark.parametrize("build", [HookedConvolution, NewWeightNorm, AttentionByName])
+@pytest.mark.parametrize("build", [HookedConvolution, OldWeightNorm, NewWeightNorm, AttentionByName])
 def test_what_cannot_be_folded_is_written_as_it_is(tmp_path, build):
     module = settled(build(4))
     path = save_onnx(module, tmp_path / "n.onnx", GREY)
@@ -271,6 +280,17 @@ class OnlyTheFileIsNan(Narrow):
         return x.flatten(1)[:, :4] * (float("nan") if torch.compiler.is_exporting() else 1.0)
 
 
+class Uncopied(Narrow):
+    def __init__(self, num_classes: int) -> None:
+        super().__init__(num_classes)
+        self.lock = threading.Lock()
+
+
+class Answers(Narrow):
+    def forward(self, x):
+        return {"logits": x.flatten(1)[:, :4]}
+
+
 def without_values(num_classes):
     return networks.tied(num_classes).to("meta")
 
@@ -285,7 +305,8 @@ def without_values(num_classes):
         (Random, "n.onnx differs from the network by"),
         (Nan, "the network answers NaN or infinity to random images"),
         (OnlyTheFileIsNan, "n.onnx differs from the network by nan"),
-        (OldWeightNorm, r"OldWeightNorm cannot be copied \(.*make weights that hooks compute"),
+        (Uncopied, r"Uncopied cannot be copied \(TypeError: .*its parts must allow copy\.deepcopy"),
+        (Answers, "model Answers must answer with a tensor of logits, got dict: wrap it in a module"),
         (without_values, r"has no values to write, as of .*weight: load them first"),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
