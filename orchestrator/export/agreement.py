@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from orchestrator.errors import ExportError
 from orchestrator.export.program import first_cause
 from orchestrator.export.runtimes import Array
+from orchestrator.modules import tensor_answer
 
 RELATIVE = 1e-4  # of the largest logit of an image: how far float32 arithmetic may be from torch's
 
@@ -20,9 +21,11 @@ def noise(input_shape: tuple[int, ...]) -> Tensor:
 
 @torch.no_grad()
 def answers(module: nn.Module, images: Tensor) -> Array:
-    """Logits (n, classes). Raises ExportError if they are not finite, or if there are none."""
+    """Logits (n, classes). Raises ExportError if they are not a tensor or not finite, or if there are none."""
     try:
-        logits: Array = module(images).float().numpy()
+        logits: Array = tensor_answer(module, module(images), ExportError).float().numpy()
+    except ExportError:
+        raise
     except Exception as error:
         raise ExportError(
             f"{type(module).__name__} cannot be exported: it does not take images of shape {tuple(images.shape[1:])} "

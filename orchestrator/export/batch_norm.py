@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections import Counter
 
 from torch import fx, nn
@@ -12,7 +11,8 @@ from torch.nn.utils.parametrize import is_parametrized
 from orchestrator.errors import ExportError
 from orchestrator.export.agreement import RELATIVE, answers, noise, relative_error
 from orchestrator.export.program import check_weights
-from orchestrator.training.checks import one_line
+from orchestrator.modules import copy_module
+from orchestrator.user_code import one_line
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
@@ -60,14 +60,15 @@ def fold_batch_norm(module: nn.Module) -> list[str]:
 
 
 def for_inference(module: nn.Module, input_shape: tuple[int, int, int]) -> nn.Module:
-    """A copy of `module` on the CPU in evaluation mode, batch norm folded where that leaves its function as it is.
+    """A copy of `module` as `in_float32` makes it, batch norm folded where that leaves its function as it is.
 
     Raises ExportError as `copied` does.
     """
+    made = in_float32(module)
     try:
-        return folded(module, input_shape)
+        return folded(made, input_shape)
     except ExportError:  # what cannot be folded keeps its norms
-        return copied(module)
+        return made
 
 
 def folded(module: nn.Module, input_shape: tuple[int, int, int]) -> nn.Module:
@@ -89,13 +90,16 @@ def copied(module: nn.Module) -> nn.Module:
     Raises ExportError for a module without values (see `check_weights`) or one that Python cannot copy.
     """
     check_weights(module)
-    try:
-        return copy.deepcopy(module).cpu().eval()
-    except Exception as error:
-        raise ExportError(
-            f"{type(module).__name__} cannot be copied ({one_line(error)[:200]}): make weights that hooks compute, as "
-            "weight_norm's or torch.nn.utils.prune's, plain parameters first"
-        ) from error
+    return copy_module(module, ExportError).cpu().eval()
+
+
+def in_float32(module: nn.Module) -> nn.Module:
+    """The same, in float32 where `module` has weights of 16 bits: few runtimes compute with those.
+
+    Raises ExportError as `copied` does.
+    """
+    made = copied(module)
+    return made.float() if any(weight.dtype.itemsize == 2 for weight in made.parameters()) else made
 
 
 def _replace(module: nn.Module, name: str, part: nn.Module) -> None:

@@ -18,6 +18,7 @@ from torch.utils.data import Subset
 
 from orchestrator.errors import ConfigError, ExportError
 from orchestrator.export.agreement import RELATIVE, relative_error
+from orchestrator.export.batch_norm import in_float32
 from orchestrator.export.coreml_file import save_coreml
 from orchestrator.export.files import appearing
 from orchestrator.export.measure import DataSource, labels_of, logits_of, measure
@@ -29,6 +30,7 @@ from orchestrator.export.proof import DEPLOY, Artifact, Deployment, Facts, Skipp
 from orchestrator.export.pte_file import save_pte
 from orchestrator.export.runtimes import Array, not_run
 from orchestrator.folders import check_writable
+from orchestrator.modules import tensor_answer
 from orchestrator.pruning.channel_graph import Kept
 from orchestrator.pruning.macs import count_macs
 from orchestrator.training.batches import Batches
@@ -219,9 +221,11 @@ def _facts(candidate: Candidate, reference: Array | None, data: Data | None) -> 
 
 
 def _reference(module: nn.Module, data: Data) -> Array:
+    module = in_float32(module)
+
     def run(images: Array) -> Array:
         with torch.inference_mode():
-            logits: Array = module.eval()(torch.from_numpy(images)).numpy()
+            logits: Array = tensor_answer(module, module(torch.from_numpy(images)), ExportError).float().numpy()
         return logits
 
     return logits_of(run, data)

@@ -14,14 +14,15 @@ from torch import Tensor, nn
 
 from orchestrator.errors import ExportError
 from orchestrator.export.agreement import RELATIVE, answers, noise, relative_error
-from orchestrator.export.batch_norm import copied, for_inference
+from orchestrator.export.batch_norm import for_inference, in_float32
 from orchestrator.export.files import appearing
+from orchestrator.export.int8_biases import refine_biases
 from orchestrator.export.preprocessing import Preprocessing
 from orchestrator.export.program import first_cause, quiet, traced
 from orchestrator.export.runtimes import INPUT, OUTPUT
 from orchestrator.extras import extra
-from orchestrator.training.checks import one_line
 from orchestrator.training.state import model_tensors
+from orchestrator.user_code import one_line
 
 SMALLEST_HALF, LARGEST_HALF = 2.0**-24, 65504.0
 LARGEST = 2**31 - 1  # bytes of a protobuf message
@@ -31,16 +32,17 @@ def save_onnx(module: nn.Module, path: str | Path, preprocessing: Preprocessing,
     """Write `module` as an ONNX file, (n, *input_shape) `images` to (n, classes) `logits`, and return its path.
 
     `fold`: batch norm goes into the convolutions where the flow can be traced. The file is checked by onnx, and by
-    onnxruntime against the module on random images. The module is left as it is.
+    onnxruntime against the module on random images. The module is left as it is; weights of 16 bits are written as
+    float32, and compared so.
 
     Raises ExportError for a module that torch.export does not take (such as control flow on data), for a file that
     differs from it or cannot be written, or if a package is missing.
     """
     onnx, _ = _packages()
     path = Path(path)
-    original = copied(module)
+    original = in_float32(module)
     _check_size(sum(tensor.nbytes for tensor in model_tensors(module).values()), path)
-    exported = for_inference(module, preprocessing.input_shape) if fold else original
+    exported = for_inference(original, preprocessing.input_shape) if fold else original
     model = _model_of(exported, preprocessing)
     _strip(model)
     _describe(model, preprocessing)
@@ -111,9 +113,10 @@ def save_onnx_int8(source: str | Path, path: str | Path, batches: Iterable[Tenso
             activation_type=QuantType.QInt8,
             weight_type=QuantType.QInt8,
         )
-        model = onnx.load(str(made))
+        model, original = onnx.load(str(made)), onnx.load(str(source))
+        refine_biases(model, original)
         del model.metadata_props[:]
-        model.metadata_props.extend(onnx.load(str(source), load_external_data=False).metadata_props)
+        model.metadata_props.extend(original.metadata_props)
     with appearing(path) as temporary:
         _write(model, temporary, path)
         _check(onnx, temporary, path)

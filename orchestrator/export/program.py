@@ -14,7 +14,7 @@ from torch.export import Dim, ExportedProgram
 
 from orchestrator.errors import ExportError
 from orchestrator.export.preprocessing import Preprocessing
-from orchestrator.training.checks import one_line
+from orchestrator.user_code import one_line
 
 
 def traced(module: nn.Module, preprocessing: Preprocessing, *, batch: int, dynamic: bool) -> ExportedProgram:

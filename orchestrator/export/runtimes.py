@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-from orchestrator.errors import ConfigError
+from orchestrator.errors import ConfigError, ExportError
 
 Array: TypeAlias = np.ndarray[Any, Any]
 Run: TypeAlias = Callable[[Array], Array]  # images (n, C, H, W) float32 to logits (n, classes) float32
@@ -49,15 +49,18 @@ def not_run(path: Path) -> str | None:
 def _torch(model: str | None) -> Runtime:
     import torch
 
+    from orchestrator.export.batch_norm import in_float32
     from orchestrator.export.packed import load_packed
+    from orchestrator.modules import tensor_answer
 
     def load(path: Path, threads: int) -> Run:
         torch.set_num_threads(threads)
-        module = load_packed(path, model=model)
+        module = in_float32(load_packed(path, model=model))
 
         @torch.inference_mode()
         def run(images: Array) -> Array:
-            logits: Array = module(torch.from_numpy(images)).float().numpy()
+            answer = tensor_answer(module, module(torch.from_numpy(images)), ExportError)
+            logits: Array = answer.float().numpy()
             return logits
 
         return run

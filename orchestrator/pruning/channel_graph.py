@@ -28,8 +28,12 @@ UNITS: tuple[Unit, ...] = ("macs", "parameters")
 def tensor_sides(layer: nn.Module) -> dict[str, tuple[Side, ...]] | None:
     """The side of each leading dimension of each of the layer's tensors; None for a layer that cannot lose channels.
 
-    A depthwise convolution and a normalisation have only an "out": what goes in is what comes out.
+    A depthwise convolution, a normalisation and a PReLU with a slope for each channel have only an "out": what goes in
+    is what comes out. A layer whose weight is computed, by a hook or a parametrization, cannot lose channels.
     """
+    tensors = [getattr(layer, name, None) for name in ("weight", "bias")]
+    if not all(tensor is None or isinstance(tensor, nn.Parameter) for tensor in tensors):
+        return None
     if isinstance(layer, _ConvNd):
         if layer.groups > 1:
             depthwise = layer.groups == layer.in_channels == layer.out_channels
@@ -40,6 +44,8 @@ def tensor_sides(layer: nn.Module) -> dict[str, tuple[Side, ...]] | None:
         return {"weight": ("out", "in"), "bias": ("out",)}
     if isinstance(layer, _NormBase):
         return dict.fromkeys(("weight", "bias", "running_mean", "running_var"), ("out",))
+    if isinstance(layer, nn.PReLU) and layer.num_parameters > 1:
+        return {"weight": ("out",)}
     return None
 
 
@@ -58,7 +64,7 @@ class Cut:
 
 @dataclass(frozen=True)
 class Layer:
-    """`cuts`: by the tensor's name in the network. `weight`: which of them multiplies, None for a normalisation.
+    """`cuts`: by the tensor's name in the network. `weight`: which of them mixes channels, None for the others.
 
     `positions`: how often each weight is used for one sample (the pixels of the output).
     """

@@ -6,11 +6,11 @@ it couples only in part stay (a zero-padded shortcut), and what is left is tried
 
 from __future__ import annotations
 
-import copy
+import logging
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Any
 
@@ -20,9 +20,12 @@ from torch.nn.modules.conv import _ConvNd
 
 from orchestrator.errors import ConfigError
 from orchestrator.extras import extra
-from orchestrator.pruning.channel_graph import SIDES, ChannelGraph, Cut, Group, Layer, Member, tensor_sides
+from orchestrator.modules import copy_module, tensor_answer
+from orchestrator.pruning.channel_graph import SIDES, ChannelGraph, Cut, Group, Kept, Layer, Member, tensor_sides
 from orchestrator.pruning.macs import weight_uses
 from orchestrator.pruning.shrink import shrink
+
+logger = logging.getLogger(__name__)
 
 
 def trace_channels(module: nn.Module, input_shape: tuple[int, ...]) -> ChannelGraph:
@@ -30,61 +33,120 @@ def trace_channels(module: nn.Module, input_shape: tuple[int, ...]) -> ChannelGr
 
     Channels that no layer reads are the network's outputs and stay, so the classifier does. So do channels in layers
     that this cannot cut: grouped convolutions, normalisation over channels, attention, bare parameters, layers that
-    are called twice or share a weight. Raises ConfigError where torch-pruning is missing, the network cannot be
-    traced, or no channel is left that may go.
+    are called twice, share a weight, or have one that is computed (weight norm, masks of torch.nn.utils.prune). So do
+    channels that are split elsewhere than where a layer's end, and all others whose flow is not understood; a warning
+    names their layers. Raises ConfigError where torch-pruning is missing, the network cannot be copied or traced, its
+    answer is not a tensor, or no channel is left that may go.
     """
     with extra("channels", "pruning of channels"):
         import torch_pruning
-    network = copy.deepcopy(module).cpu().float().eval().requires_grad_()
-    image = torch.zeros((1, *input_shape))
+    name = type(module).__name__
+    network, image = _traceable(module), torch.zeros((1, *input_shape))
     try:
-        layers, macs = _layers(network, image)
+        layers, macs, answer = _layers(network, image)
+        tensor_answer(module, answer)
         widest = max((layer.size(side) for layer in layers.values() for side in SIDES), default=0)
-        with warnings.catch_warnings(), torch.enable_grad(), _bounded(widest):
+        with warnings.catch_warnings(), torch.enable_grad(), _forgiving(widest):
             warnings.simplefilter("ignore")
-            graph = torch_pruning.DependencyGraph().build_dependency(network, image, verbose=False)
-            kinds = [nn.modules.conv._ConvNd, nn.Linear]
-            found = [_group(graph, group) for group in graph.get_all_groups(root_module_types=kinds)]
+            graph = torch_pruning.DependencyGraph().build_dependency(
+                network, image, ignored_layers=_without_channels(network), verbose=False
+            )
+            found, unknown = _groups(graph)
+    except ConfigError:
+        raise
     except Exception as error:
         raise ConfigError(
-            f"the channels of model {type(module).__name__} cannot be traced ({type(error).__name__}: "
+            f"the channels of model {name} cannot be traced ({type(error).__name__}: "
             f"{' '.join(str(error).split())[:200]}): choose another selection than Channels"
         ) from error
     groups = _in_order(_whole(found, layers), layers)
     parameters = sum(parameter.numel() for parameter in module.parameters())
-    groups = _confirmed(network, ChannelGraph(layers, tuple(groups), parameters, macs), input_shape)
-    if not groups:
-        raise ConfigError(
-            f"model {type(module).__name__} has no channels that can be removed: choose another selection than Channels"
+    dense = ChannelGraph(layers, tuple(groups), parameters, macs)
+    confirmed = _confirmed(network, dense, input_shape)
+    unknown += [member.layer for group in groups if group not in confirmed for member, _ in dense.writers(group)]
+    if not confirmed:
+        raise ConfigError(f"model {name} has no channels that can be removed: {_way_out(network)}")
+    if unknown:
+        logger.warning(
+            "model %s: these layers keep all their channels, whose flow is unknown: %s", name, _some(unknown)
         )
-    return ChannelGraph(layers, tuple(groups), parameters, macs)
+    return replace(dense, groups=tuple(confirmed))
+
+
+def check_removal(module: nn.Module, graph: ChannelGraph, kept: Kept, input_shape: tuple[int, ...]) -> None:
+    """Raise ConfigError unless the network that `kept` leaves does what `module` does with those channels silenced."""
+    generator = torch.Generator().manual_seed(0)
+    network, image = _randomised(_traceable(module), input_shape, generator)
+    if not _same_without(network, graph, image, graph.alive(kept)):
+        raise ConfigError(f"channels of {_some(kept)} cannot be removed together: give ratios for some of them only")
+
+
+def _traceable(module: nn.Module) -> nn.Module:
+    return copy_module(module).cpu().float().eval().requires_grad_()
+
+
+def _without_channels(network: nn.Module) -> list[nn.Module]:
+    """The PReLU layers with one slope for all channels, which the trace must pass over.
+
+    Freezes the slopes of every PReLU: the trace would take them for another input of the layer.
+    """
+    found = [part for part in network.modules() if isinstance(part, nn.PReLU)]
+    for part in found:
+        part.requires_grad_(False)
+    return [part for part in found if part.num_parameters == 1]
+
+
+def _way_out(network: nn.Module) -> str:
+    computed = [
+        name
+        for name, part in network.named_modules()
+        if isinstance(part, _ConvNd | nn.Linear) and not isinstance(part.weight, nn.Parameter)
+    ]
+    if computed:
+        return f"make the computed weights of {_some(computed)} plain parameters first, or choose another selection"
+    return "choose another selection than Channels"
+
+
+def _some(names: Iterable[str]) -> str:
+    """The first five of `names`, and how many more there are."""
+    first, *others = dict.fromkeys(names)
+    shown = ", ".join([first, *others[:4]])
+    return f"{shown} and {len(others) - 4} more" if len(others) > 4 else shown
 
 
 @contextmanager
-def _bounded(most: int) -> Iterator[None]:
-    """End a trace in which a group comes to have more places than the widest layer.
+def _forgiving(widest: int) -> Iterator[None]:
+    """Inside, what torch-pruning does not understand of a network is an error of one group, or nothing.
 
-    torch-pruning takes the windows of some transformers for flattened channels, again and again, until memory ends.
+    It takes some reshapes for flattened channels. Where they are windows of a transformer it would do so again and
+    again, until memory ends: a group with more places than the widest layer raises OverflowError. Where it knows of no
+    channels before one, it divides by zero: that one is left as it is.
     """
-    from torch_pruning.dependency.index_mapping import _FlattenIndexMapping
+    from torch_pruning.dependency import index_mapping
 
-    original = _FlattenIndexMapping.__call__
+    flatten, reshape = index_mapping._FlattenIndexMapping.__call__, index_mapping.update_reshape_index_mapping
 
     def bounded(self: Any, places: Any) -> Any:
-        found = original(self, places)
-        if len(found) > most:
+        found = flatten(self, places)
+        if len(found) > widest:
             raise OverflowError("its reshapes mix channels with positions")
         return found
 
-    _FlattenIndexMapping.__call__ = bounded
+    def guarded(graph: Any, node: Any) -> None:
+        with suppress(ZeroDivisionError):
+            reshape(graph, node)
+
+    index_mapping._FlattenIndexMapping.__call__ = bounded
+    index_mapping.update_reshape_index_mapping = guarded
     try:
         yield
     finally:
-        _FlattenIndexMapping.__call__ = original
+        index_mapping._FlattenIndexMapping.__call__ = flatten
+        index_mapping.update_reshape_index_mapping = reshape
 
 
-def _layers(network: nn.Module, image: Tensor) -> tuple[dict[str, Layer], int]:
-    """Layers that can lose channels, by name in the network's order, and the MACs of all that multiply."""
+def _layers(network: nn.Module, image: Tensor) -> tuple[dict[str, Layer], int, object]:
+    """Layers that can lose channels, by name in the network's order; the MACs of all that multiply; the answer."""
     calls: Counter[nn.Module] = Counter()
     positions: Counter[nn.Module] = Counter()
     macs = 0
@@ -98,7 +160,7 @@ def _layers(network: nn.Module, image: Tensor) -> tuple[dict[str, Layer], int]:
 
     hooks = [layer.register_forward_hook(count, with_kwargs=True) for layer in network.modules()]
     with torch.no_grad():
-        network(image)
+        answer = network(image)
     for hook in hooks:
         hook.remove()
     uses = Counter(id(p) for layer in network.modules() for p in layer.parameters(recurse=False))
@@ -116,12 +178,32 @@ def _layers(network: nn.Module, image: Tensor) -> tuple[dict[str, Layer], int]:
             if (tensor := getattr(layer, attribute, None)) is not None
         }
         layers[name] = Layer(cuts, f"{name}.weight" if multiplies else None, positions[layer])
-    return layers, macs
+    return layers, macs, answer
 
 
-def _group(graph: Any, found: Any) -> Group | None:
-    """A group of torch-pruning's in our words; None if it holds what is no layer of ours."""
+def _groups(graph: Any) -> tuple[list[Group | None], list[str]]:
+    """What leaves together with each layer's outputs, and names of layers of which torch-pruning cannot tell."""
     names = {module: name for name, module in graph.model.named_modules()}
+    found: list[Group | None] = []
+    unknown: list[str] = []
+    seen: set[object] = set()
+    for layer in list(graph.module2node):
+        if layer in seen or not isinstance(layer, _ConvNd | nn.Linear):
+            continue
+        try:
+            pruner = graph.get_pruner_of_module(layer)
+            channels = list(range(pruner.get_out_channels(layer)))
+            group = graph.get_pruning_group(layer, pruner.prune_out_channels, channels)
+            found.append(_group(graph, group, names))
+        except Exception:
+            unknown.append(names[layer])
+            continue
+        seen.update(i.dep.target.module for i in group.items if graph.is_out_channel_pruning_fn(i.dep.handler))
+    return found, unknown
+
+
+def _group(graph: Any, found: Any, names: Mapping[nn.Module, str]) -> Group | None:
+    """A group of torch-pruning's in our words; None if it holds what is no layer of ours."""
     members: dict[tuple[str, str], Member] = {}
     for item in found.items:
         target = item.dep.target.module
@@ -159,7 +241,7 @@ def _whole(found: Iterable[Group | None], layers: dict[str, Layer]) -> list[Grou
     covered = Counter((layer, side) for (layer, side, _), count in owners.items() if count == 1)
     groups = []
     for group in known:
-        owned = all(covered[m.layer, m.side] == layers[m.layer].size(m.side) for m in group.members)
+        owned = all(covered[m.layer, m.side] == layers[m.layer].size(m.side) > max(m.positions) for m in group.members)
         matched = all(set(m.channels) == set(range(group.size)) for m in group.members)
         read = any(member.side == "in" for member in group.members)
         written = any(m.side == "out" and layers[m.layer].weight is not None for m in group.members)
@@ -178,10 +260,7 @@ def _in_order(groups: Iterable[Group], layers: Iterable[str]) -> list[Group]:
 
 def _confirmed(network: nn.Module, graph: ChannelGraph, input_shape: tuple[int, ...]) -> list[Group]:
     """The groups of `graph` whose removal does what it should: all of them, or those that do so with those before."""
-    generator = torch.Generator().manual_seed(0)
-    network = network.double()
-    _randomise(network, generator)
-    image = torch.randn((1, *input_shape), generator=generator, dtype=torch.float64)
+    network, image = _randomised(network, input_shape, torch.Generator().manual_seed(0))
     if _removal_is_masking(network, graph, image):
         return list(graph.groups)
     confirmed: list[Group] = []
@@ -192,50 +271,56 @@ def _confirmed(network: nn.Module, graph: ChannelGraph, input_shape: tuple[int, 
 
 
 @torch.no_grad()
-def _randomise(network: nn.Module, generator: torch.Generator) -> None:
-    """Weights that hide nothing: no zeros, and signals that neither die nor explode."""
+def _randomised(
+    network: nn.Module, input_shape: tuple[int, ...], generator: torch.Generator
+) -> tuple[nn.Module, Tensor]:
+    """`network`, in place, with weights that hide nothing, and an image: no zeros, no signal that dies or explodes."""
+    network = network.double()
     for parameter in network.parameters():
         drawn = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
         if parameter.dim() > 1:
             parameter.copy_(drawn * (parameter.shape[0] / parameter.numel()) ** 0.5)
         else:
             parameter.copy_(0.5 + drawn.abs())
+    return network, torch.randn((1, *input_shape), generator=generator, dtype=torch.float64)
 
 
 def _removal_is_masking(network: nn.Module, graph: ChannelGraph, image: Tensor) -> bool:
-    """Whether channels gone give the outputs of the same channels silenced: every second one, and two random halves.
+    """Whether channels gone give the outputs of the same channels silenced: every second one, and random ones twice.
 
-    Every second one alone would not tell a channel from the one two places on.
+    Every second one alone would not tell a channel from the one two places on. Halves alone would not tell that groups
+    must stay of one size, as where two are joined and then split in the middle.
     """
     generator = torch.Generator().manual_seed(0)
     return all(
         _same_without(network, graph, image, alive)
         for alive in (
             [torch.arange(group.size) % 2 == 0 for group in graph.groups],
-            *([_random_half(group.size, generator) for group in graph.groups] for _ in range(2)),
+            [_random(group.size, group.size - group.size // 2, generator) for group in graph.groups],
+            [_random(group.size, 1 + index % (group.size - 1), generator) for index, group in enumerate(graph.groups)],
         )
     )
 
 
-def _random_half(size: int, generator: torch.Generator) -> Tensor:
-    return torch.randperm(size, generator=generator) < size - size // 2
+def _random(size: int, count: int, generator: torch.Generator) -> Tensor:
+    """Flags (size,), `count` of them True."""
+    return torch.randperm(size, generator=generator) < count
 
 
 @torch.no_grad()
 def _same_without(network: nn.Module, graph: ChannelGraph, image: Tensor, alive: Sequence[Tensor]) -> bool:
-    masked = copy.deepcopy(network)
+    masked = copy_module(network)
     tensors = dict(masked.named_parameters())
-    for group, kept in zip(graph.groups, alive, strict=True):
-        gone = ~kept
-        for member in group.members:
-            places = torch.tensor(member.positions)[gone[torch.tensor(member.channels)]]
-            for name, cut in graph.layers[member.layer].cuts.items():
-                if member.side == "out" and cut.trained:
-                    tensors[name].index_fill_(cut.sides.index("out"), places, 0)
     try:
+        for group, kept in zip(graph.groups, alive, strict=True):
+            for member in group.members:
+                places = torch.tensor(member.positions)[~kept[torch.tensor(member.channels)]]
+                for name, cut in graph.layers[member.layer].cuts.items():
+                    if member.side == "out" and cut.trained:
+                        tensors[name].index_fill_(cut.sides.index("out"), places, 0)
         expected = masked(image)
-        removed = shrink(copy.deepcopy(network), graph.configuration(alive))(image)
-    except Exception:
+        removed = shrink(copy_module(network), graph.configuration(alive))(image)
+    except Exception:  # of any kind: it is the user's network that runs
         return False
     return removed.shape == expected.shape and bool(
         torch.allclose(removed, expected, rtol=1e-7, atol=1e-9 * float(expected.abs().max()))

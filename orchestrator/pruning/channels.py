@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -10,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from orchestrator.errors import ConfigError
+from orchestrator.modules import copy_module
 from orchestrator.pruning.channel_choice import (
     check_budget,
     check_ratios,
@@ -19,7 +19,7 @@ from orchestrator.pruning.channel_choice import (
     ratio_sizes,
 )
 from orchestrator.pruning.channel_graph import UNITS, ChannelGraph, Kept, Unit
-from orchestrator.pruning.channel_trace import trace_channels
+from orchestrator.pruning.channel_trace import check_removal, trace_channels
 from orchestrator.pruning.criteria import Criterion, magnitude
 from orchestrator.pruning.li2017 import PRESETS
 from orchestrator.pruning.shrink import shrink
@@ -119,9 +119,10 @@ def fewer_channels(
     """A copy of `module` in which every layer has lost `ratio` of its channels, its lowest; and its configuration.
 
     As trained as what is left of the weights: for sizes and speed, or as a beginning. Raises ConfigError for a bad
-    `ratio` or `round_to`, and as `trace_channels` does.
+    `ratio` or `round_to`, and as `trace_channels` and `check_removal` do.
     """
     check_round_to(round_to)
     graph = trace_channels(module, input_shape)
     kept = keep_by_ratio(graph, dict(module.named_parameters()), ratio, round_to=round_to)
-    return shrink(copy.deepcopy(module), kept), kept
+    check_removal(module, graph, kept, input_shape)
+    return shrink(copy_module(module), kept), kept

@@ -6,7 +6,6 @@ every image. Whoever reads it gets that constant as a bias, and then the channel
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
+from orchestrator.modules import copy_module
 from orchestrator.pruning.channel_graph import ChannelGraph, Kept
 from orchestrator.pruning.shrink import shrink
 
@@ -71,7 +71,7 @@ def remove_silent(module: nn.Module, graph: ChannelGraph, input_shape: tuple[int
 
 @torch.no_grad()
 def _outputs(module: nn.Module, images: Tensor) -> Tensor:
-    outputs: Tensor = copy.deepcopy(module).cpu().double().eval()(images)
+    outputs: Tensor = copy_module(module).cpu().double().eval()(images)
     return outputs
 
 
@@ -116,7 +116,7 @@ def _pads(layer: _ConvNd) -> bool:
 
 def _observe(module: nn.Module, kept: Kept, noise: Tensor) -> tuple[dict[str, Tensor], dict[str, _BatchNorm]]:
     """Of each layer that reads removed channels: its input (n, C, places) on noise, and the batch norm right after."""
-    network = copy.deepcopy(module).cpu().double().eval()
+    network = copy_module(module).cpu().double().eval()
     readers = {network.get_submodule(name): name for name, sides in kept.items() if "in" in sides}
     inputs: dict[str, Tensor] = {}
     outputs: list[tuple[Tensor, int, str]] = []  # with their version, which an activation in place changes

@@ -13,7 +13,7 @@ from orchestrator.errors import ConfigError, DamagedError
 from orchestrator.pruning.channel_graph import ChannelGraph, Cut, Kept, Side, tensor_sides
 
 _SIZES: dict[str, tuple[str, ...]] = {
-    "out": ("out_channels", "out_features", "num_features"),
+    "out": ("out_channels", "out_features", "num_features", "num_parameters"),
     "in": ("in_channels", "in_features"),
 }
 

@@ -17,7 +17,7 @@ import torch
 
 from orchestrator import errors
 from orchestrator.errors import DataError, OrchestratorError
-from orchestrator.training.checks import one_line
+from orchestrator.user_code import one_line
 
 D = TypeVar("D")
 T = TypeVar("T")

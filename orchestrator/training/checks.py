@@ -13,7 +13,6 @@ from torch.utils.data import Dataset, IterableDataset, Subset, TensorDataset
 from orchestrator.errors import ConfigError, DataError, OrchestratorError
 from orchestrator.training.rng import own_randomness
 from orchestrator.user_code import called, described
-from orchestrator.user_code import one_line as one_line  # for those who word an error of the data's files
 
 if TYPE_CHECKING:
     from orchestrator.training.data import Data, Samples, Split

@@ -144,7 +144,7 @@ def _stay_awake(work: dist.Work) -> None:
 
 def running_statistics(module: nn.Module) -> list[Tensor]:
     """The buffers that each worker may have computed from its own part of the batches."""
-    return [buffer for buffer in module.buffers() if buffer.is_floating_point() and 0 not in buffer.stride()]
+    return [buffer for buffer in module.buffers() if buffer.is_floating_point()]
 
 
 def average_buffers(module: nn.Module) -> None:

@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-import copy
 import difflib
 from collections.abc import Callable, Mapping
 from functools import partial
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.parameter import is_lazy
 
 from orchestrator.errors import ConfigError
 from orchestrator.lookup import lookup
+from orchestrator.modules import copy_module, own_memory, tensor_answer
 from orchestrator.pruning import prunable_weights
 from orchestrator.pruning.channel_graph import Kept
 from orchestrator.pruning.shrink import shrink
-from orchestrator.training.checks import one_line
 from orchestrator.training.data import Data, call
 from orchestrator.training.resnet import DEPTHS, CifarResNet
 from orchestrator.training.rng import own_randomness, seed_all
-from orchestrator.user_code import described
+from orchestrator.user_code import described, one_line
 
 BUILTIN: Mapping[str, Callable[..., nn.Module]] = {f"resnet{depth}": partial(CifarResNet, depth) for depth in DEPTHS}
 TORCHVISION = "torchvision:"
@@ -60,7 +59,7 @@ def build_model(
         raise ConfigError(f"{what} has lazy layers, whose weights do not exist yet: give each layer its input size")
     if not prunable_weights(model):
         raise ConfigError(f"{what} has nothing to prune: it needs at least one convolution or linear layer")
-    return shrink(model.cpu(), kept or {})
+    return shrink(own_memory(model.cpu()), kept or {})
 
 
 def check_model(model: nn.Module, data: Data, smallest_batch: int = 2) -> None:
@@ -78,13 +77,13 @@ def check_model(model: nn.Module, data: Data, smallest_batch: int = 2) -> None:
         raise ConfigError(f"model {name} cannot take images of shape {shape}: {described(error)}") from error
     finally:
         model.train(was_training)
-    if not isinstance(logits, Tensor):
-        got = type(logits).__name__
-    elif logits.shape != (2, data.num_classes) or not logits.is_floating_point():
-        got = f"{tuple(logits.shape)} of {logits.dtype}"
-    else:
-        return _check_training(copy.deepcopy(model).train(), name, (min(2, smallest_batch), *data.input_shape))
-    raise ConfigError(f"model {name} must turn {shape} into float logits of shape (2, {data.num_classes}), got {got}")
+    logits = tensor_answer(model, logits)
+    if logits.shape != (2, data.num_classes) or not logits.is_floating_point():
+        raise ConfigError(
+            f"model {name} must turn {shape} into float logits of shape (2, {data.num_classes}), got "
+            f"{tuple(logits.shape)} of {logits.dtype}"
+        )
+    _check_training(copy_module(model).train(), name, (min(2, smallest_batch), *data.input_shape))
 
 
 def _check_training(model: nn.Module, name: str, shape: tuple[int, ...]) -> None:

@@ -25,7 +25,7 @@ from pyarrow import csv
 
 from orchestrator.errors import DamagedError, DataError
 from orchestrator.storage.store import MissingError, Store
-from orchestrator.training.checks import one_line
+from orchestrator.user_code import one_line
 
 FORMAT = 3  # raised whenever the same files would be read otherwise, in another order, or not at all
 BLOCK = 32  # rows that are read at once: of ImageNet 3.5 MB, where a request's latency no longer counts

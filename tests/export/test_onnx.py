@@ -1,7 +1,9 @@
 """ONNX files: what onnxruntime makes of them is what torch makes of the network."""
 
+import copy
 import json
 import sys
+import threading
 import warnings
 
 import numpy as np
@@ -66,6 +68,13 @@ def test_batch_norm_is_gone(resnet):
     assert "BatchNormalization" not in kinds
 
 
+def test_weights_of_16_bits_are_written_as_float32(tmp_path):
+    module = networks.tied(4).bfloat16()
+    path = save_onnx(module, tmp_path / "n.onnx", GREY)
+    assert relative_error(run_onnx(path, images(3)), logits(copy.deepcopy(module).float(), images(3))) < 1e-4
+    assert module.head.weight.dtype == torch.bfloat16
+
+
 def test_a_shared_weight_is_written_once(tmp_path):
     path = save_onnx(networks.tied(4), tmp_path / "n.onnx", GREY)
     assert 4 * 192 * 192 < path.stat().st_size < 4 * 192 * 192 + 10_000
@@ -100,6 +109,42 @@ def test_float16_and_int8_are_smaller_and_near(tmp_path, resnet):
         got = run_onnx(file, batch)
         assert got.dtype == np.float32
         assert 1e-6 < relative_error(got, expected) < error, "other arithmetic, but not by much"
+
+
+class EveryLayer(nn.Module):
+    """Layers with a bias of every kind that int8 arithmetic has: a third of the filters is zero, a third tiny."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.depthwise = nn.Conv2d(3, 6, 3), nn.Conv2d(6, 6, 3, groups=6)
+        self.transposed, self.head = nn.ConvTranspose2d(6, 6, 2), nn.Linear(6, 4)
+        for layer, dim in ((self.conv, 0), (self.depthwise, 0), (self.transposed, 1), (self.head, 0)):
+            layer.weight.data.narrow(dim, 0, 2).zero_()
+            layer.weight.data.narrow(dim, 2, 2).mul_(1e-8)
+            layer.bias.data.uniform_(0.1, 0.4)
+
+    def forward(self, x):
+        return self.head(self.transposed(self.depthwise(self.conv(x).relu()).relu()).relu().mean(dim=(2, 3)))
+
+
+def test_int8_keeps_biases_and_leaves_room_for_the_sum(tmp_path):
+    """Filters of zeros do not say how fine the steps of a bias must be, and tiny ones would take all 32 bits."""
+    torch.manual_seed(0)
+    module = EveryLayer().eval()
+    path = save_onnx(module, tmp_path / "n.onnx", GREY)
+    model = onnx.load(str(save_onnx_int8(path, tmp_path / "int8.onnx", [10 * images(32)])))
+    values = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    made_by = {node.output[0]: node.input for node in model.graph.node if node.op_type == "DequantizeLinear"}
+    layers = [
+        node for node in model.graph.node if len(node.input) == 3 and node.op_type in ("Conv", "ConvTranspose", "Gemm")
+    ]
+    for node, name in zip(layers, ("conv", "depthwise", "transposed", "head"), strict=True):
+        image, weight, bias = (made_by[given] for given in node.input)
+        np.testing.assert_allclose(values[bias[1]], values[image[1]] * values[weight[1]], rtol=1e-6)
+        expected = module.get_submodule(name).bias.detach().numpy()
+        np.testing.assert_allclose(values[bias[0]][:4] * values[bias[1]][:4].astype(float), expected[:4], rtol=1e-6)
+        assert abs(values[bias[0]].astype(float)).max() <= 2**28 + 32
+    assert relative_error(run_onnx(tmp_path / "int8.onnx", images(32)), logits(module, images(32))) < 0.1
 
 
 def test_a_weight_that_float16_cannot_hold_is_told(tmp_path):
@@ -180,7 +225,7 @@ class AttentionByName(nn.Module):
         return self.head(self.attention(query=rows, key=rows, value=rows)[0].mean(1))
 
 
-@pytest.mark.parametrize("build", [HookedConvolution, NewWeightNorm, AttentionByName])
+@pytest.mark.parametrize("build", [HookedConvolution, OldWeightNorm, NewWeightNorm, AttentionByName])
 def test_what_cannot_be_folded_is_written_as_it_is(tmp_path, build):
     module = settled(build(4))
     path = save_onnx(module, tmp_path / "n.onnx", GREY)
@@ -235,6 +280,17 @@ class OnlyTheFileIsNan(Narrow):
         return x.flatten(1)[:, :4] * (float("nan") if torch.compiler.is_exporting() else 1.0)
 
 
+class Uncopied(Narrow):
+    def __init__(self, num_classes: int) -> None:
+        super().__init__(num_classes)
+        self.lock = threading.Lock()
+
+
+class Answers(Narrow):
+    def forward(self, x):
+        return {"logits": x.flatten(1)[:, :4]}
+
+
 def without_values(num_classes):
     return networks.tied(num_classes).to("meta")
 
@@ -249,7 +305,8 @@ def without_values(num_classes):
         (Random, "n.onnx differs from the network by"),
         (Nan, "the network answers NaN or infinity to random images"),
         (OnlyTheFileIsNan, "n.onnx differs from the network by nan"),
-        (OldWeightNorm, r"OldWeightNorm cannot be copied \(.*make weights that hooks compute"),
+        (Uncopied, r"Uncopied cannot be copied \(TypeError: .*its parts must allow copy\.deepcopy"),
+        (Answers, "model Answers must answer with a tensor of logits, got dict: wrap it in a module"),
         (without_values, r"has no values to write, as of .*weight: load them first"),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
