@@ -20,8 +20,8 @@ from orchestrator.errors import ConfigError, DataError
 from orchestrator.training import group
 from orchestrator.training.checks import KnownSamples
 from orchestrator.training.data import Data, Samples, fixed_order
+from orchestrator.training.decoding import DEPTH, IMAGE_ENDINGS, check_background, decoded
 from orchestrator.training.packed import PackedImages, is_packed, open_packed
-from orchestrator.training.pictures import DEPTH, IMAGE_ENDINGS, check_background, decoded
 
 if TYPE_CHECKING:
     from hashlib import _Hash as Hash

@@ -21,6 +21,7 @@ from PIL import Image
 from orchestrator.errors import ConfigError, DataError, StorageError
 from orchestrator.storage.store import Store, open_store
 from orchestrator.training.data import fixed_order
+from orchestrator.training.decoding import FORMATS, DepthError, check_depth
 from orchestrator.training.images import Scan, scan
 from orchestrator.training.packed import REQUESTS
 from orchestrator.training.packed_files import (
@@ -37,7 +38,6 @@ from orchestrator.training.packed_files import (
     index_file,
     shard_file,
 )
-from orchestrator.training.pictures import FORMATS, DepthError, check_depth
 
 MB = 1 << 20
 NUMBERS = 60  # characters of a row of the index beside its name

@@ -214,7 +214,9 @@ def test_a_sample_that_fails_is_named_in_one_sentence(loader_workers: int, closi
     closing.append(one)
     with pytest.raises(DataError) as caught:
         list(one.train(0))
-    assert str(caught.value) == "train sample 7 cannot be read: ValueError: no such thing"
+    assert re.fullmatch(
+        r"train sample 7 cannot be read: ValueError: no such thing \(.*/test_batches.py:\d+\)", str(caught.value)
+    )
     with pytest.raises(DataError, match="test sample 7 cannot"):
         list(one.evaluate("test"))
     assert len(list(one.evaluate("val"))) == 1  # the loaders survive

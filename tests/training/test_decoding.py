@@ -15,10 +15,10 @@ from torch import Tensor
 
 from orchestrator.errors import ConfigError, DataError
 from orchestrator.training.data import Data, load_data
+from orchestrator.training.decoding import decoded
 from orchestrator.training.images import scan
 from orchestrator.training.pack import pack
 from orchestrator.training.packed import open_packed
-from orchestrator.training.pictures import decoded
 
 
 @pytest.fixture
