@@ -220,6 +220,7 @@ class Driver:
             },
             history=[asdict(metrics) for metrics in result.history],
             layers={name: [kept[name], sizes[name]] for name in sizes},
+            unpruned=self._requests.unpruned_by_layer(request.channels),
             dead_layers=dead_layers(request.masks),
             epochs=len(result.history),
             seconds=result.seconds,

@@ -97,9 +97,11 @@ class Experiment:
 class Problem:
     """What is known of model and data before training.
 
-    `prunable` maps each prunable weight tensor to its shape, in parameter order; the identities are hashes of the
-    model's structure and of the data's content, and are part of every key. `channels`: which belong together, where
-    the experiment removes whole channels. `gpu_only`: names of layers that cannot be trained on CPUs.
+    `prunable` maps each prunable weight tensor to its shape, in parameter order, and `unpruned` every other weight
+    tensor to its number of weights. The identities are hashes of the model's structure and constants, and of the
+    data's content, and are part of every key. `channels`: which belong together, where the experiment removes whole
+    channels. `constants`: digests of the model's constants by name (see `constants_of`).
+    `gpu_only`: names of layers that cannot be trained on CPUs.
     """
 
     prunable: Mapping[str, tuple[int, ...]]
@@ -108,6 +110,8 @@ class Problem:
     num_classes: int
     input_shape: tuple[int, int, int]
     channels: ChannelGraph | None = None
+    unpruned: Mapping[str, int] = field(default_factory=dict)
+    constants: Mapping[str, str] = field(default_factory=dict)
     gpu_only: tuple[str, ...] = ()
 
 
@@ -131,6 +135,7 @@ def round_settings(experiment: Experiment, problem: Problem) -> list[dict[str, A
         "criterion": experiment.criterion,
         "selection": as_json(experiment.selection),
         "exclude": list(experiment.exclude),
+        "prunable": list(problem.prunable),  # a model may leave out weights by itself
         "min_kept_per_layer": experiment.min_kept_per_layer,
         "technique": as_json(experiment.technique),
     }

@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import hashlib
+import logging
+import math
+from collections.abc import Mapping
 
 from torch import nn
 
 from orchestrator.errors import ConfigError
 from orchestrator.experiment import Experiment, Problem
-from orchestrator.pruning import prunable_weights
+from orchestrator.pruning import prunable_weights, unpruned_weights
 from orchestrator.pruning.channel_trace import trace_channels
 from orchestrator.pruning.channels import Channels
 from orchestrator.rehearsal import rehearse
+from orchestrator.report.text import name_largest
 from orchestrator.seeds import derive
 from orchestrator.training.batches import check_batch_size
+from orchestrator.training.constants import constants_of, tensor_digests
 from orchestrator.training.data import Data, load_data
 from orchestrator.training.models import build_model, check_model, gpu_only
+
+logger = logging.getLogger(__name__)
 
 
 def load_problem(experiment: Experiment, data_root: str | None = None, workers: int = 1) -> tuple[Problem, Data]:
@@ -28,13 +35,9 @@ def load_problem(experiment: Experiment, data_root: str | None = None, workers: 
     data = load_data(experiment.data, experiment.data_options, root=data_root)
     batch_size = experiment.training.batch_size
     check_batch_size(len(data.train), batch_size, workers)
-    model = build_model(
-        experiment.model,
-        experiment.model_options,
-        num_classes=data.num_classes,
-        input_shape=data.input_shape,
-        seed=derive(experiment.seed, "model"),
-    )
+    drawn = tensor_digests(_build(experiment, data, "model", "drawn again"))
+    model = _build(experiment, data, "model")
+    constants = constants_of(tensor_digests(model), drawn)
     check_model(model, data, batch_size // workers)
     prunable = {name: tuple(weight.shape) for name, weight in prunable_weights(model, experiment.exclude).items()}
     if not prunable:
@@ -42,16 +45,59 @@ def load_problem(experiment: Experiment, data_root: str | None = None, workers: 
             f"model {experiment.model!r} has no prunable weight left: loosen exclude {experiment.exclude}"
         )
     rehearse(experiment, model, prunable)
+    unpruned = {name: weight.numel() for name, weight in unpruned_weights(model, prunable).items()}
+    _warn_of_unpruned(experiment, model, prunable, unpruned)
     channels = None
     if isinstance(experiment.selection, Channels):
         channels = trace_channels(model, data.input_shape)
     problem = Problem(
-        prunable, _structure(model), data.identity, data.num_classes, data.input_shape, channels, gpu_only(model)
+        prunable=prunable,
+        model_identity=_identity(model, constants),
+        data_identity=data.identity,
+        num_classes=data.num_classes,
+        input_shape=data.input_shape,
+        channels=channels,
+        unpruned=unpruned,
+        constants=constants,
+        gpu_only=gpu_only(model),
     )
     return problem, data
 
 
-def _structure(model: nn.Module) -> str:
-    """Hash of the layers, their settings and their tensors' shapes: the model's code may move, not change."""
-    tensors = [(name, tuple(tensor.shape), str(tensor.dtype)) for name, tensor in model.state_dict().items()]
-    return hashlib.sha256(repr((repr(model), tensors)).encode()).hexdigest()
+def _build(experiment: Experiment, data: Data, *purpose: str) -> nn.Module:
+    return build_model(
+        experiment.model,
+        experiment.model_options,
+        num_classes=data.num_classes,
+        input_shape=data.input_shape,
+        seed=derive(experiment.seed, *purpose),
+    )
+
+
+def _warn_of_unpruned(
+    experiment: Experiment, model: nn.Module, prunable: Mapping[str, tuple[int, ...]], unpruned: Mapping[str, int]
+) -> None:
+    """Log which weights no experiment can prune, largest first. What `exclude` names is not among them."""
+    sizes = {name: unpruned[name] for name in unpruned_weights(model, prunable_weights(model))}
+    if not sizes:
+        return
+    count = sum(math.prod(shape) for shape in prunable.values())
+    total = count + sum(unpruned.values())
+    logger.warning(
+        f"{experiment.name}: {count:,} of the {total:,} weights of model {experiment.model!r} are prunable "
+        f"({count / total:.1%}), and compression counts all of them. Never pruned, because they are frozen, computed "
+        "from other parameters, or not those of a convolution, linear, attention or recurrent layer: "
+        f"{name_largest(sizes)}"
+    )
+
+
+def _identity(model: nn.Module, constants: Mapping[str, str]) -> str:
+    """Hash of the layers, their settings, and their tensors' shapes and constants.
+
+    The model's code may move, not change.
+    """
+    tensors = [
+        (name, tuple(tensor.shape), str(tensor.dtype), tensor.requires_grad)
+        for name, tensor in model.state_dict(keep_vars=True).items()
+    ]
+    return hashlib.sha256(repr((repr(model), tensors, sorted(constants.items()))).encode()).hexdigest()

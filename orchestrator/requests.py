@@ -170,13 +170,15 @@ class Requests:
         self._criterion = resolve_criterion(experiment.criterion)
         self._rewinds_to = experiment.technique.rewinds_to(experiment.training)
         self._keep = tuple(sorted({*keep, *([] if self._rewinds_to is None else [self._rewinds_to])}))
+        self._unpruned, self._constants = dict(problem.unpruned), dict(problem.constants)
         self._prunable = sum(math.prod(shape) for shape in self.shapes.values())
         self._check_epochs()
         self._check_densities()
 
     def dense(self) -> RoundRequest:
         training = self.experiment.training
-        return self._request(0, Start(None, training.schedule, 0, training.epochs), {}, keep=self._keep)
+        request = self._request(0, Start(None, training.schedule, 0, training.epochs), {}, keep=self._keep)
+        return replace(request, constants=self._constants)
 
     def errand(self, index: int, dense: Finished, parent: Finished) -> RoundRequest | None:
         """What has to be fetched before round `index` >= 1 can be asked for, if anything."""
@@ -231,6 +233,11 @@ class Requests:
             return {name: count_true(masks[name]) for name in self.shapes}
         left = self._channel_graph.kept_weights(channels) if channels else {}
         return {name: left.get(name, math.prod(shape)) for name, shape in self.shapes.items()}
+
+    def unpruned_by_layer(self, channels: Kept) -> dict[str, list[int]]:
+        """[kept, all] weights of each tensor that is not prunable; some leave it with the channels of its inputs."""
+        left = self._channel_graph.kept_weights(channels) if channels else {}
+        return {name: [left.get(name, size), size] for name, size in self._unpruned.items()}
 
     def channels_record(self, request: RoundRequest) -> dict[str, Any] | None:
         """What the record of a round says of the channels that its network has left (see `Record.channels`)."""

@@ -16,6 +16,11 @@ from orchestrator.training.lr import Schedule
 Tensors = dict[str, Tensor]
 
 
+def raw_bytes(tensor: Tensor) -> memoryview:
+    """The elements of a tensor on the CPU as bytes, in logical order."""
+    return tensor.detach().contiguous().view(-1).view(torch.uint8).numpy().data
+
+
 @dataclass
 class TrainState:
     """Everything that training changes, on the CPU, whole tensors.
@@ -40,7 +45,8 @@ class RoundRequest:
     `wants` other than "round" is an errand, whose key is the round's with a suffix and whose result's state is the
     answer: "snapshot", the state after `epochs` epochs of a dense run that kept none (no difference in training);
     "gradients", those of the training loss at `start`, under the names of the model's tensors. `workers`: as many must
-    train it, since another number would give other bits; None: any number may.
+    train it, since another number would give other bits; None: any number may. `constants`: digests of tensors that the
+    dense network must begin with (see `constants_of`).
     """
 
     key: str
@@ -60,6 +66,7 @@ class RoundRequest:
     keep: tuple[int, ...] = ()
     wants: Literal["round", "snapshot", "gradients"] = "round"
     workers: int | None = None
+    constants: Mapping[str, str] = field(default_factory=dict)
 
     def origin(self) -> str:
         """A digest of the weights and masks that the round starts from.
@@ -70,7 +77,7 @@ class RoundRequest:
         for tensors in (self.start.model if self.start else {}, self.masks):
             for name, tensor in sorted(tensors.items()):  # storage gives them in another order
                 digest.update(name.encode())
-                digest.update(tensor.contiguous().view(-1).view(torch.uint8).numpy().data)
+                digest.update(raw_bytes(tensor))
         return digest.hexdigest()
 
 

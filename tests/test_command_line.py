@@ -17,8 +17,8 @@ from orchestrator.storage.ledger import MODEL, OPTIMIZER, Ledger, Record
 from orchestrator.storage.store import open_store
 
 FIELDS = [
-    "experiment", "key", "parent", "round", "technique", "density", "kept", "prunable", "seed", "metrics", "epochs",
-    "seconds", "bytes",
+    "experiment", "key", "parent", "round", "technique", "density", "kept", "prunable", "weights", "seed", "metrics",
+    "epochs", "seconds", "bytes",
 ]  # fmt: skip
 
 
@@ -77,7 +77,7 @@ def test_status_json_is_one_object_a_record(folder, capsys):
         assert value["bytes"] == model.stat().st_size
     assert values[2] == {
         "experiment": "digits", "key": key(2), "parent": key(1), "round": 2, "technique": "LearningRateRewinding",
-        "density": 0.25, "kept": 16, "prunable": 64, "seed": 0, "epochs": 3, "seconds": 1.5,
+        "density": 0.25, "kept": 16, "prunable": 64, "weights": 64, "seed": 0, "epochs": 3, "seconds": 1.5,
         "metrics": {"train_loss": 0.25, "val_accuracy": 0.9, "test_accuracy": 0.855}, "bytes": values[2]["bytes"],
     }  # fmt: skip
 

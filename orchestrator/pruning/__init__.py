@@ -12,7 +12,7 @@ from orchestrator.pruning.criteria import (
     resolve_criterion,
 )
 from orchestrator.pruning.filters import Filters
-from orchestrator.pruning.masks import count_kept, dead_layers, prunable_weights
+from orchestrator.pruning.masks import count_kept, dead_layers, prunable_weights, unpruned_weights
 from orchestrator.pruning.path import Cubic, Explicit, Geometric, OneShot, Path
 from orchestrator.pruning.select import prune_globally
 from orchestrator.pruning.selection import Global, Layerwise, NofM, Selection
@@ -42,4 +42,5 @@ __all__ = [
     "random",
     "reads_gradients",
     "resolve_criterion",
+    "unpruned_weights",
 ]

@@ -27,8 +27,8 @@ class Filters:
     input); none is split. The budget is round(density * N) of the N prunable weights: what stays is the longest
     beginning of the ranking that fits, so less than one filter below the budget, and of equal filters the first.
     Every convolution keeps its best filter, or as many of its best as hold `min_kept_per_layer` weights. Linear layers
-    stay whole (their rows may be classes). A weight that earlier masks removed scores 0 and weighs nothing; one whose
-    score is +inf keeps its filter, whatever else is in it.
+    stay whole (their rows may be classes), and so do recurrent ones. A weight that earlier masks removed scores 0 and
+    weighs nothing; one whose score is +inf keeps its filter, whatever else is in it.
     """
 
     def check(self, shapes: Mapping[str, tuple[int, ...]], density: float, *, min_kept_per_layer: int = 0) -> None:
@@ -112,6 +112,7 @@ def _check_budget(budget: int, least: int, total: int, density: float) -> None:
     if budget < least:
         lowest = Context(prec=4, rounding=ROUND_CEILING).create_decimal(Decimal(repr(least / total)))
         raise ConfigError(
-            f"density {density:g} keeps {budget} of {total} weights, but linear layers stay whole and every "
-            f"convolution keeps a filter, or its minimum, {least} weights together: the smallest density is {lowest}"
+            f"density {density:g} keeps {budget} of {total} weights, but linear and recurrent layers stay whole and "
+            f"every convolution keeps a filter, or its minimum, {least} weights together: the smallest density is "
+            f"{lowest}"
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import itertools
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -26,8 +27,8 @@ def weight_uses(
     """(weight, how often each of its elements multiplies) in one call of `part`, as a forward hook with kwargs sees it.
 
     A convolution's weight is used once for each output position (a transposed one's: input position), a linear
-    layer's and an attention projection's once for each row. Biases, norms and the products of attention itself have
-    no weights and do not count.
+    layer's and an attention projection's once for each row, a recurrent layer's once for each step of each sequence.
+    Biases, norms and the products of attention itself have no weights and do not count.
     """
     if isinstance(part, _ConvTransposeNd):
         given = _arguments(part, inputs, named)["input"]
@@ -36,6 +37,11 @@ def weight_uses(
         yield part.weight, output.numel() // max(part.out_channels, 1)
     elif isinstance(part, nn.Linear):
         yield part.weight, output.numel() // max(part.out_features, 1)
+    elif isinstance(part, (nn.RNNBase, nn.RNNCellBase)):
+        given = _arguments(part, inputs, named)["input"]
+        steps = given.data.numel() // part.input_size  # `data` is also what a packed sequence holds
+        layers: Any = [[part.weight_ih, part.weight_hh]] if isinstance(part, nn.RNNCellBase) else part.all_weights
+        yield from ((weight, steps) for weight in itertools.chain(*layers) if weight.dim() > 1)
     elif isinstance(part, nn.MultiheadAttention):  # calls no layer of its own
         given = _arguments(part, inputs, named)
         rows = [given[name].numel() // given[name].shape[-1] for name in ("query", "key", "value")]
@@ -53,7 +59,7 @@ def _arguments(part: nn.Module, inputs: tuple[Any, ...], named: Mapping[str, Any
 
 @torch.no_grad()
 def count_macs(module: nn.Module, input_shape: tuple[int, int, int]) -> Macs:
-    """MACs of all convolutions, linear layers and attention projections for one image of (C, H, W).
+    """MACs of all convolutions, linear layers, attention projections and recurrent layers for one image of (C, H, W).
 
     The module is left as it is.
     """

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Container, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 
 import torch
@@ -11,22 +12,33 @@ from torch.nn.modules.conv import _ConvNd
 
 from orchestrator.errors import ConfigError
 
-_ATTENTION_WEIGHTS = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
+# The weights that each kind of layer multiplies by, as patterns of the names of its own parameters. Other names belong
+# to what weights are computed from, such as `weight_g` and `weight_v` of `torch.nn.utils.weight_norm`.
+_WEIGHTS: tuple[tuple[tuple[type[nn.Module], ...], str], ...] = (
+    ((_ConvNd, nn.Linear), "weight"),
+    ((nn.MultiheadAttention,), "(in|q|k|v)_proj_weight"),  # its out_proj is an nn.Linear
+    ((nn.RNNBase, nn.RNNCellBase), r"weight_(ih|hh|hr)(_l\d+(_reverse)?)?"),
+)
 
 
 def prunable_weights(model: nn.Module, exclude: Sequence[str] = ()) -> dict[str, nn.Parameter]:
-    """Weights of every convolution, linear and attention projection, first and last included, in parameter order.
+    """Weights of every convolution, linear, attention projection and recurrent layer, in parameter order.
 
-    Never biases or normalisation. A shared (tied) parameter stands once, under its first name. `exclude`, and the
-    model's own `prune_exclude` if it has one, are patterns such as "fc", "layer1.*" or "*.downsample.0.weight": one
-    that matches a parameter's name, or the name of a module around it, leaves it out (of a shared one, any name).
-    A weight that is computed from others (`torch.nn.utils.parametrize`) is no parameter, and is not pruned.
+    First and last layer included; never biases or normalisation. A shared (tied) parameter stands once, under its first
+    name. `exclude`, and the model's own `prune_exclude` if it has one, are patterns such as "fc", "layer1.*" or
+    "*.downsample.0.weight": one that matches a parameter's name, or the name of a module around it, leaves it out (of
+    a shared one, any name).
+
+    A frozen parameter (`requires_grad` False) is not prunable, because no retraining can make up for what it loses.
+    Neither is a weight that is computed from others (parametrizations, weight norm), nor what it is computed from.
+    `unpruned_weights` has what this leaves out.
 
     Raises ConfigError for a pattern that matches none of these weights.
     """
     names: dict[nn.Parameter, list[str]] = {}  # a parameter hashes by identity
     for name, weight in _linear_weights(model):
-        names.setdefault(weight, []).append(name)
+        if weight.requires_grad:
+            names.setdefault(weight, []).append(name)
     prunable = {name: weight for name, weight in model.named_parameters() if weight in names}
     excluded: set[str] = set()
     for pattern in (*_patterns(exclude, "exclude"), *_patterns(getattr(model, "prune_exclude", ()), "prune_exclude")):
@@ -38,6 +50,11 @@ def prunable_weights(model: nn.Module, exclude: Sequence[str] = ()) -> dict[str,
             )
         excluded |= hits
     return {name: weight for name, weight in prunable.items() if name not in excluded}
+
+
+def unpruned_weights(model: nn.Module, prunable: Container[str]) -> dict[str, nn.Parameter]:
+    """Parameters of two or more dimensions whose names are not in `prunable`: weights that stay at every density."""
+    return {name: weight for name, weight in model.named_parameters() if weight.dim() > 1 and name not in prunable}
 
 
 def count_kept(masks: Mapping[str, Tensor]) -> int:
@@ -89,16 +106,12 @@ def check_matches(what: str, others: Mapping[str, Tensor] | None, weights: Mappi
 def _linear_weights(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
     """Every (name, parameter) that multiplies activations; a shared one comes once for each of its names."""
     for prefix, module in model.named_modules(remove_duplicate=False):
-        if isinstance(module, (_ConvNd, nn.Linear)):
-            attributes: tuple[str, ...] = ("weight",)
-        elif isinstance(module, nn.MultiheadAttention):
-            attributes = _ATTENTION_WEIGHTS  # bare parameters of the module; its out_proj is an nn.Linear
-        else:
+        pattern = next((pattern for kinds, pattern in _WEIGHTS if isinstance(module, kinds)), None)
+        if pattern is None:
             continue
-        for attribute in attributes:
-            weight = getattr(module, attribute, None)
-            if isinstance(weight, nn.Parameter):
-                yield f"{prefix}.{attribute}".lstrip("."), weight
+        for name, parameter in module.named_parameters(recurse=False, remove_duplicate=False):
+            if re.fullmatch(pattern, name):
+                yield f"{prefix}.{name}".lstrip("."), parameter
 
 
 def _matches(pattern: str, names: set[str]) -> bool:

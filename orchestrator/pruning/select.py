@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import math
+import threading
+from bisect import bisect_right
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import accumulate, chain
 
 import torch
 from torch import Tensor
@@ -17,6 +22,9 @@ from orchestrator.pruning.masks import check_masks, check_matches, count_true
 BLOCK = 1 << 20  # scores looked at together: several passes over a block then find it in the cache
 STRIDE = 211  # sampling step: a prime, so that it meets every place of a kernel and every channel alike
 SIGMAS = (3, 12, math.inf)  # half widths of the bracket, in standard errors of the quantile: tried until it holds
+MAX_THREADS = 8  # that look at blocks; more would only wait for memory
+
+_selecting = threading.RLock()  # a criterion may select, too
 
 
 @torch.no_grad()
@@ -36,7 +44,8 @@ def prune_globally(
     equal scores the lower flat index is kept, in the order of `weights`. Each layer keeps its `min_kept_per_layer`
     best candidates (or all, if it has fewer), at the expense of the weakest of other layers. The result has the
     keys and shapes of `weights`: contiguous bool tensors on their device. `gradients` (dL/dw) may be those of other
-    tensors too, such as biases. Nothing passed in is changed.
+    tensors too, such as biases. Nothing passed in is changed. As many threads as `torch.get_num_threads()` take part;
+    where other programs keep the processors busy, they share them and do not wait for each other.
 
     Raises ConfigError for a density that keeps nothing, or more than `masks` or less than the minimum allow; for a
     weight, gradient or score that is not finite, a criterion that reads gradients without them, and tensors
@@ -44,13 +53,30 @@ def prune_globally(
     """
     check_tensors(weights, masks, gradients)
     total = sum(weight.numel() for weight in weights.values())
-    layers = [
-        _layer(name, weight, masks[name] if masks else None, criterion, gradients[name] if gradients else None)
-        for name, weight in weights.items()
-    ]
-    keep = count_to_keep(density, total, [layer.candidates for layer in layers], min_kept_per_layer)
-    chosen = _best_with_minimum(layers, keep, min_kept_per_layer)
+    with _single_threaded_operations() as threads:
+        layers = [
+            _layer(name, weight, masks[name] if masks else None, criterion, gradients[name] if gradients else None)
+            for name, weight in weights.items()
+        ]
+        keep = count_to_keep(density, total, [layer.candidates for layer in layers], min_kept_per_layer)
+        chosen = _best_with_minimum(layers, keep, min_kept_per_layer, threads)
     return {name: chosen[name].view(weight.shape) for name, weight in weights.items()}
+
+
+@contextmanager
+def _single_threaded_operations() -> Iterator[int]:
+    """Let each operation of torch run on the thread that calls it; yields how many threads it would have used.
+
+    The threads of one operation wait for each other by spinning. Where other programs keep the processors busy, that
+    takes a hundred times as long as the operation itself.
+    """
+    with _selecting:  # the number of threads is the process's
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            yield threads
+        finally:
+            torch.set_num_threads(threads)
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,22 +99,22 @@ def _layer(name: str, weight: Tensor, mask: Tensor | None, criterion: Criterion,
     return _Layer(name, flat, criterion is magnitude, mask, candidates)
 
 
-def _best_with_minimum(layers: list[_Layer], keep: int, minimum: int) -> dict[str, Tensor]:
+def _best_with_minimum(layers: list[_Layer], keep: int, minimum: int, threads: int) -> dict[str, Tensor]:
     """As `_best`, but a layer that falls short gets just its minimum, and the others share what is left."""
     done: dict[str, Tensor] = {}
     while True:
-        chosen = _best(layers, keep)
+        chosen = _best(layers, keep, threads)
         least = {layer.name: min(minimum, layer.candidates) for layer in layers}
         short = [layer for layer in layers if minimum and count_true(chosen[layer.name]) < least[layer.name]]
         if not short:
             return done | chosen
         for layer in short:
-            done |= _best([layer], least[layer.name])
+            done |= _best([layer], least[layer.name], threads)
             keep -= least[layer.name]
         layers = [layer for layer in layers if layer not in short]  # with less to share, one of them may fall short
 
 
-def _best(layers: list[_Layer], keep: int) -> dict[str, Tensor]:
+def _best(layers: list[_Layer], keep: int, threads: int) -> dict[str, Tensor]:
     """Flat masks of the `keep` best candidates of all layers together.
 
     One pass over the weights: what lies above a bracket around the threshold is kept, what lies inside is chosen from
@@ -98,7 +124,7 @@ def _best(layers: list[_Layer], keep: int) -> dict[str, Tensor]:
     dtype = torch.float64 if wide else torch.float32  # holds every score exactly, of whatever dtypes
     sample, fraction = _sample(layers, dtype), keep / max(1, sum(layer.candidates for layer in layers))
     for sigmas in SIGMAS:
-        kept, inside, scores = _split(layers, dtype, *_bracket(sample, fraction, sigmas))
+        kept, inside, scores = _split(layers, dtype, *_bracket(sample, fraction, sigmas), threads)
         missing = keep - count_true(kept)
         if 0 <= missing <= inside.numel():
             break
@@ -128,54 +154,79 @@ def _bracket(sample: Tensor, fraction: float, sigmas: float) -> tuple[float, flo
     return low, high
 
 
-def _split(layers: list[_Layer], dtype: torch.dtype, low: float, high: float) -> tuple[Tensor, Tensor, Tensor]:
+def _split(
+    layers: list[_Layer], dtype: torch.dtype, low: float, high: float, threads: int
+) -> tuple[Tensor, Tensor, Tensor]:
     """The network against a bracket: a flat mask of the candidates above it; indices and scores of those inside."""
     device = layers[0].values.device
-    above = torch.empty(sum(layer.values.numel() for layer in layers), dtype=torch.bool, device=device)
-    flags, inside = (torch.empty(BLOCK, dtype=kind, device=device) for kind in (dtype, torch.bool))
-    indices, values, start = [], [], 0
-    for scores, candidates in _blocks(layers, dtype):
-        if layers[0].absolute and not scores.amax().item() < math.inf:
-            raise ConfigError(f"weights must be finite, but {_not_finite(layers)} holds NaN or infinity")
-        size = scores.numel()
-        part = above[start : start + size]
-        # Comparing into floats and narrowing them runs vectorised, comparing into bools does not: twice as fast.
-        part.copy_(torch.gt(scores, high, out=flags[:size]))
-        within = inside[:size].copy_(torch.ge(scores, low, out=flags[:size]))
-        if candidates is not None:
-            part.logical_and_(candidates)
-            within.logical_and_(candidates)
-        index = _true_indices(within.logical_xor_(part))
-        indices.append(index + start)
-        values.append(scores[index])
-        start += size
-    return above, torch.cat(indices), torch.cat(values)
+    *offsets, size = accumulate((layer.values.numel() for layer in layers), initial=0)
+    above = torch.empty(size, dtype=torch.bool, device=device)
+    blocks = range(0, size, BLOCK)
+    waiting = iter(blocks)  # shared: a thread that is free takes the next one
+
+    @torch.no_grad()
+    def look() -> list[tuple[int, Tensor, Tensor]]:
+        kinds = (dtype, dtype, torch.bool, torch.bool)
+        buffers = _Buffers(*(torch.empty(BLOCK, dtype=kind, device=device) for kind in kinds))
+        found = []
+        for start in waiting:
+            part = above[start : start + BLOCK]
+            buffers.fill(layers, offsets, start, part.numel())
+            if layers[0].absolute and not buffers.scores[: part.numel()].amax().item() < math.inf:
+                raise ConfigError(f"weights must be finite, but {_not_finite(layers)} holds NaN or infinity")
+            index = buffers.split(part, low, high, masked=layers[0].mask is not None)
+            found.append((start, index + start, buffers.scores[index]))
+        return found
+
+    threads = min(threads, len(blocks), MAX_THREADS) if device.type == "cpu" else 1
+    with ThreadPoolExecutor(threads) as pool:
+        looks = [pool.submit(look) for _ in range(threads - 1)]
+        found = sorted(chain(look(), *(each.result() for each in looks)), key=lambda block: block[0])
+    return above, torch.cat([index for _, index, _ in found]), torch.cat([scores for _, _, scores in found])
 
 
-def _blocks(layers: list[_Layer], dtype: torch.dtype) -> Iterator[tuple[Tensor, Tensor | None]]:
-    """The network's scores and candidates in flat order, BLOCK at a time (layers joined) in buffers used again."""
-    device = layers[0].values.device
-    scores = torch.empty(BLOCK, dtype=dtype, device=device)
-    candidates = torch.empty(BLOCK, dtype=torch.bool, device=device)
-    filled = 0
-    for layer in layers:
-        size, done = layer.values.numel(), 0
-        while done < size:
-            count = min(size - done, BLOCK - filled)
-            here, there = slice(filled, filled + count), slice(done, done + count)
-            values = layer.values[there].to(dtype)
+@dataclass(frozen=True, eq=False)
+class _Buffers:
+    """What one thread needs to look at a block, each of BLOCK elements, used again for the next one.
+
+    `scores` and `candidates` of the block are filled; `flags` (floating point) and `inside` belong to `split`.
+    """
+
+    scores: Tensor
+    flags: Tensor
+    candidates: Tensor
+    inside: Tensor
+
+    def fill(self, layers: list[_Layer], offsets: list[int], start: int, size: int) -> None:
+        """Take the network's elements `start` to `start + size` in flat order, of layers that begin at `offsets`."""
+        for place in range(bisect_right(offsets, start) - 1, len(layers)):
+            layer, offset = layers[place], offsets[place]
+            first, last = max(start, offset), min(start + size, offset + layer.values.numel())
+            if first >= last:
+                break
+            here, there = slice(first - start, last - start), slice(first - offset, last - offset)
+            values = layer.values[there].to(self.scores.dtype)
             if layer.absolute:
-                torch.abs(values, out=scores[here])
+                torch.abs(values, out=self.scores[here])
             else:
-                scores[here].copy_(values)
+                self.scores[here].copy_(values)
             if layer.mask is not None:
-                candidates[here].copy_(layer.mask[there])
-            filled, done = filled + count, done + count
-            if filled == BLOCK:
-                yield scores, candidates if layer.mask is not None else None
-                filled = 0
-    if filled:
-        yield scores[:filled], candidates[:filled] if layer.mask is not None else None
+                self.candidates[here].copy_(layer.mask[there])
+
+    def split(self, above: Tensor, low: float, high: float, *, masked: bool) -> Tensor:
+        """Mark in `above` (size,) the candidates above `high`; return the indices of those from `low` to `high`.
+
+        Unless `masked`, every element is a candidate.
+        """
+        size = above.numel()
+        scores, flags, inside = self.scores[:size], self.flags[:size], self.inside[:size]
+        # Comparing into floats and narrowing them runs vectorised, comparing into bools does not: twice as fast.
+        above.copy_(torch.gt(scores, high, out=flags))
+        inside.copy_(torch.ge(scores, low, out=flags))
+        if masked:
+            above.logical_and_(self.candidates[:size])
+            inside.logical_and_(self.candidates[:size])
+        return _true_indices(inside.logical_xor_(above))
 
 
 def _not_finite(layers: list[_Layer]) -> str:

@@ -32,7 +32,7 @@ class Choice:
         return (
             f"Of the {self.looked_at:,} rounds of this network and data, {self.good:,} have a validation accuracy of "
             f"at least {percent(self.least)} %, half a point below the dense network's {dense} %; "
-            f"of those this one keeps the fewest weights ({row.kept:,} of {row.prunable:,}, "
+            f"of those this one keeps the fewest weights ({row.weights_kept:,} of {row.weights:,}, "
             f"{compression(row.compression)}, {size(row.bytes)}), with {percent(row.validation.median)} %."
         )
 
@@ -49,7 +49,7 @@ def choose(rows: Sequence[Row]) -> Choice | None:
     dense = max(dense_rows.values(), key=lambda row: row.validation.median)
     least = dense.validation.median - TOLERANCE
     good = [row for row in rows if row.experiment in dense_rows and is_good(row, dense_rows[row.experiment], least)]
-    row = min(good, key=lambda row: (row.kept, -row.validation.median, row.experiment, row.round))
+    row = min(good, key=lambda row: (row.weights_kept, -row.validation.median, row.experiment, row.round))
     return Choice(row, dense, least, len(good), len(rows))
 
 

@@ -108,7 +108,7 @@ def _recommended(task: Task) -> list[Record]:
 
 def round_line(record: Record) -> str:
     """One line about a round that is exported."""
-    size = f"{record.kept:,} of {record.prunable:,} weights"
+    size = f"{record.weights_kept:,} of {record.weights:,} weights"
     if record.channels:
         size += ", {:,} of {:,} MACs".format(*record.channels["macs"])
     return plain(f"{record.experiment}, round {record.round}, key {record.key[:12]}: {size}")

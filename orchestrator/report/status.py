@@ -17,7 +17,7 @@ from orchestrator.report.text import compression, make_console, percent, plain
 if TYPE_CHECKING:
     from orchestrator.storage.ledger import Record
 
-FIELDS = ("experiment", "key", "parent", "round", "technique", "density", "kept", "prunable", "seed")
+FIELDS = ("experiment", "key", "parent", "round", "technique", "density", "kept", "prunable", "weights", "seed")
 METRICS = ("train_loss", "val_accuracy", "test_accuracy")
 
 
@@ -60,7 +60,7 @@ def _table(records: Iterable[Record]) -> Table:
             Text(plain(record.technique)),
             f"{record.density:.4g}",
             compression(record.compression),
-            f"{record.kept:,}",
+            f"{record.weights_kept:,}",
             percent(record.metrics["val_accuracy"]),
             percent(record.metrics["test_accuracy"]),
             str(record.epochs),

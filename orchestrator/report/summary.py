@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import TYPE_CHECKING
 
+from orchestrator.report.text import name_largest
+
 if TYPE_CHECKING:  # the ledger imports torch
     from orchestrator.storage.ledger import Record
 
@@ -32,14 +34,18 @@ class Row:
     """One round of one experiment over its seeds. `epochs`, `cost`, `seconds` and `bytes` (of the model) are medians.
 
     `cost`: epochs of retraining spent on the path up to this round, those of the dense round not counted.
+    `weights_kept`, a median too, is of all `weights`, of which some are `prunable`; `unpruned` names the other tensors,
+    with their numbers of weights.
     """
 
     experiment: str
     round: int
     technique: str
     density: float
-    kept: int
     prunable: int
+    weights: int
+    weights_kept: int
+    unpruned: Mapping[str, int]
     seeds: tuple[int, ...]
     validation: Spread
     test: Spread
@@ -51,7 +57,17 @@ class Row:
 
     @property
     def compression(self) -> float:
-        return self.prunable / self.kept  # some selections keep more than was asked for
+        return self.weights / self.weights_kept  # some selections keep more than was asked for
+
+    @property
+    def prunable_share(self) -> str | None:
+        """What share of the weights is prunable, and which ones are not, in a sentence; None where all are."""
+        if not self.unpruned:
+            return None
+        return (
+            f"Compression counts all {self.weights:,} weights, of which {self.prunable / self.weights:.1%} are "
+            f"prunable; these are not: {name_largest(self.unpruned)}."
+        )
 
 
 def summary(records: Iterable[Record]) -> list[Row]:
@@ -91,8 +107,10 @@ def _row(records: Sequence[Record], spent: Mapping[str, int]) -> Row:
         round=first.round,
         technique=first.technique,
         density=first.density,
-        kept=round(statistics.median(record.kept for record in records)),
         prunable=first.prunable,
+        weights=first.weights,
+        weights_kept=round(statistics.median(record.weights_kept for record in records)),
+        unpruned={name: size for name, (_, size) in first.unpruned.items()},
         seeds=tuple(sorted({record.seed for record in records})),
         validation=spread_of([record.metrics["val_accuracy"] for record in records]),
         test=spread_of([record.metrics["test_accuracy"] for record in records]),
@@ -108,7 +126,7 @@ def _recommended(rows: Sequence[Row]) -> Row | None:
     if dense is None:
         return None
     good = [row for row in rows if is_good(row, dense, dense.validation.median - TOLERANCE)]
-    return min(good, key=lambda row: (row.kept, row.round), default=None)
+    return min(good, key=lambda row: (row.weights_kept, row.round), default=None)
 
 
 def is_good(row: Row, dense: Row, least: float) -> bool:

@@ -39,7 +39,7 @@ COLUMNS: tuple[tuple[str, Callable[[Row], str]], ...] = (
     ("round", lambda row: f"* {row.round}" if row.recommended else str(row.round)),
     ("density", lambda row: f"{row.density:.4g}"),
     ("compression", lambda row: compression(row.compression)),
-    ("weights\nkept", lambda row: f"{row.kept:,}"),
+    ("weights\nkept", lambda row: f"{row.weights_kept:,}"),
     ("val %", lambda row: spread(row.validation, len(row.seeds))),
     ("test %", lambda row: spread(row.test, len(row.seeds))),
     ("epochs", lambda row: str(row.epochs)),
@@ -65,12 +65,13 @@ def _title(rows: Sequence[Row]) -> str:
     techniques = dict.fromkeys(row.technique for row in rows if row.round) or {"dense": None}
     seeds = _seeds(rows)
     numbers = f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
-    return plain(f"{rows[0].experiment}: {', '.join(techniques)}, {numbers}, {rows[0].prunable:,} prunable weights")
+    return plain(f"{rows[0].experiment}: {', '.join(techniques)}, {numbers}, {rows[-1].prunable:,} prunable weights")
 
 
 def _caption(rows: Sequence[Row]) -> str:
     parts = ["Median over the seeds (least..greatest)."] if len(_seeds(rows)) > 1 else []
     marked = any(row.recommended for row in rows)
+    parts += [share] if (share := rows[-1].prunable_share) else []
     parts += [f"* {RULE}"] if marked else ["Nothing is recommended before the dense round has finished."]
     return "\n".join(parts)
 

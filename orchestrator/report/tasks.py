@@ -85,7 +85,7 @@ class Task:
         if self.choice and name == self.choice.row.experiment:
             return -1, 0, name
         best = next((row for row in self.experiments[name] if row.recommended), None)
-        return (best.kept / best.prunable, -best.validation.median, name) if best else (math.inf, 0, name)
+        return (1 / best.compression, -best.validation.median, name) if best else (math.inf, 0, name)
 
 
 def tasks(records: Iterable[Record], first: Collection[str] = ()) -> list[Task]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import sys
+from collections.abc import Mapping
 from decimal import ROUND_HALF_UP, Decimal
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,8 @@ from rich.console import Console
 
 if TYPE_CHECKING:
     from orchestrator.report.summary import Spread
+
+MAX_NAMES = 8  # in one sentence
 
 
 @functools.cache
@@ -74,6 +77,13 @@ def shorten(text: str, most: int) -> str:
         return line
     tail = (most - 1) // 2
     return f"{line[: most - 1 - tail]}…{line[len(line) - tail :]}"
+
+
+def name_largest(sizes: Mapping[str, int]) -> str:
+    """The names of `sizes`, largest first, with their sizes: `fc (4,096), norm (64) and 3 more`."""
+    names = sorted(sizes, key=lambda name: -sizes[name])
+    named = ", ".join(f"{plain(name)} ({sizes[name]:,})" for name in names[:MAX_NAMES])
+    return named + (f" and {len(names) - MAX_NAMES} more" if len(names) > MAX_NAMES else "")
 
 
 def points(fraction: float) -> str:

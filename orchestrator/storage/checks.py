@@ -54,6 +54,8 @@ def _wrong(record: Record) -> str | None:
         return "a history that is not numbers by epoch"
     if not _layers(value.layers):
         return "layers that are not (kept, all) by name"
+    if not (_layers(value.unpruned) and _whole(value.weights)):
+        return "unpruned weights that are not (kept, all) by name"
     if not (value.channels is None or isinstance(value.channels, dict)):
         return "channels that are neither absent nor a configuration"
     if not (isinstance(value.settings, dict) and isinstance(value.dead_layers, list)):

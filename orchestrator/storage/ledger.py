@@ -47,8 +47,9 @@ class Record:
     """One finished round.
 
     `metrics`: train_loss, val_accuracy, test_accuracy of the last epoch, accuracies as fractions; `history`: the
-    same per epoch (without test). `layers`: kept and all weights of each prunable tensor. `epochs`: trained in this
-    round. `channels`, of a round that removed some: the `unit` that the density counts, exact [kept, dense] counts of
+    same per epoch (without test). `layers`: kept and all weights of each prunable tensor; `unpruned`: those of every
+    other weight tensor, which only a round that removes channels can make smaller. `epochs`: trained in this round.
+    `channels`, of a round that removed some: the `unit` that the density counts, exact [kept, dense] counts of
     `parameters` and `macs`, whether what they emitted was `folded` into biases before training, and the configuration
     `kept`, which the model's tensors belong to. Two runs of the same settings may differ in `seconds`, `gap_seconds`
     (see RoundResult), `images_per_second`, `attempts`, `finished_at` and `versions`, and in nothing else.
@@ -77,6 +78,7 @@ class Record:
     versions: dict[str, str]
     finished_at: str
     channels: dict[str, Any] | None = None
+    unpruned: dict[str, list[int]] = field(default_factory=dict)
     blobs: dict[str, Blob] = field(default_factory=dict)
     format: int = FORMAT
 
@@ -86,9 +88,19 @@ class Record:
         return f"rounds/{self.key}/{stem}-{self.blobs[name].sha256[:16]}{dot}{suffix}"
 
     @property
+    def weights(self) -> int:
+        """Weights of the dense network, prunable or not: all parameters of two or more dimensions."""
+        return self.prunable + sum(size for _, size in self.unpruned.values())
+
+    @property
+    def weights_kept(self) -> int:
+        """How many of `weights` this round keeps."""
+        return self.kept + sum(kept for kept, _ in self.unpruned.values())
+
+    @property
     def compression(self) -> float:
-        """Prunable weights over kept ones: some selections keep more than `density` asks for."""
-        return self.prunable / self.kept
+        """All weights over kept ones, prunable or not. Some selections keep more than `density` asks for."""
+        return self.weights / self.weights_kept
 
     @property
     def model_bytes(self) -> int:

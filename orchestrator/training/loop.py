@@ -25,6 +25,7 @@ from orchestrator.seeds import derive
 from orchestrator.storage.store import JSON_BYTES
 from orchestrator.training import group
 from orchestrator.training.batches import Batches, Split
+from orchestrator.training.constants import check_constants
 from orchestrator.training.data import Data
 from orchestrator.training.masked import Masked
 from orchestrator.training.models import build_model
@@ -181,6 +182,7 @@ class Trainer:
         """The initialisation that follows from the seed; another one in every round, for those who start anew."""
         purpose = ("model",) if request.round == 0 else ("reinitialisation", request.round)
         fresh = self._build(derive(request.seed, *purpose), request.channels)
+        check_constants(fresh, request.constants, self._experiment.model)
         return take_state(fresh, self.training.optimizer.build(fresh))
 
     @property

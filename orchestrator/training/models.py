@@ -58,7 +58,10 @@ def build_model(
     if any(map(is_lazy, model.parameters())):
         raise ConfigError(f"{what} has lazy layers, whose weights do not exist yet: give each layer its input size")
     if not prunable_weights(model):
-        raise ConfigError(f"{what} has nothing to prune: it needs at least one convolution or linear layer")
+        raise ConfigError(
+            f"{what} has nothing to prune: it needs at least one convolution, linear, attention or recurrent layer "
+            "with a weight that is trained (requires_grad True) and not computed from other parameters"
+        )
     return shrink(own_memory(model.cpu()), kept or {})
 
 

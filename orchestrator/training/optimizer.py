@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -11,12 +12,7 @@ from torch import nn
 from orchestrator.errors import ConfigError
 from orchestrator.training.lr import is_number
 
-_NORMALISATION = (
-    nn.modules.batchnorm._NormBase,
-    nn.GroupNorm,
-    nn.LayerNorm,
-    nn.LocalResponseNorm,
-)
+_NORMALISATION = re.compile(r"Norm([123]d)?$")
 
 
 class Optimizer(Protocol):
@@ -27,7 +23,11 @@ class Optimizer(Protocol):
 
 @dataclass(frozen=True)
 class SGD:
-    """Stochastic gradient descent with momentum, as `torch.optim.SGD` (weight decay joins the gradient)."""
+    """Stochastic gradient descent with momentum, as `torch.optim.SGD` (weight decay joins the gradient).
+
+    `decay_normalisation=False` spares the parameters of normalisation layers (see `is_normalisation`) from the weight
+    decay. Everything else decays, biases included.
+    """
 
     momentum: float = 0.9
     nesterov: bool = False
@@ -49,7 +49,10 @@ class SGD:
 
 @dataclass(frozen=True)
 class AdamW:
-    """Adam with decoupled weight decay (Loshchilov and Hutter 2019), for transformers."""
+    """Adam with decoupled weight decay (Loshchilov and Hutter 2019), for transformers.
+
+    `decay_normalisation` as in `SGD`.
+    """
 
     beta1: float = 0.9
     beta2: float = 0.999
@@ -72,11 +75,20 @@ class AdamW:
         return torch.optim.AdamW(groups, lr=1.0, betas=betas, eps=self.epsilon, fused=True)
 
 
+def is_normalisation(layer: nn.Module) -> bool:
+    """Whether the class of `layer`, or a class that it derives from, has a name that ends in Norm, Norm1d, 2d or 3d.
+
+    All of torch's do (BatchNorm2d, RMSNorm, ...), and so do those of other libraries (LlamaRMSNorm). A class of your
+    own counts if it is named this way.
+    """
+    return any(_NORMALISATION.search(kind.__name__) for kind in type(layer).__mro__)
+
+
 def _groups(module: nn.Module, weight_decay: float, decay_normalisation: bool) -> list[dict[str, Any]]:
     undecayed = {
         id(parameter)
         for layer in module.modules()
-        if isinstance(layer, _NORMALISATION) and not decay_normalisation
+        if is_normalisation(layer) and not decay_normalisation
         for parameter in layer.parameters(recurse=False)
     }
     parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]

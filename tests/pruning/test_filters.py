@@ -184,5 +184,5 @@ def test_the_smallest_density_is_rounded_up() -> None:
 
 
 def test_a_network_without_convolutions_cannot_lose_filters() -> None:
-    with pytest.raises(ConfigError, match=r"linear layers stay whole .* the smallest density is 1.0$"):
+    with pytest.raises(ConfigError, match=r"linear and recurrent layers stay whole .* the smallest density is 1.0$"):
         Filters().select({"fc": torch.ones(4, 4)}, 0.5)

@@ -23,6 +23,31 @@ def test_closed_forms():
     assert count_macs(module, (4, 5, 5)) == Macs(dense, dense - 9 * 2 * 9 - 10 * 7)
 
 
+class Steps(nn.Module):
+    """A recurrent layer over the rows of an image, given whole or packed, then a cell once."""
+
+    def __init__(self, packed):
+        super().__init__()
+        self.packed = packed
+        self.rows = nn.LSTM(5, 4, num_layers=2, bidirectional=True, proj_size=2, batch_first=True)
+        self.cell = nn.GRUCell(4, 3)
+
+    def forward(self, images):
+        rows = images[:, 0]
+        if self.packed:
+            rows = nn.utils.rnn.pack_padded_sequence(rows, torch.full((len(rows),), rows.shape[1]), batch_first=True)
+        _, (last, _) = self.rows(rows)
+        return self.cell(last[-2:].transpose(0, 1).flatten(1))
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_recurrent_layers_multiply_at_every_step(packed):
+    module = Steps(packed)
+    first, second = 16 * 5 + 16 * 2 + 2 * 4, 16 * 4 + 16 * 2 + 2 * 4  # each of two directions
+    dense = 7 * 2 * (first + second) + 9 * 4 + 9 * 3
+    assert count_macs(module, (1, 7, 5)) == Macs(dense, dense)
+
+
 def test_a_layer_that_is_used_twice_works_twice():
     layer = nn.Conv2d(1, 1, 1)
     assert count_macs(nn.Sequential(layer, layer), (1, 4, 4)).dense == 2 * 16

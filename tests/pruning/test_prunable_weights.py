@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn.utils.prune
 from torch import nn
 
 from orchestrator.errors import ConfigError
-from orchestrator.pruning import count_kept, dead_layers, prunable_weights
+from orchestrator.pruning import count_kept, dead_layers, prunable_weights, unpruned_weights
 
 
 class Net(nn.Module):
@@ -79,6 +80,41 @@ def test_attention_projections_are_linear_weights() -> None:
     same, apart = nn.MultiheadAttention(8, 2), nn.MultiheadAttention(8, 2, kdim=4, vdim=6)
     assert list(prunable_weights(same)) == ["in_proj_weight", "out_proj.weight"]
     assert sorted(prunable_weights(apart)) == ["k_proj_weight", "out_proj.weight", "q_proj_weight", "v_proj_weight"]
+
+
+@pytest.mark.parametrize(
+    ("layer", "names"),
+    [
+        (nn.RNN(3, 2), ["weight_ih_l0", "weight_hh_l0"]),
+        (
+            nn.LSTM(3, 4, num_layers=2, proj_size=2),
+            [f"weight_{part}_l{n}" for n in (0, 1) for part in ("ih", "hh", "hr")],
+        ),
+        (
+            nn.GRU(3, 2, bidirectional=True),
+            [f"weight_{part}_l0{way}" for way in ("", "_reverse") for part in ("ih", "hh")],
+        ),
+        (nn.LSTMCell(3, 2), ["weight_ih", "weight_hh"]),
+        (nn.utils.parametrizations.weight_norm(nn.GRU(3, 2), "weight_hh_l0"), ["weight_ih_l0"]),
+        (nn.utils.parametrizations.spectral_norm(nn.Linear(3, 2)), []),
+        (torch.nn.utils.prune.identity(nn.Linear(3, 2), "weight"), []),
+        (nn.Conv2d(1, 1, 1).requires_grad_(False), []),
+        (nn.Bilinear(2, 2, 2), []),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_which_weights_of_a_layer_are_prunable(layer: nn.Module, names: list[str]) -> None:
+    prunable = prunable_weights(layer)
+    assert list(prunable) == names
+    others = {name for name, parameter in layer.named_parameters() if parameter.dim() > 1} - set(names)
+    assert unpruned_weights(layer, prunable).keys() == others
+
+
+def test_the_weights_of_old_weight_norm_are_not_prunable() -> None:
+    with pytest.warns(FutureWarning):
+        layer = nn.utils.weight_norm(nn.LSTM(3, 2), "weight_hh_l0")
+    assert list(prunable_weights(layer)) == ["weight_ih_l0"]
+    assert sorted(unpruned_weights(layer, ["weight_ih_l0"])) == ["weight_hh_l0_g", "weight_hh_l0_v"]
 
 
 def test_resnet50_has_the_published_number() -> None:

@@ -57,6 +57,34 @@ def without_ties(shapes: list[tuple[int, ...]], seed: int) -> Tensors:
     return {f"layer{i}": part.view(shape) for i, (part, shape) in enumerate(zip(parts, shapes, strict=True))}
 
 
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("threads", [1, 3])
+def test_any_number_of_threads_chooses_the_same_and_the_number_stays(
+    monkeypatch: pytest.MonkeyPatch, threads: int, masked: bool
+) -> None:
+    monkeypatch.setattr(select, "BLOCK", 64)
+    weights = {f"layer{i}": torch.randint(-9, 9, (n, 7)).float() for i, n in enumerate((1, 40, 3, 90, 11))}
+    masks = {name: torch.rand(weight.shape) < 0.7 for name, weight in weights.items()} if masked else None
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    seen = []
+
+    def watched(weight: Tensor, gradient: Tensor | None) -> Tensor:
+        seen.append(torch.get_num_threads())
+        return magnitude(weight)
+
+    try:
+        assert_same(prune_globally(weights, 0.31, masks=masks), by_sorting(weights, 0.31, masks))
+        prune_globally(weights, 0.31, criterion=watched)
+        assert set(seen) == {1}
+        weights["layer3"][5, 5] = math.nan
+        with pytest.raises(ConfigError, match="layer3 holds NaN"):
+            prune_globally(weights, 0.31)
+        assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+
+
 NARROW_RESNET20 = [(8, 3, 3, 3), *[(8, 8, 3, 3)] * 6, (16, 8, 3, 3), *[(16, 16, 3, 3)] * 5, (32, 16, 3, 3)]
 NARROW_RESNET20 += [*[(32, 32, 3, 3)] * 5, (10, 32)]
 

@@ -95,7 +95,7 @@ def test_a_row_is_the_median_over_seeds(accuracies):
     assert row.test.median == statistics.median(accuracies) / 2
     assert row.seeds == tuple(range(len(accuracies)))
     assert row.seconds == 5.0 * (len(accuracies) - 1)
-    assert (row.density, row.compression, row.kept, row.prunable, row.bytes) == (0.25, 4.0, 1024, 4096, 4096)
+    assert (row.density, row.compression, row.weights_kept, row.prunable, row.bytes) == (0.25, 4.0, 1024, 4096, 4096)
 
 
 def test_the_order_of_the_records_does_not_matter():

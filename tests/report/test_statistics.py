@@ -41,7 +41,7 @@ def test_the_choice_is_the_smallest_good_one_of_all_experiments():
     choice = choose(rows)
     dense = max(row.validation.median for row in rows if row.round == 0)
     good = [row for row in rows if row.validation.median >= dense - 0.005]
-    assert choice.row.kept == min(row.kept for row in good)
+    assert choice.row.weights_kept == min(row.weights_kept for row in good)
     assert choice.good == len(good)
     assert f"{100 * (dense - 0.005):.2f} %" in choice.reason
 
@@ -220,7 +220,7 @@ def test_of_many_experiments_the_best_are_shown():
     (task,) = tasks(paths([f"trial-{number}" for number in range(30)], seeds=1, rounds=18))
     assert len(task.shown) == MOST_SHOWN
     assert task.choice.row.experiment in task.shown
-    kept = {name: min(row.kept for row in rows if row.recommended) for name, rows in task.experiments.items()}
+    kept = {name: min(row.weights_kept for row in rows if row.recommended) for name, rows in task.experiments.items()}
     assert max(kept[name] for name in task.shown) <= min(kept[name] for name in kept if name not in task.shown)
 
 

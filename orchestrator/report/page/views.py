@@ -110,7 +110,7 @@ def rounds_table(records: Iterable[Record]) -> Grid:
     lines: list[list[Any]] = [
         [
             plain(record.experiment), plain(record.technique), record.seed, record.round, record.density,
-            record.compression, record.kept, record.metrics["val_accuracy"], record.metrics["test_accuracy"],
+            record.compression, record.weights_kept, record.metrics["val_accuracy"], record.metrics["test_accuracy"],
             record.metrics["train_loss"], record.epochs, record.seconds, record.model_bytes, len(record.dead_layers),
             record.key[:12],
         ]
@@ -129,7 +129,7 @@ def medians_table(rows: Iterable[Row]) -> Grid:
     ]  # fmt: skip
     lines: list[list[Any]] = [
         [
-            plain(row.experiment), plain(row.technique), row.round, row.compression, row.kept, len(row.seeds),
+            plain(row.experiment), plain(row.technique), row.round, row.compression, row.weights_kept, len(row.seeds),
             row.validation.median, row.validation.low, row.validation.high, row.test.median, row.test.low,
             row.test.high, row.cost, row.bytes, "recommended" if row.recommended else "",
         ]

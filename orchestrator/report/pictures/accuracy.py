@@ -41,7 +41,7 @@ def accuracy_picture(task: Task, references: dict[str, Published]) -> Picture:
     ticks = [2**power for power in doublings if power % (1 + len(doublings) // 12) == 0]
     sheet.axes.set_xticks(ticks, [f"{tick:,}x" for tick in ticks])
     sheet.axes.minorticks_off()
-    sheet.axes.set_xlabel("compression of the prunable weights (1 / density)")
+    sheet.axes.set_xlabel("compression (all weights over those kept)")
     sheet.draw()
     return Picture("accuracy", sheet.alt, sheet.figure, sheet.titles)
 

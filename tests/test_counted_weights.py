@@ -1,0 +1,270 @@
+"""Which weights a density counts, which ones `compression` counts, and which initial weights belong to a key."""
+
+import dataclasses
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import TensorDataset
+
+from orchestrator.driver import Driver
+from orchestrator.errors import ConfigError, DamagedError
+from orchestrator.experiment import Experiment, Problem, round_keys, round_settings
+from orchestrator.export import load_packed, save_packed
+from orchestrator.export.preprocessing import Preprocessing
+from orchestrator.problem import load_problem
+from orchestrator.pruning import Explicit, OneShot, kept_count
+from orchestrator.report import print_table
+from orchestrator.report.text import name_largest
+from orchestrator.runner import run
+from orchestrator.storage.ledger import Ledger, Record
+from orchestrator.storage.store import open_store
+from orchestrator.training.config import TrainingConfig
+from orchestrator.training.constants import constants_of, tensor_digests
+from orchestrator.training.data import Data
+from orchestrator.training.loop import Trainer
+from orchestrator.training.lr import Constant
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def data() -> Data:
+    images = torch.randn(40, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    samples = TensorDataset(images, torch.arange(40) % 2)
+    return Data(samples, None, samples, 2, (1, 8, 8))
+
+
+class Rows(nn.Module):
+    """Reads an image row by row."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.rows = nn.LSTM(8, 6, num_layers=2, batch_first=True, bidirectional=True)
+        self.cell, self.head = nn.GRUCell(12, 5), nn.Linear(5, num_classes)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.head(self.cell(self.rows(images[:, 0])[0][:, -1]))
+
+
+def rows(num_classes: int) -> nn.Module:
+    return Rows(num_classes)
+
+
+def mlp(num_classes: int) -> nn.Sequential:
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, num_classes))
+
+
+def old_weight_norm(num_classes: int) -> nn.Module:
+    made = mlp(num_classes)
+    with pytest.warns(FutureWarning):
+        made[1] = nn.utils.weight_norm(made[1])
+    return made
+
+
+def weight_norm(num_classes: int) -> nn.Module:
+    made = mlp(num_classes)
+    made[1] = nn.utils.parametrizations.weight_norm(made[1])
+    return made
+
+
+def frozen(num_classes: int, everything: bool = False) -> nn.Module:
+    made = mlp(num_classes)
+    (made if everything else made[1]).requires_grad_(False)
+    return made
+
+
+def bare(num_classes: int) -> nn.Module:
+    class Bare(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.head = nn.Parameter(torch.randn(64, 16)), nn.Linear(16, num_classes)
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return self.head((images.flatten(1) @ self.first).relu())
+
+    return Bare()
+
+
+def pretrained(num_classes: int, file: str) -> nn.Module:
+    """A first layer from a file, a new head, and a buffer that no state dict has."""
+    made = mlp(num_classes)
+    loaded = torch.load(file)
+    made[1].load_state_dict(loaded["layer"])
+    made.register_buffer("table", loaded["table"], persistent=False)
+    return made
+
+
+def leaves_out(num_classes: int, head: bool = False) -> nn.Module:
+    made = mlp(num_classes)
+    made.prune_exclude = ["3"] if head else ["1"]
+    return made
+
+
+EXPERIMENT = Experiment(
+    name="counted",
+    model=f"{__name__}:rows",
+    data=f"{__name__}:data",
+    path=OneShot(0.25),
+    training=TrainingConfig(epochs=1, batch_size=20, schedule=Constant(0.1)),
+)
+
+
+def of(model: str, **changes: object) -> Experiment:
+    return dataclasses.replace(EXPERIMENT, model=f"{__name__}:{model}", **changes)
+
+
+def all_weights(model: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters() if parameter.dim() > 1)
+
+
+def test_recurrent_weights_are_pruned_exactly_and_the_network_is_exported(tmp_path: Path) -> None:
+    experiment = of("rows", path=Explicit((0.5, 0.2)))
+    records = run(experiment, str(tmp_path))
+    total = all_weights(rows(2))
+    ledger = Ledger(open_store(str(tmp_path)))
+    for record, density in zip(records, experiment.densities(), strict=True):
+        state, masks = ledger.load(record)
+        nonzero = sum(int(state.model[name].count_nonzero()) for name in record.layers)
+        assert nonzero == record.kept == kept_count(density, total)
+        assert (record.prunable, record.weights, record.unpruned) == (total, total, {})
+        assert record.compression == total / record.kept
+        assert all(int(mask.sum()) == record.layers[name][0] for name, mask in masks.items())
+    assert sum("weight_h" in name or "weight_i" in name for name in records[0].layers) == 10
+    module = rows(2).eval()
+    module.load_state_dict(state.model)
+    options = {"model": experiment.model, "preprocessing": Preprocessing.of(load_problem(experiment)[1])}
+    packed = load_packed(save_packed(module, tmp_path / "net", **options), model=experiment.model)
+    image = torch.randn(3, 1, 8, 8)
+    assert torch.equal(packed(image), module(image))
+
+
+@pytest.mark.parametrize(
+    ("model", "stays"),
+    [
+        ("weight_norm", {"1.parametrizations.weight.original0": 16, "1.parametrizations.weight.original1": 1024}),
+        ("old_weight_norm", {"1.weight_g": 16, "1.weight_v": 1024}),
+        ("frozen", {"1.weight": 1024}),
+        ("bare", {"first": 1024}),
+    ],
+)
+def test_weights_that_cannot_be_pruned_are_counted_and_named(
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    capsys: pytest.CaptureFixture[str],
+    model: str,
+    stays: dict[str, int],
+) -> None:
+    records = run(of(model), str(tmp_path))
+    total = 32 + sum(stays.values())
+    message = caplog.messages[0]
+    assert f"32 of the {total:,} weights of model '{__name__}:{model}' are prunable ({32 / total:.1%})" in message
+    assert message.endswith(name_largest(stays))
+    for record, kept in zip(records, (32, 8), strict=True):
+        assert (record.kept, record.prunable, record.weights) == (kept, 32, total)
+        assert record.unpruned == {name: [size, size] for name, size in stays.items()}
+        assert record.compression == total / (kept + total - 32)
+        assert Record.from_json(record.to_json(), "a file") == record
+    print_table(records)
+    said = " ".join(capsys.readouterr().out.split())
+    share = f"all {total:,} weights, of which {32 / total:.1%} are prunable"
+    assert f"{share}; these are not: {name_largest(stays)}" in said
+
+
+def test_frozen_weights_keep_their_bits(tmp_path: Path) -> None:
+    dense, pruned = run(of("frozen"), str(tmp_path))
+    ledger = Ledger(open_store(str(tmp_path)))
+    first, last = (ledger.load(record)[0].model["1.weight"] for record in (dense, pruned))
+    assert torch.equal(first, last)
+
+
+def test_a_model_with_nothing_but_frozen_weights_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"nothing to prune: .* a weight that is trained \(requires_grad True\)"):
+        load_problem(of("frozen", model_options={"everything": True}))
+    with pytest.raises(ConfigError, match=r"no prunable weight left: loosen exclude \('3',\)"):
+        load_problem(of("frozen", exclude=("3",)))
+
+
+def test_what_the_user_excludes_is_counted_without_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    problem, _ = load_problem(of("mlp", exclude=("3",)))
+    assert (problem.prunable, problem.unpruned) == ({"1.weight": (16, 64)}, {"3.weight": 32})
+    assert not caplog.messages
+
+
+def test_a_record_written_before_these_fields_is_read_and_a_false_one_is_not(tmp_path: Path) -> None:
+    record = run(of("mlp"), str(tmp_path))[-1]
+    assert (record.unpruned, record.compression) == ({}, record.prunable / record.kept)
+    for wrong in ({"a": [2, 1]}, {"a": [1]}, ["a"], {"a": [0, 2**63]}):
+        damaged = dataclasses.replace(record, unpruned=wrong).to_json()  # type: ignore[arg-type]
+        with pytest.raises(DamagedError, match="unpruned weights that are not"):
+            Record.from_json(damaged, "a file")
+
+
+# The initial weights.
+
+
+def keys(experiment: Experiment, problem: Problem | None = None) -> list[str]:
+    return round_keys(round_settings(experiment, problem or load_problem(experiment)[0]))
+
+
+def write(file: Path, seed: int, table: float = 1.0) -> None:
+    torch.manual_seed(seed)
+    torch.save({"layer": nn.Linear(64, 16).state_dict(), "table": torch.tensor([table])}, file)
+
+
+def test_other_weights_in_the_same_file_are_another_experiment(tmp_path: Path) -> None:
+    file = tmp_path / "best.pt"
+    experiment = of("pretrained", model_options={"file": str(file)})
+    write(file, seed=1)
+    first, again = keys(experiment), keys(experiment)
+    write(file, seed=2)
+    other_layer = keys(experiment)
+    write(file, seed=2, table=1.5)
+    other_table = keys(experiment)
+    assert first == again
+    assert not set(first) & set(other_layer)
+    assert not set(other_layer) & set(other_table)
+
+
+def test_what_the_seed_decides_is_not_a_constant() -> None:
+    """Its last bits differ between kinds of processors, and the seed is in every key."""
+    problem, _ = load_problem(of("mlp"))
+    other, _ = load_problem(of("mlp", seed=7))
+    assert problem == other
+    assert problem.constants == {}
+    made = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
+    again = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
+    found = constants_of(tensor_digests(made), tensor_digests(again))
+    assert set(found) == {f"1.{n}" for n in ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")}
+
+
+@pytest.mark.parametrize("tensor", [torch.empty(0), torch.tensor(math.nan), torch.ones(1).expand(4), torch.eye(2).T])
+def test_any_tensor_has_a_digest_that_does_not_depend_on_its_layout(tensor: torch.Tensor) -> None:
+    one, other = nn.Module(), nn.Module()
+    one.register_buffer("it", tensor)
+    other.register_buffer("it", tensor.clone().contiguous())
+    assert tensor_digests(one) == tensor_digests(other)
+
+
+def test_a_worker_that_builds_other_weights_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "best.pt"
+    experiment = of("pretrained", model_options={"file": str(file)})
+    write(file, seed=1)
+    problem, loaded = load_problem(experiment)
+    request = Driver(experiment, Ledger(open_store(str(tmp_path / "runs"))), problem).next_round()
+    assert request is not None
+    trainer = Trainer(experiment, loaded)
+    assert trainer.train(request).history
+    write(file, seed=2)
+    with pytest.raises(ConfigError, match=r"must begin with the same weights on every node .* but 1\.weight, 1\.bias"):
+        trainer.train(request)
+
+
+def test_what_a_model_freezes_or_leaves_out_by_itself_decides_its_keys() -> None:
+    trained, still = load_problem(of("mlp"))[0], load_problem(of("frozen"))[0]
+    assert trained.model_identity != still.model_identity
+    one, other = (load_problem(of("leaves_out", model_options={"head": head}))[0] for head in (False, True))
+    assert one.model_identity == other.model_identity
+    assert keys(of("leaves_out"), one)[0] == keys(of("leaves_out"), other)[0], "the dense round is shared"
+    assert not set(keys(of("leaves_out"), one)[1:]) & set(keys(of("leaves_out"), other)[1:])
