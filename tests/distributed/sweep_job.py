@@ -8,12 +8,11 @@ import tiny
 from orchestrator.distributed.deployment import Deployment
 from orchestrator.distributed.sweep import sweep_paths
 from orchestrator.pruning import Geometric
-from orchestrator.retraining import FineTuning, LearningRateRewinding, WeightRewinding
+from orchestrator.retraining import LearningRateRewinding, WeightRewinding
 
 SLOW = tiny.with_training(replace(tiny.PACED, path=Geometric(remove=0.3, rounds=2)), epochs=16)
 EXPERIMENTS = [
     replace(SLOW, name="learning-rate-rewinding", technique=LearningRateRewinding()),
-    replace(SLOW, name="fine-tuning", technique=FineTuning()),
     replace(SLOW, name="weight-rewinding", technique=WeightRewinding(12)),
 ]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import signal
+from collections.abc import Collection
 from pathlib import Path
 
 import faulty_job
@@ -55,19 +56,6 @@ def expected(undisturbed) -> list[object]:
     return bits(records)
 
 
-def finish(tmp_path: Path, expected: list[object]) -> list[Record]:
-    """Start the job again, and compare."""
-    committed = {r.key: r.finished_at for r in records_of(str(tmp_path / "runs"))}
-    code, output = job_runs.run(tmp_path / "log", "--storage", "./runs", *ALWAYS)
-    assert code == 0, output
-    assert f"{len(committed)} of 3 rounds are in" in output
-    records = records_of(str(tmp_path / "runs"))
-    assert bits(records) == expected
-    assert committed.items() <= {r.key: r.finished_at for r in records}.items(), "a finished round was trained again"
-    assert not list((tmp_path / "runs" / "train").rglob("*.safetensors")), "mid-round checkpoints are left behind"
-    return records
-
-
 def checkpoints(tmp_path: Path) -> list[Path]:
     """Those of rounds that are not committed yet, the newest last."""
     store = open_store(str(tmp_path / "runs"))
@@ -76,54 +64,41 @@ def checkpoints(tmp_path: Path) -> list[Path]:
     return sorted(path for path in found if path.parent.name not in committed)
 
 
-def test_sigkill_of_everything_in_the_middle_of_a_round(tmp_path, expected):
-    """The same command goes on from the checkpoint."""
-    with job_runs.running(tmp_path / "log", "--storage", "./runs", *ALWAYS, env=held(tmp_path, STEPS + 30)) as job:
-        job.wait_for(lambda: records_of(str(tmp_path / "runs")), "round 0 is committed")
-        job.wait_for(lambda: checkpoints(tmp_path), "a checkpoint of the next round")
-        job.kill()
-    assert len(records_of(str(tmp_path / "runs"))) == 1
-    records = finish(tmp_path, expected)
-    assert max(r.attempts for r in records) == 2, "it went on from the checkpoint, not from the round's beginning"
+def has_checkpoint(tmp_path: Path, job: job_runs.Job, old: Collection[int] = ()) -> bool:
+    """Whether two workers that are not among `old` train, and a mid-round checkpoint is there."""
+    workers = {process.pid for process in job.find("ray::RayTrainWorker")}
+    return len(workers) == 2 and not workers & {*old} and bool(checkpoints(tmp_path))
 
 
-def test_sigkill_of_a_worker_and_of_the_driver_actor(tmp_path, expected):
-    with job_runs.running(tmp_path / "log", "--storage", "./runs", *ALWAYS, env=held(tmp_path, 30)) as job:
-        job.wait_for(lambda: checkpoints(tmp_path), "a mid-round checkpoint")
-        (driver,) = job.find("ray::DriverActor")
-        os.kill(driver.pid, signal.SIGKILL)
+def test_sigkill_of_the_driver_actor_the_train_controller_and_a_worker(tmp_path, expected):
+    """Two CPUs, so that each group of workers must get those of the one before."""
+    env = held(tmp_path, 30) | {"RAY_OVERRIDE_RESOURCES": '{"CPU": 2}'}
+    with job_runs.running(tmp_path / "log", "--storage", "./runs", *ALWAYS, env=env) as job:
+        job.wait_for(lambda: has_checkpoint(tmp_path, job), "the first group has a checkpoint")
+        first = {process.pid for process in job.find("ray::RayTrainWorker")}
+        for title in ("ray::DriverActor", "ray::TrainController"):
+            (victim,) = job.find(title)
+            os.kill(victim.pid, signal.SIGKILL)
+        job.wait_for(lambda: has_checkpoint(tmp_path, job, first), "the second group trains")
+        before = newest(tmp_path)
+        job.wait_for(lambda: newest(tmp_path) > before, "the second group gets on")
+        os.kill(job.find("ray::RayTrainWorker")[1].pid, signal.SIGKILL)
         assert not records_of(str(tmp_path / "runs"))
         (tmp_path / "hold").unlink()
-        job.wait_for(lambda: records_of(str(tmp_path / "runs")), "round 0 is committed by the new driver")
-        assert driver.pid not in {process.pid for process in job.find("ray::DriverActor")}
-        workers = job.find("ray::RayTrainWorker")
-        assert len(workers) == 2
-        os.kill(workers[1].pid, signal.SIGKILL)
         assert job.wait() == 0, job.output()
         assert "workers started again" in job.output()
-    assert bits(records_of(str(tmp_path / "runs"))) == expected
+        assert "Traceback" not in job.output()
+    records = records_of(str(tmp_path / "runs"))
+    assert bits(records) == expected
+    assert [record.attempts for record in records] == [3, 1, 1]
 
 
-def test_the_finished_job_shows_its_table_without_starting_ray(undisturbed, monkeypatch, capsys):
-    monkeypatch.setattr(job_module, "_train", lambda *_: pytest.fail("training has begun"))
-    monkeypatch.setattr("sys.argv", ["job", "--storage", str(undisturbed / "runs")])
-    assert job_module.main(faulty_job.EXPERIMENT, smoke=faulty_job.EXPERIMENT, doc=None) == 0
-    again = capsys.readouterr().out
-    assert "3 of 3 rounds are in" in again
-    assert again.strip().splitlines()[-5:] == (undisturbed / "log").read_text().strip().splitlines()[-5:]
+def newest(tmp_path: Path) -> str:
+    return checkpoints(tmp_path)[-1].name
 
 
-def test_ctrl_c_says_how_to_go_on(tmp_path):
-    with job_runs.running(tmp_path / "log", "--storage", "./runs", *ALWAYS, env=held(tmp_path, 30)) as job:
-        job.wait_for(lambda: checkpoints(tmp_path), "a mid-round checkpoint")
-        os.kill(job.processes()[0].pid, signal.SIGINT)
-        assert job.wait() == 130, job.output()
-        assert "the same command goes on from the last checkpoint" in job.output()
-    assert checkpoints(tmp_path)
-
-
-def test_sigterm_ends_in_order_with_a_checkpoint_in_the_middle_of_an_epoch(tmp_path, expected):
-    """As `ray job stop` sends it, and Kubernetes: within the grace time, with no checkpoint but this one."""
+def test_sigterm_then_sigkill_of_everything_and_the_same_command_goes_on(tmp_path, expected):
+    """SIGTERM as `ray job stop` and Kubernetes send it: within the grace time, with no checkpoint but this one."""
     grace = {"RAY_JOB_STOP_WAIT_TIME_S": "60"}  # a busy machine needs more than the usual 3 s
     with job_runs.running(tmp_path / "log", "--storage", "./runs", env=held(tmp_path, STEPS + 30) | grace) as job:
         store = open_store(str(tmp_path / "runs"))
@@ -137,8 +112,40 @@ def test_sigterm_ends_in_order_with_a_checkpoint_in_the_middle_of_an_epoch(tmp_p
         assert "the same command goes on from the last checkpoint" in job.output()
     (checkpoint,) = checkpoints(tmp_path)
     assert unpack_progress(checkpoint.read_bytes(), "").steps_done > 0
-    records = finish(tmp_path, expected)
-    assert max(r.attempts for r in records) == 2
+
+    with job_runs.running(tmp_path / "log", "--storage", "./runs", *ALWAYS, env=held(tmp_path, 20)) as job:
+        job.wait_for(lambda: newest(tmp_path) > checkpoint.name, "training goes on")
+        job.kill()
+    (finished_at,) = [record.finished_at for record in records_of(str(tmp_path / "runs"))]
+
+    code, output = job_runs.run(tmp_path / "log", "--storage", "./runs", *ALWAYS)
+    assert code == 0, output
+    assert "1 of 3 rounds are in" in output
+    records = records_of(str(tmp_path / "runs"))
+    assert bits(records) == expected
+    assert [record.attempts for record in records] == [1, 3, 1], "it went on from the checkpoints"
+    assert records[0].finished_at == finished_at, "a finished round was trained again"
+    assert not list((tmp_path / "runs" / "train").rglob("*.safetensors")), "mid-round checkpoints are left behind"
+
+
+def test_the_finished_job_shows_its_table_without_starting_ray(undisturbed, monkeypatch, capsys):
+    monkeypatch.setattr(job_module, "_train", lambda *_: pytest.fail("training has begun"))
+    monkeypatch.setattr("sys.argv", ["job", "--storage", str(undisturbed / "runs")])
+    assert job_module.main(faulty_job.EXPERIMENT, smoke=faulty_job.EXPERIMENT, doc=None) == 0
+    again = capsys.readouterr().out
+    assert "3 of 3 rounds are in" in again
+    assert again.strip().splitlines()[-5:] == (undisturbed / "log").read_text().strip().splitlines()[-5:]
+
+
+@pytest.mark.slow
+def test_ctrl_c_says_how_to_go_on(tmp_path):
+    with job_runs.running(tmp_path / "log", "--storage", "./runs", *ALWAYS, env=held(tmp_path, 30)) as job:
+        job.wait_for(lambda: checkpoints(tmp_path), "a mid-round checkpoint")
+        os.kill(job.processes()[0].pid, signal.SIGINT)
+        (tmp_path / "hold").unlink()
+        assert job.wait() == 130, job.output()
+        assert "the same command goes on from the last checkpoint" in job.output()
+    assert checkpoints(tmp_path)
 
 
 @pytest.mark.slow

@@ -63,6 +63,7 @@ def test_a_line_a_path_of_a_sweep(status, line):
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 def test_a_sweep_tells_what_its_paths_are_at(ray, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("orchestrator.distributed.progress.LOG_SECONDS", 0.2)
     slow = tiny.with_training(dataclasses.replace(tiny.PACED, path=OneShot(0.5)), epochs=50)

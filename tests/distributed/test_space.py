@@ -24,6 +24,7 @@ def build(point):
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 def test_optuna_chooses_the_points_and_the_same_seed_chooses_them_again(ray, tmp_path):
     first = sweep_space(build, SPACE, str(tmp_path), samples=2, max_concurrent=1, seed=7)
     assert [outcome.state for outcome in first.outcomes] == ["finished"] * 2

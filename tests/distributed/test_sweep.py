@@ -24,6 +24,7 @@ TINY = replace(tiny.EXPERIMENT, path=Geometric(remove=0.3, rounds=2))
 @pytest.mark.ray
 def test_a_path_is_cut_at_the_floor_and_one_that_fails_does_not_stop_the_others(ray, tmp_path):
     good = replace(TINY, name="good", path=Geometric(remove=0.3, rounds=1))
+    run(good, str(tmp_path))
     cut = replace(TINY, name="cut", path=Explicit([0.02, 0.01, 0.005]))
     bad = tiny.with_training(replace(TINY, name="bad"), schedule=Constant(1e12))
     twin = replace(bad, name="twin", path=OneShot(0.5))  # shares the round that diverges
@@ -58,6 +59,7 @@ def test_asha_stops_the_weaker_path(ray, tmp_path):
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 def test_search_finds_where_the_accuracy_ends(ray, tmp_path):
     found = search(replace(TINY, path=Explicit([0.5, 0.02])), Floor(drop=0.15), str(tmp_path), probes=2)
     assert found.holds

@@ -137,7 +137,7 @@ def worker(rank: int, folder: str) -> None:
 
 
 def test_two_workers_give_the_gradients_of_one(tmp_path: Path) -> None:
-    mp.spawn(worker, (str(tmp_path),), nprocs=2)
+    mp.start_processes(worker, (str(tmp_path),), nprocs=2, start_method="fork")
     first, second = (torch.load(tmp_path / str(rank)) for rank in range(2))
     single = gradients(UNEVEN)
     assert single.keys() == first.keys()

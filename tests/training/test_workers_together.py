@@ -72,7 +72,7 @@ def worker(rank: int, folder: str) -> None:
 def together(tmp_path_factory):
     """For each worker its (model, history, test accuracy, steps) of the four runs."""
     folder = tmp_path_factory.mktemp("workers")
-    mp.spawn(worker, (str(folder),), nprocs=WORLD)
+    mp.start_processes(worker, (str(folder),), nprocs=WORLD, start_method="fork")
     return [torch.load(folder / str(rank), weights_only=False) for rank in range(WORLD)]
 
 
