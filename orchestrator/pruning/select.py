@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 import threading
 from bisect import bisect_right
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import accumulate, chain
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -22,7 +23,7 @@ from orchestrator.pruning.masks import check_masks, check_matches, count_true
 BLOCK = 1 << 20  # scores looked at together: several passes over a block then find it in the cache
 STRIDE = 211  # sampling step: a prime, so that it meets every place of a kernel and every channel alike
 SIGMAS = (3, 12, math.inf)  # half widths of the bracket, in standard errors of the quantile: tried until it holds
-MAX_THREADS = 8  # that look at blocks; more would only wait for memory
+MAX_THREADS = 8  # more would only wait for memory
 
 _selecting = threading.RLock()  # a criterion may select, too
 
@@ -53,7 +54,7 @@ def prune_globally(
     """
     check_tensors(weights, masks, gradients)
     total = sum(weight.numel() for weight in weights.values())
-    with _single_threaded_operations() as threads:
+    with _threads(next(iter(weights.values())).device) as threads:
         layers = [
             _layer(name, weight, masks[name] if masks else None, criterion, gradients[name] if gradients else None)
             for name, weight in weights.items()
@@ -63,20 +64,32 @@ def prune_globally(
     return {name: chosen[name].view(weight.shape) for name, weight in weights.items()}
 
 
+class _Threads(NamedTuple):
+    """How many threads there are, and what calls a function on them for each element, as `map` does."""
+
+    number: int
+    map: Callable[..., Iterator[Any]]
+
+
 @contextmanager
-def _single_threaded_operations() -> Iterator[int]:
-    """Let each operation of torch run on the thread that calls it; yields how many threads it would have used.
+def _threads(device: torch.device) -> Iterator[_Threads]:
+    """As many threads as torch would use on `device`, while each operation of torch runs on the thread that calls it.
 
     The threads of one operation wait for each other by spinning. Where other programs keep the processors busy, that
     takes a hundred times as long as the operation itself.
     """
     with _selecting:  # the number of threads is the process's
-        threads = torch.get_num_threads()
+        before = torch.get_num_threads()
         torch.set_num_threads(1)
         try:
-            yield threads
+            count = min(before, MAX_THREADS) if device.type == "cpu" else 1
+            if count == 1:
+                yield _Threads(1, map)
+            else:
+                with ThreadPoolExecutor(count) as pool:
+                    yield _Threads(count, pool.map)
         finally:
-            torch.set_num_threads(threads)
+            torch.set_num_threads(before)
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,7 +112,7 @@ def _layer(name: str, weight: Tensor, mask: Tensor | None, criterion: Criterion,
     return _Layer(name, flat, criterion is magnitude, mask, candidates)
 
 
-def _best_with_minimum(layers: list[_Layer], keep: int, minimum: int, threads: int) -> dict[str, Tensor]:
+def _best_with_minimum(layers: list[_Layer], keep: int, minimum: int, threads: _Threads) -> dict[str, Tensor]:
     """As `_best`, but a layer that falls short gets just its minimum, and the others share what is left."""
     done: dict[str, Tensor] = {}
     while True:
@@ -114,7 +127,7 @@ def _best_with_minimum(layers: list[_Layer], keep: int, minimum: int, threads: i
         layers = [layer for layer in layers if layer not in short]  # with less to share, one of them may fall short
 
 
-def _best(layers: list[_Layer], keep: int, threads: int) -> dict[str, Tensor]:
+def _best(layers: list[_Layer], keep: int, threads: _Threads) -> dict[str, Tensor]:
     """Flat masks of the `keep` best candidates of all layers together.
 
     One pass over the weights: what lies above a bracket around the threshold is kept, what lies inside is chosen from
@@ -130,7 +143,7 @@ def _best(layers: list[_Layer], keep: int, threads: int) -> dict[str, Tensor]:
             break
     kept[inside[_highest(scores, missing)]] = True
     parts = torch.split(kept, [layer.values.numel() for layer in layers])
-    return {layer.name: part.clone() for layer, part in zip(layers, parts, strict=True)}
+    return dict(zip((layer.name for layer in layers), threads.map(Tensor.clone, parts), strict=True))
 
 
 def _sample(layers: list[_Layer], dtype: torch.dtype) -> Tensor:
@@ -155,33 +168,29 @@ def _bracket(sample: Tensor, fraction: float, sigmas: float) -> tuple[float, flo
 
 
 def _split(
-    layers: list[_Layer], dtype: torch.dtype, low: float, high: float, threads: int
+    layers: list[_Layer], dtype: torch.dtype, low: float, high: float, threads: _Threads
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The network against a bracket: a flat mask of the candidates above it; indices and scores of those inside."""
     device = layers[0].values.device
     *offsets, size = accumulate((layer.values.numel() for layer in layers), initial=0)
     above = torch.empty(size, dtype=torch.bool, device=device)
-    blocks = range(0, size, BLOCK)
-    waiting = iter(blocks)  # shared: a thread that is free takes the next one
+    waiting = iter(range(0, size, BLOCK))  # shared: a thread that is free takes the next block
+    inference = torch.is_inference_mode_enabled()  # which, like no_grad, holds for one thread
 
     @torch.no_grad()
-    def look() -> list[tuple[int, Tensor, Tensor]]:
-        kinds = (dtype, dtype, torch.bool, torch.bool)
-        buffers = _Buffers(*(torch.empty(BLOCK, dtype=kind, device=device) for kind in kinds))
-        found = []
-        for start in waiting:
-            part = above[start : start + BLOCK]
-            buffers.fill(layers, offsets, start, part.numel())
-            if layers[0].absolute and not buffers.scores[: part.numel()].amax().item() < math.inf:
-                raise ConfigError(f"weights must be finite, but {_not_finite(layers)} holds NaN or infinity")
-            index = buffers.split(part, low, high, masked=layers[0].mask is not None)
-            found.append((start, index + start, buffers.scores[index]))
-        return found
+    def look(_: int) -> list[tuple[int, Tensor, Tensor]]:
+        with torch.inference_mode(inference):
+            buffers, found = _Buffers.of(dtype, device), []
+            for start in waiting:
+                part = above[start : start + BLOCK]
+                buffers.fill(layers, offsets, start, part.numel())
+                if layers[0].absolute and not buffers.scores[: part.numel()].amax().item() < math.inf:
+                    raise ConfigError(f"weights must be finite, but {_not_finite(layers)} holds NaN or infinity")
+                index = buffers.split(part, low, high, masked=layers[0].mask is not None)
+                found.append((start, index + start, buffers.scores[index]))
+            return found
 
-    threads = min(threads, len(blocks), MAX_THREADS) if device.type == "cpu" else 1
-    with ThreadPoolExecutor(threads) as pool:
-        looks = [pool.submit(look) for _ in range(threads - 1)]
-        found = sorted(chain(look(), *(each.result() for each in looks)), key=lambda block: block[0])
+    found = sorted(chain(*threads.map(look, range(threads.number))), key=lambda block: block[0])
     return above, torch.cat([index for _, index, _ in found]), torch.cat([scores for _, _, scores in found])
 
 
@@ -196,6 +205,11 @@ class _Buffers:
     flags: Tensor
     candidates: Tensor
     inside: Tensor
+
+    @staticmethod
+    def of(dtype: torch.dtype, device: torch.device) -> _Buffers:
+        kinds = (dtype, dtype, torch.bool, torch.bool)
+        return _Buffers(*(torch.empty(BLOCK, dtype=kind, device=device) for kind in kinds))
 
     def fill(self, layers: list[_Layer], offsets: list[int], start: int, size: int) -> None:
         """Take the network's elements `start` to `start + size` in flat order, of layers that begin at `offsets`."""
