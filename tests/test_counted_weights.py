@@ -27,8 +27,6 @@ from orchestrator.training.data import Data
 from orchestrator.training.loop import Trainer
 from orchestrator.training.lr import Constant
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 
 def data() -> Data:
     images = torch.randn(40, 1, 8, 8, generator=torch.Generator().manual_seed(0))

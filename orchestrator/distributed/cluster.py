@@ -48,10 +48,7 @@ def connect(address: str | None) -> bool:
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
         logging.getLogger("ray._private.authentication.authentication_token_setup").setLevel(logging.ERROR)
         options |= {"include_dashboard": False}
-        # Ray Train asks, on its way out, an API server whether its controller lives. Without this address it looks for
-        # one, finds that of another cluster on this machine or none at all, and holds up the job's end by 12 s.
-        environment = {"RAY_API_SERVER_ADDRESS": "http://127.0.0.1:0"}
-        environment |= {name: os.environ.get(name, value) for name, value in own_ray.PATIENCE.items()}
+        environment = {name: os.environ.get(name, value) for name, value in own_ray.PATIENCE.items()}
     if address not in ("local", "auto"):
         _knock(address)
     terminated = signal.getsignal(signal.SIGTERM)

@@ -17,6 +17,8 @@ import ray.train
 from fsspec.implementations.memory import MemoryFileSystem
 from pyarrow.fs import FSSpecHandler, PyFileSystem
 from ray.train.torch import TorchTrainer
+from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
+from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from orchestrator.distributed.actor import DriverActor, answer
@@ -137,6 +139,14 @@ class GiveUp(ray.train.UserCallback):  # type: ignore[misc]
 class _Trainer(TorchTrainer):  # type: ignore[misc]
     def _register_sigint_handler(self, controller: Any) -> None:
         """Leave Ctrl-C to the job, which ends with a checkpoint; Ray 2.60 would end the workers at once."""
+
+    def _create_default_callbacks(self) -> list[Any]:
+        """Start no actor for Ray data sets, of which there are none, and none that waits for the controller's death.
+
+        `orphans.removed` gives back what a dead controller reserved. Each actor imports Ray Train while the workers do.
+        """
+        unused = (DatasetsCallback, PlacementGroupCleanerCallback)
+        return [each for each in super()._create_default_callbacks() if not isinstance(each, unused)]
 
 
 def fit(experiment: Experiment, driver: Any, store: Store, deployment: Deployment) -> None:

@@ -1,14 +1,9 @@
 """What a killed path had reserved is given back, and nothing else."""
 
-import os
-import time
-
 import pytest
 import ray as ray_module
 from ray.util.placement_group import placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
-from ray.util.state import get_actor
-from ray.util.state.exception import RayStateApiException
 from waiting import PATIENCE_S, wait_for
 
 from orchestrator.distributed import orphans
@@ -53,17 +48,3 @@ def test_only_what_a_dead_actor_reserved_is_given_back(ray, monkeypatch):
     for actor in (living, inhabitant):
         ray_module.kill(actor)
     ray_module.util.remove_placement_group(ours)
-
-
-def test_nobody_asks_another_cluster_whether_a_controller_lives(ray):
-    """Ray Train's cleaner does so before a job may end; it must hear at once that there is nobody to ask."""
-
-    def ask(actor: str) -> float:
-        began = time.monotonic()
-        with pytest.raises(RayStateApiException, match=r"127\.0\.0\.1:0"):
-            get_actor(actor, timeout=100)
-        return time.monotonic() - began
-
-    asked = ray_module.remote(num_cpus=0)(ask).remote(ray_module.get_runtime_context().get_job_id())
-    assert ray_module.get(asked, timeout=PATIENCE_S) < 50
-    assert "RAY_API_SERVER_ADDRESS" not in os.environ, "this process may look for clusters"

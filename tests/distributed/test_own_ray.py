@@ -15,6 +15,7 @@ from waiting import PATIENCE_S, wait_for
 from orchestrator.distributed import cluster, own_ray
 from orchestrator.errors import ResourceError
 
+pytestmark = pytest.mark.own_ray  # some tests end whatever Ray this process has
 SLOW = "The current node timed out during startup. This could happen because ..."
 
 

@@ -9,8 +9,8 @@ import pytest
 import tiny
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 import torch.nn.functional as F
+from together import start_together
 from torch import Tensor, nn
 
 from orchestrator.driver import Driver
@@ -137,7 +137,7 @@ def worker(rank: int, folder: str) -> None:
 
 
 def test_two_workers_give_the_gradients_of_one(tmp_path: Path) -> None:
-    mp.start_processes(worker, (str(tmp_path),), nprocs=2, start_method="fork")
+    start_together(worker, str(tmp_path), 2)
     first, second = (torch.load(tmp_path / str(rank)) for rank in range(2))
     single = gradients(UNEVEN)
     assert single.keys() == first.keys()

@@ -9,7 +9,7 @@ import pytest
 import tiny
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
+from together import start_together
 
 from orchestrator.rounds import RoundRequest
 from orchestrator.storage.checkpoint import pack_progress, unpack_progress
@@ -72,7 +72,7 @@ def worker(rank: int, folder: str) -> None:
 def together(tmp_path_factory):
     """For each worker its (model, history, test accuracy, steps) of the four runs."""
     folder = tmp_path_factory.mktemp("workers")
-    mp.start_processes(worker, (str(folder),), nprocs=WORLD, start_method="fork")
+    start_together(worker, str(folder), WORLD)
     return [torch.load(folder / str(rank), weights_only=False) for rank in range(WORLD)]
 
 
