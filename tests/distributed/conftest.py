@@ -17,13 +17,17 @@ HERE = Path(__file__).parent
 
 
 @pytest.fixture(scope="session")
-def ray() -> Iterator[None]:
-    """One local Ray for all tests; its workers find the tests' modules and report as often as short epochs need."""
+def ray(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """One local Ray for all tests; its workers report as often as short epochs need.
+
+    They find the tests' modules, and those that a test writes to the folder that this gives.
+    """
+    modules = tmp_path_factory.mktemp("modules")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", os.pathsep.join(map(str, (HERE, HERE.parent, HERE.parents[1]))))
+        patch.setenv("PYTHONPATH", os.pathsep.join(map(str, (HERE, HERE.parent, HERE.parents[1], modules))))
         patch.setenv("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
         with cluster.connected(None):
-            yield
+            yield modules
 
 
 @pytest.fixture(scope="session")

@@ -14,6 +14,7 @@ from orchestrator import runner
 from orchestrator.distributed.job import main
 from orchestrator.experiment import Experiment
 from orchestrator.pruning import Explicit, OneShot
+from orchestrator.storage import s3
 from orchestrator.storage.ledger import MODEL, Ledger
 from orchestrator.storage.store import open_store
 from orchestrator.training.lr import Constant
@@ -29,7 +30,7 @@ def hashes(storage: str) -> list[object]:
 def test_s3_that_fails_for_a_while_and_a_kill_in_the_middle_of_an_upload(tmp_path, undisturbed, s3_uri, fault_proxy):
     """On S3, with errors and resets, a kill while a blob travels, and an outage: the bits of an undisturbed job."""
     env = {"PAUSE": "0.01"}
-    fault_proxy.inject("delay", times=1, method="PUT", part="/model-", seconds=8.0)
+    fault_proxy.inject("delay", times=1, method="PUT", part="/model-", seconds=5.0)
     with job_runs.running(tmp_path / "s3", "--storage", s3_uri, "--checkpoint-seconds", "0", env=env) as job:
         job.wait_for(lambda: fault_proxy.faults_left == 0, "the first blob is on its way")
         job.kill()
@@ -41,7 +42,7 @@ def test_s3_that_fails_for_a_while_and_a_kill_in_the_middle_of_an_upload(tmp_pat
     with job_runs.running(tmp_path / "s3", "--storage", s3_uri, "--checkpoint-seconds", "0", env=env) as job:
         job.wait_for(lambda: hashes(s3_uri), "round 0 is committed")
         assert len(hashes(s3_uri)) < 3
-        fault_proxy.cut_off(6.0)
+        fault_proxy.cut_off(4.0)
         assert job.wait() == 0, job.output()
         assert "started again" not in job.output(), "the outage was waited out, not died of"
     assert fault_proxy.faults_left == 0
@@ -102,6 +103,7 @@ def test_a_mistake_is_told_before_ray_starts(mistake, arguments, changes, words)
 
 
 def test_a_storage_that_is_not_there_is_told_before_ray_starts(mistake, s3_uri, monkeypatch):
+    monkeypatch.setattr(s3, "CHECK_PATIENCE_S", 1.0)
     assert "does not exist" in mistake("--storage", "s3://no-such-bucket-here/runs")
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     assert "AWS_ENDPOINT_URL" in mistake("--storage", s3_uri)
@@ -147,6 +149,7 @@ def test_a_damaged_round_ends_the_job_with_its_name(short_job, tmp_path):
     assert "started again" not in output
 
 
+@pytest.mark.slow
 def test_a_sample_that_one_worker_cannot_use_ends_the_job(short_job, tmp_path):
     code, output = short_job(experiment=dataclasses.replace(SHORT, data_options={"broken": 7}))
     assert code == 1

@@ -27,9 +27,9 @@ JOBS = job_runs.REPOSITORY / "jobs"
 def run_job(ray, tmp_path, monkeypatch, capfd):
     """Run a script as `python SCRIPT --storage ./runs ...` does, in this process, on the session's Ray."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(JOBS)
 
     def run_job(script: Path, *arguments: str) -> str:
+        monkeypatch.syspath_prepend(script.parent)
         monkeypatch.setattr("sys.argv", [str(script), *arguments])
         with pytest.raises(SystemExit) as ended:
             runpy.run_path(str(script), run_name="__main__")
@@ -136,13 +136,12 @@ def test_imagenet_on_a_folder_of_jpegs(run_job, tmp_path):
     assert pruned.model_bytes < 0.85 * dense.model_bytes
 
 
-def test_the_example_of_the_readme(tmp_path):
+def test_the_example_of_the_readme(run_job, ray, tmp_path):
     """One's own model and data, as the README prints it."""
     readme = (job_runs.REPOSITORY / "README.md").read_text()
     (example,) = (code for code in re.findall(r"```python\n(.*?)```", readme, flags=re.DOTALL) if "my_model" in code)
-    (tmp_path / "my_job.py").write_text(example)
-    code, output = job_runs.run(tmp_path / "log", script=tmp_path / "my_job.py")
-    assert code == 0, output
+    (ray / "my_job.py").write_text(example)
+    run_job(ray / "my_job.py")
     records = Ledger(open_store(str(tmp_path / "runs"))).records()
     assert [r.round for r in records] == [0, 1, 2, 3, 4]
     assert records[-1].kept == round(0.7**4 * records[0].prunable)

@@ -104,7 +104,7 @@ def test_stop_leaves_a_checkpoint_and_the_same_submission_goes_on(head, storage,
     for name in ("faulty_job.py", "tiny.py"):
         shutil.copy(job_runs.REPOSITORY / "tests" / name, project)
     (hold := tmp_path / "hold").touch()  # after five epochs
-    variables = {"EPOCHS": "40", "ROUNDS": "1", "PAUSE": "0.05", "HOLD": f"{hold}:30"}
+    variables = {"EPOCHS": "25", "ROUNDS": "1", "PAUSE": "0.05", "HOLD": f"{hold}:30"}
     settings = json.dumps({"env_vars": variables})
     command = ["python", "faulty_job.py", "--storage", f"{storage}/stopped", "--checkpoint-seconds", "10000"]
     submit = ["job", "submit", "--working-dir", ".", "--runtime-env-json", settings]
@@ -154,6 +154,7 @@ def test_stop_leaves_a_checkpoint_and_the_same_submission_goes_on(head, storage,
     secret_free(head, store)
 
 
+@pytest.mark.slow
 def test_what_cannot_run_fails_with_a_sentence(head, storage, tmp_path):
     command = ["python", "jobs/digits_lr.py", "--workers", "64", "--storage", storage, "--seed", "7"]
     failed = head.ray("job", "submit", "--", *command, cwd=tmp_path)
@@ -162,6 +163,7 @@ def test_what_cannot_run_fails_with_a_sentence(head, storage, tmp_path):
     assert "Traceback" not in failed.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

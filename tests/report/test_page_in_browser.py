@@ -17,18 +17,13 @@ pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on the PAT
 
 
 @pytest.fixture(scope="module")
-def open_page(tmp_path_factory):
-    """Opens a report in a fresh profile and returns its page; whatever goes wrong there fails the test."""
+def open_page():
+    """Open a report in a context of its own and return its page; whatever goes wrong there fails the test."""
     with sync_playwright() as playwright:
-        browsers = []
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS, headless=True)
 
         def opened(file, **options):
-            profile = tmp_path_factory.mktemp("profile")
-            browser = playwright.chromium.launch_persistent_context(
-                profile, executable_path=CHROMIUM, args=FLAGS, headless=True, **options
-            )
-            browsers.append(browser)
-            page = browser.new_page()
+            page = browser.new_context(**options).new_page()
             page.set_default_timeout(1000 * PATIENCE_S)
             page.troubles = []
             page.on("console", lambda message: page.troubles.append(message.text))
@@ -41,8 +36,7 @@ def open_page(tmp_path_factory):
             return page
 
         yield opened
-        for browser in browsers:
-            browser.close()
+        browser.close()
 
 
 @pytest.fixture(scope="module")
