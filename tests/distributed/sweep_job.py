@@ -10,10 +10,10 @@ from orchestrator.distributed.sweep import sweep_paths
 from orchestrator.pruning import Geometric
 from orchestrator.retraining import LearningRateRewinding, WeightRewinding
 
-SLOW = tiny.with_training(replace(tiny.PACED, path=Geometric(remove=0.3, rounds=2)), epochs=16)
+SLOW = tiny.with_training(replace(tiny.PACED, path=Geometric(remove=0.3, rounds=2)), epochs=8)
 EXPERIMENTS = [
     replace(SLOW, name="learning-rate-rewinding", technique=LearningRateRewinding()),
-    replace(SLOW, name="weight-rewinding", technique=WeightRewinding(12)),
+    replace(SLOW, name="weight-rewinding", technique=WeightRewinding(6)),
 ]
 
 if __name__ == "__main__":

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import re
 
 import job_runs
@@ -156,11 +155,3 @@ def test_a_sample_that_one_worker_cannot_use_ends_the_job(short_job, tmp_path):
     assert "sample 7" in (error := only_error(output))
     assert "this sample is broken" in error
     assert Ledger(open_store(str(tmp_path))).records() == []
-
-
-def test_an_elastic_group_takes_what_there_is(short_job, tmp_path):
-    code, output = short_job("--workers", "1:16")
-    assert code == 0, output
-    records = Ledger(open_store(str(tmp_path))).records()
-    assert len(records) == 2
-    assert records[-1].workers == min(16, os.cpu_count() or 1)

@@ -97,7 +97,7 @@ def newest(tmp_path: Path) -> str:
     return checkpoints(tmp_path)[-1].name
 
 
-def test_sigterm_then_sigkill_of_everything_and_the_same_command_goes_on(tmp_path, expected):
+def test_sigterm_ends_in_order_with_a_checkpoint_and_the_same_command_goes_on(tmp_path, expected):
     """SIGTERM as `ray job stop` and Kubernetes send it: within the grace time, with no checkpoint but this one."""
     grace = {"RAY_JOB_STOP_WAIT_TIME_S": "60"}  # a busy machine needs more than the usual 3 s
     with job_runs.running(tmp_path / "log", "--storage", "./runs", env=held(tmp_path, STEPS + 30) | grace) as job:
@@ -113,9 +113,6 @@ def test_sigterm_then_sigkill_of_everything_and_the_same_command_goes_on(tmp_pat
     (checkpoint,) = checkpoints(tmp_path)
     assert unpack_progress(checkpoint.read_bytes(), "").steps_done > 0
 
-    with job_runs.running(tmp_path / "log", "--storage", "./runs", *ALWAYS, env=held(tmp_path, 20)) as job:
-        job.wait_for(lambda: newest(tmp_path) > checkpoint.name, "training goes on")
-        job.kill()
     (finished_at,) = [record.finished_at for record in records_of(str(tmp_path / "runs"))]
 
     code, output = job_runs.run(tmp_path / "log", "--storage", "./runs", *ALWAYS)
@@ -123,7 +120,7 @@ def test_sigterm_then_sigkill_of_everything_and_the_same_command_goes_on(tmp_pat
     assert "1 of 3 rounds are in" in output
     records = records_of(str(tmp_path / "runs"))
     assert bits(records) == expected
-    assert [record.attempts for record in records] == [1, 3, 1], "it went on from the checkpoints"
+    assert [record.attempts for record in records] == [1, 2, 1], "it went on from the checkpoint"
     assert records[0].finished_at == finished_at, "a finished round was trained again"
     assert not list((tmp_path / "runs" / "train").rglob("*.safetensors")), "mid-round checkpoints are left behind"
 

@@ -34,7 +34,7 @@ def test_a_planted_secret_is_found_nowhere(tmp_path, folder, s3_uri):
     pickles = tmp_path / "pickles"
     pickles.mkdir()
     environment = {
-        "EPOCHS": "25",
+        "EPOCHS": "10",
         "PAUSE": "0.02",
         "AWS_SECRET_ACCESS_KEY": secret,
         "RAY_AUTH_MODE": "token",

@@ -91,11 +91,6 @@ def test_digits_run_and_are_found_in_the_ledger(head, storage, store, tmp_path, 
     assert run["status"] == "FINISHED"
     secret_free(head, store)
 
-    again = head.ray("job", "submit", "--", *command, cwd=tmp_path)
-    assert again.returncode == 0, again.stdout
-    assert "3 of 3 rounds are in" in again.stdout
-    assert "round 2 done" not in again.stdout
-
 
 def test_stop_leaves_a_checkpoint_and_the_same_submission_goes_on(head, storage, store, tmp_path):
     """With a working directory of its own, and a worker that dies; meanwhile Prometheus can read how far it is."""

@@ -43,6 +43,7 @@ def test_a_path_is_cut_at_the_floor_and_one_that_fails_does_not_stop_the_others(
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 def test_asha_stops_the_weaker_path(ray, tmp_path):
     # It is stopped after round 1: three further rounds last longer than that message travels, on any machine.
     slow = tiny.with_training(replace(tiny.PACED, path=Geometric(remove=0.3, rounds=4)), epochs=20)
