@@ -26,15 +26,9 @@ def hashes(storage: str) -> list[object]:
     return [(r.key, r.blobs, r.metrics, r.history) for r in Ledger(open_store(storage)).records()]
 
 
-def test_s3_that_fails_for_a_while_and_a_kill_in_the_middle_of_an_upload(tmp_path, undisturbed, s3_uri, fault_proxy):
-    """On S3, with errors and resets, a kill while a blob travels, and an outage: the bits of an undisturbed job."""
+def test_s3_that_fails_for_a_while(tmp_path, undisturbed, s3_uri, fault_proxy):
+    """Errors, resets and an outage: the bits of an undisturbed job."""
     env = {"PAUSE": "0.01"}
-    fault_proxy.inject("delay", times=1, method="PUT", part="/model-", seconds=5.0)
-    with job_runs.running(tmp_path / "s3", "--storage", s3_uri, "--checkpoint-seconds", "0", env=env) as job:
-        job.wait_for(lambda: fault_proxy.faults_left == 0, "the first blob is on its way")
-        job.kill()
-    assert hashes(s3_uri) == []
-
     fault_proxy.inject("status", times=3, part="record.json")
     fault_proxy.inject("reset", times=3, method="PUT")
     fault_proxy.inject("drop", times=1, method="PUT", part="record.json")
