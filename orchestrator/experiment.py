@@ -18,7 +18,7 @@ from orchestrator.pruning.selection import Global, Selection
 from orchestrator.retraining import LearningRateRewinding, RetrainingTechnique
 from orchestrator.training.config import TrainingConfig
 
-FORMAT = 1  # of keys, records and blobs: raised whenever the same settings would give other bits
+FORMAT = 2  # of keys, records and blobs: raised whenever the same settings would give other bits
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,6 +17,7 @@ from orchestrator.experiment import Experiment, Problem
 from orchestrator.problem import load_problem
 from orchestrator.report import print_table
 from orchestrator.report.text import make_console
+from orchestrator.storage.experiments import stored_path
 from orchestrator.storage.ledger import Ledger, Record
 from orchestrator.storage.store import open_store
 
@@ -53,8 +54,15 @@ def run(experiment: Experiment, flags: Flags, console: Console) -> list[Record]:
     store = open_store(flags.storage)
     store.check()
     problem, _ = load_problem(experiment, deployment.data_root, deployment.workers.most)
+    before = stored_path(store, experiment.name, experiment.seed)
     driver = Driver(experiment, Ledger(store), problem)
     records = driver.records()
+    if before and before[0] != driver.keys[0]:
+        console.print(
+            f"{experiment.name}: what decides the dense round has changed since seed {experiment.seed} was run here "
+            "(settings, data, loaded weights, or an earlier version): it begins anew, and the old rounds stay",
+            highlight=False,
+        )
     console.print(
         f"{experiment.name}: seed {experiment.seed}, {len(records)} of {len(driver.keys)} rounds are in {store.uri}",
         highlight=False,

@@ -9,7 +9,7 @@ from typing import Any
 from orchestrator.errors import DamagedError
 from orchestrator.storage.ledger import Record
 from orchestrator.storage.sealed import unseal
-from orchestrator.storage.store import JSON_BYTES, Store, listed, read_each
+from orchestrator.storage.store import JSON_BYTES, MissingError, Store, listed, read_each
 
 FIELDS = ("name", "seed", "densities", "keys", "rewinds_to")
 WAY_OUT = "run its job again, which writes it anew"
@@ -64,6 +64,14 @@ def read_experiment(store: Store, file: str) -> StoredExperiment:
         )
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise DamagedError(f"{file} does not say which rounds an experiment has ({error!s:.200}): {WAY_OUT}") from error
+
+
+def stored_path(store: Store, name: str, seed: int) -> tuple[str, ...]:
+    """The keys that the experiment `name` had when it was last run in `store`; () if it never was, or is unreadable."""
+    try:
+        return read_experiment(store, f"experiments/{name}.{seed}.json").keys
+    except (DamagedError, MissingError):
+        return ()
 
 
 def contradiction(experiment: StoredExperiment, records: Iterable[Record]) -> str | None:

@@ -1,4 +1,4 @@
-"""The constants of a model: the tensors that its function computes or loads from a file, and does not draw by seed."""
+"""The constants of a model: the parameters that its function loads from a file, and does not draw by seed."""
 
 from __future__ import annotations
 
@@ -12,9 +12,12 @@ from orchestrator.rounds import raw_bytes
 
 
 def tensor_digests(module: nn.Module) -> dict[str, str]:
-    """The sha256 of every parameter and buffer of `module`, by name."""
-    tensors = [*module.named_parameters(), *module.named_buffers()]
-    return {name: hashlib.sha256(raw_bytes(tensor)).hexdigest() for name, tensor in tensors}
+    """The sha256 of every parameter of `module`, by name.
+
+    Buffers are left out. They are often computed (tables of sines, inverses), and their last bits differ between
+    processors. Weights that are loaded with them differ where they do.
+    """
+    return {name: hashlib.sha256(raw_bytes(tensor)).hexdigest() for name, tensor in module.named_parameters()}
 
 
 def constants_of(one: Mapping[str, str], other: Mapping[str, str]) -> dict[str, str]:

@@ -18,7 +18,7 @@ from orchestrator.pruning.channel_graph import Kept
 from orchestrator.pruning.shrink import shrink
 from orchestrator.training.data import Data, call
 from orchestrator.training.resnet import DEPTHS, CifarResNet
-from orchestrator.training.rng import own_randomness, seed_all
+from orchestrator.training.rng import one_thread, own_randomness, seed_all
 from orchestrator.user_code import described, one_line
 
 BUILTIN: Mapping[str, Callable[..., nn.Module]] = {f"resnet{depth}": partial(CifarResNet, depth) for depth in DEPTHS}
@@ -50,7 +50,7 @@ def build_model(
         function = partial(_torchvision, spec.removeprefix(TORCHVISION))
     else:
         function = lookup(spec, BUILTIN, "model")
-    with own_randomness():
+    with own_randomness(), one_thread():  # a sum over other threads has other bits
         seed_all(seed)
         model = call(function, what, options, given, ConfigError)
     if not isinstance(model, nn.Module):

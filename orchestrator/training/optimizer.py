@@ -8,11 +8,13 @@ from typing import Any, Protocol
 
 import torch
 from torch import nn
+from torch.nn.modules.conv import _ConvNd
 
 from orchestrator.errors import ConfigError
 from orchestrator.training.lr import is_number
 
-_NORMALISATION = re.compile(r"Norm([123]d)?$")
+_NORMALISATION = re.compile(r"Norm(?![a-z])")
+_WEIGHT_LAYERS = (_ConvNd, nn.Linear, nn.Bilinear, nn.Embedding, nn.EmbeddingBag, nn.RNNBase, nn.RNNCellBase)
 
 
 class Optimizer(Protocol):
@@ -76,12 +78,17 @@ class AdamW:
 
 
 def is_normalisation(layer: nn.Module) -> bool:
-    """Whether the class of `layer`, or a class that it derives from, has a name that ends in Norm, Norm1d, 2d or 3d.
+    """Return whether the class of `layer`, or a class that it derives from, has the word Norm in its name.
 
-    All of torch's do (BatchNorm2d, RMSNorm, ...), and so do those of other libraries (LlamaRMSNorm). A class of your
-    own counts if it is named this way.
+    All of torch's do (BatchNorm2d, RMSNorm, ...), and so do those of other libraries (LlamaRMSNorm, EvoNorm2dB0). A
+    convolution, linear, recurrent or embedding layer is not one, whatever its name. An attribute `is_normalisation` of
+    your class, True or False, decides for itself.
     """
-    return any(_NORMALISATION.search(kind.__name__) for kind in type(layer).__mro__)
+    said = getattr(layer, "is_normalisation", None)
+    if isinstance(said, bool):
+        return said
+    named = any(_NORMALISATION.search(kind.__name__) for kind in type(layer).__mro__)
+    return named and not isinstance(layer, _WEIGHT_LAYERS)
 
 
 def _groups(module: nn.Module, weight_decay: float, decay_normalisation: bool) -> list[dict[str, Any]]:

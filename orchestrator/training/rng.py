@@ -22,6 +22,17 @@ def own_randomness() -> Iterator[None]:
         np.random.set_state(states[2])
 
 
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Compute each operation of torch on the thread that calls it."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def seed_all(seed: int) -> None:
     """Seed the CPU generators of torch, random and numpy (torch.manual_seed would reach for the GPU as well)."""
     torch.default_generator.manual_seed(seed)

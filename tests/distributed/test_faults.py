@@ -95,6 +95,16 @@ def test_a_mistake_is_told_before_ray_starts(mistake, arguments, changes, words)
     assert words in mistake(*arguments, **changes)
 
 
+@pytest.mark.parametrize(("epochs", "anew"), [(3, False), (2, True)])
+def test_rounds_of_other_settings_are_not_passed_over_in_silence(tmp_path, monkeypatch, capsys, epochs, anew):
+    runner.run(SHORT, str(tmp_path))
+    monkeypatch.setattr("sys.argv", ["job", "--storage", str(tmp_path)])
+    monkeypatch.setattr("orchestrator.distributed.job._train", lambda *_: None)
+    changed = tiny.with_training(SHORT, epochs=epochs)
+    assert main(changed, smoke=changed, doc=None) == anew  # 1, as nothing was trained
+    assert ("it begins anew, and the old rounds stay" in " ".join(capsys.readouterr().out.split())) == anew
+
+
 def test_a_storage_that_is_not_there_is_told_before_ray_starts(mistake, s3_uri, monkeypatch):
     monkeypatch.setattr(s3, "CHECK_PATIENCE_S", 1.0)
     assert "does not exist" in mistake("--storage", "s3://no-such-bucket-here/runs")

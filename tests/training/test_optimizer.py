@@ -23,9 +23,42 @@ class NormLinear(nn.Linear):
     """A linear layer, though its name begins with Norm."""
 
 
+class ConvNorm(nn.Conv2d):
+    """A convolution, though its name ends in Norm."""
+
+
+class EvoNorm2dB0(ScaleNorm):
+    pass
+
+
+class RMSNormGated(ScaleNorm):
+    pass
+
+
+class Gain(nn.Module):
+    """A layer that says what it is."""
+
+    is_normalisation = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(4))
+
+
+class NormedProjection(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.projection = nn.Parameter(torch.ones(4, 4))
+
+
 LAYERS = {
     "linear": nn.Linear(4, 4),
     "named": NormLinear(4, 4),
+    "convolution": ConvNorm(1, 4, 1),
+    "projection": NormedProjection(),
+    "evo": EvoNorm2dB0(),
+    "gated": RMSNormGated(),
+    "gain": Gain(),
     "batch": nn.BatchNorm2d(4),
     "sync": nn.SyncBatchNorm(4),
     "instance": nn.InstanceNorm1d(4, affine=True),
@@ -38,7 +71,19 @@ LAYERS = {
     "weight_norm": nn.utils.parametrizations.weight_norm(nn.Linear(4, 4)),
     "embedding": nn.Embedding(4, 4),
 }
-SPARED = ("batch", "sync", "instance", "group", "layer", "rms", "own.scale", "derived.scale")
+SPARED = (
+    "batch",
+    "sync",
+    "instance",
+    "group",
+    "layer",
+    "rms",
+    "own.scale",
+    "derived.scale",
+    "evo.scale",
+    "gated.scale",
+    "gain",
+)
 
 
 def decayed(optimizer: Optimizer) -> set[str]:
