@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import sys
 from pathlib import Path
 from typing import get_args
@@ -13,7 +14,7 @@ import orchestrator
 from orchestrator.distributed.flags import Flags, run_job
 from orchestrator.distributed.trackers import TrackerName, tracker
 from orchestrator.errors import ConfigError, ExportError
-from orchestrator.extras import extra
+from orchestrator.extras import extra, install_command
 
 PROJECT = Path(orchestrator.__file__).parents[1]
 
@@ -31,8 +32,18 @@ def test_whatever_an_import_raises_is_one_sentence(cause: Exception, reason: str
         raise cause
     assert str(caught.value) == (
         f"pictures: cannot import a package of the extra 'plots' ({reason}): "
-        "run pip install -e '.[plots]' in the folder of this project"
+        f"run {install_command('plots')} in the folder of this project"
     )
+
+
+@pytest.mark.parametrize("name", ["digits", "mobile"])
+def test_the_command_is_one_of_this_environment_that_pip_understands(name: str) -> None:
+    command = shlex.split(install_command(name))
+    assert command[0] == sys.executable
+    assert command[1:4] == ["-m", "pip", "install"]
+    assert command[4:6] == ["-e", f".[{name}]"]
+    assert command[6:] == ([] if name == "mobile" else ["-c", "constraints.txt"])
+    assert (PROJECT / "constraints.txt").exists()
 
 
 def test_every_extra_that_the_code_names_is_one_of_the_project() -> None:

@@ -215,7 +215,7 @@ def test_all_formats_have_it_where_it_is_installed(tmp_path):
 def test_a_format_that_was_asked_for_must_be_there(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "coremltools", None)
     given = Candidate("n", networks.tied(4), "export.networks:tied", {}, GREY)
-    with pytest.raises(ExportError, match=r"run pip install -e '\.\[coreml\]'"):
+    with pytest.raises(ExportError, match=r"pip install -e '\.\[coreml\]'"):
         deploy([given], tmp_path, formats=["packed", "coreml"])
     monkeypatch.setattr(deploying, "FORMATS", {name: deploying.FORMATS[name] for name in ("packed", "coreml")})
     (skipped,) = deploy([given], tmp_path).skipped
