@@ -1,6 +1,6 @@
 """From nothing to files for a phone, and the page that proves them: digits; dense, fewer weights, fewer channels.
 
-    python jobs/digits_deploy.py                              # rounds in ./runs, files and page in ./deploy; 3 minutes
+    python jobs/digits_deploy.py --storage ./deploy-runs      # rounds there, files and page in ./deploy; 3 minutes
     python jobs/digits_deploy.py --smoke --storage /tmp/look --report /tmp/look/deploy
     ray job submit --working-dir . -- python jobs/digits_deploy.py --storage s3://bucket/digits --report ./deploy
 

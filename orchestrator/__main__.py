@@ -160,7 +160,7 @@ def report(
     """
     from orchestrator.export.proof import DEPLOY, Deployment
     from orchestrator.folders import expanded
-    from orchestrator.report import path_records, print_table, save_report, tasks
+    from orchestrator.report import path_records, show_report
 
     out = Path(expanded(str(out)))
     ledger = _ledger(storage)
@@ -177,18 +177,14 @@ def report(
         print(_nothing(ledger.store))
         return _told(problems)
     deployment = Deployment.load(out)
-    if deployment and deployment.keys.isdisjoint(record.key for record in records):
+    # Without names the report is of the whole storage, which may hold the networks as rounds of earlier settings.
+    reported = records if experiment or not deployment else ledger.records([])
+    if deployment and deployment.keys.isdisjoint(record.key for record in reported):
         print(f"left out: {out / DEPLOY} is of networks that this report does not show")
         deployment = None
-    found = tasks(records, first=deployment.keys if deployment else ())
-    shown = {name for task in found for name in task.shown}
-    print_table(record for record in records if record.experiment in shown)
     if left_out:
         print(f"left out: {left_out} rounds of earlier settings (orchestrator status shows them)")
-    for file in save_report(found, failures, out, deployment and deployment.present(out)):
-        print(f"written: {file}", flush=True)
-    if more := len({record.experiment for record in records} - shown):
-        print(f"{more} more experiments with larger recommended networks: the page has them all")
+    show_report(records, failures, out, deployment and deployment.present(out))
     return _told(problems)
 
 
@@ -236,15 +232,15 @@ def export(
     from orchestrator.export.deploy import deploy
     from orchestrator.export.rounds import check_code, find_round, side_by_side, source_of, with_dense
     from orchestrator.folders import expanded
-    from orchestrator.report import path_records, tasks
-    from orchestrator.report.deployed import artifact_line, recommended_rounds, round_line
+    from orchestrator.report import path_records, show_report
+    from orchestrator.report.deployed import artifact_line, recommended_rounds, round_line, same_tasks
     from orchestrator.report.files import check_report
 
     out = Path(expanded(str(out)))
     ledger = _ledger(storage)
     problems: list[str] = []
-    records, _ = path_records(ledger, problems)
-    if not records:
+    records, left_out = path_records(ledger, problems)
+    if not records and not left_out:
         print(_nothing(ledger.store))
         return _told(problems)
     every = ledger.records([]) if round else []
@@ -267,8 +263,11 @@ def export(
         source=source,
         on_artifact=lambda each: print(artifact_line(each, out), flush=True),
     )
-    alike = [task for task in tasks(records) if not deployment.keys.isdisjoint(r.key for r in task.records)]
-    return report(storage, out, tuple(sorted({record.experiment for task in alike for record in task.records})))
+    beside = same_tasks(records, shown) or shown
+    names = {record.experiment for record in beside}
+    failures = [failure for failure in ledger.failures(problems) if failure.get("experiment") in names]
+    show_report(beside, failures, out, deployment.present(out))
+    return _told(problems)
 
 
 @datasets.command

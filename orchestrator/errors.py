@@ -17,6 +17,10 @@ class ConfigError(OrchestratorError, ValueError):
     """A field of an experiment, or a flag, has a value that its rule forbids."""
 
 
+class DensityError(ConfigError):
+    """A path asks for a density that the network cannot be given."""
+
+
 class DataError(OrchestratorError):
     """The data set is missing, has another layout than expected, or holds a sample that cannot be used."""
 

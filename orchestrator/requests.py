@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
-from orchestrator.errors import ConfigError, DamagedError
+from orchestrator.errors import ConfigError, DamagedError, DensityError
 from orchestrator.experiment import Experiment, Problem
 from orchestrator.pruning import dead_layers, resolve_criterion
 from orchestrator.pruning.channel_graph import ChannelGraph, Kept
@@ -153,7 +153,7 @@ class Requests:
     """Builds the requests of one experiment's rounds.
 
     `keys`: of its rounds. `problem`: its prunable tensors, and its channels where those are removed. `keep`: epochs of
-    the dense run that anybody will rewind to. Raises ConfigError, before anything is trained, for densities that the
+    the dense run that anybody will rewind to. Raises DensityError, before anything is trained, for densities that the
     selection cannot give.
     """
 
@@ -282,7 +282,7 @@ class Requests:
                 else:
                     selection.check(self.shapes, density, min_kept_per_layer=least)
             except ConfigError as error:
-                raise ConfigError(f"round {index}: {error}") from None
+                raise DensityError(f"round {index}: {error}") from None
 
 
 def _masked(state: TrainState, masks: Tensors) -> TrainState:

@@ -2,7 +2,7 @@
 
 1. Walk the experiment's own path until PATIENCE rounds in a row fall below the floor: one alone may be chance. Rounds
    beyond them count too if storage holds them.
-2. If the path's last round holds, lengthen the path round by round until one falls.
+2. If the path's last round holds, lengthen the path round by round (see `longer`) until one falls.
 3. Halve the gap between the last round that held and the next one, in compression ratio. Each probe is one round after
    the last that held.
 """
@@ -14,7 +14,7 @@ import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from orchestrator.errors import ConfigError
+from orchestrator.errors import ConfigError, DensityError
 from orchestrator.experiment import Experiment
 from orchestrator.pruning.counts import kept_count
 from orchestrator.pruning.path import Explicit, longer
@@ -26,7 +26,7 @@ PATIENCE = 3
 Train = Callable[[Experiment, Floor], Sequence[Sequence[Record]]]
 """Trains every replicate until the floor cuts its path. Returns all records of each path that storage holds, in order.
 
-Raises ConfigError, before anything is trained, if the network cannot be given a density of the path.
+Raises DensityError, before anything is trained, if the network cannot be given a density of the path.
 """
 
 
@@ -77,7 +77,7 @@ def search_density(experiment: Experiment, floor: Floor, train: Train, *, probes
         try:
             further = _lengthened(experiment, f"{name}-longer", walk[0][0])
             walk = look(further)
-        except ConfigError as error:
+        except DensityError as error:
             return found(experiment, walk[-1], f"the last round holds and a smaller one cannot be made: {error}")
         experiment = further
 
@@ -98,11 +98,14 @@ def search_density(experiment: Experiment, floor: Floor, train: Train, *, probes
 
 
 def _lengthened(experiment: Experiment, name: str, dense: Record) -> Experiment:
-    """Return `experiment` with one more round. Raise ConfigError if that round would keep too few weights."""
-    further = replace(experiment, name=name, path=longer(experiment.path))
+    """Return `experiment` with one more round. Raise DensityError if that round would keep too few weights."""
+    try:
+        further = replace(experiment, name=name, path=longer(experiment.path))
+    except ConfigError as error:
+        raise DensityError(str(error)) from None
     kept, layers = kept_count(further.densities()[-1], dense.prunable), max(1, len(dense.layers))
     if kept < layers:
-        raise ConfigError(f"the next round would keep {kept} weights in {layers} layers")
+        raise DensityError(f"the next round would keep {kept} weights in {layers} layers")
     return further
 
 

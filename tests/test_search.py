@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orchestrator.driver import Driver
-from orchestrator.errors import ConfigError
+from orchestrator.errors import ConfigError, DensityError
 from orchestrator.experiment import Experiment, Problem, round_keys, round_settings
 from orchestrator.pruning import Explicit, Filters, Geometric, NofM, OneShot, kept_count
 from orchestrator.pruning import Path as SparsityPath
@@ -47,7 +47,7 @@ class Lab:
 
     def train(self, experiment: Experiment, floor: Floor) -> list[list[Record]]:
         if not kept_count(experiment.densities()[-1], 1_000_000):
-            raise ConfigError("density must keep at least 1 weight")
+            raise DensityError("density must keep at least 1 weight")
         self.asked.append(experiment)
         return [self.path(replicate, floor) for replicate in experiment.replicates()]
 
@@ -189,6 +189,8 @@ def test_without_probes_the_answer_is_a_round_of_the_path() -> None:
         (Geometric(remove=0.5, rounds=3), 0.0625, 0.03125),
         (Explicit([0.9, 0.36]), 0.36**3, 0.36**3.5),  # by its mean step, 0.6
         (OneShot(0.25), 0.0625, 0.015625),
+        (OneShot(0.97), 0.97 * 0.8**14, 0.97 * 0.8**15),  # by a step that leads somewhere
+        (Explicit([0.97, 0.95]), 0.95 * 0.8**14, 0.95 * 0.8**15),
     ],
 )
 def test_a_path_whose_last_round_holds_is_lengthened_until_one_falls(
@@ -222,12 +224,30 @@ def test_a_selection_that_refuses_a_longer_path_ends_the_search() -> None:
 
     def train(experiment: Experiment, floor: Floor) -> list[list[Record]]:
         if experiment.densities()[-1] < 0.02:
-            raise ConfigError("round 6: the smallest density is 0.02")
+            raise DensityError("round 6: the smallest density is 0.02")
         return lab.train(experiment, floor)
 
     found = search_density(TINY, Floor(drop=0.1), train)
     assert (smallest(found), found.holds, found.rounds) == (0.5**5, True, 6)
     assert found.reason.endswith("a smaller one cannot be made: round 6: the smallest density is 0.02")
+
+
+def test_an_error_that_is_not_about_a_density_is_raised() -> None:
+    lab = Lab(cliff(0.0))
+
+    def train(experiment: Experiment, floor: Floor) -> list[list[Record]]:
+        if lab.asked:
+            raise ConfigError("storage must be a folder")
+        return lab.train(experiment, floor)
+
+    with pytest.raises(ConfigError, match="storage must be a folder"):
+        search_density(TINY, Floor(drop=0.1), train)
+
+
+def test_a_driver_refuses_a_density_by_its_own_error(tmp_path: Path) -> None:
+    experiment = dataclasses.replace(TINY, min_kept_per_layer=30, path=OneShot(0.02))
+    with pytest.raises(DensityError, match=r"round 1: .*min_kept_per_layer"):
+        Driver(experiment, Ledger(open_store(str(tmp_path))), Problem({"w": (1000,)}, "model", "data", 10, (3, 8, 8)))
 
 
 @pytest.mark.parametrize("floor", [Floor(accuracy=0.9), Floor(drop=0.0), Floor(drop=0.4)])

@@ -73,14 +73,16 @@ def sweep_paths(
     asha: bool = False,
     callbacks: Sequence[tune.Callback] = (),
     folder: str | None = None,
+    problems: dict[str, Problem] | None = None,
 ) -> SweepResult:
     """Train every replicate of every experiment that `storage` does not hold yet, several paths at a time.
 
     `max_concurrent`: paths at a time; None: as many as the cluster holds. `floor`: a path is cut after a round that
     falls below it. `asha`: successive halving over the round number (Li et al. 2020), for paths whose rounds have the
     same densities; what it stopped stays stopped when the same sweep is started again. `callbacks`: of Ray Tune, such
-    as a tracker's; what they write to Tune's own folder goes to `folder`, None: nowhere. Uses the Ray that is
-    connected, or the one at `address`, or a local one of its own.
+    as a tracker's; what they write to Tune's own folder goes to `folder`, None: nowhere. `problems`: what
+    earlier calls have loaded; this call uses it and adds to it. Uses the Ray that is connected, or the one at
+    `address`, or a local one of its own.
 
     A path that fails does not stop the others. Raises OrchestratorError, before anything is trained, for bad input.
     """
@@ -88,7 +90,7 @@ def sweep_paths(
     replicates = distinct(experiments)
     sweep = checked_sweep(storage, deployment, max_concurrent, floor)
     ledger = Ledger(open_store(storage))
-    paths = {path.label: path for path in _paths(replicates, sweep.deployment)}
+    paths = {path.label: path for path in _paths(replicates, sweep.deployment, problems)}
     made = side_by_side(ledger.store, lambda path: path.driver(ledger, floor), paths.values())
     drivers = dict(zip(paths, made, strict=True))
     stops = Stops(ledger.store, (driver.keys[-1] for driver in drivers.values()))
@@ -128,8 +130,12 @@ def search(
     Raises OrchestratorError for bad input, and when a path fails.
     """
 
+    problems: dict[str, Problem] = {}
+
     def train(candidate: Experiment, floor: Floor) -> list[tuple[Record, ...]]:
-        outcomes = sweep_paths([candidate], storage, deployment, max_concurrent=max_concurrent, floor=floor).outcomes
+        outcomes = sweep_paths(
+            [candidate], storage, deployment, max_concurrent=max_concurrent, floor=floor, problems=problems
+        ).outcomes
         for outcome in outcomes:
             if outcome.state == "failed":
                 raise OrchestratorError(f"{outcome.experiment.name}, seed {outcome.experiment.seed}: {outcome.reason}")
@@ -166,9 +172,14 @@ def checked_sweep(
     return Sweep(store.uri, deployment or Deployment(), floor, uuid.uuid4().hex)
 
 
-def _paths(replicates: list[Experiment], deployment: Deployment) -> list[SweptPath]:
-    """In an order in which paths that run at the same time share as little as they can: sharing means waiting."""
-    problems: dict[str, Problem] = {}
+def _paths(
+    replicates: list[Experiment], deployment: Deployment, problems: dict[str, Problem] | None = None
+) -> list[SweptPath]:
+    """Return the paths so ordered that those that run at the same time share little: sharing means waiting.
+
+    Loads what is not in `problems`, and adds it.
+    """
+    problems = {} if problems is None else problems
     paths = []
     for experiment in replicates:
         deployment.check_batch(experiment.training.batch_size)

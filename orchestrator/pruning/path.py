@@ -99,14 +99,17 @@ class Explicit:
 
 
 def longer(path: Path) -> Path:
-    """Return `path` with one more round, whose step is the mean step of `path` in log density.
+    """Return `path` with one more round. Raises ConfigError where a number cannot hold a smaller density.
 
-    The rounds that both have keep their keys, and a longer `Geometric` has those of a `Geometric` of that length.
+    A `Geometric` keeps its own step. Any other path goes on by its mean step in log density, or by the default step of
+    `Geometric` if that removes more: a path that hardly prunes would not get anywhere. The rounds that both have keep
+    their keys, and a longer `Geometric` has those of a `Geometric` of that length.
     """
     if isinstance(path, Geometric):
         return replace(path, rounds=path.rounds + 1)
     densities = path.densities()
-    return Explicit((*densities, densities[-1] ** (1 + 1 / len(densities))))
+    mean, default = densities[-1] ** (1 + 1 / len(densities)), densities[-1] * (1 - Geometric.remove)
+    return Explicit((*densities, min(mean, default)))
 
 
 def _check_fraction(what: str, value: float) -> None:

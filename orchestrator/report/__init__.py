@@ -1,7 +1,7 @@
 """Tables, pictures and a page from a ledger."""
 
 from orchestrator.report.csv_file import save_csv
-from orchestrator.report.files import save_report
+from orchestrator.report.files import save_report, show_report
 from orchestrator.report.paths import path_records
 from orchestrator.report.status import json_line, print_status
 from orchestrator.report.summary import Row, Spread, summary
@@ -17,6 +17,7 @@ __all__ = [
     "print_table",
     "save_csv",
     "save_report",
+    "show_report",
     "summary",
     "tasks",
 ]

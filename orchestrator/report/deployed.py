@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from orchestrator.errors import ConfigError
 from orchestrator.export.proof import Artifact, Deployment, Facts, Skipped
-from orchestrator.report.tasks import Task, tasks
+from orchestrator.report.tasks import Task, identity, tasks
 from orchestrator.report.text import milliseconds, percent, plain, size
 
 if TYPE_CHECKING:
@@ -104,6 +104,12 @@ def _recommended(task: Task) -> list[Record]:
     removed = replace(task, records=tuple(r for r in task.records if r.experiment in smaller))
     found = [kind.chosen[0] for kind in (masked, removed) if kind.chosen]
     return [record for record in found if record.round] or found[:1]
+
+
+def same_tasks(records: Iterable[Record], exported: Iterable[Record]) -> list[Record]:
+    """Return those of `records` that have the model and data of a round of `exported`."""
+    identities = {identity(record) for record in exported}
+    return [record for record in records if identity(record) in identities]
 
 
 def round_line(record: Record) -> str:

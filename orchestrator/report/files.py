@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from orchestrator.export.proof import Deployment
 from orchestrator.folders import check_writable
@@ -16,7 +16,11 @@ from orchestrator.report.page.views import drawings_of
 from orchestrator.report.pictures import draw, drawing
 from orchestrator.report.pictures.deployed import deployed_pictures
 from orchestrator.report.published import Published, published
-from orchestrator.report.tasks import Task
+from orchestrator.report.table import print_table
+from orchestrator.report.tasks import Task, tasks
+
+if TYPE_CHECKING:
+    from orchestrator.storage.ledger import Record
 
 
 def check_report(folder: Path, flag: str) -> None:
@@ -24,6 +28,22 @@ def check_report(folder: Path, flag: str) -> None:
     check_writable(folder, flag)
     with drawing():
         check_packages()
+
+
+def show_report(
+    records: Sequence[Record], failures: Iterable[Mapping[str, Any]], folder: Path, deployment: Deployment | None
+) -> None:
+    """Print `records` as a table, save their report in `folder` and print its files. Raises as `save_report` does.
+
+    The tasks whose networks are in `deployment` come first.
+    """
+    found = tasks(records, first=deployment.keys if deployment else ())
+    shown = {name for task in found for name in task.shown}
+    print_table(record for record in records if record.experiment in shown)
+    for file in save_report(found, failures, folder, deployment):
+        print(f"written: {file}", flush=True)
+    if more := len({record.experiment for record in records} - shown):
+        print(f"{more} more experiments with larger recommended networks: the page has them all")
 
 
 def save_report(

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from orchestrator.report.choice import Choice, choose, pareto
 from orchestrator.report.paired import Difference, paired_differences
@@ -18,21 +18,32 @@ if TYPE_CHECKING:
     from orchestrator.storage.ledger import Record
 
 MOST_SHOWN = 8  # experiments with a colour of their own
+_ABOUT = (
+    "model_options",
+    "model_identity",
+    "data_options",
+    "data_identity",
+    "task",
+)  # what decides which model and data
 
 
 @dataclass(frozen=True)
 class Task:
-    """All rounds of one model on one data set, each by its name. `number` counts the tasks of a report from 1."""
+    """All rounds of one model on one data set, each by its name. `number` counts the tasks of a report from 1.
+
+    `mark` tells it from the tasks of the same names in the report; "" if there are none.
+    """
 
     number: int
     data: str
     model: str
     records: tuple[Record, ...]
+    mark: str = ""
 
     @property
     def title(self) -> str:
-        """`resnet8 (width=8) on digits`."""
-        return f"{self.model} on {self.data}"
+        """`resnet8 (width=8) on digits`, or `resnet8 on digits (data 3fa2b1)` where another task has the same names."""
+        return f"{self.model} on {self.data}" + (f" ({self.mark})" if self.mark else "")
 
     @cached_property
     def rows(self) -> list[Row]:
@@ -92,17 +103,43 @@ def tasks(records: Iterable[Record], first: Collection[str] = ()) -> list[Task]:
     """Return one task for each model and data set, by their names; those that have a round of the keys `first` lead."""
     groups: dict[tuple[str, str, str], list[Record]] = {}
     for record in records:
-        groups.setdefault(_identity(record), []).append(record)
+        groups.setdefault(identity(record), []).append(record)
     found = sorted(groups, key=lambda group: (all(record.key not in first for record in groups[group]), group))
-    return [Task(n, data, model, tuple(groups[data, model, about])) for n, (data, model, about) in enumerate(found, 1)]
+    marks = _marks(found)
+    return [
+        Task(number, group[0], group[1], tuple(groups[group]), marks[group]) for number, group in enumerate(found, 1)
+    ]
 
 
-def _identity(record: Record) -> tuple[str, str, str]:
+def identity(record: Record) -> tuple[str, str, str]:
     """Return (name of the data, name of the model, everything that decides which they are)."""
     settings = record.settings
     model, options = str(settings.get("model", "unknown model")), settings.get("model_options")
     if isinstance(options, dict) and options:
-        model += f" ({', '.join(f'{name}={value}' for name, value in options.items())})"
-    names = ("model_options", "model_identity", "data_options", "data_identity", "task")
-    identity = json.dumps([settings.get(name) for name in names], sort_keys=True)
-    return str(settings.get("data", "unknown data")), model, identity
+        model += f" ({_options(options)})"
+    about = json.dumps({name: settings.get(name) for name in _ABOUT}, sort_keys=True)
+    return str(settings.get("data", "unknown data")), model, about
+
+
+def _marks(groups: Iterable[tuple[str, str, str]]) -> dict[tuple[str, str, str], str]:
+    """Return what tells each group from those with the same names: the settings that differ; "" where none has them."""
+    namesakes: dict[tuple[str, str], list[tuple[tuple[str, str, str], dict[str, Any]]]] = {}
+    for group in groups:
+        namesakes.setdefault(group[:2], []).append((group, json.loads(group[2])))
+    marks = {}
+    for alike in namesakes.values():
+        differing = [name for name in _ABOUT if any(about[name] != alike[0][1][name] for _, about in alike)]
+        for group, about in alike:
+            marks[group] = ", ".join(_mark(name, about[name]) for name in differing)
+    return marks
+
+
+def _mark(name: str, value: Any) -> str:
+    """Return `data 3fa2b1` for an identity, `data_options size=32` for options."""
+    if name.endswith("_identity"):
+        return f"{name.removesuffix('_identity')} {str(value)[:6]}"
+    return f"{name} {_options(value) if isinstance(value, dict) and value else value or 'none'}"
+
+
+def _options(options: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name}={value}" for name, value in options.items())

@@ -1,11 +1,12 @@
 """Sweeps on a real Ray: rounds shared, paths cut, failed and killed; bad input refused before Ray starts."""
 
+import contextlib
 from dataclasses import replace
 
 import pytest
 import tiny
 
-from orchestrator.distributed import cluster
+from orchestrator.distributed import cluster, sweep
 from orchestrator.distributed.deployment import Deployment
 from orchestrator.distributed.sweep import _paths, search, sweep_paths
 from orchestrator.driver import Driver
@@ -102,6 +103,19 @@ def test_every_path_of_a_sweep_has_the_problem_of_its_own_experiment(tmp_path, o
         assert paths[experiment.name].problem == problem
     assert "6.weight" not in paths["part"].problem.prunable
     assert paths["channels"].problem.channels is not None
+
+
+def test_a_search_loads_its_problem_once(tmp_path, monkeypatch):
+    looks = [replace(TINY, path=Explicit(densities)) for densities in ([0.7], [0.7, 0.5])]
+    run(looks[1], str(tmp_path))
+    loaded = []
+    monkeypatch.setattr(sweep, "load_problem", lambda *args: loaded.append(args) or load_problem(*args))
+    monkeypatch.setattr(cluster, "connected", lambda address: contextlib.nullcontext())
+    monkeypatch.setattr(
+        sweep, "search_density", lambda _, floor, train, probes: [len(train(look, floor)[0]) for look in looks]
+    )
+    assert search(looks[0], Floor(accuracy=0.0), str(tmp_path)) == [2, 3]
+    assert len(loaded) == 1
 
 
 def test_the_same_experiment_twice_is_one_path(tmp_path):

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from report.synthetic import deployment, path_of, write
+from report.synthetic import deployment, digest, path_of, write
 
 from orchestrator.__main__ import main
 from orchestrator.export.measure import DataSource
 from orchestrator.export.proof import Deployment
+from orchestrator.report import tasks
 from orchestrator.report.deployed import recommended_rounds
 from orchestrator.storage.ledger import Ledger, Record
 from orchestrator.storage.store import open_store
@@ -106,13 +107,40 @@ def test_a_file_that_is_gone_is_not_shown_as_one_to_download(storage: Path, tmp_
     assert f"{gone} is gone" in page
 
 
-def test_export_writes_a_page_of_the_model_and_data_that_it_exports(
-    storage: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    rounds = [WIDE[0], recommended_rounds(WIDE)[0]]
+@pytest.fixture
+def _quick_export(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An export that loads and measures nothing."""
     monkeypatch.setattr(DataSource, "load", lambda self: None)
     monkeypatch.setattr("orchestrator.export.rounds.side_by_side", lambda ledger, records, data: records)
     monkeypatch.setattr("orchestrator.export.deploy.deploy", lambda networks, out, **_: exported(out, list(networks)))
+
+
+@pytest.mark.usefixtures("_quick_export")
+@pytest.mark.parametrize("now", [path_of("weight-rewinding", 1, 1, epochs=2, model="resnet56"), SMALL])
+def test_export_of_a_round_of_earlier_settings_shows_its_files(
+    now: list[Record], storage: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Before the experiments of its model and data, or before the round itself if there are none."""
+    name, ledger, folder = WIDE[0].experiment, Ledger(open_store(str(storage))), tmp_path / "deploy"
+    if now is not SMALL:
+        write(ledger, [now])
+    content = {"name": name, "seed": 0, "densities": [], "keys": [record.key for record in now]}
+    ledger.write_experiment(digest(name)[:12], 0, content)
+    assert main(["export", str(storage), "--out", str(folder), "--round", WIDE[2].key[:12]]) == 0
+    assert "does not show" not in capsys.readouterr().out
+    page = (folder / "report.html").read_text()
+    assert 'id="deployed"' in page
+    assert "resnet20" not in page
+    assert page.count('class="chapter"') == 1
+    assert main(["report", str(storage), "--out", str(folder)]) == 0
+    assert 'id="deployed"' in (folder / "report.html").read_text(), "nor does a report of the storage leave them out"
+
+
+@pytest.mark.usefixtures("_quick_export")
+def test_export_writes_a_page_of_the_model_and_data_that_it_exports(
+    storage: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rounds = [WIDE[0], recommended_rounds(WIDE)[0]]
     folder = tmp_path / "deploy"
     assert main(["export", str(storage), "--out", str(folder), "--round", rounds[1].key[:12]]) == 0
     printed, page = capsys.readouterr().out, (folder / "report.html").read_text()
@@ -134,6 +162,23 @@ def test_export_needs_the_packages_of_its_page_first(
     monkeypatch.setitem(sys.modules, package, None)
     assert main(["export", str(storage), "--out", str(tmp_path / "deploy"), "--round", WIDE[1].key[:12]]) == 1
     assert "pip install -e '.[plots]'" in capsys.readouterr().err
+
+
+def test_tasks_of_the_same_names_have_titles_that_differ() -> None:
+    """By what differs: the data's identity, the model's, options that no name shows."""
+
+    def titles(**changes: object) -> list[str]:
+        changed = [dataclasses.replace(record, settings={**record.settings, **changes}) for record in SMALL]
+        return [task.title for task in tasks([*SMALL, *changed, *WIDE])]
+
+    data, model = digest("cifar10")[:6], digest("resnet20")[:6]
+    plain, wide = "resnet20 on cifar10", "resnet56 on cifar10"
+    assert set(titles(data_identity="123456789")) == {f"{plain} (data {data})", f"{plain} (data 123456)", wide}
+    assert set(titles(model_identity="123456789")) == {f"{plain} (model {model})", f"{plain} (model 123456)", wide}
+    assert set(titles(data_options={"size": 8})) == {
+        f"{plain} (data_options none)", f"{plain} (data_options size=8)", wide
+    }  # fmt: skip
+    assert titles() == [plain, wide]
 
 
 def test_without_a_round_a_storage_of_two_models_names_the_recommended_ones(
