@@ -173,8 +173,11 @@ def _check_augment(data: Data, image: Tensor) -> None:
     with called(f"{what}, called with (images, u),", augment):
         result: object = augment(torch.stack([image, image]), torch.rand((2, augment.draws)))
     shape = (2, *data.input_shape)
-    right = isinstance(result, Tensor) and (result.dtype == image.dtype or result.is_floating_point())
-    if not (right and result.shape == shape):
+    if not (
+        isinstance(result, Tensor)
+        and result.shape == shape
+        and (result.dtype == image.dtype or result.is_floating_point())
+    ):
         got = f"{result.dtype} {tuple(result.shape)}" if isinstance(result, Tensor) else type(result).__name__
         raise ConfigError(
             f"{what} must turn {image.dtype} images of shape {shape} into images of the same shape and dtype, or "
