@@ -11,6 +11,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import Any
 
 import psutil
@@ -36,7 +37,8 @@ def start(init: Callable[[], object]) -> None:
     for again in (True, False):
         before = set(_children())
         try:
-            init()
+            with _own_session():
+                init()
         except Exception as error:
             if isinstance(error, ray.exceptions.AuthenticationError):
                 raise
@@ -53,6 +55,22 @@ def start(init: Callable[[], object]) -> None:
         else:
             ray._private.worker.print_to_stdstream = _print_without_deaths
             return
+
+
+@contextlib.contextmanager
+def _own_session() -> Iterator[None]:
+    """Have Ray 2.60 start its processes in sessions of their own while the block runs.
+
+    SIGTERM to the process group of the job, as `timeout`, systemd and Slurm send it, then reaches the job alone, which
+    needs its Ray for the last checkpoint. The kernel still ends them when the job dies.
+    """
+    services = ray._private.services
+    popen = services.ConsolePopen
+    services.ConsolePopen = partial(popen, start_new_session=True)
+    try:
+        yield
+    finally:
+        services.ConsolePopen = popen
 
 
 def _print_without_deaths(data: dict[str, Any], ignore_prefix: bool) -> None:

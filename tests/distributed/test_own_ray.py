@@ -122,6 +122,22 @@ def test_when_a_part_of_ray_dies_the_rest_is_ended_and_nothing_else(tmp_path, ca
     assert "run the same command again" in said
 
 
+def test_ray_is_out_of_reach_of_a_signal_to_the_process_group_of_the_job():
+    """Through the very function with which Ray starts the processes of a node."""
+    started = []
+
+    def init() -> None:
+        started.append(ray._private.services.start_ray_process(["/bin/sleep", "600"], "raylet", fate_share=True))
+
+    own_ray.start(init)
+    process = started[0].process
+    try:
+        assert os.getpgid(process.pid) == os.getsid(process.pid) == process.pid
+    finally:
+        process.kill()
+        process.wait()
+
+
 def test_a_ray_that_is_ended_on_purpose_has_not_died(capfd):
     with own_ray.watched():
         pass
