@@ -8,8 +8,6 @@
 --experiment is any experiment: "module:NAME", the module beside this script, in the working directory or installed.
 """
 
-import importlib
-import os
 import sys
 from dataclasses import dataclass, replace
 
@@ -19,6 +17,7 @@ from orchestrator.distributed.flags import run_job
 from orchestrator.distributed.sweep_job import SweepFlags, run_search, run_sweep
 from orchestrator.errors import ConfigError
 from orchestrator.experiment import Experiment
+from orchestrator.lookup import find
 from orchestrator.pruning import Cubic, Geometric, OneShot, Path
 from orchestrator.retraining import LearningRateRewinding
 from orchestrator.training.lr import Constant
@@ -51,12 +50,7 @@ def paths(base: Experiment) -> list[Experiment]:
 
 def load_experiment(spec: str) -> Experiment:
     """The experiment "module:NAME". Raises ConfigError."""
-    module, _, name = spec.partition(":")
-    sys.path.append(os.getcwd())
-    try:
-        found = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ConfigError(f"--experiment must be module:NAME of an Experiment, got {spec!r} ({error})") from None
+    found = find(spec, "--experiment")
     if not isinstance(found, Experiment):
         raise ConfigError(f"--experiment must name an Experiment, and {spec!r} is a {type(found).__name__}")
     return found

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 
 from orchestrator.errors import ConfigError, OrchestratorError
 
+ERRORS = (Exception, SystemExit)  # what code of the user's may raise; a KeyboardInterrupt ends the job itself
 _OURS = (os.path.dirname(os.path.abspath(__file__)) + os.sep, "<")
 _PYTHON = tuple(sysconfig.get_path(name) + os.sep for name in ("stdlib", "platstdlib"))
 _INSTALLED = (f"{os.sep}site-packages{os.sep}", f"{os.sep}dist-packages{os.sep}")
@@ -78,5 +79,5 @@ def called(what: str, function: object = None) -> Iterator[None]:
         yield
     except OrchestratorError:
         raise
-    except Exception as error:
+    except ERRORS as error:
         raise ConfigError(f"{what} failed: {described(error, function)}") from error

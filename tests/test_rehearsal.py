@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +25,16 @@ from orchestrator.user_code import described
 
 def one_argument(weight):
     return weight.abs()
+
+
+def exits(*_):
+    sys.exit(3)
+
+
+def exits_in_forward(num_classes, input_shape):
+    model = tiny.model(num_classes, input_shape)
+    model.register_forward_pre_hook(exits)
+    return model
 
 
 def fails_inside(weight, gradient):
@@ -101,8 +112,14 @@ class BuildsNothing(SGD):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"criterion": "test_rehearsal:one_argument"}, "criterion 'test_rehearsal:one_argument' failed: TypeError"),
+        (
+            {"criterion": "test_rehearsal:one_argument"},
+            "', called with (weight, gradient), failed: TypeError: one",
+        ),
         ({"criterion": "test_rehearsal:fails_inside"}, "AttributeError: 'Tensor' object has no attribute 'no_such_me"),
+        ({"criterion": "test_rehearsal:exits"}, "failed: SystemExit: 3"),
+        ({"model": "test_rehearsal:exits"}, "model 'test_rehearsal:exits' failed: SystemExit: 3"),
+        ({"model": "test_rehearsal:exits_in_forward"}, "cannot take images of shape (2, 1, 6, 6): SystemExit: 3"),
         ({"path": TextPath()}, "TextPath.densities() must return numbers, got ('half',)"),
         ({"path": RisingPath()}, "densities must decrease from round to round"),
         ({"schedule": FailsAtTheLastEpoch()}, "FailsAtTheLastEpoch.lr_at() failed: KeyError: 3"),
@@ -139,8 +156,16 @@ class Augment:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda images: images.flip(7), "augment Augment failed: IndexError"),
-        (lambda images: images[0], "must return as many images as it gets, a tensor of 2, got shape (1, 6, 6)"),
+        (lambda images: images.flip(7), "augment Augment, called with (images, u), failed: IndexError"),
+        (
+            lambda images: images[0],
+            "images of the same shape and dtype, or floating point, got torch.float32 (1, 6, 6)",
+        ),
+        (
+            lambda images: images[..., :5],
+            "must turn torch.float32 images of shape (2, 1, 6, 6) into images of the same shape",
+        ),
+        (lambda images: images.long(), "or floating point, got torch.int64 (2, 1, 6, 6)"),
         (lambda images: None, "got NoneType"),
     ],
 )

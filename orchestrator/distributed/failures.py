@@ -54,6 +54,16 @@ def sentence(error: BaseException) -> str:
     return str(error) if isinstance(error, OrchestratorError) else with_log(said(error), log_file())
 
 
+def last_line(error: BaseException) -> str:
+    """The last line of an error of Ray's, which says why; what stands above it is a traceback or a list of ids."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[-1].strip()
+
+
+def death(error: BaseException) -> str:
+    """Why Ray says that an actor died, without the paragraph on what may have ended its process."""
+    return last_line(error).partition(". ")[0]
+
+
 def with_log(text: str, log: str) -> str:
     return f"{text}; the worker's log: {log}" if log else text
 

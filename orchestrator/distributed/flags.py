@@ -7,7 +7,6 @@ import dataclasses
 import logging
 import os
 import signal
-import sys
 import tempfile
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from orchestrator.distributed.deployment import Deployment, Workers
-from orchestrator.distributed.termination import GO_ON, Terminated, raise_terminated
+from orchestrator.distributed.termination import GO_ON, Terminated, print_last, raise_terminated
 from orchestrator.errors import OrchestratorError
 from orchestrator.experiment import Experiment
 from orchestrator.folders import expanded
@@ -83,11 +82,11 @@ def run_job(flags: F, job: Callable[[F], int], make_smoke_data: Callable[[Path],
                 flags = dataclasses.replace(flags, data=folder)
             return job(flags)
     except OrchestratorError as error:
-        print(f"error: {plain(error)}", file=sys.stderr)
+        print_last(f"error: {plain(error)}")
         return 1
     except KeyboardInterrupt as stop:
         if not (isinstance(stop, Terminated) and stop.told):
-            print(GO_ON, file=sys.stderr)
+            print_last(GO_ON)
         return 128 + (stop.number if isinstance(stop, Terminated) else signal.SIGINT)
 
 

@@ -45,6 +45,8 @@ def in_order(stop: Callable[[threading.Event], None]) -> Iterator[None]:
     late = threading.Event()
 
     def in_time(number: int) -> None:
+        with contextlib.suppress(OSError):  # a pipe into `tee`, which the same Ctrl-C has ended
+            os.write(2, _HEARD[signal.Signals(number)].encode())  # print() may be in a call
         stopping = threading.Thread(target=stop, args=[late], daemon=True)  # not in the handler: Ray may be in a call
         stopping.start()
         stopping.join(_grace() if number == signal.SIGTERM else None)
@@ -55,7 +57,6 @@ def in_order(stop: Callable[[threading.Event], None]) -> Iterator[None]:
         asked.append(number)
         if len(asked) > 1:
             raise Terminated(asked[0])
-        os.write(2, _HEARD[signal.Signals(number)].encode())  # print() may be in a call
         threading.Thread(target=in_time, args=[number], daemon=True).start()
 
     before = {number: signal.signal(number, handle) for number in _HEARD}
@@ -70,8 +71,14 @@ def in_order(stop: Callable[[threading.Event], None]) -> Iterator[None]:
             signal.signal(number, handler)
     if asked:
         # Said now, as tearing Ray down may take longer than the time that is left.
-        print(GO_ON, file=sys.stderr, flush=True)
+        print_last(GO_ON)
         raise Terminated(asked[0], told=True)
+
+
+def print_last(text: str) -> None:
+    """Print `text` to standard error if it can still be written to: the reader of a pipe may be gone."""
+    with contextlib.suppress(OSError):
+        print(text, file=sys.stderr, flush=True)
 
 
 def _grace() -> float:

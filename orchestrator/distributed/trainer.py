@@ -23,6 +23,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from orchestrator.distributed.actor import DriverActor, answer
 from orchestrator.distributed.deployment import Deployment
+from orchestrator.distributed.failures import death, last_line
 from orchestrator.distributed.network import OwnAddress
 from orchestrator.distributed.worker import WorkerConfig, train_path
 from orchestrator.errors import OrchestratorError
@@ -67,7 +68,7 @@ def start_driver(
     try:
         ray.get(driver.pid.remote())
     except ray.exceptions.RayError as error:
-        raise OrchestratorError(f"the driver actor cannot start: {str(error).strip().splitlines()[-1]}") from error
+        raise OrchestratorError(f"the driver actor cannot start: {last_line(error)}") from error
     return driver
 
 
@@ -193,9 +194,8 @@ def fit(experiment: Experiment, driver: Any, store: Store, deployment: Deploymen
     try:
         trainer.fit()
     except ray.exceptions.RayActorError as error:
-        why = str(error).strip().splitlines()[-1].strip()[:300]
-        answer(driver.crashed.remote("", f"Ray Train's controller died: {why}", "", lost=True))
+        why = f"Ray Train's controller died: {death(error)}"
+        answer(driver.crashed.remote("", why, "", lost=True))
     except ray.train.TrainingFailedError as error:
         if not answer(driver.status.remote(0)).failure:  # which the caller asks for
-            cause = str(error).strip().splitlines()[-1].strip()  # the rest is Ray's traceback
-            raise OrchestratorError(f"training stopped: {cause}") from error
+            raise OrchestratorError(f"training stopped: {last_line(error)}") from error

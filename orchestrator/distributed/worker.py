@@ -35,6 +35,7 @@ from orchestrator.storage.store import Store, open_store
 from orchestrator.training import group
 from orchestrator.training.data import load_data
 from orchestrator.training.loop import TakeProgress, Trainer
+from orchestrator.user_code import ERRORS
 
 logger = logging.getLogger(__name__)
 
@@ -96,7 +97,7 @@ def train_path(config: WorkerConfig) -> None:
         except DivergedError as error:  # on every worker alike
             link.fail(key, str(error))
             return
-        except Exception as error:
+        except ERRORS as error:
             # The others may wait for this worker in a collective: raising ends the group. `GiveUp` starts no other one
             # if the run has failed, which the driver knows before this worker ends.
             log.exception("the worker failed")
@@ -181,7 +182,7 @@ class DriverLink:
     def fail(self, key: str, reason: str) -> None:
         answer(self._driver.fail_round.remote(key, reason))
 
-    def crashed(self, key: str, error: Exception) -> None:
+    def crashed(self, key: str, error: BaseException) -> None:
         answer(self._driver.crashed.remote(key, said(error), log_file(), lost=is_lost(error)))
 
     def resumed(self, key: str, progress: Progress) -> None:

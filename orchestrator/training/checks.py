@@ -12,7 +12,7 @@ from torch.utils.data import Dataset, IterableDataset, Subset, TensorDataset
 
 from orchestrator.errors import ConfigError, DataError, OrchestratorError
 from orchestrator.training.rng import own_randomness
-from orchestrator.user_code import called, described
+from orchestrator.user_code import ERRORS, called, described
 
 if TYPE_CHECKING:
     from orchestrator.training.data import Data, Samples, Split
@@ -28,7 +28,7 @@ def read_sample(data: Data, split: Split, index: int) -> tuple[Tensor, int]:
         sample = samples[index]
     except OrchestratorError:
         raise
-    except Exception as error:
+    except ERRORS as error:
         raise DataError(f"{_name(samples, split, index)} cannot be read: {described(error)}") from error
     if not (isinstance(sample, tuple | list) and len(sample) == 2):
         got = f"{type(sample).__name__} of {len(sample)}" if isinstance(sample, tuple | list) else type(sample).__name__
@@ -166,15 +166,23 @@ def _check_tensors(split: Split, samples: TensorDataset) -> None:
 
 
 def _check_augment(data: Data, image: Tensor) -> None:
-    """Raise ConfigError unless `data.augment` changes a batch of two such images into two."""
+    """Raise ConfigError unless `data.augment` turns two such images into two that the model and `normalize` expect."""
     augment = data.augment
     assert augment is not None  # which the caller has seen
     what = f"augment {getattr(augment, '__name__', type(augment).__name__)}"
-    with called(what, augment):
+    with called(f"{what}, called with (images, u),", augment):
         result: object = augment(torch.stack([image, image]), torch.rand((2, augment.draws)))
-    if not isinstance(result, Tensor) or result.shape[:1] != (2,):
-        got = f"shape {tuple(result.shape)}" if isinstance(result, Tensor) else type(result).__name__
-        raise ConfigError(f"{what} must return as many images as it gets, a tensor of 2, got {got}")
+    shape = (2, *data.input_shape)
+    if not (
+        isinstance(result, Tensor)
+        and result.shape == shape
+        and (result.dtype == image.dtype or result.is_floating_point())
+    ):
+        got = f"{result.dtype} {tuple(result.shape)}" if isinstance(result, Tensor) else type(result).__name__
+        raise ConfigError(
+            f"{what} must turn {image.dtype} images of shape {shape} into images of the same shape and dtype, or "
+            f"floating point, got {got}"
+        )
 
 
 def _name(samples: Any, split: Split, index: int) -> str:

@@ -29,7 +29,7 @@ from orchestrator.training.checks import (
     stated_labels,
 )
 from orchestrator.training.rng import own_randomness, seed_all
-from orchestrator.user_code import described
+from orchestrator.user_code import ERRORS, described
 
 T = TypeVar("T")
 Split = Literal["train", "val", "test"]
@@ -176,7 +176,7 @@ def call(
         return function(**options, **accepted)
     except OrchestratorError:
         raise
-    except Exception as error:
+    except ERRORS as error:
         raise failure(f"{what} failed: {described(error)}") from error
 
 

@@ -19,7 +19,7 @@ from orchestrator.pruning.shrink import shrink
 from orchestrator.training.data import Data, call
 from orchestrator.training.resnet import DEPTHS, CifarResNet
 from orchestrator.training.rng import one_thread, own_randomness, seed_all
-from orchestrator.user_code import described, one_line
+from orchestrator.user_code import ERRORS, described, one_line
 
 BUILTIN: Mapping[str, Callable[..., nn.Module]] = {f"resnet{depth}": partial(CifarResNet, depth) for depth in DEPTHS}
 TORCHVISION = "torchvision:"
@@ -76,7 +76,7 @@ def check_model(model: nn.Module, data: Data, smallest_batch: int = 2) -> None:
     try:
         with torch.no_grad(), own_randomness():
             logits: object = model.eval()(torch.zeros(shape))
-    except Exception as error:
+    except ERRORS as error:
         raise ConfigError(f"model {name} cannot take images of shape {shape}: {described(error)}") from error
     finally:
         model.train(was_training)
@@ -94,7 +94,7 @@ def _check_training(model: nn.Module, name: str, shape: tuple[int, ...]) -> None
     try:
         with own_randomness():
             model(torch.zeros(shape)).sum().backward()
-    except Exception as error:
+    except ERRORS as error:
         way_out = (
             "" if shape[0] > 1 else "; a worker's share of the batch is one image: raise batch_size, or lower workers"
         )

@@ -9,7 +9,7 @@ import ray.exceptions
 import torch
 from ray.train.v2._internal.exceptions import WorkerHealthCheckTimeoutError
 
-from orchestrator.distributed.failures import is_lost, may_pass, sentence
+from orchestrator.distributed.failures import death, is_lost, may_pass, sentence
 from orchestrator.errors import DataError, StorageError, is_full
 from orchestrator.training import group
 from orchestrator.training.group import PeerError
@@ -88,3 +88,12 @@ def test_what_a_backend_raises_in_a_collective_of_ours_is_a_lost_peer(monkeypatc
     monkeypatch.setattr(group.dist, "all_reduce", broken)
     with pytest.raises(PeerError, match=r"^sum_over_workers: .* Connection closed by peer"):
         group.sum_over_workers(torch.zeros(1))
+
+
+def test_the_death_of_an_actor_is_one_sentence():
+    error = RuntimeError(
+        "The actor died unexpectedly before finishing this task.\n\tclass_name: TrainController\nThe actor is dead "
+        "because its worker process has died. Worker exit type: SYSTEM_ERROR Worker exit detail: it was killed.\n"
+    )
+    assert death(error) == "The actor is dead because its worker process has died"
+    assert death(RuntimeError()) == "RuntimeError"

@@ -15,6 +15,7 @@ from pathlib import Path
 import job_runs
 import pytest
 
+from orchestrator.errors import ConfigError
 from orchestrator.runner import run
 from orchestrator.storage.ledger import Ledger
 from orchestrator.storage.store import open_store
@@ -49,6 +50,24 @@ def test_help_tells_the_flags(job, monkeypatch, capsys):
         runpy.run_path(str(JOBS / job), run_name="__main__")
     assert not ended.value.code
     assert "--storage" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("not_python_of_mine:x", "--experiment 'not_python_of_mine:x': cannot import .*not_python_of_mine.py, line 1"),
+        ("failing_of_mine:x", r"the import of failing_of_mine failed: KeyError: 'x' \(.*failing_of_mine.py:1\)"),
+        ("failing_of_mine", "--experiment must be written as"),
+        ("digits_lr:Geometric", "must name an Experiment, and 'digits_lr:Geometric' is a type"),
+    ],
+)
+def test_each_wrong_experiment_has_its_sentence(tmp_path, monkeypatch, spec, message):
+    (tmp_path / "not_python_of_mine.py").write_text("x = (")
+    (tmp_path / "failing_of_mine.py").write_text("x = {}['x']")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(JOBS)
+    with pytest.raises(ConfigError, match=message):
+        importlib.import_module("sparsity_paths").load_experiment(spec)
 
 
 def test_help_loads_no_ray():

@@ -79,14 +79,17 @@ def test_ray_is_given_more_time_than_its_own_limits(monkeypatch):
     assert "RAY_agent_register_timeout_ms" not in os.environ
 
 
-def test_the_log_of_a_dead_raylet_is_not_printed_and_what_else_ray_says_is(capsys):
+def test_paragraphs_on_dead_processes_are_not_printed_and_what_else_ray_says_is(capsys):
     """Through the very function that Ray calls with what its cluster publishes."""
     own_ray.start(lambda: None)
-    for text in ("Raylet is terminated. Last 20 lines of the Raylet logs:\n    [state-dump]", "the disk is 96% full"):
+    raylet = "Raylet is terminated. Last 20 lines of the Raylet logs:\n    [state-dump]"
+    worker = "A worker died or was killed while executing a task by an unexpected system error.\nLease ID: 0100"
+    for text in (raylet, worker, "the disk is 96% full"):
         ray._private.worker.print_to_stdstream({"lines": [text], "pid": "raylet", "is_err": False}, ignore_prefix=False)
     printed = capsys.readouterr().out
     assert "the disk is 96% full" in printed
     assert "state-dump" not in printed
+    assert "Lease ID" not in printed
     assert "print_to_stdstream(" in inspect.getsource(ray._private.worker.listen_error_messages)
 
 
@@ -117,6 +120,22 @@ def test_when_a_part_of_ray_dies_the_rest_is_ended_and_nothing_else(tmp_path, ca
     assert told == ["raylet"]
     assert "error: Ray's raylet on this machine has died" in (said := capfd.readouterr().err)
     assert "run the same command again" in said
+
+
+def test_ray_is_out_of_reach_of_a_signal_to_the_process_group_of_the_job():
+    """Through the very function with which Ray starts the processes of a node."""
+    started = []
+
+    def init() -> None:
+        started.append(ray._private.services.start_ray_process(["/bin/sleep", "600"], "raylet", fate_share=True))
+
+    own_ray.start(init)
+    process = started[0].process
+    try:
+        assert os.getpgid(process.pid) == os.getsid(process.pid) == process.pid
+    finally:
+        process.kill()
+        process.wait()
 
 
 def test_a_ray_that_is_ended_on_purpose_has_not_died(capfd):

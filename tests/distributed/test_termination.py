@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 
+from orchestrator.distributed.flags import Flags, run_job
 from orchestrator.distributed.termination import GO_ON, Terminated, in_order
+from orchestrator.errors import ConfigError
 
 
 def wait(event: threading.Event) -> None:
@@ -37,6 +41,49 @@ def test_a_signal_is_heard_and_what_it_asks_for_is_waited_for(number, words, cap
     assert words in (said := capfd.readouterr().err)
     assert said.endswith(GO_ON + "\n")
     assert signal.getsignal(number) is before
+
+
+@contextlib.contextmanager
+def broken_stderr(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Standard error is a pipe whose reader is gone, as `tee` is after Ctrl-C in `python job.py 2>&1 | tee log`."""
+
+    class Broken(io.StringIO):
+        def write(self, text: str) -> int:
+            raise BrokenPipeError
+
+    reader, writer = os.pipe()
+    os.close(reader)
+    before = os.dup(2)
+    os.dup2(writer, 2)
+    monkeypatch.setattr("sys.stderr", Broken())
+    try:
+        yield
+    finally:
+        os.dup2(before, 2)
+        os.close(writer)
+        os.close(before)
+
+
+def test_a_signal_stops_a_job_whose_standard_error_is_a_broken_pipe(monkeypatch):
+    stopped = threading.Event()
+    with pytest.raises(Terminated) as caught, broken_stderr(monkeypatch):
+        job(lambda late: stopped.set(), signal.SIGINT)
+    assert stopped.is_set()
+    assert caught.value.number == signal.SIGINT
+
+
+def test_a_job_that_cannot_print_its_last_line_keeps_its_exit_code(monkeypatch):
+    def interrupted(flags: Flags) -> int:
+        raise KeyboardInterrupt
+
+    def refused(flags: Flags) -> int:
+        raise ConfigError("no")
+
+    before = signal.getsignal(signal.SIGTERM)
+    with broken_stderr(monkeypatch):
+        codes = [run_job(Flags(), each) for each in (interrupted, refused)]
+    signal.signal(signal.SIGTERM, before)
+    assert codes == [130, 1]
 
 
 def test_ctrl_c_once_more_ends_at_once(capfd):
