@@ -18,7 +18,8 @@ _STEPS = 2**28  # of a bias, at most: finer than float32, and the products have 
 def refine_biases(model: Any, source: Any) -> None:
     """Give such filters of `model`, in place, a scale that suits their bias.
 
-    `model` is what the quantizer made of `source`, both onnx.ModelProto; it has one scale for each filter.
+    `model` is what the quantizer made of `source`, both onnx.ModelProto; it has one scale for each filter. The filters
+    of a ConvTranspose in groups share scales, which then fit no single bias: such layers stay as they are.
     """
     from onnx import numpy_helper
 
@@ -42,6 +43,8 @@ def refine_biases(model: Any, source: Any) -> None:
     for weight_name, found in uses.items():
         node = made_by[weight_name]
         weight, scale = read(quantized[node.input[0]]), read(quantized[node.input[1]])
+        if any(bias.size != scale.size for _, bias, _ in found):
+            continue
         axis = next((attribute.i for attribute in node.attribute if attribute.name == "axis"), 0)
         others = tuple(dim for dim in range(weight.ndim) if dim != axis)
         smallest = np.max([abs(bias) / (input_scale * _STEPS) for input_scale, bias, _ in found], axis=0)
