@@ -207,7 +207,7 @@ def _measured(
 
 def _facts(candidate: Candidate, reference: Array | None, data: Data | None) -> Facts:
     parameters = list(candidate.module.parameters())  # a shared one once
-    macs = count_macs(candidate.module, candidate.preprocessing.input_shape)
+    macs = count_macs(in_float32(candidate.module), candidate.preprocessing.input_shape)
     return Facts(
         name=candidate.name,
         parameters=sum(parameter.numel() for parameter in parameters),

@@ -356,6 +356,14 @@ def test_a_file_that_does_not_run(tmp_path):
         measure(tmp_path / "n.gif", (1, 6, 6))
 
 
+def test_a_network_in_16_bits_is_measured(tmp_path):
+    module = networks.in_16_bits(4)
+    given = Candidate("n", module, "export.networks:in_16_bits", {}, networks.GREY)
+    (facts,) = deploy([given], tmp_path, formats=["packed"]).networks
+    assert (facts.macs, facts.raw_bytes) == (4 * 192, 2 * 4 * 192)
+    assert module[0].weight.dtype == torch.bfloat16
+
+
 def test_without_data_nothing_is_said_of_accuracy(tmp_path):
     told = []
     given = Candidate("n", networks.tied(4), "export.networks:tied", {}, networks.GREY)
