@@ -82,7 +82,15 @@ def check_removal(module: nn.Module, graph: ChannelGraph, kept: Kept, input_shap
 
 
 def _traceable(module: nn.Module) -> nn.Module:
-    return copy_module(module).cpu().float().eval().requires_grad_()
+    network = copy_module(module).cpu().float().eval()
+    for parameter in _continuous(network):
+        parameter.requires_grad_()
+    return network
+
+
+def _continuous(network: nn.Module) -> list[nn.Parameter]:
+    """Parameters that can have gradients: those of whole numbers or flags cannot."""
+    return [p for p in network.parameters() if p.is_floating_point() or p.is_complex()]
 
 
 def _without_channels(network: nn.Module) -> list[nn.Module]:
@@ -276,7 +284,7 @@ def _randomised(
 ) -> tuple[nn.Module, Tensor]:
     """`network`, in place, with weights that hide nothing, and an image: no zeros, no signal that dies or explodes."""
     network = network.double()
-    for parameter in network.parameters():
+    for parameter in _continuous(network):
         drawn = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
         if parameter.dim() > 1:
             parameter.copy_(drawn * (parameter.shape[0] / parameter.numel()) ** 0.5)

@@ -380,3 +380,20 @@ def test_a_damaged_configuration_is_refused_and_changes_nothing(resnet8, graph, 
     with pytest.raises(ConfigError, match=words):
         shrink(module, kept)
     assert {n: t.shape for n, t in module.state_dict().items()} == {n: t.shape for n, t in resnet8.state_dict().items()}
+
+
+class Numbered(nn.Sequential):
+    """Keeps a parameter of whole numbers, which has no gradients and says which pixels are read."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 6), nn.Flatten(), nn.Linear(8, num_classes))
+        self.order = nn.Parameter(torch.arange(8).flip(0), requires_grad=False)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return super().forward(images[..., self.order])
+
+
+def test_a_parameter_of_whole_numbers_is_left_as_it_is() -> None:
+    module = Numbered(3)
+    assert [group.size for group in trace_channels(module, SMALL).groups] == [8, 8]
+    assert torch.equal(module.order, torch.arange(8).flip(0))
