@@ -6,7 +6,7 @@ call where it costs time: its rules are checked when it is built.
 
 from __future__ import annotations
 
-import copy
+import logging
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from orchestrator.errors import ConfigError
 from orchestrator.experiment import Experiment
+from orchestrator.modules import copy_module
 from orchestrator.pruning.channels import Channels
 from orchestrator.pruning.criteria import Criterion, needs_gradients, resolve_criterion, score
 from orchestrator.pruning.path import Path, check_decreasing
@@ -25,8 +26,9 @@ from orchestrator.training.config import TrainingConfig
 from orchestrator.training.lr import Schedule, is_number
 from orchestrator.training.rng import own_randomness, seed_all
 from orchestrator.training.state import take_state
-from orchestrator.user_code import called
+from orchestrator.user_code import called, described
 
+logger = logging.getLogger(__name__)
 Shapes = Mapping[str, tuple[int, ...]]
 
 
@@ -116,18 +118,30 @@ def _check_masks(what: str, masks: object, weights: Mapping[str, Tensor]) -> Non
             raise ConfigError(f"{what} must return bool masks of their weight's shape, got {got} for {name}")
 
 
-def _rehearse_optimizer(training: TrainingConfig, model: nn.Module) -> TrainState:
-    """Make one step of gradients that are zero; returns the state after it."""
-    what = f"{type(training.optimizer).__name__}.build()"
-    module = copy.deepcopy(model)
+def _rehearse_optimizer(training: TrainingConfig, model: nn.Module) -> TrainState | None:
+    """Build the optimizer, and return its state after one step of gradients that are zero.
+
+    Returns None, with a warning, if the step fails: the model is on the CPU here, and optimizers may need a GPU.
+    """
+    name = type(training.optimizer).__name__
+    what = f"{name}.build()"
+    module = copy_module(model)
     with called(what, training.optimizer.build):
         optimizer: object = training.optimizer.build(module)
         if not isinstance(optimizer, torch.optim.Optimizer):
             raise ConfigError(f"{what} must return a torch.optim.Optimizer, got {type(optimizer).__name__}")
-        for parameter in module.parameters():
-            if parameter.requires_grad:
-                parameter.grad = torch.zeros_like(parameter)
+    for parameter in module.parameters():
+        if parameter.requires_grad:
+            parameter.grad = torch.zeros_like(parameter)
+    try:
         optimizer.step()
+    except Exception as error:
+        logger.warning(
+            "the optimizer of %s cannot make a step on the CPU, so that training is the first to try it: %s",
+            name,
+            described(error, optimizer.step),
+        )
+        return None
     return take_state(module, optimizer)
 
 
@@ -148,12 +162,15 @@ class _Example:
         return self.state()
 
 
-def _rehearse_technique(technique: RetrainingTechnique, training: TrainingConfig, state: TrainState) -> None:
+def _rehearse_technique(technique: RetrainingTechnique, training: TrainingConfig, state: TrainState | None) -> None:
+    """Ask `technique` where to rewind to and, where there is a `state` to start from, how a round starts."""
     name = type(technique).__name__
     with called(f"{name}.rewinds_to()", technique.rewinds_to):
         rewinds_to = technique.rewinds_to(training)
     if rewinds_to is not None:
         check_rewind(rewinds_to, training)
+    if state is None:
+        return
     finished = _Example(training, state, rewinds_to)
     with called(f"{name}.start()", technique.start):
         start: object = technique.start(finished, finished)

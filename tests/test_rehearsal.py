@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 import sys
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from orchestrator.distributed.deployment import Deployment, Workers
 from orchestrator.errors import ConfigError
 from orchestrator.problem import load_problem
 from orchestrator.pruning import Global, OneShot
+from orchestrator.rehearsal import rehearse
 from orchestrator.retraining import LearningRateRewinding, RetrainingTechnique, Start
 from orchestrator.training.data import complete
 from orchestrator.training.optimizer import SGD
@@ -211,6 +213,36 @@ def test_the_place_of_an_error_is_the_innermost_line_of_the_users_own_files():
     line = caught.traceback[0].lineno + 1
     assert described(caught.value).endswith(f"({Path(__file__)}:{line})")
     assert described(ValueError("never\nraised")) == "ValueError: never raised"
+
+
+@dataclass(frozen=True)
+class GpuOnly(SGD):
+    """As AdamW(capturable=True), optimizers of 8 bits and those of apex."""
+
+    def build(self, module):
+        return torch.optim.AdamW(module.parameters(), capturable=True)
+
+
+def normed(num_classes, input_shape):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # there is a newer weight_norm, whose weights Python can copy
+        hidden = torch.nn.utils.weight_norm(torch.nn.Linear(36, 4))
+    return torch.nn.Sequential(torch.nn.Flatten(), hidden, torch.nn.Linear(4, num_classes))
+
+
+@pytest.mark.parametrize("technique", [tiny.EXPERIMENT.technique, UnknownSlot()])
+def test_an_optimizer_that_needs_a_gpu_is_not_refused_for_its_step(technique, caplog):
+    """Nor a technique, of whose start without the slots that such a step makes nothing can be known."""
+    experiment = dataclasses.replace(tiny.EXPERIMENT, technique=technique)
+    load_problem(tiny.with_training(experiment, optimizer=GpuOnly()))
+    assert "the optimizer of GpuOnly cannot make a step on the CPU" in caplog.text
+
+
+def test_a_model_whose_weights_hooks_compute_is_rehearsed():
+    model = normed(3, (1, 6, 6))
+    experiment = dataclasses.replace(tiny.EXPERIMENT, technique=OtherSnapshot())
+    with pytest.raises(ConfigError, match="must read no snapshot"):
+        rehearse(experiment, model, {"2.weight": (3, 4)})
 
 
 def synchronised(num_classes, input_shape):
