@@ -7,10 +7,13 @@ have one position for all of them, and each would read images that another one h
 from __future__ import annotations
 
 import copy
+import logging
 import multiprocessing
 import signal
+import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from typing import Any, TypeVar
 
 import torch
@@ -22,22 +25,31 @@ from orchestrator.user_code import one_line
 D = TypeVar("D")
 T = TypeVar("T")
 
+PATIENCE_S = 30.0  # until the log says what is waited for
+LOOK_S = 0.5  # between two looks at whether the process still lives
+END_S = 5.0  # for the process to end what the data set has started
 
-def apart(look: Callable[[D], T], data: D) -> T:
+logger = logging.getLogger(__name__)
+
+
+def apart(look: Callable[[D], T], data: D, name: str) -> T:
     """Return `look(data)`, called where it leaves no trace in `data` or in this process.
 
+    There is no time limit, as a data set may be slow; a warning names it, as `name`, after half a minute.
     Raises the OrchestratorError that `look` raises, DataError for any other exception or if the process dies.
     """
     methods = multiprocessing.get_all_start_methods()  # the default one first
     if (multiprocessing.get_start_method(allow_none=True) or methods[0]) != "fork":
         return look(_copied(data))  # loaders get `data` pickled, which what is open cannot be
     here, there = multiprocessing.Pipe(duplex=False)
-    process = multiprocessing.get_context("fork").Process(target=_answer, args=(there, look, data), daemon=True)
-    process.start()
+    process = multiprocessing.get_context("fork").Process(target=_answer, args=(there, look, data))
+    process.start()  # no daemon: those must not start processes of their own, as a data set may
     there.close()
     try:
         with here:
+            _wait(here, process, name)
             failure, answer = here.recv()
+        process.join(END_S)
     except EOFError:
         process.join()
         said = f"the process that reads the first samples ended with exit code {process.exitcode}"
@@ -49,6 +61,25 @@ def apart(look: Callable[[D], T], data: D) -> T:
         raise getattr(errors, failure, DataError)(answer)
     result: T = answer
     return result
+
+
+def _wait(answer: Connection, process: BaseProcess, name: str) -> None:
+    """Return when there is an `answer`. Raises EOFError if `process` ends without one.
+
+    The end of `process` alone does not end the connection, which the processes of a data set have inherited.
+    """
+    began, told = time.monotonic(), False
+    while not answer.poll(min(LOOK_S, PATIENCE_S)):
+        if not (process.is_alive() or answer.poll()):
+            raise EOFError
+        if not told and time.monotonic() - began >= PATIENCE_S:
+            logger.warning(
+                "still waiting for the first samples of %s, after %.0f s: process %d reads them",
+                name,
+                PATIENCE_S,
+                process.pid,
+            )
+            told = True
 
 
 def _answer(there: Connection, look: Callable[[D], T], data: D) -> None:

@@ -137,7 +137,7 @@ def complete(data: Data, spec: str = "") -> Data:
     given = (data.train, data.val, data.test)
     opens_nothing = all(samples is None or in_memory(samples) or isinstance(samples, KnownSamples) for samples in given)
     look = partial(_look, spec=spec)
-    parts, identity = look(data) if opens_nothing else apart(look, data)
+    parts, identity = look(data) if opens_nothing else apart(look, data, f"data {spec!r}" if spec else "the data")
     return dataclasses.replace(data if parts is None else _divided(data, parts), identity=identity)
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import os
 import time
 from collections.abc import Iterator
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import BinaryIO
 
@@ -16,6 +18,7 @@ from torch.utils.data import Dataset, Subset, TensorDataset, random_split
 
 from orchestrator.errors import DataError, StorageError
 from orchestrator.export.measure import labels_of
+from orchestrator.training import apart
 from orchestrator.training.batches import Batches
 from orchestrator.training.data import Data, Samples, complete
 
@@ -232,3 +235,55 @@ class Endless(Raw):
 def test_what_goes_wrong_in_the_other_process_is_one_sentence(kind, error, message, raw: Path) -> None:
     with pytest.raises(error, match=message):
         data(kind(raw))
+
+
+class Asks(Raw):
+    """Gives no sample before `reply` can be read from, as a data set that hangs; then starts a process of its own."""
+
+    reply: tuple[Connection, Connection]
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        if not self.reply[0].poll(60):
+            raise ValueError("no warning")
+        process = multiprocessing.get_context("fork").Process(target=int)
+        process.start()
+        process.join()
+        return super().__getitem__(index)
+
+
+def test_a_slow_first_sample_is_waited_for_with_one_warning(
+    raw: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    samples = Asks(raw)
+    samples.reply = multiprocessing.Pipe(duplex=False)
+
+    class Answers(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            samples.reply[1].send("go on")
+
+    monkeypatch.setattr(apart, "PATIENCE_S", 0.01)
+    answers = Answers()
+    apart.logger.addHandler(answers)
+    try:
+        found = apart.apart(lambda given: given[2][1], samples, "data 'mine:images'")
+    finally:
+        apart.logger.removeHandler(answers)
+    assert found == 2
+    assert [r.getMessage().split(", after")[0] for r in caplog.records] == [
+        "still waiting for the first samples of data 'mine:images'"
+    ]
+
+
+def test_a_process_that_dies_is_noticed_though_one_that_it_started_lives_on(raw: Path) -> None:
+    """Which holds the connection open."""
+    here, there = multiprocessing.Pipe()
+
+    def look(_: object) -> None:
+        if os.fork() == 0 and not there.poll(60):
+            there.send("was waited for")
+        os._exit(3)
+
+    with pytest.raises(DataError, match="ended with exit code 3"):
+        apart.apart(look, None, "the data")
+    assert not here.poll()
+    here.send("end")
