@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from orchestrator.errors import ConfigError, DamagedError, OrchestratorError, StorageError
+from orchestrator.errors import ConfigError, OrchestratorError, StorageError
 from orchestrator.storage.store import Store, open_store
 
 if TYPE_CHECKING:  # the ledger imports torch, which takes seconds: help and mistakes are answered without it
@@ -249,10 +249,6 @@ def export(
         return _told(problems)
     every = ledger.records([]) if round else []
     chosen = [find_round(every, key) for key in round] or recommended_rounds(records)
-    if problems and not round:
-        _told(problems)
-        others = " ".join(f"--round {record.key[:12]}" for record in chosen)
-        raise DamagedError(f"what is damaged may hold the recommended network: restore it, or export with {others}")
     shown = with_dense(ledger, chosen)
     check_code(shown, trust)
     check_report(out, "--out")  # it is written after everything is measured
@@ -268,7 +264,10 @@ def export(
         on_artifact=lambda each: print(artifact_line(each, out), flush=True),
     )
     alike = [task for task in tasks(records) if not deployment.keys.isdisjoint(r.key for r in task.records)]
-    return report(storage, out, tuple(sorted({record.experiment for task in alike for record in task.records})))
+    code = report(storage, out, tuple(sorted({record.experiment for task in alike for record in task.records})))
+    if problems and not round:
+        return _told(["the networks were chosen without what is damaged: restore it and export again, or give --round"])
+    return code
 
 
 @datasets.command
