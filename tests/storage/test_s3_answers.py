@@ -70,6 +70,24 @@ def test_a_server_that_answers_anything_with_200_is_told(s3_uri: str, fault_prox
         S3Store(s3_uri, bulk_bytes=0).write("x", b"x")
 
 
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_a_redirect_without_a_region_is_told(s3_uri: str, fault_proxy: FaultProxy, status: int) -> None:
+    fault_proxy.inject("status", status=status, body=b"<html>Moved<p>", times=999)
+    for call in (lambda s: s.list(), lambda s: s.read("x"), lambda s: s.write("x", b"x")):
+        with pytest.raises(StorageError, match=rf"redirects s3://.* \({status}.*\), as S3 does not: check the address"):
+            call(S3Store(s3_uri, patience_s=0))
+    assert len(fault_proxy.seen) <= 6
+
+
+def test_a_redirect_names_where_it_leads_without_a_token() -> None:
+    headers = {"location": "https://login.example/start?token=secret"}
+    metadata = {"HTTPStatusCode": 302, "HTTPHeaders": headers}
+    told = sentence(
+        diagnose(ClientError({"ResponseMetadata": metadata}, "GetObject")), "s3:GetObject", "s3://b/k", "http://store"
+    )
+    assert told.startswith("http://store redirects s3://b/k (302 to https://login.example/start), as S3 does not")
+
+
 REFUSED = [
     # status, code, message, the way out, transient
     (
