@@ -16,7 +16,9 @@ from botocore import exceptions as boto
 from botocore.exceptions import BotoCoreError, ClientError
 from botocore.parsers import ResponseParserError
 
-FAILURES = (BotoCoreError, ClientError, ResponseParserError, OSError)  # what boto3 raises
+# What boto3 raises about an answer that is not S3's: only the first on purpose.
+STRANGE = (ResponseParserError, TypeError, KeyError, ValueError, OverflowError, RuntimeError)
+FAILURES = (BotoCoreError, ClientError, OSError, *STRANGE)  # what boto3 raises
 
 CREDENTIALS = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, or give this node an instance role"
 UNREACHABLE = "unreachable"
@@ -152,10 +154,10 @@ def diagnose(error: Exception) -> Fault:
     """Say what `error`, one of FAILURES, means."""
     if isinstance(error, ClientError):
         return _diagnose_answer(error)
-    if isinstance(error, ResponseParserError):
-        return _fault(_NOT_S3, 0, "")
     if isinstance(error, BotoCoreError):
         return _diagnose_boto(error)
+    if isinstance(error, STRANGE):
+        return _fault(_NOT_S3, 0, "")
     return _fault(type(error).__name__, 0, str(error))
 
 
