@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from orchestrator.errors import ConfigError, DamagedError, OrchestratorError, StorageError
+from orchestrator.errors import ConfigError, OrchestratorError, StorageError
 from orchestrator.storage.store import Store, open_store
 
 if TYPE_CHECKING:  # the ledger imports torch, which takes seconds: help and mistakes are answered without it
@@ -245,10 +245,6 @@ def export(
         return _told(problems)
     every = ledger.records([]) if round else []
     chosen = [find_round(every, key) for key in round] or recommended_rounds(records)
-    if problems and not round:
-        _told(problems)
-        others = " ".join(f"--round {record.key[:12]}" for record in chosen)
-        raise DamagedError(f"what is damaged may hold the recommended network: restore it, or export with {others}")
     shown = with_dense(ledger, chosen)
     check_code(shown, trust)
     check_report(out, "--out")  # it is written after everything is measured
@@ -267,6 +263,10 @@ def export(
     names = {record.experiment for record in beside}
     failures = [failure for failure in ledger.failures(problems) if failure.get("experiment") in names]
     show_report(beside, failures, out, deployment.present(out))
+    if problems and not round:
+        problems.append(
+            "the networks were chosen without what is damaged: restore it and export again, or give --round"
+        )
     return _told(problems)
 
 

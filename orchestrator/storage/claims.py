@@ -23,7 +23,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import get_type_hints
 
 from orchestrator.errors import ConfigError, DamagedError, StorageError
-from orchestrator.storage.process import is_gone, this_process
+from orchestrator.storage.process import is_alive, is_gone, this_process
 from orchestrator.storage.sealed import seal, unseal
 from orchestrator.storage.store import File, MissingError, Store, side_by_side
 
@@ -282,8 +282,9 @@ def holders(store: Store, *, finished: Container[str] = ()) -> dict[str, str]:
 def living(store: Store, files: Iterable[File], now: float, patience: float) -> dict[str, str]:
     """{key: owner} of the claims among `files` whose owner may be alive. Raises StorageError.
 
-    That is one whose process is not gone from this machine, and who renewed the claim within its lease or `patience`
-    seconds before `now`, by the storage's clock.
+    A process of this machine is asked of the system: it may have been silent because the machine slept. Any other
+    owner may be alive if the claim was renewed within its lease or `patience` seconds before `now`, by the storage's
+    clock.
     """
     renewed = {file.path: file.modified for file in files}
     newest = _newest(renewed)
@@ -291,8 +292,8 @@ def living(store: Store, files: Iterable[File], now: float, patience: float) -> 
     def owner(key: str) -> str | None:
         link = _read_newest(store, key, newest[key])
         silent = now - renewed[_path(key, newest[key])]
-        dead = link.released or is_gone(link.process) or silent > max(patience, link.lease_seconds)
-        return None if dead else link.owner
+        silent_too_long = silent > max(patience, link.lease_seconds) and not is_alive(link.process)
+        return None if link.released or is_gone(link.process) or silent_too_long else link.owner
 
     owners = zip(newest, side_by_side(store, owner, newest), strict=True)
     return {key: found for key, found in owners if found is not None}

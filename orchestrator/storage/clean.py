@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import time
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from orchestrator.errors import DamagedError, StorageError
 from orchestrator.storage.claims import LINK, living
 from orchestrator.storage.experiments import StoredExperiment, read_experiments, without_file
 from orchestrator.storage.ledger import Ledger
-from orchestrator.storage.store import TEMPORARY, File, Store, side_by_side, unreadable
+from orchestrator.storage.store import TEMPORARY, File, Store, clock, side_by_side, unreadable
 from orchestrator.storage.verify import BLOB, KEY, RUN
 
 PATIENCE_SECONDS = 600.0  # since a file was written: longer than any job that lives is silent, or takes for one write
@@ -48,11 +47,12 @@ class Leftovers:
 def leftovers(ledger: Ledger, *, snapshots: bool = False, now: float | None = None) -> Leftovers:
     """What no job will read again; with `snapshots`, also what an unfinished experiment could read, and none will.
 
-    Raises StorageError if a folder or a claim cannot be read, which may be a living job's; with `snapshots` also
+    `now` is the time by the storage's clock; left out, a small file is written to read it. Raises StorageError if that
+    fails, or if a folder or a claim cannot be read, which may be a living job's; with `snapshots` also
     DamagedError unless every record and every experiment can be read.
     """
-    now = time.time() if now is None else now
     store = ledger.store
+    now = clock(store) if now is None else now
     files, refused = store.files()
     if refused:
         raise StorageError(unreadable(refused[0]))

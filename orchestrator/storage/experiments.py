@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +13,7 @@ from orchestrator.storage.sealed import unseal
 from orchestrator.storage.store import JSON_BYTES, MissingError, Store, listed, read_each
 
 FIELDS = ("name", "seed", "densities", "keys", "rewinds_to")
+FILE = re.compile(r"experiments/[A-Za-z0-9][A-Za-z0-9_.-]{0,99}\.-?[0-9]+\.json")  # what has another name is not ours
 WAY_OUT = "run its job again, which writes it anew"
 
 
@@ -45,9 +47,8 @@ def read_experiments(store: Store, problems: list[str] | None = None) -> list[St
 
     `problems` gets a sentence for each that cannot be read; without it, the first one raises StorageError.
     """
-    return read_each(
-        store, lambda file: read_experiment(store, file), listed(store, "experiments/", problems), problems
-    )
+    files = filter(FILE.fullmatch, listed(store, "experiments/", problems))
+    return read_each(store, lambda file: read_experiment(store, file), files, problems)
 
 
 def read_experiment(store: Store, file: str) -> StoredExperiment:

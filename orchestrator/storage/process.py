@@ -13,17 +13,28 @@ def this_process() -> str:
 
 def is_gone(process: str) -> bool:
     """Whether `process` surely ran on this machine and has ended; False for what is no name of a process."""
+    return _lives(process) is False
+
+
+def is_alive(process: str) -> bool:
+    """Whether `process` surely runs on this machine; False for what is no name of a process."""
+    return _lives(process) is True
+
+
+def _lives(process: str) -> bool | None:
+    """Whether `process` runs; None if it is not of this machine, or the system does not tell."""
     pid, _, rest = process.partition(" ")
     started, _, machine = rest.partition(" ")
     if not (pid.isdecimal() and len(pid) <= 10 and 0 < int(pid) < 2**31 and machine and machine == _machine()):
-        return False
+        return None
     try:
         os.kill(int(pid), 0)  # /proc may hide the processes of other users, this does not
     except ProcessLookupError:
-        return True
-    except PermissionError:
         return False
-    return _started(int(pid)) not in (started, "")
+    except PermissionError:  # it is another user's
+        pass
+    found = _started(int(pid))
+    return found == started if found else None
 
 
 def _machine() -> str:

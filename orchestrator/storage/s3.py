@@ -13,7 +13,7 @@ import logging
 import random
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -21,6 +21,7 @@ from urllib.parse import urlsplit
 from botocore.exceptions import ClientError
 
 from orchestrator.errors import ConfigError, DamagedError, StorageError
+from orchestrator.storage.s3_answers import entries, field
 from orchestrator.storage.s3_bulk import PART_BYTES, Download, Upload
 from orchestrator.storage.s3_client import ANSWER_S, address, s3_client
 from orchestrator.storage.s3_faults import FAILURES, diagnose, sentence
@@ -129,7 +130,7 @@ class S3Store:
 
         def first() -> bool:
             page = self._client.list_objects_v2(Bucket=self.bucket, Prefix=key, MaxKeys=1)
-            return [found["Key"] for found in page.get("Contents", [])] == [key]
+            return [field(found, "Key", str) for found in entries([page], "Contents")] == [key]
 
         return self._patiently("s3:ListBucket", key, first)
 
@@ -207,7 +208,7 @@ class S3Store:
             paginator = self._client.get_paginator("list_objects_v2")
             page = {"PageSize": PAGE}
             answers = paginator.paginate(Bucket=self.bucket, Prefix=prefix, PaginationConfig=page)
-            return [found["Key"] for answer in answers for found in answer.get("Contents", [])]
+            return [field(found, "Key", str) for found in entries(answers, "Contents")]
 
         return self._patiently("s3:ListBucket", prefix, pages)
 
@@ -240,8 +241,7 @@ class S3Store:
 
         def pages() -> Files:
             answers = self._client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=top)
-            found = (each for answer in answers for each in answer.get("Contents", []))
-            return [self._file(each["Key"], each["Size"], each["LastModified"]) for each in found]
+            return [self._file(each, field(each, "Size", int), "LastModified") for each in entries(answers, "Contents")]
 
         found = self._patiently("s3:ListBucket", top, pages)
         return sorted((file for file in found if is_clean(file.path)), key=lambda file: file.path), []
@@ -251,8 +251,9 @@ class S3Store:
 
         def uploads() -> Files:
             answers = self._client.get_paginator("list_multipart_uploads").paginate(**place, Prefix=self._root)
-            found = (each for answer in answers for each in answer.get("Uploads", []))
-            return [self._file(each["Key"], 0, each["Initiated"], each["UploadId"]) for each in found]
+            return [
+                self._file(each, 0, "Initiated", field(each, "UploadId", str)) for each in entries(answers, "Uploads")
+            ]
 
         return self._patiently("s3:ListBucketMultipartUploads", self._root, uploads)
 
@@ -268,5 +269,6 @@ class S3Store:
 
         self._patiently("s3:AbortMultipartUpload", key, abort)
 
-    def _file(self, key: str, size: int, modified: datetime.datetime, upload: str = "") -> File:
-        return File(key.removeprefix(self._root), size, modified.timestamp(), upload)
+    def _file(self, entry: Mapping[str, Any], size: int, time_field: str, upload: str = "") -> File:
+        modified = field(entry, time_field, datetime.datetime).timestamp()
+        return File(field(entry, "Key", str).removeprefix(self._root), size, modified, upload)

@@ -9,8 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from botocore.exceptions import ClientError, IncompleteReadError, ResponseStreamingError
-from botocore.parsers import ResponseParserError
 
+from orchestrator.storage.s3_answers import field
 from orchestrator.storage.s3_faults import FAILURES, diagnose
 
 PART_BYTES = 8 << 20  # S3 takes parts of 5 MiB and more
@@ -34,7 +34,7 @@ class Upload:
         """Send the parts that are missing and complete the object. Raises what boto3 raises."""
         try:
             if self._id is None:
-                self._id = _field(self._client.create_multipart_upload(**self._place), "UploadId")
+                self._id = field(self._client.create_multipart_upload(**self._place), "UploadId", str)
             numbers = range(1, max(1, -(-len(self._data) // self._part_bytes)) + 1)
             _side_by_side(self._send, (number for number in numbers if number not in self._tags))
             parts = [{"PartNumber": number, "ETag": self._tags[number]} for number in numbers]
@@ -53,7 +53,7 @@ class Upload:
     def _send(self, number: int) -> None:
         body = bytes(self._data[(number - 1) * self._part_bytes : number * self._part_bytes])
         answer = self._client.upload_part(**self._place, UploadId=self._id, PartNumber=number, Body=body)
-        self._tags[number] = _field(answer, "ETag")
+        self._tags[number] = field(answer, "ETag", str)
 
 
 class Download:
@@ -106,10 +106,3 @@ def _side_by_side(call: Callable[[int], None], parts: Iterable[int]) -> None:
     """Call for each part, several at a time. After a failure no further part begins."""
     with ThreadPoolExecutor(THREADS) as pool:
         list(pool.map(call, parts))
-
-
-def _field(answer: dict[str, Any], name: str) -> str:
-    value = answer.get(name)
-    if not isinstance(value, str):  # from a website that answers anything with 200
-        raise ResponseParserError(f"no {name} in the answer")
-    return value

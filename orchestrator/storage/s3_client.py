@@ -48,7 +48,9 @@ def s3_client(answer_s: float = ANSWER_S) -> Any:
         )
         # boto3 knows AWS_DEFAULT_REGION only, the other AWS tools prefer AWS_REGION.
         region = os.environ.get("AWS_REGION") or None
-        return boto3.session.Session(region_name=region, botocore_session=core).client("s3", config=config)
+        client = boto3.session.Session(region_name=region, botocore_session=core).client("s3", config=config)
+        client.meta.events.register("before-call.s3.HeadBucket", _do_not_redirect)
+        return client
     except PartialCredentialsError as error:
         raise StorageError(f"no complete credentials for S3: {CREDENTIALS}") from error
     except (BotoCoreError, ValueError) as error:
@@ -64,6 +66,15 @@ def _checksums(core: botocore.session.Session) -> dict[str, str]:
     return {
         name: "when_required" for name in CHECKSUMS if name not in chosen and f"AWS_{name.upper()}" not in os.environ
     }
+
+
+def _do_not_redirect(context: dict[str, Any], **_: Any) -> None:
+    """Mark a request as redirected already.
+
+    boto3 answers a redirect without a region by asking for the bucket's region. Where that is redirected too, it would
+    ask again without end.
+    """
+    context.setdefault("s3_redirect", {})["redirected"] = True
 
 
 def address(client: Any) -> str:

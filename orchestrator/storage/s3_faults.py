@@ -16,7 +16,9 @@ from botocore import exceptions as boto
 from botocore.exceptions import BotoCoreError, ClientError
 from botocore.parsers import ResponseParserError
 
-FAILURES = (BotoCoreError, ClientError, ResponseParserError, OSError)  # what boto3 raises
+# What boto3 raises about an answer that is not S3's: only the first on purpose.
+STRANGE = (ResponseParserError, TypeError, KeyError, ValueError, OverflowError, RuntimeError)
+FAILURES = (BotoCoreError, ClientError, OSError, *STRANGE)  # what boto3 raises
 
 CREDENTIALS = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, or give this node an instance role"
 UNREACHABLE = "unreachable"
@@ -25,10 +27,15 @@ _CERTIFICATE = "certificate"
 _NOT_S3 = "nots3"
 _ROLE = "role"
 _FULL = "full"
+_REDIRECT = "redirect"
 
 # The code of an answer that has none.
 _BY_STATUS = {
-    301: "permanentredirect",
+    301: _REDIRECT,
+    302: _REDIRECT,
+    303: _REDIRECT,
+    307: _REDIRECT,
+    308: _REDIRECT,
     403: "accessdenied",
     404: "nosuchkey",
     405: "methodnotallowed",
@@ -73,6 +80,7 @@ _SENTENCES: list[tuple[set[str], str]] = [
         "certificate of its authority, and check http or https in {variable}",
     ),
     ({_NOT_S3}, "{endpoint} does not answer as S3 does: check the address in {variable}"),
+    ({_REDIRECT}, "{endpoint} redirects {place} {told}, as S3 does not: check the address in {variable}"),
     (
         {"nosuchbucket"},
         "bucket {bucket!r} does not exist at {endpoint}: create it, or name another in the storage uri",
@@ -146,10 +154,10 @@ def diagnose(error: Exception) -> Fault:
     """Say what `error`, one of FAILURES, means."""
     if isinstance(error, ClientError):
         return _diagnose_answer(error)
-    if isinstance(error, ResponseParserError):
-        return _fault(_NOT_S3, 0, "")
     if isinstance(error, BotoCoreError):
         return _diagnose_boto(error)
+    if isinstance(error, STRANGE):
+        return _fault(_NOT_S3, 0, "")
     return _fault(type(error).__name__, 0, str(error))
 
 
@@ -157,7 +165,9 @@ def _diagnose_answer(error: ClientError) -> Fault:
     answer, metadata = (_table(error.response, name) for name in ("Error", "ResponseMetadata"))
     status = metadata.get("HTTPStatusCode")
     status = status if isinstance(status, int) else 0
-    fault = _fault(_text(answer.get("Code")), status, _text(answer.get("Message")))
+    target = _text(_table(metadata, "HTTPHeaders").get("location")).partition("?")[0]  # a login's may hold a token
+    message = f"to {target}" if 300 <= status < 400 and target else _text(answer.get("Message"))
+    fault = _fault(_text(answer.get("Code")), status, message)
     # The credentials come from another service than S3, and its refusal is about them.
     if "Role" in error.operation_name and not fault.transient:
         return Fault(fault.name, _ROLE, False, fault.detail)

@@ -212,10 +212,30 @@ def whole_part(data: bytes, place: str, start: int, size: int) -> bytes:
     return data
 
 
+def clock(store: Store) -> float:
+    """Return the time by the clock of `store`, in seconds since the epoch: that of a small file, which is removed.
+
+    The clock of this machine may differ from it. Raises StorageError.
+    """
+    folder, path = _probe_file()
+    store.write(path, b"")
+    try:
+        files, _ = store.files(folder)
+    finally:
+        store.delete_tree(folder)
+    if not files:
+        raise StorageError(f"{store.uri} does not show what was just written: use another storage")
+    return files[0].modified
+
+
+def _probe_file() -> tuple[str, str]:
+    folder = f"probe-{uuid.uuid4().hex}"
+    return folder, f"{folder}/file"
+
+
 def probe(store: Store) -> None:
     """Do with `store` all that a run does, on one small file; StorageError if anything goes wrong."""
-    folder = f"probe-{uuid.uuid4().hex}"
-    path = f"{folder}/file"
+    folder, path = _probe_file()
     created = store.create(path, b"first")  # if this fails there is nothing to remove
     try:
         if not created or store.create(path, b"second"):

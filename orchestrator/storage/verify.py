@@ -10,7 +10,7 @@ from typing import Literal
 
 from orchestrator.errors import DamagedError, StorageError
 from orchestrator.storage.claims import LINK, LINK_BYTES, holders, is_link
-from orchestrator.storage.experiments import contradiction, read_experiment, without_file
+from orchestrator.storage.experiments import FILE, contradiction, read_experiment, without_file
 from orchestrator.storage.ledger import Ledger
 from orchestrator.storage.sealed import unseal
 from orchestrator.storage.store import JSON_BYTES, File, MissingError, Store, unreadable
@@ -51,15 +51,16 @@ def verify(ledger: Ledger) -> Iterator[Finding]:
         yield Finding(path, problem)
     yield from (Finding(folder.path, unreadable(folder)) for folder in refused if folder.path not in seen)
     yield from _paths(ledger)
-    rest = [file for file in files if file.path not in seen and not file.path.startswith("experiments/")]
+    rest = [file for file in files if file.path not in seen and not FILE.fullmatch(file.path)]
     yield from _lost_records(ledger.store, rest)
     yield from (finding for file in rest if (finding := _check(ledger.store, file, unread)) is not None)
 
 
 def _paths(ledger: Ledger) -> Iterator[Finding]:
-    """Every file in `experiments/`, held against the records; and those that are missing."""
+    """Every experiment's file, held against the records; and those that are missing."""
     records = ledger.records(problems=[])  # what is wrong with those is told already
-    files = [file.path for file in ledger.store.files("experiments/")[0]]  # after the records: a job writes it first
+    listed = ledger.store.files("experiments/")[0]  # after the records: a job writes it first
+    files = [file.path for file in listed if FILE.fullmatch(file.path)]
     experiments = []
     for file in files:
         try:

@@ -5,6 +5,7 @@ import hashlib
 import importlib.util
 import json
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -125,6 +126,18 @@ def test_every_network_in_every_format(exported, ledger):
         assert speed.runtime.startswith(named)
     for skipped in deployment.skipped:
         assert f"'.[{EXTRAS[skipped.format][1]}]'" in skipped.reason
+
+
+def test_what_is_whole_is_exported_beside_what_is_damaged(storage, ledger, tmp_path, capsys):
+    shutil.copytree(storage, tmp_path / "runs")
+    damaged = tmp_path / f"runs/rounds/{ledger.records()[-1].key}/record.json"
+    damaged.write_text("{")
+    out = tmp_path / "out"
+    assert main(["export", str(tmp_path / "runs"), *TRUST, "--out", str(out), "--formats", "packed"]) == 1
+    assert Deployment.load(out).networks[0].name == "dense"
+    told = capsys.readouterr().err
+    assert f"error: rounds/{damaged.parent.name}/record.json" in told
+    assert told.splitlines()[-1].startswith("error: the networks were chosen without what is damaged: restore it")
 
 
 def test_accuracy_is_that_of_the_file(exported):

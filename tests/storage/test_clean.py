@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,8 +17,9 @@ from orchestrator.rounds import TrainState
 from orchestrator.storage.claims import Claims
 from orchestrator.storage.clean import PATIENCE_SECONDS, Leftovers, leftovers, remove
 from orchestrator.storage.ledger import Ledger
+from orchestrator.storage.local import LocalStore
 from orchestrator.storage.s3 import S3Store
-from orchestrator.storage.store import Store, open_store
+from orchestrator.storage.store import File, Store, open_store
 from orchestrator.storage.verify import verify
 
 RUN = f"train/e.0-{'a' * 32}"
@@ -117,12 +119,40 @@ def test_beside_a_job_that_runs_its_next_round_finishes(ledger: Ledger) -> None:
     assert {finding.problem for finding in verify(ledger)} == {None}
 
 
-def test_a_claim_that_was_not_renewed_within_its_lease_is_dead(ledger: Ledger) -> None:
+def test_a_claim_that_was_not_renewed_within_its_lease_is_dead(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("orchestrator.storage.claims.this_process", lambda: "")  # of a machine that does not say
     with Claims(ledger.store, "e.0 elsewhere", lease_seconds=LATER + 600) as claims:
         assert claims.acquire(KEYS[1])
         assert not paths(ledger) & set(ledger.store.list(f"claims/{KEYS[1]}"))
         later = {each.file.path for each in found(ledger, now=time.time() + LATER + 700).found}
         assert set(ledger.store.list(f"claims/{KEYS[1]}")) <= later
+
+
+def test_a_process_of_this_machine_is_alive_however_long_it_was_silent(ledger: Ledger) -> None:
+    """The machine may have slept, and the job goes on."""
+    with Claims(ledger.store, "e.0 on here, 2", lease_seconds=3600) as claims:
+        assert claims.acquire(KEYS[2])
+        under_way = ledger.store.list(f"train/{KEYS[2]}")
+        for path in ledger.store.list():
+            os.utime(Path(ledger.store.uri, path), (0, 0))
+        experiment(ledger, keys=KEYS[:2])
+        assert not paths(ledger, snapshots=True) & set(under_way)
+
+
+def test_a_claim_is_as_old_as_the_clock_of_the_storage_says(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file server may be 20 minutes behind: what it has just written is not old."""
+    monkeypatch.setattr("orchestrator.storage.claims.this_process", lambda: "")
+    measured = LocalStore._measured
+
+    def behind(self: LocalStore, paths: list[str]) -> list[File]:
+        return [replace(file, modified=file.modified - LATER) for file in measured(self, paths)]
+
+    monkeypatch.setattr(LocalStore, "_measured", behind)
+    killed_jobs(ledger.store)
+    with Claims(ledger.store, "e.0 elsewhere", lease_seconds=30) as claims:
+        assert claims.acquire(KEYS[1])
+        assert leftovers(ledger, snapshots=True).found == ()
+    assert [path for path in ledger.store.list() if path.startswith("probe-")] == [PROBE], "the clock left no file"
 
 
 SNAPSHOT = f"snapshots/{KEYS[0]}/2.safetensors"

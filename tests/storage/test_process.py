@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from orchestrator.storage.process import is_gone, this_process
+from orchestrator.storage.process import is_alive, is_gone, this_process
 
 SAY = "from orchestrator.storage.process import this_process; print(this_process(), flush=True); input()"
 
@@ -21,6 +21,7 @@ def test_a_process_is_gone_once_it_has_ended_reaped_or_not() -> None:
     child.kill()
     os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)  # it has ended and is a zombie
     assert is_gone(name)
+    assert not is_alive(name)
     child.wait()
     assert is_gone(name)
     child.stdin.close()
@@ -30,6 +31,7 @@ def test_a_process_is_gone_once_it_has_ended_reaped_or_not() -> None:
 def test_this_process_lives() -> None:
     assert this_process() == this_process() != ""
     assert not is_gone(this_process())
+    assert is_alive(this_process())
 
 
 def renamed(pid: str | None = None, started: str | None = None, machine: str | None = None) -> str:
@@ -52,6 +54,7 @@ def renamed(pid: str | None = None, started: str | None = None, machine: str | N
 )
 def test_only_what_surely_ended_here_is_gone(changes: dict[str, str], gone: bool) -> None:
     assert is_gone(renamed(**changes)) is gone
+    assert not is_alive(renamed(**changes))
 
 
 @pytest.mark.parametrize("name", ["", " ", "7", "7 8", "7 8 ", "nonsense that is none"])

@@ -70,6 +70,72 @@ def test_a_server_that_answers_anything_with_200_is_told(s3_uri: str, fault_prox
         S3Store(s3_uri, bulk_bytes=0).write("x", b"x")
 
 
+OBJECT = "<Key>x</Key><Size>1</Size><LastModified>2026-01-01T00:00:00Z</LastModified>"
+UPLOAD = "<Key>x</Key><UploadId>u</UploadId><Initiated>2026-01-01T00:00:00Z</Initiated>"
+LISTINGS = {
+    "a website": "<html/>",
+    "an empty body": "",
+    "no key": OBJECT.replace("Key", "Kex"),
+    "no size": OBJECT.replace("Size", "Sizx"),
+    "no time": OBJECT.replace("Last", "First"),
+    "a size of x": OBJECT.replace("1</S", "x</S"),
+    "an empty time": OBJECT.replace("2026-01-01T00:00:00Z", ""),
+    "a time of x": OBJECT.replace("2026-01-01T00:00:00Z", "x"),
+    "a huge time": OBJECT.replace("2026-01-01T00:00:00Z", "9" * 30),
+    "no upload's key": UPLOAD.replace("Key", "Kex"),
+    "no upload's id": UPLOAD.replace("UploadId", "Id"),
+    "no upload's time": UPLOAD.replace("Initiated", "Begun"),
+}
+
+
+@pytest.mark.parametrize("what", LISTINGS)
+def test_a_listing_that_is_not_s3s_is_no_empty_storage(s3_uri: str, fault_proxy: FaultProxy, what: str) -> None:
+    text, store = LISTINGS[what], S3Store(s3_uri, patience_s=0)
+    if "Key" in text or "Kex" in text:
+        kind = "Upload" if "upload" in what else "Contents"
+        text = f"<Result><Name>b</Name><Bucket>b</Bucket><{kind}>{text}</{kind}></Result>"
+    calls = [store.unfinished] if "upload" in what else [store.files]
+    calls += [store.list, lambda: store.exists("x"), store.unfinished] if what in ("a website", "an empty body") else []
+    fault_proxy.inject("status", status=200, body=text.encode(), times=99)
+    for call in calls:
+        with pytest.raises(StorageError, match="does not answer as S3 does: check the address in AWS_ENDPOINT_URL"):
+            call()
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_a_code_that_is_not_a_text_is_not_s3s(s3_uri: str, fault_proxy: FaultProxy, name: str) -> None:
+    fault_proxy.inject("status", status=403, body=b"<Error><Code><a>1</a></Code></Error>", times=99)
+    with pytest.raises(StorageError, match="does not answer as S3 does"):
+        CALLS[name](S3Store(s3_uri, patience_s=0))
+
+
+def test_what_has_no_key_is_not_listed_in_silence(s3_uri: str, fault_proxy: FaultProxy) -> None:
+    body = b"<Result><Name>b</Name><Contents><Size>1</Size></Contents></Result>"
+    fault_proxy.inject("status", status=200, body=body, times=99)
+    store = S3Store(s3_uri, patience_s=0)
+    for call in (store.list, lambda: store.exists("x")):
+        with pytest.raises(StorageError, match="does not answer as S3 does"):
+            call()
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_a_redirect_without_a_region_is_told(s3_uri: str, fault_proxy: FaultProxy, status: int) -> None:
+    fault_proxy.inject("status", status=status, body=b"<html>Moved<p>", times=999)
+    for call in (lambda s: s.list(), lambda s: s.read("x"), lambda s: s.write("x", b"x")):
+        with pytest.raises(StorageError, match=rf"redirects s3://.* \({status}.*\), as S3 does not: check the address"):
+            call(S3Store(s3_uri, patience_s=0))
+    assert len(fault_proxy.seen) <= 6
+
+
+def test_a_redirect_names_where_it_leads_without_a_token() -> None:
+    headers = {"location": "https://login.example/start?token=secret"}
+    metadata = {"HTTPStatusCode": 302, "HTTPHeaders": headers}
+    told = sentence(
+        diagnose(ClientError({"ResponseMetadata": metadata}, "GetObject")), "s3:GetObject", "s3://b/k", "http://store"
+    )
+    assert told.startswith("http://store redirects s3://b/k (302 to https://login.example/start), as S3 does not")
+
+
 REFUSED = [
     # status, code, message, the way out, transient
     (

@@ -161,12 +161,21 @@ def test_a_folder_that_cannot_be_read_is_told_and_the_rest_goes_on(
 
 
 def test_what_is_not_checked_is_said(ledger: Ledger, capsys: pytest.CaptureFixture[str]) -> None:
-    for path in ("notes.txt", f"probe-{'0' * 32}/file", f"train/e.0-{'a' * 32}/.validate_storage_marker"):
+    for path in (
+        "notes.txt",
+        "experiments/.DS_Store",
+        f"probe-{'0' * 32}/file",
+        f"train/e.0-{'a' * 32}/.validate_storage_marker",
+    ):
         ledger.store.write(path, b"")
     assert main(["verify", ledger.store.uri]) == 0
-    left, foreign, _ = capsys.readouterr().out.splitlines()
+    left, foreign, count = capsys.readouterr().out.splitlines()
     assert left.startswith("not checked: 2 files of jobs that run or were killed")
-    assert foreign == "not checked: 1 files that this program did not write: notes.txt"
+    assert foreign == "not checked: 2 files that this program did not write: experiments/.DS_Store, notes.txt"
+    assert count.endswith(" files checked, 0 damaged")
+    told: list[str] = []
+    assert path_records(ledger, told)[0]
+    assert told == []
 
 
 def test_the_tensors_of_a_damaged_record_are_held_against_their_names(ledger: Ledger) -> None:
@@ -202,16 +211,3 @@ def test_follow_tells_damage_once_and_goes_on(ledger: Ledger) -> None:
     told = list(lines(Sight({}, {}, {}, {}), before))
     assert [line for line in told if line.startswith(f"error: rounds/{KEYS[1]}/record.json is not a record")]
     assert not [line for line in lines(before, look(ledger, before)) if "error" in line]
-
-
-def test_export_names_no_network_where_a_file_that_decides_is_damaged(
-    ledger: Ledger, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    ledger.store.write(EXPERIMENT, ledger.store.read(EXPERIMENT).replace(KEYS[1][:9].encode(), b"2" * 9, 1))
-    assert main(["export", ledger.store.uri, "--out", str(tmp_path / "out")]) == 1
-    damage, way_out = capsys.readouterr().err.splitlines()
-    assert damage.startswith(f"error: {EXPERIMENT} does not say which rounds an experiment has")
-    assert way_out.startswith(
-        "error: what is damaged may hold the recommended network: restore it, or export with --round"
-    )
-    assert not (tmp_path / "out").exists()
