@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import groupby
 
 from orchestrator.errors import DamagedError, StorageError
 from orchestrator.storage.claims import LINK, living
 from orchestrator.storage.experiments import StoredExperiment, read_experiments, without_file
-from orchestrator.storage.ledger import Ledger
+from orchestrator.storage.ledger import Ledger, Record
 from orchestrator.storage.store import TEMPORARY, File, Store, clock, side_by_side, unreadable
 from orchestrator.storage.verify import BLOB, KEY, RUN
 
@@ -63,10 +64,12 @@ def leftovers(ledger: Ledger, *, snapshots: bool = False, now: float | None = No
         warning = str(error)
     alive = living(store, files, now, PATIENCE_SECONDS)
     sight = _Sight(frozenset(file.path for file in files), alive)
+    # After the files: what is committed in between has a record that names its tensors.
+    records = {record.key: record for record in ledger.records(None if snapshots else [])}
     found = [
         *(Leftover(UNENDED, file) for file in unfinished if not sight.is_live(file.path)),
-        *_without_use(ledger, files, sight),
-        *(_unneeded(ledger, files, sight) if snapshots else ()),
+        *_without_use(files, sight, records),
+        *(_unneeded(store, files, sight, records) if snapshots else ()),
     ]
     old = [leftover for leftover in found if now - leftover.file.modified > PATIENCE_SECONDS]
     return Leftovers(tuple(old), len(found) - len(old), warning)
@@ -104,10 +107,14 @@ class _Sight:
     paths: frozenset[str]
     alive: dict[str, str]
 
+    @cached_property
+    def claimed(self) -> frozenset[str]:
+        """The keys of the rounds that living owners have claimed, or errands for them."""
+        return frozenset(map(_key, self.alive))
+
     def is_live(self, path: str) -> bool:
         """Whether a living owner has claimed the round that `path` belongs to, or an errand for it."""
-        key = _key(path.split("/")[1]) if "/" in path else ""
-        return any(_key(claimed) == key for claimed in self.alive)
+        return "/" in path and _key(path.split("/")[1]) in self.claimed
 
     def runs(self, experiment: str) -> bool:
         """Whether a living owner trains `experiment`, "<name>.<seed>"."""
@@ -122,9 +129,8 @@ def _key(folder: str) -> str:
     return folder.partition(".")[0]
 
 
-def _without_use(ledger: Ledger, files: Sequence[File], sight: _Sight) -> Iterator[Leftover]:
+def _without_use(files: Sequence[File], sight: _Sight, records: Mapping[str, Record]) -> Iterator[Leftover]:
     """What no job will read again."""
-    blobs: dict[str, list[File]] = {}
     links: dict[str, list[File]] = {}
     for file in files:
         path = file.path
@@ -136,8 +142,9 @@ def _without_use(ledger: Ledger, files: Sequence[File], sight: _Sight) -> Iterat
             yield Leftover("checkpoints of finished rounds", file)
         elif (found := NOTE.fullmatch(path)) and sight.is_done(found[1], None):
             yield Leftover("notes on rounds that have finished since", file)
-        elif found := BLOB.fullmatch(path):
-            blobs.setdefault(found[1], []).append(file)
+        elif (found := BLOB.fullmatch(path)) and found[1] in records and not sight.is_live(path):
+            if path not in map(records[found[1]].file, records[found[1]].blobs):
+                yield Leftover("tensors that no record names", file)
         elif found := LINK.fullmatch(path):
             links.setdefault(found[1], []).append(file)
     for key, chain in links.items():
@@ -146,25 +153,11 @@ def _without_use(ledger: Ledger, files: Sequence[File], sight: _Sight) -> Iterat
             # The highest link goes last: a chain that ends lower would be another one.
             for file in sorted(chain, key=lambda file: int(file.path.rpartition("/")[2].removesuffix(".json"))):
                 yield Leftover("claims on finished rounds", file)
-    for key, of_round in blobs.items():
-        if not sight.is_live(of_round[0].path):
-            yield from (Leftover("tensors that no record names", file) for file in _unnamed(ledger, key, of_round))
 
 
-def _unnamed(ledger: Ledger, key: str, blobs: Sequence[File]) -> list[File]:
-    """The files of tensors in rounds/<key> that its record does not name; none without a record."""
-    try:
-        record = ledger.record(key)
-    except StorageError:
-        return []
-    named = {record.file(name) for name in record.blobs} if record else {file.path for file in blobs}
-    return [file for file in blobs if file.path not in named]
-
-
-def _unneeded(ledger: Ledger, files: Sequence[File], sight: _Sight) -> Iterator[Leftover]:
+def _unneeded(store: Store, files: Sequence[File], sight: _Sight, finished: Mapping[str, Record]) -> Iterator[Leftover]:
     """Snapshots, checkpoints and half-written rounds that no experiment will ask for."""
-    finished = {record.key: record for record in ledger.records()}
-    experiments = read_experiments(ledger.store)
+    experiments = read_experiments(store)
     for problem in without_file(experiments, finished.values()).values():
         raise DamagedError(f"{problem}; until then nobody knows which snapshots are needed")
     going = [experiment for experiment in experiments if experiment.missing(finished)]

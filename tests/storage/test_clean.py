@@ -128,6 +128,21 @@ def test_a_claim_that_was_not_renewed_within_its_lease_is_dead(ledger: Ledger, m
         assert set(ledger.store.list(f"claims/{KEYS[1]}")) <= later
 
 
+def test_each_record_is_read_once(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A storage in the network answers each after a while."""
+    read, seen = LocalStore.read, []
+
+    def noted(self: LocalStore, path: str, most: int | None = None) -> bytes:
+        seen.append(path)
+        return read(self, path, most)
+
+    monkeypatch.setattr(LocalStore, "read", noted)
+    found(ledger, snapshots=True)
+    assert sorted(path for path in seen if path.endswith("/record.json")) == [
+        f"rounds/{key}/record.json" for key in KEYS[:2]
+    ]
+
+
 def test_a_process_of_this_machine_is_alive_however_long_it_was_silent(ledger: Ledger) -> None:
     """The machine may have slept, and the job goes on."""
     with Claims(ledger.store, "e.0 on here, 2", lease_seconds=3600) as claims:
