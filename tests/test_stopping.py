@@ -16,13 +16,11 @@ from orchestrator.distributed.sweep_job import SweepFlags
 from orchestrator.driver import Driver
 from orchestrator.errors import ConfigError
 from orchestrator.experiment import Problem
-from orchestrator.problem import load_problem
 from orchestrator.pruning import Explicit
 from orchestrator.rounds import EpochMetrics, RoundRequest, RoundResult, TrainState
 from orchestrator.stopping import Floor
 from orchestrator.storage.ledger import Ledger
 from orchestrator.storage.store import open_store
-from orchestrator.training.loop import Trainer
 
 
 @pytest.mark.parametrize(
@@ -154,15 +152,11 @@ def test_patience_is_a_number_of_rounds(patience):
         Floor(drop=0.1, patience=patience)
 
 
-@pytest.mark.parametrize(("patience", "rounds"), [(1, 1), (2, 2), (3, 3), (4, 4), (9, 4)])
+@pytest.mark.parametrize(("patience", "rounds"), [(1, 1), (2, 2), (3, 3), (4, 4), (9, 5)])
 def test_a_path_is_cut_after_as_many_rounds_below_the_floor_as_its_patience(tmp_path, patience, rounds):
-    """A floor that no round reaches, the dense one included; the path has 4 rounds."""
-    problem, data = load_problem(tiny.EXPERIMENT)
-    driver = Driver(tiny.EXPERIMENT, Ledger(open_store(str(tmp_path))), problem, floor=Floor(1.0, patience=patience))
-    trainer = Trainer(tiny.EXPERIMENT, data)
-    while (request := driver.next_round()) is not None:
-        driver.finish_round(request.key, trainer.train(request))
-    assert len(driver.records()) == rounds
+    """A floor that no round reaches, the dense one included."""
+    driver = driver_of(tmp_path, Floor(1.0, patience=patience))
+    assert train_rounds(driver, ACCURACIES) == list(range(rounds))
 
 
 @pytest.mark.parametrize(
