@@ -23,6 +23,9 @@ hypothesis.settings.register_profile("shared machine", deadline=None)
 hypothesis.settings.load_profile("shared machine")
 
 
+LONGEST = ("test_submit", "test_killed_sweep", "test_kill", "test_faults")  # of the files with Ray; they come first
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Run each file in one process, and all tests that use the fixture `ray` in the process of their Ray.
@@ -31,8 +34,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     start another Ray in the test process, which is the mark `own_ray`: the fixture's Ray lives until the last test.
     """
 
-    def order(item: pytest.Item) -> int:
-        return [_has_own_ray(item), _uses_ray(item), item.get_closest_marker("ray") is not None, True].index(True)
+    def order(item: pytest.Item) -> tuple[int, int]:
+        turn = [_has_own_ray(item), _uses_ray(item), item.get_closest_marker("ray") is not None, True].index(True)
+        return turn, LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST)
 
     for item in items:
         shared = _has_own_ray(item) or _uses_ray(item)
