@@ -19,10 +19,10 @@ check: .venv/.installed  ## lint, format, types
 	$(BIN)/mypy
 
 test: check  ## everything that must hold, in 8 minutes on two cores; what runs where: tests/README.md
-	$(BIN)/python -m pytest --numprocesses 3 --dist loadgroup --no-loadscope-reorder
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup --no-loadscope-reorder
 
 test-core: .venv/.installed  ## the same without Ray
-	$(BIN)/python -m pytest --numprocesses 3 --dist loadgroup -m "not ray and not slow and not bench and not faults"
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup -m "not ray and not slow and not bench and not faults"
 
 test-slow: .venv/.installed  ## what takes minutes and rarely breaks, and every torchvision classifier in every format
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[slow]'

@@ -31,7 +31,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Run each file in one process, and all tests that use the fixture `ray` in the process of their Ray.
 
     Tests with Ray come first, as the longest must not begin when all others have ended. Among them are first those that
-    start another Ray in the test process, which is the mark `own_ray`: the fixture's Ray lives until the last test.
+    start another Ray in the test process, which is the mark `own_ray`.
     """
 
     def order(item: pytest.Item) -> tuple[int, int]:

@@ -1,5 +1,6 @@
 """Fixtures of the tests that need Ray."""
 
+import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,18 +17,42 @@ from orchestrator.distributed import cluster
 HERE = Path(__file__).parent
 
 
-@pytest.fixture(scope="session")
-def ray(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """One local Ray for all tests; its workers report as often as short epochs need.
+class SharedRay:
+    """One local Ray for all tests that ask for it, which ends with the last of them: an idle Ray takes CPU time."""
 
-    They find the tests' modules, and those that a test writes to the folder that this gives.
-    """
-    modules = tmp_path_factory.mktemp("modules")
-    with pytest.MonkeyPatch.context() as patch:
+    def __init__(self) -> None:
+        self._open = contextlib.ExitStack()
+        self.modules: Path | None = None
+
+    def start(self, modules: Path) -> None:
+        """Start it. Workers find the tests' modules and those in `modules`, and report as short epochs need."""
+        self.modules = modules
+        patch = self._open.enter_context(pytest.MonkeyPatch.context())
         patch.setenv("PYTHONPATH", os.pathsep.join(map(str, (HERE, HERE.parent, HERE.parents[1], modules))))
         patch.setenv("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
-        with cluster.connected(None):
-            yield modules
+        self._open.enter_context(cluster.connected(None))
+
+    def end(self) -> None:
+        self.modules = None
+        self._open.close()
+
+
+SHARED_RAY = SharedRay()
+
+
+@pytest.fixture
+def ray(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The shared Ray is up; returns a folder for modules that its workers must find."""
+    if SHARED_RAY.modules is None:
+        SHARED_RAY.start(tmp_path_factory.mktemp("modules"))
+    assert SHARED_RAY.modules is not None
+    return SHARED_RAY.modules
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    if SHARED_RAY.modules is not None and "ray" not in getattr(nextitem, "fixturenames", ()):
+        SHARED_RAY.end()
 
 
 @pytest.fixture(scope="session")

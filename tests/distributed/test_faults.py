@@ -26,6 +26,7 @@ def hashes(storage: str) -> list[object]:
     return [(r.key, r.blobs, r.metrics, r.history) for r in Ledger(open_store(storage)).records()]
 
 
+@pytest.mark.slow
 def test_s3_that_fails_for_a_while(tmp_path, undisturbed, s3_uri, fault_proxy):
     """Errors, resets and an outage: the bits of an undisturbed job."""
     env = {"PAUSE": "0.01"}

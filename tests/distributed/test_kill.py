@@ -97,6 +97,7 @@ def newest(tmp_path: Path) -> str:
     return checkpoints(tmp_path)[-1].name
 
 
+@pytest.mark.slow
 def test_sigterm_ends_in_order_with_a_checkpoint_and_the_same_command_goes_on(tmp_path, expected):
     """SIGTERM as `ray job stop` and Kubernetes send it: within the grace time, with no checkpoint but this one."""
     grace = {"RAY_JOB_STOP_WAIT_TIME_S": "60"}  # a busy machine needs more than the usual 3 s

@@ -92,14 +92,17 @@ def test_digits_run_and_are_found_in_the_ledger(head, storage, store, tmp_path, 
     secret_free(head, store)
 
 
-def test_stop_leaves_a_checkpoint_and_the_same_submission_goes_on(head, storage, store, tmp_path):
-    """With a working directory of its own, and a worker that dies; meanwhile Prometheus can read how far it is."""
+def test_stop_leaves_a_checkpoint_and_the_same_submission_goes_on(head, storage, store, tmp_path, undisturbed):
+    """With a working directory of its own, and a worker that dies; meanwhile Prometheus can read how far it is.
+
+    It ends with the bits of a job that was not disturbed.
+    """
     project = tmp_path / "project"
     shutil.copytree(job_runs.REPOSITORY / "orchestrator", project / "orchestrator")
     for name in ("faulty_job.py", "tiny.py"):
         shutil.copy(job_runs.REPOSITORY / "tests" / name, project)
     (hold := tmp_path / "hold").touch()  # after five epochs
-    variables = {"EPOCHS": "25", "ROUNDS": "1", "PAUSE": "0.05", "HOLD": f"{hold}:30"}
+    variables = {"PAUSE": "0.05", "HOLD": f"{hold}:30"}
     settings = json.dumps({"env_vars": variables})
     command = ["python", "faulty_job.py", "--storage", f"{storage}/stopped", "--checkpoint-seconds", "10000"]
     submit = ["job", "submit", "--working-dir", ".", "--runtime-env-json", settings]
@@ -133,7 +136,11 @@ def test_stop_leaves_a_checkpoint_and_the_same_submission_goes_on(head, storage,
 
     done = head.ray(*submit, "--", *command, cwd=project)
     assert done.returncode == 0, done.stdout
-    assert [record.attempts for record in ledger.records()] == [1, 2]
+    expected = Ledger(open_store(str(undisturbed / "runs"))).records()
+    assert [(r.key, r.blobs, r.metrics, r.history) for r in ledger.records()] == [
+        (r.key, r.blobs, r.metrics, r.history) for r in expected
+    ]
+    assert sorted(record.attempts for record in ledger.records()) == [1, 1, 2]
     key = checkpoint.split("/")[1]
     lines = [
         json.loads(line)
