@@ -13,7 +13,7 @@ import pytest
 from s3_server import HOST, free_ports
 from waiting import PATIENCE_S
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 # What a provider that is none of Ray's has no defaults for.
 COMMANDS = ("setup", "head_setup", "worker_setup", "head_start_ray", "worker_start_ray", "initialization")
