@@ -153,7 +153,7 @@ class DriverActor:
         self._metrics.show(claims_waiting=self._holder is not None)
         if key is None:
             return Turn("end")
-        # A group that did not stop by itself, such as one whose controller died, is no expected end.
+        # A group that did not stop by itself, such as one whose controller died, ended unexpectedly.
         self._expected, self._stopped, self._coming = ours and self._stopped, not ours, ours
         return Turn("train") if ours else Turn("wait", self._holder)
 
@@ -263,7 +263,7 @@ class DriverActor:
         with about_round(key):
             self._log.info("round failed", reason=reason)
             self._failure = self._failure or reason
-            with contextlib.suppress(StorageError):  # a full disk may be the reason; whoever asks is told it anyhow
+            with contextlib.suppress(StorageError):  # a full disk may be the reason; `failure` still tells it
                 self._driver.fail_round(key, reason, self._job)
             self._claims.release(key)
 

@@ -55,7 +55,7 @@ def sentence(error: BaseException) -> str:
 
 
 def last_line(error: BaseException) -> str:
-    """The last line of an error of Ray's, which says why; what stands above it is a traceback or a list of ids."""
+    """Return the last line of a Ray error. It says why; the lines above it are a traceback or a list of ids."""
     return (str(error).strip().splitlines() or [type(error).__name__])[-1].strip()
 
 

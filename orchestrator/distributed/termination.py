@@ -19,7 +19,7 @@ _SAFETY = 0.8  # of the time until SIGKILL follows
 
 
 class Terminated(KeyboardInterrupt):
-    """A signal ends the job. `told`: whether whoever started the job knows how to go on."""
+    """A signal ends the job. `told`: whether the job has printed how to go on."""
 
     def __init__(self, number: int = signal.SIGTERM, *, told: bool = False) -> None:
         super().__init__()
@@ -35,7 +35,7 @@ def in_order(stop: Callable[[threading.Event], None]) -> Iterator[None]:
     """On SIGTERM or Ctrl-C call `stop`, which returns when all is safe; then, or when time is short, raise Terminated.
 
     `stop` gets an event that is set when it is too late to ask anybody. `ray job stop` gives a job
-    RAY_JOB_STOP_WAIT_TIME_S seconds (3 unless set where the cluster was started); whoever presses Ctrl-C waits. A
+    RAY_JOB_STOP_WAIT_TIME_S seconds (3 unless set where the cluster was started); after Ctrl-C there is no limit. A
     second signal ends the job at once. Signals reach the main thread: in another one nothing is changed.
     """
     if threading.current_thread() is not threading.main_thread():

@@ -142,7 +142,7 @@ class _Trainer(TorchTrainer):  # type: ignore[misc]
         """Leave Ctrl-C to the job, which ends with a checkpoint; Ray 2.60 would end the workers at once."""
 
     def _create_default_callbacks(self) -> list[Any]:
-        """Start no actor for Ray data sets, of which there are none, and none that waits for the controller's death.
+        """Leave out the actor for Ray data sets, which are not used, and the one that waits for the controller's death.
 
         `orphans.removed` gives back what a dead controller reserved. Each actor imports Ray Train while the workers do.
         """

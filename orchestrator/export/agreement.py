@@ -21,7 +21,7 @@ def noise(input_shape: tuple[int, ...]) -> Tensor:
 
 @torch.no_grad()
 def answers(module: nn.Module, images: Tensor) -> Array:
-    """Logits (n, classes). Raises ExportError if they are not a tensor or not finite, or if there are none."""
+    """Return the logits (n, classes). Raise ExportError unless they are a tensor of finite numbers, at least one."""
     try:
         logits: Array = tensor_answer(module, module(images), ExportError).float().numpy()
     except ExportError:

@@ -211,7 +211,7 @@ def _groups(graph: Any) -> tuple[list[Group | None], list[str]]:
 
 
 def _group(graph: Any, found: Any, names: Mapping[nn.Module, str]) -> Group | None:
-    """A group of torch-pruning's in our words; None if it holds what is no layer of ours."""
+    """Convert a group of torch-pruning. Return None if it holds a layer that this module does not know."""
     members: dict[tuple[str, str], Member] = {}
     for item in found.items:
         target = item.dep.target.module
