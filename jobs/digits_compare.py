@@ -15,7 +15,7 @@ from digits_lr import EXPERIMENT, SMOKE
 from orchestrator.distributed.sweep_job import main
 from orchestrator.experiment import Experiment
 from orchestrator.pruning import Geometric
-from orchestrator.retraining import (
+from orchestrator.techniques import (
     FineTuning,
     LearningRateRewinding,
     LowRateWeightRewinding,

@@ -16,10 +16,10 @@ from digits_lr import SMOKE as SHORT
 
 from orchestrator.distributed.flags import Flags, run_job
 from orchestrator.distributed.job import run
+from orchestrator.formatting import make_console
 from orchestrator.pruning import Channels, Geometric
-from orchestrator.report.deployed import recommended_rounds
-from orchestrator.report.text import make_console
-from orchestrator.training.lr import StepDecay
+from orchestrator.report.exported import recommended_rounds
+from orchestrator.schedules import StepDecay
 
 WEIGHTS = replace(
     LONGER,

@@ -12,9 +12,9 @@ import sys
 from orchestrator.distributed.job import main
 from orchestrator.experiment import Experiment
 from orchestrator.pruning import Geometric
-from orchestrator.retraining import LearningRateRewinding
+from orchestrator.schedules import StepDecay
+from orchestrator.techniques import LearningRateRewinding
 from orchestrator.training.config import TrainingConfig
-from orchestrator.training.lr import StepDecay
 from orchestrator.training.optimizer import SGD
 
 EXPERIMENT = Experiment(

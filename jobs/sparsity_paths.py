@@ -19,8 +19,8 @@ from orchestrator.errors import ConfigError
 from orchestrator.experiment import Experiment
 from orchestrator.lookup import find
 from orchestrator.pruning import Cubic, Geometric, OneShot, Path
-from orchestrator.retraining import LearningRateRewinding
-from orchestrator.training.lr import Constant
+from orchestrator.schedules import Constant
+from orchestrator.techniques import LearningRateRewinding
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from orchestrator.errors import ConfigError, OrchestratorError, StorageError
-from orchestrator.storage.store import Store, open_store
+from orchestrator.storage.opening import open_store
+from orchestrator.storage.store import Store
 
 if TYPE_CHECKING:  # the ledger imports torch, which takes seconds: help and mistakes are answered without it
     from orchestrator.storage.ledger import Ledger
@@ -80,7 +81,7 @@ def verify(storage: Storage) -> int:
 
     orchestrator verify ./runs
     """
-    from orchestrator.report.text import plain
+    from orchestrator.formatting import plain
     from orchestrator.storage.verify import verify as findings
 
     ledger = _ledger(storage)
@@ -124,7 +125,7 @@ def clean(
 
     orchestrator clean ./runs --dry-run
     """
-    from orchestrator.report.text import size
+    from orchestrator.formatting import size
     from orchestrator.storage.clean import leftovers, remove, totals
 
     ledger = _ledger(storage)
@@ -158,11 +159,11 @@ def report(
 
     What orchestrator export measured stands on the page too, if its deploy.json lies in the same folder.
     """
-    from orchestrator.export.proof import DEPLOY, Deployment
-    from orchestrator.folders import expanded
+    from orchestrator.export.proof import DEPLOY, ExportedNetworks
+    from orchestrator.files import expand_home
     from orchestrator.report import path_records, show_report
 
-    out = Path(expanded(str(out)))
+    out = Path(expand_home(str(out)))
     ledger = _ledger(storage)
     problems: list[str] = []
     records, left_out = path_records(ledger, problems)
@@ -176,7 +177,7 @@ def report(
     if not records:
         print(_nothing(ledger.store))
         return _told(problems)
-    deployment = Deployment.load(out)
+    deployment = ExportedNetworks.load(out)
     # Without names the report is of the whole storage, which may hold the networks as rounds of earlier settings.
     reported = records if experiment or not deployment else ledger.records([])
     if deployment and deployment.keys.isdisjoint(record.key for record in reported):
@@ -229,14 +230,14 @@ def export(
 
     orchestrator export ./runs --out ./deploy --trust my_models:network --trust my_data:images
     """
+    from orchestrator.export.candidates import check_code, find_round, side_by_side, source_of, with_dense
     from orchestrator.export.deploy import deploy
-    from orchestrator.export.rounds import check_code, find_round, side_by_side, source_of, with_dense
-    from orchestrator.folders import expanded
+    from orchestrator.files import expand_home
     from orchestrator.report import path_records, show_report
-    from orchestrator.report.deployed import artifact_line, recommended_rounds, round_line, same_tasks
-    from orchestrator.report.files import check_report
+    from orchestrator.report.exported import artifact_line, recommended_rounds, round_line, same_tasks
+    from orchestrator.report.write import check_report
 
-    out = Path(expanded(str(out)))
+    out = Path(expand_home(str(out)))
     ledger = _ledger(storage)
     problems: list[str] = []
     records, left_out = path_records(ledger, problems)
@@ -285,7 +286,7 @@ def pack(
     from rich.console import Console
     from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 
-    from orchestrator.training.pack import pack as pack_folder
+    from orchestrator.data.parquet_writer import pack as pack_folder
 
     columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
@@ -320,7 +321,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()  # here, where a closed pipe can be caught
         return code
     except OrchestratorError as error:
-        from orchestrator.report.text import plain
+        from orchestrator.formatting import plain
 
         print(f"error: {plain(error)}", file=sys.stderr)
         return 1
@@ -344,7 +345,7 @@ def _ledger(storage: str) -> Ledger:
 
 def _told(problems: Sequence[str]) -> int:
     """Name what cannot be used of a storage; returns the exit code."""
-    from orchestrator.report.text import plain
+    from orchestrator.formatting import plain
 
     for problem in problems:
         print(f"error: {plain(problem)}", file=sys.stderr)

@@ -20,12 +20,13 @@ import torch
 from orchestrator.errors import OrchestratorError, StorageError
 from orchestrator.experiment import Experiment, Problem, round_keys, round_settings
 from orchestrator.pruning import dead_layers
-from orchestrator.pruning.channel_graph import UNITS
+from orchestrator.pruning.channels.graph import UNITS
+from orchestrator.record import Record
 from orchestrator.requests import Finished, Requests
-from orchestrator.rounds import RoundRequest, RoundResult
 from orchestrator.stopping import Floor
-from orchestrator.storage.ledger import Ledger, Record
+from orchestrator.storage.ledger import Ledger
 from orchestrator.storage.progress import discard_progress
+from orchestrator.work import RoundRequest, RoundResult
 
 
 class Driver:

@@ -11,14 +11,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from orchestrator.errors import ConfigError
-from orchestrator.pruning.channel_graph import ChannelGraph
-from orchestrator.pruning.channels import Channels
+from orchestrator.pruning.channels.graph import ChannelGraph
+from orchestrator.pruning.channels.removal import Channels
 from orchestrator.pruning.path import Geometric, Path
 from orchestrator.pruning.selection import Global, Selection
-from orchestrator.retraining import LearningRateRewinding, RetrainingTechnique
+from orchestrator.record import FORMAT
+from orchestrator.techniques import LearningRateRewinding, RetrainingTechnique
 from orchestrator.training.config import TrainingConfig
-
-FORMAT = 2  # of keys, records and blobs: raised whenever the same settings would give other bits
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,9 +59,9 @@ class Experiment:
                 raise ConfigError(f"a seed must be an integer in [0, 2^63), got {seed!r}")
         if len(set(self.seeds)) < len(self.seeds):
             raise ConfigError(f"seeds must differ from each other, got {self.seeds}")
-        least: object = self.min_kept_per_layer
-        if not (isinstance(least, int) and not isinstance(least, bool) and least >= 0):
-            raise ConfigError(f"min_kept_per_layer must be a whole number of 0 or more, got {least!r}")
+        minimum: object = self.min_kept_per_layer
+        if not (isinstance(minimum, int) and not isinstance(minimum, bool) and minimum >= 0):
+            raise ConfigError(f"min_kept_per_layer must be a whole number of 0 or more, got {minimum!r}")
         if isinstance(self.selection, Channels) and self.min_kept_per_layer:
             raise ConfigError("min_kept_per_layer must be 0 with Channels, where round_to says what a layer keeps")
         object.__setattr__(self, "exclude", tuple(self.exclude))

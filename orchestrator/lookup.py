@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import ModuleType
 from typing import TypeVar, cast
 
-from orchestrator.errors import ConfigError
-from orchestrator.user_code import called
+from orchestrator.errors import ConfigError, OrchestratorError
+from orchestrator.user_code import ERRORS, called, described
 
 T = TypeVar("T")
 
@@ -62,3 +63,42 @@ def _import(name: str, wanted: str) -> ModuleType:
             raise ConfigError(
                 f"{wanted}: cannot import {name} from {here} or the installed packages ({error})"
             ) from error
+
+
+def call(
+    function: Callable[..., T],
+    what: str,
+    options: Mapping[str, object],
+    offered: Mapping[str, object],
+    failure: type[OrchestratorError],
+) -> T:
+    """`function(**options)`, with those of `offered` that its signature takes.
+
+    Raises ConfigError if the options do not fit the signature, `failure` if the function itself fails.
+    """
+    if clash := sorted(options.keys() & offered.keys()):
+        raise ConfigError(f"the options of {what} must not hold {', '.join(clash)}: it is given already")
+    signature = signature_of(function, what)
+    accepted = {k: v for k, v in offered.items() if takes(signature, k)}
+    try:
+        signature.bind(**options, **accepted)
+    except TypeError as error:
+        names = ", ".join(signature.parameters) or "no options"
+        raise ConfigError(f"{what} does not fit the options {dict(options)} ({error}): it takes {names}") from None
+    try:
+        return function(**options, **accepted)
+    except OrchestratorError:
+        raise
+    except ERRORS as error:
+        raise failure(f"{what} failed: {described(error)}") from error
+
+
+def signature_of(function: Callable[..., object], what: str) -> inspect.Signature:
+    try:
+        return inspect.signature(function)
+    except ValueError:
+        raise ConfigError(f"{what} must be a function written in Python, whose parameters can be known") from None
+
+
+def takes(signature: inspect.Signature, name: str) -> bool:
+    return name in signature.parameters or any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values())

@@ -9,18 +9,19 @@ from collections.abc import Mapping
 
 from torch import nn
 
+from orchestrator.data.batches import check_batch_size
+from orchestrator.data.dataset import Data
+from orchestrator.data.load import load_data
 from orchestrator.errors import ConfigError
 from orchestrator.experiment import Experiment, Problem
+from orchestrator.formatting import name_largest
+from orchestrator.models.build import build_model, check_model, gpu_only
+from orchestrator.models.constants import constants_of, tensor_digests
 from orchestrator.pruning import prunable_weights, unpruned_weights
-from orchestrator.pruning.channel_trace import trace_channels
-from orchestrator.pruning.channels import Channels
+from orchestrator.pruning.channels.removal import Channels
+from orchestrator.pruning.channels.trace import trace_channels
+from orchestrator.randomness import derive
 from orchestrator.rehearsal import rehearse
-from orchestrator.report.text import name_largest
-from orchestrator.seeds import derive
-from orchestrator.training.batches import check_batch_size
-from orchestrator.training.constants import constants_of, tensor_digests
-from orchestrator.training.data import Data, load_data
-from orchestrator.training.models import build_model, check_model, gpu_only
 
 logger = logging.getLogger(__name__)
 

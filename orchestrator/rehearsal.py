@@ -17,16 +17,16 @@ from torch import Tensor, nn
 from orchestrator.errors import ConfigError
 from orchestrator.experiment import Experiment
 from orchestrator.modules import copy_module
-from orchestrator.pruning.channels import Channels
+from orchestrator.pruning.channels.removal import Channels
 from orchestrator.pruning.criteria import Criterion, needs_gradients, resolve_criterion, score
 from orchestrator.pruning.path import Path, check_decreasing
-from orchestrator.retraining import RetrainingTechnique, Start, check_rewind
-from orchestrator.rounds import TrainState
+from orchestrator.randomness import own_randomness, seed_all
+from orchestrator.schedules import Schedule, is_number
+from orchestrator.techniques import RetrainingTechnique, Start, check_rewind
 from orchestrator.training.config import TrainingConfig
-from orchestrator.training.lr import Schedule, is_number
-from orchestrator.training.rng import own_randomness, seed_all
 from orchestrator.training.state import take_state
 from orchestrator.user_code import called, described
+from orchestrator.work import TrainState
 
 logger = logging.getLogger(__name__)
 Shapes = Mapping[str, tuple[int, ...]]

@@ -16,19 +16,19 @@ from torch import Tensor
 from orchestrator.errors import ConfigError, DamagedError, DensityError
 from orchestrator.experiment import Experiment, Problem
 from orchestrator.pruning import dead_layers, resolve_criterion
-from orchestrator.pruning.channel_graph import ChannelGraph, Kept
-from orchestrator.pruning.channels import Channels
+from orchestrator.pruning.channels.graph import ChannelGraph, Kept
+from orchestrator.pruning.channels.removal import Channels
+from orchestrator.pruning.channels.shrink import check_configuration, cut_model, cut_optimizer
 from orchestrator.pruning.criteria import needs_gradients
 from orchestrator.pruning.masks import count_true
-from orchestrator.pruning.shrink import check_configuration, cut_model, cut_optimizer
-from orchestrator.retraining import Start, check_rewind
-from orchestrator.rounds import RoundRequest, RoundResult, Tensors, TrainState
-from orchestrator.seeds import derive
+from orchestrator.randomness import derive, own_randomness, seed_all
+from orchestrator.record import Record
 from orchestrator.storage.checkpoint import Shapes
-from orchestrator.storage.ledger import Ledger, Record
+from orchestrator.storage.ledger import Ledger
 from orchestrator.storage.store import JSON_BYTES
+from orchestrator.techniques import Start, check_rewind
 from orchestrator.training.config import TrainingConfig
-from orchestrator.training.rng import own_randomness, seed_all
+from orchestrator.work import RoundRequest, RoundResult, Tensors, TrainState
 
 logger = logging.getLogger(__name__)
 GRADIENTS = "gradients"
@@ -74,11 +74,11 @@ class Finished:
 
     def snapshot(self, epoch: int) -> TrainState:
         """The state after `epoch`. Raises DamagedError, MissingError."""
-        return self._snapshots.get(epoch) or self._ledger.snapshot(self.key, str(epoch), self._most_bytes())
+        return self._snapshots.get(epoch) or self._ledger.snapshot(self.key, str(epoch), self._max_bytes())
 
     def gradients(self) -> Tensors:
         """{name: dL/dw}, once an errand has fetched them. Raises DamagedError, MissingError."""
-        return self._ledger.snapshot(self.key, GRADIENTS, self._most_bytes()).model
+        return self._ledger.snapshot(self.key, GRADIENTS, self._max_bytes()).model
 
     def has_gradients(self) -> bool:
         return self._ledger.has_snapshot(self.key, GRADIENTS)
@@ -102,7 +102,7 @@ class Finished:
         """Leave it to storage."""
         self._content, self._snapshots = None, {}
 
-    def _most_bytes(self) -> int | None:
+    def _max_bytes(self) -> int | None:
         """Of a snapshot, while there may be no record yet."""
         if self._content is None:
             return None
@@ -275,12 +275,12 @@ class Requests:
 
     def _check_densities(self) -> None:
         for index, density in enumerate(self.densities[1:], start=1):
-            selection, least = self.experiment.selection, self.experiment.min_kept_per_layer
+            selection, minimum = self.experiment.selection, self.experiment.min_kept_per_layer
             try:
                 if isinstance(selection, Channels):
                     selection.check(self._channel_graph, self.shapes, density)
                 else:
-                    selection.check(self.shapes, density, min_kept_per_layer=least)
+                    selection.check(self.shapes, density, min_kept_per_layer=minimum)
             except ConfigError as error:
                 raise DensityError(f"round {index}: {error}") from None
 

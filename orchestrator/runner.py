@@ -10,9 +10,10 @@ from orchestrator.driver import Driver
 from orchestrator.errors import DataError, DivergedError
 from orchestrator.experiment import Experiment
 from orchestrator.problem import load_problem
-from orchestrator.storage.ledger import Ledger, Record
-from orchestrator.storage.store import open_store
-from orchestrator.training.loop import OnEpoch, Trainer
+from orchestrator.record import Record
+from orchestrator.storage.ledger import Ledger
+from orchestrator.storage.opening import open_store
+from orchestrator.training.trainer import OnEpoch, Trainer
 
 
 def run(

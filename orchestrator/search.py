@@ -19,8 +19,8 @@ from orchestrator.experiment import Experiment
 from orchestrator.pruning.counts import kept_count
 from orchestrator.pruning.path import Explicit, longer
 from orchestrator.pruning.selection import NofM
+from orchestrator.record import Record
 from orchestrator.stopping import Floor
-from orchestrator.storage.ledger import Record
 
 PATIENCE = 3
 Train = Callable[[Experiment, Floor], Sequence[Sequence[Record]]]
@@ -31,7 +31,7 @@ Raises DensityError, before anything is trained, if the network cannot be given 
 
 
 @dataclass(frozen=True)
-class Found:
+class SearchResult:
     """`records`: of the smallest round that holds, of the best one if none does (`reason` tells), by replicate.
 
     A replicate that fell below its floor earlier on the path has none. `experiment`: the path that ends in the round,
@@ -46,7 +46,7 @@ class Found:
     epochs: int
 
 
-def search_density(experiment: Experiment, floor: Floor, train: Train, *, probes: int = 4) -> Found:
+def search_density(experiment: Experiment, floor: Floor, train: Train, *, probes: int = 4) -> SearchResult:
     """Walk the path, then halve the gap `probes` times.
 
     A round holds if the median over the replicates of what they have above their floors is not negative, by validation
@@ -65,9 +65,9 @@ def search_density(experiment: Experiment, floor: Floor, train: Train, *, probes
         seen.update({record.key: record for path in paths for record in path})
         return [[path[r] for path in paths if r < len(path)] for r in range(max(map(len, paths)))]
 
-    def found(experiment: Experiment, records: list[Record], reason: str, holds: bool = True) -> Found:
+    def found(experiment: Experiment, records: list[Record], reason: str, holds: bool = True) -> SearchResult:
         epochs = sum(record.epochs for record in seen.values())
-        return Found(experiment, tuple(records), holds, reason, len(seen), epochs)
+        return SearchResult(experiment, tuple(records), holds, reason, len(seen), epochs)
 
     walk, name = look(experiment), experiment.name[:80]
     if _held(walk, floor) == 0:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from orchestrator.errors import ConfigError
-from orchestrator.training.lr import is_number
+from orchestrator.schedules import is_number
 
 _ROUNDING = 1e-9  # more than a difference or a quotient may be off, less than one sample of any data set
 

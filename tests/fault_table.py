@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.storage.ledger import Ledger
-from orchestrator.storage.store import Store, open_store
+from orchestrator.storage.opening import open_store
+from orchestrator.storage.store import Store
 
 # Epochs of about a second on any machine, so that a fault comes in the middle of one: 50 steps that mostly sleep.
 LONG = {"EPOCHS": "25", "ROUNDS": "1", "PAUSE": "0.02", "DATA_OPTIONS": '{"samples": 800}'}

@@ -12,30 +12,31 @@ import tiny
 import torch
 
 from orchestrator.__main__ import main
+from orchestrator.data.batches import Batches
 from orchestrator.driver import Driver
 from orchestrator.errors import ConfigError, DamagedError
 from orchestrator.experiment import Experiment, Problem, round_keys, round_settings
+from orchestrator.models.build import build_model
 from orchestrator.problem import load_problem
 from orchestrator.pruning import Explicit, OneShot
-from orchestrator.pruning.channel_trace import trace_channels
-from orchestrator.pruning.channels import Channels
-from orchestrator.pruning.shrink import cut_model
-from orchestrator.retraining import (
+from orchestrator.pruning.channels.removal import Channels
+from orchestrator.pruning.channels.shrink import cut_model
+from orchestrator.pruning.channels.trace import trace_channels
+from orchestrator.record import Record
+from orchestrator.runner import run
+from orchestrator.schedules import StepDecay
+from orchestrator.storage.ledger import Ledger
+from orchestrator.storage.opening import open_store
+from orchestrator.techniques import (
     LearningRateRewinding,
     RandomReinitialisation,
     RetrainingTechnique,
     WeightRewinding,
 )
-from orchestrator.rounds import RoundRequest
-from orchestrator.runner import run
-from orchestrator.storage.ledger import Ledger, Record
-from orchestrator.storage.store import open_store
-from orchestrator.training.batches import Batches
 from orchestrator.training.config import TrainingConfig
-from orchestrator.training.loop import Trainer
-from orchestrator.training.lr import StepDecay
-from orchestrator.training.models import build_model
 from orchestrator.training.optimizer import SGD
+from orchestrator.training.trainer import Trainer
+from orchestrator.work import RoundRequest
 
 EXPERIMENT = Experiment(
     name="channels",

@@ -12,9 +12,10 @@ import torch
 from waiting import PATIENCE_S
 
 from orchestrator.__main__ import main
-from orchestrator.rounds import TrainState
-from orchestrator.storage.ledger import MODEL, OPTIMIZER, Ledger, Record
-from orchestrator.storage.store import open_store
+from orchestrator.record import MODEL, OPTIMIZER, Record
+from orchestrator.storage.ledger import Ledger
+from orchestrator.storage.opening import open_store
+from orchestrator.work import TrainState
 
 FIELDS = [
     "experiment", "key", "parent", "round", "technique", "density", "kept", "prunable", "weights", "seed", "metrics",

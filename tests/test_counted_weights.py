@@ -9,23 +9,24 @@ import torch
 from torch import nn
 from torch.utils.data import TensorDataset
 
+from orchestrator.data.dataset import Data
 from orchestrator.driver import Driver
 from orchestrator.errors import ConfigError, DamagedError
 from orchestrator.experiment import Experiment, Problem, round_keys, round_settings
 from orchestrator.export import load_packed, save_packed
 from orchestrator.export.preprocessing import Preprocessing
+from orchestrator.formatting import name_largest
+from orchestrator.models.constants import constants_of, tensor_digests
 from orchestrator.problem import load_problem
 from orchestrator.pruning import Explicit, OneShot, kept_count
+from orchestrator.record import Record
 from orchestrator.report import print_table
-from orchestrator.report.text import name_largest
 from orchestrator.runner import run
-from orchestrator.storage.ledger import Ledger, Record
-from orchestrator.storage.store import open_store
+from orchestrator.schedules import Constant
+from orchestrator.storage.ledger import Ledger
+from orchestrator.storage.opening import open_store
 from orchestrator.training.config import TrainingConfig
-from orchestrator.training.constants import constants_of, tensor_digests
-from orchestrator.training.data import Data
-from orchestrator.training.loop import Trainer
-from orchestrator.training.lr import Constant
+from orchestrator.training.trainer import Trainer
 
 
 def data() -> Data:

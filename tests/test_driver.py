@@ -18,11 +18,12 @@ from orchestrator.driver import Driver
 from orchestrator.errors import ConfigError, DamagedError, OrchestratorError, StorageError
 from orchestrator.experiment import Experiment, Problem, round_keys, round_settings
 from orchestrator.pruning import Explicit, Geometric, OneShot
-from orchestrator.retraining import LearningRateRewinding, WeightRewinding
-from orchestrator.rounds import EpochMetrics, RoundRequest, RoundResult, TrainState
-from orchestrator.storage.ledger import MODEL, Ledger
-from orchestrator.storage.store import open_store
-from orchestrator.training.lr import Constant
+from orchestrator.record import MODEL
+from orchestrator.schedules import Constant
+from orchestrator.storage.ledger import Ledger
+from orchestrator.storage.opening import open_store
+from orchestrator.techniques import LearningRateRewinding, WeightRewinding
+from orchestrator.work import EpochMetrics, RoundRequest, RoundResult, TrainState
 
 SHAPES = {"conv.weight": (4, 3, 3, 3), "fc.weight": (10, 20)}
 PROBLEM = Problem(SHAPES, "model", "data", 10, (3, 8, 8))

@@ -10,13 +10,13 @@ from torch import nn
 from torch.nn.utils import prune, spectral_norm, weight_norm
 from torch.utils.data import TensorDataset
 
+from orchestrator.data.dataset import Data
 from orchestrator.errors import ConfigError
-from orchestrator.export.packed import load_packed, save_packed
+from orchestrator.export.packed_file import load_packed, save_packed
 from orchestrator.export.preprocessing import Preprocessing
+from orchestrator.models.build import build_model, check_model
 from orchestrator.modules import copy_module, own_memory, tensor_answer
 from orchestrator.storage.checkpoint import pack_model, unpack_model
-from orchestrator.training.data import Data
-from orchestrator.training.models import build_model, check_model
 from orchestrator.training.optimizer import SGD
 from orchestrator.training.state import put_state, take_state
 

@@ -14,13 +14,13 @@ import tiny
 import torch
 from torch.utils.data import TensorDataset
 
+from orchestrator.data.load import complete
 from orchestrator.distributed.deployment import Deployment, Workers
 from orchestrator.errors import ConfigError
 from orchestrator.problem import load_problem
 from orchestrator.pruning import Global, OneShot
 from orchestrator.rehearsal import rehearse
-from orchestrator.retraining import LearningRateRewinding, RetrainingTechnique, Start
-from orchestrator.training.data import complete
+from orchestrator.techniques import LearningRateRewinding, RetrainingTechnique, Start
 from orchestrator.training.optimizer import SGD
 from orchestrator.user_code import described
 

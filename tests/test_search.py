@@ -21,11 +21,12 @@ from orchestrator.experiment import Experiment, Problem, round_keys, round_setti
 from orchestrator.pruning import Explicit, Filters, Geometric, NofM, OneShot, kept_count
 from orchestrator.pruning import Path as SparsityPath
 from orchestrator.pruning.path import longer
-from orchestrator.rounds import EpochMetrics, RoundResult, TrainState
-from orchestrator.search import PATIENCE, Found, search_density
+from orchestrator.record import Record
+from orchestrator.search import PATIENCE, SearchResult, search_density
 from orchestrator.stopping import Floor
-from orchestrator.storage.ledger import Ledger, Record
-from orchestrator.storage.store import open_store
+from orchestrator.storage.ledger import Ledger
+from orchestrator.storage.opening import open_store
+from orchestrator.work import EpochMetrics, RoundResult, TrainState
 
 Curve = Callable[[float, int], float]
 """(density, seed) -> validation accuracy."""
@@ -76,7 +77,7 @@ def accuracy(record: Record) -> float:
     return record.metrics["val_accuracy"]
 
 
-def search(curve: Curve, floor: Floor, experiment: Experiment = TINY, probes: int = 4) -> tuple[Found, Lab]:
+def search(curve: Curve, floor: Floor, experiment: Experiment = TINY, probes: int = 4) -> tuple[SearchResult, Lab]:
     lab = Lab(curve)
     found = search_density(experiment, floor, lab.train, probes=probes)
     assert found.rounds == len(lab.ledger), "rounds are counted once"
@@ -89,7 +90,7 @@ def cliff(at: float) -> Curve:
     return lambda density, seed: 0.9 if density >= at else 0.5
 
 
-def smallest(found: Found) -> float:
+def smallest(found: SearchResult) -> float:
     (density,) = {record.density for record in found.records}
     assert density in found.experiment.densities()
     return density

@@ -17,10 +17,10 @@ from orchestrator.driver import Driver
 from orchestrator.errors import ConfigError
 from orchestrator.experiment import Problem
 from orchestrator.pruning import Explicit
-from orchestrator.rounds import EpochMetrics, RoundRequest, RoundResult, TrainState
 from orchestrator.stopping import Floor
 from orchestrator.storage.ledger import Ledger
-from orchestrator.storage.store import open_store
+from orchestrator.storage.opening import open_store
+from orchestrator.work import EpochMetrics, RoundRequest, RoundResult, TrainState
 
 
 @pytest.mark.parametrize(

@@ -8,11 +8,11 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset, TensorDataset
 
+from orchestrator.data.dataset import Data
 from orchestrator.experiment import Experiment
 from orchestrator.pruning import Geometric
+from orchestrator.schedules import StepDecay
 from orchestrator.training.config import TrainingConfig
-from orchestrator.training.data import Data
-from orchestrator.training.lr import StepDecay
 from orchestrator.training.optimizer import SGD
 
 

@@ -14,5 +14,5 @@ def start_together(worker: Callable[[int, str], None], folder: str, count: int) 
     They are forked from a server that has imported torch once and has not used it: autograd does not survive a fork of
     the test process, and each process that is spawned imports torch for seconds.
     """
-    multiprocessing.set_forkserver_preload(["orchestrator.training.loop"])
+    multiprocessing.set_forkserver_preload(["orchestrator.training.trainer"])
     torch.multiprocessing.start_processes(worker, (folder,), nprocs=count, start_method="forkserver")

@@ -21,12 +21,13 @@ from orchestrator.distributed.tensors import share, unshare
 from orchestrator.driver import Driver
 from orchestrator.errors import OrchestratorError, StorageError, is_full
 from orchestrator.experiment import Experiment, Problem
-from orchestrator.rounds import EpochMetrics, RoundRequest, RoundResult
+from orchestrator.record import Record
 from orchestrator.stopping import Floor
 from orchestrator.storage.claims import Claims
-from orchestrator.storage.ledger import Ledger, Record
-from orchestrator.storage.store import open_store
+from orchestrator.storage.ledger import Ledger
+from orchestrator.storage.opening import open_store
 from orchestrator.user_code import described
+from orchestrator.work import EpochMetrics, RoundRequest, RoundResult
 
 Order = Literal["go on", "stop", "leave"]  # "leave": the round as it is, which another owner has taken over
 FRUITLESS = 5  # starts of a round without one finished epoch, after which it is given up

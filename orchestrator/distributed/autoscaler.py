@@ -19,14 +19,14 @@ def is_there() -> bool:
 
 
 def can_hold(workers: Workers) -> bool:
-    """Whether the autoscaler can bring the cluster to `workers.least` workers, and has begun to.
+    """Whether the autoscaler can bring the cluster to `workers.minimum` workers, and has begun to.
 
     False at once where no autoscaler of version 2 has reported (that of version 1 does not tell what it cannot do).
     The cluster has one such request: of two jobs that ask within seconds, one may get the other's answer.
     """
     if not is_there():
         return False
-    request_resources(bundles=[workers.resources] * workers.least)
+    request_resources(bundles=[workers.resources] * workers.minimum)
     try:
         asked = _status().cluster_resource_state.cluster_resource_state_version
         deadline = time.monotonic() + _ANSWER_SECONDS

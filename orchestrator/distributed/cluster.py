@@ -48,9 +48,9 @@ def connect(address: str | None) -> bool:
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
         logging.getLogger("ray._private.authentication.authentication_token_setup").setLevel(logging.ERROR)
         options |= {"include_dashboard": False}
-        environment = {name: os.environ.get(name, value) for name, value in own_ray.PATIENCE.items()}
+        environment = {name: os.environ.get(name, value) for name, value in own_ray.START_LIMITS.items()}
     if address not in ("local", "auto"):
-        _knock(address)
+        _check_reachable(address)
     terminated = signal.getsignal(signal.SIGTERM)
     try:
         with _restored(*environment):  # the cluster's processes inherit it
@@ -89,7 +89,7 @@ def _restored(*names: str) -> Iterator[None]:
             os.environ.pop(name, None) if value is None else os.environ.update({name: value})
 
 
-def _knock(address: str) -> None:
+def _check_reachable(address: str) -> None:
     """Try whether somebody listens at `address`: Ray itself would try for minutes."""
     parts = re.fullmatch(r"(?:\[([0-9a-fA-F:.]+(?:%[\w.-]+)?)\]|([^/:\s]+)):(\d{1,5})", address)
     if not parts or not 0 < int(parts[3]) < 65536:
@@ -118,16 +118,16 @@ def connected(address: str | None) -> Iterator[bool]:
             ray.shutdown()
 
 
-def placed(deployment: Deployment, store: Store, joined: bool) -> Deployment:
+def fit_deployment(deployment: Deployment, store: Store, joined: bool) -> Deployment:
     """`deployment` as it will run on the cluster. Raises OrchestratorError if the cluster cannot hold it."""
     if joined:
         check_storage_is_shared(store)
     workers = with_gpus(deployment.workers) if deployment.gpus_if_there else deployment.workers
-    check_room(workers, WAIT_SECONDS if joined else 0.0)
+    check_capacity(workers, WAIT_SECONDS if joined else 0.0)
     return replace(deployment, workers=workers, home=ray.get_runtime_context().get_node_id())
 
 
-def room(resources: dict[str, float]) -> int:
+def capacity(resources: dict[str, float]) -> int:
     """How many workers fit, node by node: a worker never spans two."""
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     return sum(min(int((node.get(name, 0) + 1e-6) // amount) for name, amount in resources.items()) for node in nodes)
@@ -136,7 +136,7 @@ def room(resources: dict[str, float]) -> int:
 def with_gpus(workers: Workers) -> Workers:
     """One GPU for each worker where the cluster has enough of them."""
     gpu = replace(workers, gpus=1.0)
-    return gpu if room(gpu.resources) >= workers.least or autoscaler.can_hold(gpu) else workers
+    return gpu if capacity(gpu.resources) >= workers.minimum or autoscaler.can_hold(gpu) else workers
 
 
 def check_storage_is_shared(store: Store) -> None:
@@ -163,20 +163,20 @@ def check_folder_is_here(store: Store, home: str | None) -> None:
         )
 
 
-def check_room(workers: Workers, wait_seconds: float) -> None:
-    """Raise ResourceError if `workers.least` workers can never fit on the cluster's nodes.
+def check_capacity(workers: Workers, wait_seconds: float) -> None:
+    """Raise ResourceError if `workers.minimum` workers can never fit on the cluster's nodes.
 
     What an autoscaler may still add counts as being there.
     """
     deadline = time.monotonic() + wait_seconds
-    while (fitting := room(workers.resources)) < workers.least:
+    while (fitting := capacity(workers.resources)) < workers.minimum:
         if autoscaler.can_hold(workers):
             return
         if time.monotonic() >= deadline:
             there = ray.cluster_resources()
             raise ResourceError(
-                f"{workers.least} workers of {_amounts(workers.resources)} each were asked for, and the cluster holds "
-                f"{fitting} of them: it has {_amounts({k: there.get(k, 0) for k in ('CPU', 'GPU')})} on "
+                f"{workers.minimum} workers of {_amounts(workers.resources)} each were asked for, and the cluster "
+                f"holds {fitting} of them: it has {_amounts({k: there.get(k, 0) for k in ('CPU', 'GPU')})} on "
                 f"{len([n for n in ray.nodes() if n['Alive']])} node(s); "
                 "ask for fewer --workers, fewer --cpus-per-worker, or add nodes"
             )

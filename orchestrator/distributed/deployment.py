@@ -10,10 +10,10 @@ from orchestrator.errors import ConfigError
 
 @dataclass(frozen=True)
 class Workers:
-    """`least` to `most` training workers (the same number unless elastic), each with its CPUs and GPUs."""
+    """`minimum` to `maximum` training workers (the same number unless elastic), each with its CPUs and GPUs."""
 
-    least: int
-    most: int
+    minimum: int
+    maximum: int
     cpus: float
     gpus: float
 
@@ -23,8 +23,8 @@ class Workers:
         parts = count.split(":")
         if not (1 <= len(parts) <= 2 and all(part.isdecimal() for part in parts)):
             raise ConfigError(f"--workers must be a number such as 4, or a range such as 2:8, got {count!r}")
-        least, most = int(parts[0]), int(parts[-1])
-        if not 1 <= least <= most:
+        minimum, maximum = int(parts[0]), int(parts[-1])
+        if not 1 <= minimum <= maximum:
             raise ConfigError(f"--workers must be at least 1 and the range must rise, got {count!r}")
         if not (math.isfinite(cpus) and cpus > 0 and math.isfinite(gpus) and gpus >= 0):
             raise ConfigError(
@@ -34,7 +34,7 @@ class Workers:
             raise ConfigError(f"--cpus-per-worker must be a multiple of 0.0001, as Ray counts, got {cpus}")
         if gpus != int(gpus):
             raise ConfigError(f"--gpus-per-worker must be a whole number, as NCCL wants a GPU a worker, got {gpus}")
-        return Workers(least, most, cpus, gpus)
+        return Workers(minimum, maximum, cpus, gpus)
 
     @property
     def resources(self) -> dict[str, float]:
@@ -46,7 +46,7 @@ class Deployment:
     """Where and on what an experiment runs; decides nothing of its result but the order of floating-point sums.
 
     `data_root`: where the data lies. `loader_workers`: decoding processes for each worker, None for one for each of its
-    CPUs. `checkpoint_seconds`: least time between checkpoints in a round. `gpus_if_there`: a GPU a worker if
+    CPUs. `checkpoint_seconds`: minimum time between checkpoints in a round. `gpus_if_there`: a GPU a worker if
     the cluster has them. `home`: Ray's name of the job's node, with a folder for storage the only one that has it.
     """
 
@@ -73,5 +73,5 @@ class Deployment:
 
     def check_batch(self, batch_size: int) -> None:
         """Raise ConfigError unless every worker gets a part of each batch."""
-        if self.workers.most > batch_size:
-            raise ConfigError(f"--workers must not exceed the batch of {batch_size}, got {self.workers.most}")
+        if self.workers.maximum > batch_size:
+            raise ConfigError(f"--workers must not exceed the batch of {batch_size}, got {self.workers.maximum}")

@@ -14,7 +14,7 @@ import ray.exceptions
 import torch
 
 from orchestrator.errors import OrchestratorError, is_full
-from orchestrator.training.group import PeerError
+from orchestrator.training.collectives import PeerError
 from orchestrator.user_code import described, place
 
 _LOST = (

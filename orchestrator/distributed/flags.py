@@ -17,8 +17,8 @@ from orchestrator.distributed.deployment import Deployment, Workers
 from orchestrator.distributed.termination import GO_ON, Terminated, print_last, raise_terminated
 from orchestrator.errors import OrchestratorError
 from orchestrator.experiment import Experiment
-from orchestrator.folders import expanded
-from orchestrator.report.text import plain
+from orchestrator.files import expand_home
+from orchestrator.formatting import plain
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Flags:
         """Raises ConfigError for what cannot be."""
         return Deployment(
             Workers.parse(self.workers, self.cpus_per_worker, self.gpus_per_worker or 0.0),
-            os.path.abspath(expanded(self.data)) if self.data and "://" not in self.data else self.data,
+            os.path.abspath(expand_home(self.data)) if self.data and "://" not in self.data else self.data,
             self.loader_workers,
             self.checkpoint_seconds,
             gpus_if_there=self.gpus_per_worker is None,
@@ -72,9 +72,9 @@ def run_job(flags: F, job: Callable[[F], int], make_smoke_data: Callable[[Path],
     signal.signal(signal.SIGTERM, raise_terminated)
     try:
         if flags.report:
-            from orchestrator.report.files import check_report
+            from orchestrator.report.write import check_report
 
-            check_report(Path(expanded(flags.report)), "--report")  # it is written after all training
+            check_report(Path(expand_home(flags.report)), "--report")  # it is written after all training
         with contextlib.ExitStack() as stack:
             if flags.smoke and flags.data is None and make_smoke_data:
                 folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="rewind-smoke-"))

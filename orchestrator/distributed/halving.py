@@ -8,7 +8,7 @@ from typing import Any
 
 from ray.tune.schedulers import ASHAScheduler
 
-from orchestrator.storage.sealed import seal
+from orchestrator.sealed import seal
 from orchestrator.storage.store import Store
 
 

@@ -14,12 +14,13 @@ from orchestrator.distributed.flags import Flags, run_job, write_report
 from orchestrator.driver import Driver
 from orchestrator.errors import OrchestratorError
 from orchestrator.experiment import Experiment, Problem
+from orchestrator.formatting import make_console
 from orchestrator.problem import load_problem
+from orchestrator.record import Record
 from orchestrator.report import print_table
-from orchestrator.report.text import make_console
 from orchestrator.storage.experiments import stored_path
-from orchestrator.storage.ledger import Ledger, Record
-from orchestrator.storage.store import open_store
+from orchestrator.storage.ledger import Ledger
+from orchestrator.storage.opening import open_store
 
 
 def main(
@@ -53,7 +54,7 @@ def run(experiment: Experiment, flags: Flags, console: Console) -> list[Record]:
     deployment.check_batch(experiment.training.batch_size)
     store = open_store(flags.storage)
     store.check()
-    problem, _ = load_problem(experiment, deployment.data_root, deployment.workers.most)
+    problem, _ = load_problem(experiment, deployment.data_root, deployment.workers.maximum)
     before = stored_path(store, experiment.name, experiment.seed)
     driver = Driver(experiment, Ledger(store), problem)
     records = driver.records()
@@ -84,19 +85,23 @@ def _train(
     console: Console,
 ) -> None:
     # Imported late: a finished job shows its table without starting, or even importing, Ray.
-    from orchestrator.distributed import cluster, orphans, progress, termination, trainer
+    from orchestrator.distributed import cluster, orphans, path_trainer, progress_line, termination
 
     store = driver.ledger.store
     with cluster.connected(flags.address) as joined:
-        deployment = cluster.placed(deployment, store, joined)
+        deployment = cluster.fit_deployment(deployment, store, joined)
         deployment.check_layers(problem.gpu_only)
         workers = deployment.workers
         console.print(
             f"workers: {flags.workers}, each on {workers.gpus:g} GPU and {workers.cpus:g} CPU", highlight=False
         )
-        actor = trainer.start_driver(experiment, store.uri, problem)
-        with orphans.removed(), progress.shown(actor, console), termination.in_order(partial(trainer.stop, [actor])):
-            trainer.train_rounds(
+        actor = path_trainer.start_driver(experiment, store.uri, problem)
+        with (
+            orphans.orphans_removed(),
+            progress_line.show_progress(actor, console),
+            termination.stop_cleanly(partial(path_trainer.stop, [actor])),
+        ):
+            path_trainer.train_rounds(
                 experiment,
                 actor,
                 store,

@@ -91,8 +91,8 @@ class MeteredStore:
     def uri(self) -> str:
         return self._store.uri
 
-    def read(self, path: str, most: int | None = None) -> bytes:
-        return self._timed(lambda: self._store.read(path, most))
+    def read(self, path: str, max_bytes: int | None = None) -> bytes:
+        return self._timed(lambda: self._store.read(path, max_bytes))
 
     def read_part(self, path: str, start: int, size: int) -> bytes:
         return self._timed(lambda: self._store.read_part(path, start, size))

@@ -16,11 +16,11 @@ from ray.core.generated.gcs_pb2 import PlacementGroupTableData
 from ray.util.placement_group import PlacementGroup, remove_placement_group
 
 logger = logging.getLogger(__name__)
-_LOOK_SECONDS = 5.0
+_POLL_SECONDS = 5.0
 
 
 @contextlib.contextmanager
-def removed() -> Iterator[None]:
+def orphans_removed() -> Iterator[None]:
     """Until the block ends, remove this job's placement groups whose maker is dead."""
     stop = threading.Event()
     thread = threading.Thread(target=_watch, args=(stop,), daemon=True)
@@ -33,7 +33,7 @@ def removed() -> Iterator[None]:
 
 
 def _watch(stop: threading.Event) -> None:
-    while not stop.wait(_LOOK_SECONDS):
+    while not stop.wait(_POLL_SECONDS):
         try:
             for group in orphans():
                 remove_placement_group(PlacementGroup(group))

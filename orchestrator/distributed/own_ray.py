@@ -21,8 +21,8 @@ from orchestrator.errors import ResourceError
 
 logger = logging.getLogger(__name__)
 # Ray gives its own parts half a minute to start, of which a busy machine needs several.
-PATIENCE = {"RAY_agent_register_timeout_ms": "300000"}
-_PARTS = ("gcs_server", "raylet")  # none of which Ray can do without
+START_LIMITS = {"RAY_agent_register_timeout_ms": "300000"}
+_RAY_PROCESSES = ("gcs_server", "raylet")  # none of which Ray can do without
 _LOOK_SECONDS = 0.5
 # How Ray begins the last lines of a dead raylet's log, and its paragraph about a worker that died.
 _TOLD = ("Raylet is terminated", "A worker died or was killed")
@@ -86,7 +86,7 @@ def watched(on_death: Callable[[str], None] | None = None) -> Iterator[None]:
     `on_death` is called with the part's name instead; from another thread.
     """
     started = _started_by_ray()
-    names = {process: name for process in started if (name := _name(process)) in _PARTS}
+    names = {process: name for process in started if (name := _name(process)) in _RAY_PROCESSES}
     over = threading.Event()
 
     def watch() -> None:

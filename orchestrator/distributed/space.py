@@ -22,7 +22,7 @@ from orchestrator.extras import extra
 from orchestrator.problem import load_problem
 from orchestrator.stopping import Floor
 from orchestrator.storage.ledger import Ledger
-from orchestrator.storage.store import open_store
+from orchestrator.storage.opening import open_store
 
 Build = Callable[[dict[str, Any]], Experiment]
 
@@ -91,5 +91,5 @@ def _path_of(build: Build, deployment: Deployment, point: dict[str, Any]) -> Swe
         )
     experiment = replace(experiment, name=f"{experiment.name[:80]}-{digest[:8]}")
     deployment.check_batch(experiment.training.batch_size)
-    problem, _ = load_problem(experiment, deployment.data_root, deployment.workers.most)
+    problem, _ = load_problem(experiment, deployment.data_root, deployment.workers.maximum)
     return SweptPath(experiment, problem)

@@ -25,12 +25,14 @@ from orchestrator.errors import ConfigError, OrchestratorError
 from orchestrator.experiment import Experiment, Problem, as_json, round_keys, round_settings
 from orchestrator.problem import load_problem
 from orchestrator.pruning import Geometric
+from orchestrator.record import Record
 from orchestrator.rehearsal import is_ours
-from orchestrator.retraining import LearningRateRewinding
-from orchestrator.search import Found, search_density
+from orchestrator.search import SearchResult, search_density
 from orchestrator.stopping import Floor
-from orchestrator.storage.ledger import Ledger, Record
-from orchestrator.storage.store import open_store, side_by_side
+from orchestrator.storage.ledger import Ledger
+from orchestrator.storage.opening import open_store
+from orchestrator.storage.store import side_by_side
+from orchestrator.techniques import LearningRateRewinding
 
 
 @dataclass(frozen=True)
@@ -124,7 +126,7 @@ def search(
     address: str | None = None,
     max_concurrent: int | None = None,
     probes: int = 4,
-) -> Found:
+) -> SearchResult:
     """The smallest density of `experiment` that stays above `floor` (see `search_density`), trained on Ray.
 
     Raises OrchestratorError for bad input, and when a path fails.
@@ -190,7 +192,7 @@ def _paths(
         if is_ours(alike.technique):
             alike = replace(alike, technique=LearningRateRewinding())
         if (about := json.dumps(as_json(alike))) not in problems:
-            problems[about], _ = load_problem(experiment, deployment.data_root, deployment.workers.most)
+            problems[about], _ = load_problem(experiment, deployment.data_root, deployment.workers.maximum)
         paths.append(SweptPath(experiment, problems[about]))
     dense = [round_keys(round_settings(path.experiment, path.problem))[0] for path in paths]
     wanted: dict[str, set[int]] = {key: set() for key in dense}

@@ -14,8 +14,8 @@ from orchestrator.distributed.flags import Flags, run_job, write_report
 from orchestrator.distributed.trackers import TrackerName, tracker
 from orchestrator.errors import ConfigError
 from orchestrator.experiment import Experiment
+from orchestrator.formatting import duration, make_console
 from orchestrator.report import print_table
-from orchestrator.report.text import duration, make_console
 from orchestrator.stopping import Floor
 
 _AS = "97 is 97 % of the images, 0.5 is one of 200 images"

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from orchestrator.rounds import TrainState
+from orchestrator.work import TrainState
 
 _NOT_IN_NUMPY = {torch.bfloat16}
 

@@ -31,7 +31,7 @@ def raise_terminated(number: int, frame: FrameType | None) -> None:
 
 
 @contextlib.contextmanager
-def in_order(stop: Callable[[threading.Event], None]) -> Iterator[None]:
+def stop_cleanly(stop: Callable[[threading.Event], None]) -> Iterator[None]:
     """On SIGTERM or Ctrl-C call `stop`, which returns when all is safe; then, or when time is short, raise Terminated.
 
     `stop` gets an event that is set when it is too late to ask anybody. `ray job stop` gives a job

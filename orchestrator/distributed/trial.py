@@ -12,17 +12,18 @@ from typing import Any
 import ray
 from ray import tune
 
-from orchestrator.distributed import trainer
+from orchestrator.distributed import path_trainer
 from orchestrator.distributed.cluster import check_folder_is_here
 from orchestrator.distributed.deployment import Deployment
 from orchestrator.driver import Driver
 from orchestrator.errors import OrchestratorError
 from orchestrator.experiment import Experiment, Problem
+from orchestrator.record import Record
 from orchestrator.stopping import Floor
-from orchestrator.storage.ledger import Ledger, Record
-from orchestrator.storage.store import open_store
+from orchestrator.storage.ledger import Ledger
+from orchestrator.storage.opening import open_store
 
-MOST_LOOK_SECONDS = 30.0  # between two looks whether a round was committed
+MAX_POLL_SECONDS = 30.0  # between two looks whether a round was committed
 _MEASURES = ("density", "compression", "train_loss", "val_accuracy", "test_accuracy", "model_bytes", "epochs")
 
 
@@ -72,14 +73,14 @@ def run_trial(config: dict[str, Any], path_of: Callable[[dict[str, Any]], SweptP
 
 def _rounds(path: SweptPath, driver: Driver, sweep: Sweep) -> Any:
     """The records of the path, each as soon as it is committed, while a thread trains those that are missing."""
-    actor = trainer.start_driver(
+    actor = path_trainer.start_driver(
         path.experiment, sweep.storage, path.problem, job=sweep.job, keep=path.keep, floor=sweep.floor
     )
     failures: list[Exception] = []
 
     def train() -> None:
         try:
-            trainer.train_rounds(path.experiment, actor, driver.ledger.store, sweep.deployment)
+            path_trainer.train_rounds(path.experiment, actor, driver.ledger.store, sweep.deployment)
         except Exception as error:
             failures.append(error)
 
@@ -87,7 +88,7 @@ def _rounds(path: SweptPath, driver: Driver, sweep: Sweep) -> Any:
     thread.start()
     told, alive, since = 0, True, time.monotonic()
     while alive:
-        thread.join(trainer.pause(time.monotonic() - since, MOST_LOOK_SECONDS))
+        thread.join(path_trainer.pause(time.monotonic() - since, MAX_POLL_SECONDS))
         alive = thread.is_alive()
         while told < len(driver.keys) and (record := driver.ledger.record(driver.keys[told])) is not None:
             yield record

@@ -17,12 +17,12 @@ import ray
 from ray import tune
 from rich.markup import escape
 
-from orchestrator.distributed import autoscaler, cluster, orphans, termination, trainer
+from orchestrator.distributed import autoscaler, cluster, orphans, path_trainer, termination
 from orchestrator.distributed.deployment import Workers
-from orchestrator.distributed.progress import paths_shown
+from orchestrator.distributed.progress_line import paths_shown
 from orchestrator.distributed.trial import Sweep, SweptPath, run_trial
-from orchestrator.report.text import compression, duration, make_console
-from orchestrator.storage.store import open_store
+from orchestrator.formatting import compression, duration, make_console
+from orchestrator.storage.opening import open_store
 
 _RESTARTS = 3  # of a trial whose process dies; the ledger makes each a resume
 # A part of a CPU for each trial would take a whole one from the training of a small cluster.
@@ -44,10 +44,10 @@ def run_paths(
     Uses the Ray that is connected, or the one at `address`, or a local one of its own.
     """
     with cluster.connected(address) as joined, tempfile.TemporaryDirectory(prefix="rewind-sweep-") as temporary:
-        sweep = replace(sweep, deployment=cluster.placed(sweep.deployment, open_store(sweep.storage), joined))
-        most = config.max_concurrent_trials or room_for_paths(sweep.deployment.workers, sweep.paths)
+        sweep = replace(sweep, deployment=cluster.fit_deployment(sweep.deployment, open_store(sweep.storage), joined))
+        most = config.max_concurrent_trials or concurrent_paths(sweep.deployment.workers, sweep.paths)
         config = replace(config, max_concurrent_trials=most)
-        with orphans.removed(), paths_shown(sweep.job), termination.in_order(partial(_stop, sweep.job)):
+        with orphans.orphans_removed(), paths_shown(sweep.job), termination.stop_cleanly(partial(_stop, sweep.job)):
             return list(_make_tuner(path_of, sweep, space, config, callbacks, folder or temporary).fit())
 
 
@@ -57,7 +57,7 @@ def _stop(job: str, late: threading.Event) -> None:
         if name.startswith(f"{job}/"):
             with contextlib.suppress(ValueError):  # its path has just ended
                 drivers.append(ray.get_actor(name))
-    trainer.stop(drivers, late)
+    path_trainer.stop(drivers, late)
 
 
 def _make_tuner(
@@ -87,13 +87,13 @@ def _make_tuner(
     )
 
 
-def room_for_paths(workers: Workers, paths: int) -> int:
+def concurrent_paths(workers: Workers, paths: int) -> int:
     """How many of `paths` the cluster can train at a time, with the nodes that an autoscaler may still add."""
-    fit = min(max(1, cluster.room(workers.resources) // workers.least), paths)
+    fit = min(max(1, cluster.capacity(workers.resources) // workers.minimum), paths)
     too_many = paths + 1
     while fit + 1 < too_many:  # without an autoscaler the answer is no at once
         tried = (fit + too_many) // 2
-        if autoscaler.can_hold(replace(workers, least=tried * workers.least)):
+        if autoscaler.can_hold(replace(workers, minimum=tried * workers.minimum)):
             fit = tried
         else:
             too_many = tried

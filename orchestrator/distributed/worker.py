@@ -20,6 +20,7 @@ import ray.train.torch
 import torch
 from ray.train.collective import broadcast_from_rank_zero
 
+from orchestrator.data.load import load_data
 from orchestrator.distributed.actor import Order, Report, answer
 from orchestrator.distributed.cluster import check_folder_is_here
 from orchestrator.distributed.failures import is_lost, log_file, may_pass, said, sentence
@@ -28,14 +29,14 @@ from orchestrator.distributed.metrics import MeteredStore, Metrics
 from orchestrator.distributed.tensors import share, unshare
 from orchestrator.errors import DivergedError, StorageError
 from orchestrator.experiment import Experiment
-from orchestrator.rounds import EpochMetrics, Progress, RoundRequest, RoundResult, TrainState
 from orchestrator.storage.ledger import Ledger
+from orchestrator.storage.opening import open_store
 from orchestrator.storage.progress import ProgressWriter, newest_progress
-from orchestrator.storage.store import Store, open_store
-from orchestrator.training import group
-from orchestrator.training.data import load_data
-from orchestrator.training.loop import TakeProgress, Trainer
+from orchestrator.storage.store import Store
+from orchestrator.training import collectives
+from orchestrator.training.trainer import TakeProgress, Trainer
 from orchestrator.user_code import ERRORS
+from orchestrator.work import EpochMetrics, Progress, RoundRequest, RoundResult, TrainState
 
 logger = logging.getLogger(__name__)
 
@@ -65,7 +66,7 @@ def train_path(config: WorkerConfig) -> None:
     torch.set_num_threads(config.threads)
     metrics = Metrics(config.experiment.name, config.experiment.seed)
     link = DriverLink(config.driver, metrics)
-    log = RoundLog(config.experiment, f"worker {group.rank()}")
+    log = RoundLog(config.experiment, f"worker {collectives.rank()}")
     plain = open_store(config.storage)
     store, writer = MeteredStore(plain, metrics), ProgressWriter(MeteredStore(plain, metrics, in_background=True))
     trainer: Trainer | None = None
@@ -116,7 +117,7 @@ def _checkpoint(store: Store, request: RoundRequest, trainer: Trainer) -> Progre
     for look in range(AGREE_LOOKS):
         time.sleep(AGREE_SECONDS if look else 0.0)
         found = newest_progress(store, request.key, partial(trainer.check, request), trainer.most_bytes)
-        if group.same_everywhere(found.place if found else (0, 0), trainer.device):
+        if collectives.same_everywhere(found.place if found else (0, 0), trainer.device):
             return found
     logger.warning("workers cannot read one and the same checkpoint: the round begins anew")
     return None
@@ -124,7 +125,7 @@ def _checkpoint(store: Store, request: RoundRequest, trainer: Trainer) -> Progre
 
 def _keep(store: Store, key: str, epoch: int, state: TrainState) -> None:
     """Keep a snapshot at once: a group that starts again later would not pass its epoch."""
-    if group.rank() == 0:
+    if collectives.rank() == 0:
         with contextlib.suppress(StorageError):  # it is handed over with the result too
             Ledger(store).write_snapshot(key, str(epoch), state)
 
@@ -134,7 +135,7 @@ class DriverLink:
 
     def __init__(self, driver: Any, metrics: Metrics) -> None:
         self._driver, self._metrics = driver, metrics
-        self._first = group.rank() == 0
+        self._first = collectives.rank() == 0
         self._started = True
         self._committing: tuple[str, Any] | None = None
         self._answer: Any = None
@@ -245,13 +246,15 @@ class Watch:
         take_progress: TakeProgress,
     ) -> None:
         self._metrics.add(data_blocked_seconds=self._trainer.batches.take_waited())
-        if group.rank() != 0:
+        if collectives.rank() != 0:
             return
         done = metrics.epoch - request.first_epoch + 1
         self._log.info("epoch done", epochs_done=done, epochs=request.epochs, **asdict(metrics))
         if (now := time.monotonic()) - self._reported > LOOK_SECONDS:
             self._reported = now
-            self._link.report(request.key, Report.of(request, metrics, done, images_per_second, group.world_size()))
+            self._link.report(
+                request.key, Report.of(request, metrics, done, images_per_second, collectives.world_size())
+            )
         if self._is_due() and done < request.epochs and (progress := take_progress()):
             self._save(progress)
 
@@ -265,7 +268,7 @@ class Watch:
         now = time.monotonic()
         pace = (now - self._looked) / self._steps
         self._looked = now
-        if group.rank() == 0:
+        if collectives.rank() == 0:
             self._link.report(self._key, None)
         order = self._link.order()
         last_moment = order != "go on" or (preempted and not self._preempted)
@@ -274,7 +277,7 @@ class Watch:
         # A notice is often cut short: until the node goes, a checkpoint at each of these looks.
         due = order != "leave" and (last_moment or self._is_due() or (preempted and not self._writer.is_busy))
         decision = [int(due), int(last_moment), int(order != "go on"), steps]
-        save, wait, end, steps = group.from_rank_zero(decision, self._trainer.device)
+        save, wait, end, steps = collectives.from_rank_zero(decision, self._trainer.device)
         self._steps = self._steps_to_look = steps
         if save and (progress := take_progress()):
             self._save(progress)

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from orchestrator.export.batch_norm import fold_batch_norm
     from orchestrator.export.coreml_file import save_coreml
     from orchestrator.export.onnx_file import save_onnx, save_onnx_half, save_onnx_int8
-    from orchestrator.export.packed import load_packed, save_packed
+    from orchestrator.export.packed_file import load_packed, save_packed
     from orchestrator.export.preprocessing import Preprocessing
     from orchestrator.export.pte_file import save_pte
 
@@ -31,7 +31,7 @@ _PLACES = {
     "batch_norm": ("fold_batch_norm",),
     "coreml_file": ("save_coreml",),
     "onnx_file": ("save_onnx", "save_onnx_half", "save_onnx_int8"),
-    "packed": ("load_packed", "save_packed"),
+    "packed_file": ("load_packed", "save_packed"),
     "preprocessing": ("Preprocessing",),
     "pte_file": ("save_pte",),
 }

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any, TypeAlias
+
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from orchestrator.errors import ExportError
 from orchestrator.export.program import first_cause
-from orchestrator.export.runtimes import Array
 from orchestrator.modules import tensor_answer
+
+Array: TypeAlias = np.ndarray[Any, Any]
 
 RELATIVE = 1e-4  # of the largest logit of an image: how far float32 arithmetic may be from torch's
 

@@ -16,11 +16,11 @@ from torch import nn
 
 from orchestrator.errors import ExportError
 from orchestrator.export.batch_norm import for_inference
-from orchestrator.export.files import appearing
 from orchestrator.export.preprocessing import Preprocessing
 from orchestrator.export.program import first_cause, quiet, traced
 from orchestrator.export.runtimes import INPUT, OUTPUT
 from orchestrator.extras import extra
+from orchestrator.files import atomic_write
 
 PACKAGE = ".mlpackage"
 _PRUNING = "compression::prune_weights"
@@ -60,7 +60,7 @@ def save_coreml(module: nn.Module, path: str | Path, preprocessing: Preprocessin
         raise ExportError(f"{type(module).__name__} cannot be written for Core ML ({first_cause(error)})") from error
     package = Path(model.package_path)
     try:
-        with appearing(path) as temporary:
+        with atomic_write(path) as temporary:
             _describe(model, package, preprocessing)
             _zip(package, temporary, path.name.partition(PACKAGE)[0] + PACKAGE)
     finally:

@@ -16,25 +16,24 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Subset
 
+from orchestrator.data.batches import Batches
+from orchestrator.data.dataset import Data
 from orchestrator.errors import ConfigError, ExportError
 from orchestrator.export.agreement import RELATIVE, relative_error
 from orchestrator.export.batch_norm import in_float32
 from orchestrator.export.coreml_file import save_coreml
-from orchestrator.export.files import appearing
 from orchestrator.export.measure import DataSource, labels_of, logits_of, measure
 from orchestrator.export.onnx_file import save_onnx, save_onnx_half, save_onnx_int8
-from orchestrator.export.packed import save_packed
+from orchestrator.export.packed_file import save_packed
 from orchestrator.export.preprocessing import Preprocessing
 from orchestrator.export.program import check_weights
-from orchestrator.export.proof import DEPLOY, Artifact, Deployment, Facts, Skipped
+from orchestrator.export.proof import DEPLOY, Artifact, ExportedNetworks, Facts, Skipped
 from orchestrator.export.pte_file import save_pte
 from orchestrator.export.runtimes import Array, not_run
-from orchestrator.folders import check_writable
+from orchestrator.files import atomic_write, check_writable
 from orchestrator.modules import tensor_answer
-from orchestrator.pruning.channel_graph import Kept
+from orchestrator.pruning.channels.graph import Kept
 from orchestrator.pruning.macs import count_macs
-from orchestrator.training.batches import Batches
-from orchestrator.training.data import Data
 from orchestrator.training.state import model_tensors
 
 FORMATS = {  # name to the ending of its files
@@ -75,7 +74,7 @@ def deploy(
     formats: Sequence[str] = (),
     source: DataSource | None = None,
     on_artifact: Callable[[Artifact | Skipped], None] = lambda artifact: None,
-) -> Deployment:
+) -> ExportedNetworks:
     """Write every candidate in each of `formats` into `folder`, measure every file, and write deploy.json.
 
     A file that cannot run on this machine is written all the same, and its `Artifact` says why there are no figures.
@@ -115,7 +114,7 @@ def deploy(
             on_artifact(found[-1])
     artifacts = tuple(each for each in found if isinstance(each, Artifact))
     skipped = tuple(each for each in found if isinstance(each, Skipped))
-    deployment = Deployment(tuple(networks), artifacts, skipped)
+    deployment = ExportedNetworks(tuple(networks), artifacts, skipped)
     deployment.save(folder)
     return deployment
 
@@ -149,7 +148,7 @@ class _Writer:
             return save_onnx_half(self._onnx, path)
         if name == "onnx-int8":
             return save_onnx_int8(self._onnx, path, _calibration(candidate.preprocessing, self._data))
-        with appearing(path) as temporary:
+        with atomic_write(path) as temporary:
             temporary.write_bytes(self._onnx.read_bytes())
         return path
 

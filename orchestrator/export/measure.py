@@ -20,7 +20,7 @@ from orchestrator.errors import ExportError, OrchestratorError
 from orchestrator.export.runtimes import Array, Run, runtime_of
 
 if TYPE_CHECKING:
-    from orchestrator.training.data import Data
+    from orchestrator.data.dataset import Data
 
 THREADS, WARM_UP, RUNS = 1, 10, 100
 SECONDS = 20.0  # no more runs once they have taken this long
@@ -35,7 +35,7 @@ class DataSource:
     root: str | None
 
     def load(self) -> Data:
-        from orchestrator.training.data import load_data
+        from orchestrator.data.load import load_data
 
         return load_data(self.data, self.options, root=self.root)
 
@@ -101,7 +101,7 @@ def logits_of(run: Run, data: Data) -> Array:
     """Logits (n, classes) of the test images, in order."""
     import torch
 
-    from orchestrator.training.batches import Batches
+    from orchestrator.data.batches import Batches
 
     batches = Batches(data, batch_size=1, device=torch.device("cpu"))
     return np.concatenate([run(images.numpy()) for images, _ in batches.evaluate("test")])
@@ -111,8 +111,8 @@ def labels_of(data: Data) -> Array:
     """Labels (n,) of the test images, in order."""
     import torch
 
-    from orchestrator.training.batches import Batches
-    from orchestrator.training.checks import known_labels
+    from orchestrator.data.batches import Batches
+    from orchestrator.data.sample_checks import known_labels
 
     labels = known_labels(data.test)
     if labels is None:  # only the samples themselves know

@@ -15,12 +15,12 @@ from torch import Tensor, nn
 from orchestrator.errors import ExportError
 from orchestrator.export.agreement import RELATIVE, answers, noise, relative_error
 from orchestrator.export.batch_norm import for_inference, in_float32
-from orchestrator.export.files import appearing
 from orchestrator.export.int8_biases import refine_biases
 from orchestrator.export.preprocessing import Preprocessing
 from orchestrator.export.program import first_cause, quiet, traced
 from orchestrator.export.runtimes import INPUT, OUTPUT
 from orchestrator.extras import extra
+from orchestrator.files import atomic_write
 from orchestrator.training.state import model_tensors
 from orchestrator.user_code import one_line
 
@@ -46,7 +46,7 @@ def save_onnx(module: nn.Module, path: str | Path, preprocessing: Preprocessing,
     model = _model_of(exported, preprocessing)
     _strip(model)
     _describe(model, preprocessing)
-    with appearing(path) as temporary:
+    with atomic_write(path) as temporary:
         _write(model, temporary, path)
         _check(onnx, temporary, path)
         images = noise(preprocessing.input_shape)
@@ -72,7 +72,7 @@ def save_onnx_half(source: str | Path, path: str | Path) -> Path:
         half = float16.convert_float_to_float16(
             model, min_positive_val=SMALLEST_HALF, max_finite_val=LARGEST_HALF, keep_io_types=True
         )
-    with appearing(path) as temporary:
+    with atomic_write(path) as temporary:
         _write(half, temporary, path)
         _check(onnx, temporary, path)
     return path
@@ -117,7 +117,7 @@ def save_onnx_int8(source: str | Path, path: str | Path, batches: Iterable[Tenso
         refine_biases(model, original)
         del model.metadata_props[:]
         model.metadata_props.extend(original.metadata_props)
-    with appearing(path) as temporary:
+    with atomic_write(path) as temporary:
         _write(model, temporary, path)
         _check(onnx, temporary, path)
     return path

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from orchestrator.data.dataset import Data
 from orchestrator.errors import ConfigError, ExportError
-from orchestrator.training.data import Data
-from orchestrator.training.rng import own_randomness
+from orchestrator.randomness import own_randomness
 from orchestrator.user_code import one_line
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # mean and standard deviation, red green blue

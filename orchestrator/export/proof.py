@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.errors import DamagedError
-from orchestrator.export.files import appearing
 from orchestrator.export.measure import Speed
+from orchestrator.files import atomic_write
 
 DEPLOY = "deploy.json"
-FORMAT = 2  # 1: every file was run
+DEPLOY_FORMAT = 2  # 1: every file was run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +66,7 @@ class Skipped:
 
 
 @dataclass(frozen=True)
-class Deployment:
+class ExportedNetworks:
     """Networks side by side, and their files."""
 
     networks: tuple[Facts, ...]
@@ -78,7 +78,7 @@ class Deployment:
         """The keys of the rounds that the networks are from."""
         return {str(facts.origin["key"]) for facts in self.networks if "key" in facts.origin}
 
-    def present(self, folder: Path) -> Deployment:
+    def present(self, folder: Path) -> ExportedNetworks:
         """Return it with only those files that are in `folder`; the others count as left out."""
         gone = [artifact for artifact in self.artifacts if not (folder / artifact.file).is_file()]
         skipped = [Skipped(network=each.network, format=each.format, reason=f"{each.file} is gone") for each in gone]
@@ -93,21 +93,21 @@ class Deployment:
     def save(self, folder: Path) -> Path:
         """Write deploy.json and return its path."""
         path = folder / DEPLOY
-        with appearing(path) as temporary:
-            temporary.write_text(json.dumps({"format": FORMAT, **asdict(self)}, indent=1, allow_nan=False))
+        with atomic_write(path) as temporary:
+            temporary.write_text(json.dumps({"format": DEPLOY_FORMAT, **asdict(self)}, indent=1, allow_nan=False))
         return path
 
     @staticmethod
-    def load(folder: Path) -> Deployment | None:
+    def load(folder: Path) -> ExportedNetworks | None:
         """What `save` wrote; None if it wrote nothing here. Raises DamagedError."""
         path = folder / DEPLOY
         if not path.is_file():
             return None
         try:
             value = json.loads(path.read_bytes())
-            if value["format"] > FORMAT:
-                raise DamagedError(f"{path} has format {value['format']}, this one reads up to {FORMAT}: update")
-            return Deployment(
+            if value["format"] > DEPLOY_FORMAT:
+                raise DamagedError(f"{path} has format {value['format']}, this one reads up to {DEPLOY_FORMAT}: update")
+            return ExportedNetworks(
                 tuple(Facts(**facts) for facts in value["networks"]),
                 tuple(
                     Artifact(**{**each, "speed": each["speed"] and Speed(**each["speed"])})

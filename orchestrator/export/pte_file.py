@@ -8,10 +8,10 @@ from torch import nn
 
 from orchestrator.errors import ExportError
 from orchestrator.export.batch_norm import for_inference
-from orchestrator.export.files import appearing
 from orchestrator.export.preprocessing import Preprocessing
 from orchestrator.export.program import first_cause, quiet, traced
 from orchestrator.extras import extra
+from orchestrator.files import atomic_write
 
 
 def save_pte(module: nn.Module, path: str | Path, preprocessing: Preprocessing) -> Path:
@@ -30,6 +30,6 @@ def save_pte(module: nn.Module, path: str | Path, preprocessing: Preprocessing) 
             lowered = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()]).to_executorch()
     except Exception as error:
         raise ExportError(f"{type(module).__name__} cannot be written for ExecuTorch ({first_cause(error)})") from error
-    with appearing(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_bytes(lowered.buffer)
     return path

@@ -50,7 +50,7 @@ def _torch(model: str | None) -> Runtime:
     import torch
 
     from orchestrator.export.batch_norm import in_float32
-    from orchestrator.export.packed import load_packed
+    from orchestrator.export.packed_file import load_packed
     from orchestrator.modules import tensor_answer
 
     def load(path: Path, threads: int) -> Run:

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from orchestrator.errors import DamagedError
-from orchestrator.rounds import Tensors
+from orchestrator.work import Tensors
 
-LEVEL = 1
+ZSTD_LEVEL = 1
 MASKS = "masks"
 
 
@@ -119,7 +119,7 @@ def _planes(flat: Tensor) -> Tensor:
 def _compress(data: Tensor) -> Tensor:
     import pyarrow
 
-    packed = pyarrow.Codec("zstd", LEVEL).compress(data.numpy(), asbytes=True)
+    packed = pyarrow.Codec("zstd", ZSTD_LEVEL).compress(data.numpy(), asbytes=True)
     return torch.frombuffer(bytearray(packed), dtype=torch.uint8)
 
 

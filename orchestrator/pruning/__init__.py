@@ -1,6 +1,6 @@
 """Pruning: which weights (masks), how they are scored (criteria), which go (selection), how many and when (path)."""
 
-from orchestrator.pruning.channels import Channels, fewer_channels
+from orchestrator.pruning.channels.removal import Channels, fewer_channels
 from orchestrator.pruning.counts import kept_count
 from orchestrator.pruning.criteria import (
     Criterion,

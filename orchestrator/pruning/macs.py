@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
-from orchestrator.training.rng import own_randomness
+from orchestrator.randomness import own_randomness
 
 
 class Macs(NamedTuple):

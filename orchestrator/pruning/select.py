@@ -94,7 +94,7 @@ def _threads(device: torch.device) -> Iterator[_Threads]:
 
 
 @dataclass(frozen=True, eq=False)
-class _Layer:
+class _FlatLayer:
     """One tensor, flat: its scores are `values`, or |values| if `absolute` (magnitudes are never stored whole)."""
 
     name: str
@@ -104,16 +104,16 @@ class _Layer:
     candidates: int
 
 
-def _layer(name: str, weight: Tensor, mask: Tensor | None, criterion: Criterion, gradient: Tensor | None) -> _Layer:
+def _layer(name: str, weight: Tensor, mask: Tensor | None, criterion: Criterion, gradient: Tensor | None) -> _FlatLayer:
     values = weight if criterion is magnitude else score(criterion, name, weight, gradient)
     flat = values.detach().reshape(-1)
     if mask is not None:
         mask = mask.to(weight.device).reshape(-1)
     candidates = flat.numel() if mask is None else count_true(mask)
-    return _Layer(name, flat, criterion is magnitude, mask, candidates)
+    return _FlatLayer(name, flat, criterion is magnitude, mask, candidates)
 
 
-def _best_with_minimum(layers: list[_Layer], keep: int, minimum: int, threads: _Threads) -> dict[str, Tensor]:
+def _best_with_minimum(layers: list[_FlatLayer], keep: int, minimum: int, threads: _Threads) -> dict[str, Tensor]:
     """As `_best`, but a layer that falls short gets just its minimum, and the others share what is left."""
     done: dict[str, Tensor] = {}
     while True:
@@ -128,7 +128,7 @@ def _best_with_minimum(layers: list[_Layer], keep: int, minimum: int, threads: _
         layers = [layer for layer in layers if layer not in short]  # with less to share, one of them may fall short
 
 
-def _best(layers: list[_Layer], keep: int, threads: _Threads) -> dict[str, Tensor]:
+def _best(layers: list[_FlatLayer], keep: int, threads: _Threads) -> dict[str, Tensor]:
     """Flat masks of the `keep` best candidates of all layers together.
 
     One pass over the weights: what lies above a bracket around the threshold is kept, what lies inside is chosen from
@@ -150,7 +150,7 @@ def _best(layers: list[_Layer], keep: int, threads: _Threads) -> dict[str, Tenso
     return dict(zip((layer.name for layer in layers), split.masks, strict=True))
 
 
-def _sample(layers: list[_Layer], dtype: torch.dtype) -> Tensor:
+def _sample(layers: list[_FlatLayer], dtype: torch.dtype) -> Tensor:
     """Every STRIDE-th score of the network, less those that are no candidates."""
     samples, offset = [], 0
     for layer in layers:
@@ -184,7 +184,7 @@ class _Split(NamedTuple):
     scores: Tensor
 
 
-def _split(layers: list[_Layer], dtype: torch.dtype, low: float, high: float, threads: _Threads) -> _Split:
+def _split(layers: list[_FlatLayer], dtype: torch.dtype, low: float, high: float, threads: _Threads) -> _Split:
     """Compare all scores with a bracket, block by block."""
     device = layers[0].values.device
     masks = [torch.empty(layer.values.numel(), dtype=torch.bool, device=device) for layer in layers]
@@ -250,7 +250,7 @@ class _Buffers:
         kinds = (dtype, torch.bool, torch.bool, torch.bool)
         return _Buffers(*(torch.empty(BLOCK, dtype=kind, device=device) for kind in kinds))
 
-    def fill(self, layers: list[_Layer], pieces: list[_Piece]) -> None:
+    def fill(self, layers: list[_FlatLayer], pieces: list[_Piece]) -> None:
         """Take the scores and masks of a block."""
         for place, here, there in pieces:
             layer = layers[place]
@@ -285,7 +285,7 @@ def _compare(operator: Callable[..., Tensor], scores: Tensor, bound: float, out:
         operator(scores, bound, out=out)
 
 
-def _not_finite(layers: list[_Layer]) -> str:
+def _not_finite(layers: list[_FlatLayer]) -> str:
     return next(layer.name for layer in layers if not layer.values.isfinite().all())
 
 

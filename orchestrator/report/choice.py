@@ -6,8 +6,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from orchestrator.formatting import compression, percent, size
 from orchestrator.report.summary import TOLERANCE, Row, is_good
-from orchestrator.report.text import compression, percent, size
 
 
 @dataclass(frozen=True)

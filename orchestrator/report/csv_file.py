@@ -5,19 +5,17 @@ from __future__ import annotations
 import csv
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from orchestrator.report.output import writing
-from orchestrator.report.status import FIELDS, METRICS
-from orchestrator.report.text import plain
-
-if TYPE_CHECKING:
-    from orchestrator.storage.ledger import Record
+from orchestrator.files import written_for_report
+from orchestrator.formatting import plain
+from orchestrator.record import METRICS, Record
+from orchestrator.report.status import FIELDS
 
 
 def save_csv(records: Iterable[Record], path: Path) -> Path:
     """Write one line a record, accuracies as fractions, and return `path`. Raises OrchestratorError if it cannot."""
-    with writing(path), open(path, "w", newline="", encoding="utf-8") as file:
+    with written_for_report(path), open(path, "w", newline="", encoding="utf-8") as file:
         lines = csv.writer(file)
         lines.writerow([*FIELDS, *METRICS, "epochs", "seconds", "bytes", "compression"])
         for record in records:

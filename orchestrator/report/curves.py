@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
+from orchestrator.record import Record
 from orchestrator.report.summary import Row, Spread, spread_of
-
-if TYPE_CHECKING:
-    from orchestrator.storage.ledger import Record
 
 
 @dataclass(frozen=True)
-class Lesson:
+class RoundCurve:
     """One round, epoch by epoch, each a spread over the seeds. `start`: epochs trained on the path before it."""
 
     row: Row
@@ -23,7 +20,7 @@ class Lesson:
 
 
 @dataclass(frozen=True)
-class Layer:
+class LayerDensity:
     """One prunable tensor: its name, its weights, and the fraction of them that is kept, over the seeds."""
 
     name: str
@@ -31,9 +28,9 @@ class Layer:
     density: Spread
 
 
-def lessons(records: Sequence[Record], rows: Sequence[Row]) -> list[Lesson]:
+def round_curves(records: Sequence[Record], rows: Sequence[Row]) -> list[RoundCurve]:
     """The rounds of one experiment, its `rows`, one after the other; a round without history is left out."""
-    found: list[Lesson] = []
+    found: list[RoundCurve] = []
     start = 0
     for row in rows:
         histories = [record.history for record in _of(records, row) if record.history]
@@ -44,16 +41,16 @@ def lessons(records: Sequence[Record], rows: Sequence[Row]) -> list[Lesson]:
                 [spread_of([of_seed[name] for of_seed in epoch]) for epoch in epochs]
                 for name in ("val_accuracy", "train_loss")
             ]
-            found.append(Lesson(row, start, *curves))
+            found.append(RoundCurve(row, start, *curves))
         start += row.epochs
     return found
 
 
-def layers(records: Sequence[Record], row: Row) -> list[Layer]:
+def layers(records: Sequence[Record], row: Row) -> list[LayerDensity]:
     """The layers of one network in the order of the model, as far as every seed has them."""
     seeds = [record.layers for record in _of(records, row)]
     return [
-        Layer(name, weights, spread_of([layers[name][0] / weights for layers in seeds]))
+        LayerDensity(name, weights, spread_of([layers[name][0] / weights for layers in seeds]))
         for name, (_, weights) in (seeds[0] if seeds else {}).items()
         if weights and all(name in layers for layers in seeds)
     ]

@@ -5,19 +5,18 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from orchestrator.report.text import compression, duration, percent, plain
+from orchestrator.formatting import compression, duration, percent, plain
+from orchestrator.record import Record
 from orchestrator.storage.claims import holders
+from orchestrator.storage.ledger import Ledger
 from orchestrator.storage.progress import places
 from orchestrator.storage.store import listed, read_each
 
-if TYPE_CHECKING:
-    from orchestrator.storage.ledger import Ledger, Record
-
 
 @dataclass(frozen=True)
-class Sight:
+class StorageView:
     """What a storage holds at a moment: finished rounds, failures, claims and mid-round checkpoints, by round key.
 
     `problems`: a sentence for each file that cannot be used.
@@ -35,15 +34,15 @@ def follow(ledger: Ledger, seconds: float) -> Iterator[str]:
     problems: list[str] = []
     records = {record.key: record for record in ledger.records(problems)}
     ledger.failures(problems)
-    before = Sight(records, {}, {}, {}, tuple(problems))  # whoever follows was told of those
+    before = StorageView(records, {}, {}, {}, tuple(problems))  # whoever follows was told of those
     while True:
-        after = look(ledger, before)
+        after = read_view(ledger, before)
         yield from lines(before, after)
         before = after
         time.sleep(seconds)
 
 
-def look(ledger: Ledger, before: Sight) -> Sight:
+def read_view(ledger: Ledger, before: StorageView) -> StorageView:
     """The storage now; records that were seen before are not read again."""
     problems: list[str] = []
     files = listed(ledger.store, "rounds", problems)
@@ -52,7 +51,7 @@ def look(ledger: Ledger, before: Sight) -> Sight:
     known = {key: before.records[key] for key in keys if key in before.records}
     records = {**known, **{record.key: record for record in new}}
     failures = ledger.failures(problems)
-    return Sight(
+    return StorageView(
         records,
         {str(failure["key"]): failure for failure in failures if "key" in failure},
         holders(ledger.store, finished=records),
@@ -61,7 +60,7 @@ def look(ledger: Ledger, before: Sight) -> Sight:
     )
 
 
-def lines(before: Sight, after: Sight) -> Iterator[str]:
+def lines(before: StorageView, after: StorageView) -> Iterator[str]:
     """What a person should hear of."""
     for key in after.records.keys() - before.records.keys():
         yield _finished(after.records[key])

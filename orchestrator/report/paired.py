@@ -11,15 +11,13 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from orchestrator.storage.ledger import Record
+from orchestrator.record import Record
 
 RESAMPLES = 10_000
-LEVEL = 0.95
-LEAST_PAIRS = 6
-Rounds = dict[float, dict[int, "Record"]]  # density -> seed -> round
+CONFIDENCE = 0.95
+MIN_PAIRS = 6
+Rounds = dict[float, dict[int, Record]]  # density -> seed -> round
 
 
 @dataclass(frozen=True)
@@ -45,7 +43,7 @@ class Difference:
         interval of so few values hardly reaches beyond them.
         """
         ends = self.low is not None and self.high is not None and (self.low > 0 or self.high < 0)
-        return ends and len(self.seeds) >= LEAST_PAIRS
+        return ends and len(self.seeds) >= MIN_PAIRS
 
 
 def paired_differences(records: Iterable[Record], experiments: Sequence[str]) -> list[Difference]:
@@ -82,7 +80,7 @@ def bootstrap(samples: Sequence[Sequence[float]]) -> list[tuple[float, float] | 
     for index, sample in enumerate(samples):
         by_size[len(sample)].append(index)
     intervals: list[tuple[float, float] | None] = [None] * len(samples)
-    tails = [50 * (1 - LEVEL), 50 * (1 + LEVEL)]  # in per cent
+    tails = [50 * (1 - CONFIDENCE), 50 * (1 + CONFIDENCE)]  # in per cent
     for n, indices in sorted(by_size.items()):
         if n < 2:
             continue

@@ -10,12 +10,11 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Mapping
 from itertools import takewhile
-from typing import TYPE_CHECKING
 
 from orchestrator.errors import DamagedError
-
-if TYPE_CHECKING:
-    from orchestrator.storage.ledger import Ledger, Record
+from orchestrator.record import Record
+from orchestrator.storage.experiments import gap, read_experiments
+from orchestrator.storage.ledger import Ledger
 
 
 def path_records(ledger: Ledger, problems: list[str] | None = None) -> tuple[list[Record], int]:
@@ -25,8 +24,6 @@ def path_records(ledger: Ledger, problems: list[str] | None = None) -> tuple[lis
     lies behind a round that is missing or damaged belongs to none. `problems` gets a sentence for each file that cannot
     be used; without it, the first one raises StorageError, naming the file.
     """
-    from orchestrator.storage.experiments import gap, read_experiments  # which need torch
-
     committed = {record.key: record for record in ledger.records(problems)}
     found: list[Record] = []
     named: set[tuple[str, int]] = set()

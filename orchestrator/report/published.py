@@ -8,10 +8,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from orchestrator.storage.ledger import Record
+from orchestrator.record import Record
 
 SOURCE = "Renda, Frankle and Carbin, ICLR 2020"
 RESNET50_WEIGHTS = 25_502_912  # prunable, with ImageNet's 1,000 classes

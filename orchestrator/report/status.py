@@ -5,20 +5,17 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from itertools import groupby
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from orchestrator.report.text import compression, make_console, percent, plain
-
-if TYPE_CHECKING:
-    from orchestrator.storage.ledger import Record
+from orchestrator.formatting import compression, make_console, percent, plain
+from orchestrator.record import METRICS, Record
 
 FIELDS = ("experiment", "key", "parent", "round", "technique", "density", "kept", "prunable", "weights", "seed")
-METRICS = ("train_loss", "val_accuracy", "test_accuracy")
 
 
 def json_line(record: Record) -> str:

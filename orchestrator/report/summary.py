@@ -6,12 +6,9 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
-from typing import TYPE_CHECKING
 
-from orchestrator.report.text import name_largest
-
-if TYPE_CHECKING:  # the ledger imports torch
-    from orchestrator.storage.ledger import Record
+from orchestrator.formatting import name_largest, percent
+from orchestrator.record import Record
 
 TOLERANCE = 0.005  # half a point of accuracy
 RULE = (
@@ -27,6 +24,11 @@ class Spread:
     median: float
     low: float
     high: float
+
+    def text(self, seeds: int) -> str:
+        """Return `97.31`, or `97.31 (96.97..97.64)` over several seeds."""
+        middle = percent(self.median)
+        return middle if seeds < 2 else f"{middle} ({percent(self.low)}..{percent(self.high)})"
 
 
 @dataclass(frozen=True)

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from itertools import groupby
-from typing import TYPE_CHECKING
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from orchestrator.formatting import compression, duration, make_console, plain, size
+from orchestrator.record import Record
 from orchestrator.report.summary import RULE, Row, summary
-from orchestrator.report.text import compression, duration, make_console, plain, size, spread
-
-if TYPE_CHECKING:
-    from orchestrator.storage.ledger import Record
 
 
 def print_table(records: Iterable[Record], console: Console | None = None) -> None:
@@ -40,8 +37,8 @@ COLUMNS: tuple[tuple[str, Callable[[Row], str]], ...] = (
     ("density", lambda row: f"{row.density:.4g}"),
     ("compression", lambda row: compression(row.compression)),
     ("weights\nkept", lambda row: f"{row.weights_kept:,}"),
-    ("val %", lambda row: spread(row.validation, len(row.seeds))),
-    ("test %", lambda row: spread(row.test, len(row.seeds))),
+    ("val %", lambda row: row.validation.text(len(row.seeds))),
+    ("test %", lambda row: row.test.text(len(row.seeds))),
     ("epochs", lambda row: str(row.epochs)),
     ("time", lambda row: duration(row.seconds)),
     ("size", lambda row: size(row.bytes)),

@@ -8,14 +8,12 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from orchestrator.record import Record
 from orchestrator.report.choice import Choice, choose, pareto
 from orchestrator.report.paired import Difference, paired_differences
 from orchestrator.report.summary import Row, summary
-
-if TYPE_CHECKING:
-    from orchestrator.storage.ledger import Record
 
 MOST_SHOWN = 8  # experiments with a colour of their own
 _ABOUT = (

@@ -20,7 +20,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from orchestrator.errors import DamagedError
-from orchestrator.rounds import EpochMetrics, Progress, Tensors, TrainState
+from orchestrator.work import EpochMetrics, Progress, Tensors, TrainState
 
 Shapes = Mapping[str, tuple[int, ...]]
 _MASK = "#mask"

@@ -23,13 +23,13 @@ from dataclasses import asdict, dataclass, replace
 from typing import get_type_hints
 
 from orchestrator.errors import ConfigError, DamagedError, StorageError
+from orchestrator.sealed import seal, unseal
 from orchestrator.storage.process import is_alive, is_gone, this_process
-from orchestrator.storage.sealed import seal, unseal
 from orchestrator.storage.store import File, MissingError, Store, side_by_side
 
 BEATS = 3  # heartbeats in a lease
 RETRIES = 20  # tries in a lease while the storage fails
-MOST_LEASE = 86_400.0  # seconds; who claims longer than a day is not believed
+MAX_LEASE = 86_400.0  # seconds; who claims longer than a day is not believed
 LINK_BYTES = 1 << 16
 LINK = re.compile(r"claims/([^/]+)/([1-9][0-9]*)\.json")
 SWEPT = 20  # old links that one heartbeat removes; there is one, unless somebody filled the folder
@@ -47,8 +47,8 @@ class Claims:
     def __init__(self, store: Store, owner: str, *, lease_seconds: float = 30.0) -> None:
         if not owner:
             raise ConfigError("owner must be a name that no other living process has, got ''")
-        if not 0 < lease_seconds <= MOST_LEASE:
-            raise ConfigError(f"lease_seconds must be positive and at most {MOST_LEASE:g}, got {lease_seconds}")
+        if not 0 < lease_seconds <= MAX_LEASE:
+            raise ConfigError(f"lease_seconds must be positive and at most {MAX_LEASE:g}, got {lease_seconds}")
         self._store = store
         self._hasty = _hasty(store, lease_seconds / BEATS)
         self._me = _Link(
@@ -158,7 +158,7 @@ class _Link:
         except (KeyError, TypeError, ValueError, RecursionError):
             return None
         sound = all(type(getattr(link, name)) is kind for name, kind in kinds.items())
-        return link if sound and 0 < link.lease_seconds <= MOST_LEASE else None
+        return link if sound and 0 < link.lease_seconds <= MAX_LEASE else None
 
 
 class _Chain:

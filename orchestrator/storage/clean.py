@@ -10,9 +10,10 @@ from functools import cached_property
 from itertools import groupby
 
 from orchestrator.errors import DamagedError, StorageError
+from orchestrator.record import Record
 from orchestrator.storage.claims import LINK, living
 from orchestrator.storage.experiments import StoredExperiment, read_experiments, without_file
-from orchestrator.storage.ledger import Ledger, Record
+from orchestrator.storage.ledger import Ledger
 from orchestrator.storage.store import TEMPORARY, File, Store, clock, side_by_side, unreadable
 from orchestrator.storage.verify import BLOB, KEY, RUN
 
@@ -63,7 +64,7 @@ def leftovers(ledger: Ledger, *, snapshots: bool = False, now: float | None = No
     except StorageError as error:
         warning = str(error)
     alive = living(store, files, now, PATIENCE_SECONDS)
-    sight = _Sight(frozenset(file.path for file in files), alive)
+    sight = _Contents(frozenset(file.path for file in files), alive)
     # After the files: what is committed in between has a record that names its tensors.
     records = {record.key: record for record in ledger.records(None if snapshots else [])}
     found = [
@@ -101,7 +102,7 @@ def totals(found: Sequence[Leftover]) -> Iterator[tuple[str, int, int]]:
 
 
 @dataclass(frozen=True)
-class _Sight:
+class _Contents:
     """The names of all files, and {key: owner} of the claims that may be alive."""
 
     paths: frozenset[str]
@@ -129,7 +130,7 @@ def _key(folder: str) -> str:
     return folder.partition(".")[0]
 
 
-def _without_use(files: Sequence[File], sight: _Sight, records: Mapping[str, Record]) -> Iterator[Leftover]:
+def _without_use(files: Sequence[File], sight: _Contents, records: Mapping[str, Record]) -> Iterator[Leftover]:
     """What no job will read again."""
     links: dict[str, list[File]] = {}
     for file in files:
@@ -155,7 +156,9 @@ def _without_use(files: Sequence[File], sight: _Sight, records: Mapping[str, Rec
                 yield Leftover("claims on finished rounds", file)
 
 
-def _unneeded(store: Store, files: Sequence[File], sight: _Sight, finished: Mapping[str, Record]) -> Iterator[Leftover]:
+def _unneeded(
+    store: Store, files: Sequence[File], sight: _Contents, finished: Mapping[str, Record]
+) -> Iterator[Leftover]:
     """Snapshots, checkpoints and half-written rounds that no experiment will ask for."""
     experiments = read_experiments(store)
     for problem in without_file(experiments, finished.values()).values():

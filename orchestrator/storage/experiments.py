@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from orchestrator.errors import DamagedError
-from orchestrator.storage.ledger import Record
-from orchestrator.storage.sealed import unseal
+from orchestrator.record import Record
+from orchestrator.sealed import unseal
 from orchestrator.storage.store import JSON_BYTES, MissingError, Store, listed, read_each
 
-FIELDS = ("name", "seed", "densities", "keys", "rewinds_to")
+EXPERIMENT_FIELDS = ("name", "seed", "densities", "keys", "rewinds_to")
 FILE = re.compile(r"experiments/[A-Za-z0-9][A-Za-z0-9_.-]{0,99}\.-?[0-9]+\.json")  # what has another name is not ours
 WAY_OUT = "run its job again, which writes it anew"
 
@@ -54,7 +54,7 @@ def read_experiments(store: Store, problems: list[str] | None = None) -> list[St
 def read_experiment(store: Store, file: str) -> StoredExperiment:
     """Raises DamagedError, naming `file`, for what does not say which rounds an experiment has."""
     try:
-        content = unseal(store.read(file, JSON_BYTES), FIELDS)
+        content = unseal(store.read(file, JSON_BYTES), EXPERIMENT_FIELDS)
         name, seed, keys, rewinds_to = content["name"], content["seed"], content["keys"], content.get("rewinds_to")
         if not (isinstance(name, str) and type(seed) is int and _list_of(str, keys)):
             raise ValueError("no name, seed and keys")

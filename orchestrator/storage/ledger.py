@@ -10,15 +10,13 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
-import re
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import replace
 from typing import Any
 
 from orchestrator.errors import DamagedError, StorageError
-from orchestrator.experiment import FORMAT
-from orchestrator.rounds import Tensors, TrainState
+from orchestrator.record import MODEL, OPTIMIZER, Blob, Record
+from orchestrator.sealed import seal, unseal
 from orchestrator.storage.checkpoint import (
     Shapes,
     pack_model,
@@ -28,111 +26,10 @@ from orchestrator.storage.checkpoint import (
     unpack_optimizer,
     unpack_snapshot,
 )
-from orchestrator.storage.checks import check
-from orchestrator.storage.sealed import seal, sha256_of, unseal
 from orchestrator.storage.store import JSON_BYTES, MissingError, Store, listed, problem_of, read_each, unreadable
+from orchestrator.work import Tensors, TrainState
 
-MODEL, OPTIMIZER = "model.safetensors", "optimizer.safetensors"
 FAILURE = ("experiment", "seed", "key", "round", "density", "reason", "job", "at")
-
-
-@dataclass(frozen=True)
-class Blob:
-    sha256: str
-    bytes: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class Record:
-    """One finished round.
-
-    `metrics`: train_loss, val_accuracy, test_accuracy of the last epoch, accuracies as fractions; `history`: the
-    same per epoch (without test). `layers`: kept and all weights of each prunable tensor; `unpruned`: those of every
-    other weight tensor, which only a round that removes channels can make smaller. `epochs`: trained in this round.
-    `channels`, of a round that removed some: the `unit` that the density counts, exact [kept, dense] counts of
-    `parameters` and `macs`, whether what they emitted was `folded` into biases before training, and the configuration
-    `kept`, which the model's tensors belong to. Two runs of the same settings may differ in `seconds`, `gap_seconds`
-    (see RoundResult), `images_per_second`, `attempts`, `finished_at` and `versions`, and in nothing else.
-    """
-
-    key: str
-    parent: str | None
-    experiment: str
-    round: int
-    technique: str
-    density: float
-    kept: int
-    prunable: int
-    seed: int
-    metrics: dict[str, float]
-    history: list[dict[str, float]]
-    layers: dict[str, list[int]]
-    dead_layers: list[str]
-    epochs: int
-    seconds: float
-    images_per_second: float
-    attempts: int
-    gap_seconds: float | None
-    workers: int
-    settings: dict[str, Any]
-    versions: dict[str, str]
-    finished_at: str
-    channels: dict[str, Any] | None = None
-    unpruned: dict[str, list[int]] = field(default_factory=dict)
-    blobs: dict[str, Blob] = field(default_factory=dict)
-    format: int = FORMAT
-
-    def file(self, name: str) -> str:
-        """Where the blob `name` lies: `rounds/<key>/model-<16 digits of its sha256>.safetensors`."""
-        stem, dot, suffix = name.partition(".")
-        return f"rounds/{self.key}/{stem}-{self.blobs[name].sha256[:16]}{dot}{suffix}"
-
-    @property
-    def weights(self) -> int:
-        """Weights of the dense network, prunable or not: all parameters of two or more dimensions."""
-        return self.prunable + sum(size for _, size in self.unpruned.values())
-
-    @property
-    def weights_kept(self) -> int:
-        """How many of `weights` this round keeps."""
-        return self.kept + sum(kept for kept, _ in self.unpruned.values())
-
-    @property
-    def compression(self) -> float:
-        """All weights over kept ones, prunable or not. Some selections keep more than `density` asks for."""
-        return self.weights / self.weights_kept
-
-    @property
-    def model_bytes(self) -> int:
-        """Size of the committed model."""
-        return self.blobs[MODEL].bytes
-
-    def to_json(self) -> bytes:
-        """As stored: with the sha256 of everything else in it as its last field."""
-        return seal(asdict(self))
-
-    @staticmethod
-    def from_json(text: bytes, file: str) -> Record:
-        """Raises DamagedError, naming `file`, for what is not a record, or one of a newer format."""
-        try:
-            value = json.loads(text)
-            if value["format"] > FORMAT:
-                raise DamagedError(
-                    f"{file} has format {value['format']}, this one reads up to {FORMAT}: update rewind-orchestrator"
-                )
-            if value.pop("sha256") != sha256_of(value):
-                raise DamagedError(f"{file} is damaged: its content does not have the sha256 that stands in it")
-            known = {f.name for f in fields(Record)}
-            value["blobs"] = {name: Blob(**value["blobs"][name]) for name in (MODEL, OPTIMIZER)}
-            record = Record(**{name: item for name, item in value.items() if name in known})
-            if not re.fullmatch(r"[A-Za-z0-9_-]{1,100}", record.key):
-                raise ValueError(f"key {record.key!r:.100}")
-            return check(record)
-        except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
-            raise DamagedError(
-                f"{file} is not a record ({type(error).__name__}: {error!s:.200}); "
-                "restore it, or delete its folder to have the round trained again"
-            ) from error
 
 
 class Ledger:
@@ -198,16 +95,16 @@ class Ledger:
         """Whether there is one, whole or not."""
         return self.store.exists(_snapshot(key, name))
 
-    def snapshot(self, key: str, name: str, most: int | None = None) -> TrainState:
-        """What `write_snapshot` kept, of no more than `most` bytes, or than what the round's record allows.
+    def snapshot(self, key: str, name: str, max_bytes: int | None = None) -> TrainState:
+        """What `write_snapshot` kept, of no more than `max_bytes` bytes, or than what the round's record allows.
 
         Raises DamagedError naming the file, MissingError.
         """
         file = _snapshot(key, name)
-        most = most or self._most_bytes(key)
-        if most is None:
+        max_bytes = max_bytes or self._max_bytes(key)
+        if max_bytes is None:
             raise DamagedError(f"{file} is of a round that is not finished: start the job again")
-        return unpack_snapshot(self.store.read(file, most), file)
+        return unpack_snapshot(self.store.read(file, max_bytes), file)
 
     def verify(self) -> Iterator[tuple[str, str | None]]:
         """(file, None or what is wrong with it) for every record, every blob that a record names, every snapshot.
@@ -233,8 +130,8 @@ class Ledger:
         snapshots, more_refused = self.store.files("snapshots/")
         for snapshot in snapshots:
             with contextlib.suppress(StorageError):  # its record cannot be read, and was told above
-                if (most := self._most_bytes(snapshot.path.split("/")[1])) is not None:
-                    yield snapshot.path, problem_of(self._check_snapshot, snapshot.path, most)
+                if (max_bytes := self._max_bytes(snapshot.path.split("/")[1])) is not None:
+                    yield snapshot.path, problem_of(self._check_snapshot, snapshot.path, max_bytes)
         yield from ((folder.path, unreadable(folder)) for folder in [*refused, *more_refused])
 
     def write_failure(self, key: str, failure: dict[str, Any]) -> None:
@@ -265,7 +162,7 @@ class Ledger:
         return None if self.store.exists(f"rounds/{key}/record.json") else failure
 
     def write_experiment(self, name: str, seed: int, content: dict[str, Any]) -> None:
-        """The path of an experiment, for people and reports (see `orchestrator.storage.paths`)."""
+        """The path of an experiment, for people and reports (see `orchestrator.report.paths`)."""
         self.store.write(f"experiments/{name}.{seed}.json", seal(content))
 
     def _blob(self, record: Record, name: str) -> bytes:
@@ -284,13 +181,13 @@ class Ledger:
             )
         return data
 
-    def _check_snapshot(self, file: str, most: int) -> None:
+    def _check_snapshot(self, file: str, max_bytes: int) -> None:
         try:
-            unpack_snapshot(self.store.read(file, most), file)
+            unpack_snapshot(self.store.read(file, max_bytes), file)
         except DamagedError as error:
             raise DamagedError(f"{error}; delete it to have it made again") from error
 
-    def _most_bytes(self, key: str) -> int | None:
+    def _max_bytes(self, key: str) -> int | None:
         """Of a snapshot: no more than the result and the gradients of all weights. None: the round is not finished."""
         with contextlib.suppress(DamagedError):  # told where the record itself is read
             if (record := self.record(key)) is not None:

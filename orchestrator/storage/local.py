@@ -10,7 +10,7 @@ import uuid
 from collections.abc import Callable, Iterator
 
 from orchestrator.errors import StorageError
-from orchestrator.folders import expanded
+from orchestrator.files import expand_home
 from orchestrator.storage.store import (
     TEMPORARY,
     File,
@@ -45,7 +45,7 @@ class LocalStore:
     is_local = True
 
     def __init__(self, folder: str) -> None:
-        self._root = os.path.abspath(expanded(folder))
+        self._root = os.path.abspath(expand_home(folder))
 
     def __repr__(self) -> str:
         return f"LocalStore({self._root!r})"
@@ -55,12 +55,12 @@ class LocalStore:
         """The absolute folder: Ray's workers have other working directories, where "./runs" is elsewhere."""
         return self._root
 
-    def read(self, path: str, most: int | None = None) -> bytes:
+    def read(self, path: str, max_bytes: int | None = None) -> bytes:
         place = self._place(path)
         with _told("read", place):
             try:
                 with open(place, "rb") as file:
-                    check_size(path, os.fstat(file.fileno()).st_size, most)
+                    check_size(path, os.fstat(file.fileno()).st_size, max_bytes)
                     return file.read()
             except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
                 raise MissingError(f"there is no file {place}") from None

@@ -13,9 +13,9 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from orchestrator.errors import DamagedError, StorageError
-from orchestrator.rounds import Progress
 from orchestrator.storage.checkpoint import pack_progress, unpack_progress
 from orchestrator.storage.store import MissingError, Store
+from orchestrator.work import Progress
 
 logger = logging.getLogger(__name__)
 
@@ -35,18 +35,18 @@ def write_progress(store: Store, progress: Progress) -> None:
 
 
 def newest_progress(
-    store: Store, key: str, check: Callable[[Progress], None] = lambda _: None, most: int | None = None
+    store: Store, key: str, check: Callable[[Progress], None] = lambda _: None, max_bytes: int | None = None
 ) -> Progress | None:
     """The furthest checkpoint of round `key` that is whole and of which `check` raises no DamagedError, or None.
 
-    `most`: bytes that one may have.
+    `max_bytes`: bytes that one may have.
     """
     passed: set[str] = set()  # damaged, or gone
     while files := [file for file in store.list(_folder(key)) if file not in passed]:
         file = files[-1]
         passed.add(file)
         try:
-            progress = unpack_progress(store.read(file, most), file)
+            progress = unpack_progress(store.read(file, max_bytes), file)
             if progress.key != key:
                 raise DamagedError(f"it is of another round, {progress.key!r:.100}")
             check(progress)

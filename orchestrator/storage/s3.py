@@ -84,9 +84,9 @@ class S3Store:
     def __repr__(self) -> str:
         return f"S3Store({self.uri!r})"
 
-    def read(self, path: str, most: int | None = None) -> bytes:
+    def read(self, path: str, max_bytes: int | None = None) -> bytes:
         key = self._key(path)
-        return self._patiently("s3:GetObject", key, self._download(key, most))
+        return self._patiently("s3:GetObject", key, self._download(key, max_bytes))
 
     def read_part(self, path: str, start: int, size: int) -> bytes:
         key = self._key(path)
@@ -170,12 +170,12 @@ class S3Store:
                 raise
             raise MissingError(f"there is no object s3://{self.bucket}/{key}") from None
 
-    def _download(self, key: str, most: int | None) -> Callable[[], bytes]:
+    def _download(self, key: str, max_bytes: int | None) -> Callable[[], bytes]:
         download = Download(
             self._client,
             self._place(key),
             self._bulk_bytes,
-            lambda size: check_size(key.removeprefix(self._root), size, most),
+            lambda size: check_size(key.removeprefix(self._root), size, max_bytes),
         )
 
         def found() -> bytes:

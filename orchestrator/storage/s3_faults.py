@@ -26,7 +26,7 @@ NO_CREDENTIALS = "nocredentials"
 _CERTIFICATE = "certificate"
 _NOT_S3 = "nots3"
 _ROLE = "role"
-_FULL = "full"
+_DISK_FULL = "full"
 _REDIRECT = "redirect"
 
 # The code of an answer that has none.
@@ -64,7 +64,7 @@ _TRANSIENT = {
 }
 _PASSING_STATUS = {408, 429}
 _LASTING_STATUS = {501, 505, 507}  # of those from 500 on
-_FULL_CODES = re.compile("quota|insufficientstorage|storagefull|storageexceeded")
+_FULL_ANSWERS = re.compile("quota|insufficientstorage|storagefull|storageexceeded")
 _BAD_CERTIFICATE = re.compile("CERTIFICATE_VERIFY_FAILED|WRONG_VERSION_NUMBER|NO_CERTIFICATE|No such file|denied")
 
 
@@ -123,7 +123,7 @@ _SENTENCES: list[tuple[set[str], str]] = [
         {"requesttimetooskewed", "requestexpired"},
         "{endpoint} refuses {place} because its clock and this machine's differ {told}: set both with NTP",
     ),
-    ({_FULL}, "{endpoint} has no space left for {place} {told}: remove old runs, or raise the bucket's quota"),
+    ({_DISK_FULL}, "{endpoint} has no space left for {place} {told}: remove old runs, or raise the bucket's quota"),
     (
         {"notimplemented", "methodnotallowed"},
         "{endpoint} refuses {permission} on {place}, which it does not implement {told}: use AWS S3 or a recent "
@@ -211,8 +211,8 @@ def _fault(name: str, status: int, detail: str, where: str = "") -> Fault:
     code = name.replace("_", "").lower()
     if code in ("", "unknown", str(status)):
         code = _BY_STATUS.get(status, str(status))
-    if _FULL_CODES.search(code):
-        return Fault(name or str(status), _FULL, False, detail)
+    if _FULL_ANSWERS.search(code):
+        return Fault(name or str(status), _DISK_FULL, False, detail)
     passing = status in _PASSING_STATUS or (status >= 500 and status not in _LASTING_STATUS)
     transient = code in _TRANSIENT or passing
     return Fault(name or str(status), code, transient, detail, where)

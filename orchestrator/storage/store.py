@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import re
 import uuid
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import ParamSpec, Protocol, TypeVar
-from urllib.parse import unquote, urlsplit
 
-from orchestrator.errors import ConfigError, DamagedError, StorageError
+from orchestrator.errors import DamagedError, StorageError
 
-SCHEMES = "a folder (./runs, /data/runs, ~/runs), file:///data/runs or s3://bucket/prefix"
 JSON_BYTES = 64 << 20  # the most of a file that is not tensors, which is read whole
 CONNECTIONS = 16  # requests on their way at a time, of one process to a store in the network
 TEMPORARY = ".tmp-"  # names a local write that is not finished; hidden from `list`, refused in a path
@@ -53,8 +50,8 @@ class Store(Protocol):
     def uri(self) -> str:
         """What `open_store` takes to open this store, on any node; a relative local folder made absolute."""
 
-    def read(self, path: str, most: int | None = None) -> bytes:
-        """The file's bytes. Raises MissingError if there is none, DamagedError instead of reading more than `most`."""
+    def read(self, path: str, max_bytes: int | None = None) -> bytes:
+        """Return the bytes of a file. Raises MissingError, or DamagedError if it has more than `max_bytes`."""
 
     def read_part(self, path: str, start: int, size: int) -> bytes:
         """`size` (1 or more) bytes from byte `start` on. Raises MissingError, DamagedError if the file ends before."""
@@ -93,39 +90,6 @@ class Store(Protocol):
         """
 
 
-def open_store(uri: str) -> Store:
-    """The store at `uri`: a folder, `file:///folder` or `s3://bucket/prefix`.
-
-    Opening reaches nothing: `check()` does. Raises ConfigError for an unknown scheme, a malformed uri, or one
-    with credentials or options in it, which are not repeated in the message.
-    """
-    from orchestrator.storage.local import LocalStore
-
-    if not uri or not uri.isprintable():
-        raise ConfigError(f"storage must be {SCHEMES}, got {uri!r}")
-    scheme = re.match(r"([A-Za-z][A-Za-z0-9+.-]*):/", uri)
-    if scheme is None:
-        return LocalStore(uri)
-    if scheme[1] not in ("file", "s3"):
-        raise ConfigError(f"storage must be {SCHEMES}, got the scheme {scheme[1]!r}")
-    try:
-        place = urlsplit(uri)
-    except ValueError:
-        raise ConfigError(f"storage must be {SCHEMES}, got a {scheme[1]!r} uri that does not parse") from None
-    if "@" in place.netloc or ":" in place.netloc or place.query or place.fragment:
-        raise ConfigError(
-            f"a storage uri has no credentials, port or options in it ({scheme[1]}://... got some); "
-            "set AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_ENDPOINT_URL and AWS_REGION instead"
-        )
-    if scheme[1] == "s3":
-        from orchestrator.storage.s3 import S3Store  # boto3 takes a second to import
-
-        return S3Store(uri)
-    if place.netloc or not uri.startswith("file:///"):
-        raise ConfigError(f"a file uri has three slashes, file:///data/runs, got {uri!r}")
-    return LocalStore(unquote(place.path))
-
-
 def clean_path(path: str) -> str:
     """`path` itself, if it may name a file in a store; StorageError otherwise."""
     if not _is_plain(path):
@@ -150,10 +114,10 @@ def clean_folder(prefix: str) -> str:
     return clean_path(prefix.removesuffix("/")) + "/" if prefix else ""
 
 
-def check_size(place: str, size: int, most: int | None) -> None:
-    """Raise DamagedError for a file that has more than `most` bytes, if that is given."""
-    if most is not None and size > most:
-        raise DamagedError(f"{place} is damaged: it has {size:,} bytes, at most {most:,} belong there")
+def check_size(place: str, size: int, max_bytes: int | None) -> None:
+    """Raise DamagedError for a file that has more than `max_bytes` bytes, if that is given."""
+    if max_bytes is not None and size > max_bytes:
+        raise DamagedError(f"{place} is damaged: it has {size:,} bytes, at most {max_bytes:,} belong there")
 
 
 def side_by_side(store: Store, call: Callable[[T], R], items: Iterable[T]) -> list[R]:

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 from orchestrator.errors import DamagedError, StorageError
+from orchestrator.sealed import unseal
 from orchestrator.storage.claims import LINK, LINK_BYTES, holders, is_link
 from orchestrator.storage.experiments import FILE, contradiction, read_experiment, without_file
 from orchestrator.storage.ledger import Ledger
-from orchestrator.storage.sealed import unseal
 from orchestrator.storage.store import JSON_BYTES, File, MissingError, Store, unreadable
 
 CHUNK_BYTES = 64 << 20

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from orchestrator.errors import ConfigError
-from orchestrator.training.lr import Schedule, is_number
+from orchestrator.schedules import Schedule, is_number
 from orchestrator.training.optimizer import SGD, Optimizer
 
 

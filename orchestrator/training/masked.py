@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from orchestrator.rounds import Tensors
+from orchestrator.work import Tensors
 
 
 class Masked:

@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
 from orchestrator.errors import ConfigError
-from orchestrator.training.lr import is_number
+from orchestrator.schedules import is_number
 
 _NORMALISATION = re.compile(r"Norm(?![a-z])")
 _WEIGHT_LAYERS = (_ConvNd, nn.Linear, nn.Bilinear, nn.Embedding, nn.EmbeddingBag, nn.RNNBase, nn.RNNCellBase)

@@ -22,10 +22,10 @@ from orchestrator.export import Preprocessing
 from orchestrator.export.deploy import Candidate, deploy
 from orchestrator.export.proof import Artifact, Facts
 from orchestrator.export.runtimes import Run, runtime_of
+from orchestrator.formatting import milliseconds, size
+from orchestrator.models.build import build_model
 from orchestrator.pruning import fewer_channels
-from orchestrator.pruning.channel_graph import Kept
-from orchestrator.report.text import milliseconds, size
-from orchestrator.training.models import build_model
+from orchestrator.pruning.channels.graph import Kept
 
 pytestmark = [pytest.mark.bench, pytest.mark.timeout(1800)]
 

@@ -15,12 +15,12 @@ import ray.data
 import torch
 from PIL import Image
 
+from orchestrator.data.batches import Batches
+from orchestrator.data.load import load_data
+from orchestrator.data.parquet_layout import BLOCK_ROWS
+from orchestrator.data.parquet_reader import PackedImages
+from orchestrator.data.parquet_writer import pack
 from orchestrator.distributed import cluster
-from orchestrator.training.batches import Batches
-from orchestrator.training.data import load_data
-from orchestrator.training.pack import pack
-from orchestrator.training.packed import PackedImages
-from orchestrator.training.packed_files import BLOCK
 
 pytestmark = [pytest.mark.bench, pytest.mark.timeout(900)]
 IMAGES, BATCH, EPOCHS = 3000, 64, 5
@@ -91,7 +91,7 @@ def test_images_per_second_against_ray_data(folder, tmp_path, monkeypatch):
     monkeypatch.setenv("RAY_worker_niceness", "0")  # as the loader processes are
     with cluster.connected(None):
         rows = ray.data.read_parquet(str(tmp_path / "train"), columns=["name", "label", "image"])
-        theirs = rows.map_batches(decoded, batch_size=BLOCK)
+        theirs = rows.map_batches(decoded, batch_size=BLOCK_ROWS)
         names = [name for batch in theirs.iter_batches(batch_size=BATCH) for name in batch["name"]]
         assert len(names) == len(set(names)) == IMAGES
         paces = {"ours": [], "Ray Data": []}
@@ -137,5 +137,5 @@ def test_the_order_of_an_epoch_of_imagenet():
     ours, began = time.perf_counter() - began, time.perf_counter()
     torch.randperm(len(samples), generator=torch.Generator().manual_seed(0))
     plain = time.perf_counter() - began
-    print(f"\norder of an epoch in blocks of {BLOCK}: {ours:.2f} s (torch.randperm {plain:.2f} s)")
+    print(f"\norder of an epoch in blocks of {BLOCK_ROWS}: {ours:.2f} s (torch.randperm {plain:.2f} s)")
     assert ours < 2.0

@@ -9,7 +9,7 @@ import pytest
 from report.synthetic import path_of, write
 
 from orchestrator.storage.ledger import Ledger
-from orchestrator.storage.store import open_store
+from orchestrator.storage.opening import open_store
 
 RECORDS = 10_000
 SHAPES = {"many seeds": (28, 20, 18), "many experiments": (185, 3, 18), "one seed of many": (500, 1, 20)}

@@ -23,14 +23,14 @@ import torch
 from benchmarks.simulated_store import Clock, RealClock, SimulatedStore
 
 from orchestrator.distributed import actor as actor_module
-from orchestrator.distributed import metrics, sweep, trainer, trial
+from orchestrator.distributed import metrics, path_trainer, sweep, trial
 from orchestrator.driver import Driver
 from orchestrator.experiment import Experiment, Problem, round_keys, round_settings
 from orchestrator.pruning import Geometric
-from orchestrator.rounds import EpochMetrics, Progress, RoundRequest, RoundResult, TrainState
 from orchestrator.storage import claims
 from orchestrator.storage.ledger import Ledger
 from orchestrator.storage.progress import newest_progress, write_progress
+from orchestrator.work import EpochMetrics, Progress, RoundRequest, RoundResult, TrainState
 
 pytestmark = [pytest.mark.bench, pytest.mark.timeout(1800)]
 PATHS, ROUNDS = 1000, 20
@@ -104,7 +104,7 @@ class Path:
         since = self.world.clock.now
         while (turn := timed("wait for another's round", self.actor.turn)).what != "end":
             if turn.what == "wait":
-                yield trainer.pause(self.world.clock.now - since, trainer.MOST_WAIT_SECONDS)
+                yield path_trainer.pause(self.world.clock.now - since, path_trainer.MAX_WAIT_SECONDS)
                 continue
             yield GROUP
             yield from self.group()
@@ -145,7 +145,7 @@ class Path:
         ledger, keys, told, since = Ledger(self.world.store), self.actor._driver.keys, 0, self.world.clock.now
         while told < len(keys):
             if self.world.timed("trial looks for a record", ledger.record, keys[told]) is None:
-                yield trainer.pause(self.world.clock.now - since, trial.MOST_LOOK_SECONDS)
+                yield path_trainer.pause(self.world.clock.now - since, trial.MAX_POLL_SECONDS)
             else:
                 told, since = told + 1, self.world.clock.now
 

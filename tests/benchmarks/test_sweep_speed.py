@@ -10,7 +10,7 @@ import pytest
 from orchestrator.distributed import cluster
 from orchestrator.distributed.sweep import sweep_paths
 from orchestrator.pruning import Geometric
-from orchestrator.retraining import FineTuning, LearningRateRewinding, RandomReinitialisation, WeightRewinding
+from orchestrator.techniques import FineTuning, LearningRateRewinding, RandomReinitialisation, WeightRewinding
 
 pytestmark = [pytest.mark.bench, pytest.mark.timeout(900)]
 TECHNIQUES = (LearningRateRewinding(), FineTuning(), WeightRewinding(27), RandomReinitialisation())

@@ -14,13 +14,13 @@ import torch
 import torch.nn.functional as F
 from torch.nn.utils import prune
 
+from orchestrator.data.load import load_data
+from orchestrator.models.build import build_model
 from orchestrator.pruning import prunable_weights, prune_globally
 from orchestrator.storage.checkpoint import pack_model
 from orchestrator.storage.ledger import Ledger
-from orchestrator.storage.store import open_store
-from orchestrator.training.data import load_data
+from orchestrator.storage.opening import open_store
 from orchestrator.training.masked import Masked
-from orchestrator.training.models import build_model
 from orchestrator.training.state import model_tensors
 
 pytestmark = [pytest.mark.bench, pytest.mark.timeout(1800)]

@@ -8,7 +8,7 @@ import tiny
 from orchestrator.distributed.deployment import Deployment
 from orchestrator.distributed.sweep import sweep_paths
 from orchestrator.pruning import Geometric
-from orchestrator.retraining import LearningRateRewinding, WeightRewinding
+from orchestrator.techniques import LearningRateRewinding, WeightRewinding
 
 SLOW = tiny.with_training(replace(tiny.PACED, path=Geometric(remove=0.3, rounds=2)), epochs=8)
 EXPERIMENTS = [

@@ -16,9 +16,9 @@ from orchestrator.distributed.logs import RoundLog
 from orchestrator.errors import StorageError
 from orchestrator.problem import load_problem
 from orchestrator.pruning import Geometric
-from orchestrator.retraining import WeightRewinding
-from orchestrator.storage.sealed import seal, unseal
-from orchestrator.training.loop import Trainer
+from orchestrator.sealed import seal, unseal
+from orchestrator.techniques import WeightRewinding
+from orchestrator.training.trainer import Trainer
 
 EXPERIMENT = replace(tiny.EXPERIMENT, path=Geometric(remove=0.3, rounds=1))
 

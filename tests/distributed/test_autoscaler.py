@@ -47,7 +47,7 @@ import sys, time, ray
 from orchestrator.distributed import autoscaler, cluster, tuner
 from orchestrator.distributed.deployment import Workers
 from orchestrator.errors import ConfigError, ResourceError
-from orchestrator.storage.store import open_store
+from orchestrator.storage.opening import open_store
 cluster.connect(sys.argv[1])
 while not autoscaler.is_there():
     time.sleep(0.1)
@@ -57,11 +57,12 @@ except ConfigError as error:
     print(error)
 for count, gpus, wait in (("2:9", 0.0, 30), ("3", 0.0, 0), ("1", 1.0, 0)):
     try:
-        cluster.check_room(Workers.parse(count, 1.0, gpus), wait_seconds=wait)
+        cluster.check_capacity(Workers.parse(count, 1.0, gpus), wait_seconds=wait)
         print(count, "fits")
     except ResourceError as error:
         print(error)
-print([tuner.room_for_paths(Workers.parse(count, 1.0, 0.0), paths) for count, paths in (("1", 5), ("1", 1), ("2", 5))])
+asked = (("1", 5), ("1", 1), ("2", 5))
+print([tuner.concurrent_paths(Workers.parse(count, 1.0, 0.0), paths) for count, paths in asked])
 print(cluster.with_gpus(Workers.parse("2", 1.0, 0.0)).gpus, "GPU")
 ray.get(ray.remote(num_cpus=1)(lambda: None).remote(), timeout=300)
 print("a node came")

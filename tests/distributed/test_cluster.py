@@ -19,13 +19,13 @@ from ray._private import services
 from ray.cluster_utils import Cluster
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from orchestrator.distributed import cluster, trainer
+from orchestrator.distributed import cluster, path_trainer
 from orchestrator.distributed.actor import answer
 from orchestrator.distributed.deployment import Workers
 from orchestrator.distributed.network import interface_of, use_own_address
 from orchestrator.errors import ConfigError, ResourceError
 from orchestrator.problem import load_problem
-from orchestrator.storage.store import open_store
+from orchestrator.storage.opening import open_store
 
 pytestmark = [pytest.mark.ray, pytest.mark.own_ray]
 
@@ -51,7 +51,9 @@ def test_a_local_folder_is_refused_and_s3_is_not(two_nodes, tmp_path):
 def test_nothing_on_a_node_that_came_later_writes_to_its_own_disk(two_nodes, tmp_path):
     home = ray.get_runtime_context().get_node_id()
     check = ray.remote(num_cpus=0)(cluster.check_folder_is_here)
-    drivers = [trainer.start_driver(tiny.EXPERIMENT, str(tmp_path), load_problem(tiny.EXPERIMENT)[0]) for _ in range(2)]
+    drivers = [
+        path_trainer.start_driver(tiny.EXPERIMENT, str(tmp_path), load_problem(tiny.EXPERIMENT)[0]) for _ in range(2)
+    ]
     where = lambda actor: ray.get_runtime_context().get_node_id()  # noqa: E731
     assert {ray.get(driver.__ray_call__.remote(where)) for driver in drivers} == {home}
     away = NodeAffinitySchedulingStrategy(two_nodes.list_all_nodes()[1].node_id, soft=False)
@@ -70,14 +72,14 @@ def test_nothing_on_a_node_that_came_later_writes_to_its_own_disk(two_nodes, tmp
 def test_workers_must_fit_node_by_node(two_nodes, count, cpus, gpus, holds):
     workers = Workers.parse(count, cpus, gpus)
     if holds is None:
-        cluster.check_room(workers, wait_seconds=0)
+        cluster.check_capacity(workers, wait_seconds=0)
         return
     with pytest.raises(ResourceError, match=rf"the cluster holds {holds} of them: it has 3 CPU and 0 GPU on 2 node"):
-        cluster.check_room(workers, wait_seconds=0)
+        cluster.check_capacity(workers, wait_seconds=0)
 
 
 def test_an_elastic_group_needs_room_for_its_least(two_nodes):
-    cluster.check_room(Workers.parse("2:50", 1.0, 0.0), wait_seconds=0)
+    cluster.check_capacity(Workers.parse("2:50", 1.0, 0.0), wait_seconds=0)
 
 
 def test_no_gpu_is_asked_for_where_there_is_none(two_nodes):
@@ -155,8 +157,8 @@ def test_a_stop_waits_for_each_driver_whatever_became_of_the_others(two_nodes):
     ray.get(dead.stop.remote())
     ray.kill(dead)
     began = time.monotonic()
-    trainer.stop([dead, slow], threading.Event())
+    path_trainer.stop([dead, slow], threading.Event())
     assert time.monotonic() - began > 2
     late = threading.Event()
     threading.Timer(0.5, late.set).start()
-    trainer.stop([Slow.remote(math.inf)], late)  # when it is too late nobody is waited for
+    path_trainer.stop([Slow.remote(math.inf)], late)  # when it is too late nobody is waited for

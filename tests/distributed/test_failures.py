@@ -11,8 +11,8 @@ from ray.train.v2._internal.exceptions import WorkerHealthCheckTimeoutError
 
 from orchestrator.distributed.failures import death, is_lost, may_pass, sentence
 from orchestrator.errors import DataError, StorageError, is_full
-from orchestrator.training import group
-from orchestrator.training.group import PeerError
+from orchestrator.training import collectives
+from orchestrator.training.collectives import PeerError
 
 
 @pytest.mark.parametrize(
@@ -84,10 +84,10 @@ def test_what_a_backend_raises_in_a_collective_of_ours_is_a_lost_peer(monkeypatc
     def broken(*_, **__):
         raise RuntimeError("[pair.cc:534] Connection closed by peer [10.0.0.7]:4711")
 
-    monkeypatch.setattr(group, "world_size", lambda: 2)
-    monkeypatch.setattr(group.dist, "all_reduce", broken)
+    monkeypatch.setattr(collectives, "world_size", lambda: 2)
+    monkeypatch.setattr(collectives.dist, "all_reduce", broken)
     with pytest.raises(PeerError, match=r"^sum_over_workers: .* Connection closed by peer"):
-        group.sum_over_workers(torch.zeros(1))
+        collectives.sum_over_workers(torch.zeros(1))
 
 
 def test_the_death_of_an_actor_is_one_sentence():

@@ -13,10 +13,11 @@ from orchestrator import runner
 from orchestrator.distributed.job import main
 from orchestrator.experiment import Experiment
 from orchestrator.pruning import Explicit, OneShot
+from orchestrator.record import MODEL
+from orchestrator.schedules import Constant
 from orchestrator.storage import s3
-from orchestrator.storage.ledger import MODEL, Ledger
-from orchestrator.storage.store import open_store
-from orchestrator.training.lr import Constant
+from orchestrator.storage.ledger import Ledger
+from orchestrator.storage.opening import open_store
 
 pytestmark = pytest.mark.ray
 SHORT = tiny.with_training(dataclasses.replace(tiny.EXPERIMENT, path=OneShot(0.7)), epochs=3)

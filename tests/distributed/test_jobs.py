@@ -18,7 +18,7 @@ import pytest
 from orchestrator.errors import ConfigError
 from orchestrator.runner import run
 from orchestrator.storage.ledger import Ledger
-from orchestrator.storage.store import open_store
+from orchestrator.storage.opening import open_store
 
 pytestmark = pytest.mark.ray
 JOBS = job_runs.REPOSITORY / "jobs"

@@ -12,12 +12,13 @@ import faulty_job
 import job_runs
 import pytest
 
+from orchestrator.data.parquet_writer import pack
 from orchestrator.distributed import job as job_module
+from orchestrator.record import Record
 from orchestrator.storage.checkpoint import unpack_progress
 from orchestrator.storage.claims import holders
-from orchestrator.storage.ledger import Ledger, Record
-from orchestrator.storage.store import open_store
-from orchestrator.training.pack import pack
+from orchestrator.storage.ledger import Ledger
+from orchestrator.storage.opening import open_store
 
 pytestmark = pytest.mark.ray
 STEPS = 120  # of a round: 20 epochs of 6

@@ -8,7 +8,8 @@ from sweep_job import EXPERIMENTS
 
 from orchestrator.runner import run
 from orchestrator.storage.ledger import Ledger
-from orchestrator.storage.store import Store, open_store
+from orchestrator.storage.opening import open_store
+from orchestrator.storage.store import Store
 
 SWEEP_JOB = Path(__file__).parent / "sweep_job.py"
 

@@ -9,7 +9,7 @@ import pytest
 
 from orchestrator.distributed.metrics import MeteredStore, Metrics
 from orchestrator.errors import StorageError
-from orchestrator.storage.store import open_store
+from orchestrator.storage.opening import open_store
 
 
 class Counted(Metrics):

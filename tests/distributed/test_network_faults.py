@@ -23,7 +23,7 @@ from s3_server import running_s3_server
 from waiting import wait_for
 
 from orchestrator.storage.ledger import Ledger
-from orchestrator.storage.store import open_store
+from orchestrator.storage.opening import open_store
 
 pytestmark = [pytest.mark.faults, pytest.mark.usefixtures("fault_table")]
 WRONG_CLOCK = job_runs.REPOSITORY / "tests" / "wrong_clock"

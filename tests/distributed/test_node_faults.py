@@ -22,7 +22,7 @@ from ray.cluster_utils import Cluster
 from ray_head import RAY
 
 from orchestrator.storage.ledger import Ledger
-from orchestrator.storage.store import open_store
+from orchestrator.storage.opening import open_store
 
 pytestmark = [pytest.mark.faults, pytest.mark.usefixtures("fault_table")]
 

@@ -39,7 +39,7 @@ def test_only_what_a_dead_actor_reserved_is_given_back(ray, monkeypatch):
     inhabitant = ray_module.remote(num_cpus=0.5)(Inhabitant).options(scheduling_strategy=strategy).remote()
     assert ray_module.get(inhabitant.ping.remote())
     assert orphans.orphans() == []
-    with orphans.removed():
+    with orphans.orphans_removed():
         ray_module.kill(killed)
         wait_for(lambda: states_of_groups()[lost] == "REMOVED", "what the killed actor had reserved is given back")
     states = states_of_groups()

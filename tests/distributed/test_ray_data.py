@@ -8,7 +8,7 @@ import pytest
 import ray.data
 from PIL import Image
 
-from orchestrator.training.pack import pack
+from orchestrator.data.parquet_writer import pack
 
 pytestmark = pytest.mark.ray
 

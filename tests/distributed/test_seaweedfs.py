@@ -8,7 +8,7 @@ import pytest
 from job_runs import REPOSITORY, run
 
 from orchestrator.__main__ import main
-from orchestrator.storage.store import open_store
+from orchestrator.storage.opening import open_store
 
 pytestmark = [pytest.mark.slow, pytest.mark.ray]
 

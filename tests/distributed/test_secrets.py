@@ -14,7 +14,7 @@ import job_runs
 import psutil
 import pytest
 
-from orchestrator.storage.store import open_store
+from orchestrator.storage.opening import open_store
 
 pytestmark = pytest.mark.ray
 WATCH = job_runs.REPOSITORY / "tests" / "pickle_watch"

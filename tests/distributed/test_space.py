@@ -11,9 +11,9 @@ from orchestrator.distributed import cluster
 from orchestrator.distributed.space import sweep_space
 from orchestrator.errors import ConfigError
 from orchestrator.pruning import OneShot
-from orchestrator.retraining import FineTuning, LearningRateRewinding
 from orchestrator.storage.ledger import Ledger
-from orchestrator.storage.store import open_store
+from orchestrator.storage.opening import open_store
+from orchestrator.techniques import FineTuning, LearningRateRewinding
 
 SPACE = {"density": tune.uniform(0.05, 0.9), "rewinds": tune.choice([True, False])}
 

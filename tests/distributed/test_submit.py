@@ -18,7 +18,8 @@ from waiting import wait_for
 from orchestrator.__main__ import main
 from orchestrator.distributed.metrics import COUNTERS, GAUGES
 from orchestrator.storage.ledger import Ledger
-from orchestrator.storage.store import Store, open_store
+from orchestrator.storage.opening import open_store
+from orchestrator.storage.store import Store
 
 pytestmark = pytest.mark.ray
 SECRET = "planted-secret-5f1c"

@@ -14,10 +14,10 @@ from orchestrator.errors import ConfigError, OrchestratorError, StorageError
 from orchestrator.problem import load_problem
 from orchestrator.pruning import Channels, Explicit, Geometric, OneShot
 from orchestrator.runner import run
+from orchestrator.schedules import Constant
 from orchestrator.stopping import Floor
 from orchestrator.storage.ledger import Ledger
-from orchestrator.storage.store import open_store
-from orchestrator.training.lr import Constant
+from orchestrator.storage.opening import open_store
 
 TINY = replace(tiny.EXPERIMENT, path=Geometric(remove=0.3, rounds=2))
 

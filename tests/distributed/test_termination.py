@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from orchestrator.distributed.flags import Flags, run_job
-from orchestrator.distributed.termination import GO_ON, Terminated, in_order
+from orchestrator.distributed.termination import GO_ON, Terminated, stop_cleanly
 from orchestrator.errors import ConfigError
 
 
@@ -24,7 +24,7 @@ def wait(event: threading.Event) -> None:
 
 def job(stop: Callable[[threading.Event], None], *signals: int, heard: threading.Event | None = None) -> None:
     """Train for ever, with a signal after another; each one after the first when `heard` is set."""
-    with in_order(stop):
+    with stop_cleanly(stop):
         for number in signals:
             os.kill(os.getpid(), number)
             wait(heard or threading.Event())

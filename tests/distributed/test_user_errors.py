@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from orchestrator.distributed.job import main
 from orchestrator.storage.ledger import Ledger
-from orchestrator.storage.store import open_store
+from orchestrator.storage.opening import open_store
 
 pytestmark = pytest.mark.ray
 

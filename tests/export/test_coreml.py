@@ -24,9 +24,9 @@ from orchestrator.export.agreement import relative_error
 from orchestrator.export.deploy import Candidate, deploy
 from orchestrator.export.proof import Deployment
 from orchestrator.export.runtimes import not_run, runtime_of
-from orchestrator.report.deployed import artifact_line
-from orchestrator.report.text import size
-from orchestrator.training.models import build_model
+from orchestrator.formatting import size
+from orchestrator.models.build import build_model
+from orchestrator.report.exported import artifact_line
 
 REASON = "Core ML runs on macOS only"
 on_linux = pytest.mark.skipif(platform.system() == "Darwin", reason="a Mac runs the files")

@@ -19,11 +19,7 @@ from orchestrator.__main__ import main
 from orchestrator.errors import ConfigError, DamagedError, DataError, ExportError
 from orchestrator.experiment import as_json
 from orchestrator.export import load_packed, save_packed
-from orchestrator.export.deploy import FORMATS, Candidate, deploy
-from orchestrator.export.measure import DataSource, labels_of, logits_of, measure, measure_here
-from orchestrator.export.packed import read_network
-from orchestrator.export.proof import Deployment
-from orchestrator.export.rounds import (
+from orchestrator.export.candidates import (
     candidate,
     check_code,
     dense_round,
@@ -33,13 +29,17 @@ from orchestrator.export.rounds import (
     structure,
     with_dense,
 )
+from orchestrator.export.deploy import FORMATS, Candidate, deploy
+from orchestrator.export.measure import DataSource, labels_of, logits_of, measure, measure_here
+from orchestrator.export.packed_file import read_network
+from orchestrator.export.proof import ExportedNetworks
 from orchestrator.export.runtimes import not_run
 from orchestrator.pruning import Channels, Filters, Geometric, Global, Layerwise, NofM, OneShot
-from orchestrator.report.deployed import recommended_rounds
+from orchestrator.report.exported import recommended_rounds
 from orchestrator.runner import run
+from orchestrator.schedules import StepDecay
 from orchestrator.storage.ledger import Ledger
-from orchestrator.storage.store import open_store
-from orchestrator.training.lr import StepDecay
+from orchestrator.storage.opening import open_store
 from orchestrator.training.state import model_tensors
 
 TRUST = ["--trust", "tiny:model", "--trust", "tiny:data"]
@@ -95,7 +95,7 @@ def accuracy_of(path, data):
 
 def test_every_network_in_every_format(exported, ledger):
     folder, printed = exported
-    deployment = Deployment.load(folder)
+    deployment = ExportedNetworks.load(folder)
     dense, pruned = ledger.records()[0], ledger.records()[-1]
     assert [facts.origin["key"] for facts in deployment.networks] == [dense.key, pruned.key]
     assert [facts.name for facts in deployment.networks] == ["dense", "unstructured"]
@@ -134,7 +134,7 @@ def test_what_is_whole_is_exported_beside_what_is_damaged(storage, ledger, tmp_p
     damaged.write_text("{")
     out = tmp_path / "out"
     assert main(["export", str(tmp_path / "runs"), *TRUST, "--out", str(out), "--formats", "packed"]) == 1
-    assert Deployment.load(out).networks[0].name == "dense"
+    assert ExportedNetworks.load(out).networks[0].name == "dense"
     told = capsys.readouterr().err
     assert f"error: rounds/{damaged.parent.name}/record.json" in told
     assert told.splitlines()[-1].startswith("error: the networks were chosen without what is damaged: restore it")
@@ -143,7 +143,7 @@ def test_what_is_whole_is_exported_beside_what_is_damaged(storage, ledger, tmp_p
 def test_accuracy_is_that_of_the_file(exported):
     folder, _ = exported
     data = SOURCE.load()
-    by_name = {(a.network, a.format): a for a in Deployment.load(folder).artifacts}
+    by_name = {(a.network, a.format): a for a in ExportedNetworks.load(folder).artifacts}
     for network in ("dense", "unstructured"):
         packed = by_name[network, "packed"]
         assert packed.accuracy == accuracy_of(folder / packed.file, data)
@@ -170,7 +170,7 @@ def test_the_page_shows_it(exported, storage, tmp_path):
     folder, _ = exported
     page = (folder / "report.html").read_text()
     assert "In the user&#39;s hands" in page or "In the user's hands" in page
-    for artifact in Deployment.load(folder).artifacts:
+    for artifact in ExportedNetworks.load(folder).artifacts:
         assert f"<td>{artifact.file}</td>" in page
         assert artifact.sha256[:12] in page
     assert "effective MACs (not realised)" in page
@@ -185,7 +185,7 @@ def test_dense_masked_and_smaller_networks_side_by_side(smaller, tmp_path, capsy
     chosen = [part for name in ("unstructured", "channels") for part in ("--round", rounds[name].key[:12])]
     assert main(["export", str(storage), *TRUST, "--out", str(tmp_path), *chosen, "--formats", "packed", "onnx"]) == 0
     printed = capsys.readouterr().out
-    found = Deployment.load(tmp_path)
+    found = ExportedNetworks.load(tmp_path)
     dense, masked, fewer = found.networks
     assert [facts.name for facts in found.networks] == ["dense", "unstructured", "channels"]
     assert [facts.origin["key"] for facts in found.networks] == [rounds[facts.name].key for facts in found.networks]
@@ -384,7 +384,7 @@ def test_without_data_nothing_is_said_of_accuracy(tmp_path):
     assert [(a.accuracy, a.relative_error) for a in found.artifacts] == [(None, None)] * 2
     assert tuple(told) == found.artifacts
     assert found.networks[0].parameters == 192 * 192 + 2 * 192 + 192 * 4 + 4, "a shared weight counts once"
-    assert Deployment.load(tmp_path) == found
+    assert ExportedNetworks.load(tmp_path) == found
 
 
 def test_what_cannot_be_exported_is_left_out_with_its_reason(tmp_path):
@@ -454,11 +454,11 @@ def test_a_folder_that_cannot_be_is_told_before_anything_is_measured(storage, tm
 def test_a_failed_export_leaves_no_page_of_other_files(tmp_path):
     good = Candidate("n", networks.tied(4), "export.networks:tied", {}, networks.GREY)
     deploy([good], tmp_path, formats=["packed", "packed"])
-    assert len(Deployment.load(tmp_path).artifacts) == 1, "asked for twice, made once"
+    assert len(ExportedNetworks.load(tmp_path).artifacts) == 1, "asked for twice, made once"
     bad = dataclasses.replace(good, module=networks.data_flow(4), model="export.networks:data_flow")
     with pytest.raises(ExportError, match="DataFlow cannot be exported"):
         deploy([bad], tmp_path, formats=["packed", "onnx"])
-    assert Deployment.load(tmp_path) is None
+    assert ExportedNetworks.load(tmp_path) is None
 
 
 def test_a_record_that_does_not_say_what_it_is_of(ledger):
@@ -475,7 +475,7 @@ def test_from_s3_to_files(storage, s3_uri, tmp_path, capsys):
     keys = [record.key for record in Ledger(there).records()]
     arguments = ["--out", str(tmp_path), "--round", keys[-1][:12], "--formats", "packed"]
     assert main(["export", s3_uri, *TRUST, *arguments]) == 0
-    found = Deployment.load(tmp_path)
+    found = ExportedNetworks.load(tmp_path)
     assert [facts.origin["key"] for facts in found.networks] == [keys[0], keys[-1]]
     assert [artifact.accuracy for artifact in found.artifacts] == [facts.accuracy for facts in found.networks]
     said = capsys.readouterr().out + (tmp_path / "deploy.json").read_text() + (tmp_path / "report.html").read_text()
@@ -487,20 +487,20 @@ def test_from_s3_to_files(storage, s3_uri, tmp_path, capsys):
     [("{", "cannot be read"), ("{}", "cannot be read"), ('{"format": 3}', "has format 3, this one reads up to 2")],
 )
 def test_a_damaged_deploy_json_is_told(tmp_path, text, words):
-    assert Deployment.load(tmp_path) is None
+    assert ExportedNetworks.load(tmp_path) is None
     (tmp_path / "deploy.json").write_text(text)
     with pytest.raises(DamagedError, match=words):
-        Deployment.load(tmp_path)
+        ExportedNetworks.load(tmp_path)
 
 
 def test_deploy_json_of_format_1_is_read(exported, tmp_path):
     """As it was when every file that was written could be run."""
-    found = Deployment.load(exported[0])
+    found = ExportedNetworks.load(exported[0])
     value = json.loads((exported[0] / "deploy.json").read_text())
     ran = [artifact for artifact in value["artifacts"] if artifact["speed"]]
     assert all(artifact.pop("not_run") is None for artifact in ran)
     (tmp_path / "deploy.json").write_text(json.dumps({**value, "format": 1, "artifacts": ran}))
-    assert Deployment.load(tmp_path).artifacts == tuple(artifact for artifact, _ in found.measured)
+    assert ExportedNetworks.load(tmp_path).artifacts == tuple(artifact for artifact, _ in found.measured)
 
 
 def test_deploy_json_is_plain(exported):

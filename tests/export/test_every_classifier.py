@@ -8,7 +8,7 @@ from torchvision import models
 from orchestrator.errors import ExportError
 from orchestrator.export import load_packed, save_onnx, save_packed
 from orchestrator.export.preprocessing import IMAGENET, Preprocessing, numbered
-from orchestrator.training.models import build_model
+from orchestrator.models.build import build_model
 from orchestrator.training.state import model_tensors
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]

@@ -8,7 +8,7 @@ from torch import nn
 
 from orchestrator.errors import ExportError
 from orchestrator.export import fold_batch_norm
-from orchestrator.training.models import build_model
+from orchestrator.models.build import build_model
 
 
 def test_closed_form():

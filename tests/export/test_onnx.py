@@ -17,8 +17,8 @@ from orchestrator.errors import ExportError
 from orchestrator.export import batch_norm, fold_batch_norm, onnx_file, save_onnx, save_onnx_half, save_onnx_int8
 from orchestrator.export.agreement import relative_error
 from orchestrator.export.onnx_file import run_onnx
+from orchestrator.models.build import build_model
 from orchestrator.pruning import fewer_channels
-from orchestrator.training.models import build_model
 
 onnx = pytest.importorskip("onnx")
 

@@ -15,10 +15,10 @@ from safetensors.torch import load, save
 from torch import nn
 
 from orchestrator.errors import ConfigError, DamagedError, ExportError
-from orchestrator.export import batch_norm, fold_batch_norm, load_packed, packed, save_packed
+from orchestrator.export import batch_norm, fold_batch_norm, load_packed, packed_file, save_packed
 from orchestrator.export.streams import pack, unpack
+from orchestrator.models.build import build_model
 from orchestrator.pruning import fewer_channels
-from orchestrator.training.models import build_model
 from orchestrator.training.state import model_tensors
 
 
@@ -36,7 +36,7 @@ def bits(module):
 
 def loaded(path):
     """The network of a file of this test's own."""
-    return load_packed(path, model=packed.read_network(path).model)
+    return load_packed(path, model=packed_file.read_network(path).model)
 
 
 def images(n=4):
@@ -91,7 +91,7 @@ def test_a_network_comes_back_bit_by_bit(tmp_path, name, density):
     again = loaded(path)
     assert not again.training
     assert bits(again) == before
-    assert packed.read_network(path).preprocessing == GREY
+    assert packed_file.read_network(path).preprocessing == GREY
     assert [file.name for file in path.parent.iterdir()] == ["n.packed"]
 
 
@@ -112,7 +112,7 @@ def test_a_network_with_fewer_channels_comes_back(tmp_path, name, half, fold):
     path = save_packed(smaller, tmp_path / "n", **options, half=half, fold=fold)
     assert path.stat().st_size < 0.6 * dense.stat().st_size
     again = load_packed(path)
-    assert packed.read_network(path).channels == kept
+    assert packed_file.read_network(path).channels == kept
     if not half and not fold:
         assert bits(again) == bits(smaller)
     with torch.no_grad():
@@ -125,7 +125,7 @@ def test_of_a_torchvision_classifier_the_name_is_enough(tmp_path):
     module = build_model("torchvision:squeezenet1_1", {}, num_classes=17, input_shape=(3, 224, 224), seed=0)
     path = save_packed(module, tmp_path / "n", model="torchvision:squeezenet1_1")
     assert bits(loaded(path)) == bits(module)
-    assert packed.read_network(path).preprocessing.labels == tuple(map(str, range(17)))
+    assert packed_file.read_network(path).preprocessing.labels == tuple(map(str, range(17)))
 
 
 def test_the_same_network_gives_the_same_bytes(tmp_path):
@@ -218,7 +218,7 @@ def changed_network(blob, **changes):
     header = json.loads(blob[8 : 8 + int.from_bytes(blob[:8], "little")])
     content = json.loads(header["__metadata__"]["packed"])
     del content["sha256"]
-    return packed._sealed({**content, **{key: value(content[key]) for key, value in changes.items()}}, load(blob))
+    return packed_file._sealed({**content, **{key: value(content[key]) for key, value in changes.items()}}, load(blob))
 
 
 def with_tensor(name, dtype, shape, kept):
@@ -415,7 +415,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch, good):
 def test_preprocessing_is_checked(change, words):
     good = {"input_shape": (3, 8, 8), "mean": (0.5,) * 3, "std": (1.0,) * 3, "labels": ("a",)}
     with pytest.raises(ConfigError, match=words):
-        packed.Preprocessing(**{**good, **change})
+        packed_file.Preprocessing(**{**good, **change})
 
 
 @pytest.mark.parametrize(
@@ -428,7 +428,7 @@ def test_preprocessing_is_checked(change, words):
 )
 def test_preprocessing_of_data(normalize, normalized, expected):
     data = dataclasses.replace(tiny.data(), normalize=normalize, normalized=normalized)
-    got = packed.Preprocessing.of(data)
-    assert got == packed.Preprocessing((1, 6, 6), *expected, ("0", "1", "2"))
-    named = packed.Preprocessing.of(dataclasses.replace(data, labels=("a", "b", "c")))
+    got = packed_file.Preprocessing.of(data)
+    assert got == packed_file.Preprocessing((1, 6, 6), *expected, ("0", "1", "2"))
+    named = packed_file.Preprocessing.of(dataclasses.replace(data, labels=("a", "b", "c")))
     assert named.labels == ("a", "b", "c")

@@ -13,7 +13,7 @@ from orchestrator.export import save_pte
 from orchestrator.export.agreement import relative_error
 from orchestrator.export.measure import measure
 from orchestrator.export.runtimes import runtime_of
-from orchestrator.training.models import build_model
+from orchestrator.models.build import build_model
 
 
 def test_without_its_package(tmp_path, monkeypatch):

@@ -17,13 +17,14 @@ from orchestrator.driver import Driver
 from orchestrator.experiment import Experiment
 from orchestrator.problem import load_problem
 from orchestrator.pruning import Explicit, Filters, Geometric, Layerwise, NofM, Selection, count_kept, kept_count
+from orchestrator.randomness import derive
+from orchestrator.record import Record
 from orchestrator.requests import GRADIENTS
-from orchestrator.rounds import RoundRequest, TrainState
 from orchestrator.runner import run
-from orchestrator.seeds import derive
-from orchestrator.storage.ledger import Ledger, Record
-from orchestrator.storage.store import open_store
-from orchestrator.training.loop import Trainer
+from orchestrator.storage.ledger import Ledger
+from orchestrator.storage.opening import open_store
+from orchestrator.training.trainer import Trainer
+from orchestrator.work import RoundRequest, TrainState
 
 Tensors = dict[str, Tensor]
 

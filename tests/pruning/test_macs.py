@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
+from orchestrator.models.build import build_model
 from orchestrator.pruning.macs import Macs, count_macs
-from orchestrator.training.models import build_model
 
 
 def test_closed_forms():

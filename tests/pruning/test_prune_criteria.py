@@ -18,7 +18,7 @@ from orchestrator.pruning import (
     reads_gradients,
     resolve_criterion,
 )
-from orchestrator.training.rng import own_randomness, seed_all
+from orchestrator.randomness import own_randomness, seed_all
 
 
 def test_magnitude_is_the_absolute_value() -> None:

@@ -11,8 +11,9 @@ from typing import Any
 
 from orchestrator.export.measure import Speed
 from orchestrator.export.proof import Artifact, Deployment, Facts, Skipped
+from orchestrator.record import MODEL, OPTIMIZER, Blob, Record
 from orchestrator.report import save_report, tasks
-from orchestrator.storage.ledger import MODEL, OPTIMIZER, Blob, Ledger, Record
+from orchestrator.storage.ledger import Ledger
 
 TECHNIQUES = {
     "learning-rate-rewinding": ("LearningRateRewinding", {"epochs": None, "optimizer_state": "kept"}, 0.0008),

@@ -13,11 +13,12 @@ from report.synthetic import deployment, digest, path_of, write
 
 from orchestrator.__main__ import main
 from orchestrator.export.measure import DataSource
-from orchestrator.export.proof import Deployment
+from orchestrator.export.proof import ExportedNetworks
+from orchestrator.record import Record
 from orchestrator.report import tasks
-from orchestrator.report.deployed import recommended_rounds
-from orchestrator.storage.ledger import Ledger, Record
-from orchestrator.storage.store import open_store
+from orchestrator.report.exported import recommended_rounds
+from orchestrator.storage.ledger import Ledger
+from orchestrator.storage.opening import open_store
 
 SMALL = path_of("learning-rate-rewinding", 0, 6, epochs=2)  # its model comes first by name
 WIDE = path_of("weight-rewinding", 0, 4, epochs=2, model="resnet56")
@@ -26,7 +27,7 @@ FAILURES = [
 ]
 
 
-def of_rounds(records: list[Record]) -> Deployment:
+def of_rounds(records: list[Record]) -> ExportedNetworks:
     """A deployment of the networks of `records`, two."""
     found = deployment()
     networks = [
@@ -50,8 +51,8 @@ class Sketch:
 
 @pytest.fixture(autouse=True)
 def _sketches(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("orchestrator.report.files.draw", lambda task, references: [])
-    monkeypatch.setattr("orchestrator.report.files.deployed_pictures", lambda deployment: [Sketch()])
+    monkeypatch.setattr("orchestrator.report.write.draw", lambda task, references: [])
+    monkeypatch.setattr("orchestrator.report.write.deployed_pictures", lambda deployment: [Sketch()])
 
 
 @pytest.fixture
@@ -64,7 +65,7 @@ def storage(tmp_path: Path) -> Path:
     return tmp_path / "runs"
 
 
-def exported(folder: Path, rounds: list[Record]) -> Deployment:
+def exported(folder: Path, rounds: list[Record]) -> ExportedNetworks:
     folder.mkdir(exist_ok=True)
     found = of_rounds(rounds)
     found.save(folder)
@@ -111,7 +112,7 @@ def test_a_file_that_is_gone_is_not_shown_as_one_to_download(storage: Path, tmp_
 def _quick_export(monkeypatch: pytest.MonkeyPatch) -> None:
     """An export that loads and measures nothing."""
     monkeypatch.setattr(DataSource, "load", lambda self: None)
-    monkeypatch.setattr("orchestrator.export.rounds.side_by_side", lambda ledger, records, data: records)
+    monkeypatch.setattr("orchestrator.export.candidates.side_by_side", lambda ledger, records, data: records)
     monkeypatch.setattr("orchestrator.export.deploy.deploy", lambda networks, out, **_: exported(out, list(networks)))
 
 

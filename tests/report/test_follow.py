@@ -5,15 +5,15 @@ from dataclasses import replace
 import pytest
 import tiny
 
-from orchestrator.report.follow import Sight, lines, look
-from orchestrator.rounds import Progress, TrainState
+from orchestrator.report.follow import StorageView, lines, read_view
 from orchestrator.runner import run
 from orchestrator.storage.claims import Claims
 from orchestrator.storage.ledger import Ledger
+from orchestrator.storage.opening import open_store
 from orchestrator.storage.progress import write_progress
-from orchestrator.storage.store import open_store
+from orchestrator.work import Progress, TrainState
 
-NOTHING = Sight({}, {}, {}, {})
+NOTHING = StorageView({}, {}, {}, {})
 
 
 @pytest.fixture
@@ -21,8 +21,8 @@ def ledger(tmp_path) -> Ledger:
     return Ledger(open_store(str(tmp_path / "runs")))
 
 
-def news(ledger: Ledger, before: Sight) -> tuple[list[str], Sight]:
-    after = look(ledger, before)
+def news(ledger: Ledger, before: StorageView) -> tuple[list[str], StorageView]:
+    after = read_view(ledger, before)
     return sorted(lines(before, after)), after
 
 
@@ -61,7 +61,7 @@ def test_claims_on_finished_rounds_are_not_read_again_and_again(ledger, monkeypa
     with Claims(ledger.store, "digits.0 on host-7", lease_seconds=3600) as claims:  # no heartbeat in between
         assert claims.acquire(key)
         assert claims.acquire("ab" * 32)
-        seen, read, asked = look(ledger, NOTHING), type(ledger.store).read, []
+        seen, read, asked = read_view(ledger, NOTHING), type(ledger.store).read, []
         monkeypatch.setattr(type(ledger.store), "read", lambda *a: asked.append(a[1]) or read(*a))
-        assert look(ledger, seen).holders == {"ab" * 32: "digits.0 on host-7"}
+        assert read_view(ledger, seen).holders == {"ab" * 32: "digits.0 on host-7"}
     assert asked == [f"claims/{'ab' * 32}/1.json"]

@@ -13,7 +13,7 @@ from orchestrator.errors import OrchestratorError
 from orchestrator.report import path_records, tasks
 from orchestrator.report.page import template
 from orchestrator.storage.ledger import Ledger
-from orchestrator.storage.store import open_store
+from orchestrator.storage.opening import open_store
 
 
 class Parser(html.parser.HTMLParser):

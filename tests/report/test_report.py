@@ -13,11 +13,12 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from orchestrator.errors import DamagedError, OrchestratorError
+from orchestrator.record import MODEL, OPTIMIZER, Blob, Record
 from orchestrator.report import path_records, print_status, print_table, save_csv, summary, text
 from orchestrator.report.summary import search_cost
-from orchestrator.rounds import TrainState
-from orchestrator.storage.ledger import MODEL, OPTIMIZER, Blob, Ledger, Record
-from orchestrator.storage.store import open_store
+from orchestrator.storage.ledger import Ledger
+from orchestrator.storage.opening import open_store
+from orchestrator.work import TrainState
 
 
 def record(round=0, seed=0, val=0.9, test=0.9, experiment="digits", density=None, key=None, **changes) -> Record:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from report.synthetic import path_of
 
 from orchestrator.report.choice import choose, pareto
-from orchestrator.report.curves import layers, lessons
+from orchestrator.report.curves import layers, round_curves
 from orchestrator.report.paired import bootstrap, paired_differences
 from orchestrator.report.sharing import sharing
 from orchestrator.report.summary import summary
@@ -227,7 +227,7 @@ def test_of_many_experiments_the_best_are_shown():
 def test_curves_follow_each_other_and_layers_keep_their_order():
     records = paths(NAMES[:1], rounds=2)
     rows = summary(records)
-    found = lessons(records, rows)
+    found = round_curves(records, rows)
     assert [(lesson.start, len(lesson.val_accuracy)) for lesson in found] == [(0, 4), (4, 4), (8, 4)]
     assert [lesson.val_accuracy[-1] for lesson in found] == [row.validation for row in rows]
     assert [layer.name for layer in layers(records, rows[1])] == list(records[0].layers)

@@ -8,7 +8,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orchestrator.errors import DamagedError
-from orchestrator.rounds import EpochMetrics, Progress, TrainState
 from orchestrator.storage.checkpoint import (
     pack_model,
     pack_optimizer,
@@ -17,6 +16,7 @@ from orchestrator.storage.checkpoint import (
     unpack_optimizer,
     unpack_progress,
 )
+from orchestrator.work import EpochMetrics, Progress, TrainState
 
 
 def masked(shape, density, dtype=torch.float32, seed=0):

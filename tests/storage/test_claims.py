@@ -20,9 +20,10 @@ from waiting import PATIENCE_S, wait_for
 from orchestrator.errors import ConfigError, StorageError
 from orchestrator.storage.claims import Claims
 from orchestrator.storage.local import LocalStore
+from orchestrator.storage.opening import open_store
 from orchestrator.storage.process import this_process
 from orchestrator.storage.s3 import S3Store
-from orchestrator.storage.store import Store, open_store
+from orchestrator.storage.store import Store
 
 NEVER = 600.0  # a lease that does not end in a test
 LEASES = (0.5, 2.0, 8.0, 30.0)  # tried until one is kept: a machine that stands still for a whole lease ends any claim
@@ -37,7 +38,7 @@ now = time.monotonic
 for clock in "time", "monotonic":
     setattr(time, clock, lambda right=getattr(time, clock): right() + float(ahead))
 from orchestrator.storage.claims import Claims
-from orchestrator.storage.store import open_store
+from orchestrator.storage.opening import open_store
 claims = Claims(open_store(uri), owner, lease_seconds=float(lease))
 print("ready", flush=True)
 for line in sys.stdin:

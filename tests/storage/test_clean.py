@@ -13,14 +13,15 @@ from storage.whole import EXPERIMENT, KEYS, checkpoint, commit, experiment, whol
 
 from orchestrator.__main__ import main
 from orchestrator.errors import StorageError
-from orchestrator.rounds import TrainState
 from orchestrator.storage.claims import Claims
 from orchestrator.storage.clean import PATIENCE_SECONDS, Leftovers, leftovers, remove
 from orchestrator.storage.ledger import Ledger
 from orchestrator.storage.local import LocalStore
+from orchestrator.storage.opening import open_store
 from orchestrator.storage.s3 import S3Store
-from orchestrator.storage.store import File, Store, open_store
+from orchestrator.storage.store import File, Store
 from orchestrator.storage.verify import verify
+from orchestrator.work import TrainState
 
 RUN = f"train/e.0-{'a' * 32}"
 PROBE = f"probe-{'b' * 32}/file"

@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from orchestrator.errors import DamagedError
-from orchestrator.experiment import FORMAT
-from orchestrator.rounds import TrainState
-from orchestrator.storage.ledger import MODEL, OPTIMIZER, Ledger, Record
-from orchestrator.storage.sealed import sha256_of
-from orchestrator.storage.store import open_store
+from orchestrator.record import FORMAT, MODEL, OPTIMIZER, Record
+from orchestrator.sealed import sha256_of
+from orchestrator.storage.ledger import Ledger
+from orchestrator.storage.opening import open_store
+from orchestrator.work import TrainState
 
 KEY = "ab" * 32
 MASKS = {"w": torch.tensor([[True, False, True], [False, False, True]])}

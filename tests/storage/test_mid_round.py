@@ -10,10 +10,10 @@ import torch
 from waiting import PATIENCE_S
 
 from orchestrator.errors import StorageError
-from orchestrator.rounds import EpochMetrics, Progress, TrainState
 from orchestrator.storage.checkpoint import pack_progress
+from orchestrator.storage.opening import open_store
 from orchestrator.storage.progress import ProgressWriter, discard_progress, newest_progress, write_progress
-from orchestrator.storage.store import open_store
+from orchestrator.work import EpochMetrics, Progress, TrainState
 
 KEY = "ab" * 32
 

@@ -10,9 +10,10 @@ from botocore.exceptions import ClientError
 from s3_server import FaultProxy
 
 from orchestrator.errors import StorageError
+from orchestrator.storage.opening import open_store
 from orchestrator.storage.s3 import S3Store
 from orchestrator.storage.s3_faults import diagnose, sentence
-from orchestrator.storage.store import MissingError, open_store
+from orchestrator.storage.store import MissingError
 
 BODIES = {
     "nothing": b"",

@@ -11,9 +11,9 @@ import pytest
 from s3_server import FaultProxy
 
 from orchestrator.errors import StorageError
+from orchestrator.storage.opening import open_store
 from orchestrator.storage.s3 import S3Store
 from orchestrator.storage.s3_client import s3_client
-from orchestrator.storage.store import open_store
 
 BEHIND = "http://store.behind-a-proxy.invalid:9000"
 

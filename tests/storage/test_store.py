@@ -25,8 +25,9 @@ from waiting import PATIENCE_S, wait_for
 
 from orchestrator.errors import ConfigError, DamagedError, StorageError
 from orchestrator.storage import s3, s3_bulk
+from orchestrator.storage.opening import open_store
 from orchestrator.storage.s3 import S3Store
-from orchestrator.storage.store import MissingError, Store, open_store
+from orchestrator.storage.store import MissingError, Store
 
 MB = 1 << 20
 
@@ -262,7 +263,7 @@ def test_credentials_in_a_uri_are_refused_and_not_repeated(uri: str) -> None:
 @pytest.mark.parametrize("call", ["store.write('file', data)", "store.create(f'file{i % 20}', data)"])
 def test_sigkill_leaves_no_partial_file(tmp_path: Path, call: str) -> None:
     code = f"""
-import sys; from orchestrator.storage.store import open_store
+import sys; from orchestrator.storage.opening import open_store
 store = open_store(sys.argv[1]); print("writing", flush=True)
 for i in range(10**6): data = bytes([i % 256]) * (16 << 20); {call}
 """
@@ -294,7 +295,7 @@ for i in range(10**6): data = bytes([i % 256]) * (16 << 20); {call}
 
 def test_of_racing_processes_exactly_one_creates(tmp_path: Path) -> None:
     code = """
-import os, sys; from orchestrator.storage.store import open_store
+import os, sys; from orchestrator.storage.opening import open_store
 store = open_store(sys.argv[1]); store.write(f"ready/{os.getpid()}", b"")
 while len(store.list("ready")) < 8: pass
 print(sum(store.create(f"race/{i}", str(os.getpid()).encode()) for i in range(200)))
@@ -349,7 +350,7 @@ def test_a_file_where_a_folder_should_be_is_told(tmp_path: Path) -> None:
 def test_disk_full_is_told_and_leaves_the_old_file(tmp_path: Path) -> None:
     code = """
 import subprocess, sys; from orchestrator.errors import StorageError
-from orchestrator.storage.store import open_store
+from orchestrator.storage.opening import open_store
 subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", sys.argv[1]], check=True)
 store = open_store(sys.argv[1]); store.write("file", b"old")
 for call in (store.write, store.create):
@@ -779,7 +780,7 @@ def test_a_create_whose_answer_was_lost_is_ours_only_if_the_bytes_are(s3_uri: st
 
 def test_sigkill_in_mid_upload_leaves_the_old_object(s3_uri: str, fault_proxy: FaultProxy) -> None:
     code = """
-import sys; from orchestrator.storage.store import open_store
+import sys; from orchestrator.storage.opening import open_store
 open_store(sys.argv[1]).write("file", b"n" * (40 << 20))
 """
     store = S3Store(s3_uri)

@@ -26,8 +26,8 @@ from orchestrator.__main__ import main
 from orchestrator.driver import Driver
 from orchestrator.errors import DamagedError, StorageError
 from orchestrator.problem import load_problem
+from orchestrator.record import MODEL, OPTIMIZER
 from orchestrator.report import path_records
-from orchestrator.rounds import EpochMetrics, Progress, TrainState
 from orchestrator.storage.checkpoint import (
     pack_model,
     pack_progress,
@@ -37,12 +37,14 @@ from orchestrator.storage.checkpoint import (
     unpack_snapshot,
 )
 from orchestrator.storage.claims import LINK_BYTES, SWEPT, Claims, holders
-from orchestrator.storage.ledger import MODEL, OPTIMIZER, Ledger
+from orchestrator.storage.ledger import Ledger
+from orchestrator.storage.opening import open_store
 from orchestrator.storage.process import is_gone, this_process
 from orchestrator.storage.progress import newest_progress, write_progress
 from orchestrator.storage.s3 import S3Store
-from orchestrator.storage.store import JSON_BYTES, Store, open_store
-from orchestrator.training.loop import Trainer
+from orchestrator.storage.store import JSON_BYTES, Store
+from orchestrator.training.trainer import Trainer
+from orchestrator.work import EpochMetrics, Progress, TrainState
 
 pytestmark = pytest.mark.usefixtures("little_memory")
 BOMB = "[" * 200_000

@@ -15,13 +15,14 @@ from storage.whole import EXPERIMENT, KEYS, STOP, commit, experiment, unsealed, 
 
 from orchestrator.__main__ import main
 from orchestrator.errors import StorageError
+from orchestrator.record import MODEL
 from orchestrator.report import path_records
-from orchestrator.report.follow import Sight, lines, look
-from orchestrator.storage.experiments import FIELDS
-from orchestrator.storage.ledger import MODEL, Ledger
+from orchestrator.report.follow import StorageView, lines, read_view
+from orchestrator.sealed import seal, unseal
+from orchestrator.storage.experiments import EXPERIMENT_FIELDS
+from orchestrator.storage.ledger import Ledger
 from orchestrator.storage.local import LocalStore
-from orchestrator.storage.sealed import seal, unseal
-from orchestrator.storage.store import open_store
+from orchestrator.storage.opening import open_store
 from orchestrator.storage.verify import verify
 
 
@@ -66,7 +67,7 @@ def test_any_flipped_bit_of_a_sealed_file_is_found_or_changes_nothing() -> None:
     whole = seal(content)
     for at, bit in itertools.product(range(len(whole)), range(8)):
         with contextlib.suppress(ValueError):
-            assert unseal(whole[:at] + bytes([whole[at] ^ 1 << bit]) + whole[at + 1 :], FIELDS) == content
+            assert unseal(whole[:at] + bytes([whole[at] ^ 1 << bit]) + whole[at + 1 :], EXPERIMENT_FIELDS) == content
 
 
 @pytest.mark.parametrize(
@@ -207,7 +208,7 @@ def test_an_experiment_without_its_file_has_the_rounds_that_another_one_trained(
 
 def test_follow_tells_damage_once_and_goes_on(ledger: Ledger) -> None:
     ledger.store.write(f"rounds/{KEYS[1]}/record.json", b"{")
-    before = look(ledger, Sight({}, {}, {}, {}))
-    told = list(lines(Sight({}, {}, {}, {}), before))
+    before = read_view(ledger, StorageView({}, {}, {}, {}))
+    told = list(lines(StorageView({}, {}, {}, {}), before))
     assert [line for line in told if line.startswith(f"error: rounds/{KEYS[1]}/record.json is not a record")]
-    assert not [line for line in lines(before, look(ledger, before)) if "error" in line]
+    assert not [line for line in lines(before, read_view(ledger, before)) if "error" in line]

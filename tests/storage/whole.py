@@ -6,12 +6,12 @@ import json
 
 from storage.test_ledger import MASKS, STATE, record
 
-from orchestrator.rounds import Progress, TrainState
+from orchestrator.sealed import seal
 from orchestrator.storage.claims import Claims
 from orchestrator.storage.ledger import Ledger
 from orchestrator.storage.progress import write_progress
-from orchestrator.storage.sealed import seal
 from orchestrator.storage.store import Store
+from orchestrator.work import Progress, TrainState
 
 KEYS = [f"{index:02}" * 32 for index in range(4)]
 EXPERIMENT = "experiments/e.0.json"

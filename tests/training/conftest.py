@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from orchestrator.training.pack import pack
+from orchestrator.data.parquet_writer import pack
 
 COUNTS = {"cat": 90, "dog": 60, "ü x": 21}
 

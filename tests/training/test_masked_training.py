@@ -10,15 +10,15 @@ import torch.nn.functional as F
 from torch import nn
 from torch.func import functional_call
 
+from orchestrator.data.load import load_data
 from orchestrator.errors import DamagedError, DivergedError
 from orchestrator.pruning import prunable_weights
-from orchestrator.rounds import RoundRequest, TrainState
-from orchestrator.seeds import derive
-from orchestrator.training.data import load_data
-from orchestrator.training.loop import Trainer
-from orchestrator.training.lr import Constant
+from orchestrator.randomness import derive
+from orchestrator.schedules import Constant
 from orchestrator.training.optimizer import SGD, AdamW
 from orchestrator.training.state import put_state, take_state
+from orchestrator.training.trainer import Trainer
+from orchestrator.work import RoundRequest, TrainState
 
 OPTIMIZERS = {
     "plain": SGD(momentum=0.0),

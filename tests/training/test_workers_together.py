@@ -11,10 +11,10 @@ import torch
 import torch.distributed as dist
 from together import start_together
 
-from orchestrator.rounds import RoundRequest
+from orchestrator.data.load import load_data
 from orchestrator.storage.checkpoint import pack_progress, unpack_progress
-from orchestrator.training.data import load_data
-from orchestrator.training.loop import Trainer
+from orchestrator.training.trainer import Trainer
+from orchestrator.work import RoundRequest
 
 DEEPER = tiny.with_training(dataclasses.replace(tiny.EXPERIMENT, model="tiny:deeper"), channels_last=True)
 # Without batch norm, whose statistics are each worker's own; a clipped gradient would show a wrong scale.

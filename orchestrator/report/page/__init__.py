@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from orchestrator.report.deployed import Deployed
-from orchestrator.report.output import writing
+from orchestrator.files import written_for_report
+from orchestrator.formatting import shorten
+from orchestrator.record import Record
+from orchestrator.report.exported import Deployed
 from orchestrator.report.page.template import render
 from orchestrator.report.page.views import Chapter, rounds_table
 from orchestrator.report.sharing import sharing
-from orchestrator.report.text import shorten
-
-if TYPE_CHECKING:
-    from orchestrator.storage.ledger import Record
 
 __all__ = ["Chapter", "save_page"]
 
@@ -42,6 +40,6 @@ def save_page(
             "failures": list(failures),
         }
     )
-    with writing(path):
+    with written_for_report(path):
         path.write_text(text, encoding="utf-8", newline="\n")
     return path

@@ -11,10 +11,10 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from orchestrator import formatting
 from orchestrator.errors import OrchestratorError
 from orchestrator.extras import extra
-from orchestrator.report import text
-from orchestrator.report.paired import LEVEL, RESAMPLES
+from orchestrator.report.paired import CONFIDENCE, RESAMPLES
 from orchestrator.report.pictures import COLOURS
 from orchestrator.report.published import SOURCE
 from orchestrator.report.summary import RULE
@@ -37,7 +37,7 @@ def render(values: Mapping[str, Any]) -> str:
 
     def one_line(value: Any) -> Any:
         """What is shown of a text: names come from storage, where anybody may have written."""
-        return text.plain(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+        return formatting.plain(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
     environment = Environment(
         loader=PackageLoader("orchestrator.report.page", "."),
@@ -48,20 +48,20 @@ def render(values: Mapping[str, Any]) -> str:
         finalize=one_line,
     )
     for function in (
-        text.compression,
-        text.duration,
-        text.milliseconds,
-        text.percent,
-        text.points,
-        text.shorten,
-        text.size,
+        formatting.compression,
+        formatting.duration,
+        formatting.milliseconds,
+        formatting.percent,
+        formatting.points,
+        formatting.shorten,
+        formatting.size,
     ):
         environment.filters[function.__name__] = function
     environment.filters["markup"] = Markup
     script = _library() + "\n" + _own("page.js")
     constants = {
         "colours": COLOURS,
-        "level": round(100 * LEVEL),
+        "level": round(100 * CONFIDENCE),
         "resamples": RESAMPLES,
         "rule": RULE,
         "script": Markup(script),

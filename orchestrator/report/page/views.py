@@ -5,17 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from orchestrator.formatting import plain
+from orchestrator.record import Record
 from orchestrator.report.paired import Difference
+from orchestrator.report.pictures import Picture
 from orchestrator.report.published import Published, PublishedPoint
 from orchestrator.report.summary import Row
 from orchestrator.report.tasks import Task
-from orchestrator.report.text import plain
-
-if TYPE_CHECKING:
-    from orchestrator.report.pictures import Picture
-    from orchestrator.storage.ledger import Record
 
 OPEN_TABLES = 2  # experiments whose tables need no click
 
@@ -32,7 +30,7 @@ class Grid:
 
 
 @dataclass(frozen=True)
-class Beside:
+class Comparison:
     """A round of ours and what was published at its density."""
 
     row: Row
@@ -88,14 +86,14 @@ class Chapter:
         return Grid(columns, lines)
 
     @cached_property
-    def beside(self) -> list[tuple[str, Published, list[Beside]]]:
+    def beside(self) -> list[tuple[str, Published, list[Comparison]]]:
         """(experiment, what was published, the rounds of which it tells the density) for each one that has such."""
         found = []
         chosen = self.task.choice.row.experiment if self.task.choice else None
         for name, reference in sorted(self.references.items(), key=lambda item: item[0] != chosen):
             points = {round(point.density, 4): point for point in reference.points}
             rows = [row for row in self.task.experiments[name] if row.round and round(row.density, 4) in points]
-            found.append((name, reference, [Beside(row, points[round(row.density, 4)]) for row in rows]))
+            found.append((name, reference, [Comparison(row, points[round(row.density, 4)]) for row in rows]))
         return [entry for entry in found if entry[2]]
 
 

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from orchestrator.formatting import compression, percent, shorten
 from orchestrator.report.pictures.style import (
     CROWD,
     GREY,
@@ -23,11 +24,10 @@ from orchestrator.report.pictures.style import (
 from orchestrator.report.published import Published
 from orchestrator.report.summary import Row
 from orchestrator.report.tasks import Task
-from orchestrator.report.text import compression, percent, shorten, spread
 
 LEAST_SPAN = 5.0  # points of accuracy from top to bottom, so that noise does not look like a landscape
 MOST_SPAN = 15.0  # below the dense network; what falls deeper is of no use, and would flatten the rest
-MANY = 60
+MANY_PATHS = 60
 Across = Callable[[Row], float]
 
 
@@ -123,7 +123,7 @@ class _Sheet:
             [(self.across(row), 100 * row.test.median) for row in self.task.experiments[name]] for name in self._others
         ]
         lines = LineCollection(paths, colors=CROWD, linewidths=0.8, alpha=0.7)
-        if len(paths) > MANY:
+        if len(paths) > MANY_PATHS:
             # A shade, not lines: as pixels they cost the page little.
             lines.set(color=SHADE, alpha=0.2, rasterized=True)
         self.axes.add_collection(lines, autolim=False)
@@ -161,7 +161,7 @@ def point_title(row: Row) -> str:
     seeds = len(row.seeds)
     return (
         f"{label_of(row.experiment)}, round {row.round}: {compression(row.compression)}, "
-        f"test {spread(row.test, seeds)} %, validation {percent(row.validation.median)} %, "
+        f"test {row.test.text(seeds)} %, validation {percent(row.validation.median)} %, "
         f"{row.cost:,} epochs of retraining"
     )
 

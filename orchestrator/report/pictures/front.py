@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from orchestrator.formatting import compression, percent, shorten, size
 from orchestrator.report.pictures.accuracy import point_title
 from orchestrator.report.pictures.style import CROWD, GREY, INK, LINES, SHADE, Picture, frame
 from orchestrator.report.summary import Row
 from orchestrator.report.tasks import Task
-from orchestrator.report.text import compression, percent, shorten, size
 
 MANY = 1500  # points; more are pixels, because the page would be slow with them
 SPAN = 6.0  # points of accuracy below the best that are shown

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from orchestrator.formatting import compression, percent, shorten
 from orchestrator.report.curves import layers
 from orchestrator.report.pictures.style import GREY, INK, LINES, Picture, frame, label_of
 from orchestrator.report.tasks import Task
-from orchestrator.report.text import compression, percent, shorten
 
-MOST_LABELS = 40
+MAX_LAYER_LABELS = 40
 
 
 def layers_picture(task: Task) -> Picture | None:
@@ -34,7 +34,7 @@ def layers_picture(task: Task) -> Picture | None:
     right = min(max(100 * bar.density.high for bar in bars) * 1.08 + 0.01, 104)
     axes.set_xlim(0, max(right, 100 * row.density * 1.15))
     axes.set_ylim(len(bars) - 0.4, -0.6)
-    step = -(-len(bars) // MOST_LABELS)
+    step = -(-len(bars) // MAX_LAYER_LABELS)
     axes.set_yticks(places[::step], [shorten(bar.name, 30) for bar in bars[::step]], fontsize=8 if step == 1 else 7)
     axes.grid(visible=False, axis="y")
     axes.xaxis.set_major_formatter("{x:g} %")

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from orchestrator.report.curves import Lesson, lessons
+from orchestrator.formatting import compression
+from orchestrator.report.curves import RoundCurve, round_curves
 from orchestrator.report.pictures.style import GREY, GRID, INK, LINES, Picture, frame, label_of
 from orchestrator.report.summary import Spread
 from orchestrator.report.tasks import Task
-from orchestrator.report.text import compression
 
-MOST_LABELS = 12
+MAX_ROUND_LABELS = 12
 LABEL = -0.13  # where the names of the vertical axes stand, in widths of the axes
-SPAN = 20.0  # points of accuracy below the best that are shown: the first epochs begin with guessing
+SHOWN_POINTS = 20.0  # points of accuracy below the best that are shown: the first epochs begin with guessing
 
 
 def learning_picture(task: Task) -> Picture | None:
@@ -20,17 +20,17 @@ def learning_picture(task: Task) -> Picture | None:
     if task.choice is None:
         return None
     chosen = task.choice.row
-    rounds = lessons(task.paths[chosen.experiment], task.experiments[chosen.experiment])
+    rounds = round_curves(task.paths[chosen.experiment], task.experiments[chosen.experiment])
     if not rounds:
         return None
     seeds = f"median of {len(chosen.seeds)} seeds, band from least to greatest" if len(chosen.seeds) > 1 else "one seed"
     title, subtitle = "Learning curves, round after round", f"{label_of(chosen.experiment)}: {seeds}"
     note = "A new line begins where a round prunes the network and rewinds. Bold: the recommended round."
     figure, (above, below) = frame(title, subtitle, heights=(2.3, 1.3), note=note, left=0.88, right=0.3)
-    for lesson in rounds:
-        bold = lesson.row == chosen
-        _curve(above, lesson, lesson.val_accuracy, 100, bold=bold, colour=LINES[0])
-        _curve(below, lesson, lesson.train_loss, 1, bold=bold, colour=LINES[1])
+    for curve in rounds:
+        bold = curve.row == chosen
+        _curve(above, curve, curve.val_accuracy, 100, bold=bold, colour=LINES[0])
+        _curve(below, curve, curve.train_loss, 1, bold=bold, colour=LINES[1])
     _accuracy_axis(above, rounds)
     _loss_axis(below, rounds)
     last = rounds[-1]
@@ -38,8 +38,8 @@ def learning_picture(task: Task) -> Picture | None:
     for axes in (above, below):
         axes.set_xlim(-0.01 * end, 1.01 * end)
         axes.grid(visible=False, axis="x")
-        for lesson in rounds:
-            axes.axvline(lesson.start, color=GRID, linewidth=0.8, zorder=0.5)
+        for curve in rounds:
+            axes.axvline(curve.start, color=GRID, linewidth=0.8, zorder=0.5)
     _name_rounds(above, rounds, chosen.round)
     above.tick_params(labelbottom=False)
     above.spines["bottom"].set_visible(False)
@@ -49,8 +49,8 @@ def learning_picture(task: Task) -> Picture | None:
     return Picture("learning", f"{title}: {subtitle}", figure)
 
 
-def _curve(axes: Any, lesson: Lesson, values: list[Spread], scale: float, *, bold: bool, colour: str) -> None:
-    x = [lesson.start + epoch for epoch in range(1, len(values) + 1)]
+def _curve(axes: Any, curve: RoundCurve, values: list[Spread], scale: float, *, bold: bool, colour: str) -> None:
+    x = [curve.start + epoch for epoch in range(1, len(values) + 1)]
     low, high = [scale * value.low for value in values], [scale * value.high for value in values]
     if low != high:
         axes.fill_between(x, low, high, color=colour, alpha=0.16, linewidth=0)
@@ -59,18 +59,18 @@ def _curve(axes: Any, lesson: Lesson, values: list[Spread], scale: float, *, bol
     axes.plot(x, middle, color=colour, linewidth=1.9 if bold else 0.9, marker=marker, markersize=3, zorder=3)
 
 
-def _accuracy_axis(axes: Any, rounds: list[Lesson]) -> None:
-    values = [100 * value.median for lesson in rounds for value in lesson.val_accuracy]
+def _accuracy_axis(axes: Any, rounds: list[RoundCurve]) -> None:
+    values = [100 * value.median for curve in rounds for value in curve.val_accuracy]
     best = max(values)
-    span = min(max(best - min(values), 2.0), SPAN)
+    span = min(max(best - min(values), 2.0), SHOWN_POINTS)
     axes.set_ylim(best - 1.05 * span, min(best + 0.08 * span, 100 + 0.02 * span))
     axes.yaxis.set_major_formatter("{x:g} %")
     axes.set_ylabel("validation")
     axes.yaxis.set_label_coords(LABEL, 0.5)
 
 
-def _loss_axis(axes: Any, rounds: list[Lesson]) -> None:
-    least = min(value.low for lesson in rounds for value in lesson.train_loss)
+def _loss_axis(axes: Any, rounds: list[RoundCurve]) -> None:
+    least = min(value.low for curve in rounds for value in curve.train_loss)
     if least > 0:
         axes.set_yscale("log")
         axes.yaxis.get_major_locator().set_params(subs=(1, 2, 5))
@@ -80,15 +80,15 @@ def _loss_axis(axes: Any, rounds: list[Lesson]) -> None:
     axes.yaxis.set_label_coords(LABEL, 0.5)
 
 
-def _name_rounds(axes: Any, rounds: list[Lesson], chosen: int) -> None:
+def _name_rounds(axes: Any, rounds: list[RoundCurve], chosen: int) -> None:
     """The compression of each round above its curve; of many, only as many as fit."""
-    step = -(-len(rounds) // MOST_LABELS)
-    for index, lesson in enumerate(rounds):
-        is_chosen = lesson.row.round == chosen
+    step = -(-len(rounds) // MAX_ROUND_LABELS)
+    for index, curve in enumerate(rounds):
+        is_chosen = curve.row.round == chosen
         beside = any(abs(index - other) < step and rounds[other].row.round == chosen for other in range(len(rounds)))
         if is_chosen or (index % step == 0 and not beside):
             axes.text(
-                lesson.start + len(lesson.val_accuracy) / 2, 1.015, compression(lesson.row.compression),
+                curve.start + len(curve.val_accuracy) / 2, 1.015, compression(curve.row.compression),
                 transform=axes.get_xaxis_transform(), ha="center", va="bottom", fontsize=7.4,
                 color=INK if is_chosen else GREY, weight="bold" if is_chosen else "normal",
             )  # fmt: skip

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.extras import extra
-from orchestrator.report.output import writing
+from orchestrator.files import written_for_report
+from orchestrator.formatting import shorten
 from orchestrator.report.pictures.svg import inline
-from orchestrator.report.text import shorten
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -58,7 +58,7 @@ class Picture:
 
     def save(self, path: Path) -> Path:
         """Write a PNG. Raises OrchestratorError if `path` cannot be written."""
-        with writing(path), _quiet():
+        with written_for_report(path), _quiet():
             self.figure.savefig(path, format="png", dpi=200)
         return path
 

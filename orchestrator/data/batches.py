@@ -1,0 +1,270 @@
+"""One worker's share of every batch, the same images whatever the number of workers and of loader processes.
+
+All randomness of an epoch comes from its seed and is laid out for the global batch, then sliced by rank.
+"""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Iterator
+from typing import Any, NamedTuple, TypeAlias
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, default_collate
+
+from orchestrator.data.dataset import SPLITS, Data, InBlocks, Samples
+from orchestrator.data.dataset import Split as Split  # for those who name a split to `evaluate`
+from orchestrator.data.sample_checks import in_memory, read_sample
+from orchestrator.errors import ConfigError, DataError, OrchestratorError
+from orchestrator.randomness import own_randomness, seed_all
+
+Batch: TypeAlias = tuple[Tensor, Tensor]  # images (n, C, H, W), labels (n,) int64
+
+EVALUATION_BATCH = 512  # images, for small ones
+EVALUATION_PIXELS = 2**22  # fewer images where that would hold more pixels than this
+
+
+def check_batch_size(samples: int, batch_size: int, world: int = 1) -> None:
+    """Raises ConfigError unless every one of `world` workers has a sample in every step."""
+    if batch_size > samples:
+        raise ConfigError(f"batch_size must be at most {samples}, the number of training samples, got {batch_size}")
+    if world > batch_size:
+        raise ConfigError(f"workers must be at most {batch_size}, the batch size that they share, got {world}")
+
+
+class Batches:
+    """The batches of worker `rank` of `world`, float32 on `device`; lives from epoch to epoch and round to round.
+
+    `batch_size` is global. Samples that are not in memory are read by `loader_workers` processes, started at the
+    first use and kept (0: read in this process). Raises ConfigError if batch, data and workers do not fit.
+    """
+
+    def __init__(
+        self,
+        data: Data,
+        *,
+        batch_size: int,
+        rank: int = 0,
+        world: int = 1,
+        device: torch.device,
+        loader_workers: int = 0,
+        channels_last: bool = False,
+    ) -> None:
+        check_batch_size(len(data.train), batch_size, world)
+        if not 0 <= rank < world:
+            raise ConfigError(f"rank must be in [0, {world}), got {rank}")
+        if loader_workers < 0:
+            raise ConfigError(f"loader_workers must be 0 or more, got {loader_workers}")
+        self.steps_per_epoch = len(data.train) // batch_size
+        self._data, self._batch_size, self._device = data, batch_size, device
+        self._rank, self._world = rank, world
+        self._layout = torch.channels_last if channels_last else torch.contiguous_format
+        mean, std = data.normalize or ((0.0,) * data.input_shape[0], (1.0,) * data.input_shape[0])
+        self._mean, self._std = (torch.tensor(v, device=device).view(1, -1, 1, 1) for v in (mean, std))
+        self._memory = {split: _on_device(data.split(split), device) for split in SPLITS}
+        self._parts = 1
+        if isinstance(data.train, InBlocks):
+            begin, end = self._bounds(batch_size)
+            loader_workers = min(loader_workers, end - begin)
+            self._parts = max(1, loader_workers)
+        self._loader = _Loader(data, loader_workers, pin_memory=device.type == "cuda")
+
+    def train(self, epoch_seed: int, first: int = 0) -> Iterator[Batch]:
+        """This rank's part of each of the epoch's `steps_per_epoch` global batches of exactly `batch_size` samples.
+
+        `first`: the step to begin with; those before it are not read. The order, the seed of every sample and the draws
+        of the augmentation follow from `epoch_seed` alone. The remainder of the shuffled samples is left out. Raises
+        DataError for a sample that cannot be used.
+        """
+        if first == self.steps_per_epoch:
+            return
+        begin, end = self._bounds(self._batch_size)
+        shape = (self.steps_per_epoch, self._batch_size)
+        augment = self._data.augment
+        generator = torch.Generator().manual_seed(epoch_seed)
+        order = self._shuffled(shape, generator)
+        seeds = torch.randint(2**62, shape, generator=generator)
+        u = torch.rand((*shape, augment.draws if augment else 0), generator=generator)[:, begin:end].to(self._device)
+        order, seeds = (part[first:, begin:end].flatten() for part in (order, seeds))
+        raw = self._raw("train", order, seeds, end - begin, self._parts)
+        for step, (images, labels) in enumerate(raw, start=first):
+            yield self._finish(augment(images, u[step]) if augment else images), labels
+
+    def evaluate(self, split: Split) -> Iterator[Batch]:
+        """This rank's part of a split, in order; over all ranks every sample comes exactly once."""
+        begin, end = self._bounds(len(self._data.split(split)))
+        if begin == end:
+            return
+        _, height, width = self._data.input_shape
+        largest = min(EVALUATION_BATCH, EVALUATION_PIXELS // (height * width))
+        order = torch.arange(begin, end)
+        for images, labels in self._raw(split, order, order, max(largest, self._batch_size // self._world)):
+            yield self._finish(images), labels
+
+    def take_waited(self) -> float:
+        """Seconds that were spent waiting for samples to be read and decoded, since this was last asked."""
+        waited, self._loader.waited = self._loader.waited, 0.0
+        return waited
+
+    def close(self) -> None:
+        """End the loader processes; the next use would start new ones."""
+        self._loader.close()
+
+    def _bounds(self, n: int) -> tuple[int, int]:
+        return n * self._rank // self._world, n * (self._rank + 1) // self._world
+
+    def _shuffled(self, shape: tuple[int, int], generator: torch.Generator) -> Tensor:
+        train = self._data.train
+        if isinstance(train, InBlocks):
+            return train.shuffled(*shape, generator)
+        return torch.randperm(len(train), generator=generator)[: shape[0] * shape[1]].view(shape)
+
+    def _raw(self, split: Split, order: Tensor, seeds: Tensor, batch: int, parts: int = 1) -> Iterator[Batch]:
+        """The samples `order` in batches, on the device, as stored; always copies that the caller may change."""
+        if (memory := self._memory[split]) is None:
+            for pieces in self._loader.read(split, order, seeds, batch, parts):
+                there = [
+                    (images.to(self._device, non_blocking=True), labels.to(self._device, non_blocking=True))
+                    for images, labels in pieces
+                ]
+                yield there[0] if parts == 1 else (torch.cat([b[0] for b in there]), torch.cat([b[1] for b in there]))
+            return
+        for indices in torch.split(order.to(self._device), batch):  # one transfer an epoch
+            yield memory[0].index_select(0, indices), memory[1].index_select(0, indices)
+
+    def _finish(self, images: Tensor) -> Tensor:
+        """float32, in [0, 1] if it was uint8, normalised, in the layout that was asked for."""
+        result = images.to(torch.float32, memory_format=self._layout)
+        if images.dtype == torch.uint8:
+            return result.sub_(self._mean * 255).div_(self._std * 255)
+        return result.sub_(self._mean).div_(self._std) if self._data.normalize else result
+
+
+def _on_device(samples: Samples, device: torch.device) -> Batch | None:
+    if not in_memory(samples):
+        return None
+    images, labels = samples.tensors
+    return images.to(device), labels.to(device, torch.int64)
+
+
+class _Request(NamedTuple):
+    """What a loader process reads at once: a batch of this rank or a part of it, with the seed of each sample."""
+
+    split: Split
+    indices: list[int]
+    seeds: list[int]
+    ahead: list[int]  # the indices of the same process's next request
+
+
+class _Reader(Dataset[Batch | str]):
+    """Reads requests, in a loader process or in this one."""
+
+    def __init__(self, data: Data) -> None:
+        self._data = data
+
+    def __getitem__(self, request: _Request) -> Batch | str:
+        """The batch, or the sentence of an error: an exception would come out as a loader's traceback."""
+        images, labels = [], []
+        samples = self._data.split(request.split)
+        with own_randomness():
+            if isinstance(samples, InBlocks):
+                try:
+                    samples.fetch(request.indices, request.ahead)
+                except OrchestratorError as error:
+                    return str(error)
+            for index, seed in zip(request.indices, request.seeds, strict=True):
+                seed_all(seed)
+                try:
+                    image, label = read_sample(self._data, request.split, index)
+                except OrchestratorError as error:
+                    return str(error)
+                images.append(image)
+                labels.append(label)
+        return default_collate(images), torch.tensor(labels)
+
+
+class _Loader:
+    """A DataLoader that is built once and serves any split: each pass gives it another list of requests."""
+
+    def __init__(self, data: Data, workers: int, pin_memory: bool) -> None:
+        self._data, self._workers, self._pin_memory = data, workers, pin_memory
+        self._requests = _RequestSampler(max(1, workers))
+        self._loader: DataLoader[Any] | None = None
+        self._passes = 0
+        self.waited = 0.0  # seconds
+
+    def read(self, split: Split, order: Tensor, seeds: Tensor, batch: int, parts: int) -> Iterator[list[Batch]]:
+        """Batches in `parts`. The processes take turns: with as many parts as processes, each keeps to its columns."""
+        if self._loader is None:
+            self._loader = self._build()
+        self._requests.plan = (split, _split(order, batch, parts), _split(seeds, batch, parts))
+        self._passes += 1
+        this_pass = self._passes
+        pieces: list[Batch] = []
+        for result in self._results(iter(self._loader)):
+            if isinstance(result, str):
+                raise DataError(result)
+            pieces.append(result)
+            if len(pieces) < parts:
+                continue
+            yield pieces
+            pieces = []
+            if this_pass != self._passes:  # the loader now follows the other one
+                raise RuntimeError("another pass over the data began before this one ended")
+
+    def _results(self, loader: Iterator[Batch | str]) -> Iterator[Batch | str]:
+        while True:
+            began = time.perf_counter()
+            result = next(loader, None)
+            self.waited += time.perf_counter() - began
+            if result is None:
+                return
+            yield result
+
+    def close(self) -> None:
+        self._loader = None
+
+    def _build(self) -> DataLoader[Any]:
+        return DataLoader(
+            _Reader(self._data),
+            sampler=self._requests,
+            batch_size=None,  # a request is a whole batch already
+            collate_fn=_as_is,
+            num_workers=self._workers,
+            persistent_workers=self._workers > 0,
+            worker_init_fn=_ignore_interrupts,
+            pin_memory=self._pin_memory,
+            generator=torch.Generator(),  # else each pass would draw from the process's own
+        )
+
+
+class _RequestSampler:
+    """The requests of the current pass, written when it is their turn: an epoch has a million samples."""
+
+    plan: tuple[Split, tuple[Tensor, ...], tuple[Tensor, ...]]
+
+    def __init__(self, processes: int) -> None:
+        self._processes = processes  # which take turns
+
+    def __iter__(self) -> Iterator[_Request]:
+        split, order, seeds = self.plan
+        nothing = torch.empty(0, dtype=torch.int64)
+        ahead = (*order[self._processes :], *[nothing] * self._processes)[: len(order)]
+        for indices, draws, soon in zip(order, seeds, ahead, strict=True):
+            yield _Request(split, indices.tolist(), draws.tolist(), soon.tolist())
+
+
+def _split(values: Tensor, batch: int, parts: int) -> tuple[Tensor, ...]:
+    """`values` in batches, each in `parts`."""
+    return tuple(part for whole in torch.split(values, batch) for part in torch.tensor_split(whole, parts))
+
+
+def _as_is(batch: object) -> object:
+    return batch
+
+
+def _ignore_interrupts(worker: int) -> None:
+    """Ctrl-C reaches the whole process group; the main process answers it and ends the loaders."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

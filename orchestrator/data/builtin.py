@@ -1,0 +1,99 @@
+"""The built-in data sets by short name; each is an example of what "package.module:function" must return."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.data import TensorDataset
+
+from orchestrator.data.dataset import Data, fixed_order
+from orchestrator.data.images import imagefolder
+from orchestrator.errors import DataError
+from orchestrator.extras import extra
+
+Array = np.ndarray[Any, Any]
+
+
+def digits() -> Data:
+    """1,797 handwritten digits of 8 x 8 pixels, 1,200 / 300 / 297 (Alpaydin and Kaynak 1998; in scikit-learn)."""
+    with extra("digits", "data 'digits'", DataError):
+        from sklearn.datasets import load_digits
+    source = load_digits()
+    images, labels = torch.from_numpy(source.images / 16).float().unsqueeze(1), torch.from_numpy(source.target)
+    train, val, test = np.split(fixed_order(source.target), (1200, 1500))
+    std, mean = torch.std_mean(images[train])
+    images = (images - mean) / std
+    return Data(
+        TensorDataset(images[train], labels[train]),
+        TensorDataset(images[val], labels[val]),
+        TensorDataset(images[test], labels[test]),
+        num_classes=10,
+        input_shape=(1, 8, 8),
+        labels=tuple("0123456789"),
+        normalized=((float(mean),), (float(std),)),
+    )
+
+
+def cifar10(root: str | None = None) -> Data:
+    """CIFAR-10 (Krizhevsky 2009), 45,000 / 5,000 / 10,000, with the augmentation of He et al. 2016, section 4.2.
+
+    `root` holds torchvision's folder cifar-10-batches-py. Raises DataError if it is not there or damaged.
+    """
+    from torchvision.datasets import CIFAR10
+
+    rule = (
+        "data 'cifar10' needs root, a folder with the unpacked, undamaged cifar-10-batches-py in it, "
+        f"got {root!r}; torchvision.datasets.CIFAR10(root, download=True) puts it there"
+    )
+    if root is None:
+        raise DataError(rule)
+    try:
+        # Unpickles the files in `root`, after their md5 sums were found to be those of the published ones.
+        whole, held_out = (CIFAR10(root, train=train, download=False) for train in (True, False))
+    except RuntimeError:
+        raise DataError(rule) from None
+    val, train = np.split(fixed_order(np.array(whole.targets)), (len(whole) // 10,))
+    return Data(
+        _cifar_tensors(whole, train),
+        _cifar_tensors(whole, val),
+        _cifar_tensors(held_out, np.arange(len(held_out))),
+        num_classes=10,
+        input_shape=(3, 32, 32),
+        augment=CropAndFlip(pad=4),
+        normalize=((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
+        labels=tuple(whole.classes),
+    )
+
+
+BUILTIN: Mapping[str, Callable[..., Data]] = {"digits": digits, "cifar10": cifar10, "imagefolder": imagefolder}
+
+
+@dataclass(frozen=True)
+class CropAndFlip:
+    """Zero padding, a random crop of the original size, a random horizontal flip (He et al. 2016, section 4.2)."""
+
+    pad: int
+    draws: ClassVar[int] = 3
+
+    def __call__(self, images: Tensor, u: Tensor) -> Tensor:
+        """`images` (n, C, H, W); `u` (n, 3) uniform in [0, 1): the crop's row, its column, flip below one half."""
+        n, channels, height, width = images.shape
+        top, left = (u[:, :2] * (2 * self.pad + 1)).long().unbind(1)
+        ahead = torch.arange(width, device=u.device)
+        columns = left[:, None] + torch.where(u[:, 2:] < 0.5, width - 1 - ahead, ahead)  # (n, W)
+        rows = top[:, None] + torch.arange(height, device=u.device)  # (n, H)
+        place = rows[:, :, None] * (width + 2 * self.pad) + columns[:, None, :]  # (n, H, W) in the padded image
+        padded = F.pad(images, (self.pad,) * 4).flatten(2)
+        return padded.gather(2, place.view(n, 1, -1).expand(-1, channels, -1)).view(images.shape)
+
+
+def _cifar_tensors(source: Any, indices: Array) -> TensorDataset:
+    """uint8 images (n, 3, 32, 32): a quarter of the memory, and the padding of a crop is black."""
+    images = torch.from_numpy(source.data[indices]).permute(0, 3, 1, 2).contiguous()
+    return TensorDataset(images, torch.tensor(source.targets)[indices])

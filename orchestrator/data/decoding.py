@@ -1,0 +1,84 @@
+"""Decode one image file: which formats are read, and what is done about depth, rotation and transparency."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import IO, TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from orchestrator.errors import ConfigError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+Transform = Callable[[Any], Any]  # of PIL images
+IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")  # or in capitals
+IMAGE_FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "GIF", "TIFF", "PPM")  # by content; other decoders start programs (EPS)
+PIXELS = "16 bits >> 8"  # raised whenever the same file would give other pixels; part of a folder's identity
+_BITS, _PHOTOMETRIC = 258, 262  # TIFF tags: bits of each channel; 0 if zero is white, 1 if it is black
+
+
+class DepthError(ValueError):
+    """An image has pixels of more than 8 bits, and nothing says how they become 8 bits."""
+
+
+def decoded(
+    file: str | IO[bytes], transform: Transform, upright: bool = False, background: str | None = None
+) -> Tensor:
+    """Return the image in `file` as RGB after `transform`, as uint8 (3, H, W).
+
+    Of several frames or pages the first one. `upright`: turned as its EXIF orientation says, else as it is stored.
+    `background`: the colour behind transparent pixels; None: transparency is left out, which shows the colours that
+    are stored below it. Sixteen bits a channel become eight. Raises DepthError, and whatever a decoder does.
+    """
+    from PIL import Image, ImageOps
+
+    with Image.open(file, formats=IMAGE_FORMATS) as image:
+        check_depth(image)
+        changed = transform(_rgb(ImageOps.exif_transpose(image) if upright else image, background))
+    return torch.from_numpy(np.array(changed)).permute(2, 0, 1)
+
+
+def check_depth(image: Image) -> None:
+    """Raise DepthError for pixels of more than 8 bits that have no scale to 8 bits; Pillow would clip them at 255."""
+    if image.mode not in ("I", "F") and not image.mode.startswith("I;"):
+        return  # Pillow itself scales colours of 16 bits down
+    if image.format == "TIFF":
+        tags: Any = image.tag_v2  # type: ignore[attr-defined]
+        scaled = image.mode.startswith("I;16") and tags[_BITS][0] == 16 and tags[_PHOTOMETRIC] == 1
+    else:
+        scaled = image.mode != "F"  # PNG, and PGM, which Pillow scales to 16 bits
+    if not scaled:
+        raise DepthError(
+            f"pixels must have 8 or 16 bits a channel, with zero as black, got {image.format} mode {image.mode}: "
+            "save the image so"
+        )
+
+
+def check_background(background: str | None) -> None:
+    """Raise ConfigError unless `background` is None or the name of a colour."""
+    from PIL import ImageColor
+
+    try:
+        if background is not None:
+            ImageColor.getcolor(background, "RGB")
+    except (ValueError, AttributeError, TypeError):
+        raise ConfigError(
+            f"background must be None or a colour such as 'white' or '#808080', got {background!r}"
+        ) from None
+
+
+def _rgb(image: Image, background: str | None) -> Image:
+    import PIL.Image
+
+    if image.mode == "I" or image.mode.startswith("I;"):
+        return PIL.Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert(
+            "RGB"
+        )  # as Pillow does for colours
+    if background is not None and image.has_transparency_data:
+        behind = PIL.Image.new("RGBA", image.size, background)
+        return PIL.Image.alpha_composite(behind, image.convert("RGBA")).convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")

@@ -1,0 +1,261 @@
+"""Images in class folders, as ImageNet's, or packed into Parquet files: the same images, labels and splits."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from orchestrator.data.dataset import Data, KnownSamples, Samples, fixed_order
+from orchestrator.data.decoding import IMAGE_ENDINGS, PIXELS, check_background, decoded
+from orchestrator.data.parquet_reader import PackedImages, is_packed, open_packed
+from orchestrator.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from hashlib import _Hash as Hash
+
+Array = np.ndarray[Any, Any]
+Decode = Callable[[Any], Tensor]  # of a file, by name or open
+
+LEFT_OUT = 8  # endings that a warning names
+
+logger = logging.getLogger(__name__)
+
+
+def imagefolder(
+    root: str | None = None,
+    image_size: int = 224,
+    val_fraction: float = 0.01,
+    upright: bool = False,
+    background: str | None = None,
+) -> Data:
+    """Folders as ImageNet's: root/train/CLASS/*.jpg, and root/val/CLASS/*.jpg, which is the TEST split here.
+
+    Or what `orchestrator dataset pack` made of them, in a folder or at s3://bucket/prefix. Validation is cut from train
+    by a fixed seed and has the evaluation's transform. Training: random resized crop and flip; evaluation: the shorter
+    side to 8/7 of `image_size`, central crop (Krizhevsky et al. 2012; Szegedy et al. 2015).
+
+    Names that begin with a dot are neither classes nor images. Files without one of `IMAGE_ENDINGS` are left out, and
+    a warning counts them. An image of 16 bits a channel keeps the upper 8; one of floats is refused. EXIF orientation
+    is not applied unless `upright`. Transparency is dropped, which shows the colours that are stored below it, unless
+    `background` names a colour to put behind, such as "white".
+
+    Raises DataError where the data is not laid out so, or not whole, ConfigError for a wrong option.
+    """
+    if not (isinstance(image_size, int) and image_size >= 1):
+        raise ConfigError(f"image_size must be a whole number of pixels, 1 or more, got {image_size!r}")
+    if not isinstance(upright, bool):
+        raise ConfigError(f"upright must be True or False, got {upright!r}")
+    check_background(background)
+    if root is None:
+        raise DataError(
+            "data 'imagefolder' needs root, the folder with train/CLASS/*.jpg and val/CLASS/*.jpg, or a packed data set"
+        )
+    load = _packed if is_packed(root) else _folder
+    digest = hashlib.sha256(repr((image_size, val_fraction, upright, background, PIXELS)).encode())
+    classes, train, val, test = load(root, val_fraction, digest, *_decoders(image_size, upright, background))
+    return Data(
+        train,
+        val,
+        test,
+        num_classes=len(classes),
+        input_shape=(3, image_size, image_size),
+        normalize=((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+        identity=digest.hexdigest(),
+        labels=tuple(classes),
+    )
+
+
+class Scan(NamedTuple):
+    """The images of a split: names (n,), as bytes relative to its folder, sorted within a class, and labels (n,)."""
+
+    folder: Path
+    names: Array
+    labels: Array
+
+
+def scan(root: str) -> tuple[list[str], dict[str, Scan]]:
+    """Return the class names, sorted, which is the labels' order, and the images in root/train and root/val.
+
+    Hidden names are skipped; other files that are left out are counted in a warning. Raises DataError.
+    """
+    folders = {split: Path(os.path.expanduser(root)) / split for split in ("train", "val")}
+    classes = _classes(folders["train"])
+    if different := set(classes) ^ set(_classes(folders["val"])):
+        raise DataError(
+            f"{root}/train and {root}/val must have the same classes; only one of them has "
+            f"{', '.join(sorted(different)[:5])}"
+        )
+    return classes, {split: Scan(folder, *_scan(folder, classes)) for split, folder in folders.items()}
+
+
+_Splits = tuple[list[str], Samples, Samples, Samples]  # names of the classes, train, val, test
+
+
+def _folder(root: str, val_fraction: float, digest: Hash, training: Decode, evaluation: Decode) -> _Splits:
+    classes, found = scan(root)
+    whole, test = found["train"], found["val"]
+    cut = _cut(val_fraction, len(whole.names))
+    order = fixed_order(whole.labels)
+    val, train = np.sort(order[:cut]), np.sort(order[cut:])
+    for array in (whole.names, whole.labels, test.names, test.labels):
+        digest.update(repr(array.dtype).encode() + array.tobytes())
+    for name in whole.names[np.linspace(0, len(whole.names) - 1, 16).astype(int)]:  # the files themselves, a few
+        digest.update((whole.folder / os.fsdecode(name)).read_bytes())
+    return (
+        classes,
+        ImageFiles(whole.folder, whole.names[train], whole.labels[train], training),
+        ImageFiles(whole.folder, whole.names[val], whole.labels[val], evaluation),
+        ImageFiles(test.folder, test.names, test.labels, evaluation),
+    )
+
+
+def _packed(root: str, val_fraction: float, digest: Hash, training: Decode, evaluation: Decode) -> _Splits:
+    packed = open_packed(root)
+    digest.update(packed.identity)
+    rows = len(packed.train.labels)
+    cut = _cut(val_fraction, rows)  # the rows lie in the order that `_folder` cuts
+    return (
+        list(packed.classes),
+        PackedImages(packed.train, cut, rows, training),
+        PackedImages(packed.train, 0, cut, evaluation),
+        PackedImages(packed.test, 0, len(packed.test.labels), evaluation),
+    )
+
+
+class ImageFiles(KnownSamples):
+    """Image files and their labels; an image is decoded when asked for, as uint8 (3, H, W).
+
+    Names and labels are arrays: the pages of a list of a million strings would be copied into every loader process,
+    because reading a Python object writes its reference count.
+    """
+
+    def __init__(self, folder: Path, names: Array, labels: Array, decode: Decode) -> None:
+        self._folder, self._names, self._decode = folder, names, decode
+        self.targets = torch.from_numpy(labels)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        return self._decode(self.file_of(index)), int(self.targets[index])
+
+    def file_of(self, index: int) -> str:
+        return os.path.join(self._folder, os.fsdecode(self._names[index]))
+
+
+def _cut(val_fraction: float, samples: int) -> int:
+    cut = max(1, round(val_fraction * samples))
+    if not 0 < val_fraction < 1 or cut >= samples:
+        raise DataError(f"val_fraction must be in (0, 1) and leave training images, got {val_fraction} of {samples}")
+    return cut
+
+
+def _decoders(size: int, upright: bool, background: str | None) -> tuple[Decode, Decode]:
+    """For training and for evaluation; the rest happens on the device, on whole batches."""
+    from torchvision import transforms as t
+
+    training = t.Compose([t.RandomResizedCrop(size), t.RandomHorizontalFlip()])
+    evaluation = t.Compose([t.Resize(round(size * 256 / 224)), t.CenterCrop(size)])
+    return (
+        partial(decoded, transform=training, upright=upright, background=background),
+        partial(decoded, transform=evaluation, upright=upright, background=background),
+    )
+
+
+def _classes(folder: Path) -> list[str]:
+    expected = f"expected {folder}/CLASS/*.jpg, one folder for each class"
+    if not folder.is_dir():
+        raise DataError(f"{folder} is not a folder: {expected}")
+    names = [entry.name for entry in _entries(folder) if _leads(entry.is_dir)]
+    if not names:
+        raise DataError(f"{folder} holds no class folders: {expected}")
+    return names
+
+
+def _scan(folder: Path, classes: list[str]) -> tuple[Array, Array]:
+    """Names (n,), as bytes relative to `folder`, sorted within a class, and labels (n,) of all images."""
+    above = {_identity(place) for place in (folder, *folder.resolve().parents)}
+    with ThreadPoolExecutor(8) as pool:  # a network file system answers many questions at once
+        found = list(pool.map(lambda name: _images(folder, name, set(above)), classes))
+    _tell_left_out(folder, sum((others for _, others in found), Counter[str]()))
+    for name, (files, _) in zip(classes, found, strict=True):
+        if not files:
+            raise DataError(f"{folder / name} holds no images: expected files ending in {', '.join(IMAGE_ENDINGS)}")
+    names = np.array([os.fsencode(file) for files, _ in found for file in files])
+    return names, np.repeat(np.arange(len(classes)), [len(files) for files, _ in found])
+
+
+def _tell_left_out(folder: Path, others: Counter[str]) -> None:
+    """Warn of files that are not read: `others`, counted by what they are, and images that lie in no class folder."""
+    for entry in _entries(folder):
+        if entry.name.lower().endswith(IMAGE_ENDINGS) and not _leads(entry.is_dir):
+            others["in no class folder"] += 1
+    first = not (dist.is_available() and dist.is_initialized()) or dist.get_rank() == 0
+    if others and first:
+        counts = ", ".join(f"{count} {what}" for what, count in others.most_common(LEFT_OUT))
+        more = ", ..." if len(others) > LEFT_OUT else ""
+        rule = f"images must lie in a class folder and end in {', '.join(IMAGE_ENDINGS)}"
+        logger.warning("%s: %d file(s) are left out: %s%s; %s", folder, others.total(), counts, more, rule)
+
+
+def _images(folder: Path, name: str, seen: set[tuple[int, int]]) -> tuple[list[str], Counter[str]]:
+    """Return the images of a class, sorted, and how many other files there are, by their ending.
+
+    Links are followed, but no folder is read twice, and none of those `seen`: links may go round.
+    """
+    found, others, ahead = list[str](), Counter[str](), [name]
+    for inside in ahead:
+        if (identity := _identity(folder / inside)) in seen:
+            continue
+        seen.add(identity)
+        for entry in _entries(folder / inside):
+            if _leads(entry.is_dir):
+                ahead.append(f"{inside}/{entry.name}")
+            elif entry.name.lower().endswith(IMAGE_ENDINGS):
+                if not _leads(entry.is_file):  # to open a pipe would wait for ever
+                    raise DataError(f"{entry.path} must be a file or a link to one: put the image there, or remove it")
+                found.append(f"{inside}/{entry.name}")
+            else:
+                ending = os.path.splitext(entry.name)[1].lower()
+                others[f"ending in {ending}" if ending else "without an ending"] += 1
+    return sorted(found), others
+
+
+def _entries(folder: Path) -> list[os.DirEntry[str]]:
+    """Return the visible entries, sorted, so that the same folder gives the same images on every machine.
+
+    Names that begin with a dot are what Jupyter, macOS and others leave behind. Raises DataError.
+    """
+    try:
+        with os.scandir(folder) as entries:
+            visible = [entry for entry in entries if not entry.name.startswith(".")]
+    except OSError as error:
+        raise DataError(f"{folder} cannot be read: {error.strerror or error}") from error
+    return sorted(visible, key=lambda entry: entry.name)
+
+
+def _leads(there: Callable[[], bool]) -> bool:
+    try:
+        return there()
+    except OSError:  # a link to itself
+        return False
+
+
+def _identity(folder: Path) -> tuple[int, int]:
+    try:
+        found = os.stat(folder)
+    except OSError as error:
+        raise DataError(f"{folder} cannot be read: {error.strerror or error}") from error
+    return found.st_dev, found.st_ino

@@ -1,0 +1,143 @@
+"""Load the data that an experiment names: call its function, complete what it returns, and check it once."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import math
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset, Subset, TensorDataset
+
+from orchestrator.data.builtin import BUILTIN
+from orchestrator.data.dataset import SPLITS, Data, KnownSamples, Samples, Split, fixed_order
+from orchestrator.data.sample_checks import (
+    check_fields,
+    check_split,
+    in_memory,
+    read_sample,
+    spread,
+    stated_labels,
+)
+from orchestrator.data.separate_process import run_apart
+from orchestrator.errors import ConfigError, DataError
+from orchestrator.lookup import call, lookup, signature_of, takes
+from orchestrator.randomness import own_randomness, seed_all
+
+_Parts = tuple[list[int], list[int]]  # indices of the given training split that become train and val
+
+
+def load_data(spec: str, options: Mapping[str, object], *, root: str | None = None) -> Data:
+    """The data named by a built-in short name or "package.module:function", complete and checked.
+
+    The function is called with the options, and with `root` if one is given. Raises ConfigError for an unknown name,
+    options that do not fit or a `root` that its signature does not take, DataError for data that cannot be used.
+    """
+    function: Callable[..., object] = lookup(spec, BUILTIN, "data")
+    if root is not None and not takes(signature_of(function, f"data {spec!r}"), "root"):
+        raise ConfigError(f"data {spec!r} takes no root: leave --data out, got {root!r}")
+    made = call(function, f"data {spec!r}", options, {} if root is None else {"root": root}, DataError)
+    if not isinstance(made, Data):
+        raise ConfigError(f"data {spec!r} must return orchestrator.data.dataset.Data, got {type(made).__name__}")
+    return complete(made, spec)
+
+
+def complete(data: Data, spec: str = "") -> Data:
+    """`data` with its validation split and its identity, every split checked. Raises DataError."""
+    check_fields(data)
+    data = dataclasses.replace(
+        data,
+        train=_as_tensors(data.train),
+        val=None if data.val is None else _as_tensors(data.val),
+        test=_as_tensors(data.test),
+    )
+    given = (data.train, data.val, data.test)
+    opens_nothing = all(samples is None or in_memory(samples) or isinstance(samples, KnownSamples) for samples in given)
+    look = partial(_look, spec=spec)
+    parts, identity = look(data) if opens_nothing else run_apart(look, data, f"data {spec!r}" if spec else "the data")
+    return dataclasses.replace(data if parts is None else _divided(data, parts), identity=identity)
+
+
+def _look(data: Data, spec: str) -> tuple[_Parts | None, str]:
+    """Check every split; return what becomes training and validation, None if both were given, and the identity."""
+    parts, labels = None, check_split(data, "train")
+    if data.val is None:
+        parts = _cut_validation(data, labels)
+        data = _divided(data, parts)
+    check_split(data, "val")
+    check_split(data, "test")
+    return parts, data.identity or _identity(data, spec)
+
+
+def _cut_validation(data: Data, labels: Tensor | None) -> _Parts:
+    n = len(data.train)
+    fraction: object = data.val_fraction
+    if not (isinstance(fraction, int | float) and math.isfinite(fraction)):
+        raise DataError(f"val_fraction must be a number in (0, 1), got {fraction!r}")
+    cut = round(fraction * n)
+    if not 1 <= cut < n:
+        raise DataError(f"val_fraction {data.val_fraction} of {n} training samples gives {cut} for validation")
+    order = fixed_order(np.zeros(n) if labels is None else labels.cpu().numpy())
+    return np.sort(order[cut:]).tolist(), np.sort(order[:cut]).tolist()
+
+
+def _divided(data: Data, parts: _Parts) -> Data:
+    train, val = (_take(data.train, part) for part in parts)
+    return dataclasses.replace(data, train=train, val=val)
+
+
+def _as_tensors(samples: Samples) -> Samples:
+    """A part of a TensorDataset, as `random_split` gives it, as a TensorDataset; anything else as it is."""
+    if type(samples) is Subset:
+        whole = _as_tensors(cast(Samples, samples.dataset))
+        return _take(whole, list(samples.indices)) if in_memory(whole) else samples
+    return samples
+
+
+def _take(samples: Samples, indices: list[int]) -> Samples:
+    if in_memory(samples):
+        return TensorDataset(*(tensor[indices] for tensor in samples.tensors))
+    return Subset(cast(Dataset[Any], samples), indices)
+
+
+def _identity(data: Data, spec: str) -> str:
+    """sha256 of the tensors that samples are made of; where `__getitem__` decides, also of `spec` and a few samples."""
+    augment = data.augment
+    done = repr(augment) if dataclasses.is_dataclass(augment) else type(augment).__qualname__
+    digest = hashlib.sha256(repr((data.num_classes, data.input_shape, data.normalize, done)).encode())
+    for split in SPLITS:
+        samples = data.split(split)
+        if not in_memory(samples):
+            digest.update(repr((spec, split, len(samples))).encode())
+            digest.update(_some_content(data, split))
+        for tensor in _tensors(samples):
+            digest.update(repr((split, tensor.dtype, tuple(tensor.shape))).encode())
+            digest.update(tensor.detach().cpu().contiguous().numpy().data.cast("B"))
+    return digest.hexdigest()
+
+
+def _tensors(samples: object) -> Sequence[Tensor]:
+    """The tensors of a TensorDataset, of a subclass, or of a part of one; none of other samples."""
+    if isinstance(samples, Subset):
+        return [tensor[torch.as_tensor(samples.indices)] for tensor in _tensors(samples.dataset)]
+    return samples.tensors if isinstance(samples, TensorDataset) else ()
+
+
+def _some_content(data: Data, split: Split) -> bytes:
+    """sha256 of all labels where they are stated, and of 16 samples spread evenly over the split."""
+    samples = data.split(split)
+    digest = hashlib.sha256()
+    if (labels := stated_labels(samples)) is not None:
+        digest.update(labels.cpu().to(torch.int64).numpy().data.cast("B"))
+    with own_randomness():
+        for index in spread(len(samples)):
+            seed_all(index)  # a sample may be augmented when read
+            image, label = read_sample(data, split, index)
+            digest.update(repr((index, label, tuple(image.shape))).encode())
+            digest.update(image.contiguous().numpy().data.cast("B"))
+    return digest.digest()

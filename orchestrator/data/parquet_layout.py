@@ -1,0 +1,184 @@
+"""The files of a packed data set, and what each must be like: storage is not trusted.
+
+    dataset.json           written last: its existence is the commit; classes, rows and bytes of every file, sums
+    train/00000.parquet    name, label, image (the image file's own bytes); BLOCK_ROWS rows to a row group
+    train/_index.csv       of every row: name, label, where its image lies in the file, its bytes, their CRC-32
+    val/...                the same; as in ImageNet's folders, this is the test split
+
+Rows lie in one fixed shuffled order in which every class is spread evenly, so that any run of rows is a fair sample.
+Others read the Parquet files, and leave out what begins with "_". We read images where the index says that they lie:
+uncompressed, so that no file takes more memory than it has bytes, whatever it claims.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import zlib
+from itertools import chain
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+from pyarrow import csv
+
+from orchestrator.errors import DamagedError, DataError
+from orchestrator.storage.store import MissingError, Store
+from orchestrator.user_code import one_line
+
+PARQUET_FORMAT = 3  # raised whenever the same files would be read otherwise, in another order, or not at all
+BLOCK_ROWS = 32  # rows that are read at once: of ImageNet 3.5 MB, where a request's latency no longer counts
+BLOCK_BYTES = 1 << 30  # the most of them
+IMAGE_BYTES = BLOCK_BYTES // BLOCK_ROWS - 4096  # so that as many fit, with what Parquet writes between them
+FILES = 100_000  # of a split, at most: their names have five digits
+CONTENTS = "dataset.json"
+CONTENTS_BYTES = 16 << 20  # the most that is read of it
+SCHEMA = pa.schema([("name", pa.string()), ("label", pa.int64()), ("image", pa.binary())])
+INDEX_SCHEMA = pa.schema([*list(SCHEMA)[:2], ("start", pa.int64()), ("size", pa.int64()), ("crc", pa.uint32())])
+INDEX_BYTES = 2 << 30  # the most of an index: ten times ImageNet-21k's
+ROW_BYTES = 2 * 4096 + 100  # the most of a row: a path, with every character a quote, and four numbers
+
+Array = np.ndarray[Any, Any]
+_AGAIN = "copy it there again, or pack the data set again"
+
+
+class SplitFiles(NamedTuple):
+    """What dataset.json says of a split. `index_sum`: sha256 of its index."""
+
+    index_sum: str
+    files: list[tuple[int, int]]  # rows and bytes of each
+
+
+class Index(NamedTuple):
+    """Of every row; see the module. Where images lie (start, size) is within their file, one after another."""
+
+    names: pa.Array
+    labels: Array
+    start: Array
+    size: Array
+    crc: Array
+
+    def content(self) -> bytes:
+        """A sum of every name, label and image, in whatever files they lie. An image is known by its CRC-32."""
+        names = self.names.to_pylist()
+        numbers = (np.fromiter(map(len, names), np.int64, len(names)), self.labels, self.size, self.crc)
+        content = hashlib.sha256("".join(names).encode())
+        for column in numbers:
+            content.update(column.astype("<i8").tobytes())
+        return content.digest()
+
+
+def index_file(split: str) -> str:
+    return f"{split}/_index.csv"
+
+
+def shard_file(split: str, number: int) -> str:
+    return f"{split}/{number:05}.parquet"
+
+
+def read_contents(store: Store) -> tuple[list[str], SplitFiles, SplitFiles]:
+    """The names of the classes, train and val. Raises DataError, StorageError."""
+    place = f"{store.uri}/{CONTENTS}"
+    try:
+        contents = json.loads(store.read(CONTENTS, CONTENTS_BYTES))
+        if contents["format"] != PARQUET_FORMAT:
+            got = f"{contents['format']!r:.50}"
+            raise DataError(f"{place} is of format {got}, this version reads {PARQUET_FORMAT}: pack it again")
+        classes = contents["classes"]
+        if not isinstance(classes, list) or set(map(type, classes)) != {str} or "" in classes:
+            raise ValueError("its classes are no names")
+        if len(set(classes)) < len(classes):
+            raise ValueError("two of its classes have one name")
+        train, val = (_split_files(contents["splits"][name]) for name in ("train", "val"))
+    except MissingError:
+        raise DataError(
+            f"{place} is missing: `orchestrator dataset pack FOLDER {store.uri}` makes a packed data set of a folder "
+            "with train/CLASS/*.jpg and val/CLASS/*.jpg; dataset.json is written last"
+        ) from None
+    except DamagedError as error:
+        raise DataError(f"{store.uri}/{error}") from None
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        raise DataError(f"{place} is not the table of contents of a packed data set ({one_line(error)})") from None
+    return classes, train, val
+
+
+def _split_files(described: Any) -> SplitFiles:
+    files = [(rows, size) for rows, size in described["files"]]
+    if not 1 <= len(files) <= FILES:
+        raise ValueError(f"a split has 1 to {FILES:,} files, not {len(files):,}")
+    whole = set(map(type, chain.from_iterable(files))) == {int}
+    if not whole or not all(1 <= rows <= size < 2**62 for rows, size in files):
+        raise ValueError("a file's rows and bytes are whole numbers, 1 or more")
+    if any(rows % BLOCK_ROWS for rows, _ in files[:-1]):
+        raise ValueError(f"every file but the last has whole blocks of {BLOCK_ROWS} rows")
+    return SplitFiles(str(described["index"]), files)
+
+
+def check_file(store: Store, path: str, size: int) -> None:
+    """Raises DataError for a Parquet file that is missing or does not end where it must, StorageError."""
+    try:
+        if size > 4 and store.read_part(path, size - 4, 4) == b"PAR1":
+            return
+    except MissingError:
+        raise DataError(f"{store.uri}/{path} is missing: {_AGAIN}") from None
+    except DamagedError:
+        pass
+    raise DataError(f"{store.uri}/{path} is cut off or damaged, it must be a Parquet file of {size} bytes: {_AGAIN}")
+
+
+def read_index(store: Store, split: str, described: SplitFiles) -> Index:
+    """Raises DataError, StorageError."""
+    path = index_file(split)
+    place, (rows, sizes) = f"{store.uri}/{path}", zip(*described.files, strict=True)
+    try:
+        data = store.read(path, min(INDEX_BYTES, ROW_BYTES * sum(rows)))
+    except MissingError:
+        raise DataError(f"{place} is missing: {_AGAIN}") from None
+    except DamagedError as error:
+        raise DataError(f"{store.uri}/{error}") from None
+    if hashlib.sha256(data).hexdigest() != described.index_sum:
+        raise DataError(f"{place} is not the file that {CONTENTS} names (sha256): copy it there again")
+    try:
+        table = csv.read_csv(
+            pa.BufferReader(data),
+            csv.ReadOptions(column_names=INDEX_SCHEMA.names),
+            csv.ParseOptions(newlines_in_values=True),
+            csv.ConvertOptions(column_types=INDEX_SCHEMA),
+        )
+        names, *numbers = (column.combine_chunks() for column in table.columns)
+    except pa.ArrowException as error:
+        raise DataError(f"{place} must hold {', '.join(INDEX_SCHEMA.names)} ({one_line(error):.200})") from None
+    if len(table) != sum(rows) or any(column.null_count for column in table.columns):
+        raise DataError(f"{place} must name the rows of all files: pack it again")
+    index = Index(names, *(column.to_numpy() for column in numbers))
+    before = np.concatenate([[0], (index.start + index.size)[:-1]])
+    before[np.cumsum([0, *rows[:-1]])] = 0  # in each file anew
+    room = np.repeat(sizes, rows) - index.size
+    if not np.all((index.size > 0) & (index.start >= before) & (index.start <= room)):
+        raise DataError(f"{place} must have the images of a file one after another in it: pack it again")
+    first = np.arange(0, len(index.start), BLOCK_ROWS)
+    last = np.minimum(first + BLOCK_ROWS, len(index.start)) - 1
+    if np.any(index.start[last] + index.size[last] - index.start[first] > BLOCK_BYTES):
+        raise DataError(f"{place} must have {BLOCK_ROWS} images in at most {BLOCK_BYTES:,} bytes: pack it again")
+    return index
+
+
+def index_bytes(index: pa.Table) -> bytes:
+    sink = io.BytesIO()
+    csv.write_csv(index, sink, csv.WriteOptions(include_header=False))
+    return sink.getvalue()
+
+
+def read_images(store: Store, path: str, index: Index) -> list[memoryview]:
+    """The images of a part of the index, in one request. Raises DataError for damage, StorageError."""
+    first, ends = int(index.start[0]), (index.start + index.size).tolist()
+    try:
+        data = memoryview(store.read_part(path, first, ends[-1] - first))
+    except (MissingError, DamagedError) as error:
+        raise DataError(f"{store.uri}/{path} is not what it was ({error})") from error
+    images = [data[start - first : end - first] for start, end in zip(index.start.tolist(), ends, strict=True)]
+    for name, image, crc in zip(index.names, images, index.crc, strict=True):
+        if zlib.crc32(image) != crc:
+            raise DataError(f"{store.uri}/{path} is damaged in {name} (CRC-32): {_AGAIN}")
+    return images

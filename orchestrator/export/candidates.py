@@ -1,0 +1,149 @@
+"""Networks of a ledger as candidates for export."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+
+from orchestrator.data.dataset import Data
+from orchestrator.errors import ConfigError, DamagedError, DataError
+from orchestrator.export.deploy import Candidate
+from orchestrator.export.measure import DataSource
+from orchestrator.export.preprocessing import Preprocessing
+from orchestrator.models.build import TORCHVISION, build_model
+from orchestrator.pruning.channels.graph import UNITS
+from orchestrator.pruning.channels.shrink import shrink
+from orchestrator.record import Record
+from orchestrator.storage.ledger import Ledger
+from orchestrator.training.state import model_tensors
+
+_STRUCTURES = {  # by the name of the selection
+    "Global": "unstructured",
+    "Layerwise": "unstructured",
+    "NofM": "n-of-m",
+    "Filters": "filters",
+    "Channels": "channels",
+}
+
+
+def find_round(records: Iterable[Record], key: str) -> Record:
+    """The record whose key begins with `key`. Raises ConfigError if there is none, or more than one."""
+    found = [record for record in records if record.key.startswith(key)]
+    if len(found) == 1:
+        return found[0]
+    if not found:
+        raise ConfigError(f"--round must be the beginning of a round's key, got {key!r}: orchestrator status has them")
+    keys = ", ".join(record.key[: len(key) + 4] for record in found[:4]) + (", ..." if len(found) > 4 else "")
+    raise ConfigError(f"--round must be the beginning of one key, got {key!r}, which {len(found)} have: {keys}")
+
+
+def dense_round(ledger: Ledger, record: Record) -> Record:
+    """The round 0 that `record` descends from. Raises DamagedError if a parent is missing."""
+    while record.parent is not None:
+        parent = ledger.record(record.parent)
+        if parent is None:
+            raise DamagedError(f"rounds/{record.parent}/record.json, the parent of {record.key[:12]}, is missing")
+        record = parent
+    return record
+
+
+def with_dense(ledger: Ledger, records: Sequence[Record]) -> list[Record]:
+    """`records` after the dense rounds that they come from, every one once. Raises as `dense_round`."""
+    both = [*(dense_round(ledger, record) for record in records), *records]
+    return list({record.key: record for record in both}.values())
+
+
+def check_code(records: Iterable[Record], trusted: Iterable[str] = ()) -> None:
+    """Raise ConfigError if a record names a function, of "package.module:function", that is not `trusted`.
+
+    Who can write to a storage must not choose what runs here.
+    """
+    trusted = set(trusted)
+    for record in records:
+        for name in ("model", "data"):
+            spec = str(_setting(record, name))
+            if ":" in spec and not spec.startswith(TORCHVISION) and spec not in trusted:
+                raise ConfigError(
+                    f"round {record.key[:12]} names a function for its {name}, {spec!r}: pass --trust {spec} "
+                    "if that is code of yours that may run here"
+                )
+
+
+def source_of(records: Sequence[Record], root: str | None) -> DataSource:
+    """The data that rounds were trained on, which lies in `root` if it lies in files.
+
+    Raises ConfigError if it is not the same for all.
+    """
+    sources = [DataSource(_setting(record, "data"), _setting(record, "data_options"), root) for record in records]
+    for record, source in zip(records, sources, strict=True):
+        if source != sources[0]:
+            raise ConfigError(
+                f"rounds side by side must have the same data, got {sources[0].data!r} and, for {record.key[:12]}, "
+                f"{source.data!r} (or other options of it): export them one by one"
+            )
+    return sources[0]
+
+
+def _setting(record: Record, name: str) -> Any:
+    """Raises DamagedError for a record without it."""
+    if name not in record.settings:
+        raise DamagedError(f"rounds/{record.key}/record.json does not say the {name} of its round: train it again")
+    return record.settings[name]
+
+
+def side_by_side(ledger: Ledger, records: Sequence[Record], data: Data) -> list[Candidate]:
+    """The networks of `records`.
+
+    Each is named after what was removed from it; of several with the same name every one has its key behind it.
+    Raises as `candidate` does.
+    """
+    counts = Counter(map(structure, records))
+    return [
+        candidate(name if counts[name] == 1 else f"{name}-{record.key[:12]}", ledger, record, data)
+        for record in records
+        if (name := structure(record))
+    ]
+
+
+def structure(record: Record) -> str:
+    """What was removed from a round's network: unstructured, n-of-m, filters, channels; dense for nothing."""
+    return _STRUCTURES.get(_setting(record, "selection")["type"], "pruned") if record.round else "dense"
+
+
+def candidate(name: str, ledger: Ledger, record: Record, data: Data) -> Candidate:
+    """The network of a finished round. `data` is what it was trained on.
+
+    Raises DataError if `data` is other data, DamagedError if the stored tensors or channels are not those of its model.
+    """
+    model, options = _setting(record, "model"), _setting(record, "model_options")
+    if data.identity != _setting(record, "data_identity"):
+        raise DataError(f"round {record.key[:12]} was trained on other data: pass --data as the job had it")
+    channels = (record.channels or {}).get("kept", {})
+    dense = build_model(model, options, num_classes=data.num_classes, input_shape=data.input_shape, seed=0)
+    try:
+        module = shrink(dense, channels).eval()
+    except ConfigError as error:
+        raise DamagedError(f"rounds/{record.key}/record.json is damaged: {error}") from error
+    mine, stored = model_tensors(module), ledger.load(record)[0].model
+    shapes, given = ({n: tuple(t.shape) for n, t in tensors.items()} for tensors in (mine, stored))
+    if shapes != given:
+        differing = sorted(shapes.items() ^ given.items())
+        raise DamagedError(f"round {record.key[:12]} is of another network than {model!r}: {differing[:3]}")
+    with torch.no_grad():
+        for tensor_name, tensor in mine.items():
+            tensor.copy_(stored[tensor_name])
+    origin = {
+        "key": record.key,
+        "experiment": record.experiment,
+        "round": record.round,
+        "technique": record.technique if record.round else None,
+        "seed": record.seed,
+        "kept": record.kept,
+        "prunable": record.prunable,
+        "channels": record.channels and {name: record.channels[name] for name in ("unit", *UNITS)},
+        "test_accuracy": record.metrics["test_accuracy"],
+    }
+    return Candidate(name, module, model, options, Preprocessing.of(data), channels, origin)

@@ -1,0 +1,215 @@
+"""The packed file: a network as small as it downloads, that becomes an ordinary module again when loaded.
+
+A safetensors file. Its streams (see `streams`) hold the tensors; its metadata say which architecture they belong to,
+which of its channels are left, and what an image goes through before it. Nothing is unpickled, no code runs that the
+caller did not name, and nothing but the architecture's own sizes decides how much memory is taken.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor, nn
+
+from orchestrator.errors import ConfigError, DamagedError, ExportError
+from orchestrator.export.batch_norm import fold_batch_norm, folded
+from orchestrator.export.preprocessing import Preprocessing
+from orchestrator.export.program import check_weights
+from orchestrator.export.streams import Layout, pack, unpack
+from orchestrator.files import atomic_write
+from orchestrator.models.build import TORCHVISION, build_model
+from orchestrator.pruning.channels.graph import Kept
+from orchestrator.training.state import model_tensors
+from orchestrator.work import Tensors
+
+PACKED_FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Network:
+    """What a packed file says of its network: how to build it, and what goes in and comes out.
+
+    `channels`: the configuration of those that are left; {} is the whole architecture.
+    """
+
+    model: str
+    options: Mapping[str, Any]
+    channels: Kept
+    preprocessing: Preprocessing
+    folded: bool
+
+    def build(self) -> nn.Module:
+        """The architecture in evaluation mode, its weights still to come. Raises ConfigError, ExportError."""
+        module = build_model(
+            self.model,
+            self.options,
+            num_classes=len(self.preprocessing.labels),
+            input_shape=self.preprocessing.input_shape,
+            seed=0,
+            kept=self.channels,
+        ).eval()
+        if self.folded:
+            fold_batch_norm(module)
+        return module
+
+
+def save_packed(
+    module: nn.Module,
+    path: str | Path,
+    *,
+    model: str,
+    options: Mapping[str, Any] | None = None,
+    channels: Kept | None = None,
+    preprocessing: Preprocessing | None = None,
+    half: bool = False,
+    fold: bool = False,
+) -> Path:
+    """Write `module` as a packed file and return its path; the module is left as it is.
+
+    `model` and `options` name the architecture, as in an Experiment; `channels` is the configuration of those that are
+    left where some were removed (as `fewer_channels` gives it); `preprocessing` is ImageNet's if left out. `half`:
+    weights of two or more dimensions as float16, biases and statistics of norms stay as they are. `fold`: batch norm is
+    folded into the convolutions first. Without either the loaded module is equal bit by bit, but for the sign of zeros.
+
+    Raises ConfigError if `model` builds another network, ExportError for a weight that float16 cannot hold, a flow that
+    cannot be traced or a function that would change (`fold`), or a file that cannot be written.
+    """
+    path = Path(path)
+    given = preprocessing or Preprocessing.imagenet(module)
+    network = Network(model, dict(options or {}), channels or {}, given, fold)
+    check_weights(module)
+    if fold:
+        module = folded(module, given.input_shape)
+    whole = model_tensors(module)
+    if problem := _difference(_whole(whole), _whole(model_tensors(network.build()))):
+        raise ConfigError(f"model, options and channels must build the network, got {model!r}: {problem}")
+    layouts, streams = pack(_halved(whole) if half else whole)
+    tensors = {name: [layout.dtype, layout.shape, layout.kept] for name, layout in layouts.items()}
+    with atomic_write(path) as temporary:
+        temporary.write_bytes(_sealed({"format": PACKED_FORMAT, **asdict(network), "tensors": tensors}, streams))
+    return path
+
+
+def load_packed(path: str | Path, *, model: str | None = None) -> nn.Module:
+    """The network of a packed file, in evaluation mode, its weights in the types of its architecture.
+
+    A file does not decide which code runs: one of a function of your own (`package.module:function`) is read only if
+    `model` names that function.
+
+    Raises DamagedError for a file that is cut short, changed, or of a newer format; ConfigError for one that is not
+    there, whose model is not the one named, or whose model this installation cannot build.
+    """
+    network, layouts, streams = _open(path)
+    _check_trusted(path, network.model, model)
+    try:
+        module = network.build()
+    except (ConfigError, ExportError) as error:
+        raise ConfigError(f"{path} cannot be built by this installation: {error}") from error
+    mine = model_tensors(module)
+    stored = {name: replace(layout, kept=None) for name, layout in layouts.items()}
+    expected = _whole(mine)
+    for name, layout in stored.items():
+        if name in mine and layout.dtype == "float16":
+            stored[name] = replace(layout, dtype=expected[name].dtype)
+    if problem := _difference(stored, expected):
+        raise DamagedError(f"{path}: this installation's {network.model!r} is another network: {problem}")
+    with torch.no_grad():
+        for name, tensor in unpack(layouts, streams, str(path)).items():
+            mine[name].copy_(tensor)
+    return module
+
+
+def _check_trusted(path: str | Path, found: str, expected: str | None) -> None:
+    ours = ":" not in found or found.startswith(TORCHVISION)
+    if found != expected and (expected is not None or not ours):
+        raise ConfigError(f"{path} holds a network of {found!r}: pass model={found!r} if that function is to build it")
+
+
+def read_network(path: str | Path) -> Network:
+    """What a packed file says of itself. Raises as `load_packed`, but builds nothing."""
+    return _open(path)[0]
+
+
+def _open(path: str | Path) -> tuple[Network, dict[str, Layout], Tensors]:
+    try:
+        blob = Path(path).read_bytes()
+    except OSError as error:
+        raise ConfigError(f"cannot read {path} ({error.strerror}): give a file that save_packed wrote") from None
+    broken = f"{path} is cut short or damaged, or is no packed file: download it again"
+    try:
+        streams = load(blob)
+        header = json.loads(blob[8 : 8 + int.from_bytes(blob[:8], "little")])
+        content = json.loads(header["__metadata__"]["packed"])
+        number, digest = content["format"], content.pop("sha256")
+        if type(number) is not int or number < 1:
+            raise ValueError(f"format {number!r}")
+        if number > PACKED_FORMAT:
+            raise DamagedError(
+                f"{path} has format {number}, this one reads up to {PACKED_FORMAT}: update rewind-orchestrator"
+            )
+        if _digest(content, streams) != digest:
+            raise DamagedError(f"{broken} (its content does not have the sha256 that stands in it)")
+        layouts = {name: _layout(*layout) for name, layout in content["tensors"].items()}
+        network = Network(**{field.name: content[field.name] for field in fields(Network)})
+        if not isinstance(network.model, str) or not isinstance(network.options, dict):
+            raise ValueError("it does not say which model it holds")
+        network = replace(network, preprocessing=Preprocessing(**content["preprocessing"]))
+        return network, layouts, streams
+    except (SafetensorError, AttributeError, KeyError, OverflowError, RecursionError, TypeError, ValueError) as error:
+        raise DamagedError(f"{broken} ({str(error)[:120]})") from error
+
+
+def _layout(dtype: str, shape: list[int], kept: int | None) -> Layout:
+    layout = Layout(dtype, tuple(shape), kept)
+    counts = [*shape] if kept is None else [*shape, kept]
+    if not all(type(count) is int and count >= 0 for count in counts) or layout.stored > layout.size:
+        raise ValueError(f"a tensor of shape {shape} cannot keep {kept} values")
+    return layout
+
+
+def _whole(tensors: Mapping[str, Tensor]) -> dict[str, Layout]:
+    return {n: Layout(str(t.dtype).removeprefix("torch."), tuple(t.shape), None) for n, t in tensors.items()}
+
+
+def _difference(given: Mapping[str, Layout], expected: Mapping[str, Layout]) -> str | None:
+    """What is not the same, in words."""
+    if names := sorted(given.keys() ^ expected.keys()):
+        return f"only one of the two has {', '.join(names[:3])}"
+    for name, layout in given.items():
+        if layout != expected[name]:
+            there = expected[name]
+            return f"{name} is {layout.dtype} {layout.shape}, there it is {there.dtype} {there.shape}"
+    return None
+
+
+def _halved(tensors: Mapping[str, Tensor]) -> Tensors:
+    found: Tensors = {}
+    for name, tensor in tensors.items():
+        found[name] = tensor
+        if tensor.dtype == torch.float32 and tensor.ndim >= 2:
+            found[name] = tensor.half()
+            if not found[name].isfinite().all():
+                raise ExportError(f"float16 holds finite values up to 65504, but {name} has others: leave `half` out")
+    return found
+
+
+def _sealed(content: dict[str, Any], streams: Tensors) -> bytes:
+    """As one metadata text: safetensors writes several in an order that differs from run to run."""
+    sealed = {**content, "sha256": _digest(content, streams)}
+    return save(streams, {"packed": json.dumps(sealed, separators=(",", ":"))})
+
+
+def _digest(content: Mapping[str, Any], streams: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode())
+    for name in sorted(streams):
+        digest.update(f"{name} {streams[name].dtype} {tuple(streams[name].shape)}".encode())
+        digest.update(streams[name].contiguous().view(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()

@@ -1,0 +1,82 @@
+"""Numbers and names as people read them."""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Mapping
+from decimal import ROUND_HALF_UP, Decimal
+
+from rich.console import Console
+
+MAX_NAMES = 8  # in one sentence
+
+
+@functools.cache
+def make_console() -> Console:
+    """Standard output, one for the process; wide when it is no terminal, so that no log or file gets broken rows."""
+    return Console(width=None if sys.stdout.isatty() else 200)
+
+
+def plain(text: object) -> str:
+    """One line without control characters: names and reasons come from storage, where anybody may have written."""
+    line = str(text)
+    return line if line.isprintable() else "".join(char if char.isprintable() else " " for char in line)
+
+
+def compression(ratio: float) -> str:
+    """`4.8x`, `215x`; a tie goes up, as in the page's script: 1.25 is `1.3x`."""
+    exact = Decimal(ratio)
+    digits = Decimal("0.1") if exact < Decimal("99.95") else Decimal(1)
+    return f"{exact.quantize(digits, ROUND_HALF_UP)}x"
+
+
+def percent(fraction: float) -> str:
+    return f"{100 * fraction:.2f}"
+
+
+def duration(seconds: float) -> str:
+    """`5.2 s`, `3 m 07 s`, `2 h 05 m`."""
+    if seconds < 59.95:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} m {rest:02} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02} m"
+
+
+def milliseconds(seconds: float) -> str:
+    """`0.018 ms`, `4.21 ms`, `137 ms`."""
+    value = 1000 * seconds
+    return f"{value:.{3 if value < 0.0995 else 2 if value < 9.995 else 1 if value < 99.95 else 0}f} ms"
+
+
+def size(count: int) -> str:
+    """`804 B`, `76.2 kB`, `94.1 MB`, `1.20 GB`: powers of 1000."""
+    if count < 1000:
+        return f"{count} B"
+    value, unit = count / 1000, "kB"
+    for larger in ("MB", "GB"):
+        if value >= 999.5:
+            value, unit = value / 1000, larger
+    return f"{value:.{2 if value < 9.995 else 1 if value < 99.95 else 0}f} {unit}"
+
+
+def shorten(text: str, max_length: int) -> str:
+    """`text` on one line of at max_length `max_length` characters, the middle left out: names differ at both ends."""
+    line = plain(text)
+    if len(line) <= max_length:
+        return line
+    tail = (max_length - 1) // 2
+    return f"{line[: max_length - 1 - tail]}…{line[len(line) - tail :]}"
+
+
+def name_largest(sizes: Mapping[str, int]) -> str:
+    """The names of `sizes`, largest first, with their sizes: `fc (4,096), norm (64) and 3 more`."""
+    names = sorted(sizes, key=lambda name: -sizes[name])
+    named = ", ".join(f"{plain(name)} ({sizes[name]:,})" for name in names[:MAX_NAMES])
+    return named + (f" and {len(names) - MAX_NAMES} more" if len(names) > MAX_NAMES else "")
+
+
+def points(fraction: float) -> str:
+    """A difference of accuracies: `+0.42`, `-1.30`, `0.00`."""
+    value = f"{100 * fraction:+.2f}"
+    return value[1:] if float(value) == 0 else value

@@ -1,0 +1,136 @@
+"""Models by name: the CIFAR ResNets, torchvision's classifiers, and the user's own by "package.module:function"."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Mapping
+from functools import partial
+
+import torch
+from torch import nn
+from torch.nn.parameter import is_lazy
+
+from orchestrator.data.dataset import Data
+from orchestrator.errors import ConfigError
+from orchestrator.lookup import call, lookup
+from orchestrator.models.resnet import DEPTHS, CifarResNet
+from orchestrator.modules import copy_module, own_memory, tensor_answer
+from orchestrator.pruning import prunable_weights
+from orchestrator.pruning.channels.graph import Kept
+from orchestrator.pruning.channels.shrink import shrink
+from orchestrator.randomness import one_thread, own_randomness, seed_all
+from orchestrator.user_code import ERRORS, described, one_line
+
+BUILTIN: Mapping[str, Callable[..., nn.Module]] = {f"resnet{depth}": partial(CifarResNet, depth) for depth in DEPTHS}
+TORCHVISION = "torchvision:"
+
+
+def build_model(
+    spec: str,
+    options: Mapping[str, object],
+    *,
+    num_classes: int,
+    input_shape: tuple[int, int, int],
+    seed: int,
+    kept: Kept | None = None,
+) -> nn.Module:
+    """The model named `spec` on the CPU, initialised by `seed`; the process's own randomness stays untouched.
+
+    With `kept`, a channel configuration, the smaller network that has only those channels of it.
+
+    `spec` is a short name (resnet20), "torchvision:NAME", or "package.module:function": a function that is called
+    with the options and with those of num_classes and input_shape (channels, height, width) that it takes.
+    Raises ConfigError for an unknown name, options that do not fit, a model that cannot be pruned, or a configuration
+    that is not one of this model.
+    """
+    what = f"model {spec!r}"
+    given = {"num_classes": num_classes, "input_shape": input_shape}
+    function: Callable[..., object]
+    if spec.startswith(TORCHVISION):
+        function = partial(_torchvision, spec.removeprefix(TORCHVISION))
+    else:
+        function = lookup(spec, BUILTIN, "model")
+    with own_randomness(), one_thread():  # a sum over other threads has other bits
+        seed_all(seed)
+        model = call(function, what, options, given, ConfigError)
+    if not isinstance(model, nn.Module):
+        raise ConfigError(f"{what} must return a torch.nn.Module, got {type(model).__name__}")
+    if any(map(is_lazy, model.parameters())):
+        raise ConfigError(f"{what} has lazy layers, whose weights do not exist yet: give each layer its input size")
+    if not prunable_weights(model):
+        raise ConfigError(
+            f"{what} has nothing to prune: it needs at least one convolution, linear, attention or recurrent layer "
+            "with a weight that is trained (requires_grad True) and not computed from other parameters"
+        )
+    return shrink(own_memory(model.cpu()), kept or {})
+
+
+def check_model(model: nn.Module, data: Data, smallest_batch: int = 2) -> None:
+    """Raises ConfigError unless two samples give `model`, in evaluation mode, (2, num_classes) logits from all weights.
+
+    And unless a copy of it, in training mode, gives every parameter a gradient, from `smallest_batch` samples (a
+    worker's share of a batch) if those are fewer than two.
+    """
+    name, shape = type(model).__name__, (2, *data.input_shape)
+    was_training = model.training
+    try:
+        with torch.no_grad(), own_randomness():
+            logits: object = model.eval()(torch.zeros(shape))
+    except ERRORS as error:
+        raise ConfigError(f"model {name} cannot take images of shape {shape}: {described(error)}") from error
+    finally:
+        model.train(was_training)
+    logits = tensor_answer(model, logits)
+    if logits.shape != (2, data.num_classes) or not logits.is_floating_point():
+        raise ConfigError(
+            f"model {name} must turn {shape} into float logits of shape (2, {data.num_classes}), got "
+            f"{tuple(logits.shape)} of {logits.dtype}"
+        )
+    _check_training(copy_module(model).train(), name, (min(2, smallest_batch), *data.input_shape))
+
+
+def _check_training(model: nn.Module, name: str, shape: tuple[int, ...]) -> None:
+    """One step's forward and backward: raises ConfigError for what would fail on the workers, minutes later."""
+    try:
+        with own_randomness():
+            model(torch.zeros(shape)).sum().backward()
+    except ERRORS as error:
+        way_out = (
+            "" if shape[0] > 1 else "; a worker's share of the batch is one image: raise batch_size, or lower workers"
+        )
+        raise ConfigError(
+            f"model {name} cannot be trained on images of shape {shape}: {described(error)}{way_out}"
+        ) from error
+    unused = [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
+    if unused:
+        raise ConfigError(
+            f"every parameter of model {name} must take part in its output, as workers average all gradients; these do "
+            f"not: {', '.join(unused[:5])}; remove them, or set requires_grad to False"
+        )
+
+
+def gpu_only(model: nn.Module) -> tuple[str, ...]:
+    """Names of the layers that torch refuses to train on CPUs when there are workers."""
+    return tuple(name for name, layer in model.named_modules() if isinstance(layer, nn.SyncBatchNorm))
+
+
+def _torchvision(name: str, num_classes: int, input_shape: tuple[int, int, int], **options: object) -> nn.Module:
+    from torchvision import models
+
+    names = models.list_models(module=models)  # of this module alone: the classifiers
+    if name not in names:
+        near = difflib.get_close_matches(name, names, n=5, cutoff=0.5)
+        hint = f"did you mean {', '.join(near)}?" if near else f"the names are {', '.join(names)}"
+        raise ConfigError(f"torchvision has no classifier {name!r}: {hint}")
+    if input_shape[0] != 3:
+        raise ConfigError(f"torchvision's models take 3 channels, got images with {input_shape[0]}: write a function")
+    if name in ("googlenet", "inception_v3"):
+        if options.get("aux_logits"):
+            raise ConfigError(f"{name} must have aux_logits False: two classifiers cannot be trained by one loss")
+        # The default would be True; and leaving init_weights unsaid is warned about.
+        options = {"init_weights": True, **options, "aux_logits": False}
+    try:
+        model: nn.Module = models.get_model(name, weights=None, num_classes=num_classes, **options)
+    except Exception as error:  # as many kinds as there are ways to get an option wrong
+        raise ConfigError(f"torchvision's {name} does not take the options {options}: {one_line(error)}") from error
+    return model

@@ -1,0 +1,180 @@
+"""Which channels stay: by a budget over the whole network, or by a ratio for each layer."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from decimal import ROUND_CEILING, Context, Decimal
+from fnmatch import fnmatchcase
+
+import torch
+from torch import Tensor
+
+from orchestrator.errors import ConfigError
+from orchestrator.pruning.channels.graph import ChannelGraph, Group, Kept, Unit
+from orchestrator.pruning.criteria import Criterion, magnitude, score
+
+
+@torch.no_grad()
+def keep_by_budget(
+    graph: ChannelGraph,
+    weights: Mapping[str, Tensor],
+    density: float,
+    *,
+    unit: Unit = "macs",
+    round_to: int = 8,
+    kept: Kept | None = None,
+    criterion: Criterion = magnitude,
+    gradients: Mapping[str, Tensor] | None = None,
+) -> Kept:
+    """The lowest channels of the whole network go until `density` of the dense `unit` is left (see `Channels`)."""
+    check_budget(graph, set(weights), density, unit, round_to)
+    alive = graph.alive(kept or {})
+    blocks: list[tuple[float, int, int, Tensor]] = []  # score, -group, order within the group, its channels
+    for index, group in enumerate(graph.groups):
+        if not _may_lose(graph, group, weights):
+            continue
+        means = _means(graph, group, weights, kept or {}, criterion, gradients)
+        lowest_first = _lowest_first(means, alive[index])
+        typical = means[lowest_first].mean().clamp(min=torch.finfo(torch.float64).tiny)
+        sizes = _block_sizes(len(lowest_first), round_to)
+        for order, channels in enumerate(lowest_first[: sum(sizes)].split(sizes) if sizes else ()):
+            blocks.append((float(means[channels].mean() / typical), -index, order, channels))
+    blocks.sort(key=lambda block: block[:3])  # of equal blocks that of the last layer goes first
+    budget = density * graph.counts({}).of(unit)
+
+    def without(count: int) -> Kept:
+        left = [flags.clone() for flags in alive]
+        for _, group, _, channels in blocks[:count]:
+            left[-group][channels] = False
+        return graph.configuration(left)
+
+    low, high = 0, len(blocks)  # the fewest blocks that free enough lie in [low, high]
+    while low < high:
+        middle = (low + high) // 2
+        if graph.counts(without(middle)).of(unit) <= budget:
+            high = middle
+        else:
+            low = middle + 1
+    return without(low)
+
+
+@torch.no_grad()
+def keep_by_ratio(
+    graph: ChannelGraph,
+    weights: Mapping[str, Tensor],
+    ratios: float | Mapping[str, float],
+    *,
+    round_to: int = 8,
+    criterion: Criterion = magnitude,
+) -> Kept:
+    """Every layer loses a fraction of its channels, its lowest: one for all, or by patterns of layers' names.
+
+    A layer keeps (1 - ratio) of its channels, rounded down to a multiple of `round_to`, one such at least. Raises
+    ConfigError for a pattern that matches no layer that may lose channels, or two ratios for layers that must agree.
+    """
+    table = check_ratios({"*": ratios} if isinstance(ratios, (int, float)) else ratios)
+    alive = []
+    for group, size in zip(graph.groups, ratio_sizes(graph, set(weights), table, round_to), strict=True):
+        flags = torch.ones(group.size, dtype=torch.bool)
+        if size < group.size:
+            means = _means(graph, group, weights, {}, criterion, None)
+            flags[_lowest_first(means, flags)[: group.size - size]] = False
+        alive.append(flags)
+    return graph.configuration(alive)
+
+
+def _may_lose(graph: ChannelGraph, group: Group, prunable: Iterable[str]) -> bool:
+    return all(weight in prunable for _, weight in graph.writers(group))
+
+
+def _means(
+    graph: ChannelGraph,
+    group: Group,
+    weights: Mapping[str, Tensor],
+    kept: Kept,
+    criterion: Criterion,
+    gradients: Mapping[str, Tensor] | None,
+) -> Tensor:
+    """Mean score (size,) of the weights that give each channel of a group; 0 for one that is gone."""
+    sums, counts = torch.zeros(2, group.size, dtype=torch.float64)
+    for member, name in graph.writers(group):
+        scores = score(criterion, name, weights[name], gradients[name] if gradients else None)
+        layer = graph.layers[member.layer]
+        filters = scores.movedim(layer.cuts[name].sides.index("out"), 0).flatten(1)
+        indices = kept.get(member.layer, {}).get("out")
+        whole = torch.zeros(2, layer.size("out"), dtype=torch.float64)
+        places = slice(None) if indices is None else torch.tensor(indices)
+        whole[0, places] = filters.sum(1, dtype=torch.float64).cpu()
+        whole[1, places] = filters.shape[1]
+        channels, positions = torch.tensor(member.channels), torch.tensor(member.positions)
+        sums.index_add_(0, channels, whole[0, positions])
+        counts.index_add_(0, channels, whole[1, positions])
+    means: Tensor = sums / counts.clamp(min=1)
+    return means
+
+
+def _lowest_first(means: Tensor, alive: Tensor) -> Tensor:
+    """The channels alive, lowest mean first; of equal ones the last."""
+    order = means.argsort(descending=True, stable=True).flip(0)
+    return order[alive[order]]
+
+
+def _block_sizes(count: int, round_to: int) -> list[int]:
+    """How `count` channels go: first down to a multiple of `round_to`, then `round_to` at a time; that many stay."""
+    if count <= round_to:
+        return []
+    first = count % round_to or round_to
+    return [first, *[round_to] * ((count - first) // round_to - 1)]
+
+
+def ratio_sizes(graph: ChannelGraph, prunable: set[str], table: Mapping[str, float], round_to: int) -> list[int]:
+    """How many channels of each group the ratios keep."""
+    sizes, unused = [], set(table)
+    for group in graph.groups:
+        layers = [member.layer for member, _ in graph.writers(group)] if _may_lose(graph, group, prunable) else []
+        given = {pattern: ratio for pattern, ratio in table.items() if any(fnmatchcase(n, pattern) for n in layers)}
+        unused -= given.keys()
+        if len(set(given.values())) > 1:
+            raise ConfigError(f"{', '.join(layers)} lose the same channels: one ratio must hold for all, got {given}")
+        ratio = next(iter(given.values()), 0.0)
+        stay = max(1, math.floor(group.size * (1 - ratio) / round_to + 1e-9)) * round_to
+        sizes.append(min(group.size, stay) if ratio else group.size)
+    if unused:
+        known = [member.layer for group in graph.groups for member, _ in graph.writers(group)]
+        raise ConfigError(
+            f"ratios must match layers that may lose channels, got {', '.join(sorted(unused))}; they are: "
+            f"{', '.join(known)}"
+        )
+    return sizes
+
+
+def check_ratios(ratios: Mapping[str, float]) -> Mapping[str, float]:
+    if not isinstance(ratios, Mapping) or not ratios:
+        raise ConfigError(f"ratios must map layers to the fraction of channels that goes, got {ratios!r}")
+    for layer, ratio in ratios.items():
+        if not isinstance(ratio, (int, float)) or not 0 <= ratio < 1:
+            raise ConfigError(f"a ratio must be in [0, 1): a layer must keep a channel, got {ratio!r} for {layer!r}")
+    return ratios
+
+
+def check_round_to(round_to: int) -> None:
+    if not isinstance(round_to, int) or isinstance(round_to, bool) or round_to < 1:
+        raise ConfigError(f"round_to must be a whole number of 1 or more, got {round_to!r}")
+
+
+def check_budget(graph: ChannelGraph, prunable: set[str], density: float, unit: Unit, round_to: int) -> None:
+    check_round_to(round_to)
+    if not 0 < density <= 1:
+        raise ConfigError(f"density must be in (0, 1], got {density}")
+    fewest = [
+        torch.arange(group.size) < (round_to if _may_lose(graph, group, prunable) else group.size)
+        for group in graph.groups
+    ]
+    least = graph.counts(graph.configuration(fewest)).of(unit) / graph.counts({}).of(unit)
+    if density < least:
+        lowest = Context(prec=4, rounding=ROUND_CEILING).create_decimal(Decimal(repr(least)))
+        raise ConfigError(
+            f"density {density:g} of the {unit} cannot be reached: every layer keeps {round_to} channels (round_to), "
+            f"or all where it must; the smallest density is {lowest}"
+        )

@@ -1,0 +1,132 @@
+"""Take channels out of a module, or out of tensors by name: what is left is a smaller dense network."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from orchestrator.errors import ConfigError, DamagedError
+from orchestrator.pruning.channels.graph import ChannelGraph, Cut, Kept, Side, tensor_sides
+
+_SIZES: dict[str, tuple[str, ...]] = {
+    "out": ("out_channels", "out_features", "num_features", "num_parameters"),
+    "in": ("in_channels", "in_features"),
+}
+
+
+@torch.no_grad()
+def shrink(module: nn.Module, kept: Kept) -> nn.Module:
+    """`module`, dense and from here on changed in place, with only the channels that `kept` keeps.
+
+    Needs no graph, so that who rebuilds a network does not trace it. Raises ConfigError, before anything is changed,
+    for a configuration that is none or does not fit the module.
+    """
+    check_configuration(module, kept)
+    for name, sides in kept.items():
+        layer: Any = module.get_submodule(name)
+        indices = {side: torch.tensor(places) for side, places in sides.items()}
+        for attribute, dims in (tensor_sides(layer) or {}).items():
+            tensor = getattr(layer, attribute, None)
+            if tensor is None:
+                continue
+            for dim, side in enumerate(dims):
+                if side in indices:
+                    tensor = tensor.index_select(dim, indices[side].to(tensor.device))
+            if isinstance(getattr(layer, attribute), nn.Parameter):
+                tensor = nn.Parameter(tensor, requires_grad=getattr(layer, attribute).requires_grad)
+            setattr(layer, attribute, tensor)
+        for end, places in sides.items():
+            for size in _SIZES[end]:
+                if hasattr(layer, size):
+                    setattr(layer, size, len(places))
+        if getattr(layer, "groups", 1) > 1:  # depthwise
+            layer.groups = layer.in_channels = layer.out_channels
+    return module
+
+
+def check_configuration(network: nn.Module | ChannelGraph, kept: Kept) -> None:
+    """ConfigError unless `kept` is a channel configuration of the dense `network`; its content is not trusted."""
+    given: Any = kept
+    if not isinstance(given, dict):
+        raise ConfigError(f"a channel configuration must map layers to kept channels, got {type(given).__name__}")
+    sizes = network.sizes() if isinstance(network, ChannelGraph) else _sizes(network)
+    for name, sides in given.items():
+        if name not in sizes:
+            raise ConfigError(f"a channel configuration must name layers that can lose channels, got {name!r}")
+        if not isinstance(sides, dict) or not sides or not sides.keys() <= sizes[name].keys():
+            raise ConfigError(f"{name} must have kept channels for {' or '.join(sizes[name])}, got {sides!r:.100}")
+        for side, places in sides.items():
+            _check_places(name, side, places, sizes[name][side])
+
+
+def _sizes(module: nn.Module) -> dict[str, dict[Side, int]]:
+    """Channels of every layer that can lose some, by side."""
+    return {
+        name: {
+            side: getattr(layer, attribute).shape[dim]
+            for attribute, of in sides.items()
+            for dim, side in enumerate(of)
+            if getattr(layer, attribute, None) is not None
+        }
+        for name, layer in module.named_modules()
+        if (sides := tensor_sides(layer)) is not None
+    }
+
+
+def _check_places(name: str, side: str, places: object, size: int) -> None:
+    if not isinstance(places, list) or not all(type(place) is int for place in places):
+        raise ConfigError(f"kept channels must be a list of whole numbers, got {places!r:.100} for {name}.{side}")
+    if not places:
+        raise ConfigError(f"{name} would lose all its channels ({side}): a layer must keep at least one")
+    if not (places[0] >= 0 and places[-1] < size and all(a < b for a, b in itertools.pairwise(places))):
+        raise ConfigError(f"kept channels must ascend within 0..{size - 1}, got {places!r:.100} for {name}.{side}")
+
+
+def cut_model(graph: ChannelGraph, tensors: Mapping[str, Tensor], kept: Kept, base: Kept) -> dict[str, Tensor]:
+    """`tensors` by name, of the network that `base` leaves, as they are in the smaller one that `kept` leaves.
+
+    Raises DamagedError for a tensor whose shape is not the one that `base` gives it.
+    """
+    return {name: _cut(graph, name, name, tensor, kept, base, strict=True) for name, tensor in tensors.items()}
+
+
+def cut_optimizer(graph: ChannelGraph, slots: Mapping[str, Tensor], kept: Kept, base: Kept) -> dict[str, Tensor]:
+    """The same for "<parameter>/<slot>"; a slot of another shape (a step counter) stays as it is."""
+    return {
+        slot: _cut(graph, slot.rsplit("/", 1)[0], slot, tensor, kept, base, strict=False)
+        for slot, tensor in slots.items()
+    }
+
+
+def _cut(
+    graph: ChannelGraph, parameter: str, name: str, tensor: Tensor, kept: Kept, base: Kept, *, strict: bool
+) -> Tensor:
+    layer = parameter.rpartition(".")[0]
+    cut: Cut | None = graph.layers[layer].cuts.get(parameter) if layer in graph.layers else None
+    if cut is None:
+        return tensor
+    before, after = base.get(layer, {}), kept.get(layer, {})
+    if tensor.shape != (expected := cut.kept_shape(before)):
+        if strict:
+            raise DamagedError(f"{name}: its channel configuration gives it {expected}, saved is {tuple(tensor.shape)}")
+        return tensor
+    for dim, side in enumerate(cut.sides):
+        if side in after:
+            tensor = tensor.index_select(dim, _places(after[side], before.get(side), cut.shape[dim], name))
+    return tensor
+
+
+def _places(kept: list[int], base: list[int] | None, size: int, name: str) -> Tensor:
+    """Where, among the channels of `base`, those of `kept` are."""
+    if base is None:
+        return torch.tensor(kept)
+    place = torch.full((size,), -1)
+    place[torch.tensor(base)] = torch.arange(len(base))
+    found = place[torch.tensor(kept)]
+    if (found < 0).any():
+        raise DamagedError(f"{name}: a channel is to be kept that an earlier round removed")
+    return found

@@ -1,0 +1,335 @@
+"""Find out which channels of a network belong together, with the dependency graph of torch-pruning.
+
+Fang et al., "DepGraph: Towards Any Structural Pruning", CVPR 2023. What it says is not taken on trust: channels that
+it couples only in part stay (a zero-padded shortcut), and what is left is tried on the network itself.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
+
+from orchestrator.errors import ConfigError
+from orchestrator.extras import extra
+from orchestrator.modules import copy_module, tensor_answer
+from orchestrator.pruning.channels.graph import SIDES, ChannelGraph, Cut, Group, Kept, Layer, Member, tensor_sides
+from orchestrator.pruning.channels.shrink import shrink
+from orchestrator.pruning.macs import weight_uses
+
+logger = logging.getLogger(__name__)
+
+
+def trace_channels(module: nn.Module, input_shape: tuple[int, ...]) -> ChannelGraph:
+    """The channels of `module`, traced on one image (C, H, W) in evaluation mode; `module` itself stays as it is.
+
+    Channels that no layer reads are the network's outputs and stay, so the classifier does. So do channels in layers
+    that this cannot cut: grouped convolutions, normalisation over channels, attention, bare parameters, layers that
+    are called twice, share a weight, or have one that is computed (weight norm, masks of torch.nn.utils.prune). So do
+    channels that are split elsewhere than where a layer's end, and all others whose flow is not understood; a warning
+    names their layers. Raises ConfigError where torch-pruning is missing, the network cannot be copied or traced, its
+    answer is not a tensor, or no channel is left that may go.
+    """
+    with extra("channels", "pruning of channels"):
+        import torch_pruning
+    name = type(module).__name__
+    network, image = _traceable(module), torch.zeros((1, *input_shape))
+    try:
+        layers, macs, answer = _layers(network, image)
+        tensor_answer(module, answer)
+        widest = max((layer.size(side) for layer in layers.values() for side in SIDES), default=0)
+        with warnings.catch_warnings(), torch.enable_grad(), _forgiving(widest):
+            warnings.simplefilter("ignore")
+            graph = torch_pruning.DependencyGraph().build_dependency(
+                network, image, ignored_layers=_without_channels(network), verbose=False
+            )
+            found, unknown = _groups(graph)
+    except ConfigError:
+        raise
+    except Exception as error:
+        raise ConfigError(
+            f"the channels of model {name} cannot be traced ({type(error).__name__}: "
+            f"{' '.join(str(error).split())[:200]}): choose another selection than Channels"
+        ) from error
+    groups = _in_order(_whole(found, layers), layers)
+    parameters = sum(parameter.numel() for parameter in module.parameters())
+    dense = ChannelGraph(layers, tuple(groups), parameters, macs)
+    confirmed = _confirmed(network, dense, input_shape)
+    unknown += [member.layer for group in groups if group not in confirmed for member, _ in dense.writers(group)]
+    if not confirmed:
+        raise ConfigError(f"model {name} has no channels that can be removed: {_way_out(network)}")
+    if unknown:
+        logger.warning(
+            "model %s: these layers keep all their channels, whose flow is unknown: %s", name, _some(unknown)
+        )
+    return replace(dense, groups=tuple(confirmed))
+
+
+def check_removal(module: nn.Module, graph: ChannelGraph, kept: Kept, input_shape: tuple[int, ...]) -> None:
+    """Raise ConfigError unless the network that `kept` leaves does what `module` does with those channels silenced."""
+    generator = torch.Generator().manual_seed(0)
+    network, image = _randomised(_traceable(module), input_shape, generator)
+    if not _same_without(network, graph, image, graph.alive(kept)):
+        raise ConfigError(f"channels of {_some(kept)} cannot be removed together: give ratios for some of them only")
+
+
+def _traceable(module: nn.Module) -> nn.Module:
+    network = copy_module(module).cpu().float().eval()
+    for parameter in _continuous(network):
+        parameter.requires_grad_()
+    return network
+
+
+def _continuous(network: nn.Module) -> list[nn.Parameter]:
+    """Parameters that can have gradients: those of whole numbers or flags cannot."""
+    return [p for p in network.parameters() if p.is_floating_point() or p.is_complex()]
+
+
+def _without_channels(network: nn.Module) -> list[nn.Module]:
+    """The PReLU layers with one slope for all channels, which the trace must pass over.
+
+    Freezes the slopes of every PReLU: the trace would take them for another input of the layer.
+    """
+    found = [part for part in network.modules() if isinstance(part, nn.PReLU)]
+    for part in found:
+        part.requires_grad_(False)
+    return [part for part in found if part.num_parameters == 1]
+
+
+def _way_out(network: nn.Module) -> str:
+    computed = [
+        name
+        for name, part in network.named_modules()
+        if isinstance(part, _ConvNd | nn.Linear) and not isinstance(part.weight, nn.Parameter)
+    ]
+    if computed:
+        return f"make the computed weights of {_some(computed)} plain parameters first, or choose another selection"
+    return "choose another selection than Channels"
+
+
+def _some(names: Iterable[str]) -> str:
+    """The first five of `names`, and how many more there are."""
+    first, *others = dict.fromkeys(names)
+    shown = ", ".join([first, *others[:4]])
+    return f"{shown} and {len(others) - 4} more" if len(others) > 4 else shown
+
+
+@contextmanager
+def _forgiving(widest: int) -> Iterator[None]:
+    """Inside, what torch-pruning does not understand of a network is an error of one group, or nothing.
+
+    It takes some reshapes for flattened channels. Where they are windows of a transformer it would do so again and
+    again, until memory ends: a group with more places than the widest layer raises OverflowError. Where it knows of no
+    channels before one, it divides by zero: that one is left as it is.
+    """
+    from torch_pruning.dependency import index_mapping
+
+    flatten, reshape = index_mapping._FlattenIndexMapping.__call__, index_mapping.update_reshape_index_mapping
+
+    def bounded(self: Any, places: Any) -> Any:
+        found = flatten(self, places)
+        if len(found) > widest:
+            raise OverflowError("its reshapes mix channels with positions")
+        return found
+
+    def guarded(graph: Any, node: Any) -> None:
+        with suppress(ZeroDivisionError):
+            reshape(graph, node)
+
+    index_mapping._FlattenIndexMapping.__call__ = bounded
+    index_mapping.update_reshape_index_mapping = guarded
+    try:
+        yield
+    finally:
+        index_mapping._FlattenIndexMapping.__call__ = flatten
+        index_mapping.update_reshape_index_mapping = reshape
+
+
+def _layers(network: nn.Module, image: Tensor) -> tuple[dict[str, Layer], int, object]:
+    """Layers that can lose channels, by name in the network's order; the MACs of all that multiply; the answer."""
+    calls: Counter[nn.Module] = Counter()
+    positions: Counter[nn.Module] = Counter()
+    macs = 0
+
+    def count(layer: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any], output: Any) -> None:
+        nonlocal macs
+        calls[layer] += 1
+        for weight, times in weight_uses(layer, inputs, named, output):
+            positions[layer] += times
+            macs += times * weight.numel()
+
+    hooks = [layer.register_forward_hook(count, with_kwargs=True) for layer in network.modules()]
+    with torch.no_grad():
+        answer = network(image)
+    for hook in hooks:
+        hook.remove()
+    uses = Counter(id(p) for layer in network.modules() for p in layer.parameters(recurse=False))
+    trained = dict(network.named_parameters())
+    layers = {}
+    for name, layer in network.named_modules():
+        multiplies = isinstance(layer, _ConvNd | nn.Linear)
+        sides = tensor_sides(layer)
+        shared = any(uses[id(p)] > 1 for p in layer.parameters(recurse=False))
+        if sides is None or calls[layer] != 1 or shared:
+            continue
+        cuts = {
+            f"{name}.{attribute}": Cut(tuple(tensor.shape), of, f"{name}.{attribute}" in trained)
+            for attribute, of in sides.items()
+            if (tensor := getattr(layer, attribute, None)) is not None
+        }
+        layers[name] = Layer(cuts, f"{name}.weight" if multiplies else None, positions[layer])
+    return layers, macs, answer
+
+
+def _groups(graph: Any) -> tuple[list[Group | None], list[str]]:
+    """What leaves together with each layer's outputs, and names of layers of which torch-pruning cannot tell."""
+    names = {module: name for name, module in graph.model.named_modules()}
+    found: list[Group | None] = []
+    unknown: list[str] = []
+    seen: set[object] = set()
+    for layer in list(graph.module2node):
+        if layer in seen or not isinstance(layer, _ConvNd | nn.Linear):
+            continue
+        try:
+            pruner = graph.get_pruner_of_module(layer)
+            channels = list(range(pruner.get_out_channels(layer)))
+            group = graph.get_pruning_group(layer, pruner.prune_out_channels, channels)
+            found.append(_group(graph, group, names))
+        except Exception:
+            unknown.append(names[layer])
+            continue
+        seen.update(i.dep.target.module for i in group.items if graph.is_out_channel_pruning_fn(i.dep.handler))
+    return found, unknown
+
+
+def _group(graph: Any, found: Any, names: Mapping[nn.Module, str]) -> Group | None:
+    """Convert a group of torch-pruning. Return None if it holds a layer that this module does not know."""
+    members: dict[tuple[str, str], Member] = {}
+    for item in found.items:
+        target = item.dep.target.module
+        if isinstance(target, nn.Parameter):
+            return None
+        if target not in names:
+            continue  # an operation without weights
+        sides = {side for of in (tensor_sides(target) or {}).values() for side in of}
+        if not sides:
+            if not list(target.parameters(recurse=False)):
+                continue
+            return None
+        out = graph.is_out_channel_pruning_fn(item.dep.handler) or "in" not in sides
+        member = Member(names[target], "out" if out else "in", _short(item.idxs), _short(item.root_idxs))
+        if (member.layer, member.side) in members and members[member.layer, member.side] != member:
+            return None
+        members[member.layer, member.side] = member
+    return Group(len(found.items[0].idxs), tuple(members.values()))
+
+
+def _short(indices: Iterable[int]) -> Sequence[int]:
+    """A range where they are one: most are, and it is smaller to send and to compare."""
+    plain = tuple(int(index) for index in indices)
+    run = range(plain[0], plain[0] + len(plain))
+    return run if plain == tuple(run) else plain
+
+
+def _whole(found: Iterable[Group | None], layers: dict[str, Layer]) -> list[Group]:
+    """The groups that own every place of every side that they touch, and are written as well as read."""
+    known = [g for g in found if g is not None and all(member.layer in layers for member in g.members)]
+    owners: Counter[tuple[str, str, int]] = Counter()
+    for group in known:
+        for member in group.members:
+            owners.update((member.layer, member.side, place) for place in member.positions)
+    covered = Counter((layer, side) for (layer, side, _), count in owners.items() if count == 1)
+    groups = []
+    for group in known:
+        owned = all(covered[m.layer, m.side] == layers[m.layer].size(m.side) > max(m.positions) for m in group.members)
+        matched = all(set(m.channels) == set(range(group.size)) for m in group.members)
+        read = any(member.side == "in" for member in group.members)
+        written = any(m.side == "out" and layers[m.layer].weight is not None for m in group.members)
+        if owned and matched and read and written and group.size > 1:
+            groups.append(group)
+    return groups
+
+
+def _in_order(groups: Iterable[Group], layers: Iterable[str]) -> list[Group]:
+    """By the order of the layers, whatever the order of the trace: keys depend on it."""
+    place = {name: index for index, name in enumerate(layers)}
+    members = [sorted(group.members, key=lambda m: (place[m.layer], m.side)) for group in groups]
+    ordered = [Group(g.size, tuple(m)) for g, m in zip(groups, members, strict=True)]
+    return sorted(ordered, key=lambda group: (place[group.members[0].layer], group.members[0].side))
+
+
+def _confirmed(network: nn.Module, graph: ChannelGraph, input_shape: tuple[int, ...]) -> list[Group]:
+    """The groups of `graph` whose removal does what it should: all of them, or those that do so with those before."""
+    network, image = _randomised(network, input_shape, torch.Generator().manual_seed(0))
+    if _removal_is_masking(network, graph, image):
+        return list(graph.groups)
+    confirmed: list[Group] = []
+    for group in graph.groups:
+        if _removal_is_masking(network, replace(graph, groups=(*confirmed, group)), image):
+            confirmed.append(group)
+    return confirmed
+
+
+@torch.no_grad()
+def _randomised(
+    network: nn.Module, input_shape: tuple[int, ...], generator: torch.Generator
+) -> tuple[nn.Module, Tensor]:
+    """`network`, in place, with weights that hide nothing, and an image: no zeros, no signal that dies or explodes."""
+    network = network.double()
+    for parameter in _continuous(network):
+        drawn = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+        if parameter.dim() > 1:
+            parameter.copy_(drawn * (parameter.shape[0] / parameter.numel()) ** 0.5)
+        else:
+            parameter.copy_(0.5 + drawn.abs())
+    return network, torch.randn((1, *input_shape), generator=generator, dtype=torch.float64)
+
+
+def _removal_is_masking(network: nn.Module, graph: ChannelGraph, image: Tensor) -> bool:
+    """Whether channels gone give the outputs of the same channels silenced: every second one, and random ones twice.
+
+    Every second one alone would not tell a channel from the one two places on. Halves alone would not tell that groups
+    must stay of one size, as where two are joined and then split in the middle.
+    """
+    generator = torch.Generator().manual_seed(0)
+    return all(
+        _same_without(network, graph, image, alive)
+        for alive in (
+            [torch.arange(group.size) % 2 == 0 for group in graph.groups],
+            [_random(group.size, group.size - group.size // 2, generator) for group in graph.groups],
+            [_random(group.size, 1 + index % (group.size - 1), generator) for index, group in enumerate(graph.groups)],
+        )
+    )
+
+
+def _random(size: int, count: int, generator: torch.Generator) -> Tensor:
+    """Flags (size,), `count` of them True."""
+    return torch.randperm(size, generator=generator) < count
+
+
+@torch.no_grad()
+def _same_without(network: nn.Module, graph: ChannelGraph, image: Tensor, alive: Sequence[Tensor]) -> bool:
+    masked = copy_module(network)
+    tensors = dict(masked.named_parameters())
+    try:
+        for group, kept in zip(graph.groups, alive, strict=True):
+            for member in group.members:
+                places = torch.tensor(member.positions)[~kept[torch.tensor(member.channels)]]
+                for name, cut in graph.layers[member.layer].cuts.items():
+                    if member.side == "out" and cut.trained:
+                        tensors[name].index_fill_(cut.sides.index("out"), places, 0)
+        expected = masked(image)
+        removed = shrink(copy_module(network), graph.configuration(alive))(image)
+    except Exception:  # of any kind: it is the user's network that runs
+        return False
+    return removed.shape == expected.shape and bool(
+        torch.allclose(removed, expected, rtol=1e-7, atol=1e-9 * float(expected.abs().max()))
+    )

@@ -1,0 +1,80 @@
+"""Schedules are pure functions of the place in training; a rewound round's rates are the original's tail."""
+
+import itertools
+import math
+
+import pytest
+
+from orchestrator.errors import ConfigError
+from orchestrator.schedules import Constant, Cosine, StepDecay
+from orchestrator.training.optimizer import SGD, AdamW
+
+CIFAR = StepDecay(0.1, drops=(91, 136))
+IMAGENET = StepDecay(0.4, drops=(30, 60, 80), warmup_epochs=5)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "epochs", "epoch", "rate"),
+    [
+        (CIFAR, 182, 0, 0.1),
+        (CIFAR, 182, 90.999, 0.1),
+        (CIFAR, 182, 91, 0.01),
+        (CIFAR, 182, 136, 0.001),
+        (CIFAR, 182, 181.99, 0.001),
+        (IMAGENET, 90, 0, 0.0),
+        (IMAGENET, 90, 2.5, 0.2),
+        (IMAGENET, 90, 5, 0.4),
+        (IMAGENET, 90, 30, 0.04),
+        (IMAGENET, 90, 60, 0.004),
+        (IMAGENET, 90, 80, 0.0004),
+        (Cosine(1.0), 10, 0, 1.0),
+        (Cosine(1.0), 10, 5, 0.5),
+        (Cosine(1.0), 10, 10, 0.0),
+        (Cosine(1.0, warmup_epochs=2, final=0.2), 10, 1, 0.5),
+        (Cosine(1.0, warmup_epochs=2, final=0.2), 10, 6, 0.6),
+        (Cosine(1.0, warmup_epochs=2, final=0.2), 10, 10, 0.2),
+        (Constant(0.3), 10, 7.7, 0.3),
+    ],
+)
+def test_rate(schedule, epochs, epoch, rate):
+    assert schedule.lr_at(epoch, epochs) == pytest.approx(rate, abs=1e-12)
+
+
+def test_drops_fall_on_the_first_step_of_their_epoch():
+    steps = 390
+    rates = [CIFAR.lr_at(step / steps, 182) for step in range(182 * steps)]
+    assert [rates.index(pytest.approx(rate)) for rate in (0.1, 0.01, 0.001)] == [0, 91 * steps, 136 * steps]
+
+
+def test_the_cosine_falls_at_every_step():
+    rates = [Cosine(0.4).lr_at(step / 10, 9) for step in range(90)]
+    assert all(a > b for a, b in itertools.pairwise(rates))
+
+
+@pytest.mark.parametrize(
+    ("build", "words"),
+    [
+        (lambda: StepDecay(0.0), "StepDecay.peak"),
+        (lambda: StepDecay(math.nan), "StepDecay.peak"),
+        (lambda: StepDecay(0.1, drops=(5, 3)), "StepDecay.drops"),
+        (lambda: StepDecay(0.1, drops=(0,)), "StepDecay.drops"),
+        (lambda: StepDecay(0.1, factor=1.5), r"factor must be in \(0, 1\], got 1.5"),
+        (lambda: StepDecay(0.1, warmup_epochs=-1), "warmup_epochs"),
+        (lambda: Cosine(-1.0), "Cosine.peak"),
+        (lambda: Cosine(0.1, final=0.2), "Cosine.final"),
+        (lambda: Constant(math.inf), "Constant.rate"),
+        (lambda: StepDecay(0.1, drops="late"), "StepDecay.drops must be rising epochs above 0, got 'late'"),
+        (lambda: StepDecay(0.1, drops=(5, "9")), "StepDecay.drops"),
+        (lambda: StepDecay(0.1, factor="half"), "StepDecay.factor must be in .* got 'half'"),
+        (lambda: Cosine(0.1, final="0"), "Cosine.final"),
+        (lambda: SGD(momentum="a"), "SGD.momentum must be in .* got 'a'"),
+        (lambda: SGD(nesterov="no"), "SGD.nesterov must be True or False, got 'no'"),
+        (lambda: SGD(weight_decay=None), "SGD.weight_decay must be 0 or more, got None"),
+        (lambda: AdamW(beta2=1.0), "AdamW.beta2 must be in .* got 1.0"),
+        (lambda: AdamW(epsilon="tiny"), "AdamW.epsilon must be above 0, got 'tiny'"),
+        (lambda: AdamW(decay_normalisation=1), "AdamW.decay_normalisation must be True or False, got 1"),
+    ],
+)
+def test_invalid(build, words):
+    with pytest.raises(ConfigError, match=words):
+        build()

@@ -1,0 +1,401 @@
+"""Where each technique starts a round and which learning rates it follows, by tables and by the bits of real runs."""
+
+import dataclasses
+
+import pytest
+import tiny
+import torch
+from torch.optim.optimizer import register_optimizer_step_pre_hook
+
+from orchestrator.driver import Driver
+from orchestrator.errors import ConfigError, DamagedError
+from orchestrator.problem import load_problem
+from orchestrator.pruning import Explicit, Geometric, OneShot, prune_globally
+from orchestrator.runner import run
+from orchestrator.schedules import Constant, Cosine, StepDecay
+from orchestrator.storage.ledger import Ledger
+from orchestrator.storage.opening import open_store
+from orchestrator.techniques import (
+    FineTuning,
+    LearningRateRewinding,
+    LowRateWeightRewinding,
+    RandomReinitialisation,
+    RetrainingTechnique,
+    WeightRewinding,
+)
+from orchestrator.training.config import TrainingConfig
+from orchestrator.training.trainer import Trainer
+from orchestrator.work import TrainState
+
+TRAINING = dataclasses.replace(
+    tiny.EXPERIMENT.training, epochs=6, schedule=StepDecay(1.0, drops=(2, 4), warmup_epochs=1)
+)
+RATES = [0.0, 1.0, 0.1, 0.1, 0.01, 0.01]  # of TRAINING's epochs, at their first steps
+
+
+class Round:
+    """A finished round that says which of its states was asked for."""
+
+    training = TRAINING
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def state(self) -> TrainState:
+        return TrainState({self.name: torch.ones(1)}, {"momentum": torch.ones(1)})
+
+    def snapshot(self, epoch: int) -> TrainState:
+        return TrainState({f"{self.name}@{epoch}": torch.ones(1)}, {"momentum": torch.ones(1)})
+
+
+@pytest.mark.parametrize(
+    ("technique", "state", "first_epoch", "rates"),
+    [
+        (LearningRateRewinding(), "parent", 0, RATES),
+        (LearningRateRewinding(4), "parent", 2, RATES[2:]),
+        (LearningRateRewinding(1), "parent", 5, RATES[5:]),
+        (FineTuning(), "parent", 0, [0.01] * 6),
+        (FineTuning(4), "parent", 2, [0.01] * 4),
+        (WeightRewinding(), "dense@0", 0, RATES),
+        (WeightRewinding(6), "dense@0", 0, RATES),
+        (WeightRewinding(4), "dense@2", 2, RATES[2:]),
+        (LowRateWeightRewinding(4), "dense@2", 2, [0.01] * 4),
+        (LowRateWeightRewinding(), "dense@0", 0, [0.01] * 6),
+        (RandomReinitialisation(), None, 0, RATES),
+    ],
+    ids=str,
+)
+def test_where_a_round_starts_and_its_learning_rates(technique, state, first_epoch, rates):
+    start = technique.start(Round("dense"), Round("parent"))
+    assert (list(start.state.model) if start.state else [None]) == [state]
+    assert start.first_epoch == first_epoch
+    assert [start.schedule.lr_at(first_epoch + e, 6) for e in range(start.epochs)] == pytest.approx(rates)
+    snapshot = technique.rewinds_to(TRAINING)
+    assert snapshot == (int(state.split("@")[1]) if state and "@" in state else None)
+
+
+@pytest.mark.parametrize("technique", [LearningRateRewinding, FineTuning])
+def test_the_optimizers_state_is_kept_or_fresh(technique):
+    assert technique(2).start(Round("dense"), Round("parent")).state.optimizer
+    assert technique(2, optimizer_state="fresh").start(Round("dense"), Round("parent")).state.optimizer == {}
+    with pytest.raises(ConfigError, match="'kept' or 'fresh', got 'new'"):
+        technique(optimizer_state="new").check(TRAINING)
+
+
+@pytest.mark.parametrize(
+    "technique", [LearningRateRewinding, FineTuning, WeightRewinding, LowRateWeightRewinding], ids=lambda t: t.__name__
+)
+@pytest.mark.parametrize("epochs", [0, 7, -1, 2.5, True])
+def test_t_must_lie_within_the_dense_run(technique, epochs):
+    with pytest.raises(ConfigError, match=rf"{technique.__name__}.epochs must be in 1..6, .* got {epochs}"):
+        technique(epochs).check(TRAINING)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "last"), [(Constant(0.3), 0.3), (StepDecay(1.0, drops=(5.5,)), 1.0), (Cosine(1.0), 0.0669873)]
+)
+def test_the_last_learning_rate_is_that_of_the_last_epoch(schedule, last):
+    dense = Round("dense")
+    dense.training = dataclasses.replace(TRAINING, schedule=schedule)
+    start = FineTuning(1).start(dense, dense)
+    assert start.schedule.lr_at(3.7, 6) == pytest.approx(last)
+
+
+@pytest.mark.parametrize("technique", [FineTuning, LowRateWeightRewinding], ids=lambda t: t.__name__)
+@pytest.mark.parametrize(
+    ("training", "place"),
+    [
+        (dataclasses.replace(TRAINING, epochs=1, schedule=StepDecay(1.0, warmup_epochs=0.5)), "epoch 0 of StepDecay"),
+        (dataclasses.replace(TRAINING, epochs=1, schedule=Cosine(1.0, warmup_epochs=0.5)), "epoch 0 of Cosine"),
+    ],
+)
+def test_a_schedule_that_ends_at_no_learning_rate_is_refused_before_training(technique, training, place):
+    with pytest.raises(ConfigError, match=rf"must begin at a learning rate above 0 .*, got 0.0 at {place}"):
+        dataclasses.replace(tiny.EXPERIMENT, training=training, technique=technique())
+    dataclasses.replace(tiny.EXPERIMENT, training=training, technique=LearningRateRewinding())
+
+
+def test_t_outside_the_dense_run_is_refused_when_the_experiment_is_built():
+    with pytest.raises(ConfigError, match=r"WeightRewinding.epochs must be in 1..4, .* got 5"):
+        dataclasses.replace(tiny.EXPERIMENT, technique=WeightRewinding(5))  # dense@-1
+
+
+@dataclasses.dataclass(frozen=True)
+class Elsewhere(WeightRewinding):
+    """A technique of the user's own that rewinds to an epoch that the dense run does not have."""
+
+    epoch: int = 99
+
+    def rewinds_to(self, training: TrainingConfig) -> int:
+        return self.epoch
+
+
+@pytest.mark.parametrize("epoch", [99, 4, -1, 1.5])
+def test_an_epoch_outside_the_dense_run_is_refused_before_training(tmp_path, epoch):
+    with pytest.raises(ConfigError, match=rf"an epoch to rewind to must be in 0..3, .* got {epoch}"):
+        run(dataclasses.replace(tiny.EXPERIMENT, technique=Elsewhere(epoch=epoch)), str(tmp_path))
+
+
+# From here on real training: 6 steps an epoch, of a warm-up epoch, one at 0.05, one at 0.005 and one at 0.0005.
+
+TINY = dataclasses.replace(tiny.EXPERIMENT, path=OneShot(0.3))
+STEPS = [*(0.05 * step / 6 for step in range(6)), *[0.05] * 6, *[0.005] * 6, *[0.0005] * 6]
+
+
+@pytest.fixture
+def rates():
+    """The learning rate of every optimizer step, as the optimizer reads it."""
+    seen = []
+    hook = register_optimizer_step_pre_hook(lambda optimizer, *_: seen.append(optimizer.param_groups[0]["lr"]))
+    yield seen
+    hook.remove()
+
+
+@pytest.mark.parametrize("path", [OneShot(0.3), Explicit([0.5, 0.2])], ids=["one-shot", "iterative"])
+@pytest.mark.parametrize(
+    ("technique", "round_rates"),
+    [
+        (LearningRateRewinding(), STEPS),
+        (LearningRateRewinding(3), STEPS[6:]),
+        (LearningRateRewinding(1), STEPS[18:]),
+        (FineTuning(), [0.0005] * 24),
+        (FineTuning(2), [0.0005] * 12),
+        (WeightRewinding(), STEPS),
+        (WeightRewinding(2), STEPS[12:]),
+        (LowRateWeightRewinding(3), [0.0005] * 18),
+        (RandomReinitialisation(), STEPS),
+    ],
+    ids=lambda value: "" if isinstance(value, list) else str(value),
+)
+def test_the_learning_rate_of_every_step(technique, round_rates, path, rates, tmp_path):
+    records = run(dataclasses.replace(tiny.EXPERIMENT, technique=technique, path=path), str(tmp_path / "runs"))
+    assert rates == pytest.approx([*STEPS, *round_rates * (len(records) - 1)], abs=1e-15)
+    assert [record.epochs for record in records[1:]] == [len(round_rates) // 6] * (len(records) - 1)
+
+
+@pytest.fixture
+def ledger(tmp_path):
+    return Ledger(open_store(str(tmp_path / "runs")))
+
+
+def start_of(technique, ledger, keep=()):
+    """The request of the first pruned round, after a real dense run; and how many errands came before it."""
+    experiment = dataclasses.replace(TINY, technique=technique)
+    problem, data = load_problem(experiment, None)
+    driver, trainer, errands = Driver(experiment, ledger, problem, keep=keep), Trainer(experiment, data), 0
+    while (request := driver.next_round()) is not None and (request.round == 0 or request.wants != "round"):
+        errands += request.wants != "round"
+        driver.finish_round(request.key, trainer.train(request))
+    return request, errands
+
+
+def dense_after(epochs, ledger):
+    """The dense run stopped after `epochs`, by another road: the state that its mid-round checkpoint would hold."""
+    problem, data = load_problem(TINY, None)
+    request = Driver(TINY, ledger, problem).next_round()
+    trainer, states = Trainer(TINY, data), {}
+
+    def keep(request, metrics, speed, take):
+        states[metrics.epoch + 1] = take().state
+
+    trainer.train(request, on_epoch=keep)
+    return states[epochs]
+
+
+def assert_same_bits(ours: TrainState, theirs: TrainState, masks) -> None:
+    for mine, other in ((ours.model, theirs.model), (ours.optimizer, theirs.optimizer)):
+        assert mine.keys() == other.keys()
+        for name, tensor in mine.items():
+            mask = masks.get(name.rsplit("/", 1)[0], torch.ones(()))
+            assert torch.equal(tensor, other[name] * mask), name
+
+
+@pytest.mark.parametrize("technique", [WeightRewinding, LowRateWeightRewinding], ids=lambda t: t.__name__)
+@pytest.mark.parametrize("epoch", [1, 3])
+def test_weight_rewinding_starts_from_the_bits_of_the_dense_run(technique, epoch, ledger, tmp_path):
+    request, errands = start_of(technique(4 - epoch), ledger)
+    assert errands == 0, "the dense round kept the snapshot"
+    assert request.first_epoch == epoch
+    assert_same_bits(request.start, dense_after(epoch, Ledger(open_store(str(tmp_path / "other")))), request.masks)
+    assert request.start.optimizer
+
+
+def test_the_lottery_ticket_starts_from_the_initialisation(ledger):
+    request, errands = start_of(WeightRewinding(), ledger)
+    trainer = Trainer(TINY, load_problem(TINY, None)[1])
+    initial = {name: p.detach() for name, p in trainer.module.named_parameters()}
+    assert errands == 0
+    assert request.start.optimizer == {}
+    for name, tensor in initial.items():
+        assert torch.equal(request.start.model[name], tensor * request.masks.get(name, torch.ones(())))
+
+
+@pytest.mark.parametrize("epochs", [4, 3, 1], ids=lambda t: f"dense@{4 - t}")
+def test_an_epoch_that_was_not_kept_is_replayed_with_the_same_bits(epochs, ledger, tmp_path):
+    start_of(LearningRateRewinding(), ledger)  # a dense run that kept nothing
+    replayed, errands = start_of(WeightRewinding(epochs), ledger)
+    assert errands == 1
+    kept, none = start_of(WeightRewinding(epochs), Ledger(open_store(str(tmp_path / "kept"))))
+    assert none == 0
+    assert replayed.key == kept.key
+    assert_same_bits(replayed.start, kept.start, {})
+    again, errands = start_of(WeightRewinding(epochs), ledger)
+    assert errands == 0
+    assert_same_bits(again.start, kept.start, {})
+
+
+@pytest.mark.parametrize("technique", [WeightRewinding(3), WeightRewinding(), LowRateWeightRewinding(1)], ids=str)
+@pytest.mark.parametrize(
+    "other",
+    [
+        dataclasses.replace(tiny.EXPERIMENT, name="other", technique=FineTuning(1), path=OneShot(0.9)),
+        dataclasses.replace(tiny.EXPERIMENT, name="other", technique=WeightRewinding(2), criterion="random"),
+    ],
+    ids=["keeps nothing", "keeps another epoch"],
+)
+def test_a_dense_run_of_another_experiment_is_replayed_and_its_path_ends_with_the_same_bits(technique, other, tmp_path):
+    experiment = dataclasses.replace(tiny.EXPERIMENT, technique=technique, path=Geometric(remove=0.5, rounds=2))
+    alone = run(experiment, str(tmp_path / "alone"))
+    shared = str(tmp_path / "shared")
+    theirs = run(other, shared)
+    ours = run(experiment, shared)
+    assert ours[0].key == theirs[0].key
+    assert ours[0].finished_at == theirs[0].finished_at, "the dense round is not trained again"
+    assert [blobs(record) for record in ours] == [blobs(record) for record in alone]
+
+
+def blobs(record):
+    return {name: blob.sha256 for name, blob in record.blobs.items()}
+
+
+@pytest.mark.parametrize("epochs", [4, 3, 2, 1], ids=lambda t: f"dense@{4 - t}")
+@pytest.mark.parametrize("technique", [WeightRewinding, LowRateWeightRewinding], ids=lambda t: t.__name__)
+def test_every_round_of_a_path_rewinds_to_the_same_bits_under_its_own_mask(technique, epochs, ledger):
+    requests, results = all_requests(dataclasses.replace(tiny.EXPERIMENT, technique=technique(epochs)), ledger)
+    dense = results[0].snapshots[4 - epochs]
+    assert bool(dense.optimizer) == (epochs < 4), "at the initialisation there is no momentum yet"
+    for request in requests[1:]:
+        assert request.first_epoch == 4 - epochs
+        assert_same_bits(request.start, dense, request.masks)
+
+
+@pytest.mark.parametrize("technique", [LearningRateRewinding(2), FineTuning(2)], ids=str)
+def test_every_round_of_a_path_goes_on_from_its_parents_bits(technique, ledger):
+    requests, results = all_requests(dataclasses.replace(tiny.EXPERIMENT, technique=technique), ledger)
+    for request, parent in zip(requests[1:], results, strict=False):
+        assert_same_bits(request.start, parent.state, request.masks)
+        assert request.start.optimizer
+
+
+@pytest.mark.parametrize(
+    "technique", [FineTuning(1), LearningRateRewinding(1), WeightRewinding(), RandomReinitialisation()], ids=str
+)
+def test_every_technique_prunes_by_what_its_parent_ended_with(technique, ledger):
+    requests, results = all_requests(dataclasses.replace(tiny.EXPERIMENT, technique=technique), ledger)
+    for request, parent, earlier in zip(requests[1:], results, requests, strict=False):
+        weights = {name: parent.state.model[name] for name in request.masks}
+        wanted = prune_globally(weights, request.density, masks=earlier.masks or None)
+        assert all(torch.equal(mask, wanted[name]) for name, mask in request.masks.items())
+
+
+def all_requests(experiment, ledger):
+    """The requests and results of a whole path."""
+    problem, data = load_problem(experiment, None)
+    driver, trainer, requests, results = Driver(experiment, ledger, problem), Trainer(experiment, data), [], []
+    while (request := driver.next_round()) is not None:
+        requests.append(request)
+        results.append(trainer.train(request))
+        driver.finish_round(request.key, results[-1])
+    assert [request.round for request in requests] == list(range(len(experiment.densities())))
+    return requests, results
+
+
+def test_the_dense_round_keeps_what_others_will_want(ledger):
+    start_of(LearningRateRewinding(), ledger, keep=(0, 2))
+    for technique in (WeightRewinding(), WeightRewinding(2)):
+        assert start_of(technique, ledger)[1] == 0
+    assert start_of(WeightRewinding(1), ledger)[1] == 1
+
+
+def test_a_damaged_snapshot_is_an_error_that_names_the_file(ledger):
+    request, _ = start_of(WeightRewinding(2), ledger)
+    file = f"snapshots/{request.parent}/2.safetensors"
+    blob = bytearray(ledger.store.read(file))
+    blob[-1] ^= 1
+    ledger.store.write(file, bytes(blob))
+    assert dict(ledger.verify())[file] is not None
+    with pytest.raises(DamagedError, match=file):
+        start_of(WeightRewinding(2), ledger)
+    ledger.store.delete(file)
+    assert start_of(WeightRewinding(2), ledger)[1] == 1
+
+
+def test_random_reinitialisation_keeps_the_mask_and_draws_new_weights_every_round(ledger):
+    experiment = dataclasses.replace(tiny.EXPERIMENT, technique=RandomReinitialisation())
+    problem, data = load_problem(experiment, None)
+    driver, trainer, starts, seen = Driver(experiment, ledger, problem), Trainer(experiment, data), [], []
+    real = trainer._initial
+    trainer._initial = lambda request: starts.append(real(request)) or starts[-1]
+    while (request := driver.next_round()) is not None:
+        result = trainer.train(request)
+        for name, mask in request.masks.items():
+            assert not result.state.model[name][~mask].any()
+        seen.append(request)
+        driver.finish_round(request.key, result)
+    assert [request.start for request in seen] == [None] * 4
+    weights = [start.model["0.weight"] for start in starts]
+    assert all(not torch.equal(a, b) for i, a in enumerate(weights) for b in weights[:i])
+
+
+@pytest.mark.parametrize("finished", [1, 2])
+def test_random_reinitialisation_follows_from_the_seed(finished, tmp_path):
+    experiment = dataclasses.replace(
+        tiny.EXPERIMENT, technique=RandomReinitialisation(), path=Geometric(remove=0.5, rounds=2)
+    )
+    whole = run(experiment, str(tmp_path / "whole"))
+
+    def stop(record):
+        if record.round == finished - 1:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(experiment, str(tmp_path / "stopped"), on_round=stop)
+    torch.rand(7)  # whatever else draws in the process
+    assert [blobs(record) for record in run(experiment, str(tmp_path / "stopped"))] == [blobs(r) for r in whole]
+    other = run(dataclasses.replace(experiment, seed=1), str(tmp_path / "whole"))
+    assert blobs(other[1]) != blobs(whole[1])
+
+
+def test_techniques_end_differently_and_share_the_dense_round(tmp_path):
+    techniques = [FineTuning(), LearningRateRewinding(), WeightRewinding(2), WeightRewinding(),
+                  LowRateWeightRewinding(2), RandomReinitialisation()]  # fmt: skip
+    storage = str(tmp_path / "runs")
+    paths = [run(dataclasses.replace(TINY, technique=technique), storage) for technique in techniques]
+    assert len({records[0].key for records in paths}) == 1
+    assert len({records[1].blobs["model.safetensors"].sha256 for records in paths}) == len(techniques)
+    assert len(Ledger(open_store(storage)).records()) == 1 + len(techniques)
+
+
+def test_a_technique_of_ones_own_needs_only_start(tmp_path):
+    records = run(dataclasses.replace(TINY, technique=Halfway()), str(tmp_path / "runs"))
+    assert [record.technique for record in records] == ["Dense", "Halfway"]
+    assert records[1].epochs == 2
+
+
+@dataclasses.dataclass(frozen=True)
+class Halfway(RetrainingTechnique):
+    def start(self, dense, parent):
+        start = LearningRateRewinding(2).start(dense, parent)
+        half = {name: (t + parent.state().model[name]) / 2 for name, t in dense.state().model.items()}
+        return dataclasses.replace(start, state=TrainState(half))
+
+
+def test_a_replay_by_another_number_of_workers_is_refused(tmp_path):
+    """They would add in another order: the network would be rewound to bits that the dense run never had."""
+    run(TINY, str(tmp_path))  # needs no snapshot, keeps none
+    problem, data = load_problem(TINY)
+    rewinding = dataclasses.replace(TINY, technique=WeightRewinding(2))
+    errand = Driver(rewinding, Ledger(open_store(str(tmp_path))), problem).next_round()
+    assert (errand.wants, errand.workers) == ("snapshot", 1)
+    with pytest.raises(ConfigError, match=r"trained by 2 worker\(s\) .* after epoch 2; a replay by 1 .* --workers 2"):
+        Trainer(rewinding, data).train(dataclasses.replace(errand, workers=2))
