@@ -32,9 +32,9 @@ class Record:
     same per epoch (without test). `layers`: kept and all weights of each prunable tensor; `unpruned`: those of every
     other weight tensor, which only a round that removes channels can make smaller. `epochs`: trained in this round.
     `channels`, of a round that removed some: the `unit` that the density counts, exact [kept, dense] counts of
-    `parameters` and `macs`, whether what they emitted was `folded` into biases before training, and the configuration
-    `kept`, which the model's tensors belong to. Two runs of the same settings may differ in `seconds`, `gap_seconds`
-    (see RoundResult), `images_per_second`, `attempts`, `finished_at` and `versions`, and in nothing else.
+    `parameters` and `macs`, and the configuration `kept`, which the model's tensors belong to. Two runs of the same
+    settings may differ in `seconds`, `gap_seconds` (see `Trained`), `images_per_second`, `attempts`, `finished_at` and
+    `versions`, and in nothing else.
     """
 
     key: str

@@ -34,14 +34,14 @@ def run(
     problem, loaded = load_problem(experiment, data)
     driver = Driver(experiment, Ledger(store), problem)
     trainer: Trainer | None = None
-    while (request := driver.next_round()) is not None:
+    while (work := driver.next_work()) is not None:
         trainer = trainer or Trainer(experiment, loaded, device=device)
         try:
-            result = trainer.train(request, on_epoch=on_epoch)
+            answer = trainer.do(work, on_epoch=on_epoch)
         except (DivergedError, DataError) as error:
-            driver.fail_round(request.key, str(error))
+            driver.fail(work.key, str(error))
             raise
-        record = driver.finish_round(request.key, result)
+        record = driver.finish(work, answer)
         if on_round and record:
             on_round(record)
     return driver.records()

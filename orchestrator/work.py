@@ -1,11 +1,19 @@
-"""What passes between the driver and whoever trains: a request for one round, and its result."""
+"""Define what the driver asks of a trainer: to train a round, to replay a snapshot, or to compute gradients.
+
+| work        | answer                                   |
+| ----------- | ---------------------------------------- |
+| `Train`     | `Trained`                                |
+| `Snapshot`  | `TrainState`, that of the dense run      |
+| `Gradients` | `Tensors`, by the name of their weights  |
+"""
 
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -14,16 +22,37 @@ from orchestrator.pruning.channels.graph import Kept
 from orchestrator.schedules import Schedule
 
 Tensors = dict[str, Tensor]
+GRADIENTS = "gradients"  # name of their file among a round's snapshots
+_WORK_KEY = re.compile(rf"(.+)-(?:({GRADIENTS})|epoch([0-9]+))")
+
+
+def snapshot_key(round_key: str, epoch: int) -> str:
+    """Return the key of the work that replays a round's first `epoch` epochs."""
+    return f"{round_key}-epoch{epoch}"
+
+
+def gradients_key(round_key: str) -> str:
+    """Return the key of the work that computes the gradients at the end of a round."""
+    return f"{round_key}-{GRADIENTS}"
+
+
+def split_key(key: str) -> tuple[str, str | None]:
+    """Return the key of the round that a work's key belongs to, and the name of the snapshot that the work makes.
+
+    The name is None for the work that trains the round.
+    """
+    match = _WORK_KEY.fullmatch(key)
+    return (match[1], match[2] or match[3]) if match else (key, None)
 
 
 def raw_bytes(tensor: Tensor) -> memoryview:
-    """The elements of a tensor on the CPU as bytes, in logical order."""
+    """Return the elements of a tensor on the CPU as bytes, in logical order."""
     return tensor.detach().contiguous().view(-1).view(torch.uint8).numpy().data
 
 
 @dataclass
 class TrainState:
-    """Everything that training changes, on the CPU, whole tensors.
+    """Hold everything that training changes, on the CPU, as whole tensors.
 
     `model`: parameters and persistent buffers by their name in the module (shared ones once, by their first name).
     `optimizer`: "<parameter>/<slot>", such as "conv1.weight/momentum_buffer"; empty for a fresh optimizer.
@@ -34,19 +63,14 @@ class TrainState:
 
 
 @dataclass(frozen=True)
-class RoundRequest:
-    """One (re)training that the driver asks for.
+class Train:
+    """Train one round.
 
-    `first_epoch` is the place in the dense run's schedule where the round begins, `epochs` how many it runs;
+    `first_epoch` is the place in the dense run's schedule where the round begins, `epochs` how many epochs it runs.
     `start` None is a fresh initialisation that follows from `seed` and `round`. `channels`: the configuration of the
     smaller network to train, whose tensors `start` holds ({}: the dense one, which `masks` may cut). `keep`: epochs of
-    the dense run after which the result must hold a snapshot.
-
-    `wants` other than "round" is an errand, whose key is the round's with a suffix and whose result's state is the
-    answer: "snapshot", the state after `epochs` epochs of a dense run that kept none (no difference in training);
-    "gradients", those of the training loss at `start`, under the names of the model's tensors. `workers`: as many must
-    train it, since another number would give other bits; None: any number may. `constants`: digests of tensors that the
-    dense network must begin with (see `constants_of`).
+    the dense run after which the answer must hold a snapshot. `constants`: digests of tensors that the dense network
+    must begin with (see `constants_of`).
     """
 
     key: str
@@ -64,12 +88,20 @@ class RoundRequest:
     masks: Tensors
     channels: Kept = field(default_factory=dict)
     keep: tuple[int, ...] = ()
-    wants: Literal["round", "snapshot", "gradients"] = "round"
-    workers: int | None = None
     constants: Mapping[str, str] = field(default_factory=dict)
 
+    @property
+    def round_key(self) -> str:
+        """Key of the round that the work belongs to."""
+        return self.key
+
+    @property
+    def training(self) -> Train:
+        """The epochs to train."""
+        return self
+
     def origin(self) -> str:
-        """A digest of the weights and masks that the round starts from.
+        """Return a digest of the weights and masks that the round starts from.
 
         A round's key says what they should be; a parent that was lost and trained again elsewhere may have other bits.
         """
@@ -79,6 +111,84 @@ class RoundRequest:
                 digest.update(name.encode())
                 digest.update(raw_bytes(tensor))
         return digest.hexdigest()
+
+    def split(self) -> tuple[Train, Any]:
+        """Return this work without its tensors, and the tensors, which travel apart from it on a cluster."""
+        return replace(self, start=None, masks={}), (self.start, self.masks)
+
+    def joined(self, tensors: Any) -> Train:
+        """Return this work with the tensors that `split` took away."""
+        start, masks = tensors
+        return replace(self, start=start, masks=masks)
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """Replay the beginning of the dense run, whose state after `epoch` epochs was not kept.
+
+    `replay` trains those epochs under this work's key. `workers`: as many must train it, because another number would
+    give other bits; None: any number may.
+    """
+
+    round_key: str
+    epoch: int
+    replay: Train
+    workers: int | None
+
+    @staticmethod
+    def of(dense: Train, epoch: int, workers: int) -> Snapshot:
+        """Return the work for the snapshot of `dense` after `epoch` epochs, of a run that `workers` trained."""
+        replay = replace(dense, key=snapshot_key(dense.key, epoch), epochs=epoch, keep=())
+        return Snapshot(dense.key, epoch, replay, workers if epoch else None)  # the initialisation needs no training
+
+    @property
+    def key(self) -> str:
+        return self.replay.key
+
+    @property
+    def training(self) -> Train:
+        """The epochs to train."""
+        return self.replay
+
+    def split(self) -> tuple[Snapshot, Any]:
+        """Return this work: it has no tensors."""
+        return self, None
+
+    def joined(self, tensors: Any) -> Snapshot:
+        """Return this work: it has no tensors."""
+        return self
+
+
+@dataclass(frozen=True)
+class Gradients:
+    """Compute the gradients of the mean training loss at the end of a finished round, for a criterion that reads them.
+
+    `round`, `state`, `masks` and `channels` are those of the finished round, as in `Train`.
+    """
+
+    round_key: str
+    round: int
+    seed: int
+    state: TrainState
+    masks: Tensors
+    channels: Kept
+
+    @property
+    def key(self) -> str:
+        return gradients_key(self.round_key)
+
+    @property
+    def training(self) -> None:
+        """No epochs are trained."""
+
+    def split(self) -> tuple[Gradients, Any]:
+        """Return this work without its tensors, and the tensors, which travel apart from it on a cluster."""
+        return replace(self, state=TrainState({}), masks={}), (self.state, self.masks)
+
+    def joined(self, tensors: Any) -> Gradients:
+        """Return this work with the tensors that `split` took away."""
+        state, masks = tensors
+        return replace(self, state=state, masks=masks)
 
 
 @dataclass(frozen=True)
@@ -93,12 +203,12 @@ class EpochMetrics:
 
 
 @dataclass(frozen=True)
-class RoundResult:
-    """What training a request gave.
+class Trained:
+    """The answer to `Train`.
 
     `seconds`: time spent on it, over the attempts that it goes back to. `gap_seconds`: from the last training step of
     the round before to the first one of this, None where these workers trained no round before. `snapshots`: the state
-    after each epoch of the request's `keep` that this attempt passed.
+    after each epoch of the work's `keep` that this attempt passed.
     """
 
     state: TrainState
@@ -111,13 +221,26 @@ class RoundResult:
     workers: int = 1
     snapshots: Mapping[int, TrainState] = field(default_factory=dict)
 
+    def split(self) -> tuple[Trained, Any]:
+        """Return this answer without its tensors, and the tensors, which travel apart from it on a cluster."""
+        return replace(self, state=TrainState({}), snapshots={}), (self.state, dict(self.snapshots))
+
+    def joined(self, tensors: Any) -> Trained:
+        """Return this answer with the tensors that `split` took away."""
+        state, snapshots = tensors
+        return replace(self, state=state, snapshots=snapshots)
+
+
+Work: TypeAlias = Train | Snapshot | Gradients
+Answer: TypeAlias = Trained | TrainState | Tensors
+
 
 @dataclass(frozen=True)
 class Progress:
     """A round in its middle: enough to go on with the same bits, after `epochs_done` epochs and `steps_done` steps.
 
     `parts` (workers, n), float64: in the middle of an epoch, what each worker has of its own: running statistics, then
-    the sum of its losses. `origin`: of the request (see `RoundRequest.origin`).
+    the sum of its losses. `origin`: see `Train.origin`.
     """
 
     key: str

@@ -261,7 +261,7 @@ def test_a_worker_that_builds_other_weights_is_refused(tmp_path: Path) -> None:
     experiment = of("pretrained", model_options={"file": str(file)})
     write(file, seed=1)
     problem, loaded = load_problem(experiment)
-    request = Driver(experiment, Ledger(open_store(str(tmp_path / "runs"))), problem).next_round()
+    request = Driver(experiment, Ledger(open_store(str(tmp_path / "runs"))), problem).next_work()
     assert request is not None
     trainer = Trainer(experiment, loaded)
     assert trainer.train(request).history

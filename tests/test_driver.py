@@ -18,12 +18,12 @@ from orchestrator.driver import Driver
 from orchestrator.errors import ConfigError, DamagedError, OrchestratorError, StorageError
 from orchestrator.experiment import Experiment, Problem, round_keys, round_settings
 from orchestrator.pruning import Explicit, Geometric, OneShot
-from orchestrator.record import MODEL
+from orchestrator.record import MODEL, Record
 from orchestrator.schedules import Constant
 from orchestrator.storage.ledger import Ledger
 from orchestrator.storage.opening import open_store
 from orchestrator.techniques import LearningRateRewinding, WeightRewinding
-from orchestrator.work import EpochMetrics, RoundRequest, RoundResult, TrainState
+from orchestrator.work import EpochMetrics, Train, Trained, TrainState, snapshot_key
 
 SHAPES = {"conv.weight": (4, 3, 3, 3), "fc.weight": (10, 20)}
 PROBLEM = Problem(SHAPES, "model", "data", 10, (3, 8, 8))
@@ -31,7 +31,7 @@ N = 4 * 27 + 200
 EXPERIMENT = dataclasses.replace(tiny.EXPERIMENT, path=Geometric(remove=0.2, rounds=3))
 
 
-def fake_train(request: RoundRequest) -> RoundResult:
+def fake_train(request: Train) -> Trained:
     """Weights that depend on the round's key alone, masked as training would leave them."""
     generator = torch.Generator().manual_seed(int(request.key[:8], 16))
     model = {name: torch.randn(shape, generator=generator) for name, shape in SHAPES.items()}
@@ -39,7 +39,7 @@ def fake_train(request: RoundRequest) -> RoundResult:
     model["norm.mean"] = torch.randn(4, generator=generator)
     optimizer = {f"{name}/momentum_buffer": tensor * 0.5 for name, tensor in model.items() if name in SHAPES}
     history = tuple(EpochMetrics(request.first_epoch + e, 0.1, 1.0, 1.0, 0.5) for e in range(request.epochs))
-    return RoundResult(TrainState(model, optimizer), history, 0.75, seconds=1.0, images_per_second=1.0)
+    return Trained(TrainState(model, optimizer), history, 0.75, seconds=1.0, images_per_second=1.0)
 
 
 @pytest.fixture
@@ -51,11 +51,16 @@ def driver_of(store, experiment: Experiment = EXPERIMENT, problem: Problem = PRO
     return Driver(experiment, Ledger(store), problem)
 
 
-def run_all(driver: Driver) -> list[RoundRequest]:
+def finish_next(driver: Driver) -> Record:
+    work = driver.next_work()
+    return driver.finish(work, fake_train(work))
+
+
+def run_all(driver: Driver) -> list[Train]:
     requests = []
-    while (request := driver.next_round()) is not None:
+    while (request := driver.next_work()) is not None:
         requests.append(request)
-        driver.finish_round(request.key, fake_train(request))
+        driver.finish(request, fake_train(request))
     return requests
 
 
@@ -82,23 +87,23 @@ def test_a_path_is_dense_then_pruned_rounds_with_exact_nested_counts(store):
 
 def test_a_round_starts_from_its_parents_final_weights_and_momentum(store):
     driver = driver_of(store)
-    dense = fake_train(driver.next_round())
-    driver.finish_round(driver.keys[0], dense)
-    start = driver.next_round().start
-    masks = driver.next_round().masks
+    dense = fake_train(driver.next_work())
+    driver.finish(driver.next_work(), dense)
+    start = driver.next_work().start
+    masks = driver.next_work().masks
     for name, mask in masks.items():
         assert torch.equal(start.model[name][mask], dense.state.model[name][mask])
     assert torch.equal(start.model["norm.mean"], dense.state.model["norm.mean"])
     fresh = dataclasses.replace(EXPERIMENT, technique=LearningRateRewinding(optimizer_state="fresh"))
-    assert driver_of(store, fresh).next_round().start.optimizer == {}
+    assert driver_of(store, fresh).next_work().start.optimizer == {}
 
 
 @pytest.mark.parametrize(("epochs", "first"), [(None, 0), (4, 0), (3, 1), (1, 3)])
 def test_learning_rates_of_a_rewound_round_are_the_tail_of_the_originals(store, epochs, first):
     experiment = dataclasses.replace(EXPERIMENT, technique=LearningRateRewinding(epochs))
     driver = driver_of(store, experiment)
-    driver.finish_round(driver.keys[0], fake_train(driver.next_round()))
-    request, training, steps = driver.next_round(), experiment.training, 6
+    finish_next(driver)
+    request, training, steps = driver.next_work(), experiment.training, 6
     rates = lambda r: [  # noqa: E731
         r.schedule.lr_at(r.first_epoch + step / steps, training.epochs) for step in range(r.epochs * steps)
     ]
@@ -110,14 +115,15 @@ def test_learning_rates_of_a_rewound_round_are_the_tail_of_the_originals(store, 
 
 def test_next_round_repeats_itself_until_the_round_is_finished(store):
     driver = driver_of(store)
-    assert driver.next_round() is driver.next_round()
+    assert driver.next_work() is driver.next_work()
     again = driver_of(store)
-    assert again.next_round().key == driver.next_round().key
-    first = driver.finish_round(driver.keys[0], fake_train(driver.next_round()))
-    other = dataclasses.replace(fake_train(dataclasses.replace(driver.next_round(), masks={})), test_accuracy=0.1)
-    assert driver.finish_round(driver.keys[0], other) == first
-    assert driver.next_round().round == 1
-    assert again.next_round().round == 1, "a driver sees what another one committed"
+    assert again.next_work().key == driver.next_work().key
+    dense = driver.next_work()
+    first = driver.finish(dense, fake_train(dense))
+    other = dataclasses.replace(fake_train(dataclasses.replace(driver.next_work(), masks={})), test_accuracy=0.1)
+    assert driver.finish(dense, other) == first
+    assert driver.next_work().round == 1
+    assert again.next_work().round == 1, "a driver sees what another one committed"
 
 
 @pytest.mark.parametrize("finished", range(5))
@@ -126,8 +132,8 @@ def test_a_driver_built_again_at_any_moment_ends_with_the_same_bits(store, tmp_p
     other = open_store(str(tmp_path / "other"))
     driver = driver_of(other)
     for _ in range(finished):
-        if request := driver.next_round():
-            driver.finish_round(request.key, fake_train(request))
+        if request := driver.next_work():
+            driver.finish(request, fake_train(request))
     run_all(driver_of(other))
     blobs = [[r.blobs for r in driver_of(s).records()] for s in (store, other)]
     assert blobs[0] == blobs[1]
@@ -152,10 +158,10 @@ def test_a_shared_round_stands_under_the_name_of_who_asks(store):
 def test_memory_does_not_grow_with_the_rounds(store):
     driver = driver_of(store, dataclasses.replace(EXPERIMENT, path=Geometric(remove=0.2, rounds=6)))
     alive = []
-    while (request := driver.next_round()) is not None:
+    while (request := driver.next_work()) is not None:
         result = fake_train(request)
         alive.append(weakref.ref(result.state.model["fc.weight"]))
-        driver.finish_round(request.key, result)
+        driver.finish(request, result)
     del request, result
     gc.collect()
     assert sum(ref() is not None for ref in alive) <= 1, "only the newest round stays in memory"
@@ -163,58 +169,59 @@ def test_memory_does_not_grow_with_the_rounds(store):
 
 def test_the_result_of_a_round_that_is_not_next_is_refused(store):
     driver = driver_of(store)
-    request = driver.next_round()
+    request = driver.next_work()
     with pytest.raises(OrchestratorError, match="before its parent was finished"):
-        driver.finish_round(driver.keys[2], fake_train(request))
+        driver.finish(dataclasses.replace(request, key=driver.keys[2]), fake_train(request))
     with pytest.raises(OrchestratorError, match="no round of experiment 'tiny' has the key"):
-        driver.finish_round("00" * 32, fake_train(request))
+        driver.finish(dataclasses.replace(request, key="00" * 32), fake_train(request))
     assert driver.records() == []
 
 
 def test_next_round_sees_a_result_before_it_is_in_storage(store):
     """The upload of one round overlaps with the training of the next."""
     driver = driver_of(store)
-    result, seen = fake_train(driver.next_round()), []
+    first = driver.next_work()
+    result, seen = fake_train(first), []
     commit = driver.ledger.commit
-    driver.ledger.commit = lambda *a: (seen.append(driver.next_round().round), commit(*a))[1]  # type: ignore[method-assign]
-    driver.finish_round(driver.keys[0], result)
+    driver.ledger.commit = lambda *a: (seen.append(driver.next_work().round), commit(*a))[1]  # type: ignore[method-assign]
+    driver.finish(first, result)
     assert seen == [1]
 
 
 def test_a_damaged_parent_is_told_and_not_trained_again(store):
     driver = driver_of(store)
-    file = driver.finish_round(driver.keys[0], fake_train(driver.next_round())).file(MODEL)
+    file = finish_next(driver).file(MODEL)
     store.write(file, store.read(file)[:-1] + b"\x01")
     with pytest.raises(DamagedError, match=file):
-        driver_of(store).next_round()
+        driver_of(store).next_work()
 
 
 def test_a_commit_that_fails_leaves_no_hole(store):
     """The round is asked for again, its child is refused, and nothing is finished that is not in storage."""
     driver = driver_of(store)
-    first = driver.next_round()
+    first = driver.next_work()
     result, commit = fake_train(first), driver.ledger.commit
     children = []
 
     def outage(*_):
-        children.append(driver.next_round())  # the next round is being trained meanwhile
+        children.append(driver.next_work())  # the next round is being trained meanwhile
         raise StorageError("503 for six minutes")
 
     driver.ledger.commit = outage  # type: ignore[method-assign]
     with pytest.raises(StorageError):
-        driver.finish_round(first.key, result)
+        driver.finish(first, result)
     driver.ledger.commit = commit  # type: ignore[method-assign]
-    assert driver.next_round().key == first.key
+    assert driver.next_work().key == first.key
     with pytest.raises(OrchestratorError, match="before its parent was finished"):
-        driver.finish_round(children[0].key, fake_train(children[0]))
+        driver.finish(children[0], fake_train(children[0]))
     assert [r.round for r in run_all(driver)] == [0, 1, 2, 3]
     assert [r.round for r in driver.records()] == [0, 1, 2, 3]
 
 
 def test_the_end_is_told_only_when_the_last_round_is_in_storage(store):
     driver = driver_of(store, dataclasses.replace(EXPERIMENT, path=OneShot(0.5)))
-    driver.finish_round(driver.keys[0], fake_train(driver.next_round()))
-    request, commit, uploading, go_on = driver.next_round(), driver.ledger.commit, threading.Event(), threading.Event()
+    finish_next(driver)
+    request, commit, uploading, go_on = driver.next_work(), driver.ledger.commit, threading.Event(), threading.Event()
 
     def slow(*arguments):
         uploading.set()
@@ -223,9 +230,9 @@ def test_the_end_is_told_only_when_the_last_round_is_in_storage(store):
 
     driver.ledger.commit = slow  # type: ignore[method-assign]
     with ThreadPoolExecutor(2) as pool:
-        pool.submit(driver.finish_round, request.key, fake_train(request))
+        pool.submit(driver.finish, request, fake_train(request))
         assert uploading.wait(PATIENCE_S)
-        end = pool.submit(driver.next_round)
+        end = pool.submit(driver.next_work)
         with pytest.raises(TimeoutError):
             end.result(0.2)
         go_on.set()
@@ -250,24 +257,24 @@ def test_a_path_that_cannot_be_walked_is_told_before_training(store, changes, wo
 
 def test_a_failed_round_is_written_down_and_not_committed(store):
     driver = driver_of(store)
-    driver.fail_round(driver.keys[0], "diverged", "job 1")
+    driver.fail(driver.keys[0], "diverged", "job 1")
     assert driver_of(store).failure("job 1") == "diverged"
     assert driver_of(store).failure("job 2") is None
     assert [(f["round"], f["reason"]) for f in Ledger(store).failures()] == [(0, "diverged")]
     assert driver.records() == []
-    assert driver.next_round().round == 0
+    assert driver.next_work().round == 0
     run_all(driver)
     assert Ledger(store).failures() == []
 
 
-def test_a_failed_errand_is_a_failure_of_the_round_that_needs_it(store):
+def test_a_failed_snapshot_is_a_failure_of_the_round_that_needs_it(store):
     """Its own round is committed, and nobody looks there for why the path does not go on."""
     experiment = dataclasses.replace(EXPERIMENT, technique=WeightRewinding(2))
     run_all(driver_of(store))
     driver = driver_of(store, experiment)
-    errand = driver.next_round()
-    assert errand.key == f"{driver.keys[0]}.2"
-    driver.fail_round(errand.key, "diverged", "job 1")
+    replay = driver.next_work()
+    assert replay.key == snapshot_key(driver.keys[0], 2)
+    driver.fail(replay.key, "diverged", "job 1")
     assert driver_of(store, experiment).failure("job 1") == "diverged"
     assert [(f["round"], f["key"]) for f in Ledger(store).failures()] == [(1, driver.keys[1])]
 
@@ -275,24 +282,24 @@ def test_a_failed_errand_is_a_failure_of_the_round_that_needs_it(store):
 def test_a_dead_layer_is_in_the_record(store):
     experiment = dataclasses.replace(EXPERIMENT, path=OneShot(0.01))
     driver = driver_of(store, experiment)
-    dense = fake_train(driver.next_round())
+    dense = fake_train(driver.next_work())
     dense.state.model["fc.weight"] *= 1e-6
-    driver.finish_round(driver.keys[0], dense)
-    record = driver.finish_round(driver.keys[1], fake_train(driver.next_round()))
+    driver.finish(driver.next_work(), dense)
+    record = finish_next(driver)
     assert record.dead_layers == ["fc.weight"]
     kept = dataclasses.replace(experiment, min_kept_per_layer=1)
-    request = driver_of(store, kept).next_round()
+    request = driver_of(store, kept).next_work()
     assert int(request.masks["fc.weight"].sum()) == 1
     assert request.kept == 3
 
 
 def test_weights_that_are_not_finite_are_told(store):
     driver = driver_of(store)
-    dense = fake_train(driver.next_round())
+    dense = fake_train(driver.next_work())
     dense.state.model["fc.weight"][3, 3] = float("nan")
-    driver.finish_round(driver.keys[0], dense)
+    driver.finish(driver.next_work(), dense)
     with pytest.raises(OrchestratorError, match=r"fc\.weight"):
-        driver.next_round()
+        driver.next_work()
 
 
 CHANGES = {

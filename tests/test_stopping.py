@@ -20,7 +20,7 @@ from orchestrator.pruning import Explicit
 from orchestrator.stopping import Floor
 from orchestrator.storage.ledger import Ledger
 from orchestrator.storage.opening import open_store
-from orchestrator.work import EpochMetrics, RoundRequest, RoundResult, TrainState
+from orchestrator.work import EpochMetrics, Train, Trained, TrainState
 
 
 @pytest.mark.parametrize(
@@ -82,22 +82,22 @@ def driver_of(folder: Path, floor: Floor | None) -> Driver:
     return Driver(EXPERIMENT, Ledger(open_store(str(folder))), PROBLEM, floor=floor)
 
 
-def fake_train(request: RoundRequest, accuracy: float) -> RoundResult:
+def fake_train(request: Train, accuracy: float) -> Trained:
     """Random weights; only the last epoch's validation accuracy is `accuracy`, those before it and test's are not."""
     weights = torch.rand(SHAPES["fc.weight"]) * request.masks.get("fc.weight", 1)
     metrics = [
         EpochMetrics(e, 0.1, 1.0, 1.0, accuracy if e == request.epochs - 1 else 0.0) for e in range(request.epochs)
     ]
-    return RoundResult(TrainState({"fc.weight": weights}), tuple(metrics), 0.01, seconds=1.0, images_per_second=1.0)
+    return Trained(TrainState({"fc.weight": weights}), tuple(metrics), 0.01, seconds=1.0, images_per_second=1.0)
 
 
 def train_rounds(driver: Driver, accuracies: list[float], limit: int = 99) -> list[int]:
     """The rounds trained, of `accuracies` by round, at most `limit` of them."""
     trained: list[int] = []
-    while len(trained) < limit and (request := driver.next_round()) is not None:
+    while len(trained) < limit and (request := driver.next_work()) is not None:
         assert not driver.is_over()
         trained.append(request.round)
-        driver.finish_round(request.key, fake_train(request, accuracies[request.round]))
+        driver.finish(request, fake_train(request, accuracies[request.round]))
     return trained
 
 
@@ -128,7 +128,7 @@ def test_a_path_is_cut_after_the_first_round_below_also_when_it_is_resumed(
     assert first + train_rounds(driver, ACCURACIES) == list(range(last + 1))
     for finished in (driver, driver_of(tmp_path, floor)):
         assert finished.is_over()
-        assert finished.next_round() is None
+        assert finished.next_work() is None
         assert [record.round for record in finished.records()] == list(range(last + 1))
         assert finished.failure("job") is None
 

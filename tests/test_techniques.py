@@ -25,7 +25,7 @@ from orchestrator.techniques import (
 )
 from orchestrator.training.config import TrainingConfig
 from orchestrator.training.trainer import Trainer
-from orchestrator.work import TrainState
+from orchestrator.work import Snapshot, TrainState
 
 TRAINING = dataclasses.replace(
     tiny.EXPERIMENT.training, epochs=6, schedule=StepDecay(1.0, drops=(2, 4), warmup_epochs=1)
@@ -179,20 +179,20 @@ def ledger(tmp_path):
 
 
 def start_of(technique, ledger, keep=()):
-    """The request of the first pruned round, after a real dense run; and how many errands came before it."""
+    """The request of the first pruned round, after a real dense run; and how many snapshots were replayed before it."""
     experiment = dataclasses.replace(TINY, technique=technique)
     problem, data = load_problem(experiment, None)
-    driver, trainer, errands = Driver(experiment, ledger, problem, keep=keep), Trainer(experiment, data), 0
-    while (request := driver.next_round()) is not None and (request.round == 0 or request.wants != "round"):
-        errands += request.wants != "round"
-        driver.finish_round(request.key, trainer.train(request))
-    return request, errands
+    driver, trainer, replays = Driver(experiment, ledger, problem, keep=keep), Trainer(experiment, data), 0
+    while (request := driver.next_work()) is not None and (isinstance(request, Snapshot) or request.round == 0):
+        replays += isinstance(request, Snapshot)
+        driver.finish(request, trainer.do(request))
+    return request, replays
 
 
 def dense_after(epochs, ledger):
     """The dense run stopped after `epochs`, by another road: the state that its mid-round checkpoint would hold."""
     problem, data = load_problem(TINY, None)
-    request = Driver(TINY, ledger, problem).next_round()
+    request = Driver(TINY, ledger, problem).next_work()
     trainer, states = Trainer(TINY, data), {}
 
     def keep(request, metrics, speed, take):
@@ -213,18 +213,18 @@ def assert_same_bits(ours: TrainState, theirs: TrainState, masks) -> None:
 @pytest.mark.parametrize("technique", [WeightRewinding, LowRateWeightRewinding], ids=lambda t: t.__name__)
 @pytest.mark.parametrize("epoch", [1, 3])
 def test_weight_rewinding_starts_from_the_bits_of_the_dense_run(technique, epoch, ledger, tmp_path):
-    request, errands = start_of(technique(4 - epoch), ledger)
-    assert errands == 0, "the dense round kept the snapshot"
+    request, replays = start_of(technique(4 - epoch), ledger)
+    assert replays == 0, "the dense round kept the snapshot"
     assert request.first_epoch == epoch
     assert_same_bits(request.start, dense_after(epoch, Ledger(open_store(str(tmp_path / "other")))), request.masks)
     assert request.start.optimizer
 
 
 def test_the_lottery_ticket_starts_from_the_initialisation(ledger):
-    request, errands = start_of(WeightRewinding(), ledger)
+    request, replays = start_of(WeightRewinding(), ledger)
     trainer = Trainer(TINY, load_problem(TINY, None)[1])
     initial = {name: p.detach() for name, p in trainer.module.named_parameters()}
-    assert errands == 0
+    assert replays == 0
     assert request.start.optimizer == {}
     for name, tensor in initial.items():
         assert torch.equal(request.start.model[name], tensor * request.masks.get(name, torch.ones(())))
@@ -233,14 +233,14 @@ def test_the_lottery_ticket_starts_from_the_initialisation(ledger):
 @pytest.mark.parametrize("epochs", [4, 3, 1], ids=lambda t: f"dense@{4 - t}")
 def test_an_epoch_that_was_not_kept_is_replayed_with_the_same_bits(epochs, ledger, tmp_path):
     start_of(LearningRateRewinding(), ledger)  # a dense run that kept nothing
-    replayed, errands = start_of(WeightRewinding(epochs), ledger)
-    assert errands == 1
+    replayed, replays = start_of(WeightRewinding(epochs), ledger)
+    assert replays == 1
     kept, none = start_of(WeightRewinding(epochs), Ledger(open_store(str(tmp_path / "kept"))))
     assert none == 0
     assert replayed.key == kept.key
     assert_same_bits(replayed.start, kept.start, {})
-    again, errands = start_of(WeightRewinding(epochs), ledger)
-    assert errands == 0
+    again, replays = start_of(WeightRewinding(epochs), ledger)
+    assert replays == 0
     assert_same_bits(again.start, kept.start, {})
 
 
@@ -302,10 +302,10 @@ def all_requests(experiment, ledger):
     """The requests and results of a whole path."""
     problem, data = load_problem(experiment, None)
     driver, trainer, requests, results = Driver(experiment, ledger, problem), Trainer(experiment, data), [], []
-    while (request := driver.next_round()) is not None:
+    while (request := driver.next_work()) is not None:
         requests.append(request)
-        results.append(trainer.train(request))
-        driver.finish_round(request.key, results[-1])
+        results.append(trainer.do(request))
+        driver.finish(request, results[-1])
     assert [request.round for request in requests] == list(range(len(experiment.densities())))
     return requests, results
 
@@ -336,12 +336,12 @@ def test_random_reinitialisation_keeps_the_mask_and_draws_new_weights_every_roun
     driver, trainer, starts, seen = Driver(experiment, ledger, problem), Trainer(experiment, data), [], []
     real = trainer._initial
     trainer._initial = lambda request: starts.append(real(request)) or starts[-1]
-    while (request := driver.next_round()) is not None:
+    while (request := driver.next_work()) is not None:
         result = trainer.train(request)
         for name, mask in request.masks.items():
             assert not result.state.model[name][~mask].any()
         seen.append(request)
-        driver.finish_round(request.key, result)
+        driver.finish(request, result)
     assert [request.start for request in seen] == [None] * 4
     weights = [start.model["0.weight"] for start in starts]
     assert all(not torch.equal(a, b) for i, a in enumerate(weights) for b in weights[:i])
@@ -395,7 +395,8 @@ def test_a_replay_by_another_number_of_workers_is_refused(tmp_path):
     run(TINY, str(tmp_path))  # needs no snapshot, keeps none
     problem, data = load_problem(TINY)
     rewinding = dataclasses.replace(TINY, technique=WeightRewinding(2))
-    errand = Driver(rewinding, Ledger(open_store(str(tmp_path))), problem).next_round()
-    assert (errand.wants, errand.workers) == ("snapshot", 1)
+    replay = Driver(rewinding, Ledger(open_store(str(tmp_path))), problem).next_work()
+    assert isinstance(replay, Snapshot)
+    assert replay.workers == 1
     with pytest.raises(ConfigError, match=r"trained by 2 worker\(s\) .* after epoch 2; a replay by 1 .* --workers 2"):
-        Trainer(rewinding, data).train(dataclasses.replace(errand, workers=2))
+        Trainer(rewinding, data).do(dataclasses.replace(replay, workers=2))

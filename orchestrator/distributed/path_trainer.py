@@ -105,14 +105,14 @@ def train_rounds(
     `on_wait` is told once who that is. Raises OrchestratorError when the path fails, or the workers keep dying.
     """
     told, since = None, time.monotonic()
-    while (turn := answer(driver.turn.remote())).what != "end":
-        if turn.what == "train":
-            # It returns early when its controller died: the next turn says whether to start anew.
+    while (step := answer(driver.next_step.remote())).what != "end":
+        if step.what == "train":
+            # It returns early when its controller died: the next step says whether to start anew.
             fit(experiment, driver, store, deployment)
             since = time.monotonic()
             continue
-        if turn.holder and turn.holder != told:
-            told = turn.holder
+        if step.holder and step.holder != told:
+            told = step.holder
             on_wait(told)
         time.sleep(pause(time.monotonic() - since, MAX_WAIT_SECONDS))
     if failure := answer(driver.status.remote(0)).failure:

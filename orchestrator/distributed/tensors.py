@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -14,20 +15,27 @@ _NOT_IN_NUMPY = {torch.bfloat16}
 
 
 def share(value: Any) -> Any:
-    """`value` (None, a dict of tensors, or a TrainState) with every tensor that numpy can hold as an array."""
-    if isinstance(value, TrainState):
-        return TrainState(share(value.model), share(value.optimizer))
-    if isinstance(value, dict):
-        return {n: t if t.dtype in _NOT_IN_NUMPY else np.asarray(t) for n, t in value.items()}
-    return value
+    """Return `value` with every tensor that numpy can hold as an array.
+
+    `value` is a tensor or a TrainState, or nests them in dictionaries and tuples; anything else stays as it is.
+    """
+    if isinstance(value, torch.Tensor):
+        return value if value.dtype in _NOT_IN_NUMPY else np.asarray(value)
+    return _mapped(share, value)
 
 
 def unshare(value: Any) -> Any:
-    """The inverse of `share`. The tensors are shared and read-only: copy before writing."""
-    if isinstance(value, TrainState):
-        return TrainState(unshare(value.model), unshare(value.optimizer))
-    if isinstance(value, dict):
+    """Return the inverse of `share`. The tensors are shared and read-only: copy before writing."""
+    if isinstance(value, np.ndarray):
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-            return {n: torch.from_numpy(a) if isinstance(a, np.ndarray) else a for n, a in value.items()}
-    return value
+            return torch.from_numpy(value)
+    return _mapped(unshare, value)
+
+
+def _mapped(change: Callable[[Any], Any], value: Any) -> Any:
+    if isinstance(value, TrainState):
+        return TrainState(change(value.model), change(value.optimizer))
+    if isinstance(value, dict):
+        return {key: change(item) for key, item in value.items()}
+    return tuple(map(change, value)) if type(value) is tuple else value

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
@@ -36,7 +36,7 @@ from orchestrator.storage.store import Store
 from orchestrator.training import collectives
 from orchestrator.training.trainer import TakeProgress, Trainer
 from orchestrator.user_code import ERRORS
-from orchestrator.work import EpochMetrics, Progress, RoundRequest, RoundResult, TrainState
+from orchestrator.work import Answer, EpochMetrics, Progress, Train, Trained, TrainState, Work
 
 logger = logging.getLogger(__name__)
 
@@ -78,14 +78,14 @@ def train_path(config: WorkerConfig) -> None:
                 check_folder_is_here(store, config.home)
                 data = load_data(config.experiment.data, config.experiment.data_options, root=config.data_root)
                 trainer = Trainer(config.experiment, data, device=device, loader_workers=config.loader_workers)
-            request = link.request(key)
-            resume = _checkpoint(store, request, trainer)
+            work = link.work(key)
+            resume = _checkpoint(store, work.training, trainer) if work.training else None
             if resume:
                 link.resumed(key, resume)
                 log.info("goes on from a checkpoint", epochs_done=resume.epochs_done, steps_done=resume.steps_done)
             watch = Watch(config, key, link, writer, trainer, metrics, log)
-            result = trainer.train(
-                request,
+            finished = trainer.do(
+                work,
                 resume=resume,
                 on_epoch=watch.epoch_done,
                 on_step=watch.step_done,
@@ -107,16 +107,16 @@ def train_path(config: WorkerConfig) -> None:
             else:
                 link.fail(key, sentence(error))
             raise
-        link.finish(key, result)
+        link.finish(work, finished)
     link.wait()
     link.stopped()
 
 
-def _checkpoint(store: Store, request: RoundRequest, trainer: Trainer) -> Progress | None:
+def _checkpoint(store: Store, work: Train, trainer: Trainer) -> Progress | None:
     """The round's newest checkpoint, the same on all workers; one may be replaced while they look."""
     for look in range(AGREE_LOOKS):
         time.sleep(AGREE_SECONDS if look else 0.0)
-        found = newest_progress(store, request.key, partial(trainer.check, request), trainer.most_bytes)
+        found = newest_progress(store, work.key, partial(trainer.check, work), trainer.most_bytes)
         if collectives.same_everywhere(found.place if found else (0, 0), trainer.device):
             return found
     logger.warning("workers cannot read one and the same checkpoint: the round begins anew")
@@ -155,24 +155,22 @@ class DriverLink:
             key = answer(self._driver.next_key.remote(False))
         return key
 
-    def request(self, key: str) -> RoundRequest:
+    def work(self, key: str) -> Work:
         while True:
-            request, refs = answer(self._driver.request.remote(key))
+            light, refs = answer(self._driver.work.remote(key))
             try:
-                start, masks = (unshare(part) for part in ray.get(refs[0]))
+                work: Work = light.joined(unshare(ray.get(refs[0])))
             except ray.exceptions.ObjectLostError:
                 continue  # the driver died and took its objects along; it is started again
-            whole: RoundRequest = replace(request, start=start, masks=masks)
-            return whole
+            return work
 
-    def finish(self, key: str, result: RoundResult) -> None:
-        """Hand `result` over; it is uploaded while the next round trains, and commits stay in order."""
+    def finish(self, work: Work, finished: Answer) -> None:
+        """Hand the answer over; it is uploaded while the next round trains, and commits stay in order."""
         self.wait()
         if self._first:
-            kept = {epoch: share(state) for epoch, state in result.snapshots.items()}
-            tensors = [ray.put((share(result.state), kept))]
-            result = replace(result, state=TrainState({}), snapshots={})
-            self._committing = (key, self._driver.finish_round.remote(key, result, tensors))
+            light, tensors = finished.split() if isinstance(finished, Trained) else (None, finished)
+            refs = [ray.put(share(tensors))]
+            self._committing = (work.key, self._driver.finish.remote(work.split()[0], light, refs))
 
     def wait(self) -> None:
         if self._committing is not None:
@@ -181,7 +179,7 @@ class DriverLink:
             self._committing = None
 
     def fail(self, key: str, reason: str) -> None:
-        answer(self._driver.fail_round.remote(key, reason))
+        answer(self._driver.fail.remote(key, reason))
 
     def crashed(self, key: str, error: BaseException) -> None:
         answer(self._driver.crashed.remote(key, said(error), log_file(), lost=is_lost(error)))
@@ -240,7 +238,7 @@ class Watch:
 
     def epoch_done(
         self,
-        request: RoundRequest,
+        work: Train,
         metrics: EpochMetrics,
         images_per_second: float,
         take_progress: TakeProgress,
@@ -248,14 +246,12 @@ class Watch:
         self._metrics.add(data_blocked_seconds=self._trainer.batches.take_waited())
         if collectives.rank() != 0:
             return
-        done = metrics.epoch - request.first_epoch + 1
-        self._log.info("epoch done", epochs_done=done, epochs=request.epochs, **asdict(metrics))
+        done = metrics.epoch - work.first_epoch + 1
+        self._log.info("epoch done", epochs_done=done, epochs=work.epochs, **asdict(metrics))
         if (now := time.monotonic()) - self._reported > LOOK_SECONDS:
             self._reported = now
-            self._link.report(
-                request.key, Report.of(request, metrics, done, images_per_second, collectives.world_size())
-            )
-        if self._is_due() and done < request.epochs and (progress := take_progress()):
+            self._link.report(work.key, Report.of(work, metrics, done, images_per_second, collectives.world_size()))
+        if self._is_due() and done < work.epochs and (progress := take_progress()):
             self._save(progress)
 
     def step_done(self, take_progress: TakeProgress) -> None:

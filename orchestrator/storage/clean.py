@@ -16,14 +16,15 @@ from orchestrator.storage.experiments import StoredExperiment, read_experiments,
 from orchestrator.storage.ledger import Ledger
 from orchestrator.storage.store import TEMPORARY, File, Store, clock, side_by_side, unreadable
 from orchestrator.storage.verify import BLOB, KEY, RUN
+from orchestrator.work import split_key
 
 PATIENCE_SECONDS = 600.0  # since a file was written: longer than any job that lives is silent, or takes for one write
 UNENDED = "writes that never ended"
 PROBE = re.compile(r"probe-[0-9a-f]{32}/file")
-CHECKPOINT = re.compile(rf"train/({KEY})(?:\.([a-z0-9]+))?/\d{{6}}-\d{{8}}\.safetensors")
+CHECKPOINT = re.compile(rf"train/({KEY})/\d{{6}}-\d{{8}}\.safetensors")
 SNAPSHOT = re.compile(rf"snapshots/({KEY})/([a-z0-9]+)\.safetensors")
 NOTE = re.compile(rf"rounds/({KEY})/failed\.json")
-UNFINISHED = re.compile(rf"(?:rounds|snapshots|train)/({KEY})[./].+|(?:.+/)?{re.escape(TEMPORARY)}[0-9a-f]{{32}}")
+UNFINISHED = re.compile(rf"(?:rounds|snapshots|train)/({KEY})/.+|(?:.+/)?{re.escape(TEMPORARY)}[0-9a-f]{{32}}")
 
 
 @dataclass(frozen=True)
@@ -64,13 +65,13 @@ def leftovers(ledger: Ledger, *, snapshots: bool = False, now: float | None = No
     except StorageError as error:
         warning = str(error)
     alive = living(store, files, now, PATIENCE_SECONDS)
-    sight = _Contents(frozenset(file.path for file in files), alive)
+    contents = _Contents(frozenset(file.path for file in files), alive)
     # After the files: what is committed in between has a record that names its tensors.
     records = {record.key: record for record in ledger.records(None if snapshots else [])}
     found = [
-        *(Leftover(UNENDED, file) for file in unfinished if not sight.is_live(file.path)),
-        *_without_use(files, sight, records),
-        *(_unneeded(store, files, sight, records) if snapshots else ()),
+        *(Leftover(UNENDED, file) for file in unfinished if not contents.is_live(file.path)),
+        *_without_use(files, contents, records),
+        *(_unneeded(store, files, contents, records) if snapshots else ()),
     ]
     old = [leftover for leftover in found if now - leftover.file.modified > PATIENCE_SECONDS]
     return Leftovers(tuple(old), len(found) - len(old), warning)
@@ -103,61 +104,57 @@ def totals(found: Sequence[Leftover]) -> Iterator[tuple[str, int, int]]:
 
 @dataclass(frozen=True)
 class _Contents:
-    """The names of all files, and {key: owner} of the claims that may be alive."""
+    """The names of all files, and {key of a work: owner} of the claims that may be alive."""
 
     paths: frozenset[str]
     alive: dict[str, str]
 
     @cached_property
     def claimed(self) -> frozenset[str]:
-        """The keys of the rounds that living owners have claimed, or errands for them."""
-        return frozenset(map(_key, self.alive))
+        """The keys of the rounds for which living owners have claimed any work."""
+        return frozenset(split_key(key)[0] for key in self.alive)
 
     def is_live(self, path: str) -> bool:
-        """Whether a living owner has claimed the round that `path` belongs to, or an errand for it."""
-        return "/" in path and _key(path.split("/")[1]) in self.claimed
+        """Whether a living owner has claimed any work for the round that `path` belongs to."""
+        return "/" in path and split_key(path.split("/")[1])[0] in self.claimed
 
     def runs(self, experiment: str) -> bool:
         """Whether a living owner trains `experiment`, "<name>.<seed>"."""
         return any(owner == "unknown" or owner.startswith(f"{experiment} on ") for owner in self.alive.values())
 
-    def is_done(self, key: str, errand: str | None) -> bool:
-        """Whether a round is committed, or what an errand was to fetch is in storage."""
-        return (f"snapshots/{key}/{errand}.safetensors" if errand else f"rounds/{key}/record.json") in self.paths
+    def is_done(self, key: str) -> bool:
+        """Whether the answer to the work with this key is in storage."""
+        round_key, name = split_key(key)
+        return (f"snapshots/{round_key}/{name}.safetensors" if name else f"rounds/{key}/record.json") in self.paths
 
 
-def _key(folder: str) -> str:
-    return folder.partition(".")[0]
-
-
-def _without_use(files: Sequence[File], sight: _Contents, records: Mapping[str, Record]) -> Iterator[Leftover]:
+def _without_use(files: Sequence[File], contents: _Contents, records: Mapping[str, Record]) -> Iterator[Leftover]:
     """What no job will read again."""
     links: dict[str, list[File]] = {}
     for file in files:
         path = file.path
         if PROBE.fullmatch(path):
             yield Leftover("files of storage checks", file)
-        elif (run := RUN.fullmatch(path)) and not sight.runs(run[1]):
+        elif (run := RUN.fullmatch(path)) and not contents.runs(run[1]):
             yield Leftover("files of Ray Train", file)
-        elif (found := CHECKPOINT.fullmatch(path)) and sight.is_done(found[1], found[2]) and not sight.is_live(path):
+        elif (found := CHECKPOINT.fullmatch(path)) and contents.is_done(found[1]) and not contents.is_live(path):
             yield Leftover("checkpoints of finished rounds", file)
-        elif (found := NOTE.fullmatch(path)) and sight.is_done(found[1], None):
+        elif (found := NOTE.fullmatch(path)) and contents.is_done(found[1]):
             yield Leftover("notes on rounds that have finished since", file)
-        elif (found := BLOB.fullmatch(path)) and found[1] in records and not sight.is_live(path):
+        elif (found := BLOB.fullmatch(path)) and found[1] in records and not contents.is_live(path):
             if path not in map(records[found[1]].file, records[found[1]].blobs):
                 yield Leftover("tensors that no record names", file)
         elif found := LINK.fullmatch(path):
             links.setdefault(found[1], []).append(file)
     for key, chain in links.items():
-        round_key, _, errand = key.partition(".")
-        if sight.is_done(round_key, errand) and not sight.is_live(chain[0].path):
+        if contents.is_done(key) and not contents.is_live(chain[0].path):
             # The highest link goes last: a chain that ends lower would be another one.
             for file in sorted(chain, key=lambda file: int(file.path.rpartition("/")[2].removesuffix(".json"))):
                 yield Leftover("claims on finished rounds", file)
 
 
 def _unneeded(
-    store: Store, files: Sequence[File], sight: _Contents, finished: Mapping[str, Record]
+    store: Store, files: Sequence[File], contents: _Contents, finished: Mapping[str, Record]
 ) -> Iterator[Leftover]:
     """Snapshots, checkpoints and half-written rounds that no experiment will ask for."""
     experiments = read_experiments(store)
@@ -167,12 +164,12 @@ def _unneeded(
     asked = {key for experiment in going for key in experiment.keys}
     blobs = {found.groups()[:2] for file in files if (found := BLOB.fullmatch(file.path))}
     kinds = Counter(key for key, _ in blobs)  # both without a record: perhaps a round whose record was lost
-    for file in (file for file in files if not sight.is_live(file.path)):
+    for file in (file for file in files if not contents.is_live(file.path)):
         path = file.path
         if (found := SNAPSHOT.fullmatch(path)) and not _is_needed(found[1], found[2], going, finished):
             yield Leftover("snapshots", file)
         elif found := CHECKPOINT.fullmatch(path):
-            if found[1] not in asked and not sight.is_done(found[1], found[2]):
+            if split_key(found[1])[0] not in asked and not contents.is_done(found[1]):
                 yield Leftover("checkpoints that no experiment asks for", file)
         elif (found := BLOB.fullmatch(path)) and found[1] not in asked | finished.keys() and kinds[found[1]] == 1:
             yield Leftover("tensors of rounds that no experiment asks for", file)

@@ -1,4 +1,4 @@
-"""Train one request: the same code in one process and on every worker of a group.
+"""Train one work: the same code in one process and on every worker of a group.
 
 Masked training equals training of `w * mask` exactly, clipping included: the gradient is masked before it is
 clipped and the weight after the step, and the momentum starts masked, so nothing brings a removed weight back.
@@ -10,7 +10,7 @@ import math
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 
 import torch
@@ -29,11 +29,22 @@ from orchestrator.storage.store import JSON_BYTES
 from orchestrator.training import collectives
 from orchestrator.training.masked import Masked
 from orchestrator.training.state import check_state, model_tensors, put_state, take_state
-from orchestrator.work import EpochMetrics, Progress, RoundRequest, RoundResult, Tensors, TrainState
+from orchestrator.work import (
+    Answer,
+    EpochMetrics,
+    Gradients,
+    Progress,
+    Snapshot,
+    Tensors,
+    Train,
+    Trained,
+    TrainState,
+    Work,
+)
 
 TakeProgress = Callable[[], Progress | None]  # a checkpoint, on the first worker; None on the others
-# (request, the epoch's metrics, training images per second over all workers, a function that takes a checkpoint)
-OnEpoch = Callable[[RoundRequest, EpochMetrics, float, TakeProgress], None]
+# (work, the epoch's metrics, training images per second over all workers, a function that takes a checkpoint)
+OnEpoch = Callable[[Train, EpochMetrics, float, TakeProgress], None]
 OnStep = Callable[[TakeProgress], None]  # every worker must take the checkpoint, or none
 OnSnapshot = Callable[[int, TrainState], None]  # (epochs of the dense run, its state after them)
 
@@ -66,93 +77,118 @@ class Trainer:
         self._last_step: float | None = None  # when it ended, for `gap_seconds`
         self._first_step: float | None = None
 
-    def train(
+    def do(
         self,
-        request: RoundRequest,
+        work: Work,
         *,
         resume: Progress | None = None,
         on_epoch: OnEpoch | None = None,
         on_step: OnStep | None = None,
         on_snapshot: OnSnapshot | None = None,
-    ) -> RoundResult:
-        """Train `request` to its end, from `resume` if given.
+    ) -> Answer:
+        """Do `work` to its end, from `resume` if given, and return its answer.
 
-        `on_epoch` is called on every worker after each epoch, `on_step` after each step, `on_snapshot` with what the
-        request wants kept. A request for gradients is answered without training (see RoundRequest).
+        `on_epoch` is called on every worker after each epoch, `on_step` after each step, `on_snapshot` with each
+        snapshot that the work wants kept.
 
         Raises DivergedError when a loss of an epoch, training or validation, is not finite, DataError on a bad sample,
-        ConfigError when the request asks for another number of workers.
+        ConfigError when the work needs another number of workers.
         """
-        _check_workers(request)
-        began = time.perf_counter() - (resume.seconds if resume else 0.0)
-        attempts = resume.attempts + 1 if resume else 1
-        self._take_shape(request.channels)
-        optimizer = self.training.optimizer.build(self.module)
-        try:
-            put_state(resume.state if resume else request.start or self._initial(request), self.module, optimizer)
-        except DamagedError as error:
-            raise DamagedError(
-                f"round {request.round} cannot start from what rounds/{request.parent} or the snapshots of its dense "
-                f"run hold: {error}"
-            ) from error
-        collectives.start_alike(self.module)
-        masked = Masked(self.module, request.masks)
-        masked.mask_weights()
-        if request.wants == "gradients":
-            state, seconds = TrainState(self._gradients(request)), time.perf_counter() - began
-            return RoundResult(state, (), 0.0, seconds, 0.0, attempts, workers=collectives.world_size())
+        if isinstance(work, Gradients):
+            return self._gradients(work)
+        if isinstance(work, Snapshot):
+            _check_workers(work)
+            self._run_epochs(attempt := self._begin(work.replay, resume, on_step), on_epoch, None)
+            return take_state(self.module, attempt.optimizer)
+        return self.train(work, resume=resume, on_epoch=on_epoch, on_step=on_step, on_snapshot=on_snapshot)
 
-        attempt = _Attempt(request, optimizer, masked, list(resume.history) if resume else [], began, attempts, on_step)
-        if resume and resume.parts is not None:
-            attempt.begun, attempt.loss_sum = resume.steps_done, self._put_parts(resume.parts)
-        snapshots: dict[int, TrainState] = {}
+    def train(
+        self,
+        work: Train,
+        *,
+        resume: Progress | None = None,
+        on_epoch: OnEpoch | None = None,
+        on_step: OnStep | None = None,
+        on_snapshot: OnSnapshot | None = None,
+    ) -> Trained:
+        """Train one round to its end; see `do`."""
+        attempt = self._begin(work, resume, on_step)
         last_step, self._first_step = self._last_step, None
-        for epoch in range(request.first_epoch + len(attempt.history), request.first_epoch + request.epochs):
-            if epoch in request.keep and not attempt.begun:
-                snapshots[epoch] = take_state(self.module, optimizer)
-                if on_snapshot:
-                    on_snapshot(epoch, snapshots[epoch])
-            images_per_second = self._epoch(attempt, epoch)
-            if on_epoch:
-                on_epoch(request, attempt.history[-1], images_per_second, lambda: self._progress(attempt))
+        self._run_epochs(attempt, on_epoch, on_snapshot)
         _, test_accuracy = self.evaluate("test")
-        return RoundResult(
-            state=take_state(self.module, optimizer),
+        return Trained(
+            state=take_state(self.module, attempt.optimizer),
             history=tuple(attempt.history),
             test_accuracy=test_accuracy,
-            seconds=time.perf_counter() - began,
+            seconds=time.perf_counter() - attempt.began,
             images_per_second=attempt.images / max(attempt.training_seconds, 1e-9),
-            attempts=attempts,
+            attempts=attempt.attempts,
             workers=collectives.world_size(),
             gap_seconds=self._first_step - last_step if last_step and self._first_step else None,
-            snapshots=snapshots,
+            snapshots=attempt.snapshots,
         )
+
+    def _begin(self, work: Train, resume: Progress | None, on_step: OnStep | None) -> _Attempt:
+        """Put the network where `work` starts, or where `resume` left it."""
+        began = time.perf_counter() - (resume.seconds if resume else 0.0)
+        attempts = resume.attempts + 1 if resume else 1
+        self._take_shape(work.channels)
+        optimizer = self.training.optimizer.build(self.module)
+        start = resume.state if resume else work.start or self._initial(work)
+        self._put(start, optimizer, f"round {work.round}", work.parent)
+        collectives.start_alike(self.module)
+        masked = Masked(self.module, work.masks)
+        masked.mask_weights()
+        attempt = _Attempt(work, optimizer, masked, list(resume.history) if resume else [], began, attempts, on_step)
+        if resume and resume.parts is not None:
+            attempt.begun, attempt.loss_sum = resume.steps_done, self._put_parts(resume.parts)
+        return attempt
+
+    def _put(self, state: TrainState, optimizer: torch.optim.Optimizer, what: str, parent: str | None) -> None:
+        try:
+            put_state(state, self.module, optimizer)
+        except DamagedError as error:
+            raise DamagedError(
+                f"{what} cannot start from what rounds/{parent} or the snapshots of its dense run hold: {error}"
+            ) from error
+
+    def _run_epochs(self, attempt: _Attempt, on_epoch: OnEpoch | None, on_snapshot: OnSnapshot | None) -> None:
+        """Train the epochs that are left of an attempt."""
+        work = attempt.work
+        for epoch in range(work.first_epoch + len(attempt.history), work.first_epoch + work.epochs):
+            if epoch in work.keep and not attempt.begun:
+                attempt.snapshots[epoch] = take_state(self.module, attempt.optimizer)
+                if on_snapshot:
+                    on_snapshot(epoch, attempt.snapshots[epoch])
+            images_per_second = self._epoch(attempt, epoch)
+            if on_epoch:
+                on_epoch(work, attempt.history[-1], images_per_second, lambda: self._progress(attempt))
 
     @property
     def most_bytes(self) -> int:
         """What a checkpoint of this model stays below by far: an optimizer has a few slots a weight, not ten."""
         return 16 * sum(tensor.nbytes for tensor in model_tensors(self.module).values()) + JSON_BYTES
 
-    def check(self, request: RoundRequest, progress: Progress) -> None:
-        """Raise DamagedError unless `request` can go on from `progress`: storage may hold anything."""
-        self._take_shape(request.channels)
+    def check(self, work: Train, progress: Progress) -> None:
+        """Raise DamagedError unless `work` can go on from `progress`: storage may hold anything."""
+        self._take_shape(work.channels)
         check_state(progress.state, self.module)
-        if progress.origin != request.origin():
+        if progress.origin != work.origin():
             raise DamagedError("it began from other weights or masks than the round has now")
         done, steps = len(progress.history), self.batches.steps_per_epoch
         own = 1 + sum(buffer.numel() for buffer in collectives.running_statistics(self.module))
-        if [metrics.epoch - request.first_epoch for metrics in progress.history] != list(range(done)):
-            raise DamagedError(f"its epochs do not begin with the round's first one, {request.first_epoch}")
-        if done + (progress.steps_done > 0) > request.epochs or progress.steps_done > steps:
+        if [metrics.epoch - work.first_epoch for metrics in progress.history] != list(range(done)):
+            raise DamagedError(f"its epochs do not begin with the round's first one, {work.first_epoch}")
+        if done + (progress.steps_done > 0) > work.epochs or progress.steps_done > steps:
             raise DamagedError(
-                f"{done} epochs and {progress.steps_done} steps are more than the round's {request.epochs} of {steps}"
+                f"{done} epochs and {progress.steps_done} steps are more than the round's {work.epochs} of {steps}"
             )
         if progress.parts is not None and progress.parts.shape[1] != own:
             raise DamagedError(f"its workers have {progress.parts.shape[1]} values of their own, the model has {own}")
 
     def _epoch(self, attempt: _Attempt, epoch: int) -> float:
         """One epoch, or what is left of it, and its validation; returns training images per second."""
-        request, steps = attempt.request, self.batches.steps_per_epoch - attempt.begun
+        work, steps = attempt.work, self.batches.steps_per_epoch - attempt.begun
         began = time.perf_counter()
         train_loss = self._train_epoch(attempt, epoch)
         self._last_step = time.perf_counter()
@@ -160,11 +196,11 @@ class Trainer:
         # The training loss is measured before each step; the validation loss sees what the last one did.
         if not (math.isfinite(train_loss) and math.isfinite(val_loss)):
             raise DivergedError(
-                f"round {request.round} (density {request.density:.4g}) diverged: training loss {train_loss}, "
-                f"validation loss {val_loss} in epoch {epoch - request.first_epoch + 1} of {request.epochs}; "
+                f"round {work.round} (density {work.density:.4g}) diverged: training loss {train_loss}, "
+                f"validation loss {val_loss} in epoch {epoch - work.first_epoch + 1} of {work.epochs}; "
                 "lower the learning rate, add warm-up or set clip_norm"
             )
-        lr = request.schedule.lr_at(epoch, self.training.epochs)
+        lr = work.schedule.lr_at(epoch, self.training.epochs)
         attempt.history.append(EpochMetrics(epoch, lr, train_loss, val_loss, val_accuracy))
         seconds, images = self._last_step - began, steps * self.training.batch_size
         attempt.training_seconds += seconds
@@ -177,11 +213,11 @@ class Trainer:
             self.module = self._place(self._build(derive(self._experiment.seed, "model"), channels))
             self._channels = channels
 
-    def _initial(self, request: RoundRequest) -> TrainState:
+    def _initial(self, work: Train) -> TrainState:
         """The initialisation that follows from the seed; another one in every round, for those who start anew."""
-        purpose = ("model",) if request.round == 0 else ("reinitialisation", request.round)
-        fresh = self._build(derive(request.seed, *purpose), request.channels)
-        check_constants(fresh, request.constants, self._experiment.model)
+        purpose = ("model",) if work.round == 0 else ("reinitialisation", work.round)
+        fresh = self._build(derive(work.seed, *purpose), work.channels)
+        check_constants(fresh, work.constants, self._experiment.model)
         return take_state(fresh, self.training.optimizer.build(fresh))
 
     @property
@@ -190,19 +226,19 @@ class Trainer:
 
     def _train_epoch(self, attempt: _Attempt, epoch: int) -> float:
         """One pass over the training data; returns the mean loss per sample over all workers."""
-        training, steps, request = self.training, self.batches.steps_per_epoch, attempt.request
+        training, steps, work = self.training, self.batches.steps_per_epoch, attempt.work
         optimizer, masked = attempt.optimizer, attempt.masked
         share = collectives.world_size() / training.batch_size
         loss_sum = torch.zeros((), device=self.device, dtype=torch.float64) + attempt.loss_sum
         begun, attempt.begun, attempt.loss_sum = attempt.begun, 0, 0.0
         self.module.train()
         model = collectives.data_parallel(self.module)
-        batches = self.batches.train(derive(request.seed, request.round, epoch), first=begun)
+        batches = self.batches.train(derive(work.seed, work.round, epoch), first=begun)
         for step, (images, labels) in enumerate(batches, start=begun):
             # Seeded at every step (dropout draws from it), so that no step depends on the ones before it.
-            self._seed(derive(request.seed, request.round, epoch, step, collectives.rank()))
+            self._seed(derive(work.seed, work.round, epoch, step, collectives.rank()))
             for parameters in optimizer.param_groups:
-                parameters["lr"] = request.schedule.lr_at(epoch + step / steps, training.epochs)
+                parameters["lr"] = work.schedule.lr_at(epoch + step / steps, training.epochs)
             with self._autocast():
                 loss = self._loss(model(images), labels)
             optimizer.zero_grad(set_to_none=True)
@@ -232,7 +268,7 @@ class Trainer:
         if collectives.rank() != 0:
             return None
         return Progress(
-            attempt.request.key,
+            attempt.work.key,
             len(attempt.history),
             take_state(self.module, attempt.optimizer),
             tuple(attempt.history),
@@ -257,12 +293,17 @@ class Trainer:
         """The training loss, summed over the batch."""
         return F.cross_entropy(logits, labels, reduction="sum", label_smoothing=self.training.label_smoothing)
 
-    def _gradients(self, request: RoundRequest) -> Tensors:
-        """{name: dL/dw} of the mean training loss over one epoch's batches, with the running statistics fixed."""
+    def _gradients(self, work: Gradients) -> Tensors:
+        """Return {name: dL/dw} of the mean training loss over an epoch's batches, with running statistics fixed."""
+        self._take_shape(work.channels)
+        optimizer = self.training.optimizer.build(self.module)
+        self._put(work.state, optimizer, f"the gradients of round {work.round}", work.round_key)
+        collectives.start_alike(self.module)
+        Masked(self.module, work.masks).mask_weights()
         self.module.eval()
         self.module.zero_grad(set_to_none=True)
         share = 1 / self.images_per_epoch
-        for images, labels in self.batches.train(derive(request.seed, request.round, "gradients")):
+        for images, labels in self.batches.train(derive(work.seed, work.round, "gradients")):
             with self._autocast():
                 loss = self._loss(self.module(images), labels)
             (loss * share).backward()
@@ -320,7 +361,7 @@ class Trainer:
 class _Attempt:
     """One attempt at a round: what its epochs share. `begun`, `loss_sum`: steps done of the epoch to go on with."""
 
-    request: RoundRequest
+    work: Train
     optimizer: torch.optim.Optimizer
     masked: Masked
     history: list[EpochMetrics]
@@ -331,16 +372,17 @@ class _Attempt:
     loss_sum: float = 0.0
     training_seconds: float = 0.0
     images: int = 0
+    snapshots: dict[int, TrainState] = field(default_factory=dict)
 
     @cached_property
     def origin(self) -> str:
-        return self.request.origin()
+        return self.work.origin()
 
 
-def _check_workers(request: RoundRequest) -> None:
-    if request.workers not in (None, collectives.world_size()):
+def _check_workers(work: Snapshot) -> None:
+    if work.workers not in (None, collectives.world_size()):
         raise ConfigError(
-            f"the dense run was trained by {request.workers} worker(s) and did not keep its state after epoch "
-            f"{request.epochs}; a replay by {collectives.world_size()} would give other bits: "
-            f"run with --workers {request.workers}, or choose another --storage"
+            f"the dense run was trained by {work.workers} worker(s) and did not keep its state after epoch "
+            f"{work.epoch}; a replay by {collectives.world_size()} would give other bits: "
+            f"run with --workers {work.workers}, or choose another --storage"
         )

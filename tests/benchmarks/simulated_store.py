@@ -52,11 +52,11 @@ class SimulatedStore:
         self.requests: Counter[tuple[str, str]] = Counter()  # (purpose, kind)
         self.rates: Counter[tuple[str, int]] = Counter()  # ("reads" or "writes", second)
 
-    def read(self, path: str, most: int | None = None) -> bytes:
+    def read(self, path: str, max_bytes: int | None = None) -> bytes:
         self._request("GET")
         if (data := self.files.get(clean_path(path))) is None:
             raise MissingError(f"there is no file {path}")
-        check_size(path, len(data), most)
+        check_size(path, len(data), max_bytes)
         return data
 
     def write(self, path: str, data: bytes | memoryview) -> None:

@@ -24,13 +24,14 @@ from benchmarks.simulated_store import Clock, RealClock, SimulatedStore
 
 from orchestrator.distributed import actor as actor_module
 from orchestrator.distributed import metrics, path_trainer, sweep, trial
+from orchestrator.distributed.tensors import share, unshare
 from orchestrator.driver import Driver
 from orchestrator.experiment import Experiment, Problem, round_keys, round_settings
 from orchestrator.pruning import Geometric
 from orchestrator.storage import claims
 from orchestrator.storage.ledger import Ledger
 from orchestrator.storage.progress import newest_progress, write_progress
-from orchestrator.work import EpochMetrics, Progress, RoundRequest, RoundResult, TrainState
+from orchestrator.work import EpochMetrics, Progress, Train, Trained, TrainState
 
 pytestmark = [pytest.mark.bench, pytest.mark.timeout(1800)]
 PATHS, ROUNDS = 1000, 20
@@ -42,14 +43,14 @@ SHAPES = {"conv.weight": (4, 3, 3, 3), "fc.weight": (10, 20)}
 PROBLEM = Problem(SHAPES, "model", "data", 10, (3, 8, 8))
 
 
-def train(request: RoundRequest) -> RoundResult:
+def train(request: Train) -> Trained:
     """Weights that depend on the round's key alone, masked as training would leave them."""
     generator = torch.Generator().manual_seed(int(request.key[:8], 16))
     model = {name: torch.randn(shape, generator=generator) for name, shape in SHAPES.items()}
     model = {name: weight * request.masks[name] if request.masks else weight for name, weight in model.items()}
     optimizer = {f"{name}/momentum_buffer": tensor * 0.5 for name, tensor in model.items()}
     history = tuple(EpochMetrics(request.first_epoch + e, 0.1, 1.0, 1.0, 0.5) for e in range(request.epochs))
-    return RoundResult(TrainState(model, optimizer), history, 0.75, seconds=ROUND, images_per_second=1.0)
+    return Trained(TrainState(model, optimizer), history, 0.75, seconds=ROUND, images_per_second=1.0)
 
 
 @dataclass
@@ -102,8 +103,8 @@ class Path:
         self.world.start(self.heartbeat(), self.world.clock.now + BEAT)
         self.world.start(self.trial(), self.world.clock.now)
         since = self.world.clock.now
-        while (turn := timed("wait for another's round", self.actor.turn)).what != "end":
-            if turn.what == "wait":
+        while (step := timed("wait for another's round", self.actor.next_step)).what != "end":
+            if step.what == "wait":
                 yield path_trainer.pause(self.world.clock.now - since, path_trainer.MAX_WAIT_SECONDS)
                 continue
             yield GROUP
@@ -115,18 +116,17 @@ class Path:
         timed, started = self.world.timed, True
         while (key := timed("between two rounds", self.actor.next_key, started)) is not None:
             started = False
-            request, refs = timed("between two rounds", self.actor.request, key)
-            start, masks = refs[0]
-            request = replace(request, start=start, masks=masks)
+            request, refs = timed("between two rounds", self.actor.work, key)
+            request = request.joined(unshare(refs[0]))
             timed("between two rounds", newest_progress, self.world.store, key)
             yield from self.training(request)
             result, now = train(request), self.world.clock.now
-            shared = [(result.state, {})]
-            timed("commit, in the background", self.actor.finish_round, key, replace(result, state=None), shared)
+            light, tensors = result.split()
+            timed("commit, in the background", self.actor.finish, request.split()[0], light, [share(tensors)])
             self.world.rounds += 1
             self.world.clock.now = now  # the next round is asked for meanwhile
 
-    def training(self, request: RoundRequest) -> Iterator[float]:
+    def training(self, request: Train) -> Iterator[float]:
         left, saved = ROUND * self.world.chance.uniform(0.9, 1.1), 0
         while left > CHECKPOINT:
             yield CHECKPOINT
@@ -190,7 +190,8 @@ def test_a_sweep_that_is_finished_is_started_again(world, monkeypatch):
     world.store.clock, world.store.latency = Clock(), 0.0
     replicates = [replace(e, name=f"e{number}") for number, e in enumerate(experiments(1000))]
     driver = Driver(replicates[0], Ledger(world.store), PROBLEM)
-    record = driver.finish_round(driver.keys[0], train(driver.next_round()))
+    work = driver.next_work()
+    record = driver.finish(work, train(work))
     for experiment in replicates:
         for number, key in enumerate(round_keys(round_settings(experiment, PROBLEM))):
             world.store.write(f"rounds/{key}/record.json", replace(record, key=key, round=number).to_json())

@@ -13,12 +13,14 @@ from waiting import PATIENCE_S
 
 from orchestrator.distributed import actor as module
 from orchestrator.distributed.logs import RoundLog
+from orchestrator.distributed.path_state import MAX_FAILED_COMMITS, MAX_FRUITLESS_STARTS
 from orchestrator.errors import StorageError
 from orchestrator.problem import load_problem
 from orchestrator.pruning import Geometric
 from orchestrator.sealed import seal, unseal
 from orchestrator.techniques import WeightRewinding
 from orchestrator.training.trainer import Trainer
+from orchestrator.work import snapshot_key
 
 EXPERIMENT = replace(tiny.EXPERIMENT, path=Geometric(remove=0.3, rounds=1))
 
@@ -26,6 +28,12 @@ EXPERIMENT = replace(tiny.EXPERIMENT, path=Geometric(remove=0.3, rounds=1))
 def actor_of(experiment, storage):
     problem, _ = load_problem(experiment)
     return module.DriverActor.__ray_metadata__.modified_class(experiment, storage, problem, "job", "owner")
+
+
+def handed_over(answer):
+    """The answer and its tensors as a worker hands them over, where `ray.get` gives back what it is given."""
+    light, tensors = answer.split()
+    return light, [tensors]
 
 
 @pytest.fixture
@@ -42,7 +50,8 @@ def test_a_result_that_comes_while_the_next_round_is_asked_for(actor, monkeypatc
     first, second = driver.keys
     assert actor.next_key(False) == first
     _, data = load_problem(EXPERIMENT)
-    result = Trainer(EXPERIMENT, data).train(driver.next_round())
+    work = driver.next_work()
+    result = Trainer(EXPERIMENT, data).train(work)
     held, may_commit = threading.Event(), threading.Event()
     commit, acquire = driver.ledger.commit, claims.acquire
 
@@ -51,7 +60,7 @@ def test_a_result_that_comes_while_the_next_round_is_asked_for(actor, monkeypatc
         assert may_commit.wait(PATIENCE_S)
         return commit(*args)
 
-    finishing = threading.Thread(target=actor.finish_round, args=(first, result, [(result.state, {})]))
+    finishing = threading.Thread(target=actor.finish, args=(work, *handed_over(result)))
 
     def acquire_and_finish(key):
         got = acquire(key)
@@ -71,22 +80,23 @@ def test_a_result_that_comes_while_the_next_round_is_asked_for(actor, monkeypatc
     assert claims.holds(second)
 
 
-def test_the_claim_on_an_errand_that_another_owner_has_just_done_is_given_back(actor, monkeypatch):
+def test_the_claim_on_an_work_that_another_owner_has_just_done_is_given_back(actor, monkeypatch):
     _, data = load_problem(EXPERIMENT)
     dense, ledger = actor._driver.keys[0], actor._driver.ledger
-    result = Trainer(EXPERIMENT, data).train(actor._driver.next_round())
-    actor._driver.finish_round(dense, result)
+    dense_work = actor._driver.next_work()
+    result = Trainer(EXPERIMENT, data).train(dense_work)
+    actor._driver.finish(dense_work, result)
     rewinding = actor_of(replace(EXPERIMENT, technique=WeightRewinding(1)), ledger.store.uri)
-    claims, acquire, errand = rewinding._claims, rewinding._claims.acquire, f"{dense}.3"
+    claims, acquire, work = rewinding._claims, rewinding._claims.acquire, snapshot_key(dense, 3)
 
     def acquire_after_another(key):
-        if key == errand:
+        if key == work:
             ledger.write_snapshot(dense, "3", result.state)
         return acquire(key)
 
     monkeypatch.setattr(claims, "acquire", acquire_after_another)
     assert rewinding.next_key(True) == rewinding._driver.keys[1]
-    assert not claims.holds(errand), "it would be renewed until the path ends"
+    assert not claims.holds(work), "it would be renewed until the path ends"
     claims.close()
 
 
@@ -112,13 +122,14 @@ def test_workers_leave_a_round_that_was_taken_over_and_its_owner_goes_on_from_it
     file = leave_progress(actor, taken_over)
     actor.workers_stopped()
     assert actor._driver.ledger.store.exists(file)
-    assert actor.turn() == module.Turn("wait", "another")
+    assert actor.next_step() == module.NextStep("wait", "another")
 
 
 def test_nothing_is_left_of_a_round_that_another_owner_has_committed(actor, taken_over):
     _, data = load_problem(EXPERIMENT)
     first, second = actor._driver.keys
-    actor._driver.finish_round(first, Trainer(EXPERIMENT, data).train(actor._driver.next_round()))
+    work = actor._driver.next_work()
+    actor._driver.finish(work, Trainer(EXPERIMENT, data).train(work))
     file = leave_progress(actor, first)
     assert actor.report(first, None) == "leave"
     actor.workers_stopped()
@@ -150,7 +161,7 @@ def test_an_actor_that_is_started_again_in_mid_round_renews_its_claim(actor):
 def test_an_actor_that_is_started_again_too_late_lets_its_workers_leave(actor, taken_over):
     again = restarted(actor)
     assert again.report(taken_over, None) == "leave"
-    assert again.turn() == module.Turn("wait", "another")
+    assert again.next_step() == module.NextStep("wait", "another")
     again._claims.close()
 
 
@@ -158,23 +169,24 @@ def test_a_report_that_comes_after_its_round_claims_nothing(actor):
     first, _ = actor._driver.keys
     _, data = load_problem(EXPERIMENT)
     actor.next_key(True)
-    actor._driver.finish_round(first, Trainer(EXPERIMENT, data).train(actor._driver.next_round()))
+    work = actor._driver.next_work()
+    actor._driver.finish(work, Trainer(EXPERIMENT, data).train(work))
     again = restarted(actor)
     assert again.report(first, None) == "go on"
     assert not again._claims.holds(first)
     again._claims.close()
 
 
-def test_nothing_is_left_of_an_errand_that_another_owner_has_done(actor):
+def test_nothing_is_left_of_an_work_that_another_owner_has_done(actor):
     dense = actor._driver.keys[0]
     _, data = load_problem(EXPERIMENT)
-    state = Trainer(EXPERIMENT, data).train(actor._driver.next_round()).state
-    errand, ledger = f"{dense}.1", actor._driver.ledger
-    file = leave_progress(actor, errand)
-    actor._driver.leave_round(errand)
+    state = Trainer(EXPERIMENT, data).train(actor._driver.next_work()).state
+    work, ledger = snapshot_key(dense, 1), actor._driver.ledger
+    file = leave_progress(actor, work)
+    actor._driver.leave(work)
     assert ledger.store.exists(file), "the other owner may need it"
     ledger.write_snapshot(dense, "1", state)
-    actor._driver.leave_round(errand)
+    actor._driver.leave(work)
     assert not ledger.store.exists(file)
 
 
@@ -184,7 +196,7 @@ def test_a_storage_that_lets_nobody_in_any_more_ends_the_run_with_its_sentence(a
 
     monkeypatch.setattr(actor._claims, "acquire", refuse)
     assert actor.next_key(True) is None
-    assert actor.turn() == module.Turn("end")
+    assert actor.next_step() == module.NextStep("end")
     assert actor.status(0).failure == "the keys of s3://bucket/runs have expired"
 
 
@@ -192,12 +204,18 @@ def test_lines_of_a_round_have_its_key_whatever_round_was_asked_for_since(actor,
     """While round 0 is uploaded the workers are at round 1."""
     _, data = load_problem(EXPERIMENT)
     first, second = actor._driver.keys
-    result = Trainer(EXPERIMENT, data).train(actor._driver.next_round())
+    work = actor._driver.next_work()
+    result = Trainer(EXPERIMENT, data).train(work)
     actor._log = RoundLog(EXPERIMENT, "driver")  # to the standard error that is looked at here
     actor._log.round(second)
-    monkeypatch.setattr(actor._driver.ledger, "commit", lambda *_: logging.getLogger("orchestrator.x").warning("slow"))
+
+    def slow_commit(record, *_):
+        logging.getLogger("orchestrator.x").warning("slow")
+        return record
+
+    monkeypatch.setattr(actor._driver.ledger, "commit", slow_commit)
     actor.next_key(False)
-    actor.finish_round(first, result, [(result.state, {})])
+    actor.finish(work, *handed_over(result))
     actor._log.info("after")
     lines = [json.loads(line) for line in capfd.readouterr().err.splitlines()]
     found = [(line["message"], line["round_key"]) for line in lines]
@@ -222,7 +240,8 @@ def failing_actor(storage, monkeypatch):
     experiment = replace(EXPERIMENT, criterion="test_actor:pruning_fails")
     found = actor_of(experiment, storage)
     _, data = load_problem(experiment)
-    found._driver.finish_round(found._driver.keys[0], Trainer(experiment, data).train(found._driver.next_round()))
+    work = found._driver.next_work()
+    found._driver.finish(work, Trainer(experiment, data).train(work))
     return found
 
 
@@ -234,7 +253,7 @@ def test_an_exception_of_the_users_in_the_driver_is_fatal_at_once(tmp_path, monk
     assert re.match(rf"ZeroDivisionError: no score today \({re.escape(__file__)}:\d+\)", reason)
     (failure,) = actor._driver.ledger.failures()
     assert (failure["round"], failure["reason"]) == (1, reason)
-    assert actor.turn() == module.Turn("end")
+    assert actor.next_step() == module.NextStep("end")
     assert actor.report(actor._driver.keys[0], None) == "leave", "workers that train on do so for nothing"
     actor._claims.close()
 
@@ -266,20 +285,20 @@ def test_errors_with_progress_between_them_and_peers_that_die_are_tried_again(ac
 
 
 def test_controllers_that_die_before_a_worker_starts_are_not_replaced_for_ever(actor):
-    for _ in range(module.FRUITLESS + 1):
-        assert actor.turn() == module.Turn("train")
-    assert actor.turn() == module.Turn("end")
-    assert f"a round was started {module.FRUITLESS} times" in actor.status(0).failure
+    for _ in range(MAX_FRUITLESS_STARTS + 1):
+        assert actor.next_step() == module.NextStep("train")
+    assert actor.next_step() == module.NextStep("end")
+    assert f"a round was started {MAX_FRUITLESS_STARTS} times" in actor.status(0).failure
 
 
 def test_workers_whose_controller_died_are_started_again_and_those_that_ended_are_not(actor):
-    assert actor.turn() == module.Turn("train")
+    assert actor.next_step() == module.NextStep("train")
     actor.next_key(True)
-    assert actor.turn() == module.Turn("train")  # nobody said that the workers stopped
+    assert actor.next_step() == module.NextStep("train")  # nobody said that the workers stopped
     actor.next_key(True)
     assert actor.status(0).restarts == 1
     actor.workers_stopped()
-    assert actor.turn() == module.Turn("train")
+    assert actor.next_step() == module.NextStep("train")
     actor.next_key(True)
     assert actor.status(0).restarts == 1
 
@@ -289,13 +308,14 @@ def test_workers_whose_controller_died_are_started_again_and_those_that_ended_ar
     [
         (OSError(errno.ENOSPC, "No space left on device"), 1),
         (OSError(errno.EDQUOT, "Disk quota exceeded"), 1),
-        (OSError(errno.EIO, "Input/output error"), module.LOST),
+        (OSError(errno.EIO, "Input/output error"), MAX_FAILED_COMMITS),
     ],
 )
 def test_a_full_disk_ends_the_run_at_the_first_commit_and_other_trouble_after_some(actor, monkeypatch, error, tries):
     store, (first, _) = actor._driver.ledger.store, actor._driver.keys
     _, data = load_problem(EXPERIMENT)
-    result = Trainer(EXPERIMENT, data).train(actor._driver.next_round())
+    work = actor._driver.next_work()
+    result = Trainer(EXPERIMENT, data).train(work)
     actor.next_key(True)
 
     def full(path, *_):
@@ -306,14 +326,14 @@ def test_a_full_disk_ends_the_run_at_the_first_commit_and_other_trouble_after_so
     for tried in range(1, tries + 1):
         assert actor.status(0).failure is None
         with pytest.raises(StorageError):
-            actor.finish_round(first, result, [(result.state, {})])
+            actor.finish(work, *handed_over(result))
         assert (actor.status(0).failure is None) == (tried < tries)
     assert f"cannot write {first}: the disk is full" in actor.status(0).failure
-    assert actor.turn() == module.Turn("end")
+    assert actor.next_step() == module.NextStep("end")
 
 
 def test_whoever_stops_waits_for_workers_that_train_and_for_none_that_start(actor):
-    assert actor.turn() == module.Turn("train")
+    assert actor.next_step() == module.NextStep("train")
     assert actor.stop() is True
     assert actor.next_key(True) is None
     assert actor.stop() is False

@@ -122,6 +122,7 @@ def test_the_comparison_on_digits_stopped_and_started_again(tmp_path, monkeypatc
     assert all(experiment.name in page for experiment in experiments)
 
 
+@pytest.mark.slow
 def test_digits_with_fewer_channels(run_job, tmp_path):
     """The workers train a network of another shape in every round; an elastic group takes what there is."""
     run_job(JOBS / "digits_channels.py", "--smoke", "--storage", "./runs", "--workers", "1:16")

@@ -10,7 +10,7 @@ from PIL import Image
 
 from orchestrator.data.parquet_writer import pack
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 
 @pytest.mark.usefixtures("ray")

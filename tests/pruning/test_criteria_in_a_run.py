@@ -19,12 +19,11 @@ from orchestrator.problem import load_problem
 from orchestrator.pruning import Explicit, Filters, Geometric, Layerwise, NofM, Selection, count_kept, kept_count
 from orchestrator.randomness import derive
 from orchestrator.record import Record
-from orchestrator.requests import GRADIENTS
 from orchestrator.runner import run
 from orchestrator.storage.ledger import Ledger
 from orchestrator.storage.opening import open_store
 from orchestrator.training.trainer import Trainer
-from orchestrator.work import RoundRequest, TrainState
+from orchestrator.work import GRADIENTS, Gradients, TrainState
 
 Tensors = dict[str, Tensor]
 
@@ -109,23 +108,19 @@ def test_a_shared_weight_has_the_gradient_of_all_its_uses_and_a_frozen_one_none(
 # The gradients of a group of workers.
 
 
-def gradient_request(seed: int) -> RoundRequest:
+def gradients_work(seed: int) -> Gradients:
     problem, _ = load_problem(BY_GRADIENT)
     generator = torch.Generator().manual_seed(seed)
     model = tiny.model(3, (1, 6, 6))
     state = {n: torch.rand(t.shape, generator=generator).to(t.dtype) - 0.3 for n, t in model.state_dict().items()}
     state["1.running_var"] += 1
     masks = {n: torch.rand(shape, generator=generator) < 0.6 for n, shape in problem.prunable.items()}
-    return RoundRequest(
-        key="k", parent=None, round=1, rounds=1, density=1.0, kept=0, prunable=0, seed=3,
-        schedule=BY_GRADIENT.training.schedule, first_epoch=0, epochs=0, start=TrainState(state), masks=masks,
-        wants="gradients",
-    )  # fmt: skip
+    return Gradients(round_key="k", round=1, seed=3, state=TrainState(state), masks=masks, channels={})
 
 
 def gradients(experiment: Experiment) -> Tensors:
     trainer = Trainer(experiment, load_problem(experiment)[1], device=torch.device("cpu"))
-    return trainer.train(gradient_request(0)).state.model
+    return trainer.do(gradients_work(0))
 
 
 UNEVEN = tiny.with_training(BY_GRADIENT, batch_size=15)  # 8 and 7 samples a step; 6 of the 96 are left over
@@ -150,15 +145,14 @@ def test_two_workers_give_the_gradients_of_one(tmp_path: Path) -> None:
 
 def test_gradients_are_those_of_the_masked_network_and_leave_the_trainer_as_it_was() -> None:
     trainer = Trainer(BY_GRADIENT, load_problem(BY_GRADIENT)[1])
-    request = gradient_request(0)
-    masked = TrainState({n: t * request.masks.get(n, 1) for n, t in request.start.model.items()})
-    result = trainer.train(request)
-    assert result.history == ()
+    work = gradients_work(0)
+    masked = TrainState({n: t * work.masks.get(n, 1) for n, t in work.state.model.items()})
+    gradients = trainer.do(work)
     by_hand = gradients_by_hand(tiny.model(3, (1, 6, 6)), masked)
     for name, gradient in by_hand.items():
-        torch.testing.assert_close(result.state.model[name].double(), gradient, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(gradients[name].double(), gradient, rtol=1e-4, atol=1e-6)
     statistics = dict(trainer.module.named_buffers())
-    assert torch.equal(statistics["1.running_mean"], request.start.model["1.running_mean"])
+    assert torch.equal(statistics["1.running_mean"], work.state.model["1.running_mean"])
     assert all(parameter.grad is None for parameter in trainer.module.parameters())
 
 
@@ -170,12 +164,12 @@ def blobs(records: list[Record]) -> list[str]:
 
 
 def stopped_after(experiment: Experiment, storage: str, requests: int) -> None:
-    """Answer so many requests, errands included, and be gone."""
+    """Do so many works, and be gone."""
     problem, data = load_problem(experiment)
     driver, trainer = Driver(experiment, Ledger(open_store(storage)), problem), Trainer(experiment, data)
     for _ in range(requests):
-        if (request := driver.next_round()) is not None:
-            driver.finish_round(request.key, trainer.train(request))
+        if (request := driver.next_work()) is not None:
+            driver.finish(request, trainer.do(request))
 
 
 @pytest.mark.parametrize("criterion", ["random", "gradient_magnitude"])

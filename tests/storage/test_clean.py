@@ -21,7 +21,7 @@ from orchestrator.storage.opening import open_store
 from orchestrator.storage.s3 import S3Store
 from orchestrator.storage.store import File, Store
 from orchestrator.storage.verify import verify
-from orchestrator.work import TrainState
+from orchestrator.work import TrainState, snapshot_key
 
 RUN = f"train/e.0-{'a' * 32}"
 PROBE = f"probe-{'b' * 32}/file"
@@ -57,7 +57,7 @@ def killed_jobs(store: Store) -> set[str]:
     store.write(f"rounds/{KEYS[0]}/model-{'c' * 16}.safetensors", b"another owner's bits")
     store.write(f"rounds/{KEYS[1]}/failed.json", b"{}")
     checkpoint(store, KEYS[1])
-    checkpoint(store, f"{KEYS[0]}.2")
+    checkpoint(store, snapshot_key(KEYS[0], 2))
     if isinstance(store, S3Store):
         upload = {"Bucket": store.bucket, "Key": f"{store._root}rounds/{KEYS[2]}/model-{'d' * 16}.safetensors"}
         store._client.create_multipart_upload(**upload)
@@ -73,7 +73,7 @@ def killed_jobs(store: Store) -> set[str]:
             f"rounds/{KEYS[0]}/model-{'c' * 16}.safetensors",
             f"rounds/{KEYS[1]}/failed.json",
             *store.list(f"train/{KEYS[1]}"),
-            *store.list(f"train/{KEYS[0]}.2"),
+            *store.list(f"train/{snapshot_key(KEYS[0], 2)}"),
             *store.list(f"claims/{KEYS[0]}"),
             *store.list(f"claims/{KEYS[1]}"),
         }
@@ -133,9 +133,9 @@ def test_each_record_is_read_once(ledger: Ledger, monkeypatch: pytest.MonkeyPatc
     """A storage in the network answers each after a while."""
     read, seen = LocalStore.read, []
 
-    def noted(self: LocalStore, path: str, most: int | None = None) -> bytes:
+    def noted(self: LocalStore, path: str, max_bytes: int | None = None) -> bytes:
         seen.append(path)
-        return read(self, path, most)
+        return read(self, path, max_bytes)
 
     monkeypatch.setattr(LocalStore, "read", noted)
     found(ledger, snapshots=True)

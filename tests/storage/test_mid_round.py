@@ -64,10 +64,10 @@ def test_one_that_is_replaced_between_looking_and_reading_is_looked_for_again(st
     write_progress(store, progress(7))
     read = type(store).read
 
-    def replaced(self, path, most=None):
+    def replaced(self, path, max_bytes=None):
         monkeypatch.undo()
         write_progress(store, progress(8))
-        return read(self, path, most)
+        return read(self, path, max_bytes)
 
     monkeypatch.setattr(type(store), "read", replaced)
     assert newest_progress(store, KEY).epochs_done == 8

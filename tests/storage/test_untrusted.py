@@ -223,7 +223,7 @@ def changed(progress: Progress, model: Any = None, optimizer: Any = None, **fiel
 def test_a_checkpoint_of_another_model_is_passed_over(
     driver: Driver, trainer: Trainer, caplog: pytest.LogCaptureFixture, case: str
 ) -> None:
-    request, kept = driver.next_round(), []
+    request, kept = driver.next_work(), []
     assert request is not None
     trainer.train(request, on_epoch=lambda request, metrics, speed, take: kept.append(take()))
     store = driver.ledger.store
@@ -240,31 +240,31 @@ def test_a_checkpoint_of_another_model_is_passed_over(
 def test_a_checkpoint_that_is_too_large_is_passed_over(
     driver: Driver, trainer: Trainer, caplog: pytest.LogCaptureFixture
 ) -> None:
-    request, kept = driver.next_round(), []
+    request, kept = driver.next_work(), []
     trainer.train(request, on_epoch=lambda request, metrics, speed, take: kept.append(take()))
     write_progress(driver.ledger.store, kept[0])
     grow(driver.ledger, f"train/{request.key}/000099-00000000.safetensors", 1 << 40)
-    assert newest_progress(driver.ledger.store, request.key, most=trainer.most_bytes).place == (1, 0)
+    assert newest_progress(driver.ledger.store, request.key, max_bytes=trainer.most_bytes).place == (1, 0)
     assert f"at most {trainer.most_bytes:,} belong there" in caplog.text
 
 
 def test_a_round_that_would_start_from_another_model_names_where_it_lies(driver: Driver, trainer: Trainer) -> None:
-    dense = driver.next_round()
+    dense = driver.next_work()
     result = trainer.train(dense)
     result.state.model["evil"] = torch.ones(1)
-    driver.finish_round(dense.key, result)
+    driver.finish(dense, result)
     with pytest.raises(DamagedError, match=rf"round 1 cannot start from what rounds/{dense.key} .* 'evil'"):
-        trainer.train(driver.next_round())
+        trainer.train(driver.next_work())
 
 
 def test_a_parent_of_other_shapes_is_told_by_the_driver(driver: Driver, trainer: Trainer, ledger: Ledger) -> None:
-    dense = driver.next_round()
+    dense = driver.next_work()
     result = trainer.train(dense)
     result.state.model["0.weight"] = torch.ones(8, 1, 3, 4)
-    committed = driver.finish_round(dense.key, result)
+    committed = driver.finish(dense, result)
     again = Driver(tiny.EXPERIMENT, ledger, load_problem(tiny.EXPERIMENT)[0])
     with pytest.raises(DamagedError, match=rf"^{committed.file(MODEL)}: the model's '0.weight'"):
-        again.next_round()
+        again.next_work()
 
 
 RECORDS = {

@@ -116,10 +116,10 @@ def test_what_cannot_be_read_is_counted_and_the_rest_goes_on(
     read, files = LocalStore.read, ledger.store.list()
     bad = {f"rounds/{KEYS[0]}/record.json", EXPERIMENT, f"claims/{KEYS[1]}/1.json", f"rounds/{KEYS[3]}/failed.json"}
 
-    def broken(self: LocalStore, path: str, most: int | None = None) -> bytes:
+    def broken(self: LocalStore, path: str, max_bytes: int | None = None) -> bytes:
         if path in bad:
             raise StorageError(f"cannot read {path}: {os.strerror(errno.EIO)}")
-        return read(self, path, most)
+        return read(self, path, max_bytes)
 
     monkeypatch.setattr(LocalStore, "read", broken)
     assert problems(ledger).keys() == bad

@@ -18,7 +18,7 @@ from orchestrator.schedules import Constant
 from orchestrator.training.optimizer import SGD, AdamW
 from orchestrator.training.state import put_state, take_state
 from orchestrator.training.trainer import Trainer
-from orchestrator.work import RoundRequest, TrainState
+from orchestrator.work import Train, TrainState
 
 OPTIMIZERS = {
     "plain": SGD(momentum=0.0),
@@ -48,14 +48,14 @@ def begin(experiment):
     for name, mask in masks.items():
         state.model[name] *= mask
     training = experiment.training
-    request = RoundRequest(
+    request = Train(
         key="k", parent="p", round=3, rounds=3, density=0.4, kept=0, prunable=0, seed=7, schedule=training.schedule,
         first_epoch=0, epochs=training.epochs, start=state, masks=masks,
     )  # fmt: skip
     return trainer, request
 
 
-def reference(trainer: Trainer, request: RoundRequest, optimizer, clip_norm) -> dict[str, torch.Tensor]:
+def reference(trainer: Trainer, request: Train, optimizer, clip_norm) -> dict[str, torch.Tensor]:
     """Train `module(w * mask)` by autograd through the product, no masking anywhere else."""
     module = trainer.module
     module.load_state_dict(request.start.model)

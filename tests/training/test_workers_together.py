@@ -14,7 +14,7 @@ from together import start_together
 from orchestrator.data.load import load_data
 from orchestrator.storage.checkpoint import pack_progress, unpack_progress
 from orchestrator.training.trainer import Trainer
-from orchestrator.work import RoundRequest
+from orchestrator.work import Train
 
 DEEPER = tiny.with_training(dataclasses.replace(tiny.EXPERIMENT, model="tiny:deeper"), channels_last=True)
 # Without batch norm, whose statistics are each worker's own; a clipped gradient would show a wrong scale.
@@ -23,9 +23,9 @@ NOISY = dataclasses.replace(DEEPER, model_options={"dropout": 0.2})
 WORLD = 3
 
 
-def request_of(experiment) -> RoundRequest:
+def request_of(experiment) -> Train:
     training = experiment.training
-    return RoundRequest(
+    return Train(
         key="k", parent=None, round=0, rounds=0, density=1.0, kept=0, prunable=0, seed=3, schedule=training.schedule,
         first_epoch=0, epochs=training.epochs, start=None, masks={},
     )  # fmt: skip

@@ -1,0 +1,197 @@
+"""Decide from what happens to the workers of a path whether it goes on: named states, and one pure function.
+
+                      AskForGroup                GroupStarted
+    "none" ────────────────────────▶ "expected" ─────────────▶ "running" ──▶ "none" (GroupStopped)
+                                                                  │  ▲
+                        AskForGroup (the group ended by itself)   ▼  │ GroupStarted: a restart
+                                                               "replaced"
+
+Ray Train starts a group again by itself when a worker dies: that is a GroupStarted while "running".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Literal, TypeAlias
+
+MAX_FRUITLESS_STARTS = 5  # of a round without one finished epoch
+MAX_FAILED_COMMITS = 3  # in a row
+_NO_REASON = "see the workers' logs for why they died (memory is the usual cause)"
+
+
+@dataclass(frozen=True)
+class PathState:
+    """What is known of the workers of a path.
+
+    `starts`: groups of workers that started; `restarts`: those of them that were not asked for. `crash`: the error that
+    the last worker died of. `failure`: why the path was given up. `place`: key and place of the furthest work so far.
+    `errors`: the start in which each error was raised, since the last progress.
+    """
+
+    workers: Literal["none", "expected", "replaced", "running"] = "none"
+    stop_asked: bool = False
+    failure: str | None = None
+    crash: str | None = None
+    starts: int = 0
+    restarts: int = 0
+    fruitless_starts: int = 0
+    failed_commits: int = 0
+    place: tuple[str, tuple[int, int]] = ("", (0, 0))
+    errors: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether no further group of workers may start."""
+        return self.stop_asked or self.failure is not None
+
+
+@dataclass(frozen=True)
+class AskForGroup:
+    """The path needs a group of workers for its next work."""
+
+
+@dataclass(frozen=True)
+class NoGroupNeeded:
+    """The path is finished, or waits for another owner's round."""
+
+
+@dataclass(frozen=True)
+class GroupStarted:
+    """A group of workers asks for its first work."""
+
+
+@dataclass(frozen=True)
+class GroupTrains:
+    """A group trains that a driver actor, which was started again, did not know of."""
+
+
+@dataclass(frozen=True)
+class GroupStopped:
+    """A group of workers ended, and what it has done is in storage."""
+
+
+@dataclass(frozen=True)
+class Progressed:
+    """An epoch was finished, or an answer has arrived."""
+
+
+@dataclass(frozen=True)
+class Resumed:
+    """The workers go on from this place of a work."""
+
+    key: str
+    place: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Crashed:
+    """A worker, or what starts workers, died of an error. `lost`: of the loss of another one."""
+
+    error: str
+    log: str
+    lost: bool
+
+
+@dataclass(frozen=True)
+class Committed:
+    """An answer is in storage."""
+
+
+@dataclass(frozen=True)
+class CommitFailed:
+    """An answer could not be stored."""
+
+    error: str
+
+
+@dataclass(frozen=True)
+class StopAsked:
+    """The user, or the cluster, asks the run to end."""
+
+
+@dataclass(frozen=True)
+class GivenUp:
+    """The path cannot go on."""
+
+    reason: str
+
+
+Event: TypeAlias = (
+    AskForGroup
+    | NoGroupNeeded
+    | GroupStarted
+    | GroupTrains
+    | GroupStopped
+    | Progressed
+    | Resumed
+    | Crashed
+    | Committed
+    | CommitFailed
+    | StopAsked
+    | GivenUp
+)
+
+
+def decide(state: PathState, event: Event) -> PathState:
+    """Return the state after `event`. A failure, once set, stays."""
+    match event:
+        case AskForGroup():
+            never_started = state.workers in ("expected", "replaced")
+            asked = replace(state, workers="expected" if state.workers == "none" else "replaced")
+            return _counted(asked, never_started)
+        case GroupStarted():
+            restarts = state.restarts + (state.workers != "expected")
+            return _counted(replace(state, workers="running", starts=state.starts + 1, restarts=restarts), True)
+        case GroupTrains():
+            return replace(state, workers="running")
+        case NoGroupNeeded() | GroupStopped():
+            return replace(state, workers="none")
+        case Progressed():
+            return replace(state, fruitless_starts=0, errors={})
+        case Resumed(key, place):
+            if key == state.place[0] and place <= state.place[1]:
+                return state
+            return replace(state, place=(key, place), fruitless_starts=0, errors={})
+        case Crashed(error, log, lost):
+            return _after_crash(state, error, f"{error}; the worker's log: {log}" if log else error, lost)
+        case Committed():
+            return replace(state, failed_commits=0)
+        case CommitFailed(error):
+            state = replace(state, failed_commits=state.failed_commits + 1)
+            if state.failed_commits < MAX_FAILED_COMMITS:
+                return state
+            count = MAX_FAILED_COMMITS
+            return _failed(state, f"{count} results in a row could not be committed, the last one because: {error}")
+        case StopAsked():
+            return replace(state, stop_asked=True)
+        case GivenUp(reason):
+            return _failed(state, reason)
+
+
+def _counted(state: PathState, start: bool) -> PathState:
+    """Count a start of a group; give up after too many of them without progress."""
+    state = replace(state, fruitless_starts=state.fruitless_starts + start)
+    if state.fruitless_starts <= MAX_FRUITLESS_STARTS:
+        return state
+    why = f"the last worker to say why it died said {state.crash}" if state.crash else _NO_REASON
+    count = MAX_FRUITLESS_STARTS
+    return _failed(state, f"a round was started {count} times and no attempt finished an epoch: {why}")
+
+
+def _after_crash(state: PathState, error: str, with_log: str, lost: bool) -> PathState:
+    """Give up if the same error comes in a second start without progress.
+
+    Not if a worker died because another one was lost: all survivors raise the same error each time, and the next group
+    may live longer.
+    """
+    state = replace(state, crash=with_log)
+    if lost:
+        return state
+    if state.errors.get(error, state.starts) < state.starts:
+        return _failed(state, f"two attempts ended in the same error: {with_log}")
+    return replace(state, errors={error: state.starts, **state.errors})
+
+
+def _failed(state: PathState, reason: str) -> PathState:
+    return replace(state, failure=state.failure or reason)

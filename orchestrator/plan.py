@@ -1,0 +1,133 @@
+"""Decide what is next: the whole algorithm of a path on one screen.
+
+The first round that is not committed is next. Before it, what it needs and storage lacks: a snapshot of the dense run,
+or gradients. A round prunes the network of the round before it; the technique says where the round starts.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from dataclasses import replace
+
+from orchestrator.errors import ConfigError, DensityError
+from orchestrator.experiment import Experiment, Problem
+from orchestrator.pruning import dead_layers, resolve_criterion
+from orchestrator.pruning.channels.graph import Kept
+from orchestrator.pruning.channels.removal import Channels
+from orchestrator.pruning.criteria import needs_gradients
+from orchestrator.pruning.masks import count_true
+from orchestrator.randomness import derive, own_randomness, seed_all
+from orchestrator.rounds import CutRound, Round, Rounds, masked_state
+from orchestrator.stopping import Floor
+from orchestrator.techniques import Start, check_rewind
+from orchestrator.work import Gradients, Snapshot, Tensors, Train, Work
+
+logger = logging.getLogger(__name__)
+
+
+def plan(experiment: Experiment, rounds: Rounds, floor: Floor | None = None) -> Work | None:
+    """Return the first work of the path that is not done, or None at its end; changes nothing.
+
+    The path also ends after rounds that fall below `floor`.
+    """
+    index = rounds.next_index(floor)
+    if index is None:
+        return None
+    if index == 0:
+        return _train_dense(experiment, rounds)
+    dense, parent = rounds[0], rounds[index - 1]
+    assert dense is not None
+    assert parent is not None  # all rounds before the first unfinished one are finished
+    epoch = experiment.technique.rewinds_to(experiment.training)
+    if epoch is not None and not dense.has_snapshot(epoch):
+        return Snapshot.of(_train_dense(experiment, rounds), epoch, dense.workers)
+    if needs_gradients(resolve_criterion(experiment.criterion)) and not parent.has_gradients():
+        return Gradients(parent.key, index - 1, experiment.seed, parent.state(), parent.masks, parent.channels)
+    masks, channels = select(experiment, rounds.problem, parent, index)
+    graph = rounds.problem.channels
+    start = experiment.technique.start(
+        *(CutRound(each, experiment.training, channels, graph) for each in (dense, parent))
+    )
+    return _train(experiment, rounds, index, start, masks, channels)
+
+
+def select(experiment: Experiment, problem: Problem, parent: Round, index: int) -> tuple[Tensors, Kept]:
+    """Return what is left of the network in round `index` >= 1: its masks, or else the channels that it keeps."""
+    state, density = parent.state().model, experiment.densities()[index]
+    weights = {name: state[name] for name in problem.prunable}
+    criterion = resolve_criterion(experiment.criterion)
+    gradients = parent.gradients() if needs_gradients(criterion) else None
+    with own_randomness():  # for a criterion that draws its scores
+        seed_all(derive(experiment.seed, "criterion", index))
+        if isinstance(experiment.selection, Channels):
+            assert problem.channels is not None  # traced where the problem is loaded
+            return {}, experiment.selection.select(
+                problem.channels, weights, density, kept=parent.channels, criterion=criterion, gradients=gradients
+            )
+        masks = experiment.selection.select(
+            weights,
+            density,
+            masks=parent.masks or None,
+            criterion=criterion,
+            gradients=gradients,
+            min_kept_per_layer=experiment.min_kept_per_layer,
+        )
+    for name in dead_layers(masks):
+        logger.warning("round %d at density %.4g leaves no weight in %s", index, density, name)
+    return masks, {}
+
+
+def _train_dense(experiment: Experiment, rounds: Rounds) -> Train:
+    """Return the work of round 0."""
+    training = experiment.training
+    work = _train(experiment, rounds, 0, Start(None, training.schedule, 0, training.epochs), {}, {})
+    return replace(work, keep=rounds.keep, constants=dict(rounds.problem.constants))
+
+
+def _train(experiment: Experiment, rounds: Rounds, index: int, start: Start, masks: Tensors, channels: Kept) -> Train:
+    """Return the work that trains round `index` from `start`."""
+    return Train(
+        key=rounds.keys[index],
+        parent=rounds.keys[index - 1] if index else None,
+        round=index,
+        rounds=len(rounds.keys) - 1,
+        density=experiment.densities()[index],
+        kept=sum(kept_by_layer(rounds.problem, masks, channels).values()),
+        prunable=sum(math.prod(shape) for shape in rounds.problem.prunable.values()),
+        seed=experiment.seed,
+        schedule=start.schedule,
+        first_epoch=start.first_epoch,
+        epochs=start.epochs,
+        start=masked_state(start.state, masks) if start.state else None,
+        masks=masks,
+        channels=channels,
+    )
+
+
+def kept_by_layer(problem: Problem, masks: Tensors, channels: Kept) -> dict[str, int]:
+    """Return how many weights of each prunable tensor are left."""
+    if masks:
+        return {name: count_true(masks[name]) for name in problem.prunable}
+    left = problem.channels.kept_weights(channels) if problem.channels and channels else {}
+    return {name: left.get(name, math.prod(shape)) for name, shape in problem.prunable.items()}
+
+
+def check_path(experiment: Experiment, problem: Problem, keep: tuple[int, ...]) -> None:
+    """Check, before anything is trained, that each round of the path can be given.
+
+    Raises DensityError for a density that the selection cannot give, ConfigError for an epoch of `keep` that lies
+    outside the dense run.
+    """
+    for epoch in keep:
+        check_rewind(epoch, experiment.training)
+    for index, density in enumerate(experiment.densities()[1:], start=1):
+        selection = experiment.selection
+        try:
+            if isinstance(selection, Channels):
+                assert problem.channels is not None  # traced where the problem is loaded
+                selection.check(problem.channels, problem.prunable, density)
+            else:
+                selection.check(problem.prunable, density, min_kept_per_layer=experiment.min_kept_per_layer)
+        except ConfigError as error:
+            raise DensityError(f"round {index}: {error}") from None

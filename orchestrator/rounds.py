@@ -1,0 +1,252 @@
+"""Read the finished rounds of a path: from memory while one is on its way to storage, otherwise from the ledger."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Protocol
+
+from torch import Tensor
+
+from orchestrator.errors import ConfigError, DamagedError
+from orchestrator.experiment import Problem
+from orchestrator.pruning.channels.graph import ChannelGraph, Kept
+from orchestrator.pruning.channels.shrink import check_configuration, cut_model, cut_optimizer
+from orchestrator.record import Record
+from orchestrator.stopping import Floor
+from orchestrator.storage.ledger import Ledger
+from orchestrator.storage.store import JSON_BYTES
+from orchestrator.training.config import TrainingConfig
+from orchestrator.work import GRADIENTS, Tensors, Train, Trained, TrainState
+
+
+class Round(Protocol):
+    """A round whose result exists."""
+
+    @property
+    def key(self) -> str: ...
+
+    @property
+    def masks(self) -> Tensors: ...
+
+    @property
+    def channels(self) -> Kept:
+        """The channels that its network has left; {} if it has all. Raises DamagedError."""
+
+    @property
+    def val_accuracy(self) -> float:
+        """Validation accuracy after the last epoch, in [0, 1]."""
+
+    @property
+    def workers(self) -> int:
+        """How many workers trained it."""
+
+    def state(self) -> TrainState:
+        """Return the final state; its dictionaries may be changed."""
+
+    def snapshot(self, epoch: int) -> TrainState:
+        """Return the state after `epoch` epochs. Raises DamagedError, MissingError."""
+
+    def has_snapshot(self, epoch: int) -> bool: ...
+
+    def gradients(self) -> Tensors:
+        """Return {name: dL/dw}. Raises DamagedError, MissingError."""
+
+    def has_gradients(self) -> bool: ...
+
+
+@dataclass(frozen=True)
+class NewRound:
+    """A round that has just been trained and is on its way to storage."""
+
+    work: Train
+    answer: Trained
+    ledger: Ledger
+
+    @property
+    def key(self) -> str:
+        return self.work.key
+
+    @property
+    def masks(self) -> Tensors:
+        return self.work.masks
+
+    @property
+    def channels(self) -> Kept:
+        return self.work.channels
+
+    @property
+    def val_accuracy(self) -> float:
+        return self.answer.history[-1].val_accuracy
+
+    @property
+    def workers(self) -> int:
+        return self.answer.workers
+
+    def state(self) -> TrainState:
+        return TrainState(dict(self.answer.state.model), dict(self.answer.state.optimizer))
+
+    def snapshot(self, epoch: int) -> TrainState:
+        return self.answer.snapshots.get(epoch) or self.ledger.snapshot(self.key, str(epoch), self._max_bytes)
+
+    def has_snapshot(self, epoch: int) -> bool:
+        return epoch in self.answer.snapshots or self.ledger.has_snapshot(self.key, str(epoch))
+
+    def gradients(self) -> Tensors:
+        return self.ledger.snapshot(self.key, GRADIENTS, self._max_bytes).model
+
+    def has_gradients(self) -> bool:
+        return self.ledger.has_snapshot(self.key, GRADIENTS)
+
+    @property
+    def _max_bytes(self) -> int:
+        """The size that a snapshot may have; the record that would say so may not be there yet."""
+        state = self.answer.state
+        return sum(tensor.nbytes for part in (state.model, state.optimizer) for tensor in part.values()) + JSON_BYTES
+
+
+@dataclass(frozen=True)
+class StoredRound:
+    """A committed round. Its tensors are read when they are first needed."""
+
+    key: str
+    ledger: Ledger
+    problem: Problem
+
+    @cached_property
+    def record(self) -> Record:
+        record = self.ledger.record(self.key)
+        if record is None:
+            raise DamagedError(f"rounds/{self.key}/record.json was there and is gone: start the job again")
+        return record
+
+    @cached_property
+    def _content(self) -> tuple[TrainState, Tensors]:
+        # A network of fewer channels has no masks, and its shapes are checked where it is cut further.
+        return self.ledger.load(self.record, {} if self.record.channels else self.problem.prunable)
+
+    @property
+    def masks(self) -> Tensors:
+        return self._content[1]
+
+    @cached_property
+    def channels(self) -> Kept:
+        kept: Kept = (self.record.channels or {}).get("kept", {})
+        if self.problem.channels is None:
+            return {}
+        try:
+            check_configuration(self.problem.channels, kept)
+        except ConfigError as error:
+            raise DamagedError(f"rounds/{self.key}/record.json is damaged: {error}") from None
+        return kept
+
+    @property
+    def val_accuracy(self) -> float:
+        return self.record.metrics["val_accuracy"]
+
+    @property
+    def workers(self) -> int:
+        return self.record.workers
+
+    def state(self) -> TrainState:
+        state, _ = self._content
+        return TrainState(dict(state.model), dict(state.optimizer))
+
+    def snapshot(self, epoch: int) -> TrainState:
+        return self.ledger.snapshot(self.key, str(epoch))
+
+    def has_snapshot(self, epoch: int) -> bool:
+        return self.ledger.has_snapshot(self.key, str(epoch))
+
+    def gradients(self) -> Tensors:
+        return self.ledger.snapshot(self.key, GRADIENTS).model
+
+    def has_gradients(self) -> bool:
+        return self.ledger.has_snapshot(self.key, GRADIENTS)
+
+
+@dataclass(frozen=True)
+class CutRound:
+    """A finished round as the next round's network sees it: without the channels that are removed now.
+
+    This is what a technique starts from. `channels` are those that the next round keeps.
+    """
+
+    finished: Round
+    training: TrainingConfig
+    channels: Kept
+    graph: ChannelGraph | None
+
+    def state(self) -> TrainState:
+        return self._cut(self.finished.state())
+
+    def snapshot(self, epoch: int) -> TrainState:
+        return self._cut(self.finished.snapshot(epoch))
+
+    def _cut(self, state: TrainState) -> TrainState:
+        if self.graph is None:
+            return state
+        base = self.finished.channels
+        return TrainState(
+            cut_model(self.graph, state.model, self.channels, base),
+            cut_optimizer(self.graph, state.optimizer, self.channels, base),
+        )
+
+
+def masked_state(state: TrainState, masks: Tensors) -> TrainState:
+    """Return `state` with zeros where `masks` remove a weight, and in the optimizer's slots of that weight."""
+
+    def cut(name: str, tensor: Tensor) -> Tensor:
+        mask = masks.get(name)
+        return tensor if mask is None or mask.shape != tensor.shape else tensor.masked_fill(~mask, 0)
+
+    model = {name: cut(name, tensor) for name, tensor in state.model.items()}
+    return TrainState(model, {slot: cut(slot.rsplit("/", 1)[0], value) for slot, value in state.optimizer.items()})
+
+
+class Rounds:
+    """The rounds of one path, by their number; None for one that is not finished.
+
+    `keys`: of all its rounds. `keep`: epochs of the dense run whose state is kept.
+    """
+
+    def __init__(self, keys: Sequence[str], problem: Problem, ledger: Ledger, keep: tuple[int, ...]) -> None:
+        self.keys, self.problem, self.ledger, self.keep = tuple(keys), problem, ledger, keep
+        self._finished: dict[str, Round] = {}
+
+    def __getitem__(self, index: int) -> Round | None:
+        key = self.keys[index]
+        if key not in self._finished and self.ledger.record(key) is not None:
+            self._finished[key] = StoredRound(key, self.ledger, self.problem)
+        return self._finished.get(key)
+
+    def first_unfinished(self) -> int | None:
+        """Return the number of the first round that is not finished, or None."""
+        return next((index for index in range(len(self.keys)) if self[index] is None), None)
+
+    def next_index(self, floor: Floor | None) -> int | None:
+        """Return the number of the round that is next, or None if all are finished or the path ends at `floor`."""
+        index = self.first_unfinished()
+        return None if index and self._is_cut_after(index, floor) else index
+
+    def add(self, work: Train, answer: Trained) -> None:
+        """Count a round as finished that is on its way to storage."""
+        self._finished[work.key] = NewRound(work, answer, self.ledger)
+
+    def remove(self, key: str) -> None:
+        """Count a round as not finished, because it could not be stored."""
+        self._finished.pop(key, None)
+
+    def release_before(self, index: int) -> None:
+        """Keep the tensors of earlier rounds in storage only."""
+        for key in self.keys[:index]:
+            self._finished[key] = StoredRound(key, self.ledger, self.problem)
+
+    def _is_cut_after(self, count: int, floor: Floor | None) -> bool:
+        """Whether the newest of the first `count` rounds, as many as the floor's patience, are all below it."""
+        if floor is None or count < floor.patience:
+            return False
+        finished = [self[index] for index in (0, *range(count - floor.patience, count))]
+        dense, *newest = [each.val_accuracy for each in finished if each is not None]
+        return floor.cuts(dense, newest)
