@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import time
 
-import ray
 from ray.autoscaler.sdk import request_resources
-from ray.core.generated.autoscaler_pb2 import GetClusterStatusReply
 
 from orchestrator.distributed.deployment import Workers
+from orchestrator.distributed.ray_private import cluster_status
 
 _ANSWER_SECONDS = 20.0  # it looks at what is asked every few seconds
 
 
 def is_there() -> bool:
     """Whether an autoscaler of version 2 has reported: the cluster may grow."""
-    return bool(_status().autoscaling_state.autoscaler_state_version)
+    return bool(cluster_status().autoscaling_state.autoscaler_state_version)
 
 
 def can_hold(workers: Workers) -> bool:
@@ -28,18 +27,13 @@ def can_hold(workers: Workers) -> bool:
         return False
     request_resources(bundles=[workers.resources] * workers.minimum)
     try:
-        asked = _status().cluster_resource_state.cluster_resource_state_version
+        asked = cluster_status().cluster_resource_state.cluster_resource_state_version
         deadline = time.monotonic() + _ANSWER_SECONDS
         while time.monotonic() < deadline:
-            state = _status().autoscaling_state
+            state = cluster_status().autoscaling_state
             if state.last_seen_cluster_resource_state_version > asked:
                 return not state.infeasible_cluster_resource_constraints
             time.sleep(0.5)
         return False
     finally:
         request_resources(bundles=[])  # nodes on their way still come, and the training asks for its own
-
-
-def _status() -> GetClusterStatusReply:
-    address = ray.get_runtime_context().gcs_address
-    return GetClusterStatusReply.FromString(ray._raylet.GcsClient(address).get_cluster_status())

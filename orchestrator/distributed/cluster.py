@@ -19,6 +19,7 @@ import ray
 
 from orchestrator.distributed import autoscaler, own_ray
 from orchestrator.distributed.deployment import Deployment, Workers
+from orchestrator.distributed.ray_private import TOKEN_LOGGER
 from orchestrator.distributed.termination import Terminated
 from orchestrator.errors import ConfigError, ResourceError
 from orchestrator.storage.store import Store
@@ -46,7 +47,7 @@ def connect(address: str | None) -> bool:
     if not joined:
         # Ray asks for a token by default. One of its own leaves no file in the home folder and dies with the job.
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
-        logging.getLogger("ray._private.authentication.authentication_token_setup").setLevel(logging.ERROR)
+        logging.getLogger(TOKEN_LOGGER).setLevel(logging.ERROR)
         options |= {"include_dashboard": False}
         environment = {name: os.environ.get(name, value) for name, value in own_ray.START_LIMITS.items()}
     if address not in ("local", "auto"):

@@ -12,8 +12,9 @@ import threading
 from collections.abc import Iterator
 
 import ray
-from ray.core.generated.gcs_pb2 import PlacementGroupTableData
 from ray.util.placement_group import PlacementGroup, remove_placement_group
+
+from orchestrator.distributed.ray_private import is_orphan, placement_groups
 
 logger = logging.getLogger(__name__)
 _POLL_SECONDS = 5.0
@@ -43,17 +44,6 @@ def _watch(stop: threading.Event) -> None:
 
 
 def orphans() -> list[ray.PlacementGroupID]:
-    """This job's placement groups that an actor made which is dead."""
-    # Neither the public table nor the state API says who made a group, and the latter needs a dashboard.
-    accessor = ray._private.state.state._connect_and_get_accessor()
+    """Return this job's placement groups whose maker is a dead actor."""
     job = ray.get_runtime_context().get_job_id()
-    tables = map(PlacementGroupTableData.FromString, accessor.get_placement_group_table())
-    return [
-        ray.PlacementGroupID(table.placement_group_id)
-        for table in tables
-        if table.creator_job_id.hex() == job
-        and table.creator_actor_dead
-        and not ray.ActorID(table.creator_actor_id).is_nil()  # else the job's own process made it
-        and not table.is_detached
-        and table.state != PlacementGroupTableData.REMOVED
-    ]
+    return [ray.PlacementGroupID(group.placement_group_id) for group in placement_groups() if is_orphan(group, job)]

@@ -11,12 +11,11 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from functools import partial
-from typing import Any
 
 import psutil
 import ray
 
+from orchestrator.distributed.ray_private import filter_printed_lines, processes_in_own_sessions
 from orchestrator.errors import ResourceError
 
 logger = logging.getLogger(__name__)
@@ -25,8 +24,7 @@ START_LIMITS = {"RAY_agent_register_timeout_ms": "300000"}
 _RAY_PROCESSES = ("gcs_server", "raylet")  # none of which Ray can do without
 _LOOK_SECONDS = 0.5
 # How Ray begins the last lines of a dead raylet's log, and its paragraph about a worker that died.
-_TOLD = ("Raylet is terminated", "A worker died or was killed")
-_print_to_stdstream = ray._private.worker.print_to_stdstream
+_DEATH_LINES = ("Raylet is terminated", "A worker died or was killed")
 
 
 def start(init: Callable[[], object]) -> None:
@@ -37,7 +35,7 @@ def start(init: Callable[[], object]) -> None:
     for again in (True, False):
         before = set(_children())
         try:
-            with _own_session():
+            with processes_in_own_sessions():
                 init()
         except Exception as error:
             if isinstance(error, ray.exceptions.AuthenticationError):
@@ -53,30 +51,9 @@ def start(init: Callable[[], object]) -> None:
                 ) from error
             logger.warning("Ray takes long to start on this machine: trying once more")
         else:
-            ray._private.worker.print_to_stdstream = _print_without_deaths
+            # `watched` and the job itself report deaths.
+            filter_printed_lines(lambda line: line.startswith(_DEATH_LINES))
             return
-
-
-@contextlib.contextmanager
-def _own_session() -> Iterator[None]:
-    """Have Ray 2.60 start its processes in sessions of their own while the block runs.
-
-    SIGTERM to the process group of the job, as `timeout`, systemd and Slurm send it, then reaches the job alone, which
-    needs its Ray for the last checkpoint. The kernel still ends them when the job dies.
-    """
-    services = ray._private.services
-    popen = services.ConsolePopen
-    services.ConsolePopen = partial(popen, start_new_session=True)
-    try:
-        yield
-    finally:
-        services.ConsolePopen = popen
-
-
-def _print_without_deaths(data: dict[str, Any], ignore_prefix: bool) -> None:
-    """Print what Ray 2.60 reports of its processes, except for deaths, of which `watched` and the job itself tell."""
-    if not any(str(line).startswith(_TOLD) for line in data["lines"]):
-        _print_to_stdstream(data, ignore_prefix)
 
 
 @contextlib.contextmanager

@@ -16,15 +16,13 @@ import ray
 import ray.train
 from fsspec.implementations.memory import MemoryFileSystem
 from pyarrow.fs import FSSpecHandler, PyFileSystem
-from ray.train.torch import TorchTrainer
-from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
-from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from orchestrator.distributed.actor import DriverActor, answer
 from orchestrator.distributed.deployment import Deployment
 from orchestrator.distributed.failures import death, last_line
 from orchestrator.distributed.network import OwnAddress
+from orchestrator.distributed.ray_private import QuietTorchTrainer
 from orchestrator.distributed.worker import WorkerConfig, train_path
 from orchestrator.errors import OrchestratorError
 from orchestrator.experiment import Experiment, Problem
@@ -138,20 +136,6 @@ class GiveUp(ray.train.UserCallback):  # type: ignore[misc]
                 raise OrchestratorError(failure)
 
 
-class _PathTrainer(TorchTrainer):  # type: ignore[misc]
-    def _register_sigint_handler(self, controller: Any) -> None:
-        """Leave Ctrl-C to the job, which ends with a checkpoint; Ray 2.60 would end the workers at once."""
-
-    def _create_default_callbacks(self) -> list[Any]:
-        """Leave out the actor for Ray data sets, which are not used, and the one that waits for the controller's death.
-
-        `orphans.orphans_removed` gives back what a dead controller reserved. Each actor imports Ray Train while the
-        workers do.
-        """
-        unused = (DatasetsCallback, PlacementGroupCleanerCallback)
-        return [each for each in super()._create_default_callbacks() if not isinstance(each, unused)]
-
-
 def fit(experiment: Experiment, driver: Any, store: Store, deployment: Deployment) -> None:
     """Train rounds with one group of workers; returns when the driver has no further one for them, or has failed.
 
@@ -176,7 +160,7 @@ def fit(experiment: Experiment, driver: Any, store: Store, deployment: Deploymen
     elastic = workers.minimum < workers.maximum
     patience, starts = (ELASTIC_START_SECONDS, MAX_FAILURES) if elastic else (START_SECONDS, 10)
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", str(patience))
-    trainer = _PathTrainer(
+    trainer = QuietTorchTrainer(
         partial(train_path, config),
         torch_config=OwnAddress(backend="nccl" if workers.gpus else "gloo"),
         scaling_config=ray.train.ScalingConfig(

@@ -30,7 +30,7 @@ def states_of_groups() -> dict[str, str]:
 
 
 def test_only_what_a_dead_actor_reserved_is_given_back(ray, monkeypatch):
-    monkeypatch.setattr(orphans, "_LOOK_SECONDS", 0.2)
+    monkeypatch.setattr(orphans, "_POLL_SECONDS", 0.2)
     maker_class = ray_module.remote(num_cpus=0)(Maker)
     living, killed = maker_class.remote(), maker_class.remote()
     kept, lost = ray_module.get([living.reserve.remote(), killed.reserve.remote()])

@@ -1,0 +1,91 @@
+"""Use what Ray keeps private: all of it stands here, read in Ray 2.60, and a test fails when it changes.
+
+Other files import these functions and classes, never Ray's private modules.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import ray
+from ray.core.generated.autoscaler_pb2 import GetClusterStatusReply
+from ray.core.generated.gcs_pb2 import PlacementGroupTableData
+from ray.train.torch import TorchTrainer
+from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
+from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
+
+READ_IN = "2.60"  # the version of Ray
+TOKEN_LOGGER = "ray._private.authentication.authentication_token_setup"  # tells where it stored a token
+
+
+def placement_groups() -> list[Any]:
+    """Return the cluster's placement groups (PlacementGroupTableData).
+
+    Neither the public table nor the state API says which actor made a group, and the latter needs a dashboard.
+    """
+    accessor = ray._private.state.state._connect_and_get_accessor()
+    return [PlacementGroupTableData.FromString(table) for table in accessor.get_placement_group_table()]
+
+
+def is_orphan(group: Any, job: str) -> bool:
+    """Whether an actor of `job` (hexadecimal id) made a placement group that still holds resources, and is dead."""
+    return bool(
+        group.creator_job_id.hex() == job
+        and group.creator_actor_dead
+        and not ray.ActorID(group.creator_actor_id).is_nil()  # otherwise the job's own process made it
+        and not group.is_detached
+        and group.state != PlacementGroupTableData.REMOVED
+    )
+
+
+def cluster_status() -> GetClusterStatusReply:
+    """Return what the autoscaler has reported to the head node."""
+    address = ray.get_runtime_context().gcs_address
+    return GetClusterStatusReply.FromString(ray._raylet.GcsClient(address).get_cluster_status())
+
+
+@contextlib.contextmanager
+def processes_in_own_sessions() -> Iterator[None]:
+    """Have Ray start its processes in sessions of their own while the block runs.
+
+    SIGTERM to the process group of the job, as `timeout`, systemd and Slurm send it, then reaches the job alone, which
+    needs its Ray for the last checkpoint. The kernel still ends them when the job dies.
+    """
+    services = ray._private.services
+    popen = services.ConsolePopen
+    services.ConsolePopen = partial(popen, start_new_session=True)
+    try:
+        yield
+    finally:
+        services.ConsolePopen = popen
+
+
+_print_to_stdstream = ray._private.worker.print_to_stdstream
+
+
+def filter_printed_lines(is_hidden: Callable[[str], bool]) -> None:
+    """Do not print what Ray reports of its processes if one of its lines is hidden."""
+
+    def print_visible(data: dict[str, Any], ignore_prefix: bool) -> None:
+        if not any(is_hidden(str(line)) for line in data["lines"]):
+            _print_to_stdstream(data, ignore_prefix)
+
+    ray._private.worker.print_to_stdstream = print_visible
+
+
+class QuietTorchTrainer(TorchTrainer):  # type: ignore[misc]
+    """A TorchTrainer that leaves Ctrl-C to the job and starts two actors fewer."""
+
+    def _register_sigint_handler(self, controller: Any) -> None:
+        """Leave Ctrl-C to the job, which ends with a checkpoint; Ray would end the workers at once."""
+
+    def _create_default_callbacks(self) -> list[Any]:
+        """Leave out the actor for Ray data sets, which are not used, and the one that waits for the controller's death.
+
+        `orphans` gives back what a dead controller reserved. Each actor imports Ray Train while the workers do.
+        """
+        unused = (DatasetsCallback, PlacementGroupCleanerCallback)
+        return [each for each in super()._create_default_callbacks() if not isinstance(each, unused)]

@@ -1,0 +1,49 @@
+"""What is private in Ray, and used: a new version of Ray must be read again before it is allowed."""
+
+import inspect
+import re
+from pathlib import Path
+
+import ray
+from ray.train.torch import TorchTrainer
+
+import orchestrator
+from orchestrator.distributed import ray_private
+
+PRIVATE = re.compile(r"ray\._|ray\.\w+(\.\w+)*\._|\._private|_internal|ray\.core\.generated")
+
+
+def test_it_was_read_in_the_version_that_is_installed():
+    assert ray.__version__.startswith(ray_private.READ_IN), (
+        "read each function of ray_private.py against the new version of Ray, then raise READ_IN"
+    )
+
+
+def test_what_is_overridden_or_replaced_is_still_there():
+    assert list(inspect.signature(TorchTrainer._register_sigint_handler).parameters) == ["self", "controller"]
+    assert list(inspect.signature(TorchTrainer._create_default_callbacks).parameters) == ["self"]
+    assert list(inspect.signature(ray_private._print_to_stdstream).parameters) == ["data", "ignore_prefix"]
+    with ray_private.processes_in_own_sessions():
+        assert ray._private.services.ConsolePopen.keywords == {"start_new_session": True}
+    assert inspect.isclass(ray._private.services.ConsolePopen)
+
+
+def test_two_default_callbacks_are_left_out():
+    trainer = ray_private.QuietTorchTrainer(lambda: None)
+    ours = [type(each) for each in trainer._create_default_callbacks()]
+    all_of_them = [type(each) for each in TorchTrainer._create_default_callbacks(trainer)]
+    assert sorted(set(all_of_them) - set(ours), key=str) == sorted(
+        [ray_private.DatasetsCallback, ray_private.PlacementGroupCleanerCallback], key=str
+    )
+
+
+def test_no_other_file_uses_what_ray_keeps_private():
+    root = Path(orchestrator.__file__).parent
+    found = [
+        f"{file.relative_to(root)}: {line.strip()}"
+        for file in sorted(root.rglob("*.py"))
+        if file.name != "ray_private.py"
+        for line in file.read_text().splitlines()
+        if PRIVATE.search(line)
+    ]
+    assert not found
