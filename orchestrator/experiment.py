@@ -8,6 +8,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from orchestrator.errors import ConfigError
@@ -18,6 +19,7 @@ from orchestrator.pruning.selection import Global, Selection
 from orchestrator.record import FORMAT
 from orchestrator.techniques import LearningRateRewinding, RetrainingTechnique
 from orchestrator.training.config import TrainingConfig
+from orchestrator.validate import dataclass_with, json_options, text, texts, tuple_of, whole
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,45 +45,29 @@ class Experiment:
     seeds: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        for text in ("name", "model", "data", "criterion"):
-            if not isinstance(value := getattr(self, text), str):
-                raise ConfigError(f'{text} must be a text, a name or "package.module:function", got {value!r}')
-        for several in ("seeds", "exclude"):
-            if not isinstance(value := getattr(self, several), (tuple, list)):
-                raise ConfigError(f"{several} must be a tuple, got {value!r}")
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}", self.name):
+        for name in ("model", "data", "criterion"):
+            text(name, getattr(self, name), way_out='give a name or "package.module:function"')
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}", text("name", self.name)):
             raise ConfigError(
                 f"name must be 1 to 100 of A-Z a-z 0-9 _ . -, the first a letter or a digit, got {self.name!r}"
             )
-        object.__setattr__(self, "seeds", tuple(self.seeds))
-        for seed in (self.seed, *self.seeds):
-            if not (isinstance(seed, int) and not isinstance(seed, bool) and 0 <= seed < 2**63):
-                raise ConfigError(f"a seed must be an integer in [0, 2^63), got {seed!r}")
+        seed = partial(whole, minimum=0, maximum=2**63 - 1)
+        seed("seed", self.seed)
+        object.__setattr__(self, "seeds", tuple_of("seeds", self.seeds, seed))
         if len(set(self.seeds)) < len(self.seeds):
             raise ConfigError(f"seeds must differ from each other, got {self.seeds}")
-        minimum: object = self.min_kept_per_layer
-        if not (isinstance(minimum, int) and not isinstance(minimum, bool) and minimum >= 0):
-            raise ConfigError(f"min_kept_per_layer must be a whole number of 0 or more, got {minimum!r}")
+        object.__setattr__(self, "exclude", texts("exclude", self.exclude))
+        whole("min_kept_per_layer", self.min_kept_per_layer, minimum=0)
         if isinstance(self.selection, Channels) and self.min_kept_per_layer:
             raise ConfigError("min_kept_per_layer must be 0 with Channels, where round_to says what a layer keeps")
-        object.__setattr__(self, "exclude", tuple(self.exclude))
-        for name, kind, methods in (
-            ("path", Path, ("densities",)),
-            ("technique", RetrainingTechnique, ("start", "check", "rewinds_to")),
-            ("selection", Selection, ("select", "check")),
-        ):
-            value = getattr(self, name)
-            if not dataclasses.is_dataclass(value) or not all(callable(getattr(value, m, None)) for m in methods):
-                needed = " and ".join(f"{method}()" for method in methods)
-                raise ConfigError(f"{name} must be a dataclass with {needed} ({kind.__name__}), got {value!r}")
+        dataclass_with("path", self.path, ["densities"])
+        dataclass_with("technique", self.technique, ["start", "check", "rewinds_to"])
+        dataclass_with("selection", self.selection, ["select", "check"])
         if not isinstance(self.training, TrainingConfig):
             raise ConfigError(f"training must be a TrainingConfig, got {self.training!r}")
         self.technique.check(self.training)
-        for field_name in ("model_options", "data_options"):
-            try:
-                json.dumps(dict(getattr(self, field_name)), allow_nan=False)
-            except (TypeError, ValueError) as error:
-                raise ConfigError(f"{field_name} must hold only JSON values ({error})") from None
+        json_options("model_options", self.model_options)
+        json_options("data_options", self.data_options)
 
     def replicates(self) -> list[Experiment]:
         """One experiment for each of `seeds`; without them, this one."""

@@ -21,11 +21,12 @@ from orchestrator.pruning.channels.removal import Channels
 from orchestrator.pruning.criteria import Criterion, needs_gradients, resolve_criterion, score
 from orchestrator.pruning.path import Path, check_decreasing
 from orchestrator.randomness import own_randomness, seed_all
-from orchestrator.schedules import Schedule, is_number
+from orchestrator.schedules import Schedule
 from orchestrator.techniques import RetrainingTechnique, Start, check_rewind
 from orchestrator.training.config import TrainingConfig
 from orchestrator.training.state import take_state
 from orchestrator.user_code import called, described
+from orchestrator.validate import finite, tuple_of, whole
 from orchestrator.work import TrainState
 
 logger = logging.getLogger(__name__)
@@ -54,9 +55,7 @@ def is_ours(value: object) -> bool:
 
 def _rehearse_path(path: Path) -> tuple[float, ...]:
     with called(f"{type(path).__name__}.densities()", path.densities):
-        densities = tuple(path.densities())
-        if not all(map(is_number, densities)):
-            raise ConfigError(f"{type(path).__name__}.densities() must return numbers, got {densities!r}")
+        densities = tuple_of(f"{type(path).__name__}.densities()", tuple(path.densities()), finite)
         check_decreasing(densities)
     return densities
 
@@ -67,8 +66,7 @@ def rehearse_schedule(schedule: Schedule, first: int, epochs: int, of_epochs: in
     for epoch in (float(first), first + epochs - 1.0, math.nextafter(first + epochs, 0)):
         with called(what, schedule.lr_at):
             rate: object = schedule.lr_at(epoch, of_epochs)
-        if not (is_number(rate) and rate >= 0):  # type: ignore[operator]
-            raise ConfigError(f"{what} must return a learning rate, a number of 0 or more, got {rate!r} at {epoch:g}")
+        finite(f"{what} at epoch {epoch:g}", rate, minimum=0)
 
 
 def _rehearse_criterion(name: str, prunable: Shapes) -> Criterion:
@@ -176,9 +174,6 @@ def _rehearse_technique(technique: RetrainingTechnique, training: TrainingConfig
         start: object = technique.start(finished, finished)
     if not isinstance(start, Start):
         raise ConfigError(f"{name}.start() must return a Start, got {type(start).__name__}")
-    if not (isinstance(start.epochs, int) and start.epochs >= 1 and start.first_epoch >= 0):
-        raise ConfigError(
-            f"{name}.start() must ask for 1 epoch or more, from epoch 0 or later on, got {start.epochs!r} from "
-            f"{start.first_epoch!r}"
-        )
+    whole(f"epochs of {name}.start()", start.epochs, minimum=1)
+    whole(f"first_epoch of {name}.start()", start.first_epoch, minimum=0)
     rehearse_schedule(start.schedule, start.first_epoch, start.epochs, training.epochs)

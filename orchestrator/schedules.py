@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 from orchestrator.errors import ConfigError
+from orchestrator.validate import finite, fraction, tuple_of
 
 
 class Schedule(Protocol):
@@ -32,14 +34,12 @@ class StepDecay:
     warmup_epochs: float = 0.0
 
     def __post_init__(self) -> None:
-        _check_rate("StepDecay.peak", self.peak)
-        _check_warmup("StepDecay.warmup_epochs", self.warmup_epochs)
-        drops = tuple(self.drops) if isinstance(self.drops, tuple | list) else (None,)
-        if not all(is_number(drop) and drop > 0 for drop in drops) or list(drops) != sorted(set(drops)):
-            raise ConfigError(f"StepDecay.drops must be rising epochs above 0, got {self.drops!r}")
-        object.__setattr__(self, "drops", drops)
-        if not (is_number(self.factor) and 0 < self.factor <= 1):
-            raise ConfigError(f"StepDecay.factor must be in (0, 1], got {self.factor!r}")
+        finite("StepDecay.peak", self.peak, above=0)
+        object.__setattr__(self, "drops", tuple_of("StepDecay.drops", self.drops, partial(finite, above=0)))
+        if list(self.drops) != sorted(set(self.drops)):
+            raise ConfigError(f"StepDecay.drops must rise, got {self.drops!r}")
+        fraction("StepDecay.factor", self.factor, one=True)
+        finite("StepDecay.warmup_epochs", self.warmup_epochs, minimum=0)
 
     def lr_at(self, epoch: float, epochs: int) -> float:
         if epoch < self.warmup_epochs:
@@ -56,10 +56,9 @@ class Cosine:
     final: float = 0.0
 
     def __post_init__(self) -> None:
-        _check_rate("Cosine.peak", self.peak)
-        _check_warmup("Cosine.warmup_epochs", self.warmup_epochs)
-        if not (is_number(self.final) and 0 <= self.final <= self.peak):
-            raise ConfigError(f"Cosine.final must be between 0 and the peak {self.peak}, got {self.final}")
+        finite("Cosine.peak", self.peak, above=0)
+        finite("Cosine.warmup_epochs", self.warmup_epochs, minimum=0)
+        finite("Cosine.final", self.final, minimum=0, maximum=self.peak, way_out="the peak is the highest rate")
 
     def lr_at(self, epoch: float, epochs: int) -> float:
         if epoch < self.warmup_epochs:
@@ -75,22 +74,7 @@ class Constant:
     rate: float
 
     def __post_init__(self) -> None:
-        _check_rate("Constant.rate", self.rate)
+        finite("Constant.rate", self.rate, above=0)
 
     def lr_at(self, epoch: float, epochs: int) -> float:
         return self.rate
-
-
-def _check_rate(field: str, value: float) -> None:
-    if not (is_number(value) and value > 0):
-        raise ConfigError(f"{field} must be a finite learning rate above 0, got {value!r}")
-
-
-def _check_warmup(field: str, value: float) -> None:
-    if not (is_number(value) and value >= 0):
-        raise ConfigError(f"{field} must be 0 or more epochs, got {value!r}")
-
-
-def is_number(value: object) -> bool:
-    """A finite int or float; True and False are none."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

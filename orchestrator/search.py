@@ -21,6 +21,7 @@ from orchestrator.pruning.path import Explicit, longer
 from orchestrator.pruning.selection import NofM
 from orchestrator.record import Record
 from orchestrator.stopping import Floor
+from orchestrator.validate import whole
 
 PATIENCE = 3
 Train = Callable[[Experiment, Floor], Sequence[Sequence[Record]]]
@@ -52,8 +53,7 @@ def search_density(experiment: Experiment, floor: Floor, train: Train, *, probes
     A round holds if the median over the replicates of what they have above their floors is not negative, by validation
     accuracy. Raises ConfigError for a negative number of probes, or a selection that has nothing to probe.
     """
-    if probes < 0:
-        raise ConfigError(f"probes must be 0 or more, got {probes}")
+    whole("probes", probes, minimum=0)
     if probes and isinstance(experiment.selection, NofM):
         raise ConfigError(f"{experiment.selection} has no density between two of its own, got probes={probes}: pass 0")
     seen: dict[str, Record] = {}

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from orchestrator.errors import ConfigError
-from orchestrator.schedules import is_number
+from orchestrator.validate import fraction, whole
 
 _ROUNDING = 1e-9  # more than a difference or a quotient may be off, less than one sample of any data set
 
@@ -24,14 +24,12 @@ class Floor:
     patience: int = 1
 
     def __post_init__(self) -> None:
-        if not isinstance(self.patience, int) or self.patience < 1:
-            raise ConfigError(f"floor.patience must be a whole number of rounds, 1 or more, got {self.patience!r}")
+        whole("floor.patience", self.patience, minimum=1)
         given = {name: value for name in ("accuracy", "drop") if (value := getattr(self, name)) is not None}
         if len(given) != 1:
             raise ConfigError(f"a floor is either an accuracy or a drop below dense, got {given or 'neither'}")
         for name, value in given.items():
-            if not (is_number(value) and 0 <= value <= 1):
-                raise ConfigError(f"floor.{name} must be a fraction in [0, 1], got {value!r}")
+            fraction(f"floor.{name}", value, zero=True, one=True)
 
     def cuts(self, dense: float, accuracies: Sequence[float]) -> bool:
         """Whether a path goes no further that began with `dense` and whose newest rounds reached `accuracies`."""

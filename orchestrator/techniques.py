@@ -13,6 +13,7 @@ from typing import Literal, Protocol
 from orchestrator.errors import ConfigError
 from orchestrator.schedules import Constant, Schedule
 from orchestrator.training.config import TrainingConfig
+from orchestrator.validate import one_of, whole
 from orchestrator.work import TrainState
 
 
@@ -71,8 +72,7 @@ class LearningRateRewinding(RetrainingTechnique):
 
     def check(self, training: TrainingConfig) -> None:
         check_epochs(self, self.epochs, training)
-        if self.optimizer_state not in ("kept", "fresh"):
-            raise ConfigError(f"optimizer_state must be 'kept' or 'fresh', got {self.optimizer_state!r}")
+        one_of(f"{type(self).__name__}.optimizer_state", self.optimizer_state, ["kept", "fresh"])
 
     def start(self, dense: FinishedRound, parent: FinishedRound) -> Start:
         state = parent.state()
@@ -151,16 +151,12 @@ def last_rate(training: TrainingConfig) -> Constant:
 
 def check_epochs(technique: RetrainingTechnique, epochs: int | None, training: TrainingConfig) -> None:
     """Raise ConfigError unless `epochs` is None or lies within the dense run."""
-    if epochs is not None and not (
-        isinstance(epochs, int) and not isinstance(epochs, bool) and 1 <= epochs <= training.epochs
-    ):
-        name = type(technique).__name__
-        raise ConfigError(f"{name}.epochs must be in 1..{training.epochs}, the epochs of the dense run, got {epochs!r}")
+    if epochs is not None:
+        way_out = f"the dense run has {training.epochs} epochs"
+        whole(f"{type(technique).__name__}.epochs", epochs, minimum=1, maximum=training.epochs, way_out=way_out)
 
 
 def check_rewind(epoch: object, training: TrainingConfig) -> None:
     """Raise ConfigError unless the dense run has a state after `epoch` epochs that is not its last."""
-    if not (isinstance(epoch, int) and 0 <= epoch < training.epochs):
-        raise ConfigError(
-            f"an epoch to rewind to must be in 0..{training.epochs - 1}, within the dense run, got {epoch}"
-        )
+    way_out = f"the dense run has {training.epochs} epochs"
+    whole("an epoch to rewind to", epoch, minimum=0, maximum=training.epochs - 1, way_out=way_out)

@@ -383,7 +383,7 @@ def test_names_tell_the_probes_apart_and_are_allowed_to_be_long() -> None:
 @pytest.mark.parametrize(
     ("change", "probes", "message"),
     [
-        ({}, -1, "probes must be 0 or more, got -1"),
+        ({}, -1, "probes must be a whole number of 0 or more, got -1"),
         ({"selection": NofM(4)}, 1, r"NofM\(m=4\) has no density between two of its own, got probes=1: pass 0"),
     ],
 )

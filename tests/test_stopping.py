@@ -59,11 +59,11 @@ def test_a_drop_is_exact_to_a_sample(samples: int, data: st.DataObject) -> None:
             {"accuracy": 0.9, "drop": 0.1},
             "an accuracy or a drop below dense, got {'accuracy': 0.9, 'drop': 0.1}",
         ),
-        ({"accuracy": 91.5}, r"floor.accuracy must be a fraction in \[0, 1\], got 91.5"),
-        ({"accuracy": -0.1}, r"floor.accuracy must be a fraction in \[0, 1\], got -0.1"),
-        ({"accuracy": float("nan")}, r"floor.accuracy must be a fraction in \[0, 1\], got nan"),
-        ({"drop": "2%"}, r"floor.drop must be a fraction in \[0, 1\], got '2%'"),
-        ({"drop": True}, r"floor.drop must be a fraction in \[0, 1\], got True"),
+        ({"accuracy": 91.5}, r"floor.accuracy must be a number in \[0, 1\], got 91.5"),
+        ({"accuracy": -0.1}, r"floor.accuracy must be a number in \[0, 1\], got -0.1"),
+        ({"accuracy": float("nan")}, r"floor.accuracy must be a number in \[0, 1\], got nan"),
+        ({"drop": "2%"}, r"floor.drop must be a number in \[0, 1\], got '2%'"),
+        ({"drop": True}, r"floor.drop must be a number in \[0, 1\], got True"),
     ],
 )
 def test_what_is_refused(given: dict[str, float], message: str) -> None:
@@ -146,9 +146,9 @@ def test_the_floor_decides_no_key(tmp_path: Path) -> None:
     assert all(a == b for a, b in itertools.pairwise(keys))
 
 
-@pytest.mark.parametrize("patience", [0, -1, 1.5, "2"])
+@pytest.mark.parametrize("patience", [0, -1, 1.5, "2", True])
 def test_patience_is_a_number_of_rounds(patience):
-    with pytest.raises(ConfigError, match=rf"floor.patience must be a whole number .*, 1 or more, got {patience!r}"):
+    with pytest.raises(ConfigError, match=rf"floor.patience must be a whole number of 1 or more, got {patience!r}"):
         Floor(drop=0.1, patience=patience)
 
 

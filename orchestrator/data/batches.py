@@ -19,6 +19,7 @@ from orchestrator.data.dataset import Split as Split  # for those who name a spl
 from orchestrator.data.sample_checks import in_memory, read_sample
 from orchestrator.errors import ConfigError, DataError, OrchestratorError
 from orchestrator.randomness import own_randomness, seed_all
+from orchestrator.validate import whole
 
 Batch: TypeAlias = tuple[Tensor, Tensor]  # images (n, C, H, W), labels (n,) int64
 
@@ -53,10 +54,8 @@ class Batches:
         channels_last: bool = False,
     ) -> None:
         check_batch_size(len(data.train), batch_size, world)
-        if not 0 <= rank < world:
-            raise ConfigError(f"rank must be in [0, {world}), got {rank}")
-        if loader_workers < 0:
-            raise ConfigError(f"loader_workers must be 0 or more, got {loader_workers}")
+        whole("rank", rank, minimum=0, maximum=world - 1)
+        whole("loader_workers", loader_workers, minimum=0)
         self.steps_per_epoch = len(data.train) // batch_size
         self._data, self._batch_size, self._device = data, batch_size, device
         self._rank, self._world = rank, world

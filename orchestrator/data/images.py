@@ -20,7 +20,8 @@ from torch import Tensor
 from orchestrator.data.dataset import Data, KnownSamples, Samples, fixed_order
 from orchestrator.data.decoding import IMAGE_ENDINGS, PIXELS, check_background, decoded
 from orchestrator.data.parquet_reader import PackedImages, is_packed, open_packed
-from orchestrator.errors import ConfigError, DataError
+from orchestrator.errors import DataError
+from orchestrator.validate import flag, fraction, whole
 
 if TYPE_CHECKING:
     from hashlib import _Hash as Hash
@@ -53,10 +54,8 @@ def imagefolder(
 
     Raises DataError where the data is not laid out so, or not whole, ConfigError for a wrong option.
     """
-    if not (isinstance(image_size, int) and image_size >= 1):
-        raise ConfigError(f"image_size must be a whole number of pixels, 1 or more, got {image_size!r}")
-    if not isinstance(upright, bool):
-        raise ConfigError(f"upright must be True or False, got {upright!r}")
+    whole("image_size", image_size, minimum=1)
+    flag("upright", upright)
     check_background(background)
     if root is None:
         raise DataError(
@@ -156,9 +155,9 @@ class ImageFiles(KnownSamples):
 
 
 def _cut(val_fraction: float, samples: int) -> int:
-    cut = max(1, round(val_fraction * samples))
-    if not 0 < val_fraction < 1 or cut >= samples:
-        raise DataError(f"val_fraction must be in (0, 1) and leave training images, got {val_fraction} of {samples}")
+    cut = max(1, round(fraction("val_fraction", val_fraction, error=DataError) * samples))
+    if cut >= samples:
+        raise DataError(f"val_fraction must leave training images, got {val_fraction} of {samples}")
     return cut
 
 

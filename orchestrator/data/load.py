@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, cast
@@ -28,6 +27,7 @@ from orchestrator.data.separate_process import run_apart
 from orchestrator.errors import ConfigError, DataError
 from orchestrator.lookup import call, lookup, signature_of, takes
 from orchestrator.randomness import own_randomness, seed_all
+from orchestrator.validate import fraction
 
 _Parts = tuple[list[int], list[int]]  # indices of the given training split that become train and val
 
@@ -76,10 +76,7 @@ def _look(data: Data, spec: str) -> tuple[_Parts | None, str]:
 
 def _cut_validation(data: Data, labels: Tensor | None) -> _Parts:
     n = len(data.train)
-    fraction: object = data.val_fraction
-    if not (isinstance(fraction, int | float) and math.isfinite(fraction)):
-        raise DataError(f"val_fraction must be a number in (0, 1), got {fraction!r}")
-    cut = round(fraction * n)
+    cut = round(fraction("val_fraction", data.val_fraction, error=DataError) * n)
     if not 1 <= cut < n:
         raise DataError(f"val_fraction {data.val_fraction} of {n} training samples gives {cut} for validation")
     order = fixed_order(np.zeros(n) if labels is None else labels.cpu().numpy())

@@ -39,6 +39,7 @@ from orchestrator.data.parquet_reader import REQUESTS
 from orchestrator.errors import ConfigError, DataError, StorageError
 from orchestrator.storage.opening import open_store
 from orchestrator.storage.store import Store
+from orchestrator.validate import whole
 
 MB = 1 << 20
 NUMBERS = 60  # characters of a row of the index beside its name
@@ -63,8 +64,7 @@ def pack(
     Whatever is interrupted lacks dataset.json and is no data set. Raises DataError for a folder not laid out so or a
     file that is no image, whatever its name, ConfigError for an `out` that is not empty, StorageError.
     """
-    if shard_mb < 1:
-        raise ConfigError(f"--shard-mb must be 1 or more, got {shard_mb}")
+    whole("--shard-mb", shard_mb, minimum=1)
     store = open_store(out)
     _check_empty(store)
     classes, splits = scan(folder)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import operator
+from functools import partial
 from typing import Any, TypeGuard
 
 import torch
@@ -14,6 +14,7 @@ from orchestrator.data.dataset import Data, KnownSamples, Samples, Split
 from orchestrator.errors import ConfigError, DataError, OrchestratorError
 from orchestrator.randomness import own_randomness
 from orchestrator.user_code import ERRORS, called, described
+from orchestrator.validate import finite, tuple_of, whole
 
 
 def read_sample(data: Data, split: Split, index: int) -> tuple[Tensor, int]:
@@ -50,11 +51,11 @@ def read_sample(data: Data, split: Split, index: int) -> tuple[Tensor, int]:
 
 def check_fields(data: Data) -> None:
     """Everything of `data` but its samples. Raises DataError."""
-    if not (isinstance(data.num_classes, int) and data.num_classes >= 1):
-        raise DataError(f"num_classes must be a whole number of 1 or more, got {data.num_classes!r}")
+    whole("num_classes", data.num_classes, minimum=1, error=DataError)
     shape: object = data.input_shape
-    if not (isinstance(shape, tuple) and len(shape) == 3 and all(isinstance(n, int) and n >= 1 for n in shape)):
-        raise DataError(f"input_shape must be a tuple (channels, height, width), each 1 or more, got {shape!r}")
+    if not (isinstance(shape, tuple) and len(shape) == 3):
+        raise DataError(f"input_shape must be a tuple (channels, height, width), got {shape!r}")
+    tuple_of("input_shape", shape, partial(whole, minimum=1, error=DataError))
     if data.labels and len(data.labels) != data.num_classes:
         raise DataError(f"labels must name all {data.num_classes} classes or none, got {len(data.labels)} names")
     augment: Any = data.augment
@@ -63,15 +64,11 @@ def check_fields(data: Data) -> None:
     if data.normalize and data.normalized:
         raise DataError("normalize and normalized must not both be given: images are normalized before or here")
     for name, value in (("normalize", data.normalize), ("normalized", data.normalized)):
-        if value is None:
-            continue
-        try:
-            mean, std = (tuple(map(float, numbers)) for numbers in value)
-            fits = len(mean) == len(std) == shape[0] and all(map(math.isfinite, mean)) and all(s > 0 for s in std)
-        except (TypeError, ValueError):
-            fits = False
-        if not fits:
-            raise DataError(f"{name} must be (mean, std), {shape[0]} numbers each, std > 0, got {value}")
+        if value is not None:
+            mean, std = tuple_of(name, value, lambda _, numbers: numbers, length=2, error=DataError)
+            number = partial(finite, error=DataError)
+            tuple_of(f"mean of {name}", mean, number, length=shape[0], error=DataError)
+            tuple_of(f"std of {name}", std, partial(number, above=0), length=shape[0], error=DataError)
 
 
 def check_size(split: Split, samples: Samples) -> None:

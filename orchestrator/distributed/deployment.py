@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 
 from orchestrator.errors import ConfigError
+from orchestrator.validate import finite, whole
 
 
 @dataclass(frozen=True)
@@ -26,10 +26,8 @@ class Workers:
         minimum, maximum = int(parts[0]), int(parts[-1])
         if not 1 <= minimum <= maximum:
             raise ConfigError(f"--workers must be at least 1 and the range must rise, got {count!r}")
-        if not (math.isfinite(cpus) and cpus > 0 and math.isfinite(gpus) and gpus >= 0):
-            raise ConfigError(
-                f"--cpus-per-worker must be above 0 and --gpus-per-worker 0 or more, got {cpus} and {gpus}"
-            )
+        finite("--cpus-per-worker", cpus, above=0)
+        finite("--gpus-per-worker", gpus, minimum=0)
         if round(cpus, 4) != cpus:
             raise ConfigError(f"--cpus-per-worker must be a multiple of 0.0001, as Ray counts, got {cpus}")
         if gpus != int(gpus):
@@ -58,10 +56,9 @@ class Deployment:
     home: str | None = None
 
     def __post_init__(self) -> None:
-        if not self.checkpoint_seconds >= 0:
-            raise ConfigError(f"--checkpoint-seconds must be 0 or more, got {self.checkpoint_seconds}")
-        if self.loader_workers is not None and self.loader_workers < 0:
-            raise ConfigError(f"--loader-workers must be 0 or more, got {self.loader_workers}")
+        finite("--checkpoint-seconds", self.checkpoint_seconds, minimum=0)
+        if self.loader_workers is not None:
+            whole("--loader-workers", self.loader_workers, minimum=0)
 
     def check_layers(self, gpu_only: tuple[str, ...]) -> None:
         """Raise ConfigError if the workers have no GPU, for layers that need one."""

@@ -23,6 +23,7 @@ from orchestrator.problem import load_problem
 from orchestrator.stopping import Floor
 from orchestrator.storage.ledger import Ledger
 from orchestrator.storage.opening import open_store
+from orchestrator.validate import whole
 
 Build = Callable[[dict[str, Any]], Experiment]
 
@@ -54,8 +55,9 @@ def sweep_space(
         from optuna.samplers import TPESampler
         from ray.tune.search.optuna import OptunaSearch
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    if samples < 1 or not space:
-        raise ConfigError(f"a space needs at least one parameter and one sample, got {len(space)} and {samples}")
+    whole("samples", samples, minimum=1)
+    if not space:
+        raise ConfigError("space must have at least one parameter, got none")
     began = time.perf_counter()
     sweep = checked_sweep(storage, deployment, max_concurrent, floor)
     ledger = Ledger(open_store(storage))

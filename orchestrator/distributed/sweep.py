@@ -33,6 +33,7 @@ from orchestrator.storage.ledger import Ledger
 from orchestrator.storage.opening import open_store
 from orchestrator.storage.store import side_by_side
 from orchestrator.techniques import LearningRateRewinding
+from orchestrator.validate import whole
 
 
 @dataclass(frozen=True)
@@ -167,8 +168,8 @@ def distinct(experiments: Sequence[Experiment]) -> list[Experiment]:
 def checked_sweep(
     storage: str, deployment: Deployment | None, max_concurrent: int | None, floor: Floor | None
 ) -> Sweep:
-    if max_concurrent is not None and max_concurrent < 1:
-        raise ConfigError(f"max_concurrent must be 1 or more, got {max_concurrent}")
+    if max_concurrent is not None:
+        whole("max_concurrent", max_concurrent, minimum=1)
     store = open_store(storage)
     store.check()
     return Sweep(store.uri, deployment or Deployment(), floor, uuid.uuid4().hex)

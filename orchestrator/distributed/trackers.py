@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 from orchestrator.errors import ConfigError
 from orchestrator.extras import extra
+from orchestrator.validate import one_of
 
 if TYPE_CHECKING:  # the flags of a job need the names only, and not Ray
     from ray import tune
@@ -27,8 +28,7 @@ def tracker(name: TrackerName, project: str) -> tune.Callback:
 
     Raises ConfigError for an unknown name, and for a tracker whose package cannot be imported or that cannot be set up.
     """
-    if name not in _MODULES:
-        raise ConfigError(f"tracker must be one of {', '.join(_MODULES)}, got {name!r}")
+    one_of("tracker", name, _MODULES)
     package, integration = _MODULES[name]
     with extra(name, f"tracker {name!r}"):
         importlib.import_module(package)

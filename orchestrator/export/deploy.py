@@ -18,7 +18,7 @@ from torch.utils.data import Subset
 
 from orchestrator.data.batches import Batches
 from orchestrator.data.dataset import Data
-from orchestrator.errors import ConfigError, ExportError
+from orchestrator.errors import ExportError
 from orchestrator.export.agreement import RELATIVE, relative_error
 from orchestrator.export.batch_norm import in_float32
 from orchestrator.export.coreml_file import save_coreml
@@ -35,6 +35,7 @@ from orchestrator.modules import tensor_answer
 from orchestrator.pruning.channels.graph import Kept
 from orchestrator.pruning.macs import count_macs
 from orchestrator.training.state import model_tensors
+from orchestrator.validate import one_of
 
 FORMATS = {  # name to the ending of its files
     "packed": ".safetensors",
@@ -90,8 +91,8 @@ def deploy(
             "LiteRT files are not written: its converter wants an older torch or typing-extensions than are installed "
             "here; phones with Android run onnx and pte files"
         )
-    if unknown := [name for name in formats if name not in FORMATS]:
-        raise ConfigError(f"a format must be one of {', '.join(FORMATS)}, got {unknown[0]!r}")
+    for name in formats:
+        one_of("a format", name, FORMATS)
     check_writable(folder, "--out")
     wanted = tuple(dict.fromkeys(formats or FORMATS))
     data = source.load() if source else None

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-import math
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ from orchestrator.data.dataset import Data
 from orchestrator.errors import ConfigError, ExportError
 from orchestrator.randomness import own_randomness
 from orchestrator.user_code import one_line
+from orchestrator.validate import finite, texts, tuple_of, whole
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # mean and standard deviation, red green blue
 
@@ -31,18 +32,14 @@ class Preprocessing:
     labels: tuple[str, ...]
 
     def __post_init__(self) -> None:
-        for name in ("input_shape", "mean", "std", "labels"):
-            object.__setattr__(self, name, tuple(getattr(self, name)))
-        shape = self.input_shape
-        if not (len(shape) == 3 and all(isinstance(size, int) and size >= 1 for size in shape)):
-            raise ConfigError(f"input_shape must be (channels, height, width), each 1 or more, got {shape!r}")
-        for name, least in (("mean", -math.inf), ("std", 0.0)):
-            values = getattr(self, name)
-            if len(values) != shape[0] or not all(math.isfinite(value) and value > least for value in values):
-                rule = f"{shape[0]} finite numbers, one a channel" + (", above 0" if name == "std" else "")
-                raise ConfigError(f"{name} must be {rule}, got {values!r}")
-        if not (self.labels and all(isinstance(label, str) for label in self.labels)):
-            raise ConfigError(f"labels must name at least one output, got {self.labels!r}")
+        shape = tuple_of("input_shape", self.input_shape, partial(whole, minimum=1), length=3)
+        mean = tuple_of("mean", self.mean, finite, length=shape[0])
+        std = tuple_of("std", self.std, partial(finite, above=0), length=shape[0])
+        labels = texts("labels", self.labels)
+        if not labels:
+            raise ConfigError("labels must name at least one output, got none")
+        for name, value in (("input_shape", shape), ("mean", mean), ("std", std), ("labels", labels)):
+            object.__setattr__(self, name, value)
 
     @staticmethod
     def of(data: Data) -> Preprocessing:

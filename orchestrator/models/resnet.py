@@ -7,7 +7,7 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from orchestrator.errors import ConfigError
+from orchestrator.validate import one_of, whole
 
 DEPTHS = (8, 14, 20, 32, 44, 56, 110)
 Shortcut = Literal["projection", "padding"]
@@ -29,12 +29,9 @@ class CifarResNet(nn.Module):
         width: int = 16,
         shortcut: Shortcut = "projection",
     ) -> None:
-        if depth not in DEPTHS:
-            raise ConfigError(f"depth must be one of {DEPTHS}, got {depth}")
-        if not (isinstance(width, int) and width >= 1):
-            raise ConfigError(f"width must be a whole number of 1 or more, got {width!r}")
-        if shortcut not in ("projection", "padding"):
-            raise ConfigError(f"shortcut must be 'projection' or 'padding', got {shortcut!r}")
+        one_of("depth", depth, DEPTHS)
+        whole("width", width, minimum=1)
+        one_of("shortcut", shortcut, ["projection", "padding"])
         super().__init__()
         blocks = (depth - 2) // 6
         self.conv1 = nn.Conv2d(input_shape[0], width, kernel_size=3, padding=1, bias=False)

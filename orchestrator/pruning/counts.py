@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from orchestrator.errors import ConfigError
+from orchestrator.validate import fraction, whole
 
 
 def kept_count(density: float, total: int) -> int:
-    """How many of `total` weights a network of `density` keeps; ConfigError unless 0 < density <= 1."""
-    if not 0 < density <= 1:
-        raise ConfigError(f"density must be in (0, 1], got {density}")
-    return round(density * total)
+    """Return how many of `total` weights a network of `density` keeps. Raise ConfigError unless 0 < density <= 1."""
+    return round(fraction("density", density, one=True) * total)
 
 
 def count_to_keep(density: float, total: int, candidates: Sequence[int], min_kept_per_layer: int) -> int:
@@ -19,7 +18,7 @@ def count_to_keep(density: float, total: int, candidates: Sequence[int], min_kep
 
     Raises ConfigError for none, for more than all candidates, or less than `min_kept_per_layer` asks for.
     """
-    check_minimum(min_kept_per_layer)
+    whole("min_kept_per_layer", min_kept_per_layer, minimum=0)
     keep, available = kept_count(density, total), sum(candidates)
     least = sum(min(count, min_kept_per_layer) for count in candidates)
     if keep == 0:
@@ -35,9 +34,3 @@ def count_to_keep(density: float, total: int, candidates: Sequence[int], min_kep
             f"{least} in {len(candidates)} layers: raise the density or lower the minimum"
         )
     return keep
-
-
-def check_minimum(min_kept_per_layer: int) -> None:
-    """ConfigError for a negative number."""
-    if min_kept_per_layer < 0:
-        raise ConfigError(f"min_kept_per_layer must be 0 or more, got {min_kept_per_layer}")

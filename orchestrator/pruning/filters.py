@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 from orchestrator.errors import ConfigError
-from orchestrator.pruning.counts import check_minimum, kept_count
+from orchestrator.pruning.counts import kept_count
 from orchestrator.pruning.criteria import Criterion, magnitude
 from orchestrator.pruning.masks import count_kept
 from orchestrator.pruning.selection import scored
+from orchestrator.validate import whole
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class Filters:
     """
 
     def check(self, shapes: Mapping[str, tuple[int, ...]], density: float, *, min_kept_per_layer: int = 0) -> None:
-        check_minimum(min_kept_per_layer)
+        whole("min_kept_per_layer", min_kept_per_layer, minimum=0)
         total = sum(math.prod(shape) for shape in shapes.values())
         least = sum(_least(shape, min_kept_per_layer) for shape in shapes.values())
         _check_budget(kept_count(density, total), least, total, density)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from orchestrator.errors import ConfigError
+from orchestrator.validate import texts
 
 # The weights that each kind of layer multiplies by, as patterns of the names of its own parameters. Other names belong
 # to what weights are computed from, such as `weight_g` and `weight_v` of `torch.nn.utils.weight_norm`.
@@ -41,7 +42,7 @@ def prunable_weights(model: nn.Module, exclude: Sequence[str] = ()) -> dict[str,
             names.setdefault(weight, []).append(name)
     prunable = {name: weight for name, weight in model.named_parameters() if weight in names}
     excluded: set[str] = set()
-    for pattern in (*_patterns(exclude, "exclude"), *_patterns(getattr(model, "prune_exclude", ()), "prune_exclude")):
+    for pattern in (*texts("exclude", exclude), *texts("prune_exclude", getattr(model, "prune_exclude", ()))):
         hits = {name for name, weight in prunable.items() if _matches(pattern, {name, *names[weight]})}
         if not hits:
             raise ConfigError(
@@ -118,11 +119,3 @@ def _matches(pattern: str, names: set[str]) -> bool:
     """Whether `pattern` is, in any of the names, the parameter's own or that of a module around it."""
     parts = [name.split(".") for name in names]
     return any(fnmatchcase(".".join(p[:end]), pattern) for p in parts for end in range(1, len(p) + 1))
-
-
-def _patterns(value: Sequence[str], what: str) -> Sequence[str]:
-    if isinstance(value, str):
-        raise ConfigError(f"{what} must be a list of patterns, got the text {value!r}: write [{value!r}]")
-    if wrong := [pattern for pattern in value if not isinstance(pattern, str)]:
-        raise ConfigError(f"{what} must hold patterns as text, got {wrong[0]!r}")
-    return value

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from orchestrator.errors import ConfigError
+from orchestrator.validate import fraction, tuple_of, whole
 
 
 class Path(Protocol):
@@ -30,15 +31,15 @@ class Geometric:
     rounds: int = 8
 
     def __post_init__(self) -> None:
-        _check_fraction("remove", self.remove)
-        _check_rounds(self.rounds)
+        fraction("Geometric.remove", self.remove)
+        whole("Geometric.rounds", self.rounds, minimum=1)
         check_decreasing(self.densities())
 
     @classmethod
     def down_to(cls, density: float, remove: float = 0.2) -> Geometric:
         """The fewest rounds that end at or below `density` (0.05 takes 14 rounds)."""
-        _check_fraction("density", density)
-        _check_fraction("remove", remove)
+        fraction("density", density)
+        fraction("remove", remove)
         rounds = math.log(density) / math.log1p(-remove)
         return cls(remove, max(1, math.ceil(rounds - 1e-9)))  # 0.512 = 0.8^3 but for rounding: 3 rounds, not 4
 
@@ -58,8 +59,8 @@ class Cubic:
     rounds: int = 8
 
     def __post_init__(self) -> None:
-        _check_fraction("density", self.density)
-        _check_rounds(self.rounds)
+        fraction("Cubic.density", self.density)
+        whole("Cubic.rounds", self.rounds, minimum=1)
         check_decreasing(self.densities())
 
     def densities(self) -> tuple[float, ...]:
@@ -74,7 +75,7 @@ class OneShot:
     density: float
 
     def __post_init__(self) -> None:
-        _check_fraction("density", self.density)
+        fraction("OneShot.density", self.density)
 
     def densities(self) -> tuple[float, ...]:
         return (self.density,)
@@ -87,11 +88,9 @@ class Explicit:
     values: Sequence[float]
 
     def __post_init__(self) -> None:
-        if not isinstance(self.values, Sequence) or not self.values:
-            raise ConfigError(f"densities must be a list of at least one number, got {self.values!r}")
-        for value in self.values:
-            _check_fraction("density", value)
-        object.__setattr__(self, "values", tuple(self.values))
+        object.__setattr__(self, "values", tuple_of("Explicit.values", self.values, fraction))
+        if not self.values:
+            raise ConfigError("Explicit.values must hold at least one density, got none")
         check_decreasing(self.densities())
 
     def densities(self) -> tuple[float, ...]:
@@ -110,16 +109,6 @@ def longer(path: Path) -> Path:
     densities = path.densities()
     mean, default = densities[-1] ** (1 + 1 / len(densities)), densities[-1] * (1 - Geometric.remove)
     return Explicit((*densities, min(mean, default)))
-
-
-def _check_fraction(what: str, value: float) -> None:
-    if not isinstance(value, (int, float)) or not 0 < value < 1:
-        raise ConfigError(f"{what} must be in (0, 1), got {value!r}")
-
-
-def _check_rounds(rounds: int) -> None:
-    if not isinstance(rounds, int) or isinstance(rounds, bool) or rounds < 1:
-        raise ConfigError(f"rounds must be a whole number, 1 or more, got {rounds!r}")
 
 
 def check_decreasing(densities: tuple[float, ...]) -> None:

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 from orchestrator.errors import ConfigError
-from orchestrator.pruning.counts import check_minimum, count_to_keep, kept_count
+from orchestrator.pruning.counts import count_to_keep, kept_count
 from orchestrator.pruning.criteria import Criterion, magnitude, score
 from orchestrator.pruning.masks import count_true
 from orchestrator.pruning.select import check_tensors, prune_globally
+from orchestrator.validate import whole
 
 
 class Selection(Protocol):
@@ -78,7 +79,7 @@ class Layerwise:
     """
 
     def check(self, shapes: Mapping[str, tuple[int, ...]], density: float, *, min_kept_per_layer: int = 0) -> None:
-        check_minimum(min_kept_per_layer)
+        whole("min_kept_per_layer", min_kept_per_layer, minimum=0)
         kept_count(density, 1)
 
     def select(
@@ -92,7 +93,7 @@ class Layerwise:
         min_kept_per_layer: int = 0,
     ) -> dict[str, Tensor]:
         check_tensors(weights, masks, gradients)
-        check_minimum(min_kept_per_layer)
+        whole("min_kept_per_layer", min_kept_per_layer, minimum=0)
         kept: dict[str, Tensor] = {}
         for name, weight in weights.items():
             size = weight.numel()
@@ -125,11 +126,10 @@ class NofM:
     m: int = 4
 
     def __post_init__(self) -> None:
-        if not isinstance(self.m, int) or self.m < 2:
-            raise ConfigError(f"m must be a whole number, 2 or more, got {self.m!r}")
+        whole("NofM.m", self.m, minimum=2)
 
     def check(self, shapes: Mapping[str, tuple[int, ...]], density: float, *, min_kept_per_layer: int = 0) -> None:
-        check_minimum(min_kept_per_layer)
+        whole("min_kept_per_layer", min_kept_per_layer, minimum=0)
         n = self._kept(density)
         if n < self.m and not any(map(self._divides, shapes.values())):
             inputs = sorted({shape[1] for shape in shapes.values() if len(shape) > 1})

@@ -22,10 +22,11 @@ from collections.abc import Container, Iterable
 from dataclasses import asdict, dataclass, replace
 from typing import get_type_hints
 
-from orchestrator.errors import ConfigError, DamagedError, StorageError
+from orchestrator.errors import DamagedError, StorageError
 from orchestrator.sealed import seal, unseal
 from orchestrator.storage.process import is_alive, is_gone, this_process
 from orchestrator.storage.store import File, MissingError, Store, side_by_side
+from orchestrator.validate import finite, text
 
 BEATS = 3  # heartbeats in a lease
 RETRIES = 20  # tries in a lease while the storage fails
@@ -45,10 +46,8 @@ class Claims:
     """
 
     def __init__(self, store: Store, owner: str, *, lease_seconds: float = 30.0) -> None:
-        if not owner:
-            raise ConfigError("owner must be a name that no other living process has, got ''")
-        if not 0 < lease_seconds <= MAX_LEASE:
-            raise ConfigError(f"lease_seconds must be positive and at most {MAX_LEASE:g}, got {lease_seconds}")
+        text("owner", owner, way_out="give a name that no other living process has")
+        finite("lease_seconds", lease_seconds, above=0, maximum=MAX_LEASE)
         self._store = store
         self._hasty = _hasty(store, lease_seconds / BEATS)
         self._me = _Link(

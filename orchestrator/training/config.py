@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass, field
 from typing import Literal
 
 from orchestrator.errors import ConfigError
-from orchestrator.schedules import Schedule, is_number
+from orchestrator.schedules import Schedule
 from orchestrator.training.optimizer import SGD, Optimizer
+from orchestrator.validate import dataclass_with, finite, flag, fraction, one_of, whole
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,23 +29,16 @@ class TrainingConfig:
     compile: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size"):
-            value = getattr(self, name)
-            if not (isinstance(value, int) and not isinstance(value, bool) and value >= 1):
-                raise ConfigError(f"training.{name} must be a whole number of 1 or more, got {value!r}")
-        for name, method in (("schedule", "lr_at"), ("optimizer", "build")):
-            value = getattr(self, name)
-            if not dataclasses.is_dataclass(value) or not callable(getattr(value, method, None)):
-                raise ConfigError(f"training.{name} must be a dataclass with {method}(), got {value!r}")
-        for name in ("channels_last", "compile"):
-            if not isinstance(value := getattr(self, name), bool):
-                raise ConfigError(f"training.{name} must be True or False, got {value!r}")
-        warmup = getattr(self.schedule, "warmup_epochs", 0)
-        if warmup and warmup >= self.epochs:
+        whole("training.epochs", self.epochs, minimum=1)
+        whole("training.batch_size", self.batch_size, minimum=1)
+        dataclass_with("training.schedule", self.schedule, ["lr_at"])
+        dataclass_with("training.optimizer", self.optimizer, ["build"])
+        warmup = finite("training.schedule.warmup_epochs", getattr(self.schedule, "warmup_epochs", 0), minimum=0)
+        if warmup >= self.epochs:
             raise ConfigError(f"warmup_epochs must be below training.epochs, {self.epochs}, got {warmup}")
-        if self.clip_norm is not None and not (is_number(self.clip_norm) and self.clip_norm > 0):
-            raise ConfigError(f"training.clip_norm must be None or above 0, got {self.clip_norm!r}")
-        if not (is_number(self.label_smoothing) and 0 <= self.label_smoothing < 1):
-            raise ConfigError(f"training.label_smoothing must be in [0, 1), got {self.label_smoothing}")
-        if self.precision not in ("fp32", "bf16"):
-            raise ConfigError(f"training.precision must be 'fp32' or 'bf16', got {self.precision!r}")
+        if self.clip_norm is not None:
+            finite("training.clip_norm", self.clip_norm, above=0, way_out="None does not clip")
+        fraction("training.label_smoothing", self.label_smoothing, zero=True)
+        one_of("training.precision", self.precision, ["fp32", "bf16"])
+        flag("training.channels_last", self.channels_last)
+        flag("training.compile", self.compile)

@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
 from orchestrator.errors import ConfigError
-from orchestrator.schedules import is_number
+from orchestrator.validate import finite, flag, fraction
 
 _NORMALISATION = re.compile(r"Norm(?![a-z])")
 _WEIGHT_LAYERS = (_ConvNd, nn.Linear, nn.Bilinear, nn.Embedding, nn.EmbeddingBag, nn.RNNBase, nn.RNNCellBase)
@@ -37,12 +37,11 @@ class SGD:
     decay_normalisation: bool = True
 
     def __post_init__(self) -> None:
-        if not (is_number(self.momentum) and 0 <= self.momentum < 1):
-            raise ConfigError(f"SGD.momentum must be in [0, 1), got {self.momentum!r}")
-        _check_flags("SGD", nesterov=self.nesterov, decay_normalisation=self.decay_normalisation)
-        if self.nesterov and self.momentum == 0:
+        fraction("SGD.momentum", self.momentum, zero=True)
+        if flag("SGD.nesterov", self.nesterov) and self.momentum == 0:
             raise ConfigError("SGD.nesterov needs a momentum above 0, got momentum 0")
-        _check_decay("SGD.weight_decay", self.weight_decay)
+        finite("SGD.weight_decay", self.weight_decay, minimum=0)
+        flag("SGD.decay_normalisation", self.decay_normalisation)
 
     def build(self, module: nn.Module) -> torch.optim.Optimizer:
         groups = _groups(module, self.weight_decay, self.decay_normalisation)
@@ -63,13 +62,11 @@ class AdamW:
     decay_normalisation: bool = False
 
     def __post_init__(self) -> None:
-        for field in ("beta1", "beta2"):
-            if not (is_number(value := getattr(self, field)) and 0 <= value < 1):
-                raise ConfigError(f"AdamW.{field} must be in [0, 1), got {value!r}")
-        if not (is_number(self.epsilon) and self.epsilon > 0):
-            raise ConfigError(f"AdamW.epsilon must be above 0, got {self.epsilon!r}")
-        _check_flags("AdamW", decay_normalisation=self.decay_normalisation)
-        _check_decay("AdamW.weight_decay", self.weight_decay)
+        fraction("AdamW.beta1", self.beta1, zero=True)
+        fraction("AdamW.beta2", self.beta2, zero=True)
+        finite("AdamW.epsilon", self.epsilon, above=0)
+        finite("AdamW.weight_decay", self.weight_decay, minimum=0)
+        flag("AdamW.decay_normalisation", self.decay_normalisation)
 
     def build(self, module: nn.Module) -> torch.optim.Optimizer:
         groups = _groups(module, self.weight_decay, self.decay_normalisation)
@@ -104,14 +101,3 @@ def _groups(module: nn.Module, weight_decay: float, decay_normalisation: bool) -
         {"params": [p for p in parameters if id(p) in undecayed], "weight_decay": 0.0},
     ]
     return [group for group in groups if group["params"]]
-
-
-def _check_decay(field: str, value: float) -> None:
-    if not (is_number(value) and value >= 0):
-        raise ConfigError(f"{field} must be 0 or more, got {value!r}")
-
-
-def _check_flags(optimizer: str, **flags: bool) -> None:
-    for name, value in flags.items():
-        if not isinstance(value, bool):
-            raise ConfigError(f"{optimizer}.{name} must be True or False, got {value!r}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import pickle
 import random
@@ -95,14 +96,16 @@ def without(value: float) -> TensorDataset:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"num_classes": 0}, "num_classes must be .* got 0"),
+        ({"num_classes": 0}, "num_classes must be a whole number of 1 or more, got 0"),
+        ({"num_classes": True}, "num_classes must be .* got True"),
         ({"input_shape": (3, 3)}, r"input_shape must be .* got \(3, 3\)"),
         ({"input_shape": [2, 3, 3]}, "input_shape must be a tuple"),
         ({"augment": torch.flip}, "augment must be callable and have a whole number `draws`"),
-        ({"normalize": ((0.5,), (0.5,))}, "normalize must be .*2 numbers each"),
-        ({"normalize": 0.5}, "normalize must be .*2 numbers each.* got 0.5"),
-        ({"normalize": (("a", "b"), (1.0, 1.0))}, "normalize must be .*2 numbers each"),
-        ({"normalize": ((0.5, 0.5), (0.5, 0.0))}, "normalize must be .*std > 0"),
+        ({"normalize": ((0.5,), (0.5,))}, r"mean of normalize must be a tuple of 2, got \(0.5,\)"),
+        ({"normalize": 0.5}, "normalize must be a tuple of 2, got 0.5"),
+        ({"normalize": (("a", "b"), (1.0, 1.0))}, r"mean of normalize\[0\] must be a finite number, got 'a'"),
+        ({"normalize": ((0.5, 0.5), (0.5, 0.0))}, r"std of normalize\[1\] must be a finite number above 0, got 0.0"),
+        ({"normalize": ((0.5, 0.5), (0.5, math.inf))}, r"std of normalize\[1\] must be .* got inf"),
         ({"num_classes": 3}, r"the label of train sample 3 must be an integer in \[0, 3\), got 3"),
         ({"test": TensorDataset(torch.zeros(3, 2, 3, 3), torch.tensor([0, 1, -1]))}, "label of test sample 2 .*got -1"),
         ({"val": TensorDataset(torch.zeros(2, 2, 3, 3), torch.zeros(2))}, "labels of the val split .*torch.float32"),
@@ -131,8 +134,11 @@ def without(value: float) -> TensorDataset:
         ({"test": Listed(GOOD[0])}, r"test sample 0 must be a pair \(image, label\), got Tensor"),
         ({"val": None, "val_fraction": float("nan")}, r"val_fraction must be a number in \(0, 1\), got nan"),
         ({"val": None, "val_fraction": "x"}, r"val_fraction must be a number in \(0, 1\), got 'x'"),
-        ({"val": None, "val_fraction": 0.0}, "val_fraction 0.0 of 40 training samples gives 0"),
-        ({"val": None, "val_fraction": 1.0}, "val_fraction 1.0 of 40 training samples gives 40"),
+        ({"val": None, "val_fraction": True}, r"val_fraction must be a number in \(0, 1\), got True"),
+        ({"val": None, "val_fraction": 0.0}, r"val_fraction must be a number in \(0, 1\), got 0.0"),
+        ({"val": None, "val_fraction": 0.01}, "val_fraction 0.01 of 40 training samples gives 0"),
+        ({"val": None, "val_fraction": 1.0}, r"val_fraction must be a number in \(0, 1\), got 1.0"),
+        ({"val": None, "val_fraction": 0.99}, "val_fraction 0.99 of 40 training samples gives 40"),
     ],
 )
 def test_unusable_data_is_named(changes: dict[str, object], message: str | None) -> None:
@@ -479,9 +485,9 @@ def test_imagefolder_mistakes_are_named(folder: Path, change: Callable[[Path], N
         load_data("imagefolder", {"image_size": 8}, root=str(folder))
 
 
-@pytest.mark.parametrize("fraction", [0.0, -1.0, 1.0, 2.0])
+@pytest.mark.parametrize("fraction", [0.0, -1.0, 1.0, 2.0, True])
 def test_imagefolder_val_fraction(folder: Path, fraction: float) -> None:
-    with pytest.raises(DataError, match=f"val_fraction must be in .* got {fraction} of 50"):
+    with pytest.raises(DataError, match=rf"val_fraction must be a number in \(0, 1\), got {fraction}"):
         load_data("imagefolder", {"image_size": 8, "val_fraction": fraction}, root=str(folder))
 
 
@@ -489,7 +495,7 @@ def test_imagefolder_val_fraction(folder: Path, fraction: float) -> None:
     ("change", "words"),
     [
         ({"labels": ("a", "b")}, "labels must name all 3 classes or none, got 2 names"),
-        ({"normalized": ((0.5,), (0.0,))}, r"normalized must be \(mean, std\), 1 numbers each, std > 0"),
+        ({"normalized": ((0.5,), (0.0,))}, r"std of normalized\[0\] must be a finite number above 0"),
         ({"normalize": ((0.0,), (1.0,)), "normalized": ((0.0,), (1.0,))}, "must not both be given"),
     ],
 )

@@ -180,6 +180,7 @@ def test_the_first_frame_of_an_animation_is_the_image() -> None:
     ("options", "message"),
     [
         ({"upright": 1}, "upright must be True or False, got 1"),
+        ({"image_size": True}, "image_size must be a whole number of 1 or more, got True"),
         ({"background": "no colour"}, "background must be None or a colour .* got 'no colour'"),
         ({"background": 3}, "background must be None or a colour .* got 3"),
     ],

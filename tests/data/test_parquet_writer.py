@@ -264,7 +264,7 @@ def test_the_command_packs_into_a_bucket_once(folder: Path, s3_uri: str, capsys:
     assert command(arguments) == 1
     assert f"error: {s3_uri} must be empty, it holds a packed data set already" in capsys.readouterr().err
     assert command([*arguments[:3], s3_uri + "2", "--shard-mb", "0"]) == 1
-    assert "error: --shard-mb must be 1 or more, got 0" in capsys.readouterr().err
+    assert "error: --shard-mb must be a whole number of 1 or more, got 0" in capsys.readouterr().err
 
 
 def test_reading_and_packing_need_no_ray() -> None:

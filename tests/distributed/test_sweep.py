@@ -80,7 +80,7 @@ def test_search_finds_where_the_accuracy_ends(ray, tmp_path):
          "two different ones are named 'tiny'"),
         ([TINY, replace(TINY, name="other", exclude=("nothing.*",))], {}, OrchestratorError, "nothing"),
         ([TINY, tiny.with_training(replace(TINY, name="other"), batch_size=97)], {}, OrchestratorError, "batch"),
-        ([TINY], {"max_concurrent": 0}, ConfigError, "max_concurrent must be 1 or more, got 0"),
+        ([TINY], {"max_concurrent": 0}, ConfigError, "max_concurrent must be a whole number of 1 or more, got 0"),
         ([replace(TINY, model="tiny:nothing")], {}, ConfigError, "nothing"),
         ([replace(TINY, exclude=("nothing.*",))], {}, OrchestratorError, "nothing"),
         ([TINY], {"storage": "ftp://x"}, ConfigError, "storage must be"),

@@ -247,7 +247,7 @@ def with_tensor(name, dtype, shape, kept):
         ({"tensors": lambda t: 3}, "is cut short or damaged"),
         ({"model": lambda m: 3}, "does not say which model"),
         ({"options": lambda o: [1]}, "does not say which model"),
-        ({"preprocessing": lambda p: {**p, "std": [0, 1, 1]}}, "std must be 3 finite numbers"),
+        ({"preprocessing": lambda p: {**p, "std": [0, 1, 1]}}, r"std\[0\] must be a finite number above 0"),
         ({"model": lambda m: "export.networks:tied"}, "this installation's 'export.networks:tied' is another network"),
         ({"folded": lambda f: True}, "is another network: only one of the two has bn1"),
     ],
@@ -406,9 +406,9 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch, good):
     ("change", "words"),
     [
         ({"input_shape": (8, 8)}, "input_shape must be"),
-        ({"mean": (0.5,)}, "mean must be 3 finite numbers"),
-        ({"std": (1.0, 0.0, 1.0)}, "std must be 3 finite numbers, one a channel, above 0"),
-        ({"mean": (float("nan"),) * 3}, "mean must be"),
+        ({"mean": (0.5,)}, "mean must be a tuple of 3"),
+        ({"std": (1.0, 0.0, 1.0)}, r"std\[1\] must be a finite number above 0, got 0.0"),
+        ({"mean": (float("nan"),) * 3}, r"mean\[0\] must be a finite number, got nan"),
         ({"labels": ()}, "labels must name at least one output"),
     ],
 )

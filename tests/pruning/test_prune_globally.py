@@ -287,13 +287,13 @@ ONE_LEFT = {"conv": torch.tensor([True, False]), "fc": torch.tensor([False, Fals
 @pytest.mark.parametrize(
     ("weights", "density", "options", "message"),
     [
-        (FOUR, 1.5, {}, r"density must be in \(0, 1\], got 1.5"),
-        (FOUR, 0.0, {}, r"density must be in \(0, 1\], got 0.0"),
-        (FOUR, float("nan"), {}, r"density must be in \(0, 1\], got nan"),
+        (FOUR, 1.5, {}, r"density must be a number in \(0, 1\], got 1.5"),
+        (FOUR, 0.0, {}, r"density must be a number in \(0, 1\], got 0.0"),
+        (FOUR, float("nan"), {}, r"density must be a number in \(0, 1\], got nan"),
         (FOUR, 0.1, {}, "must keep at least 1 of 4 weights, got 0.1, which keeps 0"),
         (FOUR, 0.5, {"masks": ONE_LEFT}, "keeps 2 of 4 weights, but the masks given leave only 1.*at most 0.25"),
         (FOUR, 0.25, {"min_kept_per_layer": 1}, "keeps 1 of 4 weights, but min_kept_per_layer=1 wants 2 in 2 layers"),
-        (FOUR, 0.5, {"min_kept_per_layer": -1}, "min_kept_per_layer must be 0 or more, got -1"),
+        (FOUR, 0.5, {"min_kept_per_layer": -1}, "min_kept_per_layer must be a whole number of 0 or more, got -1"),
         ({}, 0.5, {}, "at least one tensor"),
         ({"w": torch.tensor(1.0)}, 0.5, {}, r"got shape \(\) for w"),
         ({"w": torch.ones(0, 3)}, 0.5, {}, r"got shape \(0, 3\) for w"),

@@ -67,32 +67,32 @@ def test_cubic_is_the_gradual_schedule_of_zhu_and_gupta(density: float, rounds: 
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Geometric(remove=1.0), r"remove must be in \(0, 1\), got 1.0"),
-        (lambda: Geometric(remove=0), r"remove must be in \(0, 1\), got 0"),
-        (lambda: Geometric(remove="20%"), r"remove must be in \(0, 1\), got '20%'"),  # type: ignore[arg-type]
-        (lambda: Geometric(rounds=0), "rounds must be a whole number, 1 or more, got 0"),
-        (lambda: Geometric(rounds=2.5), "rounds must be a whole number, 1 or more, got 2.5"),  # type: ignore[arg-type]
+        (lambda: Geometric(remove=1.0), r"remove must be a number in \(0, 1\), got 1.0"),
+        (lambda: Geometric(remove=0), r"remove must be a number in \(0, 1\), got 0"),
+        (lambda: Geometric(remove="20%"), r"remove must be a number in \(0, 1\), got '20%'"),  # type: ignore[arg-type]
+        (lambda: Geometric(rounds=0), "rounds must be a whole number of 1 or more, got 0"),
+        (lambda: Geometric(rounds=2.5), "rounds must be a whole number of 1 or more, got 2.5"),  # type: ignore[arg-type]
         (lambda: Geometric(remove=0.99, rounds=500), "stay above 0, got .* then 0.0"),
-        (lambda: Geometric(remove=True), r"remove must be in \(0, 1\), got True"),
-        (lambda: Geometric(rounds=True), "rounds must be a whole number, 1 or more, got True"),
+        (lambda: Geometric(remove=True), r"remove must be a number in \(0, 1\), got True"),
+        (lambda: Geometric(rounds=True), "rounds must be a whole number of 1 or more, got True"),
         (lambda: Geometric(remove=1e-17, rounds=1), r"densities must decrease .*got 1.0 then 1.0"),
         (lambda: Geometric(remove=1e-17, rounds=2), r"densities must decrease .*got 1.0 then 1.0"),
-        (lambda: Geometric.down_to(0.5, remove=1.0), r"remove must be in \(0, 1\), got 1.0"),
-        (lambda: Cubic(0.0), r"density must be in \(0, 1\), got 0.0"),
-        (lambda: Cubic(1.0), r"density must be in \(0, 1\), got 1.0"),
-        (lambda: Cubic("10%"), r"density must be in \(0, 1\), got '10%'"),  # type: ignore[arg-type]
-        (lambda: Cubic(0.5, rounds=0), "rounds must be a whole number, 1 or more, got 0"),
-        (lambda: Cubic(0.5, rounds=2.5), "rounds must be a whole number, 1 or more, got 2.5"),  # type: ignore[arg-type]
+        (lambda: Geometric.down_to(0.5, remove=1.0), r"remove must be a number in \(0, 1\), got 1.0"),
+        (lambda: Cubic(0.0), r"density must be a number in \(0, 1\), got 0.0"),
+        (lambda: Cubic(1.0), r"density must be a number in \(0, 1\), got 1.0"),
+        (lambda: Cubic("10%"), r"density must be a number in \(0, 1\), got '10%'"),  # type: ignore[arg-type]
+        (lambda: Cubic(0.5, rounds=0), "rounds must be a whole number of 1 or more, got 0"),
+        (lambda: Cubic(0.5, rounds=2.5), "rounds must be a whole number of 1 or more, got 2.5"),  # type: ignore[arg-type]
         (lambda: Cubic(0.5, rounds=300_000), "densities must decrease .*got 0.5.* then 0.5"),
-        (lambda: Geometric.down_to(0.0), r"density must be in \(0, 1\), got 0.0"),
-        (lambda: OneShot(1.0), r"density must be in \(0, 1\), got 1.0"),
-        (lambda: OneShot(float("nan")), r"density must be in \(0, 1\), got nan"),
-        (lambda: Explicit([]), r"at least one number, got \[\]"),
-        (lambda: Explicit(0.5), "at least one number, got 0.5"),  # type: ignore[arg-type]
+        (lambda: Geometric.down_to(0.0), r"density must be a number in \(0, 1\), got 0.0"),
+        (lambda: OneShot(1.0), r"density must be a number in \(0, 1\), got 1.0"),
+        (lambda: OneShot(float("nan")), r"density must be a number in \(0, 1\), got nan"),
+        (lambda: Explicit([]), "Explicit.values must hold at least one density, got none"),
+        (lambda: Explicit(0.5), "Explicit.values must be a tuple, got 0.5"),  # type: ignore[arg-type]
         (lambda: Explicit([0.5, 0.5]), "densities must decrease .*got 0.5 then 0.5"),
         (lambda: Explicit([0.5, 0.6]), "densities must decrease .*got 0.5 then 0.6"),
-        (lambda: Explicit([0.5, "0.2"]), r"density must be in \(0, 1\), got '0.2'"),  # type: ignore[list-item]
-        (lambda: Explicit([1.0, 0.5]), r"density must be in \(0, 1\), got 1.0"),
+        (lambda: Explicit([0.5, "0.2"]), r"Explicit.values\[1\] must be a number in \(0, 1\), got '0.2'"),  # type: ignore[list-item]
+        (lambda: Explicit([1.0, 0.5]), r"Explicit.values\[0\] must be a number in \(0, 1\), got 1.0"),
     ],
 )
 def test_what_is_refused(make: type, message: str) -> None:

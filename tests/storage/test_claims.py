@@ -585,8 +585,8 @@ def test_close_releases_everything_and_stops_the_heartbeat(local: LocalStore) ->
 @pytest.mark.parametrize(
     ("owner", "lease", "message"),
     [
-        ("", 1.0, "owner must be a name"),
-        ("a", 0.0, "lease_seconds must be positive and at most 86400, got 0.0"),
+        ("", 1.0, "owner must be a text that is not empty, got '': give a name that no"),
+        ("a", 0.0, "lease_seconds must be a finite number above 0 and of 86400.0 or less, got 0.0"),
         ("a", -1.0, "got -1.0"),
         ("a", float("nan"), "got nan"),
         ("a", float("inf"), "got inf"),

@@ -13,6 +13,7 @@ from torch import Tensor
 from orchestrator.errors import ConfigError
 from orchestrator.pruning.channels.graph import ChannelGraph, Group, Kept, Unit
 from orchestrator.pruning.criteria import Criterion, magnitude, score
+from orchestrator.validate import fraction, whole
 
 
 @torch.no_grad()
@@ -153,20 +154,13 @@ def check_ratios(ratios: Mapping[str, float]) -> Mapping[str, float]:
     if not isinstance(ratios, Mapping) or not ratios:
         raise ConfigError(f"ratios must map layers to the fraction of channels that goes, got {ratios!r}")
     for layer, ratio in ratios.items():
-        if not isinstance(ratio, (int, float)) or not 0 <= ratio < 1:
-            raise ConfigError(f"a ratio must be in [0, 1): a layer must keep a channel, got {ratio!r} for {layer!r}")
+        fraction(f"the ratio of {layer!r}", ratio, zero=True, way_out="a layer must keep a channel")
     return ratios
 
 
-def check_round_to(round_to: int) -> None:
-    if not isinstance(round_to, int) or isinstance(round_to, bool) or round_to < 1:
-        raise ConfigError(f"round_to must be a whole number of 1 or more, got {round_to!r}")
-
-
 def check_budget(graph: ChannelGraph, prunable: set[str], density: float, unit: Unit, round_to: int) -> None:
-    check_round_to(round_to)
-    if not 0 < density <= 1:
-        raise ConfigError(f"density must be in (0, 1], got {density}")
+    whole("round_to", round_to, minimum=1)
+    fraction("density", density, one=True)
     fewest = [
         torch.arange(group.size) < (round_to if _may_lose(graph, group, prunable) else group.size)
         for group in graph.groups

@@ -13,7 +13,6 @@ from orchestrator.modules import copy_module
 from orchestrator.pruning.channels.budget import (
     check_budget,
     check_ratios,
-    check_round_to,
     keep_by_budget,
     keep_by_ratio,
     ratio_sizes,
@@ -23,6 +22,7 @@ from orchestrator.pruning.channels.shrink import shrink
 from orchestrator.pruning.channels.trace import check_removal, trace_channels
 from orchestrator.pruning.criteria import Criterion, magnitude
 from orchestrator.pruning.li2017 import PRESETS
+from orchestrator.validate import one_of, whole
 
 DENSITY_TOLERANCE = 5e-4  # between a path's density and what given ratios keep
 
@@ -51,12 +51,10 @@ class Channels:
     round_to: int = 8
 
     def __post_init__(self) -> None:
-        if self.unit not in UNITS:
-            raise ConfigError(f"Channels.unit must be 'macs' or 'parameters', got {self.unit!r}")
-        check_round_to(self.round_to)
+        one_of("Channels.unit", self.unit, UNITS)
+        whole("Channels.round_to", self.round_to, minimum=1)
         if isinstance(self.ratios, str):
-            if self.ratios not in PRESETS:
-                raise ConfigError(f"Channels.ratios must be one of {', '.join(PRESETS)}, got {self.ratios!r}")
+            one_of("Channels.ratios", self.ratios, PRESETS)
         elif self.ratios is not None:
             check_ratios(self.ratios)
             object.__setattr__(self, "ratios", dict(self.ratios))
@@ -121,7 +119,7 @@ def fewer_channels(
     As trained as what is left of the weights: for sizes and speed, or as a beginning. Raises ConfigError for a bad
     `ratio` or `round_to`, and as `trace_channels` and `check_removal` do.
     """
-    check_round_to(round_to)
+    whole("round_to", round_to, minimum=1)
     graph = trace_channels(module, input_shape)
     kept = keep_by_ratio(graph, dict(module.named_parameters()), ratio, round_to=round_to)
     check_removal(module, graph, kept, input_shape)

@@ -254,10 +254,14 @@ def test_the_published_ratios_give_the_published_sizes(preset, published_graphs)
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ({"unit": "flops"}, "Channels.unit must be 'macs' or 'parameters', got 'flops'"),
+        ({"unit": "flops"}, "Channels.unit must be one of macs, parameters, got 'flops'"),
         ({"round_to": 0}, "round_to must be a whole number of 1 or more, got 0"),
         ({"ratios": "li2018"}, "Channels.ratios must be one of li2017:resnet56-A, .*, got 'li2018'"),
-        ({"ratios": {"conv1": 1.0}}, r"a ratio must be in \[0, 1\): a layer must keep a channel, got 1.0 for 'conv1'"),
+        (
+            {"ratios": {"conv1": 1.0}},
+            r"the ratio of 'conv1' must be a number in \[0, 1\), got 1.0: a layer must keep a channel",
+        ),
+        ({"ratios": {"conv1": False}}, "the ratio of 'conv1' must be .* got False"),
         ({"ratios": {}}, "ratios must map layers to the fraction"),
     ],
 )
@@ -338,10 +342,10 @@ def test_without_its_library_the_sentence_says_what_to_install(resnet8, monkeypa
 
 def test_the_graph_is_the_same_in_another_process_with_other_hashes(graph):
     """Its hash is part of the keys."""
-    code = "import sys; sys.path.insert(0, 'tests/pruning'); import test_channels as t\n"
+    code = "import sys; sys.path.insert(0, 'tests/pruning/channels'); import test_channels as t\n"
     code += "print(t.trace_channels(t.built('resnet8', t.SMALL, width=16), t.SMALL).identity)"
     environment = {**os.environ, "PYTHONHASHSEED": "77"}
-    root = Path(__file__).parents[2]
+    root = Path(__file__).parents[3]
     process = subprocess.run(
         [sys.executable, "-c", code], cwd=root, env=environment, capture_output=True, text=True, check=True
     )
