@@ -61,7 +61,7 @@ class Experiment:
         if isinstance(self.selection, Channels) and self.min_kept_per_layer:
             raise ConfigError("min_kept_per_layer must be 0 with Channels, where round_to says what a layer keeps")
         dataclass_with("path", self.path, ["densities"])
-        dataclass_with("technique", self.technique, ["start", "check", "rewinds_to"])
+        dataclass_with("technique", self.technique, ["start", "start_after", "check", "rewinds_to"])
         dataclass_with("selection", self.selection, ["select", "check"])
         if not isinstance(self.training, TrainingConfig):
             raise ConfigError(f"training must be a TrainingConfig, got {self.training!r}")

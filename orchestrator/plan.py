@@ -20,7 +20,7 @@ from orchestrator.pruning.masks import count_true
 from orchestrator.randomness import derive, own_randomness, seed_all
 from orchestrator.rounds import CutRound, Round, Rounds, masked_state
 from orchestrator.stopping import Floor
-from orchestrator.techniques import Start, check_rewind
+from orchestrator.techniques import Removed, Start, check_rewind
 from orchestrator.work import Gradients, Snapshot, Tensors, Train, Work
 
 logger = logging.getLogger(__name__)
@@ -76,6 +76,13 @@ def select(experiment: Experiment, problem: Problem, parent: Round, index: int) 
     for name in dead_layers(masks):
         logger.warning("round %d at density %.4g leaves no weight in %s", index, density, name)
     return masks, {}
+
+
+def _removed(problem: Problem, parent: Round, cut: CutRound, masks: Tensors) -> Removed:
+    """Return the parent's prunable weights before and after pruning."""
+    before, after = parent.state().model, cut.state().model
+    left = {name: after[name] * masks[name] if masks else after[name] for name in problem.prunable}
+    return Removed({name: before[name] for name in problem.prunable}, left)
 
 
 def _train_dense(experiment: Experiment, rounds: Rounds) -> Train:

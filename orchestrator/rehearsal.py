@@ -22,7 +22,7 @@ from orchestrator.pruning.criteria import Criterion, needs_gradients, resolve_cr
 from orchestrator.pruning.path import Path, check_decreasing
 from orchestrator.randomness import own_randomness, seed_all
 from orchestrator.schedules import Schedule
-from orchestrator.techniques import RetrainingTechnique, Start, check_rewind
+from orchestrator.techniques import Removed, RetrainingTechnique, Start, check_rewind
 from orchestrator.training.config import TrainingConfig
 from orchestrator.training.state import take_state
 from orchestrator.user_code import called, described
@@ -45,7 +45,7 @@ def rehearse(experiment: Experiment, model: nn.Module, prunable: Shapes) -> None
             _rehearse_selection(experiment, criterion, prunable, densities)
         if not (is_ours(training.optimizer) and is_ours(experiment.technique)):
             state = _rehearse_optimizer(training, model)
-            _rehearse_technique(experiment.technique, training, state)
+            _rehearse_technique(experiment.technique, training, state, prunable)
 
 
 def is_ours(value: object) -> bool:
@@ -160,8 +160,13 @@ class _Example:
         return self.state()
 
 
-def _rehearse_technique(technique: RetrainingTechnique, training: TrainingConfig, state: TrainState | None) -> None:
-    """Ask `technique` where to rewind to and, where there is a `state` to start from, how a round starts."""
+def _rehearse_technique(
+    technique: RetrainingTechnique, training: TrainingConfig, state: TrainState | None, prunable: Shapes
+) -> None:
+    """Ask `technique` where to rewind to and, where there is a `state` to start from, how a round starts.
+
+    As if pruning had removed the weights below 0.
+    """
     name = type(technique).__name__
     with called(f"{name}.rewinds_to()", technique.rewinds_to):
         rewinds_to = technique.rewinds_to(training)
@@ -170,8 +175,10 @@ def _rehearse_technique(technique: RetrainingTechnique, training: TrainingConfig
     if state is None:
         return
     finished = _Example(training, state, rewinds_to)
+    weights = {tensor: state.model[tensor] for tensor in prunable}
+    removed = Removed(weights, {tensor: weight.clamp(min=0) for tensor, weight in weights.items()})
     with called(f"{name}.start()", technique.start):
-        start: object = technique.start(finished, finished)
+        start: object = technique.start_after(removed, finished, finished)
     if not isinstance(start, Start):
         raise ConfigError(f"{name}.start() must return a Start, got {type(start).__name__}")
     whole(f"epochs of {name}.start()", start.epochs, minimum=1)

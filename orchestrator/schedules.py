@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Protocol
 
 from orchestrator.errors import ConfigError
@@ -68,6 +68,63 @@ class Cosine:
 
 
 @dataclass(frozen=True)
+class Linear:
+    """Linear warm-up from 0 to `peak`, then a straight line to 0."""
+
+    peak: float
+    warmup_epochs: float = 0.0
+
+    def __post_init__(self) -> None:
+        finite("Linear.peak", self.peak, above=0)
+        finite("Linear.warmup_epochs", self.warmup_epochs, minimum=0)
+
+    def lr_at(self, epoch: float, epochs: int) -> float:
+        if epoch < self.warmup_epochs:
+            return self.peak * epoch / self.warmup_epochs
+        done = (epoch - self.warmup_epochs) / max(epochs - self.warmup_epochs, 1e-12)
+        return self.peak * max(1 - done, 0.0)
+
+
+@dataclass(frozen=True)
+class Squeezed:
+    """Linear warm-up from 0 to the highest rate of `original`, then all of `original` in the epochs that are left.
+
+    `original_epochs`: the length of the run that `original` was made for. The warm-up of `original` is not repeated:
+    until its highest rate is reached, the rate is that one.
+    """
+
+    original: Schedule
+    original_epochs: int
+    warmup_epochs: float = 0.0
+
+    def __post_init__(self) -> None:
+        finite("Squeezed.warmup_epochs", self.warmup_epochs, minimum=0)
+
+    @cached_property
+    def _range(self) -> RateRange:
+        return RateRange.of(self.original, self.original_epochs)
+
+    def lr_at(self, epoch: float, epochs: int) -> float:
+        rates = self._range
+        if epoch < self.warmup_epochs:
+            return rates.highest * epoch / self.warmup_epochs
+        done = (epoch - self.warmup_epochs) / max(epochs - self.warmup_epochs, 1e-12)
+        place = round(done * self.original_epochs, 9)  # so that a drop falls on its step and not one later
+        return rates.highest if place < rates.peak_epoch else self.original.lr_at(place, self.original_epochs)
+
+
+@dataclass(frozen=True)
+class OfLength:
+    """`schedule` over a run of `epochs` epochs, whatever the length of the dense run."""
+
+    schedule: Schedule
+    epochs: int
+
+    def lr_at(self, epoch: float, epochs: int) -> float:
+        return self.schedule.lr_at(epoch, self.epochs)
+
+
+@dataclass(frozen=True)
 class Constant:
     """The same rate throughout."""
 
@@ -78,3 +135,26 @@ class Constant:
 
     def lr_at(self, epoch: float, epochs: int) -> float:
         return self.rate
+
+
+@dataclass(frozen=True)
+class RateRange:
+    """The highest rate of a schedule, where it is first reached, and the lowest from there on."""
+
+    highest: float
+    peak_epoch: float
+    lowest: float
+
+    @staticmethod
+    def of(schedule: Schedule, epochs: int) -> RateRange:
+        """Return the range of `schedule` over a dense run of `epochs` epochs, which leaves out its warm-up."""
+        rates = sampled_rates(schedule, epochs)
+        peak, highest = max(rates, key=lambda place: place[1])
+        return RateRange(highest, peak, min(rate for epoch, rate in rates if epoch >= peak))
+
+
+def sampled_rates(schedule: Schedule, epochs: int) -> list[tuple[float, float]]:
+    """Return (epoch, rate) at every hundredth of an epoch, at the end of the warm-up and at the last instant."""
+    places = {step / 100 for step in range(100 * epochs)}
+    places |= {getattr(schedule, "warmup_epochs", 0.0), math.nextafter(epochs, 0)}
+    return [(epoch, schedule.lr_at(epoch, epochs)) for epoch in sorted(places)]

@@ -7,14 +7,17 @@ epochs of the dense run, t those of retraining, and dense@e the dense run's stat
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+import torch
+
 from orchestrator.errors import ConfigError
-from orchestrator.schedules import Constant, Schedule
+from orchestrator.schedules import Constant, Cosine, Linear, OfLength, RateRange, Schedule, Squeezed
 from orchestrator.training.config import TrainingConfig
 from orchestrator.validate import one_of, whole
-from orchestrator.work import TrainState
+from orchestrator.work import Tensors, TrainState
 
 
 class FinishedRound(Protocol):
@@ -45,8 +48,33 @@ class Start:
     epochs: int
 
 
+@dataclass(frozen=True)
+class Removed:
+    """The parent's prunable weights before and after pruning, by name. What is gone is zero or missing in `after`."""
+
+    before: Tensors
+    after: Tensors
+
+    def relative_change(self) -> float:
+        """Return the relative norm of what was removed over the root of the fraction removed; 0 if nothing was.
+
+        A weight of 0 counts as removed before.
+        """
+        norm, count = _norm_and_count(self.before)
+        norm_left, count_left = _norm_and_count({n: self.after[n] for n in self.before if n in self.after})
+        if not (norm > norm_left and count > count_left):
+            return 0.0
+        return math.sqrt((1 - (norm_left / norm) ** 2) / (1 - count_left / count))
+
+
+def _norm_and_count(tensors: Tensors) -> tuple[float, int]:
+    """Return the Euclidean norm over all `tensors`, and how many of their elements are not zero."""
+    norms = [float(torch.linalg.vector_norm(tensor, dtype=torch.float64)) for tensor in tensors.values()]
+    return math.hypot(*norms), sum(int(torch.count_nonzero(tensor)) for tensor in tensors.values())
+
+
 class RetrainingTechnique(Protocol):
-    """Derive from it for a technique of your own: a frozen dataclass with `start`, and the other two where needed."""
+    """Derive from it for a technique of your own: a frozen dataclass with `start`, and the others where needed."""
 
     def check(self, training: TrainingConfig) -> None:
         """Raise ConfigError if the technique cannot retrain what `training` trains."""
@@ -58,13 +86,17 @@ class RetrainingTechnique(Protocol):
 
     def start(self, dense: FinishedRound, parent: FinishedRound) -> Start: ...
 
+    def start_after(self, removed: Removed, dense: FinishedRound, parent: FinishedRound) -> Start:
+        """Return where the round starts. Override it where that depends on what pruning removed from the parent."""
+        return self.start(dense, parent)
+
 
 @dataclass(frozen=True)
-class LearningRateRewinding(RetrainingTechnique):
-    """Keep the trained weights, rewind the learning rate by `epochs` (Renda, Frankle, Carbin 2020, section 3).
+class _GoingOn(RetrainingTechnique):
+    """What techniques share that go on from the parent's final weights, for `epochs` epochs.
 
-    `epochs` is the paper's t; None means all T of the dense run, warm-up included. `optimizer_state="kept"` goes
-    on with the parent's masked momentum, as the authors' code does.
+    `epochs` is the papers' t; None means all T of the dense run. `optimizer_state="kept"` goes on with the parent's
+    masked optimizer state, "fresh" with an empty one.
     """
 
     epochs: int | None = None
@@ -75,6 +107,7 @@ class LearningRateRewinding(RetrainingTechnique):
         one_of(f"{type(self).__name__}.optimizer_state", self.optimizer_state, ["kept", "fresh"])
 
     def start(self, dense: FinishedRound, parent: FinishedRound) -> Start:
+        """Start at the place in the original schedule that is `epochs` epochs before its end."""
         state = parent.state()
         if self.optimizer_state == "fresh":
             state = TrainState(state.model)
@@ -83,7 +116,16 @@ class LearningRateRewinding(RetrainingTechnique):
 
 
 @dataclass(frozen=True)
-class FineTuning(LearningRateRewinding):
+class LearningRateRewinding(_GoingOn):
+    """Keep the trained weights, rewind the learning rate by `epochs` (Renda, Frankle, Carbin 2020, section 3).
+
+    `epochs=None` rewinds all T epochs of the dense run, warm-up included. The optimizer state is kept as in the
+    authors' code.
+    """
+
+
+@dataclass(frozen=True)
+class FineTuning(_GoingOn):
     """Keep the trained weights and train `epochs` more at the dense run's last learning rate (Han et al. 2015)."""
 
     def check(self, training: TrainingConfig) -> None:
@@ -92,6 +134,77 @@ class FineTuning(LearningRateRewinding):
 
     def start(self, dense: FinishedRound, parent: FinishedRound) -> Start:
         return dataclasses.replace(super().start(dense, parent), schedule=last_rate(dense.training))
+
+
+@dataclass(frozen=True)
+class _Restart(_GoingOn):
+    """What restarts share: a schedule of their own length t = `epochs`, which begins with a warm-up of t/10 epochs.
+
+    The warm-up is linear and begins at 0, as that of the built-in schedules. "Highest" and "lowest" are the rates of
+    the original schedule without its warm-up (see `RateRange`).
+    """
+
+    def start(self, dense: FinishedRound, parent: FinishedRound) -> Start:
+        start = super().start(dense, parent)
+        schedule = OfLength(self.schedule(dense.training, warmup_epochs=0.1 * start.epochs), start.epochs)
+        return dataclasses.replace(start, schedule=schedule, first_epoch=0)
+
+    def schedule(self, training: TrainingConfig, warmup_epochs: float) -> Schedule:
+        """Return the schedule of a round that begins with this warm-up."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class ScaledRestart(_Restart):
+    """SLR: keep the trained weights; squeeze the whole original schedule into `epochs` epochs.
+
+    Le and Hua, ICLR 2021, "Network Pruning That Matters"; as defined by Zimmer, Spiegel and Pokutta, ICLR 2023,
+    "How I Learned to Stop Worrying and Love Retraining": a warm-up to the highest rate takes the place of the original
+    warm-up.
+    """
+
+    def schedule(self, training: TrainingConfig, warmup_epochs: float) -> Schedule:
+        return Squeezed(training.schedule, training.epochs, warmup_epochs)
+
+
+@dataclass(frozen=True)
+class CosineRestart(_Restart):
+    """CLR: keep the trained weights; half a cosine from the highest to the lowest rate of the original schedule.
+
+    Le and Hua, ICLR 2021; as defined by Zimmer, Spiegel and Pokutta, ICLR 2023.
+    """
+
+    def schedule(self, training: TrainingConfig, warmup_epochs: float) -> Schedule:
+        rates = RateRange.of(training.schedule, training.epochs)
+        return Cosine(rates.highest, warmup_epochs, rates.lowest)
+
+
+@dataclass(frozen=True)
+class LinearRestart(_Restart):
+    """LLR: keep the trained weights; a straight line from the highest rate of the original schedule to 0.
+
+    Zimmer, Spiegel and Pokutta, ICLR 2023.
+    """
+
+    def schedule(self, training: TrainingConfig, warmup_epochs: float) -> Schedule:
+        return Linear(RateRange.of(training.schedule, training.epochs).highest, warmup_epochs)
+
+
+@dataclass(frozen=True)
+class AdaptiveLinearRestart(LinearRestart):
+    """ALLR: as `LinearRestart`, but from a lower rate where pruning changed the network little.
+
+    The line begins at clip(highest * d, highest * t/T, highest), with d the norm of the removed weights relative to
+    that of all weights, divided by the square root of the fraction that was removed (Zimmer, Spiegel and Pokutta, ICLR
+    2023, section 3). Norm and fraction are those of the parent's remaining prunable weights, so magnitude pruning has
+    d <= 1. The authors' code also counts biases and normalisation in the norm of all weights.
+    """
+
+    def start_after(self, removed: Removed, dense: FinishedRound, parent: FinishedRound) -> Start:
+        start, training = self.start(dense, parent), dense.training
+        share = max(removed.relative_change(), start.epochs / training.epochs)
+        peak = RateRange.of(training.schedule, training.epochs).highest * min(share, 1.0)
+        return dataclasses.replace(start, schedule=OfLength(Linear(peak, 0.1 * start.epochs), start.epochs))
 
 
 @dataclass(frozen=True)

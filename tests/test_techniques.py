@@ -1,6 +1,7 @@
 """Where each technique starts a round and which learning rates it follows, by tables and by the bits of real runs."""
 
 import dataclasses
+import math
 
 import pytest
 import tiny
@@ -16,11 +17,16 @@ from orchestrator.schedules import Constant, Cosine, StepDecay
 from orchestrator.storage.ledger import Ledger
 from orchestrator.storage.opening import open_store
 from orchestrator.techniques import (
+    AdaptiveLinearRestart,
+    CosineRestart,
     FineTuning,
     LearningRateRewinding,
+    LinearRestart,
     LowRateWeightRewinding,
     RandomReinitialisation,
+    Removed,
     RetrainingTechnique,
+    ScaledRestart,
     WeightRewinding,
 )
 from orchestrator.training.config import TrainingConfig
@@ -74,7 +80,69 @@ def test_where_a_round_starts_and_its_learning_rates(technique, state, first_epo
     assert snapshot == (int(state.split("@")[1]) if state and "@" in state else None)
 
 
-@pytest.mark.parametrize("technique", [LearningRateRewinding, FineTuning])
+# Of 20 epochs, of which 2 are warm-up: the highest rate is 0.4, the lowest 0.004.
+LONGER = dataclasses.replace(TRAINING, epochs=20, schedule=StepDecay(0.4, drops=(8, 14), warmup_epochs=2))
+ANNEALED = dataclasses.replace(TRAINING, epochs=20, schedule=Cosine(0.4, warmup_epochs=2, final=0.1))
+# Of 16 weights of 1 and 9 of 3, the 16 are removed: their relative norm is sqrt(16/97), their fraction 16/25.
+REMOVED = Removed({"w": torch.tensor([1.0] * 16 + [3.0] * 9)}, {"w": torch.tensor([0.0] * 16 + [3.0] * 9)})
+CHANGE = math.sqrt((16 / 97) / (16 / 25))
+
+
+@pytest.mark.parametrize(
+    ("technique", "training", "rates"),
+    [
+        # Restarts of 10 epochs: a warm-up of 1, then 9 for the whole schedule: the drops come 3.6 and 6.3 after it.
+        (
+            ScaledRestart(10),
+            LONGER,
+            {0: 0, 0.5: 0.2, 1: 0.4, 1.5: 0.4, 4.59: 0.4, 4.6: 0.04, 7.29: 0.04, 7.3: 0.004, 9.9: 0.004},
+        ),
+        (ScaledRestart(), LONGER, {0: 0, 1: 0.2, 2: 0.4, 9.19: 0.4, 9.2: 0.04, 14.6: 0.004}),
+        (CosineRestart(10), LONGER, {0: 0, 0.5: 0.2, 1: 0.4, 4: 0.301, 5.5: 0.202, 7: 0.103, 10: 0.004}),
+        (CosineRestart(10), ANNEALED, {0.5: 0.2, 1: 0.4, 5.5: 0.25, 10: 0.1}),
+        (LinearRestart(10), LONGER, {0: 0, 0.25: 0.1, 1: 0.4, 5.5: 0.2, 9.1: 0.04, 10: 0}),
+        (LinearRestart(10), ANNEALED, {0: 0, 1: 0.4, 5.5: 0.2, 10: 0}),
+        (LinearRestart(1), LONGER, {0: 0, 0.05: 0.2, 0.1: 0.4, 0.55: 0.2}),
+        (AdaptiveLinearRestart(2), LONGER, {0: 0, 0.2: 0.4 * CHANGE, 1.1: 0.2 * CHANGE}),
+        (AdaptiveLinearRestart(15), LONGER, {0: 0, 1.5: 0.4 * 15 / 20, 8.25: 0.2 * 15 / 20}),
+        (AdaptiveLinearRestart(), LONGER, {2: 0.4, 11: 0.2}),
+    ],
+    ids=str,
+)
+def test_restarts_go_on_from_the_parent_at_these_rates(technique, training, rates):
+    dense = Round("dense")
+    dense.training = training
+    start = technique.start_after(REMOVED, dense, Round("parent"))
+    assert list(start.state.model) == ["parent"]
+    assert (start.first_epoch, start.epochs) == (0, technique.epochs or 20)
+    # Whatever length the caller names, which is that of the dense run.
+    assert {epoch: start.schedule.lr_at(epoch, 20) for epoch in rates} == pytest.approx(rates, abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "change"),
+    [
+        ([1, 1, 1, 1], [1, 0, 1, 0], 1.0),  # all weights alike: the largest change that magnitude pruning can make
+        ([3, 0, 0, 4], [0, 0, 0, 4], math.sqrt((9 / 25) / (1 / 2))),  # what was removed before does not count
+        ([1, 2, 2, 4], [1, 2, 2, 0], math.sqrt((16 / 25) / (1 / 4))),  # more than 1, for another criterion
+        ([1, 2], [1, 2], 0.0),
+        ([0, 0], [0, 0], 0.0),
+        ([1, 2], [], math.sqrt(1 / 1)),
+    ],
+)
+def test_the_relative_change_is_that_of_all_prunable_weights_together(before, after, change):
+    """Over several tensors, and whether what is gone is zero or cut away."""
+    tensors = {"a": torch.tensor(before[:2]).float(), "b": torch.tensor(before[2:]).float()}
+    left = {"a": torch.tensor(after[:2]).float(), "b": torch.tensor(after[2:]).float()}
+    assert Removed(tensors, left).relative_change() == pytest.approx(change)
+    cut = {name: tensor[tensor != 0] for name, tensor in left.items() if tensor.any()}
+    assert Removed(tensors, cut).relative_change() == pytest.approx(change)
+
+
+GOING_ON = [LearningRateRewinding, FineTuning, ScaledRestart, CosineRestart, LinearRestart, AdaptiveLinearRestart]
+
+
+@pytest.mark.parametrize("technique", GOING_ON)
 def test_the_optimizers_state_is_kept_or_fresh(technique):
     assert technique(2).start(Round("dense"), Round("parent")).state.optimizer
     assert technique(2, optimizer_state="fresh").start(Round("dense"), Round("parent")).state.optimizer == {}
@@ -82,9 +150,7 @@ def test_the_optimizers_state_is_kept_or_fresh(technique):
         technique(optimizer_state="new").check(TRAINING)
 
 
-@pytest.mark.parametrize(
-    "technique", [LearningRateRewinding, FineTuning, WeightRewinding, LowRateWeightRewinding], ids=lambda t: t.__name__
-)
+@pytest.mark.parametrize("technique", [*GOING_ON, WeightRewinding, LowRateWeightRewinding], ids=lambda t: t.__name__)
 @pytest.mark.parametrize("epochs", [0, 7, -1, 2.5, True])
 def test_t_must_lie_within_the_dense_run(technique, epochs):
     with pytest.raises(
@@ -142,6 +208,7 @@ def test_an_epoch_outside_the_dense_run_is_refused_before_training(tmp_path, epo
 # From here on real training: 6 steps an epoch, of a warm-up epoch, one at 0.05, one at 0.005 and one at 0.0005.
 
 TINY = dataclasses.replace(tiny.EXPERIMENT, path=OneShot(0.3))
+LINE = [0.05 * (24 - step) / 21.6 for step in range(3, 24)]
 STEPS = [*(0.05 * step / 6 for step in range(6)), *[0.05] * 6, *[0.005] * 6, *[0.0005] * 6]
 
 
@@ -167,6 +234,9 @@ def rates():
         (WeightRewinding(2), STEPS[12:]),
         (LowRateWeightRewinding(3), [0.0005] * 18),
         (RandomReinitialisation(), STEPS),
+        # 12 steps, of which 1.2 are warm-up.
+        (LinearRestart(2), [0.0, 0.05 / 1.2, *(0.05 * (12 - step) / 10.8 for step in range(2, 12))]),
+        (AdaptiveLinearRestart(), [*(0.05 * step / 2.4 for step in range(3)), *LINE]),
     ],
     ids=lambda value: "" if isinstance(value, list) else str(value),
 )
@@ -282,7 +352,7 @@ def test_every_round_of_a_path_rewinds_to_the_same_bits_under_its_own_mask(techn
         assert_same_bits(request.start, dense, request.masks)
 
 
-@pytest.mark.parametrize("technique", [LearningRateRewinding(2), FineTuning(2)], ids=str)
+@pytest.mark.parametrize("technique", [LearningRateRewinding(2), FineTuning(2), AdaptiveLinearRestart(2)], ids=str)
 def test_every_round_of_a_path_goes_on_from_its_parents_bits(technique, ledger):
     requests, results = all_requests(dataclasses.replace(tiny.EXPERIMENT, technique=technique), ledger)
     for request, parent in zip(requests[1:], results, strict=False):
@@ -311,6 +381,22 @@ def all_requests(experiment, ledger):
         driver.finish(request, results[-1])
     assert [request.round for request in requests] == list(range(len(experiment.densities())))
     return requests, results
+
+
+def test_an_adaptive_restart_begins_at_the_rate_that_its_pruning_asks_for(ledger):
+    """In a real path, from the weights themselves."""
+    technique = AdaptiveLinearRestart(1)
+    requests, results = all_requests(dataclasses.replace(tiny.EXPERIMENT, technique=technique), ledger)
+    seen = []
+    for request, parent in zip(requests[1:], results, strict=False):
+        before = torch.cat([parent.state.model[name].flatten() for name in request.masks]).double()
+        gone = torch.cat([parent.state.model[name][~mask] for name, mask in request.masks.items()]).double()
+        fraction = int((gone != 0).sum()) / int((before != 0).sum())
+        change = float(gone.norm() / before.norm()) / fraction**0.5
+        assert fraction == pytest.approx(0.3, abs=0.02)
+        seen.append(request.schedule.lr_at(0.1, 4))
+        assert seen[-1] == pytest.approx(0.05 * min(max(change, 1 / 4), 1))
+    assert len(set(seen)) == len(seen)
 
 
 def test_the_dense_round_keeps_what_others_will_want(ledger):
@@ -371,7 +457,8 @@ def test_random_reinitialisation_follows_from_the_seed(finished, tmp_path):
 
 def test_techniques_end_differently_and_share_the_dense_round(tmp_path):
     techniques = [FineTuning(), LearningRateRewinding(), WeightRewinding(2), WeightRewinding(),
-                  LowRateWeightRewinding(2), RandomReinitialisation()]  # fmt: skip
+                  LowRateWeightRewinding(2), RandomReinitialisation(), ScaledRestart(2), CosineRestart(2),
+                  LinearRestart(2), AdaptiveLinearRestart(2)]  # fmt: skip
     storage = str(tmp_path / "runs")
     paths = [run(dataclasses.replace(TINY, technique=technique), storage) for technique in techniques]
     assert len({records[0].key for records in paths}) == 1
