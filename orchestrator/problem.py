@@ -22,6 +22,7 @@ from orchestrator.pruning.channels.removal import Channels
 from orchestrator.pruning.channels.trace import trace_channels
 from orchestrator.randomness import derive
 from orchestrator.rehearsal import rehearse
+from orchestrator.techniques import LearningRateRewinding
 
 logger = logging.getLogger(__name__)
 
@@ -48,6 +49,7 @@ def load_problem(experiment: Experiment, data_root: str | None = None, workers: 
     rehearse(experiment, model, prunable)
     unpruned = {name: weight.numel() for name, weight in unpruned_weights(model, prunable).items()}
     _warn_of_unpruned(experiment, model, prunable, unpruned)
+    _warn_of_low_rate(experiment)
     channels = None
     if isinstance(experiment.selection, Channels):
         channels = trace_channels(model, data.input_shape)
@@ -90,6 +92,14 @@ def _warn_of_unpruned(
         "from other parameters, or not those of a convolution, linear, attention or recurrent layer: "
         f"{name_largest(sizes)}"
     )
+
+
+def _warn_of_low_rate(experiment: Experiment) -> None:
+    """Log that learning-rate rewinding stays at a low rate."""
+    technique = experiment.technique
+    warning = technique.warning(experiment.training) if isinstance(technique, LearningRateRewinding) else None
+    if warning:
+        logger.warning(f"{experiment.name}: {warning}")
 
 
 def _identity(model: nn.Module, constants: Mapping[str, str]) -> str:

@@ -14,7 +14,7 @@ from typing import Literal, Protocol
 import torch
 
 from orchestrator.errors import ConfigError
-from orchestrator.schedules import Constant, Cosine, Linear, OfLength, RateRange, Schedule, Squeezed
+from orchestrator.schedules import Constant, Cosine, Linear, OfLength, RateRange, Schedule, Squeezed, sampled_rates
 from orchestrator.training.config import TrainingConfig
 from orchestrator.validate import one_of, whole
 from orchestrator.work import Tensors, TrainState
@@ -122,6 +122,20 @@ class LearningRateRewinding(_GoingOn):
     `epochs=None` rewinds all T epochs of the dense run, warm-up included. The optimizer state is kept as in the
     authors' code.
     """
+
+    def warning(self, training: TrainingConfig) -> str | None:
+        """Return a sentence if a round would stay under a tenth of the schedule's highest rate."""
+        rates, first = sampled_rates(training.schedule, training.epochs), training.epochs - (self.epochs or 0)
+        highest = max(rate for _, rate in rates)
+        last_high = max(epoch for epoch, rate in rates if rate >= highest / 10)
+        if self.epochs is None or last_high >= first:
+            return None
+        return (
+            f"{type(self).__name__}({self.epochs}) starts at a learning rate of "
+            f"{training.schedule.lr_at(first, training.epochs):.3g}, under a tenth of the schedule's highest, "
+            f"{highest:.3g}, so it does little more than fine-tune: its epochs must reach back further, "
+            f"{training.epochs - math.floor(last_high)} or more; or use LinearRestart({self.epochs})"
+        )
 
 
 @dataclass(frozen=True)

@@ -184,6 +184,37 @@ def test_a_schedule_that_ends_at_no_learning_rate_is_refused_before_training(tec
     dataclasses.replace(tiny.EXPERIMENT, training=training, technique=LearningRateRewinding())
 
 
+@pytest.mark.parametrize(
+    ("schedule", "epochs", "rate", "needed"),
+    [
+        (Cosine(0.4), 4, "0.0382", 5),  # the rate falls under 0.04 in the 16th of 20 epochs
+        (Cosine(0.4), 5, None, None),
+        (StepDecay(0.4, drops=(8, 14)), 6, "0.004", 7),
+        (StepDecay(0.4, drops=(8, 14)), 7, None, None),  # exactly a tenth
+        (StepDecay(0.4, drops=(8, 14)), None, None, None),
+        (StepDecay(0.4, drops=(8, 14), warmup_epochs=2), 20, None, None),  # the warm-up ends at the highest rate
+        (StepDecay(0.4, drops=(8, 14), warmup_epochs=2), 19, None, None),
+        (Constant(0.4), 1, None, None),
+    ],
+)
+def test_a_rewind_to_a_low_rate_is_warned_of_once_before_training(schedule, epochs, rate, needed, caplog):
+    technique = LearningRateRewinding(epochs)
+    experiment = tiny.with_training(epochs=20, schedule=schedule)
+    load_problem(dataclasses.replace(experiment, technique=technique))
+    told = [record.getMessage() for record in caplog.records if "learning rate" in record.getMessage()]
+    assert len(told) == (rate is not None)
+    if rate:
+        assert f"tiny: LearningRateRewinding({epochs}) starts at a learning rate of {rate}, under a tenth" in told[0]
+        assert (
+            f"highest, 0.4, so it does little more than fine-tune: its epochs must reach back further, {needed}"
+            in told[0]
+        )
+        assert LearningRateRewinding(needed).warning(experiment.training) is None
+    load_problem(dataclasses.replace(experiment, technique=WeightRewinding(epochs)))
+    load_problem(dataclasses.replace(experiment, technique=FineTuning(epochs)))
+    assert sum("learning rate" in record.getMessage() for record in caplog.records) == len(told)
+
+
 def test_t_outside_the_dense_run_is_refused_when_the_experiment_is_built():
     with pytest.raises(ConfigError, match=r"WeightRewinding.epochs must be a whole number from 1 to 4, got 5"):
         dataclasses.replace(tiny.EXPERIMENT, technique=WeightRewinding(5))  # dense@-1
