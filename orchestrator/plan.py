@@ -45,10 +45,11 @@ def plan(experiment: Experiment, rounds: Rounds, floor: Floor | None = None) -> 
     if needs_gradients(resolve_criterion(experiment.criterion)) and not parent.has_gradients():
         return Gradients(parent.key, index - 1, experiment.seed, parent.state(), parent.masks, parent.channels)
     masks, channels = select(experiment, rounds.problem, parent, index)
-    graph = rounds.problem.channels
-    start = experiment.technique.start(
-        *(CutRound(each, experiment.training, channels, graph) for each in (dense, parent))
+    dense_cut, parent_cut = (
+        CutRound(each, experiment.training, channels, rounds.problem.channels) for each in (dense, parent)
     )
+    removed = _removed(rounds.problem, parent, parent_cut, masks)
+    start = experiment.technique.start_after(removed, dense_cut, parent_cut)
     return _train(experiment, rounds, index, start, masks, channels)
 
 
