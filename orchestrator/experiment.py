@@ -19,6 +19,7 @@ from orchestrator.pruning.selection import Global, Selection
 from orchestrator.record import FORMAT
 from orchestrator.techniques import LearningRateRewinding, RetrainingTechnique
 from orchestrator.training.config import TrainingConfig
+from orchestrator.training.distillation import Distillation
 from orchestrator.validate import dataclass_with, json_options, text, texts, tuple_of, whole
 
 
@@ -27,6 +28,7 @@ class Experiment:
     """Model + data + training + path + selection by a criterion + technique + seed: a frozen value.
 
     `name` is for people and decides nothing. `seeds`: the experiment stands for one replicate with each of them.
+    `distillation`: how the dense round teaches every later one; None: it does not.
     """
 
     name: str
@@ -37,6 +39,7 @@ class Experiment:
     data_options: Mapping[str, Any] = field(default_factory=dict)
     path: Path = field(default_factory=Geometric)
     technique: RetrainingTechnique = field(default_factory=LearningRateRewinding)
+    distillation: Distillation | None = None
     criterion: str = "magnitude"
     selection: Selection | Channels = field(default_factory=Global)
     exclude: tuple[str, ...] = ()
@@ -65,6 +68,8 @@ class Experiment:
         dataclass_with("selection", self.selection, ["select", "check"])
         if not isinstance(self.training, TrainingConfig):
             raise ConfigError(f"training must be a TrainingConfig, got {self.training!r}")
+        if not isinstance(self.distillation, Distillation | None):
+            raise ConfigError(f"distillation must be None or a Distillation, got {self.distillation!r}")
         self.technique.check(self.training)
         json_options("model_options", self.model_options)
         json_options("data_options", self.data_options)
@@ -103,7 +108,7 @@ class Problem:
 def round_settings(experiment: Experiment, problem: Problem) -> list[dict[str, Any]]:
     """Everything that decides each round's result, without the parent (see `round_keys`).
 
-    The dense round leaves out what only pruning reads, so every technique and criterion shares one dense run.
+    The dense round leaves out what only later rounds read, so every technique and criterion shares one dense run.
     """
     common = {
         "format": FORMAT,
@@ -123,6 +128,7 @@ def round_settings(experiment: Experiment, problem: Problem) -> list[dict[str, A
         "prunable": list(problem.prunable),  # a model may leave out weights by itself
         "min_kept_per_layer": experiment.min_kept_per_layer,
         "technique": as_json(experiment.technique),
+        "distillation": as_json(experiment.distillation),
     }
     if problem.channels is not None:
         pruning["channel_graph"] = problem.channels.identity

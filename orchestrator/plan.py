@@ -21,7 +21,7 @@ from orchestrator.randomness import derive, own_randomness, seed_all
 from orchestrator.rounds import CutRound, Round, Rounds, masked_state
 from orchestrator.stopping import Floor
 from orchestrator.techniques import Removed, Start, check_rewind
-from orchestrator.work import Gradients, Snapshot, Tensors, Train, Work
+from orchestrator.work import Gradients, Snapshot, Tensors, Train, TrainState, Work
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +50,8 @@ def plan(experiment: Experiment, rounds: Rounds, floor: Floor | None = None) -> 
     )
     removed = _removed(rounds.problem, parent, parent_cut, masks)
     start = experiment.technique.start_after(removed, dense_cut, parent_cut)
-    return _train(experiment, rounds, index, start, masks, channels)
+    teacher = TrainState(dense.state().model) if experiment.distillation else None
+    return replace(_train(experiment, rounds, index, start, masks, channels), teacher=teacher)
 
 
 def select(experiment: Experiment, problem: Problem, parent: Round, index: int) -> tuple[Tensors, Kept]:

@@ -23,6 +23,7 @@ from orchestrator.pruning.channels.trace import trace_channels
 from orchestrator.randomness import derive
 from orchestrator.rehearsal import rehearse
 from orchestrator.techniques import LearningRateRewinding
+from orchestrator.training.config import TrainingConfig
 
 logger = logging.getLogger(__name__)
 
@@ -37,10 +38,11 @@ def load_problem(experiment: Experiment, data_root: str | None = None, workers: 
     data = load_data(experiment.data, experiment.data_options, root=data_root)
     batch_size = experiment.training.batch_size
     check_batch_size(len(data.train), batch_size, workers)
+    part = _smallest_part(experiment.training, workers)
     drawn = tensor_digests(_build(experiment, data, "model", "drawn again"))
     model = _build(experiment, data, "model")
     constants = constants_of(tensor_digests(model), drawn)
-    check_model(model, data, batch_size // workers)
+    check_model(model, data, part)
     prunable = {name: tuple(weight.shape) for name, weight in prunable_weights(model, experiment.exclude).items()}
     if not prunable:
         raise ConfigError(
@@ -65,6 +67,17 @@ def load_problem(experiment: Experiment, data_root: str | None = None, workers: 
         gpu_only=gpu_only(model),
     )
     return problem, data
+
+
+def _smallest_part(training: TrainingConfig, workers: int) -> int:
+    """Return how many samples a worker trains on at once, at the least. Raises ConfigError where it would have none."""
+    share = training.batch_size // workers
+    if training.accumulate > share:
+        raise ConfigError(
+            f"training.accumulate must be at most {share}, a worker's share of batch_size {training.batch_size} among "
+            f"{workers} worker(s), got {training.accumulate}: lower accumulate or workers, or raise batch_size"
+        )
+    return share // training.accumulate
 
 
 def _build(experiment: Experiment, data: Data, *purpose: str) -> nn.Module:

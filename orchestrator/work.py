@@ -70,7 +70,7 @@ class Train:
     `start` None is a fresh initialisation that follows from `seed` and `round`. `channels`: the configuration of the
     smaller network to train, whose tensors `start` holds ({}: the dense one, which `masks` may cut). `keep`: epochs of
     the dense run after which the answer must hold a snapshot. `constants`: digests of tensors that the dense network
-    must begin with (see `constants_of`).
+    must begin with (see `constants_of`). `teacher`: the dense round's final model, where that teaches.
     """
 
     key: str
@@ -89,6 +89,7 @@ class Train:
     channels: Kept = field(default_factory=dict)
     keep: tuple[int, ...] = ()
     constants: Mapping[str, str] = field(default_factory=dict)
+    teacher: TrainState | None = None
 
     @property
     def round_key(self) -> str:
@@ -101,12 +102,13 @@ class Train:
         return self
 
     def origin(self) -> str:
-        """Return a digest of the weights and masks that the round starts from.
+        """Return a digest of the weights and masks that the round starts from, and of its teacher.
 
         A round's key says what they should be; a parent that was lost and trained again elsewhere may have other bits.
         """
         digest = hashlib.sha256()
-        for tensors in (self.start.model if self.start else {}, self.masks):
+        teacher = [self.teacher.model] if self.teacher else []
+        for tensors in (self.start.model if self.start else {}, self.masks, *teacher):
             for name, tensor in sorted(tensors.items()):  # storage gives them in another order
                 digest.update(name.encode())
                 digest.update(raw_bytes(tensor))
@@ -114,12 +116,12 @@ class Train:
 
     def split(self) -> tuple[Train, Any]:
         """Return this work without its tensors, and the tensors, which travel apart from it on a cluster."""
-        return replace(self, start=None, masks={}), (self.start, self.masks)
+        return replace(self, start=None, masks={}, teacher=None), (self.start, self.masks, self.teacher)
 
     def joined(self, tensors: Any) -> Train:
         """Return this work with the tensors that `split` took away."""
-        start, masks = tensors
-        return replace(self, start=start, masks=masks)
+        start, masks, teacher = tensors
+        return replace(self, start=start, masks=masks, teacher=teacher)
 
 
 @dataclass(frozen=True)
@@ -206,9 +208,10 @@ class EpochMetrics:
 class Trained:
     """The answer to `Train`.
 
-    `seconds`: time spent on it, over the attempts that it goes back to. `gap_seconds`: from the last training step of
-    the round before to the first one of this, None where these workers trained no round before. `snapshots`: the state
-    after each epoch of the work's `keep` that this attempt passed.
+    `state`: of the averaged model, where the training has one. `seconds`: time spent on it, over the attempts that it
+    goes back to. `gap_seconds`: from the last training step of the round before to the first one of this, None where
+    these workers trained no round before. `snapshots`: the state after each epoch of the work's `keep` that this
+    attempt passed.
     """
 
     state: TrainState
@@ -240,7 +243,8 @@ class Progress:
     """A round in its middle: enough to go on with the same bits, after `epochs_done` epochs and `steps_done` steps.
 
     `parts` (workers, n), float64: in the middle of an epoch, what each worker has of its own: running statistics, then
-    the sum of its losses. `origin`: see `Train.origin`.
+    the sum of its losses. `origin`: see `Train.origin`. `average`: the tensors of the averaged model, where the
+    training has one; `state` is that of the trained one, and `parts` has the statistics of both.
     """
 
     key: str
@@ -252,6 +256,7 @@ class Progress:
     steps_done: int = 0
     parts: Tensor | None = None
     origin: str = ""
+    average: Tensors | None = None
 
     @property
     def place(self) -> tuple[int, int]:

@@ -22,7 +22,8 @@ from orchestrator.record import MODEL, Record
 from orchestrator.schedules import Constant
 from orchestrator.storage.ledger import Ledger
 from orchestrator.storage.opening import open_store
-from orchestrator.techniques import LearningRateRewinding, WeightRewinding
+from orchestrator.techniques import LearningRateRewinding, LinearRestart, WeightRewinding
+from orchestrator.training.distillation import Distillation
 from orchestrator.work import EpochMetrics, Train, Trained, TrainState, snapshot_key
 
 SHAPES = {"conv.weight": (4, 3, 3, 3), "fc.weight": (10, 20)}
@@ -111,6 +112,19 @@ def test_learning_rates_of_a_rewound_round_are_the_tail_of_the_originals(store, 
     assert request.first_epoch == first
     assert rates(request) == original[first * steps :]
     assert len(set(original)) > 3, "warm-up and drops are in the schedule"
+
+
+def test_the_dense_round_teaches_every_later_one_and_is_not_taught(store):
+    driver = driver_of(store, dataclasses.replace(EXPERIMENT, distillation=Distillation()))
+    dense, *rounds = run_all(driver)
+    assert dense.teacher is None
+    for request in rounds:
+        assert request.teacher.optimizer == {}
+        expected = fake_train(dense).state.model
+        assert request.teacher.model.keys() == expected.keys()
+        assert all(torch.equal(request.teacher.model[name], tensor) for name, tensor in expected.items())
+        assert dataclasses.replace(request, teacher=None).origin() != request.origin()
+    assert all(request.teacher is None for request in run_all(driver_of(store)))
 
 
 def test_next_round_repeats_itself_until_the_round_is_finished(store):
@@ -310,6 +324,8 @@ CHANGES = {
     "data option": {"data_options": {"samples": 5}},
     "epochs": {"training": dataclasses.replace(tiny.EXPERIMENT.training, epochs=5)},
     "schedule": {"training": dataclasses.replace(tiny.EXPERIMENT.training, schedule=Constant(0.05))},
+    "accumulate": {"training": dataclasses.replace(tiny.EXPERIMENT.training, accumulate=2)},
+    "ema": {"training": dataclasses.replace(tiny.EXPERIMENT.training, ema=0.999)},
     "label smoothing": {"training": dataclasses.replace(tiny.EXPERIMENT.training, label_smoothing=0.1)},
 }
 PRUNING_CHANGES = {
@@ -319,6 +335,8 @@ PRUNING_CHANGES = {
     "path": {"path": Geometric(remove=0.3, rounds=3)},
     "exclude": {"exclude": ("fc*",)},
     "min kept": {"min_kept_per_layer": 1},
+    "distillation": {"distillation": Distillation()},
+    "restart": {"technique": LinearRestart()},
 }
 
 
@@ -344,7 +362,7 @@ def test_another_model_or_other_data_changes_every_key(field):
 
 def test_names_decide_nothing_and_keys_are_stable():
     assert keys_of(EXPERIMENT) == keys_of(dataclasses.replace(EXPERIMENT, name="other"))
-    assert keys_of(EXPERIMENT)[0] == "f818990d1f55bb736fdd368ce526055cde75c50982a11366b73b7c5862a928fb"
+    assert keys_of(EXPERIMENT)[0] == "e00fc40e7b031d518ff1a6d90853c62236d6956356141834d3a9d5a73438a1d9"
 
 
 @pytest.mark.parametrize(
@@ -356,6 +374,7 @@ def test_names_decide_nothing_and_keys_are_stable():
         ({"seed": 0.5}, "seed must be a whole number from 0 to 9223372036854775807, got"),
         ({"min_kept_per_layer": -1}, "min_kept_per_layer must be a whole number of 0 or more, got -1"),
         ({"min_kept_per_layer": "1"}, "min_kept_per_layer must be a whole number"),
+        ({"distillation": 0.5}, "distillation must be None or a Distillation, got 0.5"),
         ({"path": 0.2}, r"path must be a dataclass with densities\(\)"),
         ({"training": None}, "training must be a TrainingConfig, got None"),
         ({"exclude": "fc"}, r"exclude must be a tuple, got 'fc': write \['fc'\]"),
@@ -390,6 +409,10 @@ def test_an_invalid_experiment_is_refused_when_built(change, words):
         ({"batch_size": 1.5}, "training.batch_size must be a whole number"),
         ({"clip_norm": 0.0}, "training.clip_norm must be a finite number above 0, got 0.0: None does not"),
         ({"clip_norm": "1"}, "training.clip_norm must be a finite number above 0, got '1'"),
+        ({"accumulate": 0}, "training.accumulate must be a whole number from 1 to 16, got 0"),
+        ({"accumulate": 17}, "training.accumulate must be a whole number from 1 to 16, got 17"),
+        ({"ema": 1.0}, r"training.ema must be a number in \(0, 1\)"),
+        ({"ema": True}, "training.ema must be a number"),
         ({"schedule": 0.1}, r"training.schedule must be a dataclass with lr_at\(\), got 0.1"),
         ({"optimizer": "sgd"}, r"training.optimizer must be a dataclass with build\(\), got 'sgd'"),
         ({"compile": "no"}, "training.compile must be True or False, got 'no'"),

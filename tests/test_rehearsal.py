@@ -266,3 +266,21 @@ def test_a_sweep_calls_the_path_of_every_experiment():
     assert len(_paths(experiments, Deployment())) == 2
     with pytest.raises(ConfigError, match="densities must decrease"):
         _paths([*experiments, dataclasses.replace(tiny.EXPERIMENT, name="own", path=RisingPath())], Deployment())
+
+
+@pytest.mark.parametrize(
+    ("workers", "accumulate", "words"), [(1, 16, None), (3, 5, None), (3, 6, "at most 5"), (16, 2, "at most 1")]
+)
+def test_every_worker_has_a_sample_for_every_part_of_a_batch(workers, accumulate, words):
+    experiment = tiny.with_training(accumulate=accumulate)
+    if words is None:
+        load_problem(experiment, workers=workers)
+        return
+    with pytest.raises(ConfigError, match=rf"accumulate must be {words}, .* batch_size 16 among {workers} worker"):
+        load_problem(experiment, workers=workers)
+
+
+def test_a_part_of_one_image_is_too_few_for_batch_normalisation():
+    experiment = tiny.with_training(dataclasses.replace(tiny.EXPERIMENT, model="tiny:normed"), accumulate=9)
+    with pytest.raises(ConfigError, match="is one image: raise batch_size, or lower workers or accumulate"):
+        load_problem(experiment)

@@ -30,6 +30,7 @@ from orchestrator.techniques import (
     WeightRewinding,
 )
 from orchestrator.training.config import TrainingConfig
+from orchestrator.training.optimizer import AdamW
 from orchestrator.training.trainer import Trainer
 from orchestrator.work import Snapshot, TrainState
 
@@ -389,6 +390,22 @@ def test_every_round_of_a_path_goes_on_from_its_parents_bits(technique, ledger):
     for request, parent in zip(requests[1:], results, strict=False):
         assert_same_bits(request.start, parent.state, request.masks)
         assert request.start.optimizer
+
+
+def test_the_state_of_adamw_goes_on_masked_and_comes_back_from_storage(ledger):
+    experiment = tiny.with_training(optimizer=AdamW(weight_decay=0.05))
+    requests, results = all_requests(experiment, ledger)
+    for request, parent in zip(requests[1:], results, strict=False):
+        slots = request.start.optimizer
+        assert {slot.rsplit("/", 1)[1] for slot in slots} == {"exp_avg", "exp_avg_sq", "step"}
+        for slot, value in slots.items():
+            mask = request.masks.get(slot.rsplit("/", 1)[0])
+            masked = mask is not None and mask.shape == value.shape
+            assert torch.equal(value, parent.state.optimizer[slot] * mask if masked else parent.state.optimizer[slot])
+    committed, _ = ledger.load(ledger.record(requests[-1].key))
+    assert_same_bits(committed, results[-1].state, {})
+    steps = 4 * len(requests) * 6
+    assert {float(value) for slot, value in committed.optimizer.items() if slot.endswith("step")} == {steps}
 
 
 @pytest.mark.parametrize(

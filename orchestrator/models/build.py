@@ -68,8 +68,8 @@ def build_model(
 def check_model(model: nn.Module, data: Data, smallest_batch: int = 2) -> None:
     """Raises ConfigError unless two samples give `model`, in evaluation mode, (2, num_classes) logits from all weights.
 
-    And unless a copy of it, in training mode, gives every parameter a gradient, from `smallest_batch` samples (a
-    worker's share of a batch) if those are fewer than two.
+    And unless a copy of it, in training mode, gives every parameter a gradient, from `smallest_batch` samples (what
+    a worker trains on at once) if those are fewer than two.
     """
     name, shape = type(model).__name__, (2, *data.input_shape)
     was_training = model.training
@@ -96,7 +96,9 @@ def _check_training(model: nn.Module, name: str, shape: tuple[int, ...]) -> None
             model(torch.zeros(shape)).sum().backward()
     except ERRORS as error:
         way_out = (
-            "" if shape[0] > 1 else "; a worker's share of the batch is one image: raise batch_size, or lower workers"
+            ""
+            if shape[0] > 1
+            else "; a worker's share of the batch is one image: raise batch_size, or lower workers or accumulate"
         )
         raise ConfigError(
             f"model {name} cannot be trained on images of shape {shape}: {described(error)}{way_out}"

@@ -25,6 +25,7 @@ from orchestrator.work import EpochMetrics, Progress, Tensors, TrainState
 Shapes = Mapping[str, tuple[int, ...]]
 _MASK = "#mask"
 _PARTS = "#parts"
+_AVERAGE = "#average/"
 
 
 def pack_model(model: Tensors, masks: Tensors) -> bytes:
@@ -90,6 +91,7 @@ def pack_progress(progress: Progress) -> bytes:
         "origin": progress.origin,
     }
     own = {} if progress.parts is None else {_PARTS: progress.parts}
+    own |= {_AVERAGE + name: tensor for name, tensor in (progress.average or {}).items()}
     return _seal(
         TrainState({**progress.state.model, **own}, progress.state.optimizer), {"progress": json.dumps(header)}
     )
@@ -101,7 +103,9 @@ def unpack_progress(blob: bytes, file: str) -> Progress:
     try:
         header = json.loads(metadata["progress"])
         header["history"] = tuple(EpochMetrics(**metrics) for metrics in header["history"])
-        progress = Progress(state=state, parts=state.model.pop(_PARTS, None), **header)
+        names = [name for name in state.model if name.startswith(_AVERAGE)]
+        average = {name.removeprefix(_AVERAGE): state.model.pop(name) for name in names}
+        progress = Progress(state=state, parts=state.model.pop(_PARTS, None), average=average or None, **header)
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise DamagedError(f"{file}: not a mid-round checkpoint ({error!r:.200})") from error
     if not _is_sound(progress):

@@ -6,6 +6,7 @@ import functools
 import os
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import ParamSpec, TypeVar
 
 import torch
@@ -103,6 +104,11 @@ def data_parallel(module: nn.Module) -> nn.Module:
     return DistributedDataParallel(module, forward_sync_buffers=False, init_sync=False, gradient_as_bucket_view=True)
 
 
+def averaging(module: nn.Module, last: bool) -> AbstractContextManager[object]:
+    """Return a context for the backward pass of one part of a batch: gradients are averaged with the last part."""
+    return nullcontext() if last or not isinstance(module, DistributedDataParallel) else module.no_sync()
+
+
 def average_gradients(module: nn.Module) -> None:
     """On CPUs, where there is nothing to overlap with: the mean over the workers, in one message.
 
@@ -147,12 +153,11 @@ def running_statistics(module: nn.Module) -> list[Tensor]:
     return [buffer for buffer in module.buffers() if buffer.is_floating_point()]
 
 
-def average_buffers(module: nn.Module) -> None:
-    """Replace running statistics by their mean over the workers; in float64, so that what is equal stays as it is."""
-    buffers = running_statistics(module)
-    if world_size() > 1 and buffers:
-        flat = torch.cat([buffer.reshape(-1).double() for buffer in buffers])
-        put_flat(sum_over_workers(flat).div_(world_size()), buffers)
+def average_over_workers(statistics: Sequence[Tensor]) -> None:
+    """Replace `statistics` by their mean over the workers; in float64, so that what is equal stays as it is."""
+    if world_size() > 1 and statistics:
+        flat = torch.cat([tensor.reshape(-1).double() for tensor in statistics])
+        put_flat(sum_over_workers(flat).div_(world_size()), statistics)
 
 
 @torch.no_grad()

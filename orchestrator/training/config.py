@@ -16,6 +16,18 @@ class TrainingConfig:
     """The dense run's training; retraining uses a part of it.
 
     `batch_size` is global: the workers share it. `clip_norm` bounds the norm of the whole (masked) gradient.
+
+    `accumulate` saves memory: a worker splits its share of each batch into that many parts and adds up their gradients
+    before the one step of the optimizer. The gradient is still the mean over all `batch_size` samples. Batch
+    normalisation sees one part at a time: its statistics are those of fewer samples, and its running statistics move
+    once for each part.
+
+    `ema`, such as 0.999, is the decay of an exponential moving average of the weights and of the running statistics;
+    None is no average. After step n = 0, 1, ... of each round, average += (1 - d) * (weights - average) with d =
+    min(ema, (1 + n) / (10 + n)). It begins at the weights that the round starts from. The averaged network is the one
+    that is evaluated, and the result of the round: pruning looks at it, the next round starts from it, and it teaches
+    where there is distillation. The optimizer's state, and the snapshots that weights are rewound to, are those of the
+    network that is trained.
     """
 
     epochs: int
@@ -24,6 +36,8 @@ class TrainingConfig:
     optimizer: Optimizer = field(default_factory=SGD)
     clip_norm: float | None = None
     label_smoothing: float = 0.0
+    accumulate: int = 1
+    ema: float | None = None
     precision: Literal["fp32", "bf16"] = "fp32"
     channels_last: bool = False
     compile: bool = False
@@ -31,6 +45,7 @@ class TrainingConfig:
     def __post_init__(self) -> None:
         whole("training.epochs", self.epochs, minimum=1)
         whole("training.batch_size", self.batch_size, minimum=1)
+        whole("training.accumulate", self.accumulate, minimum=1, maximum=self.batch_size, way_out="it divides a batch")
         dataclass_with("training.schedule", self.schedule, ["lr_at"])
         dataclass_with("training.optimizer", self.optimizer, ["build"])
         warmup = finite("training.schedule.warmup_epochs", getattr(self.schedule, "warmup_epochs", 0), minimum=0)
@@ -38,6 +53,8 @@ class TrainingConfig:
             raise ConfigError(f"warmup_epochs must be below training.epochs, {self.epochs}, got {warmup}")
         if self.clip_norm is not None:
             finite("training.clip_norm", self.clip_norm, above=0, way_out="None does not clip")
+        if self.ema is not None:
+            fraction("training.ema", self.ema)
         fraction("training.label_smoothing", self.label_smoothing, zero=True)
         one_of("training.precision", self.precision, ["fp32", "bf16"])
         flag("training.channels_last", self.channels_last)

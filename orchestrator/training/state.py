@@ -17,7 +17,7 @@ def model_tensors(module: nn.Module) -> Tensors:
 
 
 def take_state(module: nn.Module, optimizer: torch.optim.Optimizer) -> TrainState:
-    """A copy on the CPU, in the default memory format."""
+    """Return a copy on the CPU, in the default memory format."""
     names: dict[Tensor, str] = {parameter: name for name, parameter in module.named_parameters()}
     slots = {
         f"{names[parameter]}/{slot}": value
@@ -25,24 +25,28 @@ def take_state(module: nn.Module, optimizer: torch.optim.Optimizer) -> TrainStat
         for slot, value in state.items()
         if isinstance(value, Tensor)
     }
-    model = model_tensors(module)
-    return TrainState(
-        {name: _copy_out(tensor) for name, tensor in model.items()},
-        {name: _copy_out(slots[name]) for name in sorted(slots)},
-    )
+    return TrainState(take_model(module), {name: _copy_out(slots[name]) for name in sorted(slots)})
+
+
+def take_model(module: nn.Module) -> Tensors:
+    """Return the module's part of `take_state`."""
+    return {name: _copy_out(tensor) for name, tensor in model_tensors(module).items()}
+
+
+def check_model_tensors(model: Tensors, module: nn.Module) -> None:
+    """Raise DamagedError unless `model` has the tensors of `module`."""
+    mine = model_tensors(module)
+    if mine.keys() != model.keys():
+        differing = sorted(mine.keys() ^ model.keys())
+        raise DamagedError(f"the saved tensors are not those of the model: {', '.join(differing[:5])!r:.500}")
+    for name, tensor in mine.items():
+        if tensor.shape != model[name].shape:
+            raise DamagedError(f"{name}: the model has {tuple(tensor.shape)}, saved is {tuple(model[name].shape)}")
 
 
 def check_state(state: TrainState, module: nn.Module) -> None:
     """Raise DamagedError unless the tensors of `state` are those of `module`, and its optimizer's no larger."""
-    mine = model_tensors(module)
-    if mine.keys() != state.model.keys():
-        differing = sorted(mine.keys() ^ state.model.keys())
-        raise DamagedError(f"the saved tensors are not those of the model: {', '.join(differing[:5])!r:.500}")
-    for name, tensor in mine.items():
-        if tensor.shape != state.model[name].shape:
-            raise DamagedError(
-                f"{name}: the model has {tuple(tensor.shape)}, saved is {tuple(state.model[name].shape)}"
-            )
+    check_model_tensors(state.model, module)
     parameters = dict(module.named_parameters())
     for path, value in state.optimizer.items():
         parameter = parameters.get(path.rpartition("/")[0])
@@ -53,11 +57,18 @@ def check_state(state: TrainState, module: nn.Module) -> None:
 
 
 @torch.no_grad()
+def put_model(model: Tensors, module: nn.Module) -> None:
+    """Copy `model` into the module. Raises DamagedError, before anything changes, unless the tensors fit."""
+    check_model_tensors(model, module)
+    for name, tensor in model_tensors(module).items():
+        tensor.copy_(model[name])
+
+
+@torch.no_grad()
 def put_state(state: TrainState, module: nn.Module, optimizer: torch.optim.Optimizer) -> None:
     """Copy `state` into the module and a fresh optimizer. Raises what `check_state` raises, before anything changes."""
     check_state(state, module)
-    for name, tensor in model_tensors(module).items():
-        tensor.copy_(state.model[name])
+    put_model(state.model, module)
     optimizer.state.clear()
     parameters = dict(module.named_parameters())
     for path, value in state.optimizer.items():

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 
@@ -28,7 +28,16 @@ from orchestrator.randomness import derive, seed_all
 from orchestrator.storage.store import JSON_BYTES
 from orchestrator.training import collectives
 from orchestrator.training.masked import Masked
-from orchestrator.training.state import check_state, model_tensors, put_state, take_state
+from orchestrator.training.moving_average import MovingAverage
+from orchestrator.training.state import (
+    check_model_tensors,
+    check_state,
+    model_tensors,
+    put_model,
+    put_state,
+    take_model,
+    take_state,
+)
 from orchestrator.work import (
     Answer,
     EpochMetrics,
@@ -72,8 +81,8 @@ class Trainer:
             loader_workers=loader_workers,
             channels_last=self.training.channels_last,
         )
-        self._channels: Kept = {}
-        self.module = self._place(self._build(derive(experiment.seed, "model"), {}))
+        self._networks: dict[str, tuple[Kept, nn.Module]] = {}
+        self.module = self._network("student", {})
         self._last_step: float | None = None  # when it ended, for `gap_seconds`
         self._first_step: float | None = None
 
@@ -115,9 +124,10 @@ class Trainer:
         attempt = self._begin(work, resume, on_step)
         last_step, self._first_step = self._last_step, None
         self._run_epochs(attempt, on_epoch, on_snapshot)
-        _, test_accuracy = self.evaluate("test")
+        outcome = self._outcome(attempt)
+        _, test_accuracy = self.evaluate(outcome, "test")
         return Trained(
-            state=take_state(self.module, attempt.optimizer),
+            state=TrainState(take_model(outcome), take_state(self.module, attempt.optimizer).optimizer),
             history=tuple(attempt.history),
             test_accuracy=test_accuracy,
             seconds=time.perf_counter() - attempt.began,
@@ -132,25 +142,21 @@ class Trainer:
         """Put the network where `work` starts, or where `resume` left it."""
         began = time.perf_counter() - (resume.seconds if resume else 0.0)
         attempts = resume.attempts + 1 if resume else 1
-        self._take_shape(work.channels)
+        self.module = self._network("student", work.channels)
         optimizer = self.training.optimizer.build(self.module)
         start = resume.state if resume else work.start or self._initial(work)
-        self._put(start, optimizer, f"round {work.round}", work.parent)
+        with _starting_from(f"round {work.round}", work.parent):
+            put_state(start, self.module, optimizer)
+            teacher = self._teacher(work.teacher) if work.teacher else None
         collectives.start_alike(self.module)
         masked = Masked(self.module, work.masks)
         masked.mask_weights()
-        attempt = _Attempt(work, optimizer, masked, list(resume.history) if resume else [], began, attempts, on_step)
+        average = self._average(work, resume)
+        history = list(resume.history) if resume else []
+        attempt = _Attempt(work, optimizer, masked, teacher, average, history, began, attempts, on_step)
         if resume and resume.parts is not None:
-            attempt.begun, attempt.loss_sum = resume.steps_done, self._put_parts(resume.parts)
+            attempt.begun, attempt.loss_sum = resume.steps_done, self._put_parts(attempt, resume.parts)
         return attempt
-
-    def _put(self, state: TrainState, optimizer: torch.optim.Optimizer, what: str, parent: str | None) -> None:
-        try:
-            put_state(state, self.module, optimizer)
-        except DamagedError as error:
-            raise DamagedError(
-                f"{what} cannot start from what rounds/{parent} or the snapshots of its dense run hold: {error}"
-            ) from error
 
     def _run_epochs(self, attempt: _Attempt, on_epoch: OnEpoch | None, on_snapshot: OnSnapshot | None) -> None:
         """Train the epochs that are left of an attempt."""
@@ -171,12 +177,17 @@ class Trainer:
 
     def check(self, work: Train, progress: Progress) -> None:
         """Raise DamagedError unless `work` can go on from `progress`: storage may hold anything."""
-        self._take_shape(work.channels)
+        self.module = self._network("student", work.channels)
         check_state(progress.state, self.module)
         if progress.origin != work.origin():
             raise DamagedError("it began from other weights or masks than the round has now")
         done, steps = len(progress.history), self.batches.steps_per_epoch
-        own = 1 + sum(buffer.numel() for buffer in collectives.running_statistics(self.module))
+        if (progress.average is None) != (self.training.ema is None):
+            raise DamagedError("it must have averaged weights where training.ema has a value, and only there")
+        if progress.average is not None:
+            check_model_tensors(progress.average, self.module)
+        networks = 1 if progress.average is None else 2
+        own = 1 + networks * sum(buffer.numel() for buffer in collectives.running_statistics(self.module))
         if [metrics.epoch - work.first_epoch for metrics in progress.history] != list(range(done)):
             raise DamagedError(f"its epochs do not begin with the round's first one, {work.first_epoch}")
         if done + (progress.steps_done > 0) > work.epochs or progress.steps_done > steps:
@@ -192,7 +203,7 @@ class Trainer:
         began = time.perf_counter()
         train_loss = self._train_epoch(attempt, epoch)
         self._last_step = time.perf_counter()
-        val_loss, val_accuracy = self.evaluate("val")
+        val_loss, val_accuracy = self.evaluate(self._outcome(attempt), "val")
         # The training loss is measured before each step; the validation loss sees what the last one did.
         if not (math.isfinite(train_loss) and math.isfinite(val_loss)):
             raise DivergedError(
@@ -207,11 +218,37 @@ class Trainer:
         attempt.images += images
         return images / seconds
 
-    def _take_shape(self, channels: Kept) -> None:
-        """Become the network that has these channels."""
-        if channels != self._channels:
-            self.module = self._place(self._build(derive(self._experiment.seed, "model"), channels))
-            self._channels = channels
+    def _network(self, role: str, channels: Kept) -> nn.Module:
+        """Return the network that is kept for `role`; it is built again only for other channels than before."""
+        if role not in self._networks or self._networks[role][0] != channels:
+            module = self._place(self._build(derive(self._experiment.seed, "model"), channels))
+            self._networks[role] = (channels, module)
+        return self._networks[role][1]
+
+    def _teacher(self, state: TrainState) -> nn.Module:
+        """Return the dense network with these tensors, in evaluation mode. Raises DamagedError."""
+        module = self._network("teacher", {})
+        put_model(state.model, module)
+        collectives.start_alike(module)
+        return module.eval()
+
+    def _average(self, work: Train, resume: Progress | None) -> MovingAverage | None:
+        """Return the moving average as it is at the start of the round or in `resume`, if the training has one."""
+        if self.training.ema is None:
+            return None
+        average = MovingAverage(self._network("average", work.channels), self.module, self.training.ema)
+        if resume and resume.average is not None:
+            put_model(resume.average, average.module)
+        return average
+
+    def _outcome(self, attempt: _Attempt) -> nn.Module:
+        """Return the network that is evaluated: the averaged one, where the training has one."""
+        return attempt.average.module if attempt.average else self.module
+
+    def _statistics(self, attempt: _Attempt) -> list[Tensor]:
+        """Return what each worker has of its own in the middle of an epoch."""
+        networks = [self.module, *([attempt.average.module] if attempt.average else [])]
+        return [buffer for network in networks for buffer in collectives.running_statistics(network)]
 
     def _initial(self, work: Train) -> TrainState:
         """The initialisation that follows from the seed; another one in every round, for those who start anew."""
@@ -226,9 +263,7 @@ class Trainer:
 
     def _train_epoch(self, attempt: _Attempt, epoch: int) -> float:
         """One pass over the training data; returns the mean loss per sample over all workers."""
-        training, steps, work = self.training, self.batches.steps_per_epoch, attempt.work
-        optimizer, masked = attempt.optimizer, attempt.masked
-        share = collectives.world_size() / training.batch_size
+        steps, work = self.batches.steps_per_epoch, attempt.work
         loss_sum = torch.zeros((), device=self.device, dtype=torch.float64) + attempt.loss_sum
         begun, attempt.begun, attempt.loss_sum = attempt.begun, 0, 0.0
         self.module.train()
@@ -237,33 +272,49 @@ class Trainer:
         for step, (images, labels) in enumerate(batches, start=begun):
             # Seeded at every step (dropout draws from it), so that no step depends on the ones before it.
             self._seed(derive(work.seed, work.round, epoch, step, collectives.rank()))
-            for parameters in optimizer.param_groups:
-                parameters["lr"] = work.schedule.lr_at(epoch + step / steps, training.epochs)
-            with self._autocast():
-                loss = self._loss(model(images), labels)
-            optimizer.zero_grad(set_to_none=True)
-            # Workers average gradients; the loss is weighted so that this is the mean over the global batch,
-            # whatever the workers' shares of it.
-            (loss * share).backward()
-            collectives.average_gradients(self.module)
-            masked.mask_gradients()
-            if training.clip_norm is not None:
-                nn.utils.clip_grad_norm_(self.module.parameters(), training.clip_norm)
-            optimizer.step()
-            masked.mask_weights()
-            loss_sum += loss.detach()
+            for parameters in attempt.optimizer.param_groups:
+                parameters["lr"] = work.schedule.lr_at(epoch + step / steps, self.training.epochs)
+            attempt.optimizer.zero_grad(set_to_none=True)
+            self._add_gradients(attempt, model, images, labels, loss_sum)
+            self._step(attempt, len(attempt.history) * steps + step)
             self._first_step = self._first_step or time.perf_counter()
             if attempt.on_step:
                 attempt.on_step(partial(self._progress, attempt, step + 1, loss_sum))
-        collectives.average_buffers(self.module)
+        collectives.average_over_workers(self._statistics(attempt))
         total = collectives.sum_over_workers(loss_sum).item()
-        return total / (steps * training.batch_size)
+        return total / (steps * self.training.batch_size)
+
+    def _add_gradients(
+        self, attempt: _Attempt, model: nn.Module, images: Tensor, labels: Tensor, loss_sum: Tensor
+    ) -> None:
+        """Add the gradients of a batch to the parameters', and its loss to `loss_sum`, part by part."""
+        parts = self.training.accumulate
+        # Workers average gradients; the loss is weighted so that this is the mean over the global batch,
+        # whatever the workers' shares of it.
+        share = collectives.world_size() / self.training.batch_size
+        batch = zip(images.tensor_split(parts), labels.tensor_split(parts), strict=True)
+        for part, (some_images, some_labels) in enumerate(batch, start=1):
+            with collectives.averaging(model, last=part == parts):
+                loss = self._loss(model, some_images, some_labels, attempt.teacher)
+                (loss * share).backward()
+            loss_sum += loss.detach()
+
+    def _step(self, attempt: _Attempt, step: int) -> None:
+        """Change the weights and their average by the gradients that are there. `step` is counted over the round."""
+        collectives.average_gradients(self.module)
+        attempt.masked.mask_gradients()
+        if self.training.clip_norm is not None:
+            nn.utils.clip_grad_norm_(self.module.parameters(), self.training.clip_norm)
+        attempt.optimizer.step()
+        attempt.masked.mask_weights()
+        if attempt.average:
+            attempt.average.update(step)
 
     def _progress(self, attempt: _Attempt, steps_done: int = 0, loss_sum: Tensor | None = None) -> Progress | None:
         """A checkpoint, on the first worker; in the middle of an epoch every worker must ask for it."""
         parts = None
         if loss_sum is not None:
-            own = [buffer.reshape(-1).double() for buffer in collectives.running_statistics(self.module)]
+            own = [buffer.reshape(-1).double() for buffer in self._statistics(attempt)]
             parts = collectives.gather(torch.cat([*own, loss_sum.reshape(1)])).cpu()
         if collectives.rank() != 0:
             return None
@@ -277,35 +328,43 @@ class Trainer:
             steps_done,
             parts,
             attempt.origin,
+            take_model(attempt.average.module) if attempt.average else None,
         )
 
     @torch.no_grad()
-    def _put_parts(self, parts: Tensor) -> float:
+    def _put_parts(self, attempt: _Attempt, parts: Tensor) -> float:
         """Take this worker's running statistics and sum of losses; their means and sum, if other workers left them."""
         if len(parts) == collectives.world_size():
             mine, loss_sum = parts[collectives.rank()], parts[collectives.rank(), -1].item()
         else:
             mine, loss_sum = parts.mean(0), parts[:, -1].sum().item() if collectives.rank() == 0 else 0.0
-        collectives.put_flat(mine[:-1], collectives.running_statistics(self.module))
+        collectives.put_flat(mine[:-1], self._statistics(attempt))
         return loss_sum
 
-    def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """The training loss, summed over the batch."""
-        return F.cross_entropy(logits, labels, reduction="sum", label_smoothing=self.training.label_smoothing)
+    def _loss(self, model: nn.Module, images: Tensor, labels: Tensor, teacher: nn.Module | None = None) -> Tensor:
+        """Return the training loss, summed over the batch."""
+        with self._autocast():
+            logits = model(images)
+            smoothing = self.training.label_smoothing
+            loss = F.cross_entropy(logits, labels, reduction="sum", label_smoothing=smoothing)
+            if teacher is None or self._experiment.distillation is None:
+                return loss
+            with torch.no_grad():
+                taught = teacher(images)
+            return self._experiment.distillation.loss(loss, logits, taught)
 
     def _gradients(self, work: Gradients) -> Tensors:
         """Return {name: dL/dw} of the mean training loss over an epoch's batches, with running statistics fixed."""
-        self._take_shape(work.channels)
-        optimizer = self.training.optimizer.build(self.module)
-        self._put(work.state, optimizer, f"the gradients of round {work.round}", work.round_key)
+        self.module = self._network("student", work.channels)
+        with _starting_from(f"the gradients of round {work.round}", work.round_key):
+            put_model(work.state.model, self.module)
         collectives.start_alike(self.module)
         Masked(self.module, work.masks).mask_weights()
         self.module.eval()
         self.module.zero_grad(set_to_none=True)
         share = 1 / self.images_per_epoch
         for images, labels in self.batches.train(derive(work.seed, work.round, "gradients")):
-            with self._autocast():
-                loss = self._loss(self.module(images), labels)
+            loss = self._loss(self.module, images, labels)
             (loss * share).backward()
         gradients = {}
         for name, parameter in self.module.named_parameters():
@@ -315,13 +374,13 @@ class Trainer:
         return gradients
 
     @torch.no_grad()
-    def evaluate(self, split: Split) -> tuple[float, float]:
-        """(mean cross-entropy, accuracy as a fraction) over every sample of `split`, each counted once."""
-        self.module.eval()
+    def evaluate(self, module: nn.Module, split: Split) -> tuple[float, float]:
+        """Return (mean cross-entropy, accuracy as a fraction) over every sample of `split`, each counted once."""
+        module.eval()
         sums = torch.zeros(3, device=self.device, dtype=torch.float64)
         for images, labels in self.batches.evaluate(split):
             with self._autocast():
-                logits = self.module(images)
+                logits = module(images)
             sums[0] += F.cross_entropy(logits.float(), labels, reduction="sum")
             sums[1] += (logits.argmax(dim=1) == labels).sum()
             sums[2] += len(labels)
@@ -364,6 +423,8 @@ class _Attempt:
     work: Train
     optimizer: torch.optim.Optimizer
     masked: Masked
+    teacher: nn.Module | None
+    average: MovingAverage | None
     history: list[EpochMetrics]
     began: float
     attempts: int
@@ -377,6 +438,17 @@ class _Attempt:
     @cached_property
     def origin(self) -> str:
         return self.work.origin()
+
+
+@contextmanager
+def _starting_from(what: str, key: str | None) -> Iterator[None]:
+    """Name the round `key` in the error of a block that puts its tensors into the network."""
+    try:
+        yield
+    except DamagedError as error:
+        raise DamagedError(
+            f"{what} cannot start from what rounds/{key} or the snapshots of its dense run hold: {error}"
+        ) from error
 
 
 def _check_workers(work: Snapshot) -> None:

@@ -6,19 +6,24 @@ import logging
 import re
 import threading
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import tiny
+import torch
 from waiting import PATIENCE_S
 
 from orchestrator.distributed import actor as module
+from orchestrator.distributed import worker
 from orchestrator.distributed.logs import RoundLog
+from orchestrator.distributed.metrics import Metrics
 from orchestrator.distributed.path_state import MAX_FAILED_COMMITS, MAX_FRUITLESS_STARTS
 from orchestrator.errors import StorageError
 from orchestrator.problem import load_problem
 from orchestrator.pruning import Geometric
 from orchestrator.sealed import seal, unseal
 from orchestrator.techniques import WeightRewinding
+from orchestrator.training.distillation import Distillation
 from orchestrator.training.trainer import Trainer
 from orchestrator.work import snapshot_key
 
@@ -78,6 +83,25 @@ def test_a_result_that_comes_while_the_next_round_is_asked_for(actor, monkeypatc
     assert driver.ledger.record(first) is not None
     assert not claims.holds(first)
     assert claims.holds(second)
+
+
+def test_a_worker_gets_start_masks_and_teacher_through_the_object_store(actor, monkeypatch):
+    experiment = replace(EXPERIMENT, distillation=Distillation())
+    _, data = load_problem(experiment)
+    taught = actor_of(experiment, actor._driver.ledger.store.uri)
+    _, second = taught._driver.keys
+    dense = taught._driver.next_work()
+    result = Trainer(experiment, data).train(dense)
+    taught._driver.finish(dense, result)
+    whole = taught._driver.next_work()
+    monkeypatch.setattr(module.ray, "put", lambda value: value)
+    light, _ = taught.work(second)
+    assert (light.start, light.masks, light.teacher) == (None, {}, None)
+    remote = SimpleNamespace(work=SimpleNamespace(remote=taught.work))
+    work = worker.DriverLink(remote, Metrics("tiny", 0)).work(second)
+    assert work.origin() == whole.origin()
+    assert torch.equal(work.teacher.model["0.weight"], result.state.model["0.weight"])
+    taught._claims.close()
 
 
 def test_the_claim_on_an_work_that_another_owner_has_just_done_is_given_back(actor, monkeypatch):

@@ -268,5 +268,7 @@ def test_batch_norm_of_a_vector_needs_two_samples_on_every_worker(user: str) -> 
     check_model(model, data(), smallest_batch=2)
     with pytest.raises(ConfigError, match=r"cannot be trained on images of shape \(1, 3, 8, 8\): .*") as caught:
         check_model(model, data(), smallest_batch=1)
-    assert str(caught.value).endswith("a worker's share of the batch is one image: raise batch_size, or lower workers")
+    assert str(caught.value).endswith(
+        "a worker's share of the batch is one image: raise batch_size, or lower workers or accumulate"
+    )
     check_model(build("resnet8"), data(), smallest_batch=1)

@@ -40,6 +40,16 @@ def test_the_newest_is_kept_and_comes_back_bit_equal(store):
     assert torch.equal(found.state.optimizer["w/momentum_buffer"], torch.ones(2, 3))
 
 
+def test_the_averaged_weights_come_back_beside_the_trained_ones(store):
+    write_progress(store, replace(progress(2), average={"w": torch.full((2, 3), 0.1)}))
+    found = newest_progress(store, KEY)
+    assert found.state.model.keys() == found.average.keys() == {"w"}
+    assert torch.equal(found.state.model["w"], progress(2).state.model["w"])
+    assert torch.equal(found.average["w"], torch.full((2, 3), 0.1))
+    write_progress(store, progress(3))
+    assert newest_progress(store, KEY).average is None
+
+
 def test_the_middle_of_an_epoch_is_further_than_its_beginning(store):
     parts = torch.tensor([[1.0, 1e-300], [2.0, 1 / 3]], dtype=torch.float64)
     write_progress(store, progress(9))

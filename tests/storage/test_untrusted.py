@@ -210,6 +210,9 @@ CHECKPOINTS: dict[str, Callable[[Progress], Progress]] = {
         p, epochs_done=5, history=tuple(EpochMetrics(e, 0.1, 1.0, 1.0, 0.5) for e in range(5))
     ),
     "more steps than an epoch has": lambda p: changed(p, steps_done=7, parts=torch.ones(1, 17, dtype=torch.float64)),
+    "an average that the training does not have": lambda p: dataclasses.replace(
+        p, average={name: tensor.clone() for name, tensor in p.state.model.items()}
+    ),
     "other parts": lambda p: changed(p, steps_done=3, parts=WORKERS_PARTS),
 }
 

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.func import functional_call
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from orchestrator.data.load import load_data
 from orchestrator.errors import DamagedError, DivergedError
@@ -115,6 +116,53 @@ def test_momentum_that_comes_with_the_parent_goes_on():
     assert not all(torch.equal(without.model[n], whole.state.model[n]) for n in whole.state.model)
 
 
+@pytest.fixture
+def gradients():
+    """The gradients of every step of an optimizer, as it reads them."""
+    seen = []
+
+    def keep(optimizer, *_):
+        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        seen.append(torch.cat([parameter.grad.flatten() for parameter in parameters]))
+
+    hook = register_optimizer_step_pre_hook(keep)
+    yield seen
+    hook.remove()
+
+
+@pytest.mark.parametrize("parts", [2, 3, 4, 16])
+@pytest.mark.parametrize("clip_norm", [None, 0.5], ids=["no clipping", "clipping"])
+def test_accumulated_gradients_are_those_of_the_whole_batch(parts, clip_norm, gradients):
+    """In equal parts and in others; the optimizer makes as many steps as without."""
+    plain = tiny.with_training(
+        dataclasses.replace(tiny.EXPERIMENT, model_options={"norm": False}), epochs=2, clip_norm=clip_norm
+    )
+    histories = []
+    for experiment in (plain, tiny.with_training(plain, accumulate=parts)):
+        trainer, request = begin(experiment)
+        histories.append(trainer.train(dataclasses.replace(request, epochs=2)).history)
+    assert len(gradients) == 2 * 2 * trainer.batches.steps_per_epoch
+    whole, accumulated = gradients[: len(gradients) // 2], gradients[len(gradients) // 2 :]
+    for one, other in zip(whole, accumulated, strict=True):
+        torch.testing.assert_close(other, one, rtol=0, atol=1e-6)
+    assert max(float(gradient.abs().max()) for gradient in whole) > 0.1
+    for one, other in zip(*histories, strict=True):
+        assert other.train_loss == pytest.approx(one.train_loss, rel=1e-5)
+
+
+def test_batch_normalisation_sees_one_part_at_a_time():
+    trainer, request = begin(tiny.with_training(epochs=1, accumulate=4, schedule=Constant(1e-30)))
+    state = trainer.train(dataclasses.replace(request, epochs=1)).state.model
+    assert state["1.num_batches_tracked"] == 4 * trainer.batches.steps_per_epoch
+    mean = torch.zeros(8)
+    trainer.module.load_state_dict(request.start.model)
+    trainer.module.eval()
+    for images, _ in trainer.batches.train(derive(request.seed, request.round, 0)):
+        for part in images.split(4):
+            mean = 0.9 * mean + 0.1 * trainer.module[0](part).detach().mean((0, 2, 3))
+    torch.testing.assert_close(state["1.running_mean"], mean)
+
+
 @pytest.mark.parametrize("optimizer", [SGD(), AdamW()])
 def test_every_slot_lies_where_its_parameter_lies(optimizer):
     """On the GPU a fused optimizer wants its step counter there too; the meta device shows it without one."""
@@ -149,10 +197,11 @@ def test_compiled_training_is_training():
         torch.testing.assert_close(result.state.model[name], tensor, rtol=1e-3, atol=1e-5)
 
 
-def test_every_place_of_a_round_is_a_checkpoint_that_gives_the_same_bits():
+@pytest.mark.parametrize("changes", [{}, {"accumulate": 3}, {"optimizer": AdamW()}, {"ema": 0.9}], ids=str)
+def test_every_place_of_a_round_is_a_checkpoint_that_gives_the_same_bits(changes):
     """The last step of an epoch too, after which nothing of it is left to train."""
-    experiment = tiny.with_training(dataclasses.replace(tiny.EXPERIMENT, model_options={"dropout": 0.2}), epochs=3)
-    trainer, request = begin(experiment)
+    noisy = dataclasses.replace(tiny.EXPERIMENT, model_options={"dropout": 0.2})
+    trainer, request = begin(tiny.with_training(noisy, epochs=3, **changes))
     places = []
     whole = trainer.train(request, on_step=lambda take: places.append(take()))
     assert [progress.place for progress in places] == [(e, s) for e in range(3) for s in range(1, 7)]

@@ -13,13 +13,18 @@ from together import start_together
 
 from orchestrator.data.load import load_data
 from orchestrator.storage.checkpoint import pack_progress, unpack_progress
+from orchestrator.training.distillation import Distillation
+from orchestrator.training.state import model_tensors
 from orchestrator.training.trainer import Trainer
-from orchestrator.work import Train
+from orchestrator.work import Train, TrainState
 
 DEEPER = tiny.with_training(dataclasses.replace(tiny.EXPERIMENT, model="tiny:deeper"), channels_last=True)
 # Without batch norm, whose statistics are each worker's own; a clipped gradient would show a wrong scale.
 PLAIN = tiny.with_training(dataclasses.replace(DEEPER, model_options={"norm": False}), clip_norm=0.5)
+TAUGHT = dataclasses.replace(PLAIN, distillation=Distillation())
+PARTS = tiny.with_training(TAUGHT, accumulate=4)
 NOISY = dataclasses.replace(DEEPER, model_options={"dropout": 0.2})
+AVERAGED = tiny.with_training(NOISY, ema=0.9)
 WORLD = 3
 
 
@@ -27,8 +32,16 @@ def request_of(experiment) -> Train:
     training = experiment.training
     return Train(
         key="k", parent=None, round=0, rounds=0, density=1.0, kept=0, prunable=0, seed=3, schedule=training.schedule,
-        first_epoch=0, epochs=training.epochs, start=None, masks={},
+        first_epoch=0, epochs=training.epochs, start=None, masks={}, teacher=teacher_of(experiment),
     )  # fmt: skip
+
+
+def teacher_of(experiment) -> TrainState | None:
+    """Any other network of the same kind."""
+    if experiment.distillation is None:
+        return None
+    other = Trainer(dataclasses.replace(experiment, seed=9), load_data(experiment.data, experiment.data_options))
+    return TrainState({name: tensor.detach() for name, tensor in model_tensors(other.module).items()})
 
 
 def train(experiment, resume=None, on_epoch=None, on_step=None):
@@ -38,7 +51,7 @@ def train(experiment, resume=None, on_epoch=None, on_step=None):
 
 
 def worker(rank: int, folder: str) -> None:
-    """Be one of three: train both experiments, then, as groups that start anew, the second from two places within."""
+    """Be one of three: train each experiment and, as groups that start anew, one of them from two places within."""
     steps = 0
 
     def write(name, progress):
@@ -58,7 +71,17 @@ def worker(rank: int, folder: str) -> None:
             write("in an epoch", progress)
 
     results = []
-    runs = [(PLAIN, None), (NOISY, None), (NOISY, "after an epoch"), (NOISY, "in an epoch")]
+    runs = [
+        (PLAIN, None),
+        (NOISY, None),
+        (NOISY, "after an epoch"),
+        (NOISY, "in an epoch"),
+        (TAUGHT, None),
+        (PARTS, None),
+        (AVERAGED, None),
+        (AVERAGED, "after an epoch"),
+        (AVERAGED, "in an epoch"),
+    ]
     for run, (experiment, resumed) in enumerate(runs):
         dist.init_process_group("gloo", init_method=f"file://{folder}/meet{run}", rank=rank, world_size=WORLD)
         resume, steps = unpack_progress(Path(folder, resumed).read_bytes(), "") if resumed else None, 0
@@ -70,16 +93,17 @@ def worker(rank: int, folder: str) -> None:
 
 @pytest.fixture(scope="module")
 def together(tmp_path_factory):
-    """For each worker its (model, history, test accuracy, steps) of the four runs."""
+    """For each worker its (model, history, test accuracy, steps) of each run."""
     folder = tmp_path_factory.mktemp("workers")
     start_together(worker, str(folder), WORLD)
     return [torch.load(folder / str(rank), weights_only=False) for rank in range(WORLD)]
 
 
-def test_gradients_and_counts_are_those_of_one_process(together):
+@pytest.mark.parametrize(("run", "experiment"), [(0, PLAIN), (4, TAUGHT), (5, PARTS)], ids=["plain", "taught", "parts"])
+def test_gradients_and_counts_are_those_of_one_process(run, experiment, together):
     """Batch 16 on 3 workers is 6 + 5 + 5 samples; 30 validation and 31 test samples do not divide either."""
-    single = train(PLAIN)
-    for model, history, test_accuracy, _ in (runs[0] for runs in together):
+    single = train(tiny.with_training(experiment, accumulate=1))
+    for model, history, test_accuracy, _ in (runs[run] for runs in together):
         for name, tensor in single.state.model.items():
             torch.testing.assert_close(model[name], tensor, rtol=1e-4, atol=1e-6)
         assert test_accuracy == single.test_accuracy
@@ -89,16 +113,17 @@ def test_gradients_and_counts_are_those_of_one_process(together):
             assert all_of_them.val_accuracy == one.val_accuracy
 
 
-def test_every_worker_ends_with_the_same_bits_and_a_resumed_group_too(together):
+@pytest.mark.parametrize("first", [1, 6], ids=["plain", "averaged"])
+def test_every_worker_ends_with_the_same_bits_and_a_resumed_group_too(first, together):
     """With three workers the order of summation depends on how gradients are laid out, so it must be pinned.
 
     In the middle of an epoch each worker has running statistics and a sum of losses of its own.
     """
-    model, *rest, steps = together[0][1]
+    model, *rest, steps = together[0][first]
     per_epoch = steps // NOISY.training.epochs
     assert per_epoch > 2
-    for run, left in ((1, steps), (2, steps - 2 * per_epoch), (3, steps - per_epoch - 2)):
-        for again, *others, taken in (runs[run] for runs in together):
+    for later, left in ((0, steps), (1, steps - 2 * per_epoch), (2, steps - per_epoch - 2)):
+        for again, *others, taken in (runs[first + later] for runs in together):
             assert all(torch.equal(again[name], tensor) for name, tensor in model.items())
             assert others == rest
             assert taken == left

@@ -1,0 +1,45 @@
+"""The exponential moving average of a network during a round (see `TrainingConfig.ema` for what uses it)."""
+
+from __future__ import annotations
+
+from itertools import chain
+
+import torch
+from torch import Tensor, nn
+
+
+def decay_at(step: int, decay: float) -> float:
+    """Return the decay after step 0, 1, ... of a round: lower at first, so that the start is soon forgotten.
+
+    As TensorFlow's ExponentialMovingAverage with its `num_updates`.
+    """
+    return min(decay, (1 + step) / (10 + step))
+
+
+class MovingAverage:
+    """A second network, `module`, that follows `source`.
+
+    Parameters and floating-point buffers are averaged, other buffers copied. A weight that is 0 in `source` from the
+    start is 0 in the average.
+    """
+
+    def __init__(self, module: nn.Module, source: nn.Module, decay: float) -> None:
+        self.module, self._decay = module, decay
+        pairs = list(zip(_tensors(module), _tensors(source), strict=True))
+        with torch.no_grad():
+            for mine, theirs in pairs:
+                mine.copy_(theirs)
+        self._averaged = [(mine, theirs) for mine, theirs in pairs if mine.is_floating_point()]
+        self._copied = [(mine, theirs) for mine, theirs in pairs if not mine.is_floating_point()]
+
+    @torch.no_grad()
+    def update(self, step: int) -> None:
+        """Take in what `source` is after step 0, 1, ... of the round."""
+        mine, theirs = zip(*self._averaged, strict=True)
+        torch._foreach_lerp_(mine, theirs, 1 - decay_at(step, self._decay))
+        for copy, original in self._copied:
+            copy.copy_(original)
+
+
+def _tensors(module: nn.Module) -> list[Tensor]:
+    return list(chain(module.parameters(), module.buffers()))
