@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
-import json
 import re
-from dataclasses import asdict, dataclass, field, fields
-from typing import Any
+from dataclasses import asdict, dataclass, field
+from typing import Annotated, Any
 
+from orchestrator.decode import Count, Rule, decode, format_of, parse
 from orchestrator.errors import DamagedError
-from orchestrator.sealed import seal, sha256_of
+from orchestrator.sealed import seal, without_seal
 
 FORMAT = 2  # of keys, records and blobs: raised whenever the same settings would give other bits
 MODEL, OPTIMIZER = "model.safetensors", "optimizer.safetensors"
 METRICS = ("train_loss", "val_accuracy", "test_accuracy")
 PER_EPOCH = ("train_loss", "val_accuracy")
-MAX_NUMBER = 1e100  # of any number
-MAX_DEPTH = 32
+
+Key = Annotated[str, Rule("a key", re.compile(r"[A-Za-z0-9_-]{1,100}").fullmatch)]
+Sha256 = Annotated[str, Rule("a sha256", re.compile(r"[0-9a-f]{64}").fullmatch)]
+Density = Annotated[float, Rule("in (0, 1]", lambda density: 0 < density <= 1)]
+Counts = Annotated[list[Count], Rule("[kept, all]", lambda pair: len(pair) == 2 and pair[0] <= pair[1])]
 
 
 @dataclass(frozen=True)
 class Blob:
-    sha256: str
-    bytes: int
+    sha256: Sha256
+    bytes: Count
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,32 +40,32 @@ class Record:
     `versions`, and in nothing else.
     """
 
-    key: str
+    key: Key
     parent: str | None
     experiment: str
-    round: int
+    round: Count
     technique: str
-    density: float
-    kept: int
-    prunable: int
-    seed: int
+    density: Density
+    kept: Count
+    prunable: Count
+    seed: Count
     metrics: dict[str, float]
     history: list[dict[str, float]]
-    layers: dict[str, list[int]]
+    layers: dict[str, Counts]
     dead_layers: list[str]
-    epochs: int
+    epochs: Count
     seconds: float
     images_per_second: float
-    attempts: int
+    attempts: Count
     gap_seconds: float | None
-    workers: int
+    workers: Count
     settings: dict[str, Any]
     versions: dict[str, str]
     finished_at: str
     channels: dict[str, Any] | None = None
-    unpruned: dict[str, list[int]] = field(default_factory=dict)
+    unpruned: dict[str, Counts] = field(default_factory=dict)
     blobs: dict[str, Blob] = field(default_factory=dict)
-    format: int = FORMAT
+    format: Count = FORMAT
 
     def file(self, name: str) -> str:
         """Where the blob `name` lies: `rounds/<key>/model-<16 digits of its sha256>.safetensors`."""
@@ -95,114 +98,38 @@ class Record:
 
     @staticmethod
     def from_json(text: bytes, file: str) -> Record:
-        """Raises DamagedError, naming `file`, for what is not a record, or one of a newer format."""
+        """Return the record in `text`. Raise DamagedError, naming `file`, if it is not one of this format."""
         try:
-            value = json.loads(text)
-            if value["format"] > FORMAT:
-                raise DamagedError(
-                    f"{file} has format {value['format']}, this one reads up to {FORMAT}: update rewind-orchestrator"
-                )
-            if value.pop("sha256") != sha256_of(value):
-                raise DamagedError(f"{file} is damaged: its content does not have the sha256 that stands in it")
-            known = {f.name for f in fields(Record)}
-            value["blobs"] = {name: Blob(**value["blobs"][name]) for name in (MODEL, OPTIMIZER)}
-            record = Record(**{name: item for name, item in value.items() if name in known})
-            if not re.fullmatch(r"[A-Za-z0-9_-]{1,100}", record.key):
-                raise ValueError(f"key {record.key!r:.100}")
-            return check_record(record)
-        except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+            value = parse(text)
+            _check_format(value, file)
+            record = decode(Record, without_seal(value), more_fields=True)
+            _check_consistent(record)
+            return record
+        except ValueError as error:
             raise DamagedError(
-                f"{file} is not a record ({type(error).__name__}: {error!s:.200}); "
-                "restore it, or delete its folder to have the round trained again"
+                f"{file} is not a record ({error!s:.200}); restore it, or delete its folder to have the round trained "
+                "again"
             ) from error
 
 
-def check_record(record: Record) -> Record:
-    """`record`, if it holds what its fields promise. Raises DamagedError, naming its file and what is wrong."""
-    wrong = _wrong(record)
-    if wrong:
+def _check_format(value: Any, file: str) -> None:
+    number = format_of(value)
+    if number > FORMAT:
+        raise DamagedError(f"{file} has format {number}, this one reads up to {FORMAT}: update rewind-orchestrator")
+    if number < FORMAT:
         raise DamagedError(
-            f"rounds/{record.key}/record.json has {wrong}: restore it, or delete its folder to have the round "
-            "trained again"
+            f"{file} was written by an earlier version, whose format {number} is not read any more: use another "
+            "storage location, or delete this one to train again"
         )
-    return record
 
 
-def _wrong(record: Record) -> str | None:
-    value: Any = record  # its types are a promise that storage need not have kept
-    for name in ("key", "experiment", "technique"):
-        if not isinstance(getattr(value, name), str):
-            return f"no text as its {name}"
-    if not (value.parent is None or isinstance(value.parent, str)):
-        return "no text as its parent"
-    for name in ("round", "kept", "prunable", "seed", "epochs", "attempts", "workers"):
-        if not _whole(getattr(value, name)):
-            return f"no whole number of 0 or more as its {name}"
-    if not (_number(value.density) and 0 < value.density <= 1):
-        return "a density that is not in (0, 1]"
-    if not 1 <= value.kept <= value.prunable:
-        return f"{value.kept} of {value.prunable} weights kept"
-    for blob in value.blobs.values():
-        if not (_whole(blob.bytes) and isinstance(blob.sha256, str) and re.fullmatch("[0-9a-f]{64}", blob.sha256)):
-            return "no sha256 or no number of bytes of a blob"
-    if not (_number(value.seconds) and _number(value.images_per_second)):
-        return "no number as its seconds or images_per_second"
-    if not (value.gap_seconds is None or _number(value.gap_seconds)):
-        return "no number as its gap_seconds"
-    if not _history([value.metrics], METRICS):
-        return f"metrics other than {', '.join(METRICS)}"
-    if not _history(value.history, PER_EPOCH):
-        return "a history that is not numbers by epoch"
-    if not _layers(value.layers):
-        return "layers that are not (kept, all) by name"
-    if not (_layers(value.unpruned) and _whole(value.weights)):
-        return "unpruned weights that are not (kept, all) by name"
-    if not (value.channels is None or isinstance(value.channels, dict)):
-        return "channels that are neither absent nor a configuration"
-    if not (isinstance(value.settings, dict) and isinstance(value.dead_layers, list)):
-        return "no settings or no list of dead layers"
-    if not _shallow(value.settings):
-        return f"settings nested deeper than {MAX_DEPTH}"
-    return None
-
-
-# A long search has millions of these numbers: each line below looks at all of them at once.
-
-
-def _history(epochs: Any, names: tuple[str, ...]) -> bool:
-    try:
-        numbers = [epoch[name] for epoch in epochs for name in names]
-        return isinstance(epochs, list) and set(map(type, numbers)) <= {int, float} and all(map(_small, numbers))
-    except (TypeError, KeyError, IndexError, OverflowError):
-        return False
-
-
-def _layers(layers: Any) -> bool:
-    if not isinstance(layers, dict) or not set(map(type, layers.values())) <= {list}:
-        return False
-    numbers = [number for counts in layers.values() for number in counts]
-    return (
-        set(map(len, layers.values())) <= {2}
-        and set(map(type, numbers)) <= {int}
-        and min(numbers, default=0) >= 0
-        and all(kept <= weights for kept, weights in layers.values())
-    )
-
-
-def _number(value: Any) -> bool:
-    return type(value) in (int, float) and _small(value)
-
-
-def _small(value: float) -> bool:
-    """Whether sums and squares of such numbers stay finite."""
-    return -MAX_NUMBER < value < MAX_NUMBER  # False for NaN
-
-
-def _shallow(value: Any, depth: int = MAX_DEPTH) -> bool:
-    """Whether lists and dicts in `value` lie at most `depth` deep in each other."""
-    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    return depth > 0 and all(_shallow(item, depth - 1) for item in inner)
-
-
-def _whole(value: Any) -> bool:
-    return type(value) is int and 0 <= value < 2**63
+def _check_consistent(record: Record) -> None:
+    """Raise ValueError unless the fields of `record`, each of its type, fit together."""
+    if not 1 <= record.kept <= record.prunable:
+        raise ValueError(f"{record.kept} of {record.prunable} weights kept")
+    decode(Count, record.weights)
+    if missing := {MODEL, OPTIMIZER} - record.blobs.keys():
+        raise ValueError(f"no blob {min(missing)}")
+    for names, numbers in ((METRICS, [record.metrics]), (PER_EPOCH, record.history)):
+        if not all(epoch.keys() >= set(names) for epoch in numbers):
+            raise ValueError(f"metrics other than {', '.join(names)}")

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection
 from typing import Any
+
+from orchestrator.decode import parse
 
 
 def sha256_of(value: dict[str, Any]) -> str:
@@ -18,18 +19,22 @@ def seal(value: dict[str, Any]) -> bytes:
     return json.dumps({**value, "sha256": sha256_of(value)}, indent=1, allow_nan=False).encode()
 
 
-def unseal(text: bytes, fields: Collection[str]) -> dict[str, Any]:
-    """The inverse of `seal`.
+def unseal(text: bytes) -> dict[str, Any]:
+    """Return the object that `seal` was given. Raise ValueError for anything that `seal` did not write."""
+    return without_seal(parse(text))
 
-    Earlier versions wrote no sha256: such a file may have no field but `fields`. Raises ValueError, or RecursionError
-    for JSON that is nested too deep.
-    """
-    value = json.loads(text)
+
+def without_seal(value: Any) -> dict[str, Any]:
+    """Remove the sha256 from the parsed JSON `value` and return it. Raise ValueError if it is not that of the rest."""
     if not isinstance(value, dict):
         raise ValueError(f"it holds a {type(value).__name__}, not an object")
     found = value.pop("sha256", None)
-    if found is None and (unknown := value.keys() - set(fields)):
-        raise ValueError(f"it has no sha256, and a field of no known name, {min(unknown)!r:.100}")
-    if found is not None and found != sha256_of(value):
+    if found is None:
+        raise ValueError("it has no sha256")
+    try:
+        digest = sha256_of(value)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    if found != digest:
         raise ValueError("its content does not have the sha256 that stands in it")
     return value

@@ -15,7 +15,7 @@ import orchestrator
 ROOT = Path(orchestrator.__file__).parent
 # From the bottom up. A name stands for a file or a whole folder; the longest name that fits a file decides.
 LAYERS = (
-    ("errors", "validate", "user_code", "formatting", "sealed", "files", "extras", "randomness", "lookup"),
+    ("errors", "validate", "decode", "user_code", "formatting", "sealed", "files", "extras", "randomness", "lookup"),
     ("record", "modules", "schedules", "training.optimizer", "training.config", "training.distillation"),
     ("pruning",),
     ("work",),

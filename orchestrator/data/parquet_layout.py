@@ -14,15 +14,15 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 import zlib
-from itertools import chain
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 from pyarrow import csv
 
+from orchestrator.decode import Count, Rule, decode, format_of, parse
 from orchestrator.errors import DamagedError, DataError
 from orchestrator.storage.store import MissingError, Store
 from orchestrator.user_code import one_line
@@ -43,11 +43,38 @@ Array = np.ndarray[Any, Any]
 _AGAIN = "copy it there again, or pack the data set again"
 
 
-class SplitFiles(NamedTuple):
-    """What dataset.json says of a split. `index_sum`: sha256 of its index."""
+@dataclass(frozen=True)
+class SplitFiles:
+    """What dataset.json says of a split. `index`: sha256 of its index; `files`: rows and bytes of each."""
 
-    index_sum: str
-    files: list[tuple[int, int]]  # rows and bytes of each
+    index: str
+    files: list[tuple[Count, Count]]
+
+    def __post_init__(self) -> None:
+        if not 1 <= len(self.files) <= FILES:
+            raise ValueError(f"a split has 1 to {FILES:,} files, not {len(self.files):,}")
+        if not all(1 <= rows <= size < 2**62 for rows, size in self.files):
+            raise ValueError("a file's rows and bytes are whole numbers, 1 or more")
+        if any(rows % BLOCK_ROWS for rows, _ in self.files[:-1]):
+            raise ValueError(f"every file but the last has whole blocks of {BLOCK_ROWS} rows")
+
+
+@dataclass(frozen=True)
+class _PackedSplits:
+    train: SplitFiles
+    val: SplitFiles
+
+
+@dataclass(frozen=True)
+class _PackedContents:
+    """What dataset.json holds."""
+
+    classes: Annotated[list[str], Rule("names", lambda names: names and "" not in names)]
+    splits: _PackedSplits
+
+    def __post_init__(self) -> None:
+        if len(set(self.classes)) < len(self.classes):
+            raise ValueError("two of its classes have one name")
 
 
 class Index(NamedTuple):
@@ -81,16 +108,10 @@ def read_contents(store: Store) -> tuple[list[str], SplitFiles, SplitFiles]:
     """The names of the classes, train and val. Raises DataError, StorageError."""
     place = f"{store.uri}/{CONTENTS}"
     try:
-        contents = json.loads(store.read(CONTENTS, CONTENTS_BYTES))
-        if contents["format"] != PARQUET_FORMAT:
-            got = f"{contents['format']!r:.50}"
-            raise DataError(f"{place} is of format {got}, this version reads {PARQUET_FORMAT}: pack it again")
-        classes = contents["classes"]
-        if not isinstance(classes, list) or set(map(type, classes)) != {str} or "" in classes:
-            raise ValueError("its classes are no names")
-        if len(set(classes)) < len(classes):
-            raise ValueError("two of its classes have one name")
-        train, val = (_split_files(contents["splits"][name]) for name in ("train", "val"))
+        value = parse(store.read(CONTENTS, CONTENTS_BYTES))
+        if (number := format_of(value)) != PARQUET_FORMAT:
+            raise DataError(f"{place} is of format {number}, this version reads {PARQUET_FORMAT}: pack it again")
+        contents = decode(_PackedContents, value, more_fields=True)
     except MissingError:
         raise DataError(
             f"{place} is missing: `orchestrator dataset pack FOLDER {store.uri}` makes a packed data set of a folder "
@@ -98,21 +119,9 @@ def read_contents(store: Store) -> tuple[list[str], SplitFiles, SplitFiles]:
         ) from None
     except DamagedError as error:
         raise DataError(f"{store.uri}/{error}") from None
-    except (KeyError, TypeError, ValueError, RecursionError) as error:
-        raise DataError(f"{place} is not the table of contents of a packed data set ({one_line(error)})") from None
-    return classes, train, val
-
-
-def _split_files(described: Any) -> SplitFiles:
-    files = [(rows, size) for rows, size in described["files"]]
-    if not 1 <= len(files) <= FILES:
-        raise ValueError(f"a split has 1 to {FILES:,} files, not {len(files):,}")
-    whole = set(map(type, chain.from_iterable(files))) == {int}
-    if not whole or not all(1 <= rows <= size < 2**62 for rows, size in files):
-        raise ValueError("a file's rows and bytes are whole numbers, 1 or more")
-    if any(rows % BLOCK_ROWS for rows, _ in files[:-1]):
-        raise ValueError(f"every file but the last has whole blocks of {BLOCK_ROWS} rows")
-    return SplitFiles(str(described["index"]), files)
+    except ValueError as error:
+        raise DataError(f"{place} is not the table of contents of a packed data set ({error})") from None
+    return contents.classes, contents.splits.train, contents.splits.val
 
 
 def check_file(store: Store, path: str, size: int) -> None:
@@ -137,7 +146,7 @@ def read_index(store: Store, split: str, described: SplitFiles) -> Index:
         raise DataError(f"{place} is missing: {_AGAIN}") from None
     except DamagedError as error:
         raise DataError(f"{store.uri}/{error}") from None
-    if hashlib.sha256(data).hexdigest() != described.index_sum:
+    if hashlib.sha256(data).hexdigest() != described.index:
         raise DataError(f"{place} is not the file that {CONTENTS} names (sha256): copy it there again")
     try:
         table = csv.read_csv(

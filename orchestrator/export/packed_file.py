@@ -10,15 +10,16 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
+from orchestrator.decode import Count, Rule, decode, format_of, parse
 from orchestrator.errors import ConfigError, DamagedError, ExportError
 from orchestrator.export.batch_norm import fold_batch_norm, folded
 from orchestrator.export.preprocessing import Preprocessing
@@ -31,6 +32,11 @@ from orchestrator.training.state import model_tensors
 from orchestrator.work import Tensors
 
 PACKED_FORMAT = 1
+
+_Tensor = Annotated[
+    tuple[str, tuple[Count, ...], Count | None],
+    Rule("[type, shape, how many values it keeps, at most all]", lambda tensor: _fits(tensor)),
+]
 
 
 @dataclass(frozen=True)
@@ -146,33 +152,25 @@ def _open(path: str | Path) -> tuple[Network, dict[str, Layout], Tensors]:
     broken = f"{path} is cut short or damaged, or is no packed file: download it again"
     try:
         streams = load(blob)
-        header = json.loads(blob[8 : 8 + int.from_bytes(blob[:8], "little")])
-        content = json.loads(header["__metadata__"]["packed"])
-        number, digest = content["format"], content.pop("sha256")
-        if type(number) is not int or number < 1:
-            raise ValueError(f"format {number!r}")
-        if number > PACKED_FORMAT:
+        header = parse(blob[8 : 8 + int.from_bytes(blob[:8], "little")])
+        content = parse(header["__metadata__"]["packed"])
+        digest = content.pop("sha256")
+        if (number := format_of(content)) > PACKED_FORMAT:
             raise DamagedError(
                 f"{path} has format {number}, this one reads up to {PACKED_FORMAT}: update rewind-orchestrator"
             )
         if _digest(content, streams) != digest:
             raise DamagedError(f"{broken} (its content does not have the sha256 that stands in it)")
-        layouts = {name: _layout(*layout) for name, layout in content["tensors"].items()}
-        network = Network(**{field.name: content[field.name] for field in fields(Network)})
-        if not isinstance(network.model, str) or not isinstance(network.options, dict):
-            raise ValueError("it does not say which model it holds")
-        network = replace(network, preprocessing=Preprocessing(**content["preprocessing"]))
-        return network, layouts, streams
+        tensors = decode(dict[str, _Tensor], content["tensors"])
+        network = decode(Network, content, more_fields=True)
+        return network, {name: Layout(*tensor) for name, tensor in tensors.items()}, streams
     except (SafetensorError, AttributeError, KeyError, OverflowError, RecursionError, TypeError, ValueError) as error:
-        raise DamagedError(f"{broken} ({str(error)[:120]})") from error
+        raise DamagedError(f"{broken} ({str(error)[:200]})") from error
 
 
-def _layout(dtype: str, shape: list[int], kept: int | None) -> Layout:
-    layout = Layout(dtype, tuple(shape), kept)
-    counts = [*shape] if kept is None else [*shape, kept]
-    if not all(type(count) is int and count >= 0 for count in counts) or layout.stored > layout.size:
-        raise ValueError(f"a tensor of shape {shape} cannot keep {kept} values")
-    return layout
+def _fits(tensor: tuple[str, tuple[int, ...], int | None]) -> bool:
+    layout = Layout(*tensor)
+    return layout.stored <= layout.size
 
 
 def _whole(tensors: Mapping[str, Tensor]) -> dict[str, Layout]:

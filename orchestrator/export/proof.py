@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from orchestrator.decode import decode, format_of, parse
 from orchestrator.errors import DamagedError
 from orchestrator.export.measure import Speed
 from orchestrator.files import atomic_write
@@ -104,16 +105,9 @@ class ExportedNetworks:
         if not path.is_file():
             return None
         try:
-            value = json.loads(path.read_bytes())
-            if value["format"] > DEPLOY_FORMAT:
-                raise DamagedError(f"{path} has format {value['format']}, this one reads up to {DEPLOY_FORMAT}: update")
-            return ExportedNetworks(
-                tuple(Facts(**facts) for facts in value["networks"]),
-                tuple(
-                    Artifact(**{**each, "speed": each["speed"] and Speed(**each["speed"])})
-                    for each in value["artifacts"]
-                ),
-                tuple(Skipped(**each) for each in value["skipped"]),
-            )
-        except (OSError, KeyError, TypeError, ValueError) as error:
+            value = parse(path.read_bytes())
+            if (number := format_of(value)) > DEPLOY_FORMAT:
+                raise DamagedError(f"{path} has format {number}, this one reads up to {DEPLOY_FORMAT}: update")
+            return decode(ExportedNetworks, value, more_fields=True)
+        except (OSError, ValueError) as error:
             raise DamagedError(f"{path} cannot be read ({error}): run orchestrator export again") from error

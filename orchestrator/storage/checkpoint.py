@@ -10,8 +10,8 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict
-from typing import Any
+from dataclasses import asdict, dataclass, fields
+from typing import Annotated, TypeVar
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
+from orchestrator.decode import Rule, decode, parse
 from orchestrator.errors import DamagedError
 from orchestrator.work import EpochMetrics, Progress, Tensors, TrainState
 
@@ -26,6 +27,23 @@ Shapes = Mapping[str, tuple[int, ...]]
 _MASK = "#mask"
 _PARTS = "#parts"
 _AVERAGE = "#average/"
+
+T = TypeVar("T")
+_SmallCount = Annotated[int, Rule("a whole number from 0 to 2^31 - 1", lambda number: 0 <= number < 2**31)]
+_Shape = Annotated[list[int], Rule("sizes above 0", lambda shape: len(shape) <= 8 and all(n > 0 for n in shape))]
+
+
+@dataclass(frozen=True)
+class _Header:
+    """What a mid-round checkpoint holds beside tensors; see `Progress`."""
+
+    key: str
+    epochs_done: _SmallCount
+    history: tuple[EpochMetrics, ...]
+    seconds: float
+    attempts: _SmallCount
+    steps_done: _SmallCount
+    origin: str
 
 
 def pack_model(model: Tensors, masks: Tensors) -> bytes:
@@ -43,9 +61,7 @@ def unpack_model(blob: bytes, file: str, shapes: Shapes | None = None) -> tuple[
     """
     tensors, metadata = _open(blob, file)
     masks: Tensors = {}
-    masked = _json(metadata.get("shapes", "{}"), file)
-    if not (isinstance(masked, dict) and all(map(_is_shape, masked.values()))):
-        raise DamagedError(f"{file}: its shapes are not whole numbers by name")
+    masked = _decoded(dict[str, _Shape], metadata.get("shapes", "{}"), file)
     if shapes is not None:
         _check_shapes(tensors, masked, shapes, file)
     for name, shape in masked.items():
@@ -68,9 +84,7 @@ def pack_optimizer(optimizer: Tensors, masks: Tensors) -> bytes:
 def unpack_optimizer(blob: bytes, masks: Tensors, file: str) -> Tensors:
     """The inverse of `pack_optimizer`, given the masks of the model file beside it."""
     tensors, metadata = _open(blob, file)
-    slots = _json(metadata.get("cut", "[]"), file)
-    if not (isinstance(slots, list) and all(isinstance(slot, str) for slot in slots)):
-        raise DamagedError(f"{file}: its list of what is cut is none")
+    slots = _decoded(list[str], metadata.get("cut", "[]"), file)
     if missing := [slot for slot in slots if slot not in tensors]:
         raise DamagedError(f"{file}: it has no tensor {missing[0]!r:.200}")
     cut = {slot: masks.get(_parameter(slot)) for slot in slots}
@@ -81,36 +95,26 @@ def unpack_optimizer(blob: bytes, masks: Tensors, file: str) -> Tensors:
 
 def pack_progress(progress: Progress) -> bytes:
     """A round in its middle: sha256 and safetensors of whole tensors. It lives for minutes, so size does not count."""
-    header = {
-        "key": progress.key,
-        "epochs_done": progress.epochs_done,
-        "history": [asdict(metrics) for metrics in progress.history],
-        "seconds": progress.seconds,
-        "attempts": progress.attempts,
-        "steps_done": progress.steps_done,
-        "origin": progress.origin,
-    }
+    header = _Header(**{field.name: getattr(progress, field.name) for field in fields(_Header)})
     own = {} if progress.parts is None else {_PARTS: progress.parts}
     own |= {_AVERAGE + name: tensor for name, tensor in (progress.average or {}).items()}
-    return _seal(
-        TrainState({**progress.state.model, **own}, progress.state.optimizer), {"progress": json.dumps(header)}
-    )
+    state = TrainState({**progress.state.model, **own}, progress.state.optimizer)
+    return _seal(state, {"progress": json.dumps(asdict(header))})
 
 
 def unpack_progress(blob: bytes, file: str) -> Progress:
     """The inverse of `pack_progress`. Raises DamagedError naming `file`."""
     state, metadata = _unseal(blob, file)
     try:
-        header = json.loads(metadata["progress"])
-        header["history"] = tuple(EpochMetrics(**metrics) for metrics in header["history"])
+        header = decode(_Header, parse(metadata.get("progress", "null")))
+        parts = state.model.pop(_PARTS, None)
         names = [name for name in state.model if name.startswith(_AVERAGE)]
         average = {name.removeprefix(_AVERAGE): state.model.pop(name) for name in names}
-        progress = Progress(state=state, parts=state.model.pop(_PARTS, None), average=average or None, **header)
-    except (KeyError, TypeError, ValueError, RecursionError) as error:
-        raise DamagedError(f"{file}: not a mid-round checkpoint ({error!r:.200})") from error
-    if not _is_sound(progress):
-        raise DamagedError(f"{file}: not a mid-round checkpoint (its numbers are none that training can have)")
-    return progress
+        _check_consistent(header, parts)
+    except ValueError as error:
+        raise DamagedError(f"{file}: not a mid-round checkpoint ({error!s:.200})") from error
+    values = {field.name: getattr(header, field.name) for field in fields(_Header)}
+    return Progress(state=state, parts=parts, average=average or None, **values)
 
 
 def pack_snapshot(state: TrainState) -> bytes:
@@ -148,20 +152,16 @@ def _open(blob: bytes, file: str) -> tuple[Tensors, dict[str, str]]:
     try:
         tensors = load(blob)
         size = int.from_bytes(blob[:8], "little")
-        return tensors, json.loads(blob[8 : 8 + size]).get("__metadata__") or {}
+        return tensors, decode(dict[str, str], parse(blob[8 : 8 + size]).get("__metadata__") or {})
     except (SafetensorError, ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
         raise DamagedError(f"{file}: not a safetensors file ({error!s:.200})") from error
 
 
-def _json(text: str, file: str) -> Any:
+def _decoded(kind: type[T], text: str, file: str) -> T:
     try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
+        return decode(kind, parse(text))
+    except ValueError as error:
         raise DamagedError(f"{file}: its header is damaged ({error!s:.200})") from error
-
-
-def _is_shape(value: Any) -> bool:
-    return isinstance(value, list) and len(value) <= 8 and all(type(n) is int and 0 < n < 2**63 for n in value)
 
 
 def _check_shapes(tensors: Tensors, masked: dict[str, list[int]], shapes: Shapes, file: str) -> None:
@@ -177,22 +177,14 @@ def _check_shapes(tensors: Tensors, masked: dict[str, list[int]], shapes: Shapes
             raise DamagedError(f"{file}: {name!r} holds {tensors[name].dtype}, which are no weights")
 
 
-def _is_sound(progress: Progress) -> bool:
-    """Whether the header's values are of their kind and in their range; the round's own limits are its trainer's."""
-    metrics = [asdict(epoch) for epoch in progress.history]
-    whole = [progress.epochs_done, progress.steps_done, progress.attempts, *(epoch.pop("epoch") for epoch in metrics)]
-    numbers = [progress.seconds, *(number for epoch in metrics for number in epoch.values())]
-    return (
-        isinstance(progress.key, str)
-        and all(type(number) is int and 0 <= number < 2**31 for number in whole)
-        and all(type(number) in (int, float) and -math.inf < number < math.inf for number in numbers)
-        and len(metrics) == progress.epochs_done
-        and (progress.parts is not None) == (progress.steps_done > 0)
-        and (
-            progress.parts is None
-            or (progress.parts.dim() == 2 and progress.parts.numel() > 0 and progress.parts.dtype is torch.float64)
-        )
-    )
+def _check_consistent(header: _Header, parts: Tensor | None) -> None:
+    """Raise ValueError unless the values of a checkpoint fit together; the round's own limits are its trainer's."""
+    if len(header.history) != header.epochs_done or any(metrics.epoch < 0 for metrics in header.history):
+        raise ValueError(f"its history is not that of {header.epochs_done} epochs")
+    if (parts is not None) != (header.steps_done > 0):
+        raise ValueError("steps and the workers' parts belong together")
+    if parts is not None and not (parts.dim() == 2 and parts.numel() > 0 and parts.dtype is torch.float64):
+        raise ValueError("the workers' parts must be float64 of shape (workers, n)")
 
 
 def _cut(tensors: Tensors, masks: Mapping[str, Tensor]) -> Tensors:

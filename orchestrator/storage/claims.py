@@ -20,8 +20,9 @@ import time
 import uuid
 from collections.abc import Container, Iterable
 from dataclasses import asdict, dataclass, replace
-from typing import get_type_hints
+from typing import Annotated
 
+from orchestrator.decode import Rule, decode
 from orchestrator.errors import DamagedError, StorageError
 from orchestrator.sealed import seal, unseal
 from orchestrator.storage.process import is_alive, is_gone, this_process
@@ -31,6 +32,7 @@ from orchestrator.validate import finite, text
 BEATS = 3  # heartbeats in a lease
 RETRIES = 20  # tries in a lease while the storage fails
 MAX_LEASE = 86_400.0  # seconds; who claims longer than a day is not believed
+_Lease = Annotated[float, Rule("a lease", lambda seconds: 0 < seconds <= MAX_LEASE)]
 LINK_BYTES = 1 << 16
 LINK = re.compile(r"claims/([^/]+)/([1-9][0-9]*)\.json")
 SWEPT = 20  # old links that one heartbeat removes; there is one, unless somebody filled the folder
@@ -141,7 +143,7 @@ class _Link:
     host: str
     process: str
     instance: str
-    lease_seconds: float
+    lease_seconds: _Lease
     released: bool
 
     def to_json(self) -> bytes:
@@ -151,13 +153,9 @@ class _Link:
     def from_json(text: bytes) -> _Link | None:
         """None for what is no link."""
         try:
-            kinds = get_type_hints(_Link)
-            value = unseal(text, kinds)
-            link = _Link(**{name: value[name] for name in kinds})
-        except (KeyError, TypeError, ValueError, RecursionError):
+            return decode(_Link, unseal(text), more_fields=True)
+        except ValueError:
             return None
-        sound = all(type(getattr(link, name)) is kind for name, kind in kinds.items())
-        return link if sound and 0 < link.lease_seconds <= MAX_LEASE else None
 
 
 class _Chain:

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
+from orchestrator.decode import decode
 from orchestrator.errors import DamagedError
 from orchestrator.record import Record
 from orchestrator.sealed import unseal
 from orchestrator.storage.store import JSON_BYTES, MissingError, Store, listed, read_each
 
-EXPERIMENT_FIELDS = ("name", "seed", "densities", "keys", "rewinds_to")
 FILE = re.compile(r"experiments/[A-Za-z0-9][A-Za-z0-9_.-]{0,99}\.-?[0-9]+\.json")  # what has another name is not ours
 WAY_OUT = "run its job again, which writes it anew"
 
@@ -25,7 +24,7 @@ class StoredExperiment:
     name: str
     seed: int
     keys: tuple[str, ...]
-    rewinds_to: tuple[int, ...] | None
+    rewinds_to: tuple[int, ...] | None = None
 
     @property
     def is_misnamed(self) -> bool:
@@ -54,16 +53,10 @@ def read_experiments(store: Store, problems: list[str] | None = None) -> list[St
 def read_experiment(store: Store, file: str) -> StoredExperiment:
     """Raises DamagedError, naming `file`, for what does not say which rounds an experiment has."""
     try:
-        content = unseal(store.read(file, JSON_BYTES), EXPERIMENT_FIELDS)
-        name, seed, keys, rewinds_to = content["name"], content["seed"], content["keys"], content.get("rewinds_to")
-        if not (isinstance(name, str) and type(seed) is int and _list_of(str, keys)):
-            raise ValueError("no name, seed and keys")
-        if not (rewinds_to is None or _list_of(int, rewinds_to)):
-            raise ValueError("rewinds_to is not a list of epochs")
-        return StoredExperiment(
-            file, name, seed, tuple(dict.fromkeys(keys)), None if rewinds_to is None else tuple(rewinds_to)
-        )
-    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        content = {**unseal(store.read(file, JSON_BYTES)), "file": file}
+        experiment = decode(StoredExperiment, content, more_fields=True)
+        return replace(experiment, keys=tuple(dict.fromkeys(experiment.keys)))
+    except ValueError as error:
         raise DamagedError(f"{file} does not say which rounds an experiment has ({error!s:.200}): {WAY_OUT}") from error
 
 
@@ -104,7 +97,3 @@ def without_file(experiments: Iterable[StoredExperiment], records: Iterable[Reco
     trained = {(record.experiment, record.seed): None for record in records}
     files = [f"experiments/{name:.200}.{seed}.json" for name, seed in trained if (name, seed) not in named]
     return {file: f"{file} is missing, though rounds were trained for it: {WAY_OUT}" for file in files}
-
-
-def _list_of(kind: type, value: Any) -> bool:
-    return isinstance(value, list) and all(type(item) is kind for item in value)

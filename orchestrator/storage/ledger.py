@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
+from orchestrator.decode import decode
 from orchestrator.errors import DamagedError, StorageError
 from orchestrator.record import MODEL, OPTIMIZER, Blob, Record
 from orchestrator.sealed import seal, unseal
@@ -28,8 +29,6 @@ from orchestrator.storage.checkpoint import (
 )
 from orchestrator.storage.store import JSON_BYTES, MissingError, Store, listed, problem_of, read_each, unreadable
 from orchestrator.work import Tensors, TrainState
-
-FAILURE = ("experiment", "seed", "key", "round", "density", "reason", "job", "at")
 
 
 class Ledger:
@@ -154,10 +153,10 @@ class Ledger:
         """As `failure`, but a damaged note raises DamagedError."""
         file = f"rounds/{key}/failed.json"
         try:
-            failure = unseal(self.store.read(file, JSON_BYTES), FAILURE)
+            failure = decode(dict[str, str | float | None], unseal(self.store.read(file, JSON_BYTES)))
         except MissingError:
             return None
-        except (ValueError, RecursionError) as error:
+        except ValueError as error:
             raise DamagedError(f"{file} is damaged ({error!s:.200}): delete it, and start the job again") from error
         return None if self.store.exists(f"rounds/{key}/record.json") else failure
 

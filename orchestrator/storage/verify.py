@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+from orchestrator.decode import Count, decode
 from orchestrator.errors import DamagedError, StorageError
 from orchestrator.sealed import unseal
 from orchestrator.storage.claims import LINK, LINK_BYTES, holders, is_link
@@ -21,7 +22,6 @@ KEY = "[A-Za-z0-9_-]{1,100}"
 BLOB = re.compile(rf"rounds/({KEY})/(model|optimizer)-([0-9a-f]{{16}})\.safetensors")
 RUN = re.compile(r"train/(.+)-[0-9a-f]{32}/.+")  # of Ray Train: <experiment>.<seed>-<unique>
 LEFTOVER = re.compile(rf"probe-[0-9a-f]{{32}}/file|{RUN.pattern}")  # or of a job that runs
-STOP_FIELDS = ("path", "stopped_after_round")
 
 
 @dataclass(frozen=True)
@@ -121,12 +121,18 @@ def _check_link(store: Store, file: File, match: re.Match[str]) -> None:
         raise DamagedError(f"{file.path} is damaged: delete claims/{match[1]} while no job runs")
 
 
+@dataclass(frozen=True)
+class _Stop:
+    path: str
+    stopped_after_round: Count
+
+
 def _check_stop(store: Store, file: File, match: re.Match[str]) -> None:
     try:
-        content = unseal(store.read(file.path, JSON_BYTES), STOP_FIELDS)
-        if content["path"] != match[1] or type(content["stopped_after_round"]) is not int:
-            raise ValueError(f"it is of the path {content['path']!r:.100}")
-    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        stop = decode(_Stop, unseal(store.read(file.path, JSON_BYTES)))
+        if stop.path != match[1]:
+            raise ValueError(f"it is of the path {stop.path!r:.100}")
+    except ValueError as error:
         raise DamagedError(
             f"{file.path} is damaged ({error!s:.200}): delete it, and the sweep decides again whether the path goes on"
         ) from error

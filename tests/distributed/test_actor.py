@@ -130,7 +130,7 @@ def taken_over(actor):
     key, store = actor.next_key(False), actor._driver.ledger.store
     (link,) = store.list(f"claims/{key}")
     other = {"owner": "another", "host": "node-7", "process": "1 elsewhere", "instance": "other"}
-    store.write(f"claims/{key}/2.json", seal(unseal(store.read(link), ()) | other))
+    store.write(f"claims/{key}/2.json", seal(unseal(store.read(link)) | other))
     actor._claims._renew()
     return key
 

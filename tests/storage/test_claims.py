@@ -18,6 +18,7 @@ from s3_server import FaultProxy, S3Server
 from waiting import PATIENCE_S, wait_for
 
 from orchestrator.errors import ConfigError, StorageError
+from orchestrator.sealed import sha256_of
 from orchestrator.storage.claims import Claims
 from orchestrator.storage.local import LocalStore
 from orchestrator.storage.opening import open_store
@@ -147,7 +148,8 @@ def put_link(store: Store, key: str, number: int = 1, **changes: Any) -> None:
         "lease_seconds": 0.2,
         "released": False,
     }
-    store.write(f"claims/{key}/{number}.json", json.dumps({**link, **changes}).encode())
+    content = {**link, **changes}
+    store.write(f"claims/{key}/{number}.json", json.dumps({**content, "sha256": sha256_of(content)}).encode())
 
 
 def links(store: Store, key: str) -> list[int]:

@@ -28,6 +28,7 @@ from orchestrator.errors import DamagedError, StorageError
 from orchestrator.problem import load_problem
 from orchestrator.record import MODEL, OPTIMIZER
 from orchestrator.report import path_records
+from orchestrator.sealed import sha256_of
 from orchestrator.storage.checkpoint import (
     pack_model,
     pack_progress,
@@ -276,6 +277,15 @@ RECORDS = {
     "deeply nested settings": rewritten(settings={"a": json.loads("[" * 500 + "]" * 500)}),
     "digits without end": lambda data: data.replace(b'"kept": 3', b'"kept": ' + b"9" * 10_000),
     "not a number": rewritten(density=math.nan),
+    "a number that is true": rewritten(density=True),
+    "a count that is true": rewritten(workers=True),
+    "not a number in settings": rewritten(settings={"a": [math.inf]}),
+    "history without its numbers": rewritten(history=[{"train_loss": 1.0}]),
+    "history as text": rewritten(history=[{"train_loss": 1.0, "val_accuracy": "<b>"}]),
+    "layers of three numbers": rewritten(layers={"w": [1, 2, 3]}),
+    "a layer that keeps more than it has": rewritten(layers={"w": [7, 6]}),
+    "dead layers that are none": rewritten(dead_layers=[1]),
+    "a format of an earlier version": rewritten(format=1),
     "an endless number": rewritten(metrics={"train_loss": 1e308, "val_accuracy": 0.5, "test_accuracy": 0.5}),
     "a count below 0": rewritten(kept=-3),
     "nothing kept": rewritten(kept=0),
@@ -308,6 +318,11 @@ def test_a_hostile_record_is_named_wherever_it_is_read(ledger: Ledger, case: str
         told = capsys.readouterr()
         assert f"rounds/{KEY}/record.json" in told.out + told.err
         assert "\x1b" not in told.out + told.err
+
+
+def with_sha256(content: dict[str, Any]) -> bytes:
+    """A file whose content is not what it should be, though its sha256 fits: written on purpose."""
+    return json.dumps({**content, "sha256": sha256_of(content)}).encode()
 
 
 def grow(ledger: Ledger, path: str, size: int) -> None:
@@ -380,15 +395,33 @@ def test_a_store_reads_up_to_the_limit(uri: str, tmp_path, request: pytest.Fixtu
         store.read("a/b", 4)
 
 
-@pytest.mark.parametrize("content", [BOMB, '{"reason": ' + BOMB, "[]", '{"job": "j"}', "9" * 10_000])
-def test_a_hostile_note_of_a_failure_is_no_failure_of_ours(driver: Driver, content: str) -> None:
-    driver.ledger.store.write(f"rounds/{driver.keys[0]}/failed.json", content.encode())
+@pytest.mark.parametrize(
+    "content",
+    [BOMB, '{"reason": ' + BOMB, "[]", '{"job": "j"}', "9" * 10_000, *({"job": "j", "reason": x} for x in ([], True))],
+)
+def test_a_hostile_note_of_a_failure_is_no_failure_of_ours(driver: Driver, content: str | dict[str, Any]) -> None:
+    data = content.encode() if isinstance(content, str) else with_sha256(content)
+    driver.ledger.store.write(f"rounds/{driver.keys[0]}/failed.json", data)
     assert driver.failure("j") in (None, "None")
 
 
-@pytest.mark.parametrize("content", [BOMB, '{"name": "a", "seed": 0, "keys": ' + BOMB, '{"name": "a", "seed": 0}'])
-def test_a_hostile_path_is_named(ledger: Ledger, content: str, capsys) -> None:
-    ledger.store.write("experiments/a.0.json", content.encode())
+@pytest.mark.parametrize(
+    "content",
+    [
+        BOMB,
+        '{"name": "a", "seed": 0, "keys": ' + BOMB,
+        '{"name": "a", "seed": 0}',
+        {"name": "a", "seed": 0},
+        {"name": "a", "seed": True, "keys": []},
+        {"name": "a", "seed": 0, "keys": [5]},
+        {"name": "a", "seed": 0, "keys": "ab"},
+        {"name": "a", "seed": 0, "keys": [], "rewinds_to": [math.nan]},
+        {"name": "a", "seed": 1 << 80, "keys": []},
+    ],
+)
+def test_a_hostile_path_is_named(ledger: Ledger, content: str | dict[str, Any], capsys) -> None:
+    data = content.encode() if isinstance(content, str) else with_sha256(content)
+    ledger.store.write("experiments/a.0.json", data)
     assert main(["report", ledger.store.uri, "--out", ledger.store.uri + "-report"]) == 1
     assert "error: experiments/a.0.json does not say" in capsys.readouterr().err
 
@@ -425,7 +458,7 @@ def test_names_that_are_refused_are_not_listed_in_a_folder(ledger: Ledger, name:
 
 def link(store: Store, number: int, **changes: Any) -> None:
     whole = {"owner": "another", "host": "h", "process": "", "instance": "i", "lease_seconds": 0.2, "released": False}
-    store.write(f"claims/k/{number}.json", json.dumps({**whole, **changes}).encode())
+    store.write(f"claims/k/{number}.json", with_sha256({**whole, **changes}))
 
 
 LINKS: dict[str, Callable[[Ledger], None]] = {

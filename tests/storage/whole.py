@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 from storage.test_ledger import MASKS, STATE, record
 
 from orchestrator.sealed import seal
@@ -46,11 +44,3 @@ def whole_storage(store: Store) -> Ledger:
         assert all(claims.acquire(key) for key in KEYS[:3])
     store.write(STOP, seal({"path": "e.0", "stopped_after_round": 2}))
     return ledger
-
-
-def unsealed(store: Store, path: str) -> None:
-    """Write a file as earlier versions did."""
-    content = json.loads(store.read(path))
-    del content["sha256"]
-    content.pop("rewinds_to", None)
-    store.write(path, json.dumps(content, indent=1).encode())
