@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.export.measure import Speed
-from orchestrator.export.proof import Artifact, Deployment, Facts, Skipped
+from orchestrator.export.proof import Artifact, ExportedNetworks, Facts, Skipped
 from orchestrator.record import MODEL, OPTIMIZER, Blob, Record
 from orchestrator.report import save_report, tasks
 from orchestrator.storage.ledger import Ledger
@@ -125,7 +125,7 @@ def hostile_records() -> list[Record]:
     return records
 
 
-def deployment(name: str = "unstructured", reason: str = "not installed") -> Deployment:
+def deployment(name: str = "unstructured", reason: str = "not installed") -> ExportedNetworks:
     """Two networks in two formats, one of them without a file, with plausible numbers."""
     networks = [
         Facts(name=n, parameters=25_557_032, nonzero=nonzero, raw_bytes=102_546_848, macs=4_089_184_256,
@@ -139,14 +139,14 @@ def deployment(name: str = "unstructured", reason: str = "not installed") -> Dep
                              110_000_000, 180_000_000, False))
         for facts in networks for form, seconds in (("packed", 0.21), ("onnx", 0.115))
     ]  # fmt: skip
-    return Deployment(tuple(networks), tuple(artifacts), (Skipped(network=name, format="pte", reason=reason),))
+    return ExportedNetworks(tuple(networks), tuple(artifacts), (Skipped(network=name, format="pte", reason=reason),))
 
 
 def save(
     records: list[Record],
     folder: Path,
     failures: Iterable[dict[str, Any]] = (),
-    deployed: Deployment | None = None,
+    deployed: ExportedNetworks | None = None,
 ) -> str:
     """The page of a report that is written into `folder`."""
     *_, page = save_report(tasks(records), failures, folder, deployed)
