@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from orchestrator.decode import decode, parse
 from orchestrator.errors import ExportError, OrchestratorError
 from orchestrator.export.runtimes import Array, Run, runtime_of
 
@@ -93,7 +94,7 @@ def measure(
         if process.returncode:
             said = process.stderr.strip().splitlines() or [f"exit code {process.returncode}"]
             raise ExportError(f"{path.name} does not run: {said[-1][:300]}")
-        speed = Speed(**json.loads(Path(folder, "speed.json").read_text()))
+        speed = decode(Speed, parse(Path(folder, "speed.json").read_bytes()))
         return speed, np.load(Path(folder, "logits.npy"), allow_pickle=False) if source else None
 
 
