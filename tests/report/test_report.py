@@ -12,7 +12,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from orchestrator import formatting
 from orchestrator.errors import DamagedError, OrchestratorError
 from orchestrator.record import MODEL, OPTIMIZER, Blob, Record
 from orchestrator.report import path_records, print_status, print_table, save_csv, summary
@@ -288,23 +287,6 @@ def test_a_failed_round_is_told_in_red():
     first, second = output.splitlines()
     assert first == "\x1b[31mfailed: digits, seed 3, round 2: the loss of epoch 4 is nan\x1b[0m"
     assert "seed ?, round ?: no reason was written" in second
-
-
-@pytest.mark.parametrize(
-    ("shown", "expected"),
-    [
-        (formatting.compression(1), "1.0x"), (formatting.compression(4.76), "4.8x"), (formatting.compression(1.25), "1.3x"),
-        (formatting.compression(100.5), "101x"), (formatting.compression(99.94), "99.9x"),
-        (formatting.compression(99.96), "100x"),
-        (formatting.duration(0), "0.0 s"), (formatting.duration(59.94), "59.9 s"), (formatting.duration(59.96), "1 m 00 s"),
-        (formatting.duration(3599.6), "1 h 00 m"), (formatting.duration(7530), "2 h 05 m"), (formatting.duration(187.2), "3 m 07 s"),
-        (formatting.size(0), "0 B"), (formatting.size(999), "999 B"), (formatting.size(1000), "1.00 kB"), (formatting.size(9996), "10.0 kB"),
-        (formatting.size(76_190), "76.2 kB"), (formatting.size(999_600), "1.00 MB"), (formatting.size(102_400_000), "102 MB"),
-        (formatting.size(1_200_000_000), "1.20 GB"), (formatting.size(5_000_000_000_000), "5000 GB"),
-    ],
-)  # fmt: skip
-def test_numbers_for_people(shown, expected):
-    assert shown == expected
 
 
 # Files.
