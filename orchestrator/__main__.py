@@ -66,9 +66,9 @@ def status(
     print_status(records, failures)
     code = _told(problems)
     if follow:
-        from orchestrator.report.follow import follow as news
+        from orchestrator.report.follow import follow_storage
 
-        for line in news(ledger, FOLLOW_SECONDS):
+        for line in follow_storage(ledger, FOLLOW_SECONDS):
             print(line, flush=True)
     return code
 
@@ -161,7 +161,7 @@ def report(
     """
     from orchestrator.export.proof import DEPLOY, ExportedNetworks
     from orchestrator.files import expand_home
-    from orchestrator.report import path_records, show_report
+    from orchestrator.report import path_records, show
 
     out = Path(expand_home(str(out)))
     ledger = _ledger(storage)
@@ -185,7 +185,7 @@ def report(
         deployment = None
     if left_out:
         print(f"left out: {left_out} rounds of earlier settings (orchestrator status shows them)")
-    show_report(records, failures, out, deployment and deployment.present(out))
+    show(records, out, failures=failures, exported=deployment and deployment.present(out))
     return _told(problems)
 
 
@@ -233,9 +233,8 @@ def export(
     from orchestrator.export.candidates import check_code, find_round, side_by_side, source_of, with_dense
     from orchestrator.export.deploy import deploy
     from orchestrator.files import expand_home
-    from orchestrator.report import path_records, show_report
-    from orchestrator.report.exported import artifact_line, recommended_rounds, round_line, same_tasks
-    from orchestrator.report.write import check_report
+    from orchestrator.report import check_folder, path_records, show
+    from orchestrator.report.exported import artifact_line, recommended_rounds, round_line, same_model_and_data
 
     out = Path(expand_home(str(out)))
     ledger = _ledger(storage)
@@ -248,7 +247,7 @@ def export(
     chosen = [find_round(every, key) for key in round] or recommended_rounds(records)
     shown = with_dense(ledger, chosen)
     check_code(shown, trust)
-    check_report(out, "--out")  # it is written after everything is measured
+    check_folder(out, "--out")  # now, because the report is written after everything is measured
     source = source_of(shown, data)
     networks = side_by_side(ledger, shown, source.load())
     for record in chosen:
@@ -260,10 +259,10 @@ def export(
         source=source,
         on_artifact=lambda each: print(artifact_line(each, out), flush=True),
     )
-    beside = same_tasks(records, shown) or shown
+    beside = same_model_and_data(records, shown) or shown
     names = {record.experiment for record in beside}
     failures = [failure for failure in ledger.failures(problems) if failure.get("experiment") in names]
-    show_report(beside, failures, out, deployment.present(out))
+    show(beside, out, failures=failures, exported=deployment.present(out))
     if problems and not round:
         problems.append(
             "the networks were chosen without what is damaged: restore it and export again, or give --round"

@@ -72,9 +72,10 @@ def run_job(flags: F, job: Callable[[F], int], make_smoke_data: Callable[[Path],
     signal.signal(signal.SIGTERM, raise_terminated)
     try:
         if flags.report:
-            from orchestrator.report.write import check_report
+            from orchestrator.report import check_folder
 
-            check_report(Path(expand_home(flags.report)), "--report")  # it is written after all training
+            # Checked now, because the report is written after all training.
+            check_folder(Path(expand_home(flags.report)), "--report")
         with contextlib.ExitStack() as stack:
             if flags.smoke and flags.data is None and make_smoke_data:
                 folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="rewind-smoke-"))

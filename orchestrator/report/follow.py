@@ -1,4 +1,4 @@
-"""Follow a storage while rounds are trained, from anywhere that can read it."""
+"""Follow a storage while rounds are trained, from any machine that can read it."""
 
 from __future__ import annotations
 
@@ -17,33 +17,34 @@ from orchestrator.storage.store import listed, read_each
 
 @dataclass(frozen=True)
 class StorageView:
-    """What a storage holds at a moment: finished rounds, failures, claims and mid-round checkpoints, by round key.
+    """Hold what a storage contains at one moment, each by round key.
 
-    `problems`: a sentence for each file that cannot be used.
+    `owners` names who trains a round. `checkpoints` gives the epochs and steps that a checkpoint of it covers.
+    `problems` has a sentence for each unusable file.
     """
 
     records: Mapping[str, Record]
     failures: Mapping[str, Mapping[str, Any]]
-    holders: Mapping[str, str]
-    places: Mapping[str, tuple[int, int]]
+    owners: Mapping[str, str]
+    checkpoints: Mapping[str, tuple[int, int]]
     problems: tuple[str, ...] = ()
 
 
-def follow(ledger: Ledger, seconds: float) -> Iterator[str]:
-    """A line for whatever is new, looked for every `seconds`; it never ends. Raises StorageError."""
+def follow_storage(ledger: Ledger, seconds: float) -> Iterator[str]:
+    """Look at the storage every `seconds`, for ever, and yield a line for each change. Raises StorageError."""
     problems: list[str] = []
     records = {record.key: record for record in ledger.records(problems)}
     ledger.failures(problems)
-    before = StorageView(records, {}, {}, {}, tuple(problems))  # whoever follows was told of those
+    before = StorageView(records, {}, {}, {}, tuple(problems))  # the caller has shown these problems already
     while True:
         after = read_view(ledger, before)
-        yield from lines(before, after)
+        yield from changes(before, after)
         before = after
         time.sleep(seconds)
 
 
 def read_view(ledger: Ledger, before: StorageView) -> StorageView:
-    """The storage now; records that were seen before are not read again."""
+    """Read what the storage contains now. Records that `before` has are not read again."""
     problems: list[str] = []
     files = listed(ledger.store, "rounds", problems)
     keys = [path.split("/")[1] for path in files if path.endswith("/record.json")]
@@ -60,22 +61,23 @@ def read_view(ledger: Ledger, before: StorageView) -> StorageView:
     )
 
 
-def lines(before: StorageView, after: StorageView) -> Iterator[str]:
-    """What a person should hear of."""
+def changes(before: StorageView, after: StorageView) -> Iterator[str]:
+    """Yield one line for each new record, problem, failure, owner and checkpoint."""
     for key in after.records.keys() - before.records.keys():
-        yield _finished(after.records[key])
+        yield _finished_line(after.records[key])
     yield from (plain(f"error: {problem}") for problem in after.problems if problem not in before.problems)
     for key in after.failures.keys() - before.failures.keys():
         failure = after.failures[key]
         yield plain(f"{failure.get('experiment')}: round {failure.get('round')} failed: {failure.get('reason')}")
-    for key, owner in after.holders.items():
-        place = after.places.get(key)
-        if key not in after.records and (owner, place) != (before.holders.get(key), before.places.get(key)):
-            safe = f"{place[0]} epochs and {place[1]} steps are safe" if place else "from its beginning"
+    for key, owner in after.owners.items():
+        checkpoint = after.checkpoints.get(key)
+        known = (before.owners.get(key), before.checkpoints.get(key))
+        if key not in after.records and (owner, checkpoint) != known:
+            safe = f"{checkpoint[0]} epochs and {checkpoint[1]} steps are safe" if checkpoint else "from its beginning"
             yield plain(f"{key[:12]}: trained by {owner}, {safe}")
 
 
-def _finished(record: Record) -> str:
+def _finished_line(record: Record) -> str:
     return plain(
         f"{record.experiment}, seed {record.seed}: round {record.round} done, {compression(record.compression)}  "
         f"val {percent(record.metrics['val_accuracy'])} %  test {percent(record.metrics['test_accuracy'])} %  "

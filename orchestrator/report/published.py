@@ -1,4 +1,4 @@
-"""The published results of the method, for experiments on the networks and data of the paper."""
+"""Find the published results of the method for experiments on the networks and data of the paper."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from typing import Any
 from orchestrator.record import Record
 
 SOURCE = "Renda, Frankle and Carbin, ICLR 2020"
-RESNET50_WEIGHTS = 25_502_912  # prunable, with ImageNet's 1,000 classes
+RESNET50_WEIGHTS = 25_502_912  # prunable, with the 1,000 classes of ImageNet
 TECHNIQUES = {
     "LearningRateRewinding": "learning_rate_rewinding",
     "FineTuning": "fine_tuning",
     "WeightRewinding": "weight_rewinding",
     "LowRateWeightRewinding": "weight_rewinding_low_lr",
 }
-NAMES = {
+LABELS = {
     "learning_rate_rewinding": "learning-rate rewinding",
     "fine_tuning": "fine-tuning",
     "weight_rewinding": "weight rewinding",
@@ -30,7 +30,7 @@ NAMES = {
 
 @dataclass(frozen=True)
 class PublishedPoint:
-    """Test accuracies of the trials at one density, as fractions."""
+    """Hold the test accuracies of the paper's trials at one density, as fractions."""
 
     density: float
     median: float
@@ -40,8 +40,11 @@ class PublishedPoint:
 
 
 @dataclass(frozen=True)
-class Published:
-    """What the paper found with one technique on one network. `full_length`: retrained as long as trained."""
+class PublishedResult:
+    """Hold what the paper found with one technique on one network.
+
+    `full_length` means that each round was retrained for as many epochs as the dense network was trained.
+    """
 
     network: str
     technique: str
@@ -50,25 +53,49 @@ class Published:
 
     @property
     def label(self) -> str:
-        return f"paper: {NAMES[self.technique]}, {'t = T' if self.full_length else 'best t'}"
+        return f"paper: {LABELS[self.technique]}, {'t = T' if self.full_length else 'best t'}"
 
 
-def published(records: Iterable[Record]) -> Published | None:
-    """The paper's results with the network, data and technique of an experiment's `records`, if it has them."""
+def find_published(records: Iterable[Record]) -> PublishedResult | None:
+    """Return the paper's result for the network, data and technique of an experiment's `records`.
+
+    Returns None if the paper has no such result.
+    """
     for record in records:
         settings = record.settings
         technique = settings.get("technique")
-        network = None if record.channels else _network(record)  # the paper counts weights
+        network = None if record.channels else _paper_network(record)  # the paper counts weights
         if network and isinstance(technique, dict) and isinstance(technique.get("type"), str):
             name = TECHNIQUES.get(technique["type"])
-            return _all().get((network, name, _full_length(technique, settings))) if name else None
+            return read_published().get((network, name, _full_length(technique, settings))) if name else None
     return None
 
 
-def _network(record: Record) -> str | None:
-    """The paper's name of it: a CIFAR ResNet of the usual width on CIFAR-10, or ResNet-50 on ImageNet's classes.
+@cache
+def read_published() -> dict[tuple[str, str, bool], PublishedResult]:
+    """Return all published results, by network, technique and whether they are of full length."""
+    text = resources.files("orchestrator.report").joinpath("published.csv").read_text(encoding="utf-8")
+    rows = csv.DictReader(line for line in text.splitlines() if not line.startswith("#"))
+    groups = itertools.groupby(rows, key=lambda row: (row["network"], row["technique"], row["length"]))
+    results: dict[tuple[str, str, bool], PublishedResult] = {}
+    for (network, technique, length), group in groups:
+        points = tuple(
+            PublishedPoint(
+                float(row["density"]), float(row["test_median"]), float(row["test_min"]), float(row["test_max"]),
+                int(row["trials"]),
+            )
+            for row in group
+        )  # fmt: skip
+        full_length = length == "full_length"
+        results[network, technique, full_length] = PublishedResult(network, technique, full_length, points)
+    return results
 
-    That a folder of images with a thousand classes is ImageNet, nothing can tell; the label says what was published.
+
+def _paper_network(record: Record) -> str | None:
+    """Return the paper's name for the network of `record`; None if the paper does not have it.
+
+    These are the CIFAR ResNets of the usual width on CIFAR-10, and ResNet-50 on a folder of images with 1,000 classes.
+    Whether that folder is ImageNet cannot be known, so the report's label says what was published.
     """
     model, options, data = (record.settings.get(name) for name in ("model", "model_options", "data"))
     if not isinstance(options, dict) or not isinstance(model, str):
@@ -85,22 +112,3 @@ def _full_length(technique: dict[str, Any], settings: dict[str, Any]) -> bool:
     training = settings.get("training")
     trained = training.get("epochs") if isinstance(training, dict) else None
     return technique.get("epochs") in (None, trained)
-
-
-@cache
-def _all() -> dict[tuple[str, str, bool], Published]:
-    text = resources.files("orchestrator.report").joinpath("published.csv").read_text(encoding="utf-8")
-    rows = csv.DictReader(line for line in text.splitlines() if not line.startswith("#"))
-    groups = itertools.groupby(rows, key=lambda row: (row["network"], row["technique"], row["length"]))
-    found: dict[tuple[str, str, bool], Published] = {}
-    for (network, technique, length), group in groups:
-        points = tuple(
-            PublishedPoint(
-                float(row["density"]), float(row["test_median"]), float(row["test_min"]), float(row["test_max"]),
-                int(row["trials"]),
-            )
-            for row in group
-        )  # fmt: skip
-        full = length == "full_length"
-        found[network, technique, full] = Published(network, technique, full, points)
-    return found

@@ -22,7 +22,7 @@ from orchestrator.export import deploy as deploying
 from orchestrator.export import fold_batch_norm, runtimes, save_coreml
 from orchestrator.export.agreement import relative_error
 from orchestrator.export.deploy import Candidate, deploy
-from orchestrator.export.proof import Deployment
+from orchestrator.export.proof import ExportedNetworks
 from orchestrator.export.runtimes import not_run, runtime_of
 from orchestrator.formatting import size
 from orchestrator.models.build import build_model
@@ -185,7 +185,7 @@ def test_a_file_that_cannot_run_here_is_there_without_figures(tmp_path, monkeypa
     monkeypatch.setattr(deploying, "save_coreml", small_zip)
     given = Candidate("n", networks.tied(4), "export.networks:tied", {}, GREY)
     found = deploy([given], tmp_path, formats=formats)
-    assert Deployment.load(tmp_path) == found
+    assert ExportedNetworks.load(tmp_path) == found
     assert [bool(artifact.speed) for artifact in found.artifacts] == [name != "coreml" for name in formats]
     file = found.artifacts[-1]
     assert (file.file, file.speed, file.accuracy, file.relative_error) == ("n.mlpackage.zip", None, None, None)
@@ -193,7 +193,7 @@ def test_a_file_that_cannot_run_here_is_there_without_figures(tmp_path, monkeypa
     assert (file.bytes, file.sha256) == (len(blob), hashlib.sha256(blob).hexdigest())
     assert file.not_run == REASON
     assert artifact_line(file, tmp_path).endswith(f", not run here: {REASON}")
-    page = save(path_of("fine-tuning", 0, 2, epochs=2), tmp_path, deployed=found)
+    page = save(path_of("fine-tuning", 0, 2, epochs=2), tmp_path, exported=found)
     assert f'<td colspan="8">not run here: {REASON}</td><td>{file.sha256[:12]}</td>' in page
     dense = f"takes {size(file.download_bytes)} as such a file"
     assert f"smallest to download: n.mlpackage.zip; the dense network {dense}; not run here" in page

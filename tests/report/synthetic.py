@@ -1,18 +1,20 @@
-"""Ledgers of experiments that nobody trained, with plausible numbers: for tests, benchmarks and a look."""
+"""Records of experiments that were not trained, with plausible numbers, and ledgers and reports of them."""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
 import random
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from orchestrator import report
 from orchestrator.export.measure import Speed
 from orchestrator.export.proof import Artifact, ExportedNetworks, Facts, Skipped
 from orchestrator.record import MODEL, OPTIMIZER, Blob, Record
-from orchestrator.report import save_report, tasks
+from orchestrator.report.exported import ExportedSection
+from orchestrator.report.page import Chapter, save_page
 from orchestrator.storage.ledger import Ledger
 
 TECHNIQUES = {
@@ -23,6 +25,7 @@ TECHNIQUES = {
     "lottery-ticket": ("WeightRewinding", {"epochs": None}, 0.006),
     "random-reinitialisation": ("RandomReinitialisation", {}, 0.010),
 }
+THREE = ["learning-rate-rewinding", "fine-tuning", "weight-rewinding"]
 LAYERS = {"conv1.weight": 432, **{f"layer{s}.{b}.conv{c}.weight": 2304 * 4 ** (s - 1) for s in (1, 2, 3) for b in
           range(3) for c in (1, 2)}, "fc.weight": 640}  # fmt: skip
 PRUNABLE = sum(LAYERS.values())
@@ -74,6 +77,34 @@ def path_of(name: str, seed: int, rounds: int = 18, *, epochs: int = 182, model:
     return found
 
 
+def record(
+    round: int = 0, seed: int = 0, val: float = 0.9, test: float = 0.9, experiment: str = "digits", **changes: Any
+) -> Record:
+    """Return a record of a network of 4,096 weights, half of which each round removes."""
+    density = changes.get("density", 0.5**round)
+    values = {
+        "key": f"{experiment}-{seed}-{round}", "parent": None, "experiment": experiment, "round": round,
+        "technique": "LearningRateRewinding" if round else "Dense", "density": density, "kept": int(density * 4096),
+        "prunable": 4096, "seed": seed, "history": [], "layers": {}, "dead_layers": [], "epochs": 30, "seconds": 83.0,
+        "metrics": {"train_loss": 0.25, "val_accuracy": val, "test_accuracy": test}, "images_per_second": 1.0,
+        "attempts": 1, "gap_seconds": None, "workers": 1, "settings": {}, "versions": {}, "finished_at": "2026-01-01",
+        "blobs": {MODEL: Blob("0" * 64, 16384 >> round)},
+    }  # fmt: skip
+    return Record(**{**values, **changes})
+
+
+def path(vals: Iterable[float | None], seed: int = 0, **changes: Any) -> list[Record]:
+    """Return a path with these validation accuracies, one per round; None leaves out the round."""
+    return [record(r, seed, val, **changes) for r, val in enumerate(vals) if val is not None]
+
+
+def with_test_accuracy(records: Iterable[Record], accuracy: Callable[[Record], float]) -> list[Record]:
+    """Return `records` with the test accuracies `accuracy(record)`."""
+    return [
+        dataclasses.replace(record, metrics={**record.metrics, "test_accuracy": accuracy(record)}) for record in records
+    ]
+
+
 def curve(chance: random.Random, epochs: int, val: float, loss: float) -> list[dict[str, float]]:
     """A learning curve that ends at `val` and `loss`."""
     drops = [0.1 * 0.1 ** ((e >= epochs * 0.5) + (e >= epochs * 0.75)) for e in range(epochs)]
@@ -107,16 +138,21 @@ def write(ledger: Ledger, paths: list[list[Record]]) -> None:
         ledger.write_experiment(digest(first.experiment)[:12], first.seed, content)
 
 
-def all_paths(
-    names: Iterable[str] = tuple(TECHNIQUES), seeds: int = 2, rounds: int = 5, **options: Any
+def paths(
+    names: Iterable[str] = THREE, seeds: int = 3, rounds: int = 6, *, epochs: int = 4, **options: Any
 ) -> list[Record]:
-    """Short paths of every name and seed."""
-    return [r for name in names for seed in range(seeds) for r in path_of(name, seed, rounds, epochs=3, **options)]
+    """Return short paths of every name and seed."""
+    return [
+        record
+        for name in names
+        for seed in range(seeds)
+        for record in path_of(name, seed, rounds, epochs=epochs, **options)
+    ]
 
 
 def hostile_records() -> list[Record]:
-    """Every text in them says something unkind."""
-    records = all_paths(HOSTILE, rounds=2)
+    """Return records whose every text tries to break the page."""
+    records = paths(HOSTILE, seeds=2, rounds=2, epochs=3)
     for index, record in enumerate(records):
         odd = HOSTILE[index % len(HOSTILE)]
         record.layers.update({name: [1, 2] for name in HOSTILE})
@@ -146,8 +182,15 @@ def save(
     records: list[Record],
     folder: Path,
     failures: Iterable[dict[str, Any]] = (),
-    deployed: ExportedNetworks | None = None,
+    exported: ExportedNetworks | None = None,
 ) -> str:
-    """The page of a report that is written into `folder`."""
-    *_, page = save_report(tasks(records), failures, folder, deployed)
+    """Write a report into `folder` and return its page."""
+    *_, page = report.write(records, folder, failures=failures, exported=exported)
     return page.read_text(encoding="utf-8")
+
+
+def save_page_alone(records: list[Record], path: Path, exported: ExportedNetworks | None = None) -> str:
+    """Write a page without pictures, which take most of a report's time, and return it."""
+    chapters = [Chapter(comparison, {}, {}) for comparison in report.comparisons(records)]
+    section = ExportedSection(exported, {}) if exported else None
+    return save_page(chapters, records, [], path, section).read_text(encoding="utf-8")

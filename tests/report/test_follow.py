@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import tiny
 
-from orchestrator.report.follow import StorageView, lines, read_view
+from orchestrator.report.follow import StorageView, changes, read_view
 from orchestrator.runner import run
 from orchestrator.storage.claims import Claims
 from orchestrator.storage.ledger import Ledger
@@ -23,7 +23,7 @@ def ledger(tmp_path) -> Ledger:
 
 def news(ledger: Ledger, before: StorageView) -> tuple[list[str], StorageView]:
     after = read_view(ledger, before)
-    return sorted(lines(before, after)), after
+    return sorted(changes(before, after)), after
 
 
 def test_finished_rounds_are_told_once(ledger):
@@ -63,5 +63,5 @@ def test_claims_on_finished_rounds_are_not_read_again_and_again(ledger, monkeypa
         assert claims.acquire("ab" * 32)
         seen, read, asked = read_view(ledger, NOTHING), type(ledger.store).read, []
         monkeypatch.setattr(type(ledger.store), "read", lambda *a: asked.append(a[1]) or read(*a))
-        assert read_view(ledger, seen).holders == {"ab" * 32: "digits.0 on host-7"}
+        assert read_view(ledger, seen).owners == {"ab" * 32: "digits.0 on host-7"}
     assert asked == [f"claims/{'ab' * 32}/1.json"]

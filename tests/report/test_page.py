@@ -1,23 +1,60 @@
-"""The page as a file: whole in itself, the same each time, and no name in it is more than text."""
+"""The page: whole in itself, the same each time, no name in it more than text; as a file and in a real browser."""
 
 import dataclasses
 import html.parser
 import json
 import re
+import shutil
 from importlib import resources
 
 import pytest
-from report.synthetic import HOSTILE, TECHNIQUES, all_paths, deployment, hostile_records, path_of, save, write
+from playwright.sync_api import sync_playwright
+from report.synthetic import HOSTILE, TECHNIQUES, deployment, hostile_records, path_of, paths, save, save_page_alone
+from waiting import PATIENCE_S
 
 from orchestrator.errors import OrchestratorError
-from orchestrator.report import path_records, tasks
-from orchestrator.report.page import template
-from orchestrator.storage.ledger import Ledger
-from orchestrator.storage.opening import open_store
+from orchestrator.report import comparisons, page
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+FLAGS = [
+    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync",
+]  # fmt: skip
+ROUNDS = "table[data-source=rounds]"
+RECORDS = paths(TECHNIQUES, seeds=2, rounds=8, epochs=5)
+in_browser = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on the PATH: apt-get install chromium")
+
+# Each report is written once, as its pictures take seconds.
+
+
+@pytest.fixture(scope="module")
+def usual(tmp_path_factory):
+    """The page of six experiments on one model and data set."""
+    return written(tmp_path_factory, RECORDS)
+
+
+@pytest.fixture(scope="module")
+def hostile(tmp_path_factory):
+    """A page of names that try to break it."""
+    failures = [{"experiment": odd, "seed": odd, "round": odd, "reason": odd} for odd in HOSTILE] + [{}, {"seed": None}]
+    return written(tmp_path_factory, hostile_records(), failures)
+
+
+@pytest.fixture(scope="module")
+def two_data_sets(tmp_path_factory):
+    """A page of an experiment on two data sets, with long names. Only the first has a dense round."""
+    first, second = (path_of("n" * 100, 0, 1, epochs=1, data=data) for data in ("cifar10", "d" * 200))
+    return written(tmp_path_factory, first + second[1:])
+
+
+def written(tmp_path_factory, records, failures=()):
+    folder = tmp_path_factory.mktemp("report")
+    save(records, folder, failures)
+    return folder / "report.html"
 
 
 class Parser(html.parser.HTMLParser):
-    """Counts elements, and collects attributes and the content of scripts."""
+    """Count elements, and collect attributes and the content of scripts."""
 
     def __init__(self):
         super().__init__()
@@ -37,125 +74,264 @@ class Parser(html.parser.HTMLParser):
             self.scripts[self._script] = self.scripts.get(self._script, "") + data
 
 
-def parsed(page):
+def parsed(text):
     parser = Parser()
-    parser.feed(page)
+    parser.feed(text)
     return parser
 
 
-def test_the_page_says_what_was_found(tmp_path):
-    records = all_paths()
-    page = save(records, tmp_path)
-    (task,) = tasks(records)
-    row = task.choice.row
-    assert f"Recommended: {row.experiment}, round {row.round}" in page
-    assert task.choice.reason.replace("'", "&#39;") in page
-    assert page.count('role="img"') == 5
-    assert "10,000 resamples" in page
-    assert "95 % bootstrap interval" in page
-    assert "Beside the published results" in page
-    parser = parsed(page)
-    assert len(json.loads(parser.scripts["rounds"])["lines"]) == len(records)
-    assert len(json.loads(parser.scripts["pairs-1"])["lines"]) == 15 * 5
+def test_the_page_says_what_was_found(usual):
+    text = usual.read_text()
+    (comparison,) = comparisons(RECORDS)
+    row = comparison.recommendation.row
+    assert f"Recommended: {row.experiment}, round {row.round}" in text
+    assert comparison.recommendation.reason.replace("'", "&#39;") in text
+    assert text.count('role="img"') == 5
+    assert "10,000 resamples" in text
+    assert "95 % bootstrap interval" in text
+    assert "Beside the published results" in text
+    parser = parsed(text)
+    assert len(json.loads(parser.scripts["rounds"])["lines"]) == len(RECORDS)
+    assert len(json.loads(parser.scripts["pairs-1"])["lines"]) == 15 * 8
 
 
-def test_what_sharing_saved_is_told_exactly(tmp_path):
-    page = save(all_paths(["fine-tuning", "learning-rate-rewinding"], seeds=2, rounds=3), tmp_path)
-    assert "<strong>42</strong> of 48 epochs asked (14 of 16 rounds): <strong>12.5 % saved</strong>" in page
+def test_the_same_records_give_the_same_bytes(usual, tmp_path):
+    save(RECORDS, tmp_path)
+    for file in usual.parent.iterdir():
+        assert file.read_bytes() == (tmp_path / file.name).read_bytes()
 
 
-def test_the_same_ledger_gives_the_same_bytes(tmp_path):
-    ledger = Ledger(open_store(str(tmp_path / "runs")))
-    write(ledger, [path_of(name, seed, 3, epochs=3) for name in TECHNIQUES for seed in range(2)])
-    pages = [save(path_records(ledger)[0], tmp_path / name) for name in ("a", "b")]
-    assert pages[0] == pages[1]
-    for file in (tmp_path / "a").iterdir():
-        assert file.read_bytes() == (tmp_path / "b" / file.name).read_bytes()
-
-
-def test_the_page_asks_for_nothing(tmp_path):
-    parser = parsed(save(all_paths(), tmp_path))
+def test_the_page_asks_for_nothing(usual):
+    parser = parsed(usual.read_text())
     links = [(tag, name, value) for tag, name, value in parser.attributes if name in ("src", "href", "action", "data")]
     assert [link for link in links if not link[2].startswith("data:")] == []
     assert {"iframe", "object", "embed", "form", "base"}.isdisjoint(parser.tags)
 
 
-def test_names_are_text_wherever_they_stand(tmp_path):
-    failures = [{"experiment": odd, "seed": odd, "round": odd, "reason": odd} for odd in HOSTILE] + [{}, {"seed": None}]
-    page = save(hostile_records(), tmp_path, failures)
-    parser = parsed(page)
+def test_names_are_text_wherever_they_stand(hostile):
+    text = hostile.read_text()
+    parser = parsed(text)
     assert sum(tag == "script" for tag in parser.tags) == 4  # rounds, medians, pairs, and the module
     assert not [name for _, name, _ in parser.attributes if name.startswith("on")]
     assert "img" not in parser.tags
-    assert "<b>49</b>" not in page
+    assert "<b>49</b>" not in text
     lines = json.loads(parser.scripts["rounds"])["lines"]
     assert {line[0] for line in lines} == {"".join(c if c.isprintable() else " " for c in name) for name in HOSTILE}
-    assert not re.search("[\u2028\u202e\x00]", page)
+    assert not re.search("[\u2028\u202e\x00]", text)
 
 
-def test_several_data_sets_have_a_chapter_and_pictures_each(tmp_path):
-    records = all_paths(["fine-tuning"]) + all_paths(["weight-rewinding"], data="digits")
-    page = save(records, tmp_path)
-    assert re.findall(r'<h2 class="task">([^<]*)', page) == ["resnet20 on cifar10", "resnet20 on digits"]
-    assert (tmp_path / "accuracy.png").exists()
-    assert (tmp_path / "accuracy-2.png").exists()
-    ids = re.findall(r'\bid="([^"]*)"', page)
+def test_several_data_sets_have_a_chapter_and_pictures_each(two_data_sets):
+    text = two_data_sets.read_text()
+    titles = re.findall(r'<h2 class="task">([^<]*)', text)
+    assert [title[:14] for title in titles] == ["resnet20 on ci", "resnet20 on dd"]
+    assert (two_data_sets.parent / "accuracy.png").exists()
+    assert (two_data_sets.parent / "accuracy-2.png").exists()
+    ids = re.findall(r'\bid="([^"]*)"', text)
     assert len(ids) == len(set(ids))
+    assert text.count("Nothing is recommended before a dense round has finished") == 1
+
+
+def test_what_sharing_saved_is_told_exactly(tmp_path):
+    records = paths(["fine-tuning", "learning-rate-rewinding"], seeds=2, rounds=3, epochs=3)
+    text = save_page_alone(records, tmp_path / "report.html")
+    assert "<strong>42</strong> of 48 epochs asked (14 of 16 rounds): <strong>12.5 % saved</strong>" in text
 
 
 def test_many_experiments_have_one_table_of_all(tmp_path):
     names = [f"trial-{number}" for number in range(20)]
-    parser = parsed(save(all_paths(names, seeds=1, rounds=3), tmp_path))
+    parser = parsed(save_page_alone(paths(names, seeds=1, rounds=3), tmp_path / "report.html"))
     assert {line[0] for line in json.loads(parser.scripts["medians-1"])["lines"]} == set(names)
-    assert parser.tags.count("details") == 8 + 1 + 1 + 1  # each shown, all medians, all pairs, what was published
+    assert parser.tags.count("details") == 8 + 1 + 1  # each shown, all medians, all pairs
 
 
 def test_one_pair_has_no_interval(tmp_path):
-    page = save(all_paths(["fine-tuning", "weight-rewinding"], seeds=1), tmp_path)
-    assert page.count("<small>one pair</small>") == 5
-    assert "with a single pair none can be given" in page
-
-
-def test_without_a_dense_round_nothing_is_recommended(tmp_path):
-    page = save([record for record in all_paths() if record.round], tmp_path)
-    assert "Nothing is recommended before a dense round has finished" in page
+    records = paths(["fine-tuning", "weight-rewinding"], seeds=1, rounds=5)
+    text = save_page_alone(records, tmp_path / "report.html")
+    assert text.count("<small>one pair</small>") == 5
+    assert "with a single pair none can be given" in text
 
 
 def test_what_the_page_is_made_of_is_in_the_package():
     project = (resources.files("orchestrator") / ".." / "pyproject.toml").read_text()
-    for package, names in {
-        "orchestrator.report": ["published.csv"],
-        "orchestrator.report.page": ["page.css", "page.html.j2", "page.js"],
-    }.items():
-        present = {f.name for f in resources.files(package).iterdir() if f.is_file() and not f.name.endswith(".py")}
-        assert present == set(names)
-        listed = re.search(rf'^"{re.escape(package)}" = \[(.*)\]$', project, re.MULTILINE)[1]
-        assert json.loads(f"[{listed}]") == names
+    files = resources.files("orchestrator.report").iterdir()
+    present = {file.name for file in files if file.is_file() and not file.name.endswith(".py")}
+    listed = re.search(r'^"orchestrator\.report" = (\[.*\])$', project, re.MULTILINE)[1]
+    assert set(json.loads(listed)) == present == {"page.css", "page.html.j2", "page.js", "published.csv"}
 
 
 def test_another_form_of_the_library_is_an_error(monkeypatch):
-    monkeypatch.setattr(template, "EXPORT", re.compile("no such statement"))
+    monkeypatch.setattr(page, "EXPORT_STATEMENT", re.compile("no such statement"))
     with pytest.raises(OrchestratorError, match="itables"):
-        template.render({})
+        page.render({})
 
 
 def test_the_parts_of_the_page_name_no_host():
     for name in ("page.css", "page.html.j2", "page.js"):
-        text = (resources.files("orchestrator.report.page") / name).read_text()
+        text = (resources.files("orchestrator.report") / name).read_text()
         assert not re.search(r"https?://|//cdn", text)
 
 
-def test_files_are_held_against_their_like(tmp_path):
-    found = deployment()
-    (one,) = found.skipped
-    found = dataclasses.replace(found, skipped=(dataclasses.replace(one, network="dense"), one))
-    page = save(path_of("fine-tuning", 0, 2, epochs=2), tmp_path, deployed=found)
-    assert "smallest to download: unstructured.packed; the dense network takes 88.7 MB as such a file" in page
-    assert "fastest, as good as 1 other within a tenth: dense.onnx" in page
-    assert "Each in its own runtime: packed by packed; onnx by onnx." in page
-    assert page.count("not installed") == 1
-    assert "Left out: dense, unstructured as pte: not installed" in page
-    found = dataclasses.replace(found, artifacts=found.artifacts[2:])
-    page = save(path_of("fine-tuning", 0, 2, epochs=2), tmp_path, deployed=found)
-    assert "; the dense network has 103 MB of weights" in page
-    assert "fastest: unstructured.onnx" in page
+def test_files_are_compared_with_those_of_the_same_format(tmp_path):
+    exported = deployment()
+    (one,) = exported.skipped
+    exported = dataclasses.replace(exported, skipped=(dataclasses.replace(one, network="dense"), one))
+    text = save_page_alone([], tmp_path / "report.html", exported)
+    assert "smallest to download: unstructured.packed; the dense network takes 88.7 MB as such a file" in text
+    assert "fastest, as good as 1 other within a tenth: dense.onnx" in text
+    assert text.count("not installed") == 1
+    assert "Left out: dense, unstructured as pte: not installed" in text
+    exported = dataclasses.replace(exported, artifacts=exported.artifacts[2:])
+    text = save_page_alone([], tmp_path / "report.html", exported)
+    assert "; the dense network has 103 MB of weights" in text
+    assert "fastest: unstructured.onnx" in text
+
+
+# In a browser.
+
+
+@pytest.fixture(scope="module")
+def open_page():
+    """Open a report in a context of its own and return its page, which collects what goes wrong as `troubles`."""
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS, headless=True)
+
+        def opened(file, **options):
+            page = browser.new_context(**options).new_page()
+            page.set_default_timeout(1000 * PATIENCE_S)
+            page.troubles = []
+            page.on("console", lambda message: page.troubles.append(message.text))
+            page.on("pageerror", lambda error: page.troubles.append(str(error)))
+            page.on("dialog", lambda dialog: (page.troubles.append("a dialog"), dialog.dismiss()))
+            page.on("request", lambda r: r.url.startswith(("file:", "data:")) or page.troubles.append(r.url))
+            page.on("requestfailed", lambda request: page.troubles.append(f"failed: {request.url[:99]}"))
+            page.goto(file.as_uri())
+            page.wait_for_selector(f"{ROUNDS} tbody tr td")
+            return page
+
+        yield opened
+        browser.close()
+
+
+def column(page, title):
+    """Return the texts of a column, as they are shown."""
+    index = page.eval_on_selector_all(f"{ROUNDS} thead tr:first-child th", "all => all.map(th => th.innerText.trim())")
+    place = [text.split("\n")[0] for text in index].index(title)
+    return page.eval_on_selector_all(f"{ROUNDS} tbody tr", f"all => all.map(tr => tr.cells[{place}].innerText)")
+
+
+def sort_by(page, title, order):
+    """Click on a column's header and wait until the table is in that order."""
+    header = page.locator(f"{ROUNDS} thead tr:first-child th", has_text=title)
+    header.click()
+    page.wait_for_selector(f"{ROUNDS} thead th[aria-sort={order}]:has-text('{title}')")
+
+
+@in_browser
+def test_every_picture_is_drawn(open_page, usual):
+    page = open_page(usual)
+    boxes = [svg.bounding_box() for svg in page.query_selector_all("figure.picture svg")]
+    assert len(boxes) == 5
+    assert all(box["width"] > 300 and box["height"] > 150 for box in boxes)
+    curve = page.query_selector("#accuracy-1 svg path[style*='var(--line-1)']")
+    assert curve.evaluate("e => getComputedStyle(e).stroke") == "rgb(217, 72, 15)"
+    assert page.troubles == []
+
+
+@in_browser
+def test_a_click_on_a_header_sorts_by_value(open_page, usual):
+    page = open_page(usual)
+    before = column(page, "kept")
+    sort_by(page, "kept", "ascending")
+    rising = column(page, "kept")
+    sort_by(page, "kept", "descending")
+    falling = column(page, "kept")
+    numbers = [[int(text.replace(",", "")) for text in texts] for texts in (rising, falling)]
+    assert numbers[0] == sorted(numbers[0])
+    assert numbers[1] == sorted(numbers[1], reverse=True)
+    assert numbers[0][-1] < numbers[1][-1]
+    assert before not in (rising, falling)
+    sort_by(page, "experiment", "ascending")
+    assert set(column(page, "experiment")) == {"fine-tuning", "learning-rate-rewinding"}  # 18 each, 25 to be seen
+    assert page.troubles == []
+
+
+@in_browser
+def test_typing_filters(open_page, usual):
+    page = open_page(usual)
+    page.locator(f".dt-container:has({ROUNDS}) .dt-search input").type("lottery")
+    assert set(column(page, "experiment")) == {"lottery-ticket"}
+    assert "1 to 18 of 18" in page.locator(f".dt-container:has({ROUNDS}) .dt-info").inner_text()
+    page.locator(f"{ROUNDS}").get_by_label("filter compression").type("1.6x")
+    assert column(page, "compression") == ["1.6x"] * 2
+    assert column(page, "seed") == ["0", "1"]
+    assert page.troubles == []
+
+
+@in_browser
+def test_light_and_dark_follow_the_reader(open_page, usual):
+    parts = {"body": "backgroundColor", "#accuracy-1 svg path": "fill", "#accuracy-1 svg text": "fill"}
+    seen = []
+    for scheme in ("light", "dark"):
+        page = open_page(usual, color_scheme=scheme)
+        seen.append([page.eval_on_selector(e, f"e => getComputedStyle(e).{what}") for e, what in parts.items()])
+    for light, dark in zip(*seen, strict=True):
+        assert light != dark
+    assert seen[0][0] == "rgb(255, 255, 255)"
+
+
+@in_browser
+def test_a_phone_scrolls_in_one_direction_only(open_page, usual):
+    page = open_page(usual, viewport={"width": 390, "height": 800})
+    assert page.evaluate("document.documentElement.scrollWidth") == 390
+    for svg in page.query_selector_all("figure.picture svg"):
+        assert svg.bounding_box()["width"] <= 390
+
+
+@in_browser
+def test_long_names_do_not_widen_the_page(open_page, two_data_sets):
+    page = open_page(two_data_sets, viewport={"width": 390, "height": 800})
+    assert page.evaluate("document.documentElement.scrollWidth") == 390
+
+
+@in_browser
+def test_hostile_names_are_text_and_run_nothing(open_page, hostile):
+    page = open_page(hostile)
+    for name in HOSTILE[:3]:
+        page.locator(ROUNDS).get_by_label("filter experiment").fill(name)
+        assert set(column(page, "experiment")) == {name}
+    sort_by(page, "technique", "ascending")
+    assert page.locator("img").count() == 0
+    assert HOSTILE[1] in page.inner_text("main")
+    page.wait_for_timeout(200)
+    assert page.troubles == []
+
+
+@in_browser
+def test_exported_files_are_shown_side_by_side(open_page, tmp_path):
+    save(path_of("fine-tuning", 0, 2, epochs=2), tmp_path, exported=deployment())
+    seen = []
+    for scheme in ("light", "dark"):
+        page = open_page(tmp_path / "report.html", color_scheme=scheme)
+        section = page.locator("#deployed")
+        assert section.locator("svg").count() == 2
+        for box in (svg.bounding_box() for svg in section.locator("svg").all()):
+            assert box["width"] > 300
+            assert box["height"] > 100
+        seen.append(section.locator("svg [id$=latency-0] path").first.evaluate("e => getComputedStyle(e).fill"))
+        files = section.locator("table").nth(1).locator("tbody tr")
+        cells = files.nth(3).locator("td").all_inner_texts()
+        assert cells[:6] == ["unstructured.onnx", "103 MB", "19.8 MB", "76.10", "2e-06", "115 ms"]
+        assert cells[-2] == "no"
+        assert "Left out: unstructured as pte: not installed" in section.inner_text()
+        assert page.troubles == []
+    assert seen[0] != seen[1]
+
+
+@in_browser
+def test_exported_files_on_a_phone_and_with_hostile_names(open_page, tmp_path):
+    name = HOSTILE[1] + "n" * 300
+    save(path_of("fine-tuning", 0, 1, epochs=1)[:1], tmp_path, exported=deployment(name, name))
+    page = open_page(tmp_path / "report.html", viewport={"width": 390, "height": 800})
+    assert page.evaluate("document.documentElement.scrollWidth") == 390
+    assert page.locator("img").count() == 0
+    assert page.troubles == []

@@ -1,98 +1,97 @@
 """The pictures, as PNGs and as parts of the page."""
 
 import re
+import statistics
 import sys
 from xml.etree import ElementTree
 
 import matplotlib
 import pytest
 from PIL import Image
-from report.synthetic import TECHNIQUES, path_of
+from report.synthetic import TECHNIQUES, THREE, deployment, path_of, paths
 
 from orchestrator.errors import OrchestratorError
-from orchestrator.report.pictures import COLOURS, draw, drawing
-from orchestrator.report.published import published
-from orchestrator.report.tasks import tasks
+from orchestrator.report import comparisons, summary
+from orchestrator.report.pictures import COLOURS, draw_pictures, drawing_style, exported_pictures
+from orchestrator.report.pictures.recommended import layer_densities, round_curves
+from orchestrator.report.published import find_published
 
 ODD = r"$\frac{$ <script>alert(1)</script> & _x 文 " + "long " * 40
 
 
 def pictures(records, references=None):
-    (task,) = tasks(records)
-    return {picture.name: picture for picture in draw(task, references or {})}
+    (comparison,) = comparisons(records)
+    return {picture.name: picture for picture in draw_pictures(comparison, references or {})}
 
 
-def all_paths(names=tuple(TECHNIQUES), seeds=2, rounds=8):
-    return [record for name in names for seed in range(seeds) for record in path_of(name, seed, rounds, epochs=5)]
+@pytest.fixture(scope="module")
+def drawn():
+    """All pictures of six experiments, by name; they must not be changed."""
+    with drawing_style():
+        return pictures(paths(TECHNIQUES, seeds=2, rounds=8, epochs=5))
 
 
 def texts(picture):
     return [t.get_text() for axes in picture.figure.axes for t in axes.texts]
 
 
-def test_every_picture_is_a_png_and_an_element_of_a_page(tmp_path):
-    with drawing():
-        found = pictures(all_paths())
-        assert list(found) == ["accuracy", "front", "cost", "layers", "learning"]
-        for name, picture in found.items():
-            with Image.open(picture.save(tmp_path / "new" / f"{name}.png")) as image:
-                assert image.width == 1240
-                assert len(set(image.convert("RGB").resize((80, 50)).getdata())) > 20
-            root = ElementTree.fromstring(picture.svg("t1-"))
-            assert root.get("aria-label") == picture.alt
-            assert not {"width", "height"} & root.attrib.keys()
+def test_every_picture_is_a_png_and_an_element_of_a_page(drawn, tmp_path):
+    light = [light for light, _ in COLOURS.values()]
+    assert len(set(light)) == len(light)
+    assert list(drawn) == ["accuracy", "front", "cost", "layers", "learning"]
+    for name, picture in drawn.items():
+        with drawing_style():
+            file, svg = picture.save(tmp_path / "new" / f"{name}.png"), picture.svg("abc-")
+        with Image.open(file) as image:
+            assert image.width == 1240
+            assert len(set(image.convert("RGB").resize((80, 50)).getdata())) > 20
+        root = ElementTree.fromstring(svg)
+        assert root.get("aria-label") == picture.alt
+        assert not {"width", "height"} & root.attrib.keys()
+        assert set(re.findall(r"#[0-9a-f]{6}", svg)) == set(), "all colours are variables"
+        assert all(found.startswith("abc-") for found in re.findall(r'\bid="([^"]*)"', svg))
+        assert all(found.startswith("abc-") for found in re.findall(r'(?:href="#|url\(#)([^")]*)', svg))
+        assert "<style" not in svg
+        assert "<metadata" not in svg
 
 
 def test_the_picture_shows_medians_and_what_is_recommended():
-    with drawing():
-        records = all_paths(["learning-rate-rewinding"], seeds=3)
-        (task,) = tasks(records)
+    records = paths(THREE[:1], rounds=8)
+    (comparison,) = comparisons(records)
+    with drawing_style():
         picture = pictures(records)["accuracy"]
     (axes,) = picture.figure.axes
     line = next(drawn for drawn in axes.lines if len(drawn.get_xdata()) == 9)
     assert list(line.get_xdata()) == pytest.approx([1.25**r for r in range(9)], rel=1e-4)  # whole weights are kept
-    assert list(line.get_ydata()) == pytest.approx([100 * row.test.median for row in task.rows])
+    assert list(line.get_ydata()) == pytest.approx([100 * row.test.median for row in comparison.rows])
     assert [label.get_text() for label in axes.get_xticklabels()] == ["1x", "2x", "4x"]
-    best = task.choice.row
+    best = comparison.recommendation.row
     assert f"recommended: {best.compression:.1f}x smaller\ntest {100 * best.test.median:.2f} %" in texts(picture)
 
 
 def test_published_medians_are_dashed_with_hollow_markers():
     records = path_of("fine-tuning", 0, 6)
-    with drawing():
-        plain, picture = (pictures(records, r)["accuracy"] for r in ({}, {"fine-tuning": published(records)}))
+    with drawing_style():
+        plain, picture = (pictures(records, r)["accuracy"] for r in ({}, {"fine-tuning": find_published(records)}))
     dashed = [line for line in picture.figure.axes[0].lines if line.get_markerfacecolor() == "none"]
     assert len(dashed) == 1 + sum(line.get_markerfacecolor() == "none" for line in plain.figure.axes[0].lines)
     assert any(list(line.get_xdata()) == pytest.approx([1.25**r for r in range(1, 11)], rel=1e-4) for line in dashed)
 
 
-def test_all_colours_are_variables_and_ids_are_the_pictures_own():
-    light = [light for light, _ in COLOURS.values()]
-    assert len(set(light)) == len(light)
-    with drawing():
-        for picture in pictures(all_paths()).values():
-            svg = picture.svg("abc-")
-            assert set(re.findall(r"#[0-9a-f]{6}", svg)) == set()
-            assert all(found.startswith("abc-") for found in re.findall(r'\bid="([^"]*)"', svg))
-            assert all(found.startswith("abc-") for found in re.findall(r'(?:href="#|url\(#)([^")]*)', svg))
-            assert "<style" not in svg
-            assert "<metadata" not in svg
-
-
 def test_points_say_what_they_are():
-    with drawing():
-        svg = pictures(all_paths(["fine-tuning"], rounds=3))["accuracy"].svg("")
+    with drawing_style():
+        svg = pictures(paths(["fine-tuning"], rounds=3))["accuracy"].svg("")
     titles = re.findall(r"<title>([^<]*)</title>", svg)
     assert [title.split(": ")[0] for title in titles] == [f"fine-tuning, round {r}" for r in range(4)]
 
 
 def test_names_are_neither_formulas_nor_elements(tmp_path):
-    with drawing():
-        for picture in pictures(all_paths([ODD, "_hidden", "fine-tuning"])).values():
-            picture.save(tmp_path / "odd.png")
+    with drawing_style():
+        for picture in pictures(paths([ODD, "_hidden", "fine-tuning"], seeds=1, rounds=2)).values():
             root = ElementTree.fromstring(picture.svg(""))
             assert not [element for element in root.iter() if element.tag.endswith("script")]
             if picture.name == "accuracy":
+                picture.save(tmp_path / "odd.png")
                 shown = "".join(root.itertext())
                 assert r"$\frac{$ <scri" in shown
                 assert "_hidden" in shown
@@ -100,21 +99,21 @@ def test_names_are_neither_formulas_nor_elements(tmp_path):
 
 @pytest.mark.parametrize("rounds", [0, 1])
 @pytest.mark.parametrize("accuracy", [0.0, 1.0])
-def test_pictures_of_little(tmp_path, rounds, accuracy):
+def test_pictures_of_little(rounds, accuracy):
     records = path_of("fine-tuning", 0, rounds, epochs=1)
     for record in records:
         record.metrics.update(val_accuracy=accuracy, test_accuracy=accuracy)
-    with drawing():
+    with drawing_style():
         for picture in pictures(records).values():
-            picture.save(tmp_path / "little.png")
+            assert "<svg" in picture.svg("")
             if picture.name in ("accuracy", "cost", "front"):
                 low, high = picture.figure.axes[0].get_ylim()
                 assert low < 100 * accuracy < high
 
 
 def test_without_a_dense_round_or_history_there_is_less_to_draw():
-    with drawing():
-        pruned = [record for record in all_paths(rounds=2) if record.round]
+    with drawing_style():
+        pruned = [record for record in paths(seeds=1, rounds=2) if record.round]
         assert list(pictures(pruned)) == ["accuracy", "front", "cost"]
         bare = path_of("fine-tuning", 0, 2, history=0)
         assert list(pictures(bare)) == ["accuracy", "front", "cost", "layers"]
@@ -122,15 +121,25 @@ def test_without_a_dense_round_or_history_there_is_less_to_draw():
 
 def test_of_many_experiments_most_are_a_shade():
     names = [f"trial-{number}" for number in range(70)]
-    with drawing():
-        picture = pictures(all_paths(names, seeds=1, rounds=3))["accuracy"]
+    with drawing_style():
+        picture = pictures(paths(names, seeds=1, rounds=3))["accuracy"]
         assert len(picture.svg("")) < 200_000
     assert "62 other experiments" in picture.figure.legends[0].get_texts()[0].get_text()
 
 
+def test_exported_files_name_their_runtimes_where_these_differ():
+    with drawing_style():
+        sizes, times = exported_pictures(deployment())
+    assert "Each in its own runtime: packed by packed; onnx by onnx." in [t.get_text() for t in times.figure.texts]
+    assert [title for (title,) in sizes.titles.values()] == [
+        "dense.packed: 88.7 MB, test 76.10 %", "dense.onnx: 88.7 MB, test 76.10 %",
+        "unstructured.packed: 19.8 MB, test 76.10 %", "unstructured.onnx: 19.8 MB, test 76.10 %",
+    ]  # fmt: skip
+
+
 def test_the_users_own_style_is_neither_used_nor_changed(tmp_path):
     def once(name):
-        with drawing():
+        with drawing_style():
             picture = pictures(path_of("fine-tuning", 0, 2))["accuracy"]
             return picture.save(tmp_path / name).read_bytes(), picture.svg("")
 
@@ -142,14 +151,26 @@ def test_the_users_own_style_is_neither_used_nor_changed(tmp_path):
 
 def test_a_picture_without_matplotlib_says_how_to_get_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    with pytest.raises(OrchestratorError, match=r"pip install -e '\.\[plots\]'") as caught, drawing():
+    with pytest.raises(OrchestratorError, match=r"pip install -e '\.\[plots\]'") as caught, drawing_style():
         pass
     assert "\n" not in str(caught.value)
 
 
 def test_a_picture_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").write_text("in the way")
-    with drawing():
+    with drawing_style():
         picture = pictures(path_of("fine-tuning", 0, 1))["front"]
         with pytest.raises(OrchestratorError, match=r"cannot write .*/file/x\.png .*choose another folder"):
             picture.save(tmp_path / "file" / "x.png")
+
+
+def test_curves_follow_each_other_and_layers_keep_their_order():
+    records = paths(THREE[:1], rounds=2)
+    rows = summary(records)
+    found = round_curves(records, rows)
+    assert [(curve.start, len(curve.val_accuracy)) for curve in found] == [(0, 4), (4, 4), (8, 4)]
+    assert [curve.val_accuracy[-1] for curve in found] == [row.validation for row in rows]
+    assert [layer.name for layer in layer_densities(records, rows[1])] == list(records[0].layers)
+    for layer in layer_densities(records, rows[1]):
+        shares = [r.layers[layer.name][0] / layer.weights for r in records if r.round == 1]
+        assert (layer.density.median, layer.density.low) == (statistics.median(shares), min(shares))

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 from report.synthetic import TECHNIQUES, path_of
 
-from orchestrator.report.published import RESNET50_WEIGHTS, _all, published
+from orchestrator.report.published import RESNET50_WEIGHTS, find_published, read_published
 
 
 def with_settings(records, **changes):
@@ -25,17 +25,17 @@ def with_settings(records, **changes):
 )
 def test_each_technique_has_its_own(name, label):
     assert name in TECHNIQUES
-    found = published(path_of(name, 0, 1))
+    found = find_published(path_of(name, 0, 1))
     assert (found.label if found else None) == label
 
 
 def test_the_numbers_are_those_of_the_paper():
-    found = published(path_of("learning-rate-rewinding", 0, 1))
+    found = find_published(path_of("learning-rate-rewinding", 0, 1))
     assert found.network == "resnet20"
     assert [point.density for point in found.points] == pytest.approx([0.8**r for r in range(1, 11)], abs=1e-5)
     assert found.points[-1].median == 0.910125
-    assert len(_all()) == 30
-    for reference in _all().values():
+    assert len(read_published()) == 30
+    for reference in read_published().values():
         assert all(0 < p.low <= p.median <= p.high < 1 for p in reference.points)
         assert list(reference.points) == sorted(reference.points, key=lambda point: -point.density)
 
@@ -50,7 +50,7 @@ def test_the_numbers_are_those_of_the_paper():
     ids=str,
 )  # fmt: skip
 def test_other_networks_data_and_techniques_have_none(changes):
-    assert published(with_settings(path_of("learning-rate-rewinding", 0, 1), **changes)) is None
+    assert find_published(with_settings(path_of("learning-rate-rewinding", 0, 1), **changes)) is None
 
 
 def test_a_resnet50_of_a_thousand_classes_is_that_of_imagenet():
@@ -60,6 +60,6 @@ def test_a_resnet50_of_a_thousand_classes_is_that_of_imagenet():
         data="imagefolder",
         training={"epochs": 90},
     )
-    assert published(records) is None
-    found = published([dataclasses.replace(record, prunable=RESNET50_WEIGHTS) for record in records])
+    assert find_published(records) is None
+    found = find_published([dataclasses.replace(record, prunable=RESNET50_WEIGHTS) for record in records])
     assert (found.network, found.full_length) == ("resnet50", True)

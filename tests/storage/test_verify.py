@@ -17,7 +17,7 @@ from orchestrator.__main__ import main
 from orchestrator.errors import StorageError
 from orchestrator.record import MODEL
 from orchestrator.report import path_records
-from orchestrator.report.follow import StorageView, lines, read_view
+from orchestrator.report.follow import StorageView, changes, read_view
 from orchestrator.sealed import seal, unseal
 from orchestrator.storage.ledger import Ledger
 from orchestrator.storage.local import LocalStore
@@ -208,6 +208,6 @@ def test_an_experiment_without_its_file_has_the_rounds_that_another_one_trained(
 def test_follow_tells_damage_once_and_goes_on(ledger: Ledger) -> None:
     ledger.store.write(f"rounds/{KEYS[1]}/record.json", b"{")
     before = read_view(ledger, StorageView({}, {}, {}, {}))
-    told = list(lines(StorageView({}, {}, {}, {}), before))
+    told = list(changes(StorageView({}, {}, {}, {}), before))
     assert [line for line in told if line.startswith(f"error: rounds/{KEYS[1]}/record.json is not a record")]
-    assert not [line for line in lines(before, read_view(ledger, before)) if "error" in line]
+    assert not [line for line in changes(before, read_view(ledger, before)) if "error" in line]

@@ -1,25 +1,27 @@
-"""The pictures of a report: each one drawing function, saved as a PNG and put into the page."""
+"""The pictures of a report. Each is drawn by one function, saved as a PNG and put into the page as SVG."""
 
 from __future__ import annotations
 
-from orchestrator.report.pictures.accuracy import accuracy_picture, cost_picture
-from orchestrator.report.pictures.front import front_picture
-from orchestrator.report.pictures.layers import layers_picture
-from orchestrator.report.pictures.learning import learning_picture
-from orchestrator.report.pictures.style import COLOURS, Picture, drawing
-from orchestrator.report.published import Published
-from orchestrator.report.tasks import Task
+from orchestrator.report.comparison import Comparison
+from orchestrator.report.pictures.accuracy import accuracy_picture, cost_picture, front_picture
+from orchestrator.report.pictures.exported_files import exported_pictures
+from orchestrator.report.pictures.recommended import layers_picture, learning_picture
+from orchestrator.report.pictures.style import COLOURS, Picture, drawing_style
+from orchestrator.report.published import PublishedResult
 
-__all__ = ["COLOURS", "Picture", "draw", "drawing"]
+__all__ = ["COLOURS", "Picture", "draw_pictures", "drawing_style", "exported_pictures"]
 
 
-def draw(task: Task, references: dict[str, Published]) -> list[Picture]:
-    """Every picture of a task that its records allow; within `drawing()`."""
+def draw_pictures(comparison: Comparison, references: dict[str, PublishedResult]) -> list[Picture]:
+    """Draw every picture of `comparison` that its records allow. Must be called within `drawing_style()`.
+
+    `references` has published results by the name of the experiment that they are drawn beside.
+    """
     pictures = [
-        accuracy_picture(task, references),
-        front_picture(task),
-        cost_picture(task),
-        layers_picture(task),
-        learning_picture(task),
+        accuracy_picture(comparison, references),
+        front_picture(comparison),
+        cost_picture(comparison),
+        layers_picture(comparison),
+        learning_picture(comparison),
     ]
     return [picture for picture in pictures if picture is not None]

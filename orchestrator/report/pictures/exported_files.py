@@ -1,87 +1,88 @@
-"""Exported files side by side: what each takes to download, and how long an image takes it."""
+"""Exported files side by side: their sizes to download, and their times for one image."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from orchestrator.export.proof import Artifact, ExportedNetworks
 from orchestrator.formatting import milliseconds, percent, shorten, size
-from orchestrator.report.pictures.style import LINES, Picture, frame, legend
+from orchestrator.report.pictures.style import LINES, Picture, add_legend, new_figure
 
 
-def deployed_pictures(deployment: ExportedNetworks) -> list[Picture]:
-    """A picture of sizes, a bar a file, and one of times, a bar a file that was run. None without files."""
-    if not deployment.artifacts:
+def exported_pictures(exported: ExportedNetworks) -> list[Picture]:
+    """Draw one bar per file for its size, and one per file that was run for its time. Draw nothing without files."""
+    if not exported.artifacts:
         return []
-    sizes = _bars(
-        deployment,
+    sizes = _bar_chart(
         "download",
         "Size to download",
         "each file compressed by zstd, or as it is where it is compressed already",
-        [(artifact, artifact.download_bytes) for artifact in deployment.artifacts],
+        [(artifact, artifact.download_bytes) for artifact in exported.artifacts],
         lambda value: size(round(value)),
     )
-    if not deployment.measured:
+    if not exported.measured:
         return [sizes]
-    speed = deployment.measured[0][1]
+    speed = exported.measured[0][1]
     threads = f"{speed.threads} thread{'s' if speed.threads > 1 else ''}"
-    times = _bars(
-        deployment,
+    times = _bar_chart(
         "latency",
         "Time for one image",
         f"median, {threads} of {speed.processor}, one image at a time",
-        [(artifact, speed.latency_p50) for artifact, speed in deployment.measured],
+        [(artifact, speed.latency_p50) for artifact, speed in exported.measured],
         milliseconds,
-        _runtimes(deployment),
+        _runtimes_note(exported),
     )
     return [sizes, times]
 
 
-def _runtimes(deployment: ExportedNetworks) -> str:
-    """What ran what, if that was not one runtime for all."""
+def _runtimes_note(exported: ExportedNetworks) -> str:
+    """Say which runtime ran which formats; "" if one runtime ran all of them."""
     formats: dict[str, list[str]] = {}
-    for artifact, speed in deployment.measured:
+    for artifact, speed in exported.measured:
         formats.setdefault(speed.runtime.split()[0], []).append(artifact.format)
     ran = [f"{', '.join(dict.fromkeys(names))} by {runtime}" for runtime, names in formats.items()]
     return "Each in its own runtime: " + "; ".join(ran) + "." if len(formats) > 1 else ""
 
 
-def _bars(
-    deployment: ExportedNetworks,
+def _bar_chart(
     name: str,
     title: str,
     subtitle: str,
-    shown: Sequence[tuple[Artifact, float]],
-    text: Callable[[float], str],
+    values: Sequence[tuple[Artifact, float]],
+    text_of: Callable[[float], str],
     note: str = "",
 ) -> Picture:
-    artifacts, values = [artifact for artifact, _ in shown], [value for _, value in shown]
-    networks = [facts.name for facts in deployment.networks if any(a.network == facts.name for a in artifacts)]
-    colours = {network: LINES[place % len(LINES)] for place, network in enumerate(networks)}
-    figure, (axes,) = frame(
-        title, subtitle, heights=(0.3 + 0.24 * len(artifacts),), left=1.85, right=0.3, legend=1, note=note
-    )
-    places = range(len(artifacts))
-    bars = axes.barh(places, values, height=0.7, color=[colours[a.network] for a in artifacts], zorder=2)
-    titles: dict[str, list[str]] = {}
-    for place, (artifact, bar) in enumerate(zip(artifacts, bars, strict=True)):
-        bar.set_gid(f"{name}-{place}")
-        number = text(values[place])
-        axes.annotate(number, (values[place], place), (4, 0), textcoords="offset points", va="center", fontsize=8)
-        accuracy = "" if artifact.accuracy is None else f", test {percent(artifact.accuracy)} %"
-        titles[f"{name}-{place}"] = [f"{artifact.file}: {number}{accuracy if artifact.speed else ', not run here'}"]
-    axes.set_xlim(0, 1.2 * max(values))
-    axes.set_ylim(len(artifacts) - 0.4, -0.6)
-    axes.set_yticks(places, [shorten(f"{a.network} {a.format}", 28) for a in artifacts], fontsize=8)
-    axes.grid(visible=False, axis="y")
-    axes.xaxis.set_major_locator(_few())
-    axes.xaxis.set_major_formatter(lambda tick, _: text(tick) if tick else "0")
-    handles = [(next(bar for a, bar in zip(artifacts, bars, strict=True) if a.network == n), n) for n in networks]
-    legend(figure, axes, handles, 3, note=note)
-    return Picture(f"deploy-{name}", f"{title}: {len(artifacts)} files", figure, titles)
-
-
-def _few() -> object:
+    """Draw one bar per file, in the colour of its network. `text_of` turns a value into the text beside the bar."""
     from matplotlib.ticker import MaxNLocator
 
-    return MaxNLocator(4)
+    networks = list(dict.fromkeys(artifact.network for artifact, _ in values))
+    colours = {network: LINES[place % len(LINES)] for place, network in enumerate(networks)}
+    figure, (axes,) = new_figure(
+        title, subtitle, heights=(0.3 + 0.24 * len(values),), left=1.85, right=0.3, legend=1, note=note
+    )
+    places = range(len(values))
+    bars = axes.barh(
+        places,
+        [value for _, value in values],
+        height=0.7,
+        color=[colours[artifact.network] for artifact, _ in values],
+        zorder=2,
+    )
+    titles: dict[str, list[str]] = {}
+    handles: dict[str, Any] = {}
+    for place, ((artifact, value), bar) in enumerate(zip(values, bars, strict=True)):
+        gid, text = f"{name}-{place}", text_of(value)
+        bar.set_gid(gid)
+        handles.setdefault(artifact.network, bar)
+        axes.annotate(text, (value, place), (4, 0), textcoords="offset points", va="center", fontsize=8)
+        accuracy = "" if artifact.accuracy is None else f", test {percent(artifact.accuracy)} %"
+        titles[gid] = [f"{artifact.file}: {text}{accuracy if artifact.speed else ', not run here'}"]
+    axes.set_xlim(0, 1.2 * max(value for _, value in values))
+    axes.set_ylim(len(values) - 0.4, -0.6)
+    axes.set_yticks(places, [shorten(f"{a.network} {a.format}", 28) for a, _ in values], fontsize=8)
+    axes.grid(visible=False, axis="y")
+    axes.xaxis.set_major_locator(MaxNLocator(4))
+    axes.xaxis.set_major_formatter(lambda tick, _: text_of(tick) if tick else "0")
+    add_legend(figure, [(handles[network], network) for network in networks], 3, note=note)
+    return Picture(f"deploy-{name}", f"{title}: {len(values)} files", figure, titles)

@@ -1,25 +1,26 @@
-"""How every picture looks: its colours, its frame, and the file formats it comes in."""
+"""How every picture looks, and the two forms it is saved in: a PNG file, and an SVG element of the page."""
 
 from __future__ import annotations
 
 import contextlib
 import io
+import re
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from xml.etree import ElementTree
 
 from orchestrator.extras import extra
 from orchestrator.files import written_for_report
 from orchestrator.formatting import shorten
-from orchestrator.report.pictures.svg import inline
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # matplotlib is optional
     from matplotlib.figure import Figure
 
-# name: (on white, on black). The first is what is drawn; in the page it is replaced by a variable of that name, so
-# each must differ from all others.
+# name: (on white, on black). Pictures are drawn with the first colour. In the page it is replaced by a CSS variable of
+# that name, so each must differ from all others.
 COLOURS = {
     "paper": ("#ffffff", "#15181c"),
     "ink": ("#212529", "#e6e9ec"),
@@ -36,19 +37,24 @@ COLOURS = {
     "line-7": ("#495057", "#c0c7ce"),
 }
 INK, GREY, GRID, CROWD, PAPER = (COLOURS[name][0] for name in ("ink", "grey", "grid", "crowd", "paper"))
-SHADE = "#8b949d"  # of what is drawn as pixels: no variable reaches them, so it must do on white and on black
+PIXELS = "#8b949d"  # of what is drawn as pixels, which no CSS variable reaches: visible on white and on black
 LINES = tuple(light for name, (light, _) in COLOURS.items() if name.startswith("line-"))
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "p")
 
 WIDTH = 6.2  # inches of every picture
 LEFT, RIGHT, TOP = 0.62, 0.72, 0.76  # inches around the axes
 
+SVG, XLINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
+HREF = f"{{{XLINK}}}href"
+URL_REFERENCE = re.compile(r"url\(#")
+HEX_COLOUR = re.compile(r"#[0-9a-f]{6}\b")
+
 
 @dataclass(frozen=True)
 class Picture:
-    """A drawing: the name of its file, a sentence that says what it shows, and what its points say when pointed at.
+    """Hold a drawing, the name of its file, and `alt`, a sentence that says what it shows.
 
-    `titles`: texts of the points of the line with that gid, in the order in which they were drawn.
+    `titles` maps the gid of a line to the texts of its points, in drawing order. A text is shown at the pointer.
     """
 
     name: str
@@ -57,26 +63,26 @@ class Picture:
     titles: dict[str, list[str]] = field(default_factory=dict)
 
     def save(self, path: Path) -> Path:
-        """Write a PNG. Raises OrchestratorError if `path` cannot be written."""
-        with written_for_report(path), _quiet():
+        """Write a PNG and return `path`. Raises OrchestratorError if it cannot be written."""
+        with written_for_report(path), _no_glyph_warnings():
             self.figure.savefig(path, format="png", dpi=200)
         return path
 
     def svg(self, prefix: str) -> str:
-        """The drawing as an element of a page, its colours as the page's variables, its ids after `prefix`."""
+        """Return the drawing as an element of a page. Its ids begin with `prefix`; its colours are CSS variables."""
         data = io.BytesIO()
-        with _quiet():
+        with _no_glyph_warnings():
             self.figure.savefig(data, format="svg")
         variables = {light: f"var(--{name})" for name, (light, _) in COLOURS.items()}
-        return inline(data.getvalue(), prefix, self.alt, self.titles, variables)
+        return svg_element(data.getvalue(), prefix, self.alt, self.titles, variables)
 
 
 @contextlib.contextmanager
-def drawing() -> Iterator[None]:
-    """Within it pictures are drawn and saved. Raises ConfigError without matplotlib.
+def drawing_style() -> Iterator[None]:
+    """Set matplotlib up for drawing and saving pictures inside the block. Raises ConfigError without matplotlib.
 
-    The user's own style file would change the picture, or ask for a TeX that is not there. Names are no formulas,
-    and ids come out the same each time.
+    The user's own style file is not used: it would change the picture, or ask for a TeX that is not installed. Names
+    are not read as formulas, and the ids in an SVG are the same each time.
     """
     with extra("plots", "pictures"):
         from matplotlib import rc_context, rcParamsDefault
@@ -86,7 +92,7 @@ def drawing() -> Iterator[None]:
         yield
 
 
-def frame(
+def new_figure(
     title: str,
     subtitle: str,
     *,
@@ -96,7 +102,10 @@ def frame(
     legend: int = 0,
     note: str = "",
 ) -> tuple[Figure, list[Any]]:
-    """An empty figure with panels of `heights` inches one above the other, room for `legend` lines, and a note."""
+    """Return a figure and its empty axes, which have `heights` inches and stand one above the other.
+
+    Leaves space below them for `legend` lines and for `note`.
+    """
     from matplotlib.figure import Figure
 
     lines = note.count("\n") + 1 if note else 0
@@ -110,14 +119,14 @@ def frame(
         figure.text(0.16 / WIDTH, 0.09 / height, note, fontsize=7.8, color=GREY, linespacing=1.35, va="bottom")
     axes, top = [], height - TOP
     for panel in heights:
-        place = (left / WIDTH, (top - panel) / height, 1 - (left + right) / WIDTH, panel / height)
-        axes.append(_dress(figure.add_axes(place)))
+        rectangle = (left / WIDTH, (top - panel) / height, 1 - (left + right) / WIDTH, panel / height)
+        axes.append(_styled(figure.add_axes(rectangle)))
         top -= panel + gap
     return figure, axes
 
 
-def legend(figure: Figure, axes: Any, entries: Sequence[tuple[Any, str]], columns: int, *, note: str = "") -> None:
-    """What each line is, below the axes."""
+def add_legend(figure: Figure, entries: Sequence[tuple[Any, str]], columns: int, *, note: str = "") -> None:
+    """Draw the legend below the axes, above `note`. Each entry is a line or bar and its label."""
     bottom = (0.06 + (0.08 + 0.16 * (note.count("\n") + 1) if note else 0)) / float(figure.get_figheight())
     figure.legend(
         [handle for handle, _ in entries],
@@ -128,12 +137,65 @@ def legend(figure: Figure, axes: Any, entries: Sequence[tuple[Any, str]], column
 
 
 def legend_shape(labels: Sequence[str]) -> tuple[int, int]:
-    """(lines, columns) that `labels` take."""
+    """Return the numbers of lines and columns of a legend with `labels`."""
     columns = 2 if max(map(len, labels), default=0) <= 40 else 1
     return -(-len(labels) // columns), columns
 
 
-def _dress(axes: Any) -> Any:
+def short_name(experiment: str) -> str:
+    """Shorten an experiment's name to what a picture has space for."""
+    return shorten(experiment, 30)
+
+
+def svg_element(
+    svg: bytes, prefix: str, alt: str, titles: Mapping[str, Sequence[str]], variables: Mapping[str, str]
+) -> str:
+    """Turn an SVG file of matplotlib into an element of a page that holds several.
+
+    Ids and references get `prefix`, and colours in styles become `variables`. The k-th marker (or shape) of the group
+    whose id is a key of `titles` gets the k-th text as its title. Screen readers read `alt`.
+    """
+    ElementTree.register_namespace("", SVG)
+    ElementTree.register_namespace("xlink", XLINK)
+    root = ElementTree.fromstring(svg)
+    for group in list(root.iter(f"{{{SVG}}}g")):
+        _add_titles(group, titles.get(group.get("id", ""), ()))
+    for parent in list(root.iter()):
+        for child in list(parent):
+            # The metadata changes with matplotlib's version. The style would apply to the whole page.
+            if child.tag in (f"{{{SVG}}}metadata", f"{{{SVG}}}style"):
+                parent.remove(child)
+    for element in root.iter():
+        _rewrite(element, prefix, variables)
+    for name in ("width", "height", "version"):
+        root.attrib.pop(name, None)
+    root.set("role", "img")
+    root.set("aria-label", alt)
+    return ElementTree.tostring(root, encoding="unicode")
+
+
+def _add_titles(group: ElementTree.Element, texts: Sequence[str]) -> None:
+    markers = list(group.iter(f"{{{SVG}}}use")) or list(group.iter(f"{{{SVG}}}path"))
+    if len(markers) == len(texts):  # else matplotlib has left out a point outside the figure
+        for marker, text in zip(markers, texts, strict=True):
+            ElementTree.SubElement(marker, f"{{{SVG}}}title").text = text
+
+
+def _rewrite(element: ElementTree.Element, prefix: str, variables: Mapping[str, str]) -> None:
+    """Prefix the ids and references of `element`, and replace its colours by `variables`."""
+    if "id" in element.attrib:
+        element.set("id", prefix + element.attrib["id"])
+    if element.get(HREF, "").startswith("#"):
+        element.set(HREF, f"#{prefix}{element.attrib[HREF][1:]}")
+    for name in ("clip-path", "style"):
+        if name in element.attrib:
+            element.set(name, URL_REFERENCE.sub(f"url(#{prefix}", element.attrib[name]))
+    if "style" in element.attrib:
+        style = HEX_COLOUR.sub(lambda colour: variables.get(colour[0], colour[0]), element.attrib["style"])
+        element.set("style", style)
+
+
+def _styled(axes: Any) -> Any:
     axes.set_facecolor(PAPER)
     axes.grid(color=GRID, linewidth=0.8)
     axes.set_axisbelow(True)
@@ -147,13 +209,8 @@ def _dress(axes: Any) -> Any:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """A name in a script that the font lacks is drawn as boxes in the PNG, and is no reason to warn anybody."""
+def _no_glyph_warnings() -> Iterator[None]:
+    """Silence the warning that the font lacks a script. The PNG shows boxes instead."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from", category=UserWarning)
         yield
-
-
-def label_of(name: str) -> str:
-    """An experiment's name where there is little room."""
-    return shorten(name, 30)

@@ -1,4 +1,4 @@
-"""The page beside exported files: these files first, then the experiments with their model and data alone."""
+"""Reports of exported files: the files come first, then the experiments with their model and data."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from orchestrator.__main__ import main
 from orchestrator.export.measure import DataSource
 from orchestrator.export.proof import ExportedNetworks
 from orchestrator.record import Record
-from orchestrator.report import tasks
 from orchestrator.report.exported import recommended_rounds
 from orchestrator.storage.ledger import Ledger
 from orchestrator.storage.opening import open_store
@@ -51,8 +50,8 @@ class Sketch:
 
 @pytest.fixture(autouse=True)
 def _sketches(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("orchestrator.report.write.draw", lambda task, references: [])
-    monkeypatch.setattr("orchestrator.report.write.deployed_pictures", lambda deployment: [Sketch()])
+    monkeypatch.setattr("orchestrator.report.folder.draw_pictures", lambda comparison, references: [])
+    monkeypatch.setattr("orchestrator.report.folder.exported_pictures", lambda exported: [Sketch()])
 
 
 @pytest.fixture
@@ -163,23 +162,6 @@ def test_export_needs_the_packages_of_its_page_first(
     monkeypatch.setitem(sys.modules, package, None)
     assert main(["export", str(storage), "--out", str(tmp_path / "deploy"), "--round", WIDE[1].key[:12]]) == 1
     assert "pip install -e '.[plots]'" in capsys.readouterr().err
-
-
-def test_tasks_of_the_same_names_have_titles_that_differ() -> None:
-    """By what differs: the data's identity, the model's, options that no name shows."""
-
-    def titles(**changes: object) -> list[str]:
-        changed = [dataclasses.replace(record, settings={**record.settings, **changes}) for record in SMALL]
-        return [task.title for task in tasks([*SMALL, *changed, *WIDE])]
-
-    data, model = digest("cifar10")[:6], digest("resnet20")[:6]
-    plain, wide = "resnet20 on cifar10", "resnet56 on cifar10"
-    assert set(titles(data_identity="123456789")) == {f"{plain} (data {data})", f"{plain} (data 123456)", wide}
-    assert set(titles(model_identity="123456789")) == {f"{plain} (model {model})", f"{plain} (model 123456)", wide}
-    assert set(titles(data_options={"size": 8})) == {
-        f"{plain} (data_options none)", f"{plain} (data_options size=8)", wide
-    }  # fmt: skip
-    assert titles() == [plain, wide]
 
 
 def test_without_a_round_a_storage_of_two_models_names_the_recommended_ones(

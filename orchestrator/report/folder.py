@@ -1,0 +1,102 @@
+"""Write everything that a report consists of into one folder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from orchestrator.export.proof import ExportedNetworks
+from orchestrator.files import check_writable
+from orchestrator.record import Record
+from orchestrator.report.comparison import Comparison, comparisons
+from orchestrator.report.exported import ExportedSection
+from orchestrator.report.page import Chapter, check_page_packages, save_page
+from orchestrator.report.pictures import Picture, draw_pictures, drawing_style, exported_pictures
+from orchestrator.report.published import PublishedResult, find_published
+from orchestrator.report.tables import print_table, save_csv
+
+
+def write(
+    records: Iterable[Record],
+    folder: Path,
+    *,
+    failures: Iterable[Mapping[str, Any]] = (),
+    exported: ExportedNetworks | None = None,
+) -> list[Path]:
+    """Write report.csv, the pictures and report.html into `folder`; return the paths, the page last.
+
+    `records` are those of `path_records`. Each model and data set has pictures of its own: those of the second end in
+    -2. `exported` is what was measured of exported files; their models and data come first. Raises OrchestratorError
+    if a file cannot be written or a package is missing; report.csv needs none.
+    """
+    return list(_write_files(_comparisons(records, exported), folder, failures, exported))
+
+
+def show(
+    records: Sequence[Record],
+    folder: Path,
+    *,
+    failures: Iterable[Mapping[str, Any]] = (),
+    exported: ExportedNetworks | None = None,
+) -> None:
+    """Print the table of `records`, do what `write` does, and print the name of each file as soon as it is written."""
+    found = _comparisons(records, exported)
+    shown = {name for comparison in found for name in comparison.shown}
+    print_table(record for record in records if record.experiment in shown)
+    for path in _write_files(found, folder, failures, exported):
+        print(f"written: {path}", flush=True)
+    if more := len({record.experiment for record in records} - shown):
+        print(f"{more} more experiments with larger recommended networks: the page has them all")
+
+
+def check_folder(folder: Path, flag: str) -> None:
+    """Raise OrchestratorError, naming `flag`, if `write` could not write into `folder` or lacks a package."""
+    check_writable(folder, flag)
+    with drawing_style():
+        check_page_packages()
+
+
+def _comparisons(records: Iterable[Record], exported: ExportedNetworks | None) -> list[Comparison]:
+    return comparisons(records, first=exported.keys if exported else ())
+
+
+def _write_files(
+    found: Sequence[Comparison],
+    folder: Path,
+    failures: Iterable[Mapping[str, Any]],
+    exported: ExportedNetworks | None,
+) -> Iterator[Path]:
+    """Yield each file as soon as it is written."""
+    records = [record for comparison in found for record in comparison.records]
+    yield save_csv(records, folder / "report.csv")
+    chapters: list[Chapter] = []
+    section: ExportedSection | None = None
+    with drawing_style():
+        if exported and (pictures := exported_pictures(exported)):
+            for picture in pictures:
+                yield picture.save(folder / f"{picture.name}.png")
+            section = ExportedSection(exported, _drawings(pictures, ""))
+        for comparison in found:
+            references = _references(comparison)
+            pictures = draw_pictures(comparison, references)
+            end = f"-{comparison.number}" if comparison.number > 1 else ""
+            for picture in pictures:
+                yield picture.save(folder / f"{picture.name}{end}.png")
+            chapters.append(Chapter(comparison, references, _drawings(pictures, f"t{comparison.number}-")))
+    yield save_page(chapters, records, failures, folder / "report.html", section)
+
+
+def _drawings(pictures: Iterable[Picture], prefix: str) -> dict[str, str]:
+    """Return each picture as an SVG element, by name. `prefix` keeps the ids of chapters apart."""
+    return {picture.name: picture.svg(f"{prefix}{picture.name}-") for picture in pictures}
+
+
+def _references(comparison: Comparison) -> dict[str, PublishedResult]:
+    """Return each published result once, by the first shown experiment with its technique and length."""
+    found: dict[str, PublishedResult] = {}
+    for name in comparison.shown:
+        reference = find_published(comparison.records_by_experiment[name])
+        if reference and reference not in found.values():
+            found[name] = reference
+    return found
