@@ -42,7 +42,7 @@ def digest(*parts: object) -> str:
 
 def path_of(name: str, seed: int, rounds: int = 18, *, epochs: int = 182, model: str = "resnet20",
             data: str = "cifar10", noise: float = 0.0012, history: int | None = None) -> list[Record]:  # fmt: skip
-    """One path: a dense round, shared by all names with this seed, and `rounds` that lose accuracy by technique."""
+    """Return one path: a dense round, shared by all names with this seed, and `rounds` that lose accuracy."""
     slopes = random.Random(ascii(name))
     kind, options, slope = TECHNIQUES.get(name) or (
         "LearningRateRewinding", {"epochs": None, "optimizer_state": "kept"}, slopes.uniform(5e-4, 6e-3),
@@ -106,7 +106,7 @@ def with_test_accuracy(records: Iterable[Record], accuracy: Callable[[Record], f
 
 
 def curve(chance: random.Random, epochs: int, val: float, loss: float) -> list[dict[str, float]]:
-    """A learning curve that ends at `val` and `loss`."""
+    """Return a learning curve that ends at `val` and `loss`."""
     drops = [0.1 * 0.1 ** ((e >= epochs * 0.5) + (e >= epochs * 0.75)) for e in range(epochs)]
     left = [max(0.0, 1 - (e + 1) / epochs) for e in range(epochs)]
     return [
@@ -120,7 +120,7 @@ def curve(chance: random.Random, epochs: int, val: float, loss: float) -> list[d
 
 
 def spread_over_layers(density: float, chance: random.Random) -> dict[str, list[int]]:
-    """Small layers keep more than large ones."""
+    """Return the kept and all weights of each layer; small layers keep more than large ones."""
     return {
         name: [round(size * min(1.0, density ** (0.35 + 0.65 * min(1, size / 36864)) * (0.95 + chance.random() / 10))),
                size]
@@ -129,7 +129,7 @@ def spread_over_layers(density: float, chance: random.Random) -> dict[str, list[
 
 
 def write(ledger: Ledger, paths: list[list[Record]]) -> None:
-    """Commit the records of whole paths, without their blobs, and say which rounds each path has."""
+    """Write the records of whole paths, without their blobs, and the files that list the rounds of each path."""
     for path in paths:
         for record in path:
             ledger.store.create(f"rounds/{record.key}/record.json", record.to_json())
@@ -162,7 +162,7 @@ def hostile_records() -> list[Record]:
 
 
 def deployment(name: str = "unstructured", reason: str = "not installed") -> ExportedNetworks:
-    """Two networks in two formats, one of them without a file, with plausible numbers."""
+    """Return two networks in three formats, one of which was skipped, with plausible numbers."""
     networks = [
         Facts(name=n, parameters=25_557_032, nonzero=nonzero, raw_bytes=102_546_848, macs=4_089_184_256,
               effective_macs=nonzero * 160, accuracy=0.7612, origin={"key": digest(n), "round": r})

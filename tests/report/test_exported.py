@@ -27,7 +27,7 @@ FAILURES = [
 
 
 def of_rounds(records: list[Record]) -> ExportedNetworks:
-    """A deployment of the networks of `records`, two."""
+    """Return two exported networks, of the two `records`."""
     found = deployment()
     networks = [
         dataclasses.replace(facts, origin={"key": record.key, "round": record.round})
@@ -37,7 +37,7 @@ def of_rounds(records: list[Record]) -> ExportedNetworks:
 
 
 class Sketch:
-    """A picture that takes no time."""
+    """Stand for a picture, because drawing takes seconds and these tests look at the text alone."""
 
     name = "sketch"
 
@@ -56,7 +56,7 @@ def _sketches(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def storage(tmp_path: Path) -> Path:
-    """Two models on one data set, and a failure of one of them and of another experiment."""
+    """Return a storage of two models on one data set, with failures of one of them and of another experiment."""
     ledger = Ledger(open_store(str(tmp_path / "runs")))
     write(ledger, [SMALL, WIDE])
     for number, failure in enumerate(FAILURES):
@@ -74,7 +74,7 @@ def exported(folder: Path, rounds: list[Record]) -> ExportedNetworks:
 
 
 def test_files_come_first_and_their_model_before_others(storage: Path, tmp_path: Path) -> None:
-    """And each chapter says whether its recommended network is among the files."""
+    """Each chapter says whether its recommended network is among the files."""
     exported(tmp_path / "deploy", [WIDE[0], recommended_rounds(WIDE)[0]])
     assert main(["report", str(storage), "--out", str(tmp_path / "deploy")]) == 0
     page = (tmp_path / "deploy" / "report.html").read_text()
@@ -109,7 +109,7 @@ def test_a_file_that_is_gone_is_not_shown_as_one_to_download(storage: Path, tmp_
 
 @pytest.fixture
 def _quick_export(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An export that loads and measures nothing."""
+    """Replace loading, exporting and measuring, so that an export takes no time."""
     monkeypatch.setattr(DataSource, "load", lambda self: None)
     monkeypatch.setattr("orchestrator.export.candidates.side_by_side", lambda ledger, records, data: records)
     monkeypatch.setattr("orchestrator.export.deploy.deploy", lambda networks, out, **_: exported(out, list(networks)))

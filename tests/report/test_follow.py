@@ -1,12 +1,9 @@
-"""What `orchestrator status --follow` says while a run goes on."""
-
-from dataclasses import replace
+"""What `orchestrator status --follow` prints while rounds are trained."""
 
 import pytest
-import tiny
+from report.synthetic import path_of, write
 
 from orchestrator.report.follow import StorageView, changes, read_view
-from orchestrator.runner import run
 from orchestrator.storage.claims import Claims
 from orchestrator.storage.ledger import Ledger
 from orchestrator.storage.opening import open_store
@@ -26,38 +23,39 @@ def news(ledger: Ledger, before: StorageView) -> tuple[list[str], StorageView]:
     return sorted(changes(before, after)), after
 
 
-def test_finished_rounds_are_told_once(ledger):
-    run(tiny.EXPERIMENT, ledger.store.uri)
-    said, seen = news(ledger, NOTHING)
-    assert len(said) == 4
-    assert said[0].startswith("tiny, seed 0: round 0 done, 1.0x  val ")
+def test_a_finished_round_is_printed_once(ledger):
+    write(ledger, [path_of("tiny", 0, 3)])
+    printed, seen = news(ledger, NOTHING)
+    assert len(printed) == 4
+    assert printed[0].startswith("tiny, seed 0: round 0 done, 1.0x  val ")
     assert news(ledger, seen)[0] == []
-    run(replace(tiny.EXPERIMENT, seed=1), ledger.store.uri)
+    write(ledger, [path_of("tiny", 1, 3)])
     assert len(news(ledger, seen)[0]) == 4
 
 
-def test_a_round_under_way_is_told_with_its_owner_and_what_is_safe(ledger):
+def test_an_unfinished_round_is_printed_with_its_owner_and_its_checkpoint(ledger):
     key = "ab" * 32
     with Claims(ledger.store, "digits.0 on host-7") as claims:
         assert claims.acquire(key)
-        said, seen = news(ledger, NOTHING)
-        assert said == ["abababababab: trained by digits.0 on host-7, from its beginning"]
+        printed, seen = news(ledger, NOTHING)
+        assert printed == ["abababababab: trained by digits.0 on host-7, from its beginning"]
         write_progress(ledger.store, Progress(key, 12, TrainState({}), (), 1.0, 1, steps_done=340))
-        said, seen = news(ledger, seen)
-        assert said == ["abababababab: trained by digits.0 on host-7, 12 epochs and 340 steps are safe"]
+        printed, seen = news(ledger, seen)
+        assert printed == ["abababababab: trained by digits.0 on host-7, 12 epochs and 340 steps are safe"]
         assert news(ledger, seen)[0] == []
     assert news(ledger, NOTHING)[0] == [], "released"
 
 
-def test_a_failure_is_told_and_cannot_move_the_cursor(ledger):
+def test_a_failure_is_printed_without_control_characters(ledger):
     ledger.write_failure("cd" * 32, {"key": "cd" * 32, "experiment": "e\x1b[2J", "round": 1, "reason": "diverged"})
-    said, _ = news(ledger, NOTHING)
-    assert said == ["e [2J: round 1 failed: diverged"]
+    printed, _ = news(ledger, NOTHING)
+    assert printed == ["e [2J: round 1 failed: diverged"]
 
 
 def test_claims_on_finished_rounds_are_not_read_again_and_again(ledger, monkeypatch):
-    """Each keeps its last link for good: a sweep has thousands."""
-    key = run(tiny.EXPERIMENT, ledger.store.uri)[0].key
+    """A claim keeps its last file for ever, and a sweep has thousands of claims."""
+    write(ledger, [path := path_of("tiny", 0, 0)])
+    key = path[0].key
     with Claims(ledger.store, "digits.0 on host-7", lease_seconds=3600) as claims:  # no heartbeat in between
         assert claims.acquire(key)
         assert claims.acquire("ab" * 32)
