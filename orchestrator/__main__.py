@@ -161,7 +161,7 @@ def report(
     """
     from orchestrator.export.proof import DEPLOY, ExportedNetworks
     from orchestrator.files import expand_home
-    from orchestrator.report import path_records, show
+    from orchestrator.report import path_records, print_and_write
 
     out = Path(expand_home(str(out)))
     ledger = _ledger(storage)
@@ -185,7 +185,7 @@ def report(
         deployment = None
     if left_out:
         print(f"left out: {left_out} rounds of earlier settings (orchestrator status shows them)")
-    show(records, out, failures=failures, exported=deployment and deployment.present(out))
+    print_and_write(records, out, failures=failures, exported=deployment and deployment.present(out))
     return _told(problems)
 
 
@@ -233,7 +233,7 @@ def export(
     from orchestrator.export.candidates import check_code, find_round, side_by_side, source_of, with_dense
     from orchestrator.export.deploy import deploy
     from orchestrator.files import expand_home
-    from orchestrator.report import check_folder, path_records, show
+    from orchestrator.report import check_folder, path_records, print_and_write
     from orchestrator.report.exported import artifact_line, recommended_rounds, round_line, same_model_and_data
 
     out = Path(expand_home(str(out)))
@@ -262,7 +262,7 @@ def export(
     beside = same_model_and_data(records, shown) or shown
     names = {record.experiment for record in beside}
     failures = [failure for failure in ledger.failures(problems) if failure.get("experiment") in names]
-    show(beside, out, failures=failures, exported=deployment.present(out))
+    print_and_write(beside, out, failures=failures, exported=deployment.present(out))
     if problems and not round:
         problems.append(
             "the networks were chosen without what is damaged: restore it and export again, or give --round"

@@ -3,24 +3,21 @@
 `write(records, folder)` writes a report; `path_records(ledger)` returns the records of a storage.
 """
 
-from orchestrator.report.comparison import Comparison, comparisons
-from orchestrator.report.folder import check_folder, show, write
+from orchestrator.report.comparison import comparisons
+from orchestrator.report.folder import check_folder, print_and_write, write
 from orchestrator.report.paths import path_records
-from orchestrator.report.summary import Row, Spread, summary
+from orchestrator.report.summary import summary
 from orchestrator.report.tables import json_line, print_status, print_table, save_csv
 
 __all__ = [
-    "Comparison",
-    "Row",
-    "Spread",
     "check_folder",
     "comparisons",
     "json_line",
     "path_records",
+    "print_and_write",
     "print_status",
     "print_table",
     "save_csv",
-    "show",
     "summary",
     "write",
 ]

@@ -33,7 +33,7 @@ def write(
     return list(_write_files(_comparisons(records, exported), folder, failures, exported))
 
 
-def show(
+def print_and_write(
     records: Sequence[Record],
     folder: Path,
     *,
