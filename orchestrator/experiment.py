@@ -14,13 +14,14 @@ from typing import Any
 from orchestrator.errors import ConfigError
 from orchestrator.pruning.channels.graph import ChannelGraph
 from orchestrator.pruning.channels.removal import Channels
+from orchestrator.pruning.masks import DEFAULT_KINDS, KINDS, Kind
 from orchestrator.pruning.path import Geometric, Path
 from orchestrator.pruning.selection import Global, Selection
 from orchestrator.record import FORMAT
 from orchestrator.techniques import LearningRateRewinding, RetrainingTechnique
 from orchestrator.training.config import TrainingConfig
 from orchestrator.training.distillation import Distillation
-from orchestrator.validate import dataclass_with, json_options, text, texts, tuple_of, whole
+from orchestrator.validate import dataclass_with, json_options, one_of, text, texts, tuple_of, whole
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +30,8 @@ class Experiment:
 
     `name` is for people and decides nothing. `seeds`: the experiment stands for one replicate with each of them.
     `distillation`: how the dense round teaches every later one; None: it does not.
+    `prune`: the kinds of layers whose weights are pruned, `exclude`: which of these weights are not (see
+    `prunable_weights`).
     """
 
     name: str
@@ -42,6 +45,7 @@ class Experiment:
     distillation: Distillation | None = None
     criterion: str = "magnitude"
     selection: Selection | Channels = field(default_factory=Global)
+    prune: tuple[Kind, ...] = DEFAULT_KINDS
     exclude: tuple[str, ...] = ()
     min_kept_per_layer: int = 0
     seed: int = 0
@@ -66,6 +70,10 @@ class Experiment:
         dataclass_with("path", self.path, ["densities"])
         dataclass_with("technique", self.technique, ["start", "start_after", "check", "rewinds_to"])
         dataclass_with("selection", self.selection, ["select", "check"])
+        object.__setattr__(self, "prune", tuple_of("prune", self.prune, lambda name, kind: one_of(name, kind, KINDS)))
+        if not self.prune:
+            raise ConfigError(f"prune must hold one or more of {', '.join(KINDS)}, got {self.prune!r}")
+        object.__setattr__(self, "prune", tuple(kind for kind in KINDS if kind in self.prune))
         if not isinstance(self.training, TrainingConfig):
             raise ConfigError(f"training must be a TrainingConfig, got {self.training!r}")
         if not isinstance(self.distillation, Distillation | None):
@@ -124,6 +132,7 @@ def round_settings(experiment: Experiment, problem: Problem) -> list[dict[str, A
     pruning = {
         "criterion": experiment.criterion,
         "selection": as_json(experiment.selection),
+        "prune": list(experiment.prune),
         "exclude": list(experiment.exclude),
         "prunable": list(problem.prunable),  # a model may leave out weights by itself
         "min_kept_per_layer": experiment.min_kept_per_layer,

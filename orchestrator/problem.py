@@ -43,11 +43,13 @@ def load_problem(experiment: Experiment, data_root: str | None = None, workers: 
     model = _build(experiment, data, "model")
     constants = constants_of(tensor_digests(model), drawn)
     check_model(model, data, part)
-    prunable = {name: tuple(weight.shape) for name, weight in prunable_weights(model, experiment.exclude).items()}
-    if not prunable:
+    weights = prunable_weights(model, experiment.exclude, experiment.prune)
+    if not weights:
         raise ConfigError(
-            f"model {experiment.model!r} has no prunable weight left: loosen exclude {experiment.exclude}"
+            f"model {experiment.model!r} has no prunable weight left: loosen exclude {experiment.exclude}, or add "
+            f"kinds of layers to prune {experiment.prune}"
         )
+    prunable = {name: tuple(weight.shape) for name, weight in weights.items()}
     rehearse(experiment, model, prunable)
     unpruned = {name: weight.numel() for name, weight in unpruned_weights(model, prunable).items()}
     _warn_of_unpruned(experiment, model, prunable, unpruned)
@@ -93,16 +95,16 @@ def _build(experiment: Experiment, data: Data, *purpose: str) -> nn.Module:
 def _warn_of_unpruned(
     experiment: Experiment, model: nn.Module, prunable: Mapping[str, tuple[int, ...]], unpruned: Mapping[str, int]
 ) -> None:
-    """Log which weights no experiment can prune, largest first. What `exclude` names is not among them."""
-    sizes = {name: unpruned[name] for name in unpruned_weights(model, prunable_weights(model))}
+    """Log which weights are not prunable though `exclude` does not name them, largest first."""
+    sizes = {name: unpruned[name] for name in unpruned_weights(model, prunable_weights(model, (), experiment.prune))}
     if not sizes:
         return
     count = sum(math.prod(shape) for shape in prunable.values())
     total = count + sum(unpruned.values())
     logger.warning(
         f"{experiment.name}: {count:,} of the {total:,} weights of model {experiment.model!r} are prunable "
-        f"({count / total:.1%}), and compression counts all of them. Never pruned, because they are frozen, computed "
-        "from other parameters, or not those of a convolution, linear, attention or recurrent layer: "
+        f"({count / total:.1%}), and compression counts all of them. Not pruned, because they are frozen, computed "
+        f"from other parameters, or not those of a layer that prune names ({', '.join(experiment.prune)}): "
         f"{name_largest(sizes)}"
     )
 

@@ -74,7 +74,7 @@ class Record:
 
     @property
     def weights(self) -> int:
-        """Weights of the dense network, prunable or not: all parameters of two or more dimensions."""
+        """Weights of the dense network, prunable or not (see `unpruned_weights` for what is not a weight)."""
         return self.prunable + sum(size for _, size in self.unpruned.values())
 
     @property

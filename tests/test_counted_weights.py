@@ -18,7 +18,7 @@ from orchestrator.export.preprocessing import Preprocessing
 from orchestrator.formatting import name_largest
 from orchestrator.models.constants import constants_of, tensor_digests
 from orchestrator.problem import load_problem
-from orchestrator.pruning import Explicit, OneShot, kept_count
+from orchestrator.pruning import DEFAULT_KINDS, KINDS, Explicit, Kind, OneShot, kept_count
 from orchestrator.record import Record
 from orchestrator.report import print_table
 from orchestrator.runner import run
@@ -26,6 +26,7 @@ from orchestrator.schedules import Constant
 from orchestrator.storage.ledger import Ledger
 from orchestrator.storage.opening import open_store
 from orchestrator.training.config import TrainingConfig
+from orchestrator.training.optimizer import SGD, AdamW
 from orchestrator.training.trainer import Trainer
 
 
@@ -92,6 +93,26 @@ def pretrained(num_classes: int, file: str) -> nn.Module:
     made[1].load_state_dict(torch.load(file)["layer"])
     made.register_buffer("table", torch.linalg.inv(torch.randn(64, 64, generator=torch.Generator().manual_seed(0))))
     return made
+
+
+class Words(nn.Module):
+    """Reads each row of an image as a word, by its brightest pixel; `tied`: it also scores them by its table."""
+
+    def __init__(self, num_classes: int, tied: bool, sparse: bool) -> None:
+        super().__init__()
+        self.table = nn.Embedding(8, 6, sparse=sparse)
+        self.memory = nn.LSTM(6, 6, batch_first=True)
+        self.scores = nn.Linear(6, 8, bias=False)
+        self.head = nn.Linear(8, num_classes)
+        if tied:
+            self.scores.weight = self.table.weight
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.head(self.scores(self.memory(self.table(images[:, 0].argmax(2)))[0][:, -1]))
+
+
+def words(num_classes: int, tied: bool = False, sparse: bool = False) -> nn.Module:
+    return Words(num_classes, tied, sparse)
 
 
 def leaves_out(num_classes: int, head: bool = False) -> nn.Module:
@@ -170,8 +191,62 @@ def test_weights_that_cannot_be_pruned_are_counted_and_named(
     assert f"{share}; these are not: {name_largest(stays)}" in said
 
 
-def test_frozen_weights_keep_their_bits(tmp_path: Path) -> None:
-    dense, pruned = run(of("frozen"), str(tmp_path))
+EMBEDDINGS = (*DEFAULT_KINDS, "embedding")
+CELL, TABLE, HEAD = 4 * 6 * (6 + 6), 8 * 6, 8 * 2  # weights of the layers of Words
+
+
+@pytest.mark.parametrize(
+    ("tied", "prune", "prunable", "unpruned"),
+    [
+        (False, DEFAULT_KINDS, CELL + TABLE + HEAD, TABLE),
+        (False, EMBEDDINGS, CELL + 2 * TABLE + HEAD, 0),
+        (True, DEFAULT_KINDS, CELL + TABLE + HEAD, 0),
+        (True, EMBEDDINGS, CELL + TABLE + HEAD, 0),
+        (True, ("recurrent",), CELL, TABLE + HEAD),
+        (False, ("embedding",), TABLE, CELL + TABLE + HEAD),
+    ],
+)
+def test_embeddings_are_pruned_on_request_and_a_tied_weight_once(
+    tmp_path: Path, tied: bool, prune: tuple[Kind, ...], prunable: int, unpruned: int
+) -> None:
+    experiment = of("words", model_options={"tied": tied}, prune=prune)
+    record = run(experiment, str(tmp_path))[-1]
+    assert (record.prunable, record.weights) == (prunable, prunable + unpruned)
+    state, masks = Ledger(open_store(str(tmp_path))).load(record)
+    assert sum(int(state.model[name].count_nonzero()) for name in masks) == record.kept == kept_count(0.25, prunable)
+    module = words(2, tied)
+    module.load_state_dict(state.model, strict=not tied)  # storage holds a tied weight once
+    if tied:
+        assert torch.equal(module.scores.weight, state.model["table.weight"])
+
+
+def test_what_is_pruned_is_part_of_the_keys_of_pruned_rounds() -> None:
+    kinds: list[tuple[Kind, ...]] = [DEFAULT_KINDS, EMBEDDINGS, ("linear", "recurrent"), ("recurrent", "linear")]
+    found = [keys(of("words", prune=kind)) for kind in kinds]
+    assert len({dense for dense, _ in found}) == 1, "the dense round is shared"
+    default, more, fewer, swapped = (pruned for _, pruned in found)
+    assert len({default, more, fewer}) == 3
+    assert fewer == swapped, "their order decides nothing"
+
+
+@pytest.mark.parametrize("prune", [(), ("embeddings",), ("linear", 3), ([],)])
+def test_kinds_of_layers_that_do_not_exist_are_refused(prune: tuple[Kind, ...]) -> None:
+    with pytest.raises(ConfigError, match=r"prune must hold one or more of convolution, .*, embedding, got"):
+        of("words", prune=prune)
+    with pytest.raises(ConfigError, match="prune must be a tuple, got 'linear'"):
+        of("words", prune="linear")
+
+
+def test_sparse_gradients_are_refused_before_training() -> None:
+    with pytest.raises(ConfigError, match=r"must be dense, .*: table\.weight; build the embedding with sparse=False"):
+        load_problem(of("words", model_options={"sparse": True}))
+
+
+@pytest.mark.parametrize("optimizer", [SGD(weight_decay=0.1), AdamW(weight_decay=0.1)], ids=str)
+def test_frozen_weights_keep_their_bits(tmp_path: Path, optimizer: SGD | AdamW) -> None:
+    training = dataclasses.replace(EXPERIMENT.training, optimizer=optimizer)
+    dense, pruned = run(of("frozen", training=training, prune=KINDS), str(tmp_path))
+    assert (pruned.layers.keys(), pruned.unpruned) == ({"3.weight"}, {"1.weight": [1024, 1024]})
     ledger = Ledger(open_store(str(tmp_path)))
     first, last = (ledger.load(record)[0].model["1.weight"] for record in (dense, pruned))
     assert torch.equal(first, last)

@@ -15,7 +15,7 @@ from orchestrator.errors import ConfigError
 from orchestrator.lookup import call, lookup
 from orchestrator.models.resnet import DEPTHS, CifarResNet
 from orchestrator.modules import copy_module, own_memory, tensor_answer
-from orchestrator.pruning import prunable_weights
+from orchestrator.pruning import KINDS, prunable_weights
 from orchestrator.pruning.channels.graph import Kept
 from orchestrator.pruning.channels.shrink import shrink
 from orchestrator.randomness import one_thread, own_randomness, seed_all
@@ -57,9 +57,9 @@ def build_model(
         raise ConfigError(f"{what} must return a torch.nn.Module, got {type(model).__name__}")
     if any(map(is_lazy, model.parameters())):
         raise ConfigError(f"{what} has lazy layers, whose weights do not exist yet: give each layer its input size")
-    if not prunable_weights(model):
+    if not prunable_weights(model, kinds=KINDS):
         raise ConfigError(
-            f"{what} has nothing to prune: it needs at least one convolution, linear, attention or recurrent layer "
+            f"{what} has nothing to prune: it needs at least one layer of these kinds, {', '.join(KINDS)}, "
             "with a weight that is trained (requires_grad True) and not computed from other parameters"
         )
     return shrink(own_memory(model.cpu()), kept or {})
@@ -103,6 +103,11 @@ def _check_training(model: nn.Module, name: str, shape: tuple[int, ...]) -> None
         raise ConfigError(
             f"model {name} cannot be trained on images of shape {shape}: {described(error)}{way_out}"
         ) from error
+    if sparse := [n for n, p in model.named_parameters() if p.grad is not None and p.grad.is_sparse]:
+        raise ConfigError(
+            f"every gradient of model {name} must be dense, as masks and workers' averages are; these are sparse: "
+            f"{', '.join(sparse[:5])}; build the embedding with sparse=False"
+        )
     unused = [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
     if unused:
         raise ConfigError(

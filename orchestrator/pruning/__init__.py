@@ -12,12 +12,22 @@ from orchestrator.pruning.criteria import (
     resolve_criterion,
 )
 from orchestrator.pruning.filters import Filters
-from orchestrator.pruning.masks import count_kept, dead_layers, prunable_weights, unpruned_weights
+from orchestrator.pruning.masks import (
+    DEFAULT_KINDS,
+    KINDS,
+    Kind,
+    count_kept,
+    dead_layers,
+    prunable_weights,
+    unpruned_weights,
+)
 from orchestrator.pruning.path import Cubic, Explicit, Geometric, OneShot, Path
 from orchestrator.pruning.select import prune_globally
 from orchestrator.pruning.selection import Global, Layerwise, NofM, Selection
 
 __all__ = [
+    "DEFAULT_KINDS",
+    "KINDS",
     "Channels",
     "Criterion",
     "Cubic",
@@ -25,6 +35,7 @@ __all__ = [
     "Filters",
     "Geometric",
     "Global",
+    "Kind",
     "Layerwise",
     "NofM",
     "OneShot",

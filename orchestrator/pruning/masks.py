@@ -5,57 +5,89 @@ from __future__ import annotations
 import re
 from collections.abc import Container, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
+from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
 from orchestrator.errors import ConfigError
+from orchestrator.training.optimizer import is_normalisation
 from orchestrator.validate import texts
 
-# The weights that each kind of layer multiplies by, as patterns of the names of its own parameters. Other names belong
-# to what weights are computed from, such as `weight_g` and `weight_v` of `torch.nn.utils.weight_norm`.
-_WEIGHTS: tuple[tuple[tuple[type[nn.Module], ...], str], ...] = (
-    ((_ConvNd, nn.Linear), "weight"),
-    ((nn.MultiheadAttention,), "(in|q|k|v)_proj_weight"),  # its out_proj is an nn.Linear
-    ((nn.RNNBase, nn.RNNCellBase), r"weight_(ih|hh|hr)(_l\d+(_reverse)?)?"),
+Kind = Literal["convolution", "linear", "attention", "recurrent", "embedding"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+DEFAULT_KINDS: tuple[Kind, ...] = ("convolution", "linear", "attention", "recurrent")
+
+# The weights of each kind of layer, as patterns of the names of its own parameters; the first line that fits a layer
+# decides. Other names belong to what weights are computed from, such as `weight_g` and `weight_v` of
+# `torch.nn.utils.weight_norm`.
+_WEIGHTS: tuple[tuple[Kind, tuple[type[nn.Module], ...], str], ...] = (
+    ("attention", (nn.MultiheadAttention,), "(in|q|k|v)_proj_weight"),
+    ("attention", (NonDynamicallyQuantizableLinear,), "weight"),  # the out_proj of MultiheadAttention, and only that
+    ("convolution", (_ConvNd,), "weight"),
+    ("linear", (nn.Linear,), "weight"),
+    ("recurrent", (nn.RNNBase, nn.RNNCellBase), r"weight_(ih|hh|hr)(_l\d+(_reverse)?)?"),
+    ("embedding", (nn.Embedding, nn.EmbeddingBag), "weight"),
 )
+_BIAS = re.compile("(^|_)bias(_|$)")
 
 
-def prunable_weights(model: nn.Module, exclude: Sequence[str] = ()) -> dict[str, nn.Parameter]:
-    """Weights of every convolution, linear, attention projection and recurrent layer, in parameter order.
+def prunable_weights(
+    model: nn.Module, exclude: Sequence[str] = (), kinds: Sequence[Kind] = DEFAULT_KINDS
+) -> dict[str, nn.Parameter]:
+    """Return the weights of all layers of these `kinds`, in parameter order, the first and the last layer included.
 
-    First and last layer included; never biases or normalisation. A shared (tied) parameter stands once, under its first
-    name. `exclude`, and the model's own `prune_exclude` if it has one, are patterns such as "fc", "layer1.*" or
-    "*.downsample.0.weight": one that matches a parameter's name, or the name of a module around it, leaves it out (of
-    a shared one, any name).
+    "attention" is `nn.MultiheadAttention`; attention that is built from linear layers is "linear". Biases and
+    normalisation are never among the weights. A shared (tied) weight is one tensor: it comes once, under its first
+    name, if any layer that uses it is of these kinds. So an output layer that shares its weight with an embedding is
+    pruned although embeddings are not, unless `exclude` names either of the two.
+
+    `exclude`, and the model's own `prune_exclude` if it has one, are patterns such as "fc", "layer1.*" or
+    "*.downsample.0.weight". One that matches a weight's name, or the name of a module around it, leaves the weight out
+    (of a shared one, any name).
 
     A frozen parameter (`requires_grad` False) is not prunable, because no retraining can make up for what it loses.
     Neither is a weight that is computed from others (parametrizations, weight norm), nor what it is computed from.
     `unpruned_weights` has what this leaves out.
 
-    Raises ConfigError for a pattern that matches none of these weights.
+    Raises ConfigError for a pattern that matches no weight of any kind of layer.
     """
     names: dict[nn.Parameter, list[str]] = {}  # a parameter hashes by identity
-    for name, weight in _linear_weights(model):
-        if weight.requires_grad:
-            names.setdefault(weight, []).append(name)
-    prunable = {name: weight for name, weight in model.named_parameters() if weight in names}
-    excluded: set[str] = set()
+    for name, weight in model.named_parameters(remove_duplicate=False):
+        names.setdefault(weight, []).append(name)
+    weights = list(_layer_weights(model))
+    wanted = {weight for kind, weight in weights if kind in kinds and weight.requires_grad}
+    prunable = {name: weight for name, weight in model.named_parameters() if weight in wanted}
+    excluded: set[nn.Parameter] = set()
     for pattern in (*texts("exclude", exclude), *texts("prune_exclude", getattr(model, "prune_exclude", ()))):
-        hits = {name for name, weight in prunable.items() if _matches(pattern, {name, *names[weight]})}
+        hits = {weight for _, weight in weights if matches(pattern, names[weight])}
         if not hits:
             raise ConfigError(
                 f"exclude must match a prunable weight or its module, got {pattern!r}; "
                 f"the prunable weights are: {', '.join(prunable) or 'none'}"
             )
         excluded |= hits
-    return {name: weight for name, weight in prunable.items() if name not in excluded}
+    return {name: weight for name, weight in prunable.items() if weight not in excluded}
 
 
 def unpruned_weights(model: nn.Module, prunable: Container[str]) -> dict[str, nn.Parameter]:
-    """Parameters of two or more dimensions whose names are not in `prunable`: weights that stay at every density."""
-    return {name: weight for name, weight in model.named_parameters() if weight.dim() > 1 and name not in prunable}
+    """Return the weights that stay at every density: those whose names are not in `prunable`.
+
+    A weight is a parameter of two or more dimensions. Two kinds of parameters are not weights, whatever their shape:
+    those of normalisation layers (see `is_normalisation`) and biases, which have the word in their name (`bias_k`,
+    `relative_position_bias_table`).
+    """
+    norms = {p for layer in model.modules() if is_normalisation(layer) for p in layer.parameters(recurse=False)}
+    return {
+        name: weight
+        for name, weight in model.named_parameters()
+        if weight.dim() > 1
+        and name not in prunable
+        and weight not in norms
+        and not _BIAS.search(name.rpartition(".")[2])
+    }
 
 
 def count_kept(masks: Mapping[str, Tensor]) -> int:
@@ -104,18 +136,19 @@ def check_matches(what: str, others: Mapping[str, Tensor] | None, weights: Mappi
             raise ConfigError(f"a {what} must have the shape of its weight {wanted}, got {shape} for {name}")
 
 
-def _linear_weights(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
-    """Every (name, parameter) that multiplies activations; a shared one comes once for each of its names."""
-    for prefix, module in model.named_modules(remove_duplicate=False):
-        pattern = next((pattern for kinds, pattern in _WEIGHTS if isinstance(module, kinds)), None)
-        if pattern is None:
-            continue
-        for name, parameter in module.named_parameters(recurse=False, remove_duplicate=False):
-            if re.fullmatch(pattern, name):
-                yield f"{prefix}.{name}".lstrip("."), parameter
-
-
-def _matches(pattern: str, names: set[str]) -> bool:
-    """Whether `pattern` is, in any of the names, the parameter's own or that of a module around it."""
+def matches(pattern: str, names: Sequence[str]) -> bool:
+    """Return whether `pattern` is, in any of a tensor's `names`, its own or that of a module around it."""
     parts = [name.split(".") for name in names]
     return any(fnmatchcase(".".join(p[:end]), pattern) for p in parts for end in range(1, len(p) + 1))
+
+
+def _layer_weights(model: nn.Module) -> Iterator[tuple[Kind, nn.Parameter]]:
+    """Yield every weight of a layer with the layer's kind; a shared one comes once for each layer."""
+    for module in model.modules():
+        found = next(((kind, pattern) for kind, types, pattern in _WEIGHTS if isinstance(module, types)), None)
+        if found is None:
+            continue
+        kind, pattern = found
+        for name, parameter in module.named_parameters(recurse=False, remove_duplicate=False):
+            if re.fullmatch(pattern, name):
+                yield kind, parameter

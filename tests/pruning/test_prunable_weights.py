@@ -8,7 +8,14 @@ import torch.nn.utils.prune
 from torch import nn
 
 from orchestrator.errors import ConfigError
-from orchestrator.pruning import count_kept, dead_layers, prunable_weights, unpruned_weights
+from orchestrator.pruning import (
+    DEFAULT_KINDS,
+    KINDS,
+    count_kept,
+    dead_layers,
+    prunable_weights,
+    unpruned_weights,
+)
 
 
 class Net(nn.Module):
@@ -108,6 +115,104 @@ def test_which_weights_of_a_layer_are_prunable(layer: nn.Module, names: list[str
     assert list(prunable) == names
     others = {name for name, parameter in layer.named_parameters() if parameter.dim() > 1} - set(names)
     assert unpruned_weights(layer, prunable).keys() == others
+
+
+@pytest.mark.parametrize("kind", [nn.RNN, nn.GRU, nn.LSTM])
+@pytest.mark.parametrize("layers", [1, 3])
+@pytest.mark.parametrize("bidirectional", [False, True])
+@pytest.mark.parametrize("projection", [0, 2])
+def test_recurrent_layers_have_the_number_of_weights_of_their_formula(
+    kind: type[nn.RNNBase], layers: int, bidirectional: bool, projection: int
+) -> None:
+    """Each gate of a cell reads the layer's input and the last output; an LSTM may project what it gives out."""
+    if projection and kind is not nn.LSTM:
+        return
+    inputs, hidden, ways = 7, 5, 1 + bidirectional
+    out, gates = projection or hidden, {nn.RNN: 1, nn.GRU: 3, nn.LSTM: 4}[kind]
+    reads = [inputs, *[ways * out] * (layers - 1)]
+    expected = sum(ways * (gates * hidden * (read + out) + projection * hidden) for read in reads)
+    options = {"proj_size": projection} if projection else {}
+    layer = kind(inputs, hidden, num_layers=layers, bidirectional=bidirectional, **options)
+    assert sum(weight.numel() for weight in prunable_weights(layer).values()) == expected
+    assert unpruned_weights(layer, prunable_weights(layer)) == {}
+
+
+class Every(nn.Module):
+    """One layer of each kind."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words, self.bags = nn.Embedding(7, 4), nn.EmbeddingBag(5, 4)
+        self.conv, self.attention = nn.Conv1d(4, 4, 1), nn.MultiheadAttention(4, 2)
+        self.memory, self.head = nn.GRU(4, 4), nn.Linear(4, 7)
+
+
+@pytest.mark.parametrize(
+    ("kinds", "names"),
+    [
+        (["embedding"], ["words.weight", "bags.weight"]),
+        (["convolution"], ["conv.weight"]),
+        (["attention"], ["attention.in_proj_weight", "attention.out_proj.weight"]),
+        (["recurrent"], ["memory.weight_ih_l0", "memory.weight_hh_l0"]),
+        (["linear"], ["head.weight"]),
+        (["linear", "embedding"], ["words.weight", "bags.weight", "head.weight"]),
+    ],
+    ids=str,
+)
+def test_each_kind_of_layer_is_asked_for_by_its_name(kinds: list[str], names: list[str]) -> None:
+    assert list(prunable_weights(Every(), kinds=kinds)) == names  # type: ignore[arg-type]
+
+
+def test_embeddings_are_prunable_only_on_request() -> None:
+    model = Every()
+    assert set(KINDS) - set(DEFAULT_KINDS) == {"embedding"}
+    assert prunable_weights(model, kinds=KINDS).keys() - prunable_weights(model).keys() == {
+        "words.weight", "bags.weight",
+    }  # fmt: skip
+    assert unpruned_weights(model, prunable_weights(model)).keys() == {"words.weight", "bags.weight"}
+    assert list(prunable_weights(model, ["words", "bags"])) == list(prunable_weights(model)), "left out already"
+
+
+@pytest.mark.parametrize(
+    ("kinds", "exclude", "pruned"),
+    [
+        (DEFAULT_KINDS, (), True),
+        (KINDS, (), True),
+        (["embedding"], (), True),
+        (["linear"], (), True),
+        (["recurrent"], (), False),
+        (KINDS, ("words",), False),
+        (KINDS, ("head",), False),
+    ],
+)
+def test_a_tied_weight_is_one_tensor_of_both_its_layers(kinds, exclude, pruned: bool) -> None:
+    model = Every()
+    model.head.weight = model.words.weight
+    weights = prunable_weights(model, exclude, kinds)
+    assert ("words.weight" in weights) is pruned
+    assert "head.weight" not in weights
+    assert ("words.weight" in unpruned_weights(model, weights)) is not pruned
+
+
+def test_biases_and_norms_are_not_weights_whatever_their_shape() -> None:
+    class Swin(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.relative_position_bias_table = nn.Parameter(torch.zeros(9, 2))
+            self.position = nn.Parameter(torch.zeros(9, 2))
+
+    model = nn.ModuleDict(
+        {
+            "norm": nn.LayerNorm((4, 8, 8)),
+            "attention": nn.MultiheadAttention(4, 2, add_bias_kv=True),
+            "swin": Swin(),
+        }
+    )
+    flat = {name for name, parameter in model.named_parameters() if parameter.dim() > 1}
+    weights = {"attention.in_proj_weight", "attention.out_proj.weight", "swin.position"}
+    others = {"norm.weight", "norm.bias", "attention.bias_k", "attention.bias_v", "swin.relative_position_bias_table"}
+    assert flat == weights | others
+    assert unpruned_weights(model, ()).keys() == weights
 
 
 def test_the_weights_of_old_weight_norm_are_not_prunable() -> None:
