@@ -26,7 +26,8 @@ from orchestrator.export.preprocessing import Preprocessing
 from orchestrator.export.program import check_weights
 from orchestrator.export.streams import Layout, pack, unpack
 from orchestrator.files import atomic_write
-from orchestrator.models.build import TORCHVISION, build_model
+from orchestrator.models.build import build_model
+from orchestrator.models.classifiers import is_classifier
 from orchestrator.pruning.channels.graph import Kept
 from orchestrator.training.state import model_tensors
 from orchestrator.work import Tensors
@@ -134,7 +135,7 @@ def load_packed(path: str | Path, *, model: str | None = None) -> nn.Module:
 
 
 def _check_trusted(path: str | Path, found: str, expected: str | None) -> None:
-    ours = ":" not in found or found.startswith(TORCHVISION)
+    ours = ":" not in found or is_classifier(found)
     if found != expected and (expected is not None or not ours):
         raise ConfigError(f"{path} holds a network of {found!r}: pass model={found!r} if that function is to build it")
 

@@ -1,8 +1,7 @@
-"""Models by name: the CIFAR ResNets, torchvision's classifiers, and the user's own by "package.module:function"."""
+"""Models by name: CIFAR ResNets, classifiers of torchvision and timm, the user's own by "package.module:function"."""
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Mapping
 from functools import partial
 
@@ -13,16 +12,16 @@ from torch.nn.parameter import is_lazy
 from orchestrator.data.dataset import Data
 from orchestrator.errors import ConfigError
 from orchestrator.lookup import call, lookup
+from orchestrator.models.classifiers import CLASSIFIERS, is_classifier
 from orchestrator.models.resnet import DEPTHS, CifarResNet
 from orchestrator.modules import copy_module, own_memory, tensor_answer
 from orchestrator.pruning import KINDS, prunable_weights
 from orchestrator.pruning.channels.graph import Kept
 from orchestrator.pruning.channels.shrink import shrink
 from orchestrator.randomness import one_thread, own_randomness, seed_all
-from orchestrator.user_code import ERRORS, described, one_line
+from orchestrator.user_code import ERRORS, described
 
 BUILTIN: Mapping[str, Callable[..., nn.Module]] = {f"resnet{depth}": partial(CifarResNet, depth) for depth in DEPTHS}
-TORCHVISION = "torchvision:"
 
 
 def build_model(
@@ -38,16 +37,17 @@ def build_model(
 
     With `kept`, a channel configuration, the smaller network that has only those channels of it.
 
-    `spec` is a short name (resnet20), "torchvision:NAME", or "package.module:function": a function that is called
-    with the options and with those of num_classes and input_shape (channels, height, width) that it takes.
+    `spec` is a short name (resnet20), "torchvision:NAME", "timm:NAME", or "package.module:function": a function that is
+    called with the options and with those of num_classes and input_shape (channels, height, width) that it takes.
     Raises ConfigError for an unknown name, options that do not fit, a model that cannot be pruned, or a configuration
     that is not one of this model.
     """
     what = f"model {spec!r}"
     given = {"num_classes": num_classes, "input_shape": input_shape}
     function: Callable[..., object]
-    if spec.startswith(TORCHVISION):
-        function = partial(_torchvision, spec.removeprefix(TORCHVISION))
+    if is_classifier(spec):
+        package, _, name = spec.partition(":")
+        function = partial(CLASSIFIERS[package], name)
     else:
         function = lookup(spec, BUILTIN, "model")
     with own_randomness(), one_thread():  # a sum over other threads has other bits
@@ -119,25 +119,3 @@ def _check_training(model: nn.Module, name: str, shape: tuple[int, ...]) -> None
 def gpu_only(model: nn.Module) -> tuple[str, ...]:
     """Names of the layers that torch refuses to train on CPUs when there are workers."""
     return tuple(name for name, layer in model.named_modules() if isinstance(layer, nn.SyncBatchNorm))
-
-
-def _torchvision(name: str, num_classes: int, input_shape: tuple[int, int, int], **options: object) -> nn.Module:
-    from torchvision import models
-
-    names = models.list_models(module=models)  # of this module alone: the classifiers
-    if name not in names:
-        near = difflib.get_close_matches(name, names, n=5, cutoff=0.5)
-        hint = f"did you mean {', '.join(near)}?" if near else f"the names are {', '.join(names)}"
-        raise ConfigError(f"torchvision has no classifier {name!r}: {hint}")
-    if input_shape[0] != 3:
-        raise ConfigError(f"torchvision's models take 3 channels, got images with {input_shape[0]}: write a function")
-    if name in ("googlenet", "inception_v3"):
-        if options.get("aux_logits"):
-            raise ConfigError(f"{name} must have aux_logits False: two classifiers cannot be trained by one loss")
-        # The default would be True; and leaving init_weights unsaid is warned about.
-        options = {"init_weights": True, **options, "aux_logits": False}
-    try:
-        model: nn.Module = models.get_model(name, weights=None, num_classes=num_classes, **options)
-    except Exception as error:  # as many kinds as there are ways to get an option wrong
-        raise ConfigError(f"torchvision's {name} does not take the options {options}: {one_line(error)}") from error
-    return model

@@ -304,7 +304,10 @@ def test_a_storage_does_not_decide_which_code_runs(storage, ledger, tmp_path, ca
         with pytest.raises(ConfigError, match="names a function for its data, 'os:mkdir': pass --trust os:mkdir if"):
             check_code([record, hostile] if len(trusted) > 1 else [hostile], trusted)
     check_code([hostile], ["tiny:model", "os:mkdir"])
-    check_code([dataclasses.replace(record, settings={"model": "torchvision:resnet18", "data": "digits"})])
+    for package in ("torchvision", "timm"):
+        check_code([dataclasses.replace(record, settings={"model": f"{package}:resnet18", "data": "digits"})])
+        with pytest.raises(ConfigError, match="names a function for its data"):
+            check_code([dataclasses.replace(record, settings={"model": "resnet8", "data": f"{package}:create_model"})])
     for flags, spec in ((["--trust", "tiny:data"], "tiny:model"), (["--trust", "tiny:model"], "tiny:data")):
         assert main(["export", str(storage), *flags, "--out", str(tmp_path / "out")]) == 1
         assert capsys.readouterr().err.endswith(f"pass --trust {spec} if that is code of yours that may run here\n")

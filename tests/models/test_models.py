@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -228,6 +229,40 @@ def test_mistakes_are_named(user: str, spec: str, options: dict[str, object], me
     with pytest.raises(ConfigError, match=message) as caught:
         build_model(spec, options, num_classes=10, input_shape=(3, 32, 32), seed=0)
     assert "\n" not in str(caught.value)
+
+
+def test_without_timm_its_models_are_refused_with_the_command_that_installs_it(monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "timm", None)
+    with pytest.raises(ConfigError, match=r"model 'timm:resnet18': cannot import .*'timm'.*: run .* install -e"):
+        build("timm:resnet18")
+
+
+def test_timm_models_take_any_channels_and_classes() -> None:
+    pytest.importorskip("timm")
+    model = build("timm:resnet18", num_classes=7, shape=(1, 32, 32))
+    assert (model.conv1.weight.shape, model.fc.weight.shape) == ((64, 1, 7, 7), (7, 512))
+    check_model(model, data(7, (1, 32, 32)))
+    transformer = build("timm:vit_tiny_patch16_224", num_classes=5, shape=(3, 32, 32), img_size=32)
+    inner = 12 * (4 + 8) * 192**2  # of each block: four projections of the attention, and a multi-layer perceptron
+    assert sum(weight.numel() for weight in prunable_weights(transformer).values()) == inner + 192 * (3 * 16**2 + 5)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("resnt18", {}, "timm has no model 'resnt18': did you mean resnet18"),
+        ("????????????", {}, r"the names are in timm.list_models\(\)"),
+        ("hf-hub:timm/resnet18", {}, "timm has no model"),
+        ("resnet18.nonsense", {}, "Invalid pretrained tag"),
+        ("resnet18", {"depth": 3}, "resnet18 does not take the options .*depth"),
+        ("resnet18", {"pretrained": True}, "must not hold pretrained"),
+        ("resnet18", {"checkpoint_path": "a.pth"}, "must not hold checkpoint_path"),
+    ],
+)
+def test_mistakes_with_timm_are_named(name: str, options: dict[str, object], message: str) -> None:
+    pytest.importorskip("timm")
+    with pytest.raises(ConfigError, match=message):
+        build(f"timm:{name}", **options)
 
 
 def test_torchvision_needs_three_channels() -> None:
