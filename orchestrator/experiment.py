@@ -30,6 +30,8 @@ class Experiment:
 
     `name` is for people and decides nothing. `seeds`: the experiment stands for one replicate with each of them.
     `distillation`: how the dense round teaches every later one; None: it does not.
+    `start_from`: a safetensors file of weights that the dense round starts from, and of which only the content counts;
+    `new_layers`: patterns of the layers that start from the seed all the same (see `load_start_weights`).
     `prune`: the kinds of layers whose weights are pruned, `exclude`: which of these weights are not (see
     `prunable_weights`).
     """
@@ -39,6 +41,8 @@ class Experiment:
     data: str
     training: TrainingConfig
     model_options: Mapping[str, Any] = field(default_factory=dict)
+    start_from: str | None = None
+    new_layers: tuple[str, ...] = ()
     data_options: Mapping[str, Any] = field(default_factory=dict)
     path: Path = field(default_factory=Geometric)
     technique: RetrainingTechnique = field(default_factory=LearningRateRewinding)
@@ -70,6 +74,9 @@ class Experiment:
         dataclass_with("path", self.path, ["densities"])
         dataclass_with("technique", self.technique, ["start", "start_after", "check", "rewinds_to"])
         dataclass_with("selection", self.selection, ["select", "check"])
+        if self.start_from is not None:
+            text("start_from", self.start_from, way_out="give the path of a safetensors file")
+        object.__setattr__(self, "new_layers", texts("new_layers", self.new_layers))
         object.__setattr__(self, "prune", tuple_of("prune", self.prune, lambda name, kind: one_of(name, kind, KINDS)))
         if not self.prune:
             raise ConfigError(f"prune must hold one or more of {', '.join(KINDS)}, got {self.prune!r}")
@@ -98,7 +105,7 @@ class Problem:
     `prunable` maps each prunable weight tensor to its shape, in parameter order, and `unpruned` every other weight
     tensor to its number of weights. The identities are hashes of the model's structure and constants, and of the
     data's content, and are part of every key. `channels`: which belong together, where the experiment removes whole
-    channels. `constants`: digests of the model's constants by name (see `constants_of`).
+    channels. `constants`: digests of the model's constants and start weights by name (see `constants_of`).
     `gpu_only`: names of layers that cannot be trained on CPUs.
     """
 

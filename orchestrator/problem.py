@@ -17,6 +17,7 @@ from orchestrator.experiment import Experiment, Problem
 from orchestrator.formatting import name_largest
 from orchestrator.models.build import build_model, check_model, gpu_only
 from orchestrator.models.constants import constants_of, tensor_digests
+from orchestrator.models.start_weights import load_start_weights
 from orchestrator.pruning import prunable_weights, unpruned_weights
 from orchestrator.pruning.channels.removal import Channels
 from orchestrator.pruning.channels.trace import trace_channels
@@ -42,6 +43,7 @@ def load_problem(experiment: Experiment, data_root: str | None = None, workers: 
     drawn = tensor_digests(_build(experiment, data, "model", "drawn again"))
     model = _build(experiment, data, "model")
     constants = constants_of(tensor_digests(model), drawn)
+    constants.update(load_start_weights(model, experiment, data.input_shape))
     check_model(model, data, part)
     weights = prunable_weights(model, experiment.exclude, experiment.prune)
     if not weights:

@@ -35,6 +35,8 @@ def build_model(
 ) -> nn.Module:
     """The model named `spec` on the CPU, initialised by `seed`; the process's own randomness stays untouched.
 
+    Nothing is downloaded, whatever the options: `load_start_weights` puts trained weights into the model.
+
     With `kept`, a channel configuration, the smaller network that has only those channels of it.
 
     `spec` is a short name (resnet20), "torchvision:NAME", "timm:NAME", or "package.module:function": a function that is

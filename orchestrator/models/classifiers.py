@@ -1,4 +1,4 @@
-"""Classifiers of torchvision and timm by name."""
+"""Classifiers of torchvision and timm by name, and the weights that those packages publish for them."""
 
 from __future__ import annotations
 
@@ -8,17 +8,23 @@ from typing import Any
 
 from torch import nn
 
-from orchestrator.errors import ConfigError
+from orchestrator.errors import ConfigError, OrchestratorError
 from orchestrator.extras import extra
+from orchestrator.randomness import one_thread, own_randomness, seed_all
 from orchestrator.user_code import one_line
+from orchestrator.work import Tensors
 
 _TWO_OUTPUTS = ("googlenet", "inception_v3")  # of torchvision, when they are trained
-_TIMM_FILES = ("pretrained", "checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir")
+_AUXILIARY = ("aux1.", "aux2.", "AuxLogits.")  # the tensors of their second outputs
+_TIMM_FILES = ("checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir")
 
 
-def torchvision_model(name: str, num_classes: int, input_shape: tuple[int, int, int], **options: Any) -> nn.Module:
+def torchvision_model(
+    name: str, num_classes: int, input_shape: tuple[int, int, int], pretrained: bool = False, **options: Any
+) -> nn.Module:
     """Build torchvision's classifier `name` with weights that are drawn.
 
+    `pretrained` builds the architecture that the published weights belong to, and loads nothing.
     Raises ConfigError for an unknown name, options that do not fit, or images without 3 channels.
     """
     from torchvision import models
@@ -28,9 +34,12 @@ def torchvision_model(name: str, num_classes: int, input_shape: tuple[int, int, 
         raise ConfigError(f"torchvision has no classifier {name!r}: {_hint(name, names, ', '.join(names))}")
     if input_shape[0] != 3:
         raise ConfigError(f"torchvision's models take 3 channels, got images with {input_shape[0]}: write a function")
+    _check_pretrained(pretrained)
     if name in _TWO_OUTPUTS:
         if options.get("aux_logits"):
             raise ConfigError(f"{name} must have aux_logits False: two classifiers cannot be trained by one loss")
+        if pretrained:
+            options = {"transform_input": True, **options}
         # The default would be True; and leaving init_weights unsaid is warned about.
         options = {"init_weights": True, **options, "aux_logits": False}
     try:
@@ -40,18 +49,23 @@ def torchvision_model(name: str, num_classes: int, input_shape: tuple[int, int, 
     return model
 
 
-def timm_model(name: str, num_classes: int, input_shape: tuple[int, int, int], **options: Any) -> nn.Module:
+def timm_model(
+    name: str, num_classes: int, input_shape: tuple[int, int, int], pretrained: bool = False, **options: Any
+) -> nn.Module:
     """Build timm's model `name`, with weights that are drawn, for images with any number of channels.
 
-    A name may end with the tag of its published weights.
+    `pretrained` changes nothing: the architecture is the same. A name may end with the tag of its published weights.
     Raises ConfigError if timm is not installed, for an unknown name, and for options that do not fit.
     """
     with extra("timm", f"model 'timm:{name}'"):
         import timm
     if not timm.is_model(name):
         raise ConfigError(f"timm has no model {name!r}: {_hint(name, timm.list_models(), 'in timm.list_models()')}")
+    _check_pretrained(pretrained)
     if files := sorted(options.keys() & set(_TIMM_FILES)):
-        raise ConfigError(f"the options of timm's {name} must not hold {', '.join(files)}")
+        raise ConfigError(
+            f"the options of timm's {name} must not hold {', '.join(files)}: use pretrained or start_from"
+        )
     try:
         model: nn.Module = timm.create_model(
             name, pretrained=False, num_classes=num_classes, in_chans=input_shape[0], **options
@@ -68,6 +82,57 @@ def is_classifier(spec: str) -> bool:
     """Return whether `spec` is "torchvision:NAME" or "timm:NAME", and not a function of the user's."""
     package, colon, _ = spec.partition(":")
     return bool(colon) and package in CLASSIFIERS
+
+
+def published_tensors(spec: str, options: Mapping[str, Any], input_shape: tuple[int, int, int]) -> Tensors:
+    """Return the published weights of a classifier that can be built, by name, with their own number of classes.
+
+    They are downloaded, unless torch's or Hugging Face's cache holds them. timm changes the first convolution for
+    images without 3 channels. Raises ConfigError where there are no such weights or they cannot be loaded.
+    """
+    package, _, name = spec.partition(":")
+    others = {key: value for key, value in options.items() if key != "pretrained"}
+    try:
+        with own_randomness(), one_thread():
+            seed_all(0)
+            if package == "timm":
+                module = _published_timm(name, input_shape[0], others)
+            else:
+                module = _published_torchvision(name, others)
+    except OrchestratorError:
+        raise
+    except Exception as error:  # of the network, of the file, of an option that these weights do not allow
+        raise ConfigError(
+            f"the published weights of {spec} cannot be loaded ({one_line(error)}): start the job where there is a "
+            "network, or give a file of yours by start_from"
+        ) from error
+    return {key: tensor for key, tensor in module.state_dict().items() if not key.startswith(_AUXILIARY)}
+
+
+def _published_torchvision(name: str, options: dict[str, Any]) -> nn.Module:
+    from torchvision import models
+
+    weights = models.get_model_weights(name).DEFAULT
+    # torchvision's own loading unpickles. This one fails for a file that holds anything but tensors.
+    weights.get_state_dict(progress=False, check_hash=True, weights_only=True)
+    if name in _TWO_OUTPUTS:
+        options = {key: value for key, value in options.items() if key not in ("aux_logits", "init_weights")}
+    module: nn.Module = models.get_model(name, weights=weights, progress=False, **options)
+    return module
+
+
+def _published_timm(name: str, channels: int, options: dict[str, Any]) -> nn.Module:
+    with extra("timm", f"model 'timm:{name}'"):
+        import timm
+    if not timm.is_model_pretrained(name):
+        raise ConfigError(f"timm has no published weights for {name!r}: leave pretrained out, or give start_from")
+    module: nn.Module = timm.create_model(name, pretrained=True, in_chans=channels, **options)
+    return module
+
+
+def _check_pretrained(value: object) -> None:
+    if not isinstance(value, bool):
+        raise ConfigError(f"pretrained must be True or False, got {value!r}")
 
 
 def _hint(name: str, names: Sequence[str], all_of_them: str) -> str:

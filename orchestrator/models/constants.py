@@ -1,11 +1,11 @@
-"""The constants of a model: the parameters that its function loads from a file, and does not draw by seed."""
+"""The constants of a model: the tensors that it loads from a file, and does not draw by seed."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
 
-from torch import nn
+from torch import Tensor, nn
 
 from orchestrator.errors import ConfigError
 from orchestrator.work import raw_bytes
@@ -17,7 +17,7 @@ def tensor_digests(module: nn.Module) -> dict[str, str]:
     Buffers are left out. They are often computed (tables of sines, inverses), and their last bits differ between
     processors. Weights that are loaded with them differ where they do.
     """
-    return {name: hashlib.sha256(raw_bytes(tensor)).hexdigest() for name, tensor in module.named_parameters()}
+    return {name: digest_of(tensor) for name, tensor in module.named_parameters()}
 
 
 def constants_of(one: Mapping[str, str], other: Mapping[str, str]) -> dict[str, str]:
@@ -31,10 +31,19 @@ def constants_of(one: Mapping[str, str], other: Mapping[str, str]) -> dict[str, 
 
 
 def check_constants(module: nn.Module, constants: Mapping[str, str], model: str) -> None:
-    """Raise ConfigError unless `module`, built here from `model`, holds these `constants`."""
-    found = tensor_digests(module) if constants else {}
-    if wrong := [name for name, digest in constants.items() if found.get(name) != digest]:
+    """Raise ConfigError unless `module`, built here from `model`, holds tensors with these digests, by name."""
+    tensors = {
+        **dict(module.named_parameters(remove_duplicate=False)),
+        **dict(module.named_buffers(remove_duplicate=False)),
+    }
+    wrong = [name for name, digest in constants.items() if name not in tensors or digest_of(tensors[name]) != digest]
+    if wrong:
         raise ConfigError(
             f"model {model!r} must begin with the same weights on every node as where the job was started, but "
             f"{', '.join(wrong[:5])} differ here: give every node the same file, and start the job again if it changed"
         )
+
+
+def digest_of(tensor: Tensor) -> str:
+    """Return the sha256 of the elements of a tensor on the CPU, in logical order."""
+    return hashlib.sha256(raw_bytes(tensor)).hexdigest()

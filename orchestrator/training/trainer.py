@@ -23,6 +23,7 @@ from orchestrator.errors import ConfigError, DamagedError, DivergedError
 from orchestrator.experiment import Experiment
 from orchestrator.models.build import build_model
 from orchestrator.models.constants import check_constants
+from orchestrator.models.start_weights import load_start_weights
 from orchestrator.pruning.channels.graph import Kept
 from orchestrator.randomness import derive, seed_all
 from orchestrator.storage.store import JSON_BYTES
@@ -251,9 +252,11 @@ class Trainer:
         return [buffer for network in networks for buffer in collectives.running_statistics(network)]
 
     def _initial(self, work: Train) -> TrainState:
-        """The initialisation that follows from the seed; another one in every round, for those who start anew."""
+        """Return the dense round's initialisation, start weights included, or a random one for a round that starts anew."""
         purpose = ("model",) if work.round == 0 else ("reinitialisation", work.round)
         fresh = self._build(derive(work.seed, *purpose), work.channels)
+        if work.round == 0:
+            load_start_weights(fresh, self._experiment, self._data.input_shape)
         check_constants(fresh, work.constants, self._experiment.model)
         return take_state(fresh, self.training.optimizer.build(fresh))
 

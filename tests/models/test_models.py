@@ -214,6 +214,7 @@ def test_user_functions_get_what_their_signature_takes(user: str) -> None:
         ("torchvision:resnet18", {"depth": 3}, "resnet18 does not take the options .*depth"),
         ("torchvision:resnet18", {"weights": "DEFAULT"}, "resnet18 does not take the options .*weights"),
         ("torchvision:googlenet", {"aux_logits": True}, "aux_logits"),
+        ("torchvision:resnet18", {"pretrained": "yes"}, "pretrained must be True or False, got 'yes'"),
         ("user_models:missing", {}, "missing"),
         ("user_models:not_a_function", {}, "not_a_function"),
         ("user_modelz:plain", {}, "user_modelz"),
@@ -255,8 +256,8 @@ def test_timm_models_take_any_channels_and_classes() -> None:
         ("hf-hub:timm/resnet18", {}, "timm has no model"),
         ("resnet18.nonsense", {}, "Invalid pretrained tag"),
         ("resnet18", {"depth": 3}, "resnet18 does not take the options .*depth"),
-        ("resnet18", {"pretrained": True}, "must not hold pretrained"),
-        ("resnet18", {"checkpoint_path": "a.pth"}, "must not hold checkpoint_path"),
+        ("resnet18", {"pretrained": 1}, "pretrained must be True or False, got 1"),
+        ("resnet18", {"checkpoint_path": "a.pth"}, "must not hold checkpoint_path: use pretrained or start_from"),
     ],
 )
 def test_mistakes_with_timm_are_named(name: str, options: dict[str, object], message: str) -> None:

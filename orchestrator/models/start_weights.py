@@ -1,0 +1,129 @@
+"""Start a model from weights that were trained already: the published ones, or the user's own file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from orchestrator.errors import ConfigError
+from orchestrator.experiment import Experiment
+from orchestrator.models.classifiers import is_classifier, published_tensors
+from orchestrator.models.constants import digest_of
+from orchestrator.pruning.masks import matches
+from orchestrator.work import Tensors
+
+MAX_NAMES = 5  # of tensors in a message
+
+
+def load_start_weights(module: nn.Module, experiment: Experiment, input_shape: tuple[int, int, int]) -> dict[str, str]:
+    """Put the weights that `experiment` starts from into `module`; return the sha256 of each loaded tensor by name.
+
+    These are the tensors of the file `start_from`, or the published ones of a torchvision or timm classifier with the
+    option `pretrained`. Without either, nothing is loaded. Parameters and buffers must be those of the model, by name
+    and shape. The layers that `new_layers` names keep what `module` has. Values are converted to the model's types.
+    Raises ConfigError for weights that cannot be read or are not those of the model.
+    """
+    model, path = experiment.model, experiment.start_from
+    published = is_classifier(model) and bool(experiment.model_options.get("pretrained"))
+    if path is not None and published:
+        raise ConfigError(f"a model starts from start_from or from pretrained weights, got both for {model!r}")
+    if path is not None:
+        source, given = f"start_from {path!r}", _read(path)
+    elif published:
+        source = f"the published weights of {model}"
+        given = published_tensors(model, experiment.model_options, input_shape)
+    elif experiment.new_layers:
+        raise ConfigError(f"new_layers must be empty without start_from or pretrained, got {experiment.new_layers}")
+    else:
+        return {}
+    targets = _persistent(module)
+    loaded = _fitting(targets, given, experiment.new_layers, f"{source} must hold the tensors of model {model!r}")
+    with torch.no_grad():
+        for name, tensor in loaded.items():
+            if isinstance(targets[name], nn.Parameter) and not tensor.isfinite().all():
+                raise ConfigError(f"{source} must hold finite weights, got others in {name}")
+            targets[name].copy_(tensor)
+    return {name: digest_of(targets[name]) for name in loaded}
+
+
+def _read(path: str) -> Tensors:
+    try:
+        if not Path(path).is_file():
+            raise FileNotFoundError("there is no such file")
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise ConfigError(
+            f"start_from must be a safetensors file that every node can read, got {path!r} "
+            f"({' '.join(str(error).split())}): safetensors.torch.save_model(model, path) writes one"
+        ) from error
+
+
+def _persistent(module: nn.Module) -> Tensors:
+    """Parameters and persistent buffers by name; a shared one under each of its names."""
+    named = (
+        *module.named_parameters(remove_duplicate=False),
+        *module.named_buffers(remove_duplicate=False),
+    )
+    saved = module.state_dict(keep_vars=True)
+    return {name: tensor for name, tensor in named if name in saved}
+
+
+def _fitting(targets: Tensors, given: Tensors, new_layers: Iterable[str], rule: str) -> Tensors:
+    """Return what of `given` goes into `targets`, by name; of a shared tensor once, under its first name in `given`.
+
+    Raises ConfigError, which begins with `rule`, unless every tensor is there, of its shape, and no other.
+    """
+    names: dict[Tensor, list[str]] = {}  # a tensor hashes by identity
+    for name, target in targets.items():
+        names.setdefault(target, []).append(name)
+    for pattern in new_layers:
+        if not any(matches(pattern, known) for known in names.values()):
+            raise ConfigError(f"new_layers must name layers of the model, got {pattern!r}; it has {_some(targets)}")
+    new = {target for target, known in names.items() if any(matches(pattern, known) for pattern in new_layers)}
+    given = {name: tensor for name, tensor in given.items() if not any(matches(p, [name]) for p in new_layers)}
+    wrong = {
+        "missing": [known[0] for target, known in names.items() if target not in new and not given.keys() & set(known)],
+        "unexpected": [name for name in given if name not in targets],
+        "of another shape": [
+            f"{name} {tuple(tensor.shape)} instead of {tuple(targets[name].shape)}"
+            for name, tensor in given.items()
+            if name in targets and tensor.shape != targets[name].shape
+        ],
+        "of another kind": [
+            f"{name} {tensor.dtype} instead of {targets[name].dtype}"
+            for name, tensor in given.items()
+            if name in targets and tensor.is_floating_point() != targets[name].is_floating_point()
+        ],
+    }
+    if any(wrong.values()):
+        found = "; ".join(f"{what}: {_some(tensors)}" for what, tensors in wrong.items() if tensors)
+        raise ConfigError(f"{rule}, got {found}: {_way_out(wrong['of another shape'])}")
+    loaded = {}
+    for target, known in names.items():
+        stored = [name for name in known if name in given]
+        if any(not torch.equal(given[name], given[stored[0]]) for name in stored[1:]):
+            raise ConfigError(f"{rule}, got different values for {', '.join(stored)}, which are one tensor")
+        if stored and target not in new:
+            loaded[stored[0]] = given[stored[0]]
+    return loaded
+
+
+def _way_out(misshapen: list[str]) -> str:
+    """What to do about it; a classifier for other classes is the usual cause of another shape."""
+    if not misshapen:
+        return "give weights of this very model"
+    layers = dict.fromkeys(text.partition(" ")[0].rpartition(".")[0] for text in misshapen)
+    named = ", ".join(f'"{layer}"' for layer in list(layers)[:MAX_NAMES])
+    return f"new_layers=({named},) draws these layers anew, as for a classifier with other classes"
+
+
+def _some(names: Iterable[str]) -> str:
+    """The first few of `names`, and how many more there are."""
+    listed = list(names)
+    more = f" and {len(listed) - MAX_NAMES} more" if len(listed) > MAX_NAMES else ""
+    return f"{', '.join(listed[:MAX_NAMES])}{more}"
