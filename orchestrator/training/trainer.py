@@ -252,7 +252,7 @@ class Trainer:
         return [buffer for network in networks for buffer in collectives.running_statistics(network)]
 
     def _initial(self, work: Train) -> TrainState:
-        """Return the dense round's initialisation, start weights included, or a random one for a round that starts anew."""
+        """Return the dense round's initialisation, start weights included, or a random one for another round."""
         purpose = ("model",) if work.round == 0 else ("reinitialisation", work.round)
         fresh = self._build(derive(work.seed, *purpose), work.channels)
         if work.round == 0:
