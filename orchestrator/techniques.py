@@ -92,7 +92,7 @@ class RetrainingTechnique(Protocol):
 
 
 @dataclass(frozen=True)
-class _GoingOn(RetrainingTechnique):
+class _FromParentWeights(RetrainingTechnique):
     """What techniques share that go on from the parent's final weights, for `epochs` epochs.
 
     `epochs` is the papers' t; None means all T of the dense run. `optimizer_state="kept"` goes on with the parent's
@@ -116,7 +116,7 @@ class _GoingOn(RetrainingTechnique):
 
 
 @dataclass(frozen=True)
-class LearningRateRewinding(_GoingOn):
+class LearningRateRewinding(_FromParentWeights):
     """Keep the trained weights, rewind the learning rate by `epochs` (Renda, Frankle, Carbin 2020, section 3).
 
     `epochs=None` rewinds all T epochs of the dense run, warm-up included. The optimizer state is kept as in the
@@ -139,7 +139,7 @@ class LearningRateRewinding(_GoingOn):
 
 
 @dataclass(frozen=True)
-class FineTuning(_GoingOn):
+class FineTuning(_FromParentWeights):
     """Keep the trained weights and train `epochs` more at the dense run's last learning rate (Han et al. 2015)."""
 
     def check(self, training: TrainingConfig) -> None:
@@ -151,7 +151,7 @@ class FineTuning(_GoingOn):
 
 
 @dataclass(frozen=True)
-class _Restart(_GoingOn):
+class _Restart(_FromParentWeights):
     """What restarts share: a schedule of their own length t = `epochs`, which begins with a warm-up of t/10 epochs.
 
     The warm-up is linear and begins at 0, as that of the built-in schedules. "Highest" and "lowest" are the rates of

@@ -140,10 +140,10 @@ def test_the_relative_change_is_that_of_all_prunable_weights_together(before, af
     assert Removed(tensors, cut).relative_change() == pytest.approx(change)
 
 
-GOING_ON = [LearningRateRewinding, FineTuning, ScaledRestart, CosineRestart, LinearRestart, AdaptiveLinearRestart]
+FROM_PARENT = [LearningRateRewinding, FineTuning, ScaledRestart, CosineRestart, LinearRestart, AdaptiveLinearRestart]
 
 
-@pytest.mark.parametrize("technique", GOING_ON)
+@pytest.mark.parametrize("technique", FROM_PARENT)
 def test_the_optimizers_state_is_kept_or_fresh(technique):
     assert technique(2).start(Round("dense"), Round("parent")).state.optimizer
     assert technique(2, optimizer_state="fresh").start(Round("dense"), Round("parent")).state.optimizer == {}
@@ -151,7 +151,7 @@ def test_the_optimizers_state_is_kept_or_fresh(technique):
         technique(optimizer_state="new").check(TRAINING)
 
 
-@pytest.mark.parametrize("technique", [*GOING_ON, WeightRewinding, LowRateWeightRewinding], ids=lambda t: t.__name__)
+@pytest.mark.parametrize("technique", [*FROM_PARENT, WeightRewinding, LowRateWeightRewinding], ids=lambda t: t.__name__)
 @pytest.mark.parametrize("epochs", [0, 7, -1, 2.5, True])
 def test_t_must_lie_within_the_dense_run(technique, epochs):
     with pytest.raises(
