@@ -16,7 +16,7 @@ from orchestrator.errors import ConfigError
 from orchestrator.experiment import Experiment, Problem
 from orchestrator.formatting import name_largest
 from orchestrator.models.build import build_model, check_model, gpu_only
-from orchestrator.models.constants import constants_of, tensor_digests
+from orchestrator.models.constants import DRAWN_AGAIN, constants_of
 from orchestrator.models.start_weights import load_start_weights
 from orchestrator.pruning import prunable_weights, unpruned_weights
 from orchestrator.pruning.channels.removal import Channels
@@ -40,10 +40,10 @@ def load_problem(experiment: Experiment, data_root: str | None = None, workers: 
     batch_size = experiment.training.batch_size
     check_batch_size(len(data.train), batch_size, workers)
     part = _smallest_part(experiment.training, workers)
-    drawn = tensor_digests(_build(experiment, data, "model", "drawn again"))
-    model = _build(experiment, data, "model")
-    constants = constants_of(tensor_digests(model), drawn)
-    constants.update(load_start_weights(model, experiment, data.input_shape))
+    model, again = (_build(experiment, data, *purpose) for purpose in (("model",), DRAWN_AGAIN))
+    for each in (model, again):
+        load_start_weights(each, experiment, data.input_shape)
+    constants = constants_of(model, again)
     check_model(model, data, part)
     weights = prunable_weights(model, experiment.exclude, experiment.prune)
     if not weights:

@@ -1,6 +1,7 @@
 """Which weights a density counts, which ones `compression` counts, and which initial weights belong to a key."""
 
 import dataclasses
+import itertools
 import math
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from orchestrator.experiment import Experiment, Problem, round_keys, round_setti
 from orchestrator.export import load_packed, save_packed
 from orchestrator.export.preprocessing import Preprocessing
 from orchestrator.formatting import name_largest
-from orchestrator.models.constants import constants_of, tensor_digests
+from orchestrator.models.constants import check_constants, constants_of
 from orchestrator.problem import load_problem
 from orchestrator.pruning import DEFAULT_KINDS, KINDS, Explicit, Kind, OneShot, kept_count
 from orchestrator.record import Record
@@ -28,6 +29,7 @@ from orchestrator.storage.opening import open_store
 from orchestrator.training.config import TrainingConfig
 from orchestrator.training.optimizer import SGD, AdamW
 from orchestrator.training.trainer import Trainer
+from orchestrator.work import Train
 
 
 def data() -> Data:
@@ -308,7 +310,7 @@ def test_what_a_model_computes_may_differ_in_its_last_bits(tmp_path: Path) -> No
         assert keys(experiment) == keys(experiment, one)
     finally:
         torch.set_num_threads(threads)
-    assert set(one.constants) == {"1.weight", "1.bias"}
+    assert set(one.constants) == {"1.weight", "1.bias", "table"}
 
 
 def test_what_the_seed_decides_is_not_a_constant() -> None:
@@ -319,16 +321,118 @@ def test_what_the_seed_decides_is_not_a_constant() -> None:
     assert problem.constants == {}
     made = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
     again = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
-    found = constants_of(tensor_digests(made), tensor_digests(again))
-    assert set(found) == {"1.weight", "1.bias"}
+    norm = {"1.weight", "1.bias", "1.running_mean", "1.running_var", "1.num_batches_tracked"}
+    assert set(constants_of(made, again)) == norm
 
 
-@pytest.mark.parametrize("tensor", [torch.empty(0), torch.tensor(math.nan), torch.ones(1).expand(4), torch.eye(2).T])
-def test_any_tensor_has_a_digest_that_does_not_depend_on_its_layout(tensor: torch.Tensor) -> None:
-    one, other = nn.Module(), nn.Module()
-    one.it = nn.Parameter(tensor)
-    other.it = nn.Parameter(tensor.clone().contiguous())
-    assert tensor_digests(one) == tensor_digests(other)
+def holding(tensor: torch.Tensor, buffer: bool = False) -> nn.Module:
+    """Return a module with nothing but `tensor`."""
+    made = nn.Module()
+    if buffer:
+        made.register_buffer("it", tensor, persistent=False)
+    else:
+        made.it = nn.Parameter(tensor, requires_grad=tensor.is_floating_point())
+    return made
+
+
+def digests(tensor: torch.Tensor, buffer: bool = False) -> dict[str, str]:
+    return constants_of(holding(tensor, buffer), holding(tensor.clone(), buffer))
+
+
+ODD = torch.tensor([math.inf, -math.inf, math.nan, 1.0])
+TENSORS = [
+    torch.empty(0),
+    torch.tensor(math.nan),
+    torch.ones(1).expand(4),
+    torch.eye(2).T,
+    ODD,
+    torch.ones(3, dtype=torch.uint16),
+    torch.ones(3, dtype=torch.complex64),
+    torch.eye(3).to(torch.float8_e5m2),
+    torch.eye(3).bool(),
+]
+
+
+@pytest.mark.parametrize("buffer", [False, True])
+@pytest.mark.parametrize("tensor", TENSORS)
+def test_any_tensor_has_a_digest_that_does_not_depend_on_its_layout(tensor: torch.Tensor, buffer: bool) -> None:
+    if buffer or tensor.is_floating_point() or tensor.is_complex():
+        assert digests(tensor, buffer) == digests(tensor.clone().contiguous(), buffer) != {}
+
+
+def sines(length: int) -> torch.Tensor:
+    angles = torch.arange(length)[:, None] / 10000 ** (torch.arange(64) / 64)
+    return torch.cat([angles.sin(), angles.cos()], dim=1)
+
+
+def test_the_last_bits_of_a_buffer_that_is_computed_decide_nothing() -> None:
+    table = sines(2048)
+    for seed in range(20):
+        noise = torch.randn(table.shape, generator=torch.Generator().manual_seed(seed))
+        assert digests(table * (1 + 1e-7 * noise), buffer=True) == digests(table, buffer=True)
+    for other in (sines(2047), table * 1.02, -table, table.flip(0), table.roll(1), table + 0.02):
+        assert digests(other, buffer=True) != digests(table, buffer=True)
+    assert digests(ODD, buffer=True) != digests(ODD.flip(0), buffer=True)
+    assert digests(torch.zeros(3), buffer=True) != digests(torch.zeros(4), buffer=True)
+
+
+def test_a_node_whose_bits_tip_over_where_the_digest_is_rounded_is_not_refused() -> None:
+    """Some table lies on every such edge; a node whose file is another one is refused."""
+    values = torch.linspace(1, 1.1, 2000, dtype=torch.float64)
+    edges = [
+        (one, other)
+        for one, other in itertools.pairwise(values)
+        if digests(one, buffer=True) != digests(other, buffer=True)
+    ]
+    assert 5 < len(edges) < 20
+    for one, other in edges:
+        check_constants(holding(one, True), holding(one, True), digests(other, buffer=True), "m")
+    with pytest.raises(ConfigError, match="but it differ here"):
+        check_constants(holding(one * 2, True), holding(one * 2, True), digests(one, buffer=True), "m")
+
+
+class Projected(nn.Module):
+    """Projects images onto a basis from a file, kept as a buffer or as some rows of a larger one."""
+
+    def __init__(self, num_classes: int, file: str, rows: bool) -> None:
+        super().__init__()
+        basis = torch.load(file)["layer"]["weight"]
+        if rows:
+            self.first = nn.Linear(64, 20)
+            self.first.weight.data[:16] = basis
+        else:
+            self.register_buffer("basis", basis)
+        self.head = nn.Linear(20 if rows else 16, num_classes)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        flat = images.flatten(1)
+        return self.head(self.first(flat) if hasattr(self, "first") else flat @ self.basis.T)
+
+
+def projected(num_classes: int, file: str, rows: bool) -> nn.Module:
+    return Projected(num_classes, file, rows)
+
+
+@pytest.mark.parametrize("rows", [False, True])
+def test_a_buffer_and_rows_that_are_loaded_belong_to_the_key(tmp_path: Path, rows: bool) -> None:
+    file = tmp_path / "basis.pt"
+    experiment = of("projected", model_options={"file": str(file), "rows": rows})
+    write(file, seed=1)
+    problem, loaded = load_problem(experiment)
+    first, other_seed = keys(experiment, problem), load_problem(dataclasses.replace(experiment, seed=7))[0]
+    assert other_seed == problem
+    trainer, request = first_work(experiment, problem, tmp_path / "runs", loaded)
+    assert trainer.train(request).history
+    write(file, seed=2)
+    assert not set(first) & set(keys(experiment))
+    with pytest.raises(ConfigError, match=f"but {'first.weight' if rows else 'basis'} differ here"):
+        trainer.train(request)
+
+
+def first_work(experiment: Experiment, problem: Problem, storage: Path, data: Data) -> tuple[Trainer, Train]:
+    request = Driver(experiment, Ledger(open_store(str(storage))), problem).next_work()
+    assert isinstance(request, Train)
+    return Trainer(experiment, data), request
 
 
 def test_a_worker_that_builds_other_weights_is_refused(tmp_path: Path) -> None:
@@ -336,9 +440,7 @@ def test_a_worker_that_builds_other_weights_is_refused(tmp_path: Path) -> None:
     experiment = of("pretrained", model_options={"file": str(file)})
     write(file, seed=1)
     problem, loaded = load_problem(experiment)
-    request = Driver(experiment, Ledger(open_store(str(tmp_path / "runs"))), problem).next_work()
-    assert request is not None
-    trainer = Trainer(experiment, loaded)
+    trainer, request = first_work(experiment, problem, tmp_path / "runs", loaded)
     assert trainer.train(request).history
     write(file, seed=2)
     with pytest.raises(ConfigError, match=r"must begin with the same weights on every node .* but 1\.weight, 1\.bias"):

@@ -13,15 +13,14 @@ from torch import Tensor, nn
 from orchestrator.errors import ConfigError
 from orchestrator.experiment import Experiment
 from orchestrator.models.classifiers import is_classifier, published_tensors
-from orchestrator.models.constants import digest_of
 from orchestrator.pruning.masks import matches
 from orchestrator.work import Tensors
 
 MAX_NAMES = 5  # of tensors in a message
 
 
-def load_start_weights(module: nn.Module, experiment: Experiment, input_shape: tuple[int, int, int]) -> dict[str, str]:
-    """Put the weights that `experiment` starts from into `module`; return the sha256 of each loaded tensor by name.
+def load_start_weights(module: nn.Module, experiment: Experiment, input_shape: tuple[int, int, int]) -> list[str]:
+    """Put the weights that `experiment` starts from into `module`; return the names of the loaded tensors.
 
     These are the tensors of the file `start_from`, or the published ones of a torchvision or timm classifier with the
     option `pretrained`. Without either, nothing is loaded. Parameters and buffers must be those of the model, by name
@@ -40,7 +39,7 @@ def load_start_weights(module: nn.Module, experiment: Experiment, input_shape: t
     elif experiment.new_layers:
         raise ConfigError(f"new_layers must be empty without start_from or pretrained, got {experiment.new_layers}")
     else:
-        return {}
+        return []
     targets = _persistent(module)
     loaded = _fitting(targets, given, experiment.new_layers, f"{source} must hold the tensors of model {model!r}")
     with torch.no_grad():
@@ -48,7 +47,7 @@ def load_start_weights(module: nn.Module, experiment: Experiment, input_shape: t
             if isinstance(targets[name], nn.Parameter) and not tensor.isfinite().all():
                 raise ConfigError(f"{source} must hold finite weights, got others in {name}")
             targets[name].copy_(tensor)
-    return {name: digest_of(targets[name]) for name in loaded}
+    return list(loaded)
 
 
 def _read(path: str) -> Tensors:

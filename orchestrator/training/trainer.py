@@ -22,7 +22,7 @@ from orchestrator.data.dataset import Data
 from orchestrator.errors import ConfigError, DamagedError, DivergedError
 from orchestrator.experiment import Experiment
 from orchestrator.models.build import build_model
-from orchestrator.models.constants import check_constants
+from orchestrator.models.constants import DRAWN_AGAIN, check_constants
 from orchestrator.models.start_weights import load_start_weights
 from orchestrator.pruning.channels.graph import Kept
 from orchestrator.randomness import derive, seed_all
@@ -257,7 +257,10 @@ class Trainer:
         fresh = self._build(derive(work.seed, *purpose), work.channels)
         if work.round == 0:
             load_start_weights(fresh, self._experiment, self._data.input_shape)
-        check_constants(fresh, work.constants, self._experiment.model)
+        if work.constants:
+            again = self._build(derive(work.seed, *DRAWN_AGAIN), work.channels)
+            load_start_weights(again, self._experiment, self._data.input_shape)
+            check_constants(fresh, again, work.constants, self._experiment.model)
         return take_state(fresh, self.training.optimizer.build(fresh))
 
     @property
