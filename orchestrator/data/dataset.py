@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, TypeGuard, runtime_checkable
 
 import numpy as np
 import torch
@@ -55,7 +55,7 @@ class Data:
 
     A TensorDataset(images, labels), but no subclass of it, is kept in the device's memory. Any other data set is read
     by loader processes, and what its `__getitem__` gives out is what counts. They are forked before this process has
-    read a sample, so a data set may open its file at the first one; the function that makes it must not read samples.
+    read a sample or asked for a length, so a data set may open its file then; the function that makes it must not.
 
     Images are float32, or uint8 that become float32 in [0, 1] on the device; `normalize` is a (mean, std) per
     channel applied after that. `val` None is cut from `train` by a seed that never changes, with train's own
@@ -87,12 +87,17 @@ class Data:
 
 
 class KnownSamples(Dataset[tuple[Tensor, int]]):
-    """Samples of this package.
+    """Base of the samples of this package (see `is_known`).
 
     They give out `targets` as their labels, and keep nothing open that would be shared with forked processes.
     """
 
     targets: Tensor
+
+
+def is_known(samples: object) -> TypeGuard[KnownSamples]:
+    """Whether `samples` keeps what `KnownSamples` promises: a subclass of a class of this package may not."""
+    return KnownSamples in type(samples).__bases__
 
 
 def fixed_order(labels: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:

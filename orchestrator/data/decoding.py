@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 Transform = Callable[[Any], Any]  # of PIL images
 IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")  # or in capitals
 IMAGE_FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "GIF", "TIFF", "PPM")  # by content; other decoders start programs (EPS)
-PIXELS = "16 bits >> 8"  # raised whenever the same file would give other pixels; part of a folder's identity
+PIXELS = "16 bits >> 8, tRNS"  # raised whenever the same file would give other pixels; part of a folder's identity
 _BITS, _PHOTOMETRIC = 258, 262  # TIFF tags: bits of each channel; 0 if zero is white, 1 if it is black
 
 
@@ -32,12 +32,16 @@ def decoded(
 
     Of several frames or pages the first one. `upright`: turned as its EXIF orientation says, else as it is stored.
     `background`: the colour behind transparent pixels; None: transparency is left out, which shows the colours that
-    are stored below it. Sixteen bits a channel become eight. Raises DepthError, and whatever a decoder does.
+    are stored below it. Sixteen bits a channel become eight. A PNG of 16 bits may name a colour as
+    transparent: of a grey image all 16 bits count, of colours the upper 8, which are all that Pillow gives.
+
+    Raises DepthError, and whatever a decoder does.
     """
     from PIL import Image, ImageOps
 
     with Image.open(file, formats=IMAGE_FORMATS) as image:
         check_depth(image)
+        _scale_transparent_colour(image)
         changed = transform(_rgb(ImageOps.exif_transpose(image) if upright else image, background))
     return torch.from_numpy(np.array(changed)).permute(2, 0, 1)
 
@@ -71,13 +75,23 @@ def check_background(background: str | None) -> None:
         ) from None
 
 
+def _scale_transparent_colour(image: Image) -> None:
+    """Bring the transparent colour of a PNG of 16 bits a channel to the 8 bits that Pillow decodes its colours to."""
+    tile: Any = image.tile  # type: ignore[attr-defined]
+    colour = image.info.get("transparency")
+    if image.format == "PNG" and isinstance(colour, tuple) and tile and tile[0][3] == "RGB;16B":
+        image.info["transparency"] = tuple(channel >> 8 for channel in colour)
+
+
 def _rgb(image: Image, background: str | None) -> Image:
     import PIL.Image
 
     if image.mode == "I" or image.mode.startswith("I;"):
-        return PIL.Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert(
-            "RGB"
-        )  # as Pillow does for colours
+        deep, transparent = np.asarray(image), image.info.get("transparency")
+        grey = PIL.Image.fromarray((deep >> 8).astype(np.uint8)).convert("RGB")  # as Pillow does for colours
+        if background is not None and transparent is not None:
+            grey.paste(background, mask=PIL.Image.fromarray(deep == transparent))
+        return grey
     if background is not None and image.has_transparency_data:
         behind = PIL.Image.new("RGBA", image.size, background)
         return PIL.Image.alpha_composite(behind, image.convert("RGBA")).convert("RGB")

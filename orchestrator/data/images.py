@@ -199,8 +199,8 @@ def _scan(folder: Path, classes: list[str]) -> tuple[Array, Array]:
 def _tell_left_out(folder: Path, others: Counter[str]) -> None:
     """Warn of files that are not read: `others`, counted by what they are, and images that lie in no class folder."""
     for entry in _entries(folder):
-        if entry.name.lower().endswith(IMAGE_ENDINGS) and not _leads(entry.is_dir):
-            others["in no class folder"] += 1
+        if not _leads(entry.is_dir):
+            others["in no class folder" if entry.name.lower().endswith(IMAGE_ENDINGS) else _ending(entry.name)] += 1
     first = not (dist.is_available() and dist.is_initialized()) or dist.get_rank() == 0
     if others and first:
         counts = ", ".join(f"{count} {what}" for what, count in others.most_common(LEFT_OUT))
@@ -227,9 +227,13 @@ def _images(folder: Path, name: str, seen: set[tuple[int, int]]) -> tuple[list[s
                     raise DataError(f"{entry.path} must be a file or a link to one: put the image there, or remove it")
                 found.append(f"{inside}/{entry.name}")
             else:
-                ending = os.path.splitext(entry.name)[1].lower()
-                others[f"ending in {ending}" if ending else "without an ending"] += 1
+                others[_ending(entry.name)] += 1
     return sorted(found), others
+
+
+def _ending(name: str) -> str:
+    ending = os.path.splitext(name)[1].lower()
+    return f"ending in {ending}" if ending else "without an ending"
 
 
 def _entries(folder: Path) -> list[os.DirEntry[str]]:

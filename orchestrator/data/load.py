@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -14,11 +14,12 @@ from torch import Tensor
 from torch.utils.data import Dataset, Subset, TensorDataset
 
 from orchestrator.data.builtin import BUILTIN
-from orchestrator.data.dataset import SPLITS, Data, KnownSamples, Samples, Split, fixed_order
+from orchestrator.data.dataset import SPLITS, Data, InBlocks, Samples, Split, fixed_order, is_known
 from orchestrator.data.sample_checks import (
     check_fields,
     check_split,
     in_memory,
+    indices_of,
     read_sample,
     spread,
     stated_labels,
@@ -30,6 +31,7 @@ from orchestrator.randomness import own_randomness, seed_all
 from orchestrator.validate import fraction
 
 _Parts = tuple[list[int], list[int]]  # indices of the given training split that become train and val
+WIDE = (torch.uint16, torch.uint32, torch.uint64)  # which torch does not compare, nor index
 
 
 def load_data(spec: str, options: Mapping[str, object], *, root: str | None = None) -> Data:
@@ -57,21 +59,32 @@ def complete(data: Data, spec: str = "") -> Data:
         test=_as_tensors(data.test),
     )
     given = (data.train, data.val, data.test)
-    opens_nothing = all(samples is None or in_memory(samples) or isinstance(samples, KnownSamples) for samples in given)
+    opens_nothing = all(samples is None or in_memory(samples) or is_known(samples) for samples in given)
     look = partial(_look, spec=spec)
-    parts, identity = look(data) if opens_nothing else run_apart(look, data, f"data {spec!r}" if spec else "the data")
-    return dataclasses.replace(data if parts is None else _divided(data, parts), identity=identity)
+    found = look(data) if opens_nothing else run_apart(look, data, f"data {spec!r}" if spec else "the data")
+    data = data if found.parts is None else _divided(data, found.parts)
+    train, val, test = (_with_length(data.split(split), found.lengths[split]) for split in SPLITS)
+    return dataclasses.replace(data, train=train, val=val, test=test, identity=found.identity)
 
 
-def _look(data: Data, spec: str) -> tuple[_Parts | None, str]:
-    """Check every split; return what becomes training and validation, None if both were given, and the identity."""
+class _Found(NamedTuple):
+    """What a look at the samples found: `parts` is None if train and val were both given."""
+
+    parts: _Parts | None
+    lengths: dict[Split, int]
+    identity: str
+
+
+def _look(data: Data, spec: str) -> _Found:
+    """Check every split, and cut validation where there is none."""
     parts, labels = None, check_split(data, "train")
     if data.val is None:
         parts = _cut_validation(data, labels)
         data = _divided(data, parts)
     check_split(data, "val")
     check_split(data, "test")
-    return parts, data.identity or _identity(data, spec)
+    lengths = {split: len(data.split(split)) for split in SPLITS}
+    return _Found(parts, lengths, data.identity or _identity(data, spec))
 
 
 def _cut_validation(data: Data, labels: Tensor | None) -> _Parts:
@@ -88,16 +101,26 @@ def _divided(data: Data, parts: _Parts) -> Data:
     return dataclasses.replace(data, train=train, val=val)
 
 
+def _with_length(samples: Samples, length: int) -> Samples:
+    """Return the same samples, which no longer ask `__len__` of the user's: that may open the file in this process."""
+    asks = not (in_memory(samples) or is_known(samples) or type(samples) is Subset or isinstance(samples, InBlocks))
+    return Subset(cast(Dataset[Any], samples), range(length)) if asks else samples
+
+
 def _as_tensors(samples: Samples) -> Samples:
     """A part of a TensorDataset, as `random_split` gives it, as a TensorDataset; anything else as it is."""
     if type(samples) is Subset:
-        whole = _as_tensors(cast(Samples, samples.dataset))
-        return _take(whole, list(samples.indices)) if in_memory(whole) else samples
+        whole, indices = _as_tensors(cast(Samples, samples.dataset)), indices_of(samples)
+        return _take(whole, indices) if in_memory(whole) else Subset(cast(Dataset[Any], whole), indices)
+    if in_memory(samples) and len(samples.tensors) == 2 and samples.tensors[1].dtype in WIDE:
+        return TensorDataset(samples.tensors[0], samples.tensors[1].to(torch.int64))
     return samples
 
 
 def _take(samples: Samples, indices: list[int]) -> Samples:
     if in_memory(samples):
+        if wrong := [index for index in indices if not -len(samples) <= index < len(samples)]:
+            raise DataError(f"the indices of a Subset must be below its {len(samples)} samples, got {wrong[0]}")
         return TensorDataset(*(tensor[indices] for tensor in samples.tensors))
     return Subset(cast(Dataset[Any], samples), indices)
 
@@ -121,7 +144,7 @@ def _identity(data: Data, spec: str) -> str:
 def _tensors(samples: object) -> Sequence[Tensor]:
     """The tensors of a TensorDataset, of a subclass, or of a part of one; none of other samples."""
     if isinstance(samples, Subset):
-        return [tensor[torch.as_tensor(samples.indices)] for tensor in _tensors(samples.dataset)]
+        return [tensor[indices_of(samples)] for tensor in _tensors(samples.dataset)]
     return samples.tensors if isinstance(samples, TensorDataset) else ()
 
 

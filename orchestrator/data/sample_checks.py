@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import IterableDataset, Subset, TensorDataset
 
-from orchestrator.data.dataset import Data, KnownSamples, Samples, Split
+from orchestrator.data.dataset import SPLITS, Data, Samples, Split, is_known
 from orchestrator.errors import ConfigError, DataError, OrchestratorError
 from orchestrator.randomness import own_randomness
 from orchestrator.user_code import ERRORS, called, described
@@ -36,6 +36,7 @@ def read_sample(data: Data, split: Split, index: int) -> tuple[Tensor, int]:
     if not isinstance(image, Tensor) or image.dtype not in (torch.float32, torch.uint8):
         got = str(image.dtype) if isinstance(image, Tensor) else type(image).__name__
         raise DataError(f"{_name(samples, split, index)} must be a float32 or uint8 tensor, got {got}")
+    _check_dense(_name(samples, split, index), image)
     if tuple(image.shape) != data.input_shape:
         raise DataError(f"{_name(samples, split, index)} must have shape {data.input_shape}, got {tuple(image.shape)}")
     try:
@@ -50,7 +51,19 @@ def read_sample(data: Data, split: Split, index: int) -> tuple[Tensor, int]:
 
 
 def check_fields(data: Data) -> None:
-    """Everything of `data` but its samples. Raises DataError."""
+    """Raise DataError, or ConfigError, if a field of `data` cannot be used. Read no sample, and ask for no length."""
+    for split in SPLITS:
+        samples: object = getattr(data, split)
+        if split == "val" and samples is None:
+            continue
+        if isinstance(samples, IterableDataset) or not hasattr(samples, "__len__"):
+            got = type(samples).__name__
+            raise DataError(f"the {split} split must be a map-style Dataset with a length, got {got}")
+        while type(samples) is Subset:
+            samples = samples.dataset
+        if in_memory(samples):
+            for tensor in samples.tensors:
+                _check_dense(f"each tensor of the {split} split", tensor)
     whole("num_classes", data.num_classes, minimum=1, error=DataError)
     shape: object = data.input_shape
     if not (isinstance(shape, tuple) and len(shape) == 3):
@@ -59,8 +72,12 @@ def check_fields(data: Data) -> None:
     if data.labels and len(data.labels) != data.num_classes:
         raise DataError(f"labels must name all {data.num_classes} classes or none, got {len(data.labels)} names")
     augment: Any = data.augment
-    if augment is not None and not (callable(augment) and isinstance(getattr(augment, "draws", None), int)):
-        raise DataError(f"augment must be callable and have a whole number `draws`, got {augment!r}")
+    if augment is not None:
+        name = getattr(augment, "__name__", type(augment).__name__)
+        with called(f"draws of augment {name}"):
+            draws: object = getattr(augment, "draws", None)
+        if not (callable(augment) and isinstance(draws, int) and not isinstance(draws, bool) and draws >= 0):
+            raise DataError(f"augment must be callable and have a whole number `draws`, got {name} with {draws!r}")
     if data.normalize and data.normalized:
         raise DataError("normalize and normalized must not both be given: images are normalized before or here")
     for name, value in (("normalize", data.normalize), ("normalized", data.normalized)):
@@ -72,9 +89,7 @@ def check_fields(data: Data) -> None:
 
 
 def check_size(split: Split, samples: Samples) -> None:
-    """Raises DataError unless `samples` is map-style and not empty."""
-    if isinstance(samples, IterableDataset) or not hasattr(samples, "__len__"):
-        raise DataError(f"the {split} split must be a map-style Dataset with a length, got {type(samples).__name__}")
+    """Raise DataError unless `samples` is not empty."""
     if len(samples) == 0:
         raise DataError(f"the {split} split must hold at least one sample, got none")
 
@@ -111,8 +126,8 @@ def known_labels(samples: object) -> Tensor | None:
         return samples.tensors[1]
     if type(samples) is Subset:
         whole = known_labels(samples.dataset)
-        return None if whole is None else whole[torch.as_tensor(samples.indices)]
-    return samples.targets if isinstance(samples, KnownSamples) else None
+        return None if whole is None else whole[indices_of(samples)]
+    return samples.targets if is_known(samples) else None
 
 
 def stated_labels(samples: object) -> Tensor | None:
@@ -121,7 +136,7 @@ def stated_labels(samples: object) -> Tensor | None:
         return known
     if type(samples) is Subset:
         whole = stated_labels(samples.dataset)
-        return None if whole is None else whole[torch.as_tensor(samples.indices)]
+        return None if whole is None else whole[indices_of(samples)]
     if getattr(samples, "target_transform", None) is not None:
         return None  # torchvision's `targets` are the labels before that transform
     try:
@@ -129,8 +144,22 @@ def stated_labels(samples: object) -> Tensor | None:
         labels = torch.as_tensor(stated)
     except (AttributeError, IndexError, TypeError, ValueError, RuntimeError):
         return None
-    whole_numbers = not (labels.is_floating_point() or labels.is_complex())
-    return labels if whole_numbers and labels.shape == (len(samples),) else None  # type: ignore[arg-type]
+    if labels.is_floating_point() or labels.is_complex() or labels.shape != (len(samples),):  # type: ignore[arg-type]
+        return None
+    return labels.to(torch.int64)  # torch compares no unsigned integers of more than 8 bits
+
+
+def indices_of(part: Subset[Any]) -> list[int]:
+    """Return the indices of a part as plain numbers. Raises DataError if they are something else."""
+    given: Any = part.indices
+    values = given.tolist() if hasattr(given, "tolist") else list(given)
+    try:
+        if any(isinstance(value, bool) for value in values):
+            raise TypeError
+        return list(map(operator.index, values))
+    except TypeError:
+        kinds = ", ".join(sorted({type(value).__name__ for value in values})) if isinstance(values, list) else values
+        raise DataError(f"the indices of a Subset must be a list of whole numbers, got {kinds}") from None
 
 
 def spread(n: int, count: int = 16) -> list[int]:
@@ -149,6 +178,11 @@ def _check_tensors(split: Split, samples: TensorDataset) -> None:
     if images.is_floating_point() and not (finite := torch.isfinite(images)).all():
         index = int((~finite).flatten(1).any(1).nonzero()[0])
         raise DataError(f"{split} sample {index} must hold finite numbers only, got NaN or infinity")
+
+
+def _check_dense(what: str, tensor: Tensor) -> None:
+    if tensor.layout is not torch.strided:
+        raise DataError(f"{what} must be dense, got {tensor.layout}: call to_dense() on it")
 
 
 def _check_augment(data: Data, image: Tensor) -> None:

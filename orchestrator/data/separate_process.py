@@ -20,7 +20,7 @@ import torch
 
 from orchestrator import errors
 from orchestrator.errors import DataError, OrchestratorError
-from orchestrator.user_code import one_line
+from orchestrator.user_code import ERRORS, described
 
 D = TypeVar("D")
 T = TypeVar("T")
@@ -40,7 +40,12 @@ def run_apart(look: Callable[[D], T], data: D, name: str) -> T:
     """
     methods = multiprocessing.get_all_start_methods()  # the default one first
     if (multiprocessing.get_start_method(allow_none=True) or methods[0]) != "fork":
-        return look(_copied(data))  # loaders get `data` pickled, which what is open cannot be
+        try:
+            return look(_copied(data))  # loaders get `data` pickled, which what is open cannot be
+        except OrchestratorError:
+            raise
+        except ERRORS as error:
+            raise DataError(_unchecked(error)) from error
     here, there = multiprocessing.Pipe(duplex=False)
     process = multiprocessing.get_context("fork").Process(target=_answer, args=(there, look, data))
     process.start()  # no daemon: those must not start processes of their own, as a data set may
@@ -91,9 +96,13 @@ def _answer(there: Connection, look: Callable[[D], T], data: D) -> None:
         answer = None, look(data)
     except OrchestratorError as error:
         answer = type(error).__name__, str(error)
-    except Exception as error:
-        answer = "DataError", f"the data cannot be checked: {one_line(error)}"
+    except ERRORS as error:
+        answer = "DataError", _unchecked(error)
     there.send(answer)
+
+
+def _unchecked(error: BaseException) -> str:
+    return f"the data cannot be checked: {described(error)}"
 
 
 def _copied(data: D) -> D:

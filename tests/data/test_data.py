@@ -87,6 +87,27 @@ GOOD = (torch.zeros(2, 3, 3), 0)
 WRONG = (torch.zeros(2, 3, 3), 9)
 
 
+def sparse() -> TensorDataset:
+    images, labels = tensors(5).tensors
+    return TensorDataset(images.to_sparse(), labels)
+
+
+class Draws:
+    """An augmentation whose `draws` is a number, or raises it."""
+
+    def __init__(self, number: int | Exception) -> None:
+        self.number = number
+
+    @property
+    def draws(self) -> int:
+        if isinstance(self.number, Exception):
+            raise self.number
+        return self.number
+
+    def __call__(self, images: Tensor, u: Tensor) -> Tensor:
+        return images
+
+
 def without(value: float) -> TensorDataset:
     images, labels = tensors(5).tensors
     images[3, 1, 2, 2] = value
@@ -98,6 +119,15 @@ def without(value: float) -> TensorDataset:
     [
         ({"num_classes": 0}, "num_classes must be a whole number of 1 or more, got 0"),
         ({"num_classes": True}, "num_classes must be .* got True"),
+        ({"train": None}, "the train split must be a map-style Dataset with a length, got NoneType"),
+        ({"test": [].append}, "the test split must be a map-style Dataset with a length, got builtin_function"),
+        ({"val": sparse()}, "each tensor of the val split must be dense, got torch.sparse_coo: call to_dense"),
+        ({"val": Subset(sparse(), [0])}, "each tensor of the val split must be dense, got torch.sparse_coo"),
+        ({"val": Listed((GOOD[0].to_sparse(), 0))}, "val sample 0 must be dense, got torch.sparse_coo"),
+        ({"train": Subset(tensors(), [True] * 40)}, "indices of a Subset must be a list of whole numbers, got bool"),
+        ({"train": Subset(tensors(), torch.arange(40.0))}, "must be a list of whole numbers, got float"),
+        ({"train": Subset(tensors(), [3, 40])}, "indices of a Subset must be below its 40 samples, got 40"),
+        ({"augment": Draws(-1)}, "augment must be callable and have a whole number `draws`, got Draws with -1"),
         ({"input_shape": (3, 3)}, r"input_shape must be .* got \(3, 3\)"),
         ({"input_shape": [2, 3, 3]}, "input_shape must be a tuple"),
         ({"augment": torch.flip}, "augment must be callable and have a whole number `draws`"),
@@ -192,6 +222,27 @@ def test_parts_of_tensors_stay_in_memory() -> None:
     assert isinstance(data.train, TensorDataset)
     assert isinstance(data.val, TensorDataset)
     assert torch.equal(data.val.tensors[0][1], val[2][0])
+
+
+@pytest.mark.parametrize("count", [1, 31, 40])
+@pytest.mark.parametrize("kind", [torch.tensor, np.array, tuple, list])
+def test_the_indices_of_a_part_may_be_any_whole_numbers(count: int, kind: Callable[[list[int]], object]) -> None:
+    places = torch.randperm(40, generator=torch.Generator().manual_seed(count))[:count].tolist()
+    data = complete(make(test=Subset(tensors(), kind(places))))
+    assert torch.equal(data.test.tensors[0], tensors().tensors[0][places])
+    listed = Listed(*(tensors()[i] for i in range(40)))
+    assert complete(make(test=Subset(listed, kind(places)))).test[0][1] == places[0] % 4
+
+
+@pytest.mark.parametrize("dtype", [torch.bool, torch.uint8, torch.uint16, torch.uint32, torch.uint64, torch.int16])
+@pytest.mark.parametrize("kind", [TensorDataset, type("Own", (TensorDataset,), {})])
+def test_labels_may_be_of_any_integers(dtype: torch.dtype, kind: type[TensorDataset]) -> None:
+    images, labels = tensors().tensors
+    narrow = kind(images, (labels % 2).to(dtype))
+    data = complete(make(train=narrow, val=None, test=Subset(narrow, [0, 1, 2])))
+    assert [int(label) for _, label in data.test] == [0, 1, 0]
+    with pytest.raises(DataError, match=r"label of train sample 1 must be an integer in \[0, 1\)"):
+        complete(make(train=narrow, val=None, num_classes=1))
 
 
 @dataclass(frozen=True)
@@ -483,6 +534,11 @@ def test_imagefolder_mistakes_are_named(folder: Path, change: Callable[[Path], N
     change(folder)
     with pytest.raises(DataError, match=message):
         load_data("imagefolder", {"image_size": 8}, root=str(folder))
+
+
+def test_a_number_of_draws_that_cannot_be_read_is_one_sentence() -> None:
+    with pytest.raises(ConfigError, match=rf"draws of augment Draws failed: OSError: none \({__file__}:\d+\)"):
+        complete(make(augment=Draws(OSError("none"))))
 
 
 @pytest.mark.parametrize("fraction", [0.0, -1.0, 1.0, 2.0, True])

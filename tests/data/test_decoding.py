@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import logging
+import struct
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -61,12 +63,13 @@ def test_files_that_are_left_out_are_counted_by_ending(
     cat = folder / "train" / "cat"
     for name in ("1.jp2", "2.JP2", "notes.txt", "README"):
         (cat / name).touch()
-    (folder / "train" / "lost.png").touch()
+    for name in ("lost.png", "dog.tar", "x.JP2"):
+        (folder / "train" / name).touch()
     with caplog.at_level(logging.WARNING):
         load(folder) if use == "load" else pack(str(folder), str(tmp_path / "out"))
     assert [record.getMessage() for record in caplog.records] == [
-        f"{folder}/train: 5 file(s) are left out: 2 ending in .jp2, 1 without an ending, 1 ending in .txt, "
-        "1 in no class folder; images must lie in a class folder and end in "
+        f"{folder}/train: 7 file(s) are left out: 3 ending in .jp2, 1 without an ending, 1 ending in .txt, "
+        "1 ending in .tar, 1 in no class folder; images must lie in a class folder and end in "
         ".jpg, .jpeg, .png, .bmp, .webp, .gif, .tif, .tiff, .ppm, .pgm"
     ]
 
@@ -167,6 +170,40 @@ def test_orientation_and_transparency(
     assert load(folder, **options).identity != load(folder).identity
     pack(str(folder), str(tmp_path / "out"))
     assert load(tmp_path / "out", **options).identity != load(tmp_path / "out").identity
+
+
+def deep_png(kind: int, pixels: list[list[int]], transparent: list[int]) -> io.BytesIO:
+    """A PNG of one row, 16 bits a channel: `kind` 0 is grey, 2 RGB; Pillow writes none with a transparent colour."""
+
+    def chunk(name: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+    def deep(numbers: list[int]) -> bytes:
+        return np.array(numbers, ">u2").tobytes()
+
+    head = chunk(b"IHDR", struct.pack(">IIBBBBB", len(pixels), 1, 16, kind, 0, 0, 0))
+    row = b"\0" + b"".join(map(deep, pixels))
+    body = chunk(b"tRNS", deep(transparent)) + chunk(b"IDAT", zlib.compress(row)) + chunk(b"IEND", b"")
+    return io.BytesIO(b"\x89PNG\r\n\x1a\n" + head + body)
+
+
+@pytest.mark.parametrize(
+    ("kind", "stored", "transparent"),
+    [
+        (0, [[40000], [40001], [10]], [40000]),
+        (2, [[40000, 10, 99], [40000, 10 + 256, 99], [0, 0, 0]], [40000, 10, 99]),
+        (2, [[0, 0, 99], [0, 0, 99 + 256], [256, 0, 99]], [0, 0, 99]),
+    ],
+    ids=["grey", "RGB", "RGB below 256"],
+)
+def test_a_transparent_colour_of_sixteen_bits_is_replaced(
+    kind: int, stored: list[list[int]], transparent: list[int]
+) -> None:
+    plain = pixels(deep_png(kind, stored, transparent)).permute(1, 2, 0)[0]
+    assert torch.equal(plain, (torch.tensor(stored) >> 8).to(torch.uint8).expand(3, 3))
+    blue = pixels(deep_png(kind, stored, transparent), background="blue").permute(1, 2, 0)[0]
+    assert blue[0].tolist() == [0, 0, 255]
+    assert torch.equal(blue[1:], plain[1:])
 
 
 def test_the_first_frame_of_an_animation_is_the_image() -> None:

@@ -7,18 +7,23 @@ import multiprocessing
 import os
 import time
 from collections.abc import Iterator
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import BinaryIO
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset, Subset, TensorDataset, random_split
 
 from orchestrator.data import separate_process
 from orchestrator.data.batches import Batches
 from orchestrator.data.dataset import Data, Samples
+from orchestrator.data.decoding import decoded
+from orchestrator.data.images import ImageFiles
 from orchestrator.data.load import complete
 from orchestrator.errors import DataError, StorageError
 from orchestrator.export.measure import labels_of
@@ -65,7 +70,7 @@ class Stated(Dataset[object]):
 
 def data(train: Samples, val: Samples | None = None, test: Samples | None = None) -> Data:
     plain = TensorDataset(*tensors(4))
-    return complete(Data(train, val, test or plain, num_classes=4, input_shape=SHAPE))
+    return complete(Data(train, val, plain if test is None else test, num_classes=4, input_shape=SHAPE))
 
 
 def given(made: Data, split: str, loader_workers: int = 0) -> dict[float, int]:
@@ -131,6 +136,24 @@ def test_labels_are_those_given_out_and_not_those_stated(targets: list[int], lab
     assert labels_of(made).tolist() == labels[:20]
 
 
+class Relabelled(ImageFiles):
+    """Gives out other labels than the class of this package does, but for the first image."""
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        image, label = super().__getitem__(index)
+        return image, 3 - label if index else label
+
+
+def test_labels_of_a_subclass_of_ours_are_those_given_out(tmp_path: Path) -> None:
+    names = [f"{i}.png" for i in range(8)]
+    for name in names:
+        Image.new("L", (2, 2), 7).save(tmp_path / name)
+    decode = partial(decoded, transform=Image.Image.copy)
+    files = Relabelled(tmp_path, np.array([os.fsencode(name) for name in names]), np.arange(8) % 4, decode)
+    made = complete(Data(files, files, files, num_classes=4, input_shape=(3, 2, 2)))
+    assert labels_of(made).tolist() == [0, 2, 1, 0, 3, 2, 1, 0] == [label for _, label in made.test]
+
+
 def test_stated_labels_that_hold_make_validation_stratified() -> None:
     labels = [0] * 20 + [1] * 10 + [2] * 10
     cuts = [given(data(stated), "val") for stated in (Stated(labels, labels), Stated([3] * 40, labels))]
@@ -192,11 +215,27 @@ def raw(tmp_path: Path) -> Iterator[Path]:
     FILES.clear()
 
 
+class Counted(Raw):
+    """Opens its file to know its length."""
+
+    def __len__(self) -> int:
+        return os.fstat(self.opened().fileno()).st_size // 4
+
+
 @pytest.mark.parametrize("kind", [Raw, Cached, Wrapped])
 def test_loaders_do_not_share_a_file_that_is_opened_at_the_first_sample(kind: type[Samples], raw: Path) -> None:
     whole = kind(raw)
     made = data(Subset(whole, range(60)), None, Subset(whole, range(60, 80)))
     assert given(made, "train", loader_workers=2) | given(made, "val") == {i: i % 4 for i in range(60)}
+
+
+def test_loaders_do_not_share_a_file_that_is_opened_for_a_length(raw: Path) -> None:
+    train, val, test = Counted(raw), Counted(raw), Counted(raw)
+    made = data(train, val, test)
+    for split in ("train", "test"):
+        assert given(made, split, loader_workers=2) == {i: i % 4 for i in range(80)}
+    assert [samples.file for samples in (train, val, test)] == [None, None, None]
+    assert made.identity == data(Raw(raw), Raw(raw), Raw(raw)).identity
 
 
 def test_looking_opens_nothing_here(raw: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -225,17 +264,32 @@ class Endless(Raw):
         raise OverflowError("too\nmany")
 
 
+class Unlisted(Raw):
+    @property
+    def targets(self) -> list[int]:
+        raise OSError("no list")
+
+
 @pytest.mark.parametrize(
     ("kind", "error", "message"),
     [
         (Fatal, DataError, "the process that reads the first samples ended with exit code 3: read some samples"),
         (Away, StorageError, "^the bucket does not answer$"),
-        (Endless, DataError, "^the data cannot be checked: OverflowError: too many$"),
+        (Endless, DataError, rf"^the data cannot be checked: OverflowError: too many \({__file__}:\d+\)$"),
+        (Unlisted, DataError, rf"^the data cannot be checked: OSError: no list \({__file__}:\d+\)$"),
     ],
 )
 def test_what_goes_wrong_in_the_other_process_is_one_sentence(kind, error, message, raw: Path) -> None:
     with pytest.raises(error, match=message):
         data(kind(raw))
+
+
+def test_what_goes_wrong_where_processes_are_not_forked_is_one_sentence(
+    raw: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(multiprocessing, "get_start_method", lambda **_: "spawn")
+    with pytest.raises(DataError, match=rf"OverflowError: too many \({__file__}:\d+\)$"):
+        data(Endless(raw))
 
 
 class Asks(Raw):
