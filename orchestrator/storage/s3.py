@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 from botocore.exceptions import ClientError
 
 from orchestrator.errors import ConfigError, DamagedError, StorageError
-from orchestrator.storage.s3_answers import entries, field
+from orchestrator.storage.s3_answers import entries, field, objects, uploads
 from orchestrator.storage.s3_bulk import PART_BYTES, Download, Upload
 from orchestrator.storage.s3_client import ANSWER_S, address, s3_client
 from orchestrator.storage.s3_faults import FAILURES, diagnose, sentence
@@ -130,7 +130,7 @@ class S3Store:
 
         def first() -> bool:
             page = self._client.list_objects_v2(Bucket=self.bucket, Prefix=key, MaxKeys=1)
-            return [field(found, "Key", str) for found in entries([page], "Contents")] == [key]
+            return [field(found, "Key", str) for found in entries(page, "Contents", key)] == [key]
 
         return self._patiently("s3:ListBucket", key, first)
 
@@ -204,13 +204,12 @@ class S3Store:
         self._patiently("s3:DeleteObject", key, remove)
 
     def _keys(self, prefix: str) -> Names:
-        def pages() -> Names:
-            paginator = self._client.get_paginator("list_objects_v2")
-            page = {"PageSize": PAGE}
-            answers = paginator.paginate(Bucket=self.bucket, Prefix=prefix, PaginationConfig=page)
-            return [field(found, "Key", str) for found in entries(answers, "Contents")]
+        return self._patiently(
+            "s3:ListBucket", prefix, lambda: [field(found, "Key", str) for found in self._objects(prefix)]
+        )
 
-        return self._patiently("s3:ListBucket", prefix, pages)
+    def _objects(self, prefix: str) -> Iterator[Mapping[str, Any]]:
+        return objects(self._client.list_objects_v2, prefix, Bucket=self.bucket, MaxKeys=PAGE)
 
     def _patiently(self, permission: str, key: str, call: Callable[[], T]) -> T:
         """`call()`, again and again while it fails in a way that may pass, for up to `patience_s`."""
@@ -240,22 +239,17 @@ class S3Store:
         top = self._root + clean_folder(prefix)
 
         def pages() -> Files:
-            answers = self._client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=top)
-            return [self._file(each, field(each, "Size", int), "LastModified") for each in entries(answers, "Contents")]
+            return [self._file(each, field(each, "Size", int), "LastModified") for each in self._objects(top)]
 
         found = self._patiently("s3:ListBucket", top, pages)
         return sorted((file for file in found if is_clean(file.path)), key=lambda file: file.path), []
 
     def unfinished(self) -> Files:
-        place = {"Bucket": self.bucket}
+        def pages() -> Files:
+            found = uploads(self._client.list_multipart_uploads, self._root, Bucket=self.bucket)
+            return [self._file(each, 0, "Initiated", field(each, "UploadId", str)) for each in found]
 
-        def uploads() -> Files:
-            answers = self._client.get_paginator("list_multipart_uploads").paginate(**place, Prefix=self._root)
-            return [
-                self._file(each, 0, "Initiated", field(each, "UploadId", str)) for each in entries(answers, "Uploads")
-            ]
-
-        return self._patiently("s3:ListBucketMultipartUploads", self._root, uploads)
+        return self._patiently("s3:ListBucketMultipartUploads", self._root, pages)
 
     def discard(self, file: File) -> None:
         key = self._root + file.path

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 from botocore.parsers import ResponseParserError
@@ -19,9 +19,79 @@ def field(answer: Mapping[str, Any], name: str, kind: type[T]) -> T:
     return value
 
 
-def entries(pages: Iterable[Mapping[str, Any]], name: str) -> Iterator[Mapping[str, Any]]:
-    """Yield what the pages of a listing hold under `name`. Raises ResponseParserError for what is not a listing."""
-    for page in pages:
-        if LISTING.isdisjoint(page):
-            raise ResponseParserError("the answer is not a listing")
-        yield from page.get(name) or ()
+Entry = Mapping[str, Any]
+Ask = Callable[..., Mapping[str, Any]]  # one page of a listing, by boto3
+
+
+def entries(page: Mapping[str, Any], name: str, prefix: str) -> list[Entry]:
+    """Return what a page of a listing holds under `name`, each with a key that begins with `prefix`.
+
+    Raises ResponseParserError for what is not a listing of this prefix.
+    """
+    if LISTING.isdisjoint(page):
+        raise ResponseParserError("the answer is not a listing")
+    found = list(page.get(name) or ())
+    if any(not field(entry, "Key", str).startswith(prefix) for entry in found):
+        raise ResponseParserError("the listing has keys that were not asked for")
+    return found
+
+
+def objects(ask: Ask, prefix: str, **request: Any) -> Iterator[Entry]:
+    """Yield the objects below `prefix`, by `ask` = `list_objects_v2`, from all pages.
+
+    Where a page should be followed by another, but has no token for it, the listing goes on after its last key.
+    Raises ResponseParserError for what is not a listing, or goes round.
+    """
+
+    def follow(page: Mapping[str, Any], found: Sequence[Entry]) -> dict[str, str]:
+        token, is_truncated = page.get("NextContinuationToken"), page.get("IsTruncated")
+        if token and is_truncated is not False:
+            return {"ContinuationToken": token}
+        if not is_truncated:
+            return {}
+        keys = [field(entry, "Key", str).encode() for entry in found]
+        if keys != sorted(keys):
+            raise ResponseParserError("more keys follow, but the last one does not say which")
+        return {"StartAfter": _last(found, "Key")}
+
+    return _all_pages(ask, "Contents", follow, {**request, "Prefix": prefix})
+
+
+def uploads(ask: Ask, prefix: str, **request: Any) -> Iterator[Entry]:
+    """Yield the unfinished uploads below `prefix`, by `ask` = `list_multipart_uploads`; see `objects`."""
+
+    def follow(page: Mapping[str, Any], found: Sequence[Entry]) -> dict[str, str]:
+        if not page.get("IsTruncated"):
+            return {}
+        if marker := page.get("NextKeyMarker"):
+            upload = page.get("NextUploadIdMarker")
+            return {"KeyMarker": marker, **({"UploadIdMarker": upload} if upload else {})}
+        return {"KeyMarker": _last(found, "Key"), "UploadIdMarker": _last(found, "UploadId")}
+
+    return _all_pages(ask, "Uploads", follow, {**request, "Prefix": prefix})
+
+
+def _all_pages(
+    ask: Ask, name: str, follow: Callable[[Mapping[str, Any], Sequence[Entry]], dict[str, str]], request: dict[str, Any]
+) -> Iterator[Entry]:
+    """Yield the entries of every page; `follow` says where the next one begins, {} after the last."""
+    place: dict[str, str] = {}
+    places: list[dict[str, str]] = []
+    while True:
+        page = ask(**request, **place)
+        found = entries(page, name, request["Prefix"])
+        if "StartAfter" in place and found and field(found[0], "Key", str).encode() <= place["StartAfter"].encode():
+            raise ResponseParserError("the listing does not go on after the key that was asked for")
+        yield from found
+        place = follow(page, found)
+        if not place:
+            return
+        if place in places:
+            raise ResponseParserError("the pages of the listing go round")
+        places.append(place)
+
+
+def _last(found: Sequence[Entry], name: str) -> str:
+    if not found:
+        raise ResponseParserError("an empty page of the listing says that more follow, but not where")
+    return field(found[-1], name, str)

@@ -7,11 +7,13 @@ from typing import Any
 
 import pytest
 from botocore.exceptions import ClientError
+from botocore.parsers import ResponseParserError
 from s3_server import FaultProxy
 
 from orchestrator.errors import StorageError
 from orchestrator.storage.opening import open_store
 from orchestrator.storage.s3 import S3Store
+from orchestrator.storage.s3_answers import uploads
 from orchestrator.storage.s3_faults import diagnose, sentence
 from orchestrator.storage.store import MissingError
 
@@ -117,6 +119,93 @@ def test_what_has_no_key_is_not_listed_in_silence(s3_uri: str, fault_proxy: Faul
     for call in (store.list, lambda: store.exists("x")):
         with pytest.raises(StorageError, match="does not answer as S3 does"):
             call()
+
+
+def listing(*keys: str, more: str = "") -> bytes:
+    contents = "".join(f"<Contents>{OBJECT.replace('<Key>x', f'<Key>{key}')}</Contents>" for key in keys)
+    return f"<Result><Name>b</Name>{contents}{more}</Result>".encode()
+
+
+CUT = "<IsTruncated>true</IsTruncated>"
+WITHOUT_TOKEN = {
+    "no token": CUT,
+    "an empty token": CUT + "<NextContinuationToken></NextContinuationToken>",
+    "a marker of version 1": CUT + "<NextMarker>b</NextMarker>",
+}
+
+
+@pytest.mark.parametrize("more", WITHOUT_TOKEN)
+def test_a_listing_that_is_cut_without_a_token_goes_on_after_its_last_key(
+    s3_uri: str, fault_proxy: FaultProxy, more: str
+) -> None:
+    store, names = S3Store(s3_uri, patience_s=0), ["a", "b", "c/d", "e"]
+    for name in names:
+        store.write(name, b"1")
+    root = store._key("a").removesuffix("a")
+    for call in (store.list, lambda: [file.path for file in store.files()[0]]):
+        fault_proxy.inject("status", status=200, body=listing(root + "a", root + "b", more=WITHOUT_TOKEN[more]))
+        assert call() == names
+
+
+def test_a_listing_ends_where_it_says_so(s3_uri: str, fault_proxy: FaultProxy) -> None:
+    store = S3Store(s3_uri, patience_s=0)
+    more = "<IsTruncated>false</IsTruncated><NextContinuationToken>x</NextContinuationToken>"
+    fault_proxy.inject("status", status=200, body=listing(store._key("a"), more=more))
+    assert store.list() == ["a"]
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [("a",), (), ("b", "a"), ("elsewhere",)],
+    ids=["the same page again", "an empty page", "keys in disorder", "keys of others"],
+)
+def test_a_listing_that_cannot_go_on_is_not_cut_in_silence(
+    s3_uri: str, fault_proxy: FaultProxy, keys: tuple[str, ...]
+) -> None:
+    store = S3Store(s3_uri, patience_s=0)
+    root = store._key("a").removesuffix("a")
+    content = listing(*(key if key == "elsewhere" else root + key for key in keys), more=CUT)
+    fault_proxy.inject("status", status=200, body=content, times=99)
+    for call in (store.list, store.files, lambda: store.delete_tree("a")):
+        with pytest.raises(StorageError, match="does not answer as S3 does"):
+            call()
+    assert fault_proxy.count("DELETE") == 0
+
+
+def upload_pages(*pages: dict[str, Any]) -> tuple[Any, list[dict[str, Any]]]:
+    """Return a function that answers with one page after the other, and what it was asked."""
+    asked: list[dict[str, Any]] = []
+
+    def ask(**request: Any) -> dict[str, Any]:
+        asked.append(request)
+        return {"Bucket": "b", **pages[min(len(asked), len(pages)) - 1]}
+
+    return ask, asked
+
+
+ONE, TWO = {"Key": "p/a", "UploadId": "1"}, {"Key": "p/a", "UploadId": "2"}
+
+
+@pytest.mark.parametrize(
+    ("markers", "place"),
+    [
+        ({"NextKeyMarker": "p/a", "NextUploadIdMarker": "1"}, {"KeyMarker": "p/a", "UploadIdMarker": "1"}),
+        ({"NextKeyMarker": "p/z"}, {"KeyMarker": "p/z"}),
+        ({"NextKeyMarker": ""}, {"KeyMarker": "p/a", "UploadIdMarker": "1"}),
+        ({}, {"KeyMarker": "p/a", "UploadIdMarker": "1"}),
+    ],
+)
+def test_unfinished_uploads_are_listed_from_all_pages(markers: dict[str, str], place: dict[str, str]) -> None:
+    ask, asked = upload_pages({"Uploads": [ONE], "IsTruncated": True, **markers}, {"Uploads": [TWO]})
+    assert list(uploads(ask, "p/", Bucket="b")) == [ONE, TWO]
+    assert asked == [{"Bucket": "b", "Prefix": "p/"}, {"Bucket": "b", "Prefix": "p/", **place}]
+
+
+@pytest.mark.parametrize("page", [{"Uploads": [ONE]}, {}, {"Uploads": [{"Key": "q/a", "UploadId": "1"}]}])
+def test_uploads_that_cannot_be_listed_to_their_end_are_an_error(page: dict[str, Any]) -> None:
+    ask, _ = upload_pages({**page, "IsTruncated": True})
+    with pytest.raises(ResponseParserError):
+        list(uploads(ask, "p/"))
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
