@@ -25,6 +25,7 @@ from orchestrator.randomness import derive
 from orchestrator.rehearsal import rehearse
 from orchestrator.techniques import LearningRateRewinding
 from orchestrator.training.config import TrainingConfig
+from orchestrator.user_code import called
 
 logger = logging.getLogger(__name__)
 
@@ -128,4 +129,6 @@ def _identity(model: nn.Module, constants: Mapping[str, str]) -> str:
         (name, tuple(tensor.shape), str(tensor.dtype), tensor.requires_grad)
         for name, tensor in model.state_dict(keep_vars=True).items()
     ]
-    return hashlib.sha256(repr((repr(model), tensors, sorted(constants.items()))).encode()).hexdigest()
+    with called(f"repr() of model {type(model).__name__}"):
+        text = repr(model)
+    return hashlib.sha256(repr((text, tensors, sorted(constants.items()))).encode()).hexdigest()

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from orchestrator.errors import ConfigError
+from orchestrator.errors import ConfigError, DamagedError
 from orchestrator.experiment import Experiment
 from orchestrator.modules import copy_module
 from orchestrator.pruning.channels.removal import Channels
@@ -24,7 +24,7 @@ from orchestrator.randomness import own_randomness, seed_all
 from orchestrator.schedules import Schedule
 from orchestrator.techniques import Removed, RetrainingTechnique, Start, check_rewind
 from orchestrator.training.config import TrainingConfig
-from orchestrator.training.state import take_state
+from orchestrator.training.state import check_state, take_state
 from orchestrator.user_code import called, described
 from orchestrator.validate import finite, tuple_of, whole
 from orchestrator.work import TrainState
@@ -45,7 +45,7 @@ def rehearse(experiment: Experiment, model: nn.Module, prunable: Shapes) -> None
             _rehearse_selection(experiment, criterion, prunable, densities)
         if not (is_ours(training.optimizer) and is_ours(experiment.technique)):
             state = _rehearse_optimizer(training, model)
-            _rehearse_technique(experiment.technique, training, state, prunable)
+            _rehearse_technique(experiment.technique, training, state, prunable, model)
 
 
 def is_ours(value: object) -> bool:
@@ -161,7 +161,11 @@ class _Example:
 
 
 def _rehearse_technique(
-    technique: RetrainingTechnique, training: TrainingConfig, state: TrainState | None, prunable: Shapes
+    technique: RetrainingTechnique,
+    training: TrainingConfig,
+    state: TrainState | None,
+    prunable: Shapes,
+    model: nn.Module,
 ) -> None:
     """Ask `technique` where to rewind to and, where there is a `state` to start from, how a round starts.
 
@@ -183,4 +187,23 @@ def _rehearse_technique(
         raise ConfigError(f"{name}.start() must return a Start, got {type(start).__name__}")
     whole(f"epochs of {name}.start()", start.epochs, minimum=1)
     whole(f"first_epoch of {name}.start()", start.first_epoch, minimum=0)
+    _check_start_state(name, start.state, model)
     rehearse_schedule(start.schedule, start.first_epoch, start.epochs, training.epochs)
+
+
+def _check_start_state(name: str, state: object, model: nn.Module) -> None:
+    """Raise ConfigError unless a round of `model` can start from the `state` that technique `name` gives."""
+    if state is None:
+        return
+    if not isinstance(state, TrainState):
+        raise ConfigError(f"{name}.start() must return a Start with a TrainState or None, got {type(state).__name__}")
+    for part in (state.model, state.optimizer):
+        tensors: object = part
+        if not isinstance(tensors, dict) or not all(isinstance(value, Tensor) for value in tensors.values()):
+            raise ConfigError(f"{name}.start() must return a TrainState of dicts of tensors, got {type(part).__name__}")
+    try:
+        check_state(state, model)
+    except DamagedError as error:
+        raise ConfigError(
+            f"{name}.start() must return the tensors that dense.state() or dense.snapshot() has: {error}"
+        ) from error

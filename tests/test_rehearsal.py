@@ -23,6 +23,7 @@ from orchestrator.rehearsal import rehearse
 from orchestrator.techniques import LearningRateRewinding, RetrainingTechnique, Start
 from orchestrator.training.optimizer import SGD
 from orchestrator.user_code import described
+from orchestrator.work import TrainState
 
 
 def one_argument(weight):
@@ -41,6 +42,31 @@ def exits_in_forward(num_classes, input_shape):
 
 def fails_inside(weight, gradient):
     return weight.no_such_method()
+
+
+class Unprintable(torch.nn.Sequential):
+    def __repr__(self):
+        raise RuntimeError("no text")
+
+
+class Undecided(torch.nn.Sequential):
+    @property
+    def prune_exclude(self):
+        raise RuntimeError("no list")
+
+
+def unprintable(num_classes, input_shape):
+    return Unprintable(*tiny.model(num_classes, input_shape))
+
+
+def undecided(num_classes, input_shape):
+    return Undecided(*tiny.model(num_classes, input_shape))
+
+
+def excludes_none(num_classes, input_shape):
+    model = tiny.model(num_classes, input_shape)
+    model.prune_exclude = None
+    return model
 
 
 @dataclass(frozen=True)
@@ -100,6 +126,31 @@ class StartsNowhere(RetrainingTechnique):
 
 
 @dataclass(frozen=True)
+class StartsFrom(RetrainingTechnique):
+    """Starts from a state that no network can be put in."""
+
+    what: str
+
+    def start(self, dense, parent):
+        state = parent.state()
+        wrong = {
+            "text": "state",
+            "nothing": TrainState({}),
+            "other names": TrainState({f"module.{name}": value for name, value in state.model.items()}),
+            "other shapes": TrainState({name: value[..., None] for name, value in state.model.items()}),
+            "no tensors": TrainState(dict.fromkeys(state.model, 0.0)),
+            "an unknown slot": TrainState(state.model, {"weight": torch.zeros(())}),
+        }
+        return Start(wrong[self.what], dense.training.schedule, 0, 1)
+
+
+@dataclass(frozen=True)
+class StartsHalfway(RetrainingTechnique):
+    def start(self, dense, parent):
+        return Start(parent.state(), dense.training.schedule, 0.5, 1)
+
+
+@dataclass(frozen=True)
 class OtherSnapshot(RetrainingTechnique):
     def start(self, dense, parent):
         return Start(dense.snapshot(2), dense.training.schedule, 0, 1)
@@ -131,6 +182,19 @@ class BuildsNothing(SGD):
         ({"selection": FailsInTheSecondRound()}, "IndexError: no second round"),
         ({"technique": UnknownSlot()}, "UnknownSlot.start() failed: KeyError: 'no/such/slot'"),
         ({"technique": StartsNowhere()}, "StartsNowhere.start() must return a Start, got TrainState"),
+        (
+            {"technique": StartsFrom("text")},
+            "must return a Start with a TrainState or None, got str",
+        ),
+        ({"technique": StartsFrom("no tensors")}, "StartsFrom.start() must return a TrainState of dicts of tensors"),
+        ({"technique": StartsFrom("nothing")}, "StartsFrom.start() must return the tensors that dense.state()"),
+        ({"technique": StartsFrom("other names")}, "tensors are not those of the model: '0.bias, 0.weight"),
+        ({"technique": StartsFrom("other shapes")}, "0.weight: the model has (8, 1, 3, 3)"),
+        ({"technique": StartsFrom("an unknown slot")}, "the optimizer's state 'weight' is of no parameter"),
+        ({"technique": StartsHalfway()}, "must ask for 1 epoch or more, from epoch 0 or later on, got 1 from 0.5"),
+        ({"model": "test_rehearsal:unprintable"}, "repr() of model Unprintable failed: RuntimeError: no text"),
+        ({"model": "test_rehearsal:undecided"}, "prune_exclude of model Undecided failed: RuntimeError: no list"),
+        ({"model": "test_rehearsal:excludes_none"}, "prune_exclude must be a list of patterns, got None"),
         ({"technique": OtherSnapshot()}, "must read no snapshot but that of rewinds_to(), None, got 2"),
         ({"optimizer": BuildsNothing()}, "BuildsNothing.build() must return a torch.optim.Optimizer, got list"),
     ],

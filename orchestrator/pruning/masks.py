@@ -14,6 +14,7 @@ from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
 from orchestrator.errors import ConfigError
 from orchestrator.training.optimizer import is_normalisation
+from orchestrator.user_code import called
 from orchestrator.validate import texts
 
 Kind = Literal["convolution", "linear", "attention", "recurrent", "embedding"]
@@ -61,7 +62,9 @@ def prunable_weights(
     wanted = {weight for kind, weight in weights if kind in kinds and weight.requires_grad}
     prunable = {name: weight for name, weight in model.named_parameters() if weight in wanted}
     excluded: set[nn.Parameter] = set()
-    for pattern in (*texts("exclude", exclude), *texts("prune_exclude", getattr(model, "prune_exclude", ()))):
+    with called(f"prune_exclude of model {type(model).__name__}"):  # which may be a property
+        own = getattr(model, "prune_exclude", ())
+    for pattern in (*texts("exclude", exclude), *texts("prune_exclude", own)):
         hits = {weight for _, weight in weights if matches(pattern, names[weight])}
         if not hits:
             raise ConfigError(
