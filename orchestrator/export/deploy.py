@@ -27,7 +27,7 @@ from orchestrator.export.onnx_file import save_onnx, save_onnx_half, save_onnx_i
 from orchestrator.export.packed_file import save_packed
 from orchestrator.export.preprocessing import Preprocessing
 from orchestrator.export.program import check_weights
-from orchestrator.export.proof import DEPLOY, Artifact, ExportedNetworks, Facts, Skipped
+from orchestrator.export.proof import Artifact, ExportedNetworks, Facts, Skipped, remove_exported
 from orchestrator.export.pte_file import save_pte
 from orchestrator.export.runtimes import Array, not_run
 from orchestrator.files import atomic_write, check_writable
@@ -82,6 +82,8 @@ def deploy(
     No `formats`: all that this installation has; one that a network cannot be written in is then left out and says
     why. `source` None: accuracy is not measured, and int8 is calibrated on noise.
 
+    Files of an earlier call that lie in `folder` are removed first (see `remove_exported`).
+
     Raises ConfigError for an unknown format or a folder that cannot be written to; ExportError for a format that was
     asked for and cannot be, for a float32 file that does not do what its network does, and for a network without
     values or with an answer that is not finite.
@@ -96,7 +98,7 @@ def deploy(
     check_writable(folder, "--out")
     wanted = tuple(dict.fromkeys(formats or FORMATS))
     data = source.load() if source else None
-    (folder / DEPLOY).unlink(missing_ok=True)  # an earlier one does not speak of these files
+    remove_exported(folder)
     networks: list[Facts] = []
     found: list[Artifact | Skipped] = []
     for candidate in candidates:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.decode import decode, format_of, parse
-from orchestrator.errors import DamagedError
+from orchestrator.errors import DamagedError, ExportError
 from orchestrator.export.measure import Speed
 from orchestrator.files import atomic_write
 
@@ -111,3 +112,25 @@ class ExportedNetworks:
             return decode(ExportedNetworks, value, more_fields=True)
         except (OSError, ValueError) as error:
             raise DamagedError(f"{path} cannot be read ({error}): run orchestrator export again") from error
+
+
+def remove_exported(folder: Path) -> None:
+    """Remove deploy.json from `folder`, and the files that it lists if they are still what it says of them.
+
+    Nothing else is removed. If deploy.json cannot be read, nothing is known of the files and they stay. Raises
+    ExportError.
+    """
+    try:
+        earlier = ExportedNetworks.load(folder)
+    except DamagedError:
+        earlier = None
+    try:
+        for artifact in earlier.artifacts if earlier else ():
+            path = folder / artifact.file
+            named_here = Path(artifact.file).name == artifact.file
+            if named_here and path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() == artifact.sha256:
+                path.unlink()
+        (folder / DEPLOY).unlink(missing_ok=True)
+    except OSError as error:
+        reason = error.strerror or error
+        raise ExportError(f"{error.filename} of an earlier export cannot be removed ({reason}): remove it") from error

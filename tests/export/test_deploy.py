@@ -390,6 +390,28 @@ def test_without_data_nothing_is_said_of_accuracy(tmp_path):
     assert ExportedNetworks.load(tmp_path) == found
 
 
+def test_another_export_into_a_folder_leaves_no_file_of_the_earlier_one(tmp_path):
+    """And takes nothing else away: no file of the user's, though deploy.json names it or it has another's name."""
+    folder = tmp_path / "out"
+    earlier = Candidate("old", networks.tied(4), "export.networks:tied", {}, networks.GREY)
+    deploy([earlier], folder, formats=["packed", "packed-fp16"])
+    (folder / "old.fp16.safetensors").write_bytes(b"the user's own by now")
+    (folder / "old.onnx").write_bytes(b"the user's own")
+    (tmp_path / "secret").write_bytes(b"elsewhere")
+    said = json.loads((folder / "deploy.json").read_text())
+    digest = hashlib.sha256(b"elsewhere").hexdigest()
+    for file in ("../secret", str(tmp_path / "secret"), ".."):
+        said["artifacts"].append({**said["artifacts"][0], "file": file, "sha256": digest})
+    (folder / "deploy.json").write_text(json.dumps(said))
+    deploy([dataclasses.replace(earlier, name="new")], folder, formats=["packed"])
+    left = ["deploy.json", "new.safetensors", "old.fp16.safetensors", "old.onnx"]
+    assert sorted(path.name for path in folder.iterdir()) == left
+    assert (tmp_path / "secret").exists()
+    (folder / "deploy.json").write_text("{")
+    deploy([earlier], folder, formats=["packed"])
+    assert sorted(path.name for path in folder.iterdir()) == sorted([*left, "old.safetensors"])
+
+
 def test_what_cannot_be_exported_is_left_out_with_its_reason(tmp_path):
     given = Candidate("n", networks.data_flow(4), "export.networks:data_flow", {}, networks.GREY)
     (tmp_path / "n.onnx").write_bytes(b"of an earlier run")
