@@ -33,7 +33,7 @@ def keep_by_budget(
     alive = graph.alive(kept or {})
     blocks: list[tuple[float, int, int, Tensor]] = []  # score, -group, order within the group, its channels
     for index, group in enumerate(graph.groups):
-        if not _may_lose(graph, group, weights):
+        if not may_lose(graph, group, weights):
             continue
         means = _means(graph, group, weights, kept or {}, criterion, gradients)
         lowest_first = _lowest_first(means, alive[index])
@@ -85,7 +85,8 @@ def keep_by_ratio(
     return graph.configuration(alive)
 
 
-def _may_lose(graph: ChannelGraph, group: Group, prunable: Iterable[str]) -> bool:
+def may_lose(graph: ChannelGraph, group: Group, prunable: Iterable[str]) -> bool:
+    """Whether the channels of `group` may go: all weights that give them are `prunable`."""
     return all(weight in prunable for _, weight in graph.writers(group))
 
 
@@ -133,7 +134,7 @@ def ratio_sizes(graph: ChannelGraph, prunable: set[str], table: Mapping[str, flo
     """How many channels of each group the ratios keep."""
     sizes, unused = [], set(table)
     for group in graph.groups:
-        layers = [member.layer for member, _ in graph.writers(group)] if _may_lose(graph, group, prunable) else []
+        layers = [member.layer for member, _ in graph.writers(group)] if may_lose(graph, group, prunable) else []
         given = {pattern: ratio for pattern, ratio in table.items() if any(fnmatchcase(n, pattern) for n in layers)}
         unused -= given.keys()
         if len(set(given.values())) > 1:
@@ -142,7 +143,8 @@ def ratio_sizes(graph: ChannelGraph, prunable: set[str], table: Mapping[str, flo
         stay = max(1, math.floor(group.size * (1 - ratio) / round_to + 1e-9)) * round_to
         sizes.append(min(group.size, stay) if ratio else group.size)
     if unused:
-        known = [member.layer for group in graph.groups for member, _ in graph.writers(group)]
+        free = [group for group in graph.groups if may_lose(graph, group, prunable)]
+        known = [member.layer for group in free for member, _ in graph.writers(group)]
         raise ConfigError(
             f"ratios must match layers that may lose channels, got {', '.join(sorted(unused))}; they are: "
             f"{', '.join(known)}"
@@ -162,7 +164,7 @@ def check_budget(graph: ChannelGraph, prunable: set[str], density: float, unit: 
     whole("round_to", round_to, minimum=1)
     fraction("density", density, one=True)
     fewest = [
-        torch.arange(group.size) < (round_to if _may_lose(graph, group, prunable) else group.size)
+        torch.arange(group.size) < (round_to if may_lose(graph, group, prunable) else group.size)
         for group in graph.groups
     ]
     least = graph.counts(graph.configuration(fewest)).of(unit) / graph.counts({}).of(unit)

@@ -15,6 +15,7 @@ from orchestrator.pruning.channels.budget import (
     check_ratios,
     keep_by_budget,
     keep_by_ratio,
+    may_lose,
     ratio_sizes,
 )
 from orchestrator.pruning.channels.graph import UNITS, ChannelGraph, Kept, Unit
@@ -116,11 +117,18 @@ def fewer_channels(
 ) -> tuple[nn.Module, Kept]:
     """A copy of `module` in which every layer has lost `ratio` of its channels, its lowest; and its configuration.
 
-    As trained as what is left of the weights: for sizes and speed, or as a beginning. Raises ConfigError for a bad
-    `ratio` or `round_to`, and as `trace_channels` and `check_removal` do.
+    As trained as what is left of the weights: for sizes and speed, or as a beginning. A layer that is frozen
+    (`requires_grad` False) keeps its outputs, and so do those that must agree with it. Raises ConfigError for a bad
+    `ratio` or `round_to`, a network whose layers are all frozen, and as `trace_channels` and `check_removal` do.
     """
     whole("round_to", round_to, minimum=1)
     graph = trace_channels(module, input_shape)
-    kept = keep_by_ratio(graph, dict(module.named_parameters()), ratio, round_to=round_to)
+    weights = {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
+    if not any(may_lose(graph, group, weights) for group in graph.groups):
+        raise ConfigError(
+            f"model {type(module).__name__} has no channels that may be removed, because its layers are frozen: set "
+            "requires_grad to True where channels may go"
+        )
+    kept = keep_by_ratio(graph, weights, ratio, round_to=round_to)
     check_removal(module, graph, kept, input_shape)
     return shrink(copy_module(module), kept), kept

@@ -152,6 +152,16 @@ def test_groups_that_work_only_while_they_are_equal_stay_whole():
     assert _confirmed(module, replace(trace_channels(module, SHAPE), groups=groups), SHAPE) == []
 
 
+def test_a_frozen_layer_keeps_its_channels():
+    module = three(hook=lambda layer: layer.requires_grad_(False))
+    smaller, kept = fewer_channels(module, SHAPE, round_to=1)
+    assert [smaller[place].out_channels for place in (0, 1, 3)] == [4, 8, 4]
+    assert kept.keys() == {"0", "1", "3", "7"}
+    assert "out" not in kept["1"]
+    with pytest.raises(ConfigError, match="Sequential has no channels that may be removed, because its layers are fr"):
+        fewer_channels(module.requires_grad_(False), SHAPE)
+
+
 class Answers(nn.Module):
     """A network that answers with something else than a tensor."""
 
