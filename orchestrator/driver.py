@@ -190,7 +190,7 @@ class Driver:
         return [replace(record, experiment=self.experiment.name) for record in records]
 
     def _record(self, work: Train, answer: Trained) -> Record:
-        last, index = answer.history[-1], work.round
+        index = work.round
         sizes = {name: math.prod(shape) for name, shape in self.problem.prunable.items()}
         kept = kept_by_layer(self.problem, work.masks, work.channels)
         channels = self._channels(work)
@@ -205,8 +205,8 @@ class Driver:
             prunable=sum(sizes.values()),
             seed=self.experiment.seed,
             metrics={
-                "train_loss": last.train_loss,
-                "val_accuracy": last.val_accuracy,
+                **({"train_loss": answer.history[-1].train_loss} if answer.history else {}),
+                "val_accuracy": answer.val_accuracy,
                 "test_accuracy": answer.test_accuracy,
                 **({f"{unit}_kept": channels[unit][0] / channels[unit][1] for unit in UNITS} if channels else {}),
             },

@@ -18,7 +18,7 @@ from orchestrator.pruning.masks import DEFAULT_KINDS, KINDS, Kind
 from orchestrator.pruning.path import Geometric, Path
 from orchestrator.pruning.selection import Global, Selection
 from orchestrator.record import FORMAT
-from orchestrator.techniques import LearningRateRewinding, RetrainingTechnique
+from orchestrator.techniques import LearningRateRewinding, RetrainingTechnique, check_rewind
 from orchestrator.training.config import TrainingConfig
 from orchestrator.training.distillation import Distillation
 from orchestrator.validate import dataclass_with, json_options, one_of, text, texts, tuple_of, whole
@@ -32,6 +32,8 @@ class Experiment:
     `distillation`: how the dense round teaches every later one; None: it does not.
     `start_from`: a safetensors file of weights that the dense round starts from, and of which only the content counts;
     `new_layers`: patterns of the layers that start from the seed all the same (see `load_start_weights`).
+    `dense_epochs`: how many epochs of the schedule the dense round trains; None: all of them. 0 only measures a network
+    that is trained already. Pruned rounds follow the whole schedule in any case.
     `prune`: the kinds of layers whose weights are pruned, `exclude`: which of these weights are not (see
     `prunable_weights`).
     """
@@ -43,6 +45,7 @@ class Experiment:
     model_options: Mapping[str, Any] = field(default_factory=dict)
     start_from: str | None = None
     new_layers: tuple[str, ...] = ()
+    dense_epochs: int | None = None
     data_options: Mapping[str, Any] = field(default_factory=dict)
     path: Path = field(default_factory=Geometric)
     technique: RetrainingTechnique = field(default_factory=LearningRateRewinding)
@@ -86,8 +89,22 @@ class Experiment:
         if not isinstance(self.distillation, Distillation | None):
             raise ConfigError(f"distillation must be None or a Distillation, got {self.distillation!r}")
         self.technique.check(self.training)
+        self._check_dense_epochs()
         json_options("model_options", self.model_options)
         json_options("data_options", self.data_options)
+
+    def _check_dense_epochs(self) -> None:
+        """Raise ConfigError unless the dense round ends within the schedule and passes what is rewound to."""
+        if self.dense_epochs is None:
+            return
+        way_out = f"training.epochs is {self.training.epochs}"
+        whole("dense_epochs", self.dense_epochs, minimum=0, maximum=self.training.epochs, way_out=way_out)
+        if (epoch := self.technique.rewinds_to(self.training)) is not None:
+            check_rewind(epoch, self.training, self.dense_epochs)
+
+    def epochs_of_dense_round(self) -> int:
+        """Return how many epochs the dense round trains."""
+        return self.training.epochs if self.dense_epochs is None else self.dense_epochs
 
     def replicates(self) -> list[Experiment]:
         """One experiment for each of `seeds`; without them, this one."""
@@ -149,7 +166,7 @@ def round_settings(experiment: Experiment, problem: Problem) -> list[dict[str, A
     if problem.channels is not None:
         pruning["channel_graph"] = problem.channels.identity
     pruned = [{**common, **pruning, "round": r, "density": d} for r, d in enumerate(experiment.densities()) if r]
-    return [{**common, "round": 0, "density": 1.0}, *pruned]
+    return [{**common, "round": 0, "density": 1.0, "epochs": experiment.epochs_of_dense_round()}, *pruned]
 
 
 def round_keys(settings: list[dict[str, Any]]) -> list[str]:

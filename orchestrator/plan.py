@@ -89,8 +89,8 @@ def _removed(problem: Problem, parent: Round, cut: CutRound, masks: Tensors) -> 
 
 def _train_dense(experiment: Experiment, rounds: Rounds) -> Train:
     """Return the work of round 0."""
-    training = experiment.training
-    work = _train(experiment, rounds, 0, Start(None, training.schedule, 0, training.epochs), {}, {})
+    start = Start(None, experiment.training.schedule, 0, experiment.epochs_of_dense_round())
+    work = _train(experiment, rounds, 0, start, {}, {})
     return replace(work, keep=rounds.keep, constants=dict(rounds.problem.constants))
 
 
@@ -129,7 +129,7 @@ def check_path(experiment: Experiment, problem: Problem, keep: tuple[int, ...]) 
     outside the dense run.
     """
     for epoch in keep:
-        check_rewind(epoch, experiment.training)
+        check_rewind(epoch, experiment.training, experiment.epochs_of_dense_round())
     for index, density in enumerate(experiment.densities()[1:], start=1):
         selection = experiment.selection
         try:

@@ -13,6 +13,7 @@ from orchestrator.sealed import seal, without_seal
 FORMAT = 2  # of keys, records and blobs: raised whenever the same settings would give other bits
 MODEL, OPTIMIZER = "model.safetensors", "optimizer.safetensors"
 METRICS = ("train_loss", "val_accuracy", "test_accuracy")
+UNTRAINED_METRICS = METRICS[1:]  # of a round that trains no epoch
 PER_EPOCH = ("train_loss", "val_accuracy")
 
 Key = Annotated[str, Rule("a key", re.compile(r"[A-Za-z0-9_-]{1,100}").fullmatch)]
@@ -32,8 +33,9 @@ class Record:
     """One finished round.
 
     `metrics`: train_loss, val_accuracy, test_accuracy of the last epoch, accuracies as fractions; `history`: the
-    same per epoch (without test). `layers`: kept and all weights of each prunable tensor; `unpruned`: those of every
-    other weight tensor, which only a round that removes channels can make smaller. `epochs`: trained in this round.
+    same per epoch (without test). A round that trains no epoch has no train_loss and an empty history. `layers`: kept
+    and all weights of each prunable tensor; `unpruned`: those of every other weight tensor, which only a round that
+    removes channels can make smaller. `epochs`: trained in this round.
     `channels`, of a round that removed some: the `unit` that the density counts, exact [kept, dense] counts of
     `parameters` and `macs`, and the configuration `kept`, which the model's tensors belong to. Two runs of the same
     settings may differ in `seconds`, `gap_seconds` (see `Trained`), `images_per_second`, `attempts`, `finished_at` and
@@ -130,6 +132,7 @@ def _check_consistent(record: Record) -> None:
     decode(Count, record.weights)
     if missing := {MODEL, OPTIMIZER} - record.blobs.keys():
         raise ValueError(f"no blob {min(missing)}")
-    for names, numbers in ((METRICS, [record.metrics]), (PER_EPOCH, record.history)):
+    metrics = METRICS if record.epochs else UNTRAINED_METRICS
+    for names, numbers in ((metrics, [record.metrics]), (PER_EPOCH, record.history)):
         if not all(epoch.keys() >= set(names) for epoch in numbers):
             raise ValueError(f"metrics other than {', '.join(names)}")

@@ -22,7 +22,7 @@ from orchestrator.pruning.criteria import Criterion, needs_gradients, resolve_cr
 from orchestrator.pruning.path import Path, check_decreasing
 from orchestrator.randomness import own_randomness, seed_all
 from orchestrator.schedules import Schedule
-from orchestrator.techniques import Removed, RetrainingTechnique, Start, check_rewind
+from orchestrator.techniques import Removed, Start, check_rewind
 from orchestrator.training.config import TrainingConfig
 from orchestrator.training.state import check_state, take_state
 from orchestrator.user_code import called, described
@@ -45,7 +45,7 @@ def rehearse(experiment: Experiment, model: nn.Module, prunable: Shapes) -> None
             _rehearse_selection(experiment, criterion, prunable, densities)
         if not (is_ours(training.optimizer) and is_ours(experiment.technique)):
             state = _rehearse_optimizer(training, model)
-            _rehearse_technique(experiment.technique, training, state, prunable, model)
+            _rehearse_technique(experiment, state, prunable, model)
 
 
 def is_ours(value: object) -> bool:
@@ -160,22 +160,17 @@ class _Example:
         return self.state()
 
 
-def _rehearse_technique(
-    technique: RetrainingTechnique,
-    training: TrainingConfig,
-    state: TrainState | None,
-    prunable: Shapes,
-    model: nn.Module,
-) -> None:
-    """Ask `technique` where to rewind to and, where there is a `state` to start from, how a round starts.
+def _rehearse_technique(experiment: Experiment, state: TrainState | None, prunable: Shapes, model: nn.Module) -> None:
+    """Ask the technique where to rewind to and, where there is a `state` to start from, how a round starts.
 
     As if pruning had removed the weights below 0.
     """
+    technique, training = experiment.technique, experiment.training
     name = type(technique).__name__
     with called(f"{name}.rewinds_to()", technique.rewinds_to):
         rewinds_to = technique.rewinds_to(training)
     if rewinds_to is not None:
-        check_rewind(rewinds_to, training)
+        check_rewind(rewinds_to, training, experiment.epochs_of_dense_round())
     if state is None:
         return
     finished = _Example(training, state, rewinds_to)

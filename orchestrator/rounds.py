@@ -78,7 +78,7 @@ class NewRound:
 
     @property
     def val_accuracy(self) -> float:
-        return self.answer.history[-1].val_accuracy
+        return self.answer.val_accuracy
 
     @property
     def workers(self) -> int:

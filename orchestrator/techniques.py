@@ -283,7 +283,14 @@ def check_epochs(technique: RetrainingTechnique, epochs: int | None, training: T
         whole(f"{type(technique).__name__}.epochs", epochs, minimum=1, maximum=training.epochs, way_out=way_out)
 
 
-def check_rewind(epoch: object, training: TrainingConfig) -> None:
-    """Raise ConfigError unless the dense run has a state after `epoch` epochs that is not its last."""
+def check_rewind(epoch: object, training: TrainingConfig, dense_epochs: int) -> None:
+    """Raise ConfigError unless the dense round, of `dense_epochs` epochs, has a state after `epoch` epochs.
+
+    The schedule must have epochs left after it.
+    """
     way_out = f"the dense run has {training.epochs} epochs"
-    whole("an epoch to rewind to", epoch, minimum=0, maximum=training.epochs - 1, way_out=way_out)
+    if dense_epochs < training.epochs:
+        trained = f"the dense round trains {dense_epochs} of the schedule's {training.epochs} epochs"
+        way_out = f"{trained}, so raise dense_epochs or rewind further back"
+    last = min(dense_epochs, training.epochs - 1)
+    whole("an epoch to rewind to", epoch, minimum=0, maximum=last, way_out=way_out)

@@ -211,7 +211,8 @@ class Trained:
     `state`: of the averaged model, where the training has one. `seconds`: time spent on it, over the attempts that it
     goes back to. `gap_seconds`: from the last training step of the round before to the first one of this, None where
     these workers trained no round before. `snapshots`: the state after each epoch of the work's `keep` that this
-    attempt passed.
+    attempt passed. `start_val_accuracy`: validation accuracy of a round that trained no epoch, whose `history` is
+    empty.
     """
 
     state: TrainState
@@ -223,6 +224,15 @@ class Trained:
     gap_seconds: float | None = None
     workers: int = 1
     snapshots: Mapping[int, TrainState] = field(default_factory=dict)
+    start_val_accuracy: float | None = None
+
+    @property
+    def val_accuracy(self) -> float:
+        """Validation accuracy after the last epoch, in [0, 1]."""
+        if self.history:
+            return self.history[-1].val_accuracy
+        assert self.start_val_accuracy is not None  # a trainer measures what it does not train
+        return self.start_val_accuracy
 
     def split(self) -> tuple[Trained, Any]:
         """Return this answer without its tensors, and the tensors, which travel apart from it on a cluster."""

@@ -107,6 +107,7 @@ def metrics_of(record: Record, path: str, rounds: int) -> dict[str, Any]:
         "technique": record.technique,
         "density": record.density,
         "compression": record.compression,
+        "train_loss": math.nan,  # of a round that trains no epoch: Tune's CSV files have the columns of the first round
         **record.metrics,
         "model_bytes": record.model_bytes,
         "epochs": record.epochs,

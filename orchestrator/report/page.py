@@ -159,8 +159,8 @@ def rounds_table(records: Iterable[Record]) -> SortableTable:
         [
             plain(record.experiment), plain(record.technique), record.seed, record.round, record.density,
             record.compression, record.weights_kept, record.metrics["val_accuracy"], record.metrics["test_accuracy"],
-            record.metrics["train_loss"], record.epochs, record.seconds, record.model_bytes, len(record.dead_layers),
-            record.key[:12],
+            record.metrics.get("train_loss"), record.epochs, record.seconds, record.model_bytes,
+            len(record.dead_layers), record.key[:12],
         ]
         for record in sorted(records, key=lambda record: (record.experiment, record.seed, record.round, record.key))
     ]  # fmt: skip

@@ -69,7 +69,7 @@ def json_line(record: Record) -> str:
     return json.dumps(
         {
             **{name: getattr(record, name) for name in FIELDS},
-            "metrics": {name: record.metrics[name] for name in METRICS},
+            "metrics": {name: record.metrics.get(name) for name in METRICS},
             "epochs": record.epochs,
             "seconds": record.seconds,
             "bytes": record.model_bytes,
@@ -86,8 +86,9 @@ def save_csv(records: Iterable[Record], path: Path) -> Path:
         lines = csv.writer(file)
         lines.writerow([*FIELDS, *METRICS, "epochs", "seconds", "bytes", "compression"])
         for record in records:
-            values = [_csv_cell(getattr(record, name)) for name in FIELDS] + [record.metrics[name] for name in METRICS]
-            lines.writerow([*values, record.epochs, record.seconds, record.model_bytes, record.compression])
+            fields = [_csv_cell(getattr(record, name)) for name in FIELDS]
+            metrics = [record.metrics.get(name) for name in METRICS]
+            lines.writerow([*fields, *metrics, record.epochs, record.seconds, record.model_bytes, record.compression])
     return path
 
 

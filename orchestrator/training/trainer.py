@@ -121,11 +121,12 @@ class Trainer:
         on_step: OnStep | None = None,
         on_snapshot: OnSnapshot | None = None,
     ) -> Trained:
-        """Train one round to its end; see `do`."""
+        """Train one round to its end, or measure it where it has no epoch; see `do`."""
         attempt = self._begin(work, resume, on_step)
         last_step, self._first_step = self._last_step, None
         self._run_epochs(attempt, on_epoch, on_snapshot)
         outcome = self._outcome(attempt)
+        start_val_accuracy = None if work.epochs else self._measure(work, outcome)
         _, test_accuracy = self.evaluate(outcome, "test")
         return Trained(
             state=TrainState(take_model(outcome), take_state(self.module, attempt.optimizer).optimizer),
@@ -137,6 +138,7 @@ class Trainer:
             workers=collectives.world_size(),
             gap_seconds=self._first_step - last_step if last_step and self._first_step else None,
             snapshots=attempt.snapshots,
+            start_val_accuracy=start_val_accuracy,
         )
 
     def _begin(self, work: Train, resume: Progress | None, on_step: OnStep | None) -> _Attempt:
@@ -161,15 +163,21 @@ class Trainer:
 
     def _run_epochs(self, attempt: _Attempt, on_epoch: OnEpoch | None, on_snapshot: OnSnapshot | None) -> None:
         """Train the epochs that are left of an attempt."""
-        work = attempt.work
-        for epoch in range(work.first_epoch + len(attempt.history), work.first_epoch + work.epochs):
-            if epoch in work.keep and not attempt.begun:
-                attempt.snapshots[epoch] = take_state(self.module, attempt.optimizer)
-                if on_snapshot:
-                    on_snapshot(epoch, attempt.snapshots[epoch])
+        work, end = attempt.work, attempt.work.first_epoch + attempt.work.epochs
+        for epoch in range(work.first_epoch + len(attempt.history), end):
+            if not attempt.begun:
+                self._keep_snapshot(attempt, epoch, on_snapshot)
             images_per_second = self._epoch(attempt, epoch)
             if on_epoch:
                 on_epoch(work, attempt.history[-1], images_per_second, lambda: self._progress(attempt))
+        self._keep_snapshot(attempt, end, on_snapshot)  # of a dense round that ends before the schedule does
+
+    def _keep_snapshot(self, attempt: _Attempt, epoch: int, on_snapshot: OnSnapshot | None) -> None:
+        """Keep the state after `epoch` epochs if the work wants it."""
+        if epoch in attempt.work.keep:
+            attempt.snapshots[epoch] = take_state(self.module, attempt.optimizer)
+            if on_snapshot:
+                on_snapshot(epoch, attempt.snapshots[epoch])
 
     @property
     def most_bytes(self) -> int:
@@ -197,6 +205,16 @@ class Trainer:
             )
         if progress.parts is not None and progress.parts.shape[1] != own:
             raise DamagedError(f"its workers have {progress.parts.shape[1]} values of their own, the model has {own}")
+
+    def _measure(self, work: Train, module: nn.Module) -> float:
+        """Return the validation accuracy of a round that trains no epoch."""
+        val_loss, val_accuracy = self.evaluate(module, "val")
+        if not math.isfinite(val_loss):
+            raise DivergedError(
+                f"round {work.round} trains no epoch, and the weights that it starts from give a validation loss of "
+                f"{val_loss}: start from other weights"
+            )
+        return val_accuracy
 
     def _epoch(self, attempt: _Attempt, epoch: int) -> float:
         """One epoch, or what is left of it, and its validation; returns training images per second."""

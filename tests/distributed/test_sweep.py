@@ -1,6 +1,7 @@
 """Sweeps on a real Ray: rounds shared, paths cut, failed and killed; bad input refused before Ray starts."""
 
 import contextlib
+import math
 from dataclasses import replace
 
 import pytest
@@ -9,6 +10,7 @@ import tiny
 from orchestrator.distributed import cluster, sweep
 from orchestrator.distributed.deployment import Deployment
 from orchestrator.distributed.sweep import _paths, search, sweep_paths
+from orchestrator.distributed.trial import metrics_of
 from orchestrator.driver import Driver
 from orchestrator.errors import ConfigError, OrchestratorError, StorageError
 from orchestrator.problem import load_problem
@@ -18,6 +20,7 @@ from orchestrator.schedules import Constant
 from orchestrator.stopping import Floor
 from orchestrator.storage.ledger import Ledger
 from orchestrator.storage.opening import open_store
+from orchestrator.techniques import WeightRewinding
 
 TINY = replace(tiny.EXPERIMENT, path=Geometric(remove=0.3, rounds=2))
 
@@ -104,6 +107,20 @@ def test_every_path_of_a_sweep_has_the_problem_of_its_own_experiment(tmp_path, o
         assert paths[experiment.name].problem == problem
     assert "6.weight" not in paths["part"].problem.prunable
     assert paths["channels"].problem.channels is not None
+
+
+def test_a_dense_round_keeps_no_epoch_that_only_another_dense_round_trains():
+    kinds = {"measured": {"dense_epochs": 0}, "rewinds": {"technique": WeightRewinding(1)}, "goes-on": {}}
+    experiments = [replace(TINY, name=name, **changes) for name, changes in kinds.items()]
+    kept = {path.experiment.name: path.keep for path in _paths(experiments, Deployment())}
+    assert kept == {"measured": (), "rewinds": (3,), "goes-on": (3,)}
+
+
+def test_tune_sees_the_same_measures_of_every_round(tmp_path):
+    measured, trained = run(replace(TINY, dense_epochs=0, path=OneShot(0.5)), str(tmp_path))
+    first, second = (metrics_of(record, "tiny.0", rounds=1) for record in (measured, trained))
+    assert first.keys() == second.keys()
+    assert math.isnan(first["train_loss"])
 
 
 def test_a_search_loads_its_problem_once(tmp_path, monkeypatch):
