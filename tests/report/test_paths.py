@@ -61,23 +61,26 @@ def test_records_without_a_path_stand_for_themselves(ledger):
     ("change", "words"),
     [
         ({"metrics": {"train_loss": 1.0}}, "metrics other than"),
-        ({"metrics": {"train_loss": 1.0, "val_accuracy": "high", "test_accuracy": 1}}, "metrics other than"),
-        ({"history": [{"train_loss": 10**400, "val_accuracy": 0.5}]}, "a history"),
-        ({"history": {"train_loss": 1}}, "a history"),
+        (
+            {"metrics": {"train_loss": 1.0, "val_accuracy": "high", "test_accuracy": 1}},
+            "val_accuracy.* must be a number",
+        ),
+        ({"history": [{"train_loss": 10**400, "val_accuracy": 0.5}]}, "history"),
+        ({"history": {"train_loss": 1}}, "history"),
         ({"layers": {"w": [3]}}, "layers"),
         ({"layers": {"w": [5, 4]}}, "layers"),
         ({"layers": []}, "layers"),
         ({"density": 0}, "density"),
-        ({"experiment": ["a"]}, "its experiment"),
-        ({"parent": []}, "its parent"),
-        ({"epochs": True}, "its epochs"),
+        ({"experiment": ["a"]}, "experiment must be a text"),
+        ({"parent": []}, "parent must be a text"),
+        ({"epochs": True}, "epochs must be a whole number"),
         ({"settings": None}, "settings"),
     ],
 )
 def test_a_record_that_no_report_can_be_made_of_is_named(ledger, change, words):
     odd = record(key="odd", blobs={name: Blob("0" * 64, 1) for name in (MODEL, OPTIMIZER)}, **change)
     ledger.store.create("rounds/odd/record.json", odd.to_json())
-    with pytest.raises(DamagedError, match=rf"rounds/odd/record\.json has .*{words}.*: restore it"):
+    with pytest.raises(DamagedError, match=rf"rounds/odd/record\.json is not a record \(.*{words}.*\); restore it"):
         path_records(ledger)
 
 
