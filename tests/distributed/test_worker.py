@@ -17,7 +17,7 @@ def test_sys_exit_in_the_users_code_fails_the_round_and_is_not_tried_again(monke
     for name, mock in mocks.items():
         monkeypatch.setattr(worker, name, mock)
     monkeypatch.setattr(worker.ray.train.torch, "get_device", lambda: "cpu")
-    mocks["Trainer"].return_value.train = lambda *_, **__: sys.exit(3)
+    mocks["Trainer"].return_value.do = lambda *_, **__: sys.exit(3)
     experiment = SimpleNamespace(name="mine", seed=0, data="digits", data_options={})
     with pytest.raises(SystemExit):
         worker.train_path(MagicMock(threads=1, experiment=experiment))
