@@ -1,3 +1,111 @@
-"""Make trained networks small: prune, rewind the learning rate, retrain, repeat."""
+"""Make trained networks small: prune, rewind the learning rate, retrain, repeat.
+
+What is named here is imported when first used: `import orchestrator` alone loads no torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from orchestrator.data.dataset import Data
+    from orchestrator.experiment import Experiment
+    from orchestrator.pruning import (
+        Channels,
+        Cubic,
+        Explicit,
+        Filters,
+        Geometric,
+        Global,
+        Layerwise,
+        NofM,
+        OneShot,
+        prune_globally,
+    )
+    from orchestrator.runner import run
+    from orchestrator.schedules import Constant, Cosine, StepDecay
+    from orchestrator.techniques import (
+        AdaptiveLinearRestart,
+        CosineRestart,
+        FineTuning,
+        LearningRateRewinding,
+        LinearRestart,
+        ScaledRestart,
+        WeightRewinding,
+    )
+    from orchestrator.training.config import TrainingConfig
+    from orchestrator.training.distillation import Distillation
+    from orchestrator.training.optimizer import SGD, AdamW
 
 __version__ = "0.1.0"
+__all__ = [
+    "SGD",
+    "AdamW",
+    "AdaptiveLinearRestart",
+    "Channels",
+    "Constant",
+    "Cosine",
+    "CosineRestart",
+    "Cubic",
+    "Data",
+    "Distillation",
+    "Experiment",
+    "Explicit",
+    "Filters",
+    "FineTuning",
+    "Geometric",
+    "Global",
+    "Layerwise",
+    "LearningRateRewinding",
+    "LinearRestart",
+    "NofM",
+    "OneShot",
+    "ScaledRestart",
+    "StepDecay",
+    "TrainingConfig",
+    "WeightRewinding",
+    "prune_globally",
+    "run",
+]
+_PLACES = {
+    "data.dataset": ("Data",),
+    "experiment": ("Experiment",),
+    "pruning": (
+        "Channels",
+        "Cubic",
+        "Explicit",
+        "Filters",
+        "Geometric",
+        "Global",
+        "Layerwise",
+        "NofM",
+        "OneShot",
+        "prune_globally",
+    ),
+    "runner": ("run",),
+    "schedules": ("Constant", "Cosine", "StepDecay"),
+    "techniques": (
+        "AdaptiveLinearRestart",
+        "CosineRestart",
+        "FineTuning",
+        "LearningRateRewinding",
+        "LinearRestart",
+        "ScaledRestart",
+        "WeightRewinding",
+    ),
+    "training.config": ("TrainingConfig",),
+    "training.distillation": ("Distillation",),
+    "training.optimizer": ("SGD", "AdamW"),
+}
+
+
+def __getattr__(name: str) -> object:
+    for module, names in _PLACES.items():
+        if name in names:
+            return getattr(importlib.import_module(f"{__name__}.{module}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
