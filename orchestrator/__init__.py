@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from orchestrator.data.dataset import Data
     from orchestrator.experiment import Experiment
+    from orchestrator.own_loop import hold, prune
     from orchestrator.pruning import (
         Channels,
         Cubic,
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
         ScaledRestart,
         WeightRewinding,
     )
+    from orchestrator.torch_schedulers import rewind
     from orchestrator.training.config import TrainingConfig
     from orchestrator.training.distillation import Distillation
     from orchestrator.training.optimizer import SGD, AdamW
@@ -65,12 +67,16 @@ __all__ = [
     "StepDecay",
     "TrainingConfig",
     "WeightRewinding",
+    "hold",
+    "prune",
     "prune_globally",
+    "rewind",
     "run",
 ]
 _PLACES = {
     "data.dataset": ("Data",),
     "experiment": ("Experiment",),
+    "own_loop": ("hold", "prune"),
     "pruning": (
         "Channels",
         "Cubic",
@@ -94,6 +100,7 @@ _PLACES = {
         "ScaledRestart",
         "WeightRewinding",
     ),
+    "torch_schedulers": ("rewind",),
     "training.config": ("TrainingConfig",),
     "training.distillation": ("Distillation",),
     "training.optimizer": ("SGD", "AdamW"),

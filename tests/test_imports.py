@@ -18,7 +18,7 @@ LAYERS = (
     ("errors", "validate", "decode", "user_code", "formatting", "sealed", "files", "extras", "randomness", "lookup"),
     ("record", "modules", "schedules", "training.optimizer", "training.config", "training.distillation"),
     ("pruning",),
-    ("work",),
+    ("work", "own_loop", "torch_schedulers"),
     ("techniques", "stopping", "storage"),
     ("data", "experiment"),
     ("models", "search"),
