@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import copy
 import io
+import re
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -450,6 +452,20 @@ class TestHold:
         hold(module, SGD(module.parameters()))
         torch.save(module, io.BytesIO())
         assert same(removed(copy.deepcopy(module)), removed(module))
+
+
+def test_the_example_of_the_readme(capsys: pytest.CaptureFixture[str]) -> None:
+    """It runs as printed. Accuracies are in units of a third of a point, and differ between kinds of processors."""
+    readme = (Path(__file__).parents[1] / "README.md").read_text()
+    examples = re.findall(r"```python\n(.*?)```", readme, flags=re.DOTALL)
+    (example,) = (code for code in examples if "orchestrator.hold(" in code)
+    names: dict[str, Any] = {}
+    exec(compile(example, "README.md", "exec"), names)
+    dense, *pruned = (float(line.split("%")[0]) for line in capsys.readouterr().out.splitlines())
+    assert dense == pytest.approx(92.9, abs=2.5)
+    assert pruned[-1] == pytest.approx(91.9, abs=4)
+    assert len(pruned) == 4
+    assert kept(names["model"]) == round(0.05 * (64 * 128 + 128 * 10))
 
 
 class Labelled(nn.Module):
