@@ -155,8 +155,8 @@ def room(documents: list[Document]) -> Iterator[str]:
             limits = group["template"]["spec"]["containers"][0]["resources"]["limits"]
             gpus = quantity(limits.get("nvidia.com/gpu", 0))
             fit = int(min(quantity(limits["cpu"]) // asked["cpus"], gpus // asked["gpus"] if asked["gpus"] else 1e9))
-            if fit * group["maxReplicas"] < asked["most"]:
-                yield f"{asked['most']} workers are asked for, and {fit * group['maxReplicas']} fit"
+            if fit * group["maxReplicas"] < asked["maximum"]:
+                yield f"{asked['maximum']} workers are asked for, and {fit * group['maxReplicas']} fit"
             standing = {group.get("replicas"), group["minReplicas"], group["maxReplicas"]}
             if not spec.get("enableInTreeAutoscaling") and len(standing) > 1:
                 yield f"nobody scales workers {group['groupName']}, and their numbers differ"

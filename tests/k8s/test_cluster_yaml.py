@@ -184,6 +184,6 @@ def test_the_workers_of_the_example_fit():
     asked = job_rules.parse(re.findall(r"-- (python jobs.*?) +ray down", command)[0])
     gpu = aws()["available_node_types"]["gpu"]
     assert not isinstance(asked, str), asked
-    assert (asked["gpus"], asked["most"]) == (1, gpu["max_workers"])
+    assert (asked["gpus"], asked["maximum"]) == (1, gpu["max_workers"])
     assert asked["cpus"] <= gpu["resources"]["CPU"]
     assert aws()["max_workers"] >= gpu["max_workers"]
