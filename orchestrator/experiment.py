@@ -15,13 +15,15 @@ from orchestrator.errors import ConfigError
 from orchestrator.pruning.channels.graph import ChannelGraph
 from orchestrator.pruning.channels.removal import Channels
 from orchestrator.pruning.masks import DEFAULT_KINDS, KINDS, Kind
-from orchestrator.pruning.path import Geometric, Path
+from orchestrator.pruning.path import Explicit, Geometric, Path
 from orchestrator.pruning.selection import Global, Selection
 from orchestrator.record import FORMAT
-from orchestrator.techniques import LearningRateRewinding, RetrainingTechnique, check_rewind
+from orchestrator.techniques import LearningRateRewinding, RetrainingTechnique, check_rewind, shortened
 from orchestrator.training.config import TrainingConfig
 from orchestrator.training.distillation import Distillation
 from orchestrator.validate import dataclass_with, json_options, one_of, text, texts, tuple_of, whole
+
+SMOKE_EPOCHS = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,6 +115,26 @@ class Experiment:
     def densities(self) -> tuple[float, ...]:
         """Density of every round; round 0 is dense."""
         return (1.0, *self.path.densities())
+
+    def shortened(self, *, batch_size: int | None = None, data_options: Mapping[str, Any] | None = None) -> Experiment:
+        """Return this experiment as a run of a few minutes through the same code, for --smoke.
+
+        A dense round of SMOKE_EPOCHS epochs, then the first and the last density of the path; the first of the seeds.
+        Schedule and technique keep their shape in fewer epochs. The name ends in "-smoke".
+
+        `batch_size`: of a run on less data, see `TrainingConfig.shortened`. `data_options`: added to those it has.
+        """
+        before, after = self.training.epochs, min(self.training.epochs, SMOKE_EPOCHS)
+        densities = self.path.densities()
+        return dataclasses.replace(
+            self,
+            name=f"{self.name[:94]}-smoke",
+            training=self.training.shortened(after, batch_size),
+            technique=shortened(self.technique, before, after),
+            path=Explicit(tuple(dict.fromkeys((densities[0], densities[-1])))),
+            data_options={**self.data_options, **(data_options or {})},
+            seeds=self.seeds[:1],
+        )
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from functools import cached_property, partial
 from typing import Protocol
 
 from orchestrator.errors import ConfigError
-from orchestrator.validate import finite, fraction, tuple_of
+from orchestrator.validate import finite, fraction, tuple_of, whole
 
 
 class Schedule(Protocol):
@@ -122,6 +122,26 @@ class OfLength:
 
     def lr_at(self, epoch: float, epochs: int) -> float:
         return self.schedule.lr_at(epoch, self.epochs)
+
+
+@dataclass(frozen=True)
+class Rescaled:
+    """`schedule`, which was made for a run of `epochs` epochs, in the shape it has there, for a run of another length.
+
+    The warm-up and the drops move in proportion. All rates are multiplied by `factor`.
+    """
+
+    schedule: Schedule
+    epochs: int
+    factor: float = 1.0
+
+    def __post_init__(self) -> None:
+        whole("Rescaled.epochs", self.epochs, minimum=1)
+        finite("Rescaled.factor", self.factor, above=0)
+
+    def lr_at(self, epoch: float, epochs: int) -> float:
+        place = round(epoch * self.epochs / epochs, 9)  # so that a drop falls on its step and not one later
+        return self.factor * self.schedule.lr_at(place, self.epochs)
 
 
 @dataclass(frozen=True)

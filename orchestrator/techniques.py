@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol, cast
 
 import torch
 
@@ -260,6 +260,35 @@ class RandomReinitialisation(RetrainingTechnique):
 
     def start(self, dense: FinishedRound, parent: FinishedRound) -> Start:
         return Start(None, dense.training.schedule, 0, dense.training.epochs)
+
+
+def paper_techniques(rewind: int) -> dict[str, RetrainingTechnique]:
+    """Return what Renda, Frankle and Carbin compare, and two controls, by name.
+
+    Weights are rewound by `rewind` epochs, but for the lottery ticket.
+    """
+    return {
+        "learning-rate-rewinding": LearningRateRewinding(),
+        "fine-tuning": FineTuning(),
+        "weight-rewinding": WeightRewinding(rewind),
+        "lottery-ticket": WeightRewinding(),
+        "low-rate-weight-rewinding": LowRateWeightRewinding(rewind),
+        "random-reinitialisation": RandomReinitialisation(),
+    }
+
+
+def shortened(technique: RetrainingTechnique, before: int, after: int) -> RetrainingTechnique:
+    """Return `technique` for a dense run of `after` epochs instead of `before`: its `epochs` shrink in proportion.
+
+    They stay at least 1. If they were below `before`, they stay below `after` where that is possible, so that weights
+    are still rewound to an epoch in the middle of the dense run. No other field changes.
+    """
+    changed: Any = technique  # a dataclass, which its protocol cannot say
+    epochs = getattr(technique, "epochs", None)
+    if isinstance(epochs, int):
+        longest = after if epochs >= before else after - 1
+        changed = dataclasses.replace(changed, epochs=max(1, min(longest, round(epochs * after / before))))
+    return cast(RetrainingTechnique, changed)
 
 
 def last_rate(training: TrainingConfig) -> Constant:

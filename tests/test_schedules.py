@@ -7,7 +7,7 @@ import math
 import pytest
 
 from orchestrator.errors import ConfigError
-from orchestrator.schedules import Constant, Cosine, Linear, OfLength, RateRange, Squeezed, StepDecay
+from orchestrator.schedules import Constant, Cosine, Linear, OfLength, RateRange, Rescaled, Squeezed, StepDecay
 from orchestrator.training.optimizer import SGD, AdamW
 
 CIFAR = StepDecay(0.1, drops=(91, 136))
@@ -51,6 +51,15 @@ IMAGENET = StepDecay(0.4, drops=(30, 60, 80), warmup_epochs=5)
         (Squeezed(IMAGENET, 90, 1.0), 10, 9, 0.0004),
         (Squeezed(CIFAR, 182), 182, 90.999, 0.1),
         (Squeezed(CIFAR, 182), 182, 91, 0.01),
+        # 90 epochs in 2: warm-up until 1/9, drops at 2/3, 4/3 and 16/9; a quarter of every rate.
+        (Rescaled(IMAGENET, 90, 0.25), 2, 0, 0.0),
+        (Rescaled(IMAGENET, 90, 0.25), 2, 1 / 18, 0.05),
+        (Rescaled(IMAGENET, 90, 0.25), 2, 1 / 9, 0.1),
+        (Rescaled(IMAGENET, 90, 0.25), 2, 2 / 3, 0.01),
+        (Rescaled(IMAGENET, 90, 0.25), 2, 4 / 3, 0.001),
+        (Rescaled(IMAGENET, 90, 0.25), 2, 1.99, 0.0001),
+        (Rescaled(CIFAR, 182), 182, 90.999, 0.1),
+        (Rescaled(CIFAR, 182), 182, 91, 0.01),
     ],
 )
 def test_rate(schedule, epochs, epoch, rate):

@@ -16,6 +16,7 @@ from orchestrator.data.dataset import Data, fixed_order
 from orchestrator.data.images import imagefolder
 from orchestrator.errors import DataError
 from orchestrator.extras import extra
+from orchestrator.validate import whole
 
 Array = np.ndarray[Any, Any]
 
@@ -40,10 +41,11 @@ def digits() -> Data:
     )
 
 
-def cifar10(root: str | None = None) -> Data:
+def cifar10(root: str | None = None, samples: int | None = None) -> Data:
     """CIFAR-10 (Krizhevsky 2009), 45,000 / 5,000 / 10,000, with the augmentation of He et al. 2016, section 4.2.
 
-    `root` holds torchvision's folder cifar-10-batches-py. Raises DataError if it is not there or damaged.
+    `root` holds torchvision's folder cifar-10-batches-py. Raises DataError if it is not there or damaged. `samples`:
+    train on only so many of the 45,000.
     """
     from torchvision.datasets import CIFAR10
 
@@ -55,19 +57,21 @@ def cifar10(root: str | None = None) -> Data:
         raise DataError(rule)
     try:
         # Unpickles the files in `root`, after their md5 sums were found to be those of the published ones.
-        whole, held_out = (CIFAR10(root, train=train, download=False) for train in (True, False))
+        training, held_out = (CIFAR10(root, train=train, download=False) for train in (True, False))
     except RuntimeError:
         raise DataError(rule) from None
-    val, train = np.split(fixed_order(np.array(whole.targets)), (len(whole) // 10,))
+    val, train = np.split(fixed_order(np.array(training.targets)), (len(training) // 10,))
+    if samples is not None:
+        whole("samples", samples, minimum=1, maximum=len(train))
     return Data(
-        _cifar_tensors(whole, train),
-        _cifar_tensors(whole, val),
+        _cifar_tensors(training, train[:samples]),
+        _cifar_tensors(training, val),
         _cifar_tensors(held_out, np.arange(len(held_out))),
         num_classes=10,
         input_shape=(3, 32, 32),
         augment=CropAndFlip(pad=4),
         normalize=((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
-        labels=tuple(whole.classes),
+        labels=tuple(training.classes),
     )
 
 

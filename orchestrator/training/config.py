@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from orchestrator.errors import ConfigError
-from orchestrator.schedules import Schedule
+from orchestrator.schedules import Rescaled, Schedule
 from orchestrator.training.optimizer import SGD, Optimizer
 from orchestrator.validate import dataclass_with, finite, flag, fraction, one_of, whole
 
@@ -59,3 +59,17 @@ class TrainingConfig:
         one_of("training.precision", self.precision, ["fp32", "bf16"])
         flag("training.channels_last", self.channels_last)
         flag("training.compile", self.compile)
+
+    def shortened(self, epochs: int, batch_size: int | None = None) -> TrainingConfig:
+        """Return the same training in `epochs` epochs, with batches of `batch_size`; None keeps their size.
+
+        The learning rate shrinks in proportion to the batch (Goyal et al. 2017, section 2.1).
+        """
+        batch_size = batch_size or self.batch_size
+        return replace(
+            self,
+            epochs=epochs,
+            batch_size=batch_size,
+            accumulate=min(self.accumulate, batch_size),
+            schedule=Rescaled(self.schedule, self.epochs, batch_size / self.batch_size),
+        )
