@@ -3,11 +3,11 @@
 python jobs/cifar10_lr.py --data /data/cifar10                    # the folder that holds cifar-10-batches-py
 python jobs/cifar10_lr.py --data /data/cifar10 --workers 4 --storage s3://bucket/cifar10
 ray job submit --working-dir . -- python jobs/cifar10_lr.py --data /data/cifar10 --storage s3://bucket/cifar10
-python jobs/cifar10_lr.py --data /data/cifar10 --smoke            # two rounds of one epoch
+python jobs/cifar10_lr.py --data /data/cifar10 --smoke            # two short rounds on a ninth of the images
 """
 
-import dataclasses
 import sys
+from functools import partial
 
 from orchestrator.distributed.job import main
 from orchestrator.experiment import Experiment
@@ -31,12 +31,5 @@ EXPERIMENT = Experiment(
     technique=LearningRateRewinding(),
 )
 
-SMOKE = dataclasses.replace(
-    EXPERIMENT,
-    name="cifar10_lr_smoke",
-    training=dataclasses.replace(EXPERIMENT.training, epochs=1, schedule=StepDecay(0.1)),
-    path=Geometric(remove=0.2, rounds=1),
-)
-
 if __name__ == "__main__":
-    sys.exit(main(EXPERIMENT, smoke=SMOKE, doc=__doc__))
+    sys.exit(main(EXPERIMENT, shorten=partial(Experiment.shortened, data_options={"samples": 5000})))

@@ -7,29 +7,31 @@
 Needs the extra `channels`. The density of a round is the fraction of the dense network's multiplications.
 """
 
-import dataclasses
 import sys
 
-import digits_lr
-
 from orchestrator.distributed.job import main
+from orchestrator.experiment import Experiment
 from orchestrator.pruning import Channels, Geometric
+from orchestrator.schedules import StepDecay
+from orchestrator.techniques import LearningRateRewinding
+from orchestrator.training.config import TrainingConfig
+from orchestrator.training.optimizer import SGD
 
-EXPERIMENT = dataclasses.replace(
-    digits_lr.EXPERIMENT,
+EXPERIMENT = Experiment(
     name="digits_channels",
+    model="resnet8",
     model_options={"width": 16},
+    data="digits",
+    training=TrainingConfig(
+        epochs=30,
+        batch_size=64,
+        schedule=StepDecay(0.1, drops=(15, 23)),
+        optimizer=SGD(momentum=0.9, weight_decay=2e-4),
+    ),
     selection=Channels(unit="macs", round_to=2),
     path=Geometric.down_to(0.1, remove=0.2),
-)
-
-SMOKE = dataclasses.replace(
-    digits_lr.SMOKE,
-    name="digits_channels_smoke",
-    model_options=EXPERIMENT.model_options,
-    selection=EXPERIMENT.selection,
-    path=Geometric(remove=0.4, rounds=2),
+    technique=LearningRateRewinding(),
 )
 
 if __name__ == "__main__":
-    sys.exit(main(EXPERIMENT, smoke=SMOKE, doc=__doc__))
+    sys.exit(main(EXPERIMENT))

@@ -10,38 +10,31 @@ Of rounds with the same key one is trained: all techniques of a seed share its d
 import sys
 from dataclasses import replace
 
-from digits_lr import EXPERIMENT, SMOKE
-
-from orchestrator.distributed.sweep_job import main
+from orchestrator.distributed.job import main
 from orchestrator.experiment import Experiment
 from orchestrator.pruning import Geometric
-from orchestrator.techniques import (
-    FineTuning,
-    LearningRateRewinding,
-    LowRateWeightRewinding,
-    RandomReinitialisation,
-    WeightRewinding,
+from orchestrator.schedules import StepDecay
+from orchestrator.techniques import paper_techniques
+from orchestrator.training.config import TrainingConfig
+from orchestrator.training.optimizer import SGD
+
+BASE = Experiment(
+    name="digits",
+    model="resnet8",
+    model_options={"width": 8},
+    data="digits",
+    training=TrainingConfig(
+        epochs=30,
+        batch_size=64,
+        schedule=StepDecay(0.1, drops=(15, 23)),
+        optimizer=SGD(momentum=0.9, weight_decay=2e-4),
+    ),
+    path=Geometric.down_to(0.02, remove=0.2),
+    seeds=(0, 1, 2),
 )
-
-
-def compare(base: Experiment, rewind: int, seeds: tuple[int, ...]) -> list[Experiment]:
-    """`base` with every technique; `rewind` is t, the epochs that weight rewinding retrains."""
-    techniques = {
-        "learning-rate-rewinding": LearningRateRewinding(),
-        "fine-tuning": FineTuning(),
-        "weight-rewinding": WeightRewinding(rewind),
-        "lottery-ticket": WeightRewinding(),
-        "low-rate-weight-rewinding": LowRateWeightRewinding(rewind),
-        "random-reinitialisation": RandomReinitialisation(),
-    }
-    return [
-        replace(base, name=f"{base.name}-{name}", technique=technique, seeds=seeds)
-        for name, technique in techniques.items()
-    ]
-
-
-LONGER = replace(EXPERIMENT, name="digits", path=Geometric.down_to(0.02, remove=0.2))
-SHORT = replace(SMOKE, name="digits-smoke")
+EXPERIMENTS = [
+    replace(BASE, name=f"digits-{name}", technique=technique) for name, technique in paper_techniques(rewind=27).items()
+]
 
 if __name__ == "__main__":
-    sys.exit(main(compare(LONGER, 27, (0, 1, 2)), smoke=compare(SHORT, 1, (0,)), doc=__doc__))
+    sys.exit(main(EXPERIMENTS))

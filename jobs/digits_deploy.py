@@ -11,35 +11,37 @@ import sys
 from dataclasses import dataclass, replace
 
 import tyro
-from digits_lr import EXPERIMENT as LONGER
-from digits_lr import SMOKE as SHORT
 
 from orchestrator.distributed.flags import Flags, run_job
 from orchestrator.distributed.job import run
+from orchestrator.experiment import Experiment
 from orchestrator.formatting import make_console
 from orchestrator.pruning import Channels, Geometric
 from orchestrator.report.exported import recommended_rounds
 from orchestrator.schedules import StepDecay
+from orchestrator.techniques import LearningRateRewinding
+from orchestrator.training.config import TrainingConfig
+from orchestrator.training.optimizer import SGD
 
-WEIGHTS = replace(
-    LONGER,
+WEIGHTS = Experiment(
     name="digits_deploy",
+    model="resnet8",
     model_options={"width": 16},
-    training=replace(LONGER.training, epochs=15, schedule=StepDecay(0.1, drops=(8, 12))),
+    data="digits",
+    training=TrainingConfig(
+        epochs=15,
+        batch_size=64,
+        schedule=StepDecay(0.1, drops=(8, 12)),
+        optimizer=SGD(momentum=0.9, weight_decay=2e-4),
+    ),
     path=Geometric.down_to(0.05, remove=0.4),
+    technique=LearningRateRewinding(),
 )
 CHANNELS = replace(
     WEIGHTS,
     name="digits_deploy_channels",
     selection=Channels(unit="macs", round_to=4),
     path=Geometric.down_to(0.1, remove=0.4),
-)
-SMOKE_WEIGHTS = replace(SHORT, name="digits_deploy_smoke", model_options={"width": 16})
-SMOKE_CHANNELS = replace(
-    SMOKE_WEIGHTS,
-    name="digits_deploy_channels_smoke",
-    selection=CHANNELS.selection,
-    path=Geometric(remove=0.4, rounds=1),
 )
 
 
@@ -55,9 +57,8 @@ def job(flags: DeployFlags) -> int:
 
     records = [
         replace(record, experiment=experiment.name)
-        # Channels first: they need an extra, and without it nothing is trained.
-        for experiment in ((SMOKE_CHANNELS, SMOKE_WEIGHTS) if flags.smoke else (CHANNELS, WEIGHTS))
-        for record in run(flags.seeded(experiment), flags, make_console())
+        for experiment in (CHANNELS, WEIGHTS)  # channels need an extra, and without it nothing is trained
+        for record in run(flags.seeded(experiment.shortened() if flags.smoke else experiment), flags, make_console())
     ]
     rounds = [part for record in recommended_rounds(records) for part in ("--round", record.key)]
     return command(["export", flags.storage, "--out", flags.report or "./deploy", *rounds])

@@ -6,7 +6,6 @@ python jobs/digits_lr.py --storage s3://bucket/digits --workers 4
 ray job submit --working-dir . -- python jobs/digits_lr.py --storage s3://bucket/digits
 """
 
-import dataclasses
 import sys
 
 from orchestrator.distributed.job import main
@@ -32,12 +31,5 @@ EXPERIMENT = Experiment(
     technique=LearningRateRewinding(),
 )
 
-SMOKE = dataclasses.replace(
-    EXPERIMENT,
-    name="digits_lr_smoke",
-    training=dataclasses.replace(EXPERIMENT.training, epochs=2, schedule=StepDecay(0.1, drops=(1,))),
-    path=Geometric(remove=0.2, rounds=2),
-)
-
 if __name__ == "__main__":
-    sys.exit(main(EXPERIMENT, smoke=SMOKE, doc=__doc__))
+    sys.exit(main(EXPERIMENT))

@@ -6,24 +6,35 @@
 Needs the extra `channels`. The dense run is that of jobs/imagenet_lr.py: in the same storage it is trained once.
 """
 
-import dataclasses
 import sys
+from functools import partial
 
-import imagenet_lr
-
+from orchestrator.data.small_images import SMALL_IMAGES, write_small_images
 from orchestrator.distributed.job import main
-from orchestrator.pruning import Channels, Explicit, Geometric
+from orchestrator.experiment import Experiment
+from orchestrator.pruning import Channels, Geometric
+from orchestrator.schedules import StepDecay
+from orchestrator.techniques import LearningRateRewinding
+from orchestrator.training.config import TrainingConfig
+from orchestrator.training.optimizer import SGD
 
-EXPERIMENT = dataclasses.replace(
-    imagenet_lr.EXPERIMENT,
+EXPERIMENT = Experiment(
     name="imagenet_channels",
+    model="torchvision:resnet50",
+    data="imagefolder",
+    training=TrainingConfig(
+        epochs=90,
+        batch_size=1024,
+        schedule=StepDecay(0.4, drops=(30, 60, 80), warmup_epochs=5),
+        optimizer=SGD(momentum=0.9, nesterov=True, weight_decay=1e-4, decay_normalisation=False),
+        precision="bf16",
+        channels_last=True,
+    ),
     selection=Channels(unit="macs", round_to=8),
     path=Geometric.down_to(0.25, remove=0.3),
-)
-
-SMOKE = dataclasses.replace(
-    imagenet_lr.SMOKE, name="imagenet_channels_smoke", selection=EXPERIMENT.selection, path=Explicit([0.5])
+    technique=LearningRateRewinding(),
 )
 
 if __name__ == "__main__":
-    sys.exit(main(EXPERIMENT, smoke=SMOKE, doc=__doc__, make_smoke_data=imagenet_lr.make_smoke_data))
+    shorten = partial(Experiment.shortened, batch_size=16, data_options=SMALL_IMAGES)
+    sys.exit(main(EXPERIMENT, shorten=shorten, make_smoke_data=write_small_images))

@@ -11,10 +11,10 @@ images, packed once:
     ray job submit -- python jobs/imagenet_lr.py --data s3://bucket/imagenet-packed --workers 8 --storage s3://bucket/imagenet
 """
 
-import dataclasses
 import sys
-from pathlib import Path
+from functools import partial
 
+from orchestrator.data.small_images import SMALL_IMAGES, write_small_images
 from orchestrator.distributed.job import main
 from orchestrator.experiment import Experiment
 from orchestrator.pruning import Geometric
@@ -39,30 +39,6 @@ EXPERIMENT = Experiment(
     technique=LearningRateRewinding(),
 )
 
-SMOKE = dataclasses.replace(
-    EXPERIMENT,
-    name="imagenet_lr_smoke",
-    data_options={"image_size": 64, "val_fraction": 0.25},
-    training=dataclasses.replace(
-        EXPERIMENT.training, epochs=2, batch_size=16, schedule=StepDecay(0.01, drops=(1,), warmup_epochs=1)
-    ),
-    path=Geometric(remove=0.2, rounds=1),
-)
-
-
-def make_smoke_data(root: Path) -> None:
-    """Fill `root` in ImageNet's layout: 64 + 16 JPEGs in four classes that differ by a tint under noise."""
-    import numpy as np
-    from PIL import Image
-
-    random = np.random.default_rng(0)
-    for split, images in (("train", 64), ("val", 16)):
-        for index in range(images):
-            file = root / split / f"class{index % 4}" / f"{index:03}.JPEG"
-            file.parent.mkdir(parents=True, exist_ok=True)
-            tint = np.array([index % 2, index // 2 % 2, 0]) * 80
-            Image.fromarray((random.integers(0, 170, (80, 100, 3)) + tint).astype(np.uint8)).save(file)
-
-
 if __name__ == "__main__":
-    sys.exit(main(EXPERIMENT, smoke=SMOKE, doc=__doc__, make_smoke_data=make_smoke_data))
+    shorten = partial(Experiment.shortened, batch_size=16, data_options=SMALL_IMAGES)
+    sys.exit(main(EXPERIMENT, shorten=shorten, make_smoke_data=write_small_images))

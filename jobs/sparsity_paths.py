@@ -13,14 +13,12 @@ from dataclasses import dataclass, replace
 
 import tyro
 
-from orchestrator.distributed.flags import run_job
-from orchestrator.distributed.sweep_job import SweepFlags, run_search, run_sweep
+from orchestrator.distributed.flags import SweepFlags, run_job
+from orchestrator.distributed.sweep_job import run_search, run_sweep
 from orchestrator.errors import ConfigError
 from orchestrator.experiment import Experiment
 from orchestrator.lookup import find
 from orchestrator.pruning import Cubic, Geometric, OneShot, Path
-from orchestrator.schedules import Constant
-from orchestrator.techniques import LearningRateRewinding
 
 
 @dataclass(frozen=True)
@@ -58,15 +56,9 @@ def load_experiment(spec: str) -> Experiment:
 
 def job(flags: PathFlags) -> int:
     base = load_experiment(flags.experiment)
-    if flags.smoke:
-        base = replace(
-            base,
-            name=f"{base.name[:60]}-smoke",
-            training=replace(base.training, epochs=2, schedule=Constant(0.01)),
-            technique=LearningRateRewinding(),
-            path=Geometric(remove=0.5, rounds=2),
-        )
-    return run_search(base, flags, probes=flags.probes) if flags.search else run_sweep(paths(base), flags)
+    if flags.search:
+        return run_search(base.shortened() if flags.smoke else base, flags, probes=flags.probes)
+    return run_sweep([each.shortened() if flags.smoke else each for each in paths(base)], flags)
 
 
 if __name__ == "__main__":

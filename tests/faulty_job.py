@@ -27,4 +27,4 @@ EXPERIMENT = tiny.with_training(
 )
 
 if __name__ == "__main__":
-    sys.exit(main(EXPERIMENT, smoke=EXPERIMENT, doc=__doc__))
+    sys.exit(main(EXPERIMENT))

@@ -12,7 +12,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.distributed.sweep_job import SweepFlags
+from orchestrator.distributed.flags import SweepFlags
 from orchestrator.driver import Driver
 from orchestrator.errors import ConfigError
 from orchestrator.experiment import Problem

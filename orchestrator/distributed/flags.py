@@ -1,4 +1,4 @@
-"""What all jobs share: the flags that say where and on what one runs, and how it ends."""
+"""The flags of all jobs: where and on what a job runs; and how a job begins and ends."""
 
 from __future__ import annotations
 
@@ -15,10 +15,14 @@ from typing import TypeVar
 
 from orchestrator.distributed.deployment import Deployment, Workers
 from orchestrator.distributed.termination import GO_ON, Terminated, print_last, raise_terminated
-from orchestrator.errors import OrchestratorError
+from orchestrator.distributed.trackers import TrackerName
+from orchestrator.errors import ConfigError, OrchestratorError
 from orchestrator.experiment import Experiment
 from orchestrator.files import expand_home
 from orchestrator.formatting import plain
+from orchestrator.stopping import Floor
+
+_AS = "97 is 97 % of the images, 0.5 is one of 200 images"
 
 
 @dataclass(frozen=True)
@@ -61,6 +65,39 @@ class Flags:
             self.checkpoint_seconds,
             gpus_if_there=self.gpus_per_worker is None,
         )
+
+
+@dataclass(frozen=True)
+class SweepFlags(Flags):
+    """Where and on what a sweep runs, and when it stops. What it computes stands in the script."""
+
+    workers: str = "1"
+    """Training workers of each path: a number, or an elastic range such as 2:8."""
+    report: str | None = "./report"
+    """Folder for the report."""
+    max_concurrent: int | None = None
+    """Paths at a time; left out: as many as the cluster holds."""
+    target_accuracy: float | None = None
+    """Cut a path after a round whose validation accuracy is below this, in per cent: 97."""
+    max_drop: float | None = None
+    """Cut a path after a round whose validation accuracy is more than this below dense, in per cent: 0.5."""
+    asha: bool = False
+    """Stop the weaker half of the paths early, round by round (successive halving)."""
+    tracker: TrackerName | None = None
+    """Log every path to a tracker."""
+
+    def stop(self) -> Floor | None:
+        """Return the floor that the flags name, if any. Raises ConfigError."""
+        accuracy, drop = self.target_accuracy, self.max_drop
+        if accuracy is not None and drop is not None:
+            raise ConfigError(f"give --target-accuracy or --max-drop, not both, got {accuracy:g} and {drop:g}")
+        if accuracy is not None and not 1 < accuracy <= 100:
+            raise ConfigError(f"--target-accuracy must be in per cent, above 1 and up to 100, got {accuracy:g}: {_AS}")
+        if drop is not None and not (drop == 0 or 0.1 <= drop <= 100):
+            raise ConfigError(f"--max-drop must be in per cent, 0 or from 0.1 to 100, got {drop:g}: {_AS}")
+        if accuracy is None and drop is None:
+            return None
+        return Floor(None if accuracy is None else accuracy / 100, None if drop is None else drop / 100)
 
 
 F = TypeVar("F", bound=Flags)

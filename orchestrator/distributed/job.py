@@ -1,8 +1,9 @@
-"""Run one experiment as a job: flags, checks, training on Ray, and the table at the end."""
+"""Run experiments as a job: flags, checks, training on Ray, and the table at the end."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -10,7 +11,8 @@ import tyro
 from rich.console import Console
 
 from orchestrator.distributed.deployment import Deployment
-from orchestrator.distributed.flags import Flags, run_job, write_report
+from orchestrator.distributed.flags import Flags, SweepFlags, run_job, write_report
+from orchestrator.distributed.sweep_job import run_sweep
 from orchestrator.driver import Driver
 from orchestrator.errors import OrchestratorError
 from orchestrator.experiment import Experiment, Problem
@@ -24,21 +26,28 @@ from orchestrator.storage.opening import open_store
 
 
 def main(
-    experiment: Experiment,
+    experiments: Experiment | Sequence[Experiment],
     *,
-    smoke: Experiment,
-    doc: str | None,
+    shorten: Callable[[Experiment], Experiment] = Experiment.shortened,
     make_smoke_data: Callable[[Path], None] | None = None,
 ) -> int:
-    """Parse the flags, run, show the table, and return the exit code.
+    """Parse the flags, train one experiment, or several as a sweep, show the table, and return the exit code.
 
-    `make_smoke_data` fills a temporary folder that stands for --data in a --smoke run without one.
+    The docstring of the script is the text of --help. With --smoke, `shorten(experiment)` is trained in place of each
+    experiment. `make_smoke_data` fills a temporary folder that stands for --data in a --smoke run without one.
     """
-    flags = tyro.cli(Flags, description=doc)
-    return run_job(flags, lambda flags: _job(smoke if flags.smoke else experiment, flags), make_smoke_data)
+    listed = [experiments] if isinstance(experiments, Experiment) else experiments
+    kind = Flags if isinstance(experiments, Experiment) else SweepFlags
+
+    def job(flags: Flags) -> int:
+        chosen = [shorten(experiment) for experiment in listed] if flags.smoke else listed
+        return run_sweep(chosen, flags) if isinstance(flags, SweepFlags) else _run_one(chosen[0], flags)
+
+    return run_job(tyro.cli(kind, description=sys.modules["__main__"].__doc__), job, make_smoke_data)
 
 
-def _job(experiment: Experiment, flags: Flags) -> int:
+def _run_one(experiment: Experiment, flags: Flags) -> int:
+    """Train every replicate of `experiment`, one after another; show the table or write the report."""
     console = make_console()
     experiment = flags.seeded(experiment)
     records = [record for replicate in experiment.replicates() for record in run(replicate, flags, console)]

@@ -1,75 +1,21 @@
-"""Run a list of experiments as one job: flags, the sweep, the tables, and what sharing rounds has saved."""
+"""Run a list of experiments as one job: the sweep, the tables, and what sharing rounds has saved."""
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import tyro
-
-from orchestrator.distributed.flags import Flags, run_job, write_report
-from orchestrator.distributed.trackers import TrackerName, tracker
+from orchestrator.distributed.flags import SweepFlags, write_report
+from orchestrator.distributed.trackers import tracker
 from orchestrator.errors import ConfigError
 from orchestrator.experiment import Experiment
 from orchestrator.formatting import duration, make_console
 from orchestrator.report import print_table
-from orchestrator.stopping import Floor
-
-_AS = "97 is 97 % of the images, 0.5 is one of 200 images"
 
 if TYPE_CHECKING:
     from orchestrator.distributed.sweep import SweepResult
-
-
-@dataclass(frozen=True)
-class SweepFlags(Flags):
-    """Where and on what a sweep runs, and when it stops. What it computes stands in the script."""
-
-    workers: str = "1"
-    """Training workers of each path: a number, or an elastic range such as 2:8."""
-    report: str | None = "./report"
-    """Folder for the report."""
-    max_concurrent: int | None = None
-    """Paths at a time; left out: as many as the cluster holds."""
-    target_accuracy: float | None = None
-    """Cut a path after a round whose validation accuracy is below this, in per cent: 97."""
-    max_drop: float | None = None
-    """Cut a path after a round whose validation accuracy is more than this below dense, in per cent: 0.5."""
-    asha: bool = False
-    """Stop the weaker half of the paths early, round by round (successive halving)."""
-    tracker: TrackerName | None = None
-    """Log every path to a tracker."""
-
-    def stop(self) -> Floor | None:
-        """Return the floor that the flags name, if any. Raises ConfigError."""
-        accuracy, drop = self.target_accuracy, self.max_drop
-        if accuracy is not None and drop is not None:
-            raise ConfigError(f"give --target-accuracy or --max-drop, not both, got {accuracy:g} and {drop:g}")
-        if accuracy is not None and not 1 < accuracy <= 100:
-            raise ConfigError(f"--target-accuracy must be in per cent, above 1 and up to 100, got {accuracy:g}: {_AS}")
-        if drop is not None and not (drop == 0 or 0.1 <= drop <= 100):
-            raise ConfigError(f"--max-drop must be in per cent, 0 or from 0.1 to 100, got {drop:g}: {_AS}")
-        if accuracy is None and drop is None:
-            return None
-        return Floor(None if accuracy is None else accuracy / 100, None if drop is None else drop / 100)
-
-
-def main(
-    experiments: Sequence[Experiment],
-    *,
-    smoke: Sequence[Experiment],
-    doc: str | None,
-    make_smoke_data: Callable[[Path], None] | None = None,
-) -> int:
-    """Parse the flags, run the sweep, show what it found, and return the exit code: 1 also when a path failed."""
-    return run_job(
-        tyro.cli(SweepFlags, description=doc),
-        lambda flags: run_sweep(list(smoke if flags.smoke else experiments), flags),
-        make_smoke_data,
-    )
 
 
 def run_sweep(experiments: Sequence[Experiment], flags: SweepFlags) -> int:

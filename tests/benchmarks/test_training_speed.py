@@ -185,6 +185,6 @@ def test_the_gap_between_rounds_of_resnet50(tmp_path):
     )
     code, output = job_runs.run(tmp_path / "log", *arguments, script=script, seconds=400)
     assert code == 0, output
-    _, pruned = Ledger(open_store(str(tmp_path / "runs"))).records()
+    _, pruned, _ = Ledger(open_store(str(tmp_path / "runs"))).records()
     print(f"\nlast step of a round to the next round's first, ResNet-50: {pruned.gap_seconds:.2f} s (target 2)")
     assert pruned.gap_seconds < 6

@@ -55,7 +55,7 @@ def mistake(tmp_path, monkeypatch, capsys):
         experiment = dataclasses.replace(tiny.EXPERIMENT, **changes)
         monkeypatch.setattr("sys.argv", ["job", *([] if "--storage" in args else ["--storage", str(tmp_path)]), *args])
         monkeypatch.setattr("orchestrator.distributed.job._train", lambda *_: pytest.fail("training has begun"))
-        assert main(experiment, smoke=experiment, doc=None) == 1
+        assert main(experiment) == 1
         (error,) = re.findall(r"^error: .*", capsys.readouterr().err, flags=re.MULTILINE)
         return error
 
@@ -103,7 +103,7 @@ def test_rounds_of_other_settings_are_not_passed_over_in_silence(tmp_path, monke
     monkeypatch.setattr("sys.argv", ["job", "--storage", str(tmp_path)])
     monkeypatch.setattr("orchestrator.distributed.job._train", lambda *_: None)
     changed = tiny.with_training(SHORT, epochs=epochs)
-    assert main(changed, smoke=changed, doc=None) == anew  # 1, as nothing was trained
+    assert main(changed) == anew  # 1, as nothing was trained
     assert ("it begins anew, and the old rounds stay" in " ".join(capsys.readouterr().out.split())) == anew
 
 
@@ -127,7 +127,7 @@ def short_job(ray, tmp_path, monkeypatch, capfd):
 
     def short_job(*args: str, experiment: Experiment = SHORT) -> tuple[int, str]:
         monkeypatch.setattr("sys.argv", ["job", "--storage", str(tmp_path), *args])
-        code = main(experiment, smoke=experiment, doc=None)
+        code = main(experiment)
         return code, "".join(capfd.readouterr())
 
     return short_job

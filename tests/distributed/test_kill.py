@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import signal
 from collections.abc import Collection
@@ -13,6 +12,7 @@ import job_runs
 import pytest
 
 from orchestrator.data.parquet_writer import pack
+from orchestrator.data.small_images import write_small_images
 from orchestrator.distributed import job as job_module
 from orchestrator.record import Record
 from orchestrator.storage.checkpoint import unpack_progress
@@ -27,11 +27,16 @@ JOBS = job_runs.REPOSITORY / "jobs"
 SMALL_IMAGENET = f"""
 import dataclasses, sys
 sys.path += [{str(JOBS)!r}, {str(JOBS.parent / "tests")!r}]
-from imagenet_lr import SMOKE
+from imagenet_lr import EXPERIMENT
+from orchestrator.data.small_images import SMALL_IMAGES
 from orchestrator.distributed.job import main
-training = dataclasses.replace(SMOKE.training, epochs=6)
-small = dataclasses.replace(SMOKE, model="tiny:paced", model_options={{"pause": 0.5}}, training=training)
-sys.exit(main(small, smoke=small, doc=None))
+from orchestrator.pruning import OneShot
+short = EXPERIMENT.shortened(batch_size=16, data_options=SMALL_IMAGES)
+training = dataclasses.replace(short.training, epochs=6)
+small = dataclasses.replace(
+    short, model="tiny:paced", model_options={{"pause": 0.5}}, training=training, path=OneShot(0.8)
+)
+sys.exit(main(small))
 """
 
 
@@ -130,7 +135,7 @@ def test_sigterm_ends_in_order_with_a_checkpoint_and_the_same_command_goes_on(tm
 def test_the_finished_job_shows_its_table_without_starting_ray(undisturbed, monkeypatch, capsys):
     monkeypatch.setattr(job_module, "_train", lambda *_: pytest.fail("training has begun"))
     monkeypatch.setattr("sys.argv", ["job", "--storage", str(undisturbed / "runs")])
-    assert job_module.main(faulty_job.EXPERIMENT, smoke=faulty_job.EXPERIMENT, doc=None) == 0
+    assert job_module.main(faulty_job.EXPERIMENT) == 0
     again = capsys.readouterr().out
     assert "3 of 3 rounds are in" in again
     assert again.strip().splitlines()[-5:] == (undisturbed / "log").read_text().strip().splitlines()[-5:]
@@ -148,10 +153,9 @@ def test_ctrl_c_says_how_to_go_on(tmp_path):
 
 
 @pytest.mark.slow
-def test_sigkill_in_the_middle_of_an_epoch_of_images_from_a_bucket(tmp_path, s3_uri, monkeypatch):
+def test_sigkill_in_the_middle_of_an_epoch_of_images_from_a_bucket(tmp_path, s3_uri):
     """Data, loader and training of the ImageNet job, a small, slow network: on with the images that were to come."""
-    monkeypatch.syspath_prepend(JOBS)
-    importlib.import_module("imagenet_lr").make_smoke_data(tmp_path / "folder")
+    write_small_images(tmp_path / "folder")
     pack(str(tmp_path / "folder"), s3_uri)
     script = tmp_path / "small_job.py"
     script.write_text(SMALL_IMAGENET)

@@ -79,14 +79,16 @@ def test_digits_run_and_are_found_in_the_ledger(head, storage, store, tmp_path, 
     submit = ["job", "submit", "--submission-id", "first", "--metadata-json", metadata, "--", *command]
     done = head.ray(*submit, cwd=tmp_path)
     assert done.returncode == 0, done.stdout
-    assert "round 2 done: density 0.640" in done.stdout
+    assert "round 2 done: density 0.044" in done.stdout
     assert "first' succeeded" in done.stdout
     assert "19,464 prunable weights" in done.stdout
     assert (report / "accuracy.png").read_bytes().startswith(b"\x89PNG")
     assert main(["status", storage, "--json"]) == 0
     rounds = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert [(r["round"], r["kept"], r["seed"]) for r in rounds] == [(0, 19464, 1), (1, 15571, 1), (2, 12457, 1)]
-    assert all(r["metrics"]["test_accuracy"] > 0.8 for r in rounds)
+    assert [(r["round"], r["kept"], r["seed"]) for r in rounds] == [(0, 19464, 1), (1, 15571, 1), (2, 856, 1)]
+    dense, first, last = (r["metrics"]["test_accuracy"] for r in rounds)
+    assert min(dense, first) > 0.8
+    assert last > 0.6, "of ten classes, with 856 weights after two epochs"
     assert head.get("/api/jobs/first")["metadata"] == json.loads(metadata)
     (run,) = head.get("/api/train/v2/runs/v1")["train_runs"]
     assert run["status"] == "FINISHED"

@@ -38,7 +38,7 @@ def late(num_classes: int, input_shape: tuple[int, int, int]) -> nn.Module:
 def test_an_exception_on_one_worker_ends_the_job_at_once(ray, tmp_path, monkeypatch, capfd):
     experiment = dataclasses.replace(tiny.EXPERIMENT, model="test_user_errors:late")
     monkeypatch.setattr("sys.argv", ["job", "--storage", str(tmp_path), "--workers", "2"])
-    assert main(experiment, smoke=experiment, doc=None) == 1
+    assert main(experiment) == 1
     output = "".join(capfd.readouterr())
     (error,) = re.findall(r"^error: (.*)", output, flags=re.MULTILINE)
     place = rf"{re.escape(__file__)}:\d+"
