@@ -9,16 +9,21 @@ Needs the extras `onnx` and `channels`.
 
 import sys
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import tyro
 
+from orchestrator import export
 from orchestrator.distributed.flags import Flags, run_job
 from orchestrator.distributed.job import run
 from orchestrator.experiment import Experiment
-from orchestrator.formatting import make_console
+from orchestrator.files import expand_home
+from orchestrator.formatting import make_console, print_problems
 from orchestrator.pruning import Channels, Geometric
 from orchestrator.report.exported import recommended_rounds
 from orchestrator.schedules import StepDecay
+from orchestrator.storage.ledger import Ledger
+from orchestrator.storage.opening import open_store
 from orchestrator.techniques import LearningRateRewinding
 from orchestrator.training.config import TrainingConfig
 from orchestrator.training.optimizer import SGD
@@ -53,15 +58,17 @@ class DeployFlags(Flags):
 
 def job(flags: DeployFlags) -> int:
     """Train both paths, whose dense round is one, then export the recommended network of each beside the dense one."""
-    from orchestrator.__main__ import main as command
-
     records = [
         replace(record, experiment=experiment.name)
         for experiment in (CHANNELS, WEIGHTS)  # channels need an extra, and without it nothing is trained
         for record in run(flags.seeded(experiment.shortened() if flags.smoke else experiment), flags, make_console())
     ]
-    rounds = [part for record in recommended_rounds(records) for part in ("--round", record.key)]
-    return command(["export", flags.storage, "--out", flags.report or "./deploy", *rounds])
+    problems = export.write(
+        Ledger(open_store(flags.storage)),
+        Path(expand_home(flags.report or "./deploy")),
+        rounds=[record.key for record in recommended_rounds(records)],
+    )
+    return print_problems(problems)
 
 
 if __name__ == "__main__":

@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from orchestrator.errors import ConfigError, OrchestratorError, StorageError
+from orchestrator.formatting import no_rounds, plain, print_problems
 from orchestrator.storage.opening import open_store
-from orchestrator.storage.store import Store
 
 if TYPE_CHECKING:  # the ledger imports torch, which takes seconds: help and mistakes are answered without it
     from orchestrator.storage.ledger import Ledger
@@ -59,12 +59,12 @@ def status(
     if as_json:
         for record in records:
             print(json_line(record))
-        return _told(problems)
+        return print_problems(problems)
     failures = ledger.failures(problems)
     if not records:
-        print(_nothing(ledger.store))
+        print(no_rounds(ledger.store.uri))
     print_status(records, failures)
-    code = _told(problems)
+    code = print_problems(problems)
     if follow:
         from orchestrator.report.follow import follow_storage
 
@@ -81,7 +81,6 @@ def verify(storage: Storage) -> int:
 
     orchestrator verify ./runs
     """
-    from orchestrator.formatting import plain
     from orchestrator.storage.verify import verify as findings
 
     ledger = _ledger(storage)
@@ -95,7 +94,7 @@ def verify(storage: Storage) -> int:
             damaged += 1
             print(plain(problem if finding.path in problem else f"{finding.path}: {problem}"), flush=True)
     if not files:
-        print(_nothing(ledger.store))
+        print(no_rounds(ledger.store.uri))
     if leftovers:
         print(f"not checked: {leftovers} files of jobs that run or were killed: orchestrator clean removes what may go")
     if foreign:
@@ -139,7 +138,7 @@ def clean(
         print(f"nothing to remove in {ledger.store.uri}")
     if left.fresh:
         print(f"kept: {left.fresh} files of the last ten minutes, which a job may still need: clean again later")
-    return _told([left.warning] if left.warning else [])
+    return print_problems([left.warning] if left.warning else [])
 
 
 @app.command
@@ -159,34 +158,10 @@ def report(
 
     What orchestrator export measured stands on the page too, if its deploy.json lies in the same folder.
     """
-    from orchestrator.export.proof import DEPLOY, ExportedNetworks
     from orchestrator.files import expand_home
-    from orchestrator.report import path_records, print_and_write
+    from orchestrator.report import report_storage
 
-    out = Path(expand_home(str(out)))
-    ledger = _ledger(storage)
-    problems: list[str] = []
-    records, left_out = path_records(ledger, problems)
-    failures = [f for f in ledger.failures(problems) if not experiment or f.get("experiment") in experiment]
-    names = sorted({record.experiment for record in records})
-    for name in experiment:
-        if name not in names:
-            there = f"one of {', '.join(names)}" if names else "of a storage with finished rounds"
-            raise ConfigError(f"--experiment must be {there}, got {name!r}")
-    records = [record for record in records if record.experiment in (experiment or names)]
-    if not records:
-        print(_nothing(ledger.store))
-        return _told(problems)
-    deployment = ExportedNetworks.load(out)
-    # Without names the report is of the whole storage, which may hold the networks as rounds of earlier settings.
-    reported = records if experiment or not deployment else ledger.records([])
-    if deployment and deployment.keys.isdisjoint(record.key for record in reported):
-        print(f"left out: {out / DEPLOY} is of networks that this report does not show")
-        deployment = None
-    if left_out:
-        print(f"left out: {left_out} rounds of earlier settings (orchestrator status shows them)")
-    print_and_write(records, out, failures=failures, exported=deployment and deployment.present(out))
-    return _told(problems)
+    return print_problems(report_storage(_ledger(storage), Path(expand_home(str(out))), experiment))
 
 
 @app.command
@@ -230,44 +205,12 @@ def export(
 
     orchestrator export ./runs --out ./deploy --trust my_models:network --trust my_data:images
     """
-    from orchestrator.export.candidates import check_code, find_round, side_by_side, source_of, with_dense
-    from orchestrator.export.deploy import deploy
+    from orchestrator import export
     from orchestrator.files import expand_home
-    from orchestrator.report import check_folder, path_records, print_and_write
-    from orchestrator.report.exported import artifact_line, recommended_rounds, round_line, same_model_and_data
 
-    out = Path(expand_home(str(out)))
-    ledger = _ledger(storage)
-    problems: list[str] = []
-    records, left_out = path_records(ledger, problems)
-    if not records and not left_out:
-        print(_nothing(ledger.store))
-        return _told(problems)
-    every = ledger.records([]) if round else []
-    chosen = [find_round(every, key) for key in round] or recommended_rounds(records)
-    shown = with_dense(ledger, chosen)
-    check_code(shown, trust)
-    check_folder(out, "--out")  # now, because the report is written after everything is measured
-    source = source_of(shown, data)
-    networks = side_by_side(ledger, shown, source.load())
-    for record in chosen:
-        print(round_line(record), flush=True)
-    deployment = deploy(
-        networks,
-        out,
-        formats=formats,
-        source=source,
-        on_artifact=lambda each: print(artifact_line(each, out), flush=True),
-    )
-    beside = same_model_and_data(records, shown) or shown
-    names = {record.experiment for record in beside}
-    failures = [failure for failure in ledger.failures(problems) if failure.get("experiment") in names]
-    print_and_write(beside, out, failures=failures, exported=deployment.present(out))
-    if problems and not round:
-        problems.append(
-            "the networks were chosen without what is damaged: restore it and export again, or give --round"
-        )
-    return _told(problems)
+    folder = Path(expand_home(str(out)))
+    problems = export.write(_ledger(storage), folder, rounds=round, formats=formats, data=data, trust=trust)
+    return print_problems(problems)
 
 
 @datasets.command
@@ -320,8 +263,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()  # here, where a closed pipe can be caught
         return code
     except OrchestratorError as error:
-        from orchestrator.formatting import plain
-
         print(f"error: {plain(error)}", file=sys.stderr)
         return 1
     except BrokenPipeError:
@@ -340,19 +281,6 @@ def _ledger(storage: str) -> Ledger:
     from orchestrator.storage.ledger import Ledger
 
     return Ledger(store)
-
-
-def _told(problems: Sequence[str]) -> int:
-    """Name what cannot be used of a storage; returns the exit code."""
-    from orchestrator.formatting import plain
-
-    for problem in problems:
-        print(f"error: {plain(problem)}", file=sys.stderr)
-    return 1 if problems else 0
-
-
-def _nothing(store: Store) -> str:
-    return f"no finished round in {store.uri}"
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from decimal import ROUND_HALF_UP, Decimal
 
 from rich.console import Console
@@ -16,6 +16,18 @@ MAX_NAMES = 8  # in one sentence
 def make_console() -> Console:
     """Standard output, one for the process; wide when it is no terminal, so that no log or file gets broken rows."""
     return Console(width=None if sys.stdout.isatty() else 200)
+
+
+def print_problems(problems: Sequence[str]) -> int:
+    """Print a line of standard error for each file of a storage that cannot be used. Return the exit code."""
+    for problem in problems:
+        print(f"error: {plain(problem)}", file=sys.stderr)
+    return 1 if problems else 0
+
+
+def no_rounds(uri: str) -> str:
+    """Return the line about a storage that holds nothing to show."""
+    return f"no finished round in {uri}"
 
 
 def plain(text: object) -> str:

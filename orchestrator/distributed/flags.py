@@ -19,8 +19,9 @@ from orchestrator.distributed.trackers import TrackerName
 from orchestrator.errors import ConfigError, OrchestratorError
 from orchestrator.experiment import Experiment
 from orchestrator.files import expand_home
-from orchestrator.formatting import plain
+from orchestrator.formatting import plain, print_problems
 from orchestrator.stopping import Floor
+from orchestrator.storage.opening import open_store
 
 _AS = "97 is 97 % of the images, 0.5 is one of 200 images"
 
@@ -129,9 +130,11 @@ def run_job(flags: F, job: Callable[[F], int], make_smoke_data: Callable[[Path],
 
 
 def write_report(flags: Flags, experiments: Iterable[Experiment]) -> int:
-    """What `orchestrator report` does, of these experiments: a storage may hold others as well."""
-    from orchestrator.__main__ import main as command
+    """Write the report of these experiments, as a storage may hold others as well. Return the exit code."""
+    from orchestrator.report import report_storage
+    from orchestrator.storage.ledger import Ledger
 
     assert flags.report is not None
-    named = [word for name in dict.fromkeys(e.name for e in experiments) for word in ("--experiment", name)]
-    return command(["report", flags.storage, "--out", flags.report, *named])
+    names = list(dict.fromkeys(experiment.name for experiment in experiments))
+    problems = report_storage(Ledger(open_store(flags.storage)), Path(expand_home(flags.report)), names)
+    return print_problems(problems)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from orchestrator.export.batch_norm import fold_batch_norm
     from orchestrator.export.coreml_file import save_coreml
+    from orchestrator.export.finished_rounds import write
     from orchestrator.export.onnx_file import save_onnx, save_onnx_half, save_onnx_int8
     from orchestrator.export.packed_file import load_packed, save_packed
     from orchestrator.export.preprocessing import Preprocessing
@@ -26,10 +27,12 @@ __all__ = [
     "save_onnx_int8",
     "save_packed",
     "save_pte",
+    "write",
 ]
 _PLACES = {
     "batch_norm": ("fold_batch_norm",),
     "coreml_file": ("save_coreml",),
+    "finished_rounds": ("write",),
     "onnx_file": ("save_onnx", "save_onnx_half", "save_onnx_int8"),
     "packed_file": ("load_packed", "save_packed"),
     "preprocessing": ("Preprocessing",),

@@ -1,10 +1,11 @@
 """Reports of finished rounds: tables, pictures and a web page.
 
-`write(records, folder)` writes a report; `path_records(ledger)` returns the records of a storage.
+`write(records, folder)` writes a report; `path_records(ledger)` returns the records of a storage, and
+`report_storage(ledger, folder)` prints and writes a report of them.
 """
 
 from orchestrator.report.comparison import comparisons
-from orchestrator.report.folder import check_folder, print_and_write, write
+from orchestrator.report.folder import check_folder, print_and_write, report_storage, write
 from orchestrator.report.paths import path_records
 from orchestrator.report.summary import summary
 from orchestrator.report.tables import json_line, print_status, print_table, save_csv
@@ -17,6 +18,7 @@ __all__ = [
     "print_and_write",
     "print_status",
     "print_table",
+    "report_storage",
     "save_csv",
     "summary",
     "write",

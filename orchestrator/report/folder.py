@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from orchestrator.export.proof import ExportedNetworks
+from orchestrator.errors import ConfigError
+from orchestrator.export.proof import DEPLOY, ExportedNetworks
 from orchestrator.files import check_writable
+from orchestrator.formatting import no_rounds
 from orchestrator.record import Record
 from orchestrator.report.comparison import Comparison, comparisons
 from orchestrator.report.exported import ExportedSection
 from orchestrator.report.page import Chapter, check_page_packages, save_page
+from orchestrator.report.paths import path_records
 from orchestrator.report.pictures import Picture, draw_pictures, drawing_style, exported_pictures
 from orchestrator.report.published import PublishedResult, find_published
 from orchestrator.report.tables import print_table, save_csv
+from orchestrator.storage.ledger import Ledger
 
 
 def write(
@@ -48,6 +52,36 @@ def print_and_write(
         print(f"written: {path}", flush=True)
     if more := len({record.experiment for record in records} - shown):
         print(f"{more} more experiments with larger recommended networks: the page has them all")
+
+
+def report_storage(ledger: Ledger, folder: Path, experiments: Collection[str] = ()) -> list[str]:
+    """Do what `print_and_write` does of the experiments named so, or of all; return a sentence for each unusable file.
+
+    What was measured of exported files stands on the page too, if their deploy.json lies in `folder` and is of networks
+    that the report shows. Raises OrchestratorError as `write` does, and ConfigError for an unknown name.
+    """
+    problems: list[str] = []
+    records, left_out = path_records(ledger, problems)
+    failures = [f for f in ledger.failures(problems) if not experiments or f.get("experiment") in experiments]
+    names = sorted({record.experiment for record in records})
+    for name in experiments:
+        if name not in names:
+            there = f"one of {', '.join(names)}" if names else "of a storage with finished rounds"
+            raise ConfigError(f"--experiment must be {there}, got {name!r}")
+    records = [record for record in records if record.experiment in (experiments or names)]
+    if not records:
+        print(no_rounds(ledger.store.uri))
+        return problems
+    exported = ExportedNetworks.load(folder)
+    # Without names the report is of the whole storage, which may hold the networks as rounds of earlier settings.
+    reported = records if experiments or not exported else ledger.records([])
+    if exported and exported.keys.isdisjoint(record.key for record in reported):
+        print(f"left out: {folder / DEPLOY} is of networks that this report does not show")
+        exported = None
+    if left_out:
+        print(f"left out: {left_out} rounds of earlier settings (orchestrator status shows them)")
+    print_and_write(records, folder, failures=failures, exported=exported and exported.present(folder))
+    return problems
 
 
 def check_folder(folder: Path, flag: str) -> None:

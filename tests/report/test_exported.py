@@ -111,8 +111,9 @@ def test_a_file_that_is_gone_is_not_shown_as_one_to_download(storage: Path, tmp_
 def _quick_export(monkeypatch: pytest.MonkeyPatch) -> None:
     """Replace loading, exporting and measuring, so that an export takes no time."""
     monkeypatch.setattr(DataSource, "load", lambda self: None)
-    monkeypatch.setattr("orchestrator.export.candidates.side_by_side", lambda ledger, records, data: records)
-    monkeypatch.setattr("orchestrator.export.deploy.deploy", lambda networks, out, **_: exported(out, list(networks)))
+    place = "orchestrator.export.finished_rounds"
+    monkeypatch.setattr(f"{place}.side_by_side", lambda ledger, records, data: records)
+    monkeypatch.setattr(f"{place}.deploy", lambda networks, out, **_: exported(out, list(networks)))
 
 
 @pytest.mark.usefixtures("_quick_export")
