@@ -133,6 +133,7 @@ class Experiment:
             technique=shortened(self.technique, before, after),
             path=Explicit(tuple(dict.fromkeys((densities[0], densities[-1])))),
             data_options={**self.data_options, **(data_options or {})},
+            dense_epochs=None if self.dense_epochs is None else min(self.dense_epochs, after),
             seeds=self.seeds[:1],
         )
 
