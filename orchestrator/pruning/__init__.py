@@ -12,6 +12,7 @@ from orchestrator.pruning.criteria import (
     resolve_criterion,
 )
 from orchestrator.pruning.filters import Filters
+from orchestrator.pruning.global_magnitude import prune_globally
 from orchestrator.pruning.masks import (
     DEFAULT_KINDS,
     KINDS,
@@ -22,7 +23,6 @@ from orchestrator.pruning.masks import (
     unpruned_weights,
 )
 from orchestrator.pruning.path import Cubic, Explicit, Geometric, OneShot, Path
-from orchestrator.pruning.select import prune_globally
 from orchestrator.pruning.selection import Global, Layerwise, NofM, Selection
 
 __all__ = [

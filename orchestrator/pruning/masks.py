@@ -117,6 +117,25 @@ def dead_layers(masks: Mapping[str, Tensor]) -> list[str]:
     return [name for name, mask in masks.items() if not mask.any()]
 
 
+def check_tensors(
+    weights: Mapping[str, Tensor], masks: Mapping[str, Tensor] | None, gradients: Mapping[str, Tensor] | None
+) -> None:
+    """ConfigError unless `weights` can be pruned, and `masks` and `gradients` are None or match them."""
+    if not weights:
+        raise ConfigError("weights must hold at least one tensor to prune, got an empty dictionary")
+    devices = {weight.device for weight in weights.values()}
+    if len(devices) > 1:
+        raise ConfigError(f"weights must all be on one device, got {', '.join(sorted(map(str, devices)))}")
+    for name, weight in weights.items():
+        if not weight.is_floating_point():
+            raise ConfigError(f"weights must be floating point, got {weight.dtype} for {name}")
+        if weight.dim() == 0 or weight.numel() == 0:
+            shape = tuple(weight.shape)
+            raise ConfigError(f"weights must have a dimension and an element, got shape {shape} for {name}")
+    check_masks(masks, weights)
+    check_matches("gradient", gradients, weights)
+
+
 def check_masks(masks: Mapping[str, Tensor] | None, weights: Mapping[str, Tensor]) -> None:
     """ConfigError unless there is one bool mask for every weight, of its shape, and no other; or None at all."""
     check_matches("mask", masks, weights)

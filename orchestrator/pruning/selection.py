@@ -13,8 +13,8 @@ from torch import Tensor
 from orchestrator.errors import ConfigError
 from orchestrator.pruning.counts import count_to_keep, kept_count
 from orchestrator.pruning.criteria import Criterion, magnitude, score
-from orchestrator.pruning.masks import count_true
-from orchestrator.pruning.select import check_tensors, prune_globally
+from orchestrator.pruning.global_magnitude import prune_globally
+from orchestrator.pruning.masks import check_tensors, count_true
 from orchestrator.validate import whole
 
 

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from orchestrator.errors import ConfigError
-from orchestrator.pruning import count_kept, kept_count, magnitude, prune_globally, select
+from orchestrator.pruning import count_kept, kept_count, magnitude, prune_globally, top_k
 from orchestrator.pruning.criteria import Criterion
 
 Tensors = dict[str, Tensor]
@@ -62,7 +62,7 @@ def without_ties(shapes: list[tuple[int, ...]], seed: int) -> Tensors:
 def test_any_number_of_threads_chooses_the_same_and_the_number_stays(
     monkeypatch: pytest.MonkeyPatch, threads: int, masked: bool
 ) -> None:
-    monkeypatch.setattr(select, "BLOCK", 64)
+    monkeypatch.setattr(top_k, "BLOCK", 64)
     weights = {f"layer{i}": torch.randint(-9, 9, (n, 7)).float() for i, n in enumerate((1, 40, 3, 90, 11))}
     masks = {name: torch.rand(weight.shape) < 0.7 for name, weight in weights.items()} if masked else None
     before = torch.get_num_threads()
@@ -171,7 +171,7 @@ def test_equals_a_stable_sort(network: tuple[Tensors, Tensors | None], data: st.
     criterion = data.draw(st.sampled_from([magnitude, squared_upside_down]), "criterion")
     # The sizes that matter at 25 million weights, scaled down to these networks.
     block, stride = data.draw(st.sampled_from([1, 3, 8, 16, 100])), data.draw(st.sampled_from([1, 2, 7, 211]))
-    with mock.patch.multiple(select, BLOCK=block, STRIDE=stride, SIGMAS=(1, math.inf)):
+    with mock.patch.multiple(top_k, BLOCK=block, STRIDE=stride, SIGMAS=(1, math.inf)):
         got = prune_globally(weights, keep / total, masks=masks, min_kept_per_layer=minimum, criterion=criterion)
     assert_same(got, by_sorting(weights, keep / total, masks, minimum, criterion))
 
@@ -180,7 +180,7 @@ def test_equals_a_stable_sort(network: tuple[Tensors, Tensors | None], data: st.
 def brackets_of(bracket: tuple[float, float]) -> Iterator[None]:
     """The first bracket tried is `bracket`, wherever the threshold is."""
     tries = [tuple(sorted(bracket)), (-math.inf, math.inf)]
-    with mock.patch.object(select, "_bracket", side_effect=tries):
+    with mock.patch.object(top_k, "_bracket", side_effect=tries):
         yield
 
 
@@ -199,7 +199,7 @@ def test_a_wrong_bracket_costs_time_but_not_exactness(
 
 def only_the_sampled_are_large(n: int) -> Tensor:
     weight = torch.rand(n)
-    weight[:: select.STRIDE] += 10
+    weight[:: top_k.STRIDE] += 10
     return weight
 
 
@@ -220,7 +220,7 @@ def only_the_sampled_are_large(n: int) -> Tensor:
     ids=["normal", "equal", "rising", "falling", "relu", "bfloat16", "float64", "heavy tails", "fools the sample"],
 )
 def test_more_weights_than_a_block(make: Callable[[int], Tensor], density: float) -> None:
-    n, head = select.BLOCK + 12345, 1001  # neither is a multiple of 8
+    n, head = top_k.BLOCK + 12345, 1001  # neither is a multiple of 8
     weight = make(n)
     scores = weight.double().abs()
     masks = prune_globally({"head": weight[:head], "rest": weight[head:]}, density)

@@ -1,14 +1,18 @@
-"""Choose the weights to keep: exactly so many of the whole network, the best by a criterion."""
+"""Find the k highest scores of a network, fast: `top_k`.
+
+It returns what a stable sort of all scores in descending order would put first, in one pass over them.
+"""
 
 from __future__ import annotations
 
 import math
 import threading
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import accumulate, chain
 from typing import Any, NamedTuple
 
@@ -17,9 +21,7 @@ import torch
 from torch import Tensor
 
 from orchestrator.errors import ConfigError
-from orchestrator.pruning.counts import count_to_keep
-from orchestrator.pruning.criteria import Criterion, magnitude, score
-from orchestrator.pruning.masks import check_masks, check_matches, count_true
+from orchestrator.pruning.masks import count_true
 
 BLOCK = 1 << 20  # scores looked at together: several passes over a block then find it in the cache
 STRIDE = 211  # sampling step: a prime, so that it meets every place of a kernel and every channel alike
@@ -29,43 +31,48 @@ MAX_THREADS = 8  # more would only wait for memory
 _selecting = threading.RLock()  # a criterion may select, too
 
 
-@torch.no_grad()
-def prune_globally(
-    weights: Mapping[str, Tensor],
-    density: float,
-    *,
-    masks: Mapping[str, Tensor] | None = None,
-    criterion: Criterion = magnitude,
-    gradients: Mapping[str, Tensor] | None = None,
-    min_kept_per_layer: int = 0,
-) -> dict[str, Tensor]:
-    """Masks that keep exactly round(density * N) of the N `weights`, the best of all layers together.
+@dataclass(frozen=True, eq=False)
+class LayerScores:
+    """The scores of one layer, flat: `values`, or |values| if `absolute`, so that magnitudes take no memory.
 
-    Global magnitude pruning as in Renda, Frankle, Carbin (ICLR 2020), section 2. `weights` are floating point, of any
-    shape, on one device; N counts what earlier `masks` (bool, True = kept) removed, and that never comes back. Of
-    equal scores the lower flat index is kept, in the order of `weights`. Each layer keeps its `min_kept_per_layer`
-    best candidates (or all, if it has fewer), at the expense of the weakest of other layers. The result has the
-    keys and shapes of `weights`: contiguous bool tensors on their device. `gradients` (dL/dw) may be those of other
-    tensors too, such as biases. Nothing passed in is changed. As many threads as `torch.get_num_threads()` take part;
-    where other programs keep the processors busy, they share them and do not wait for each other.
-
-    Raises ConfigError for a density that keeps nothing, or more than `masks` or less than the minimum allow; for a
-    weight, gradient or score that is not finite, a criterion that reads gradients without them, and tensors
-    that do not match `weights`.
+    `mask` (bool): which of them are candidates; None: all. `name` is for errors.
     """
-    check_tensors(weights, masks, gradients)
-    total = sum(weight.numel() for weight in weights.values())
-    with _threads(next(iter(weights.values())).device) as threads:
-        layers = [
-            _layer(name, weight, masks[name] if masks else None, criterion, gradients[name] if gradients else None)
-            for name, weight in weights.items()
-        ]
-        keep = count_to_keep(density, total, [layer.candidates for layer in layers], min_kept_per_layer)
-        chosen = _best_with_minimum(layers, keep, min_kept_per_layer, threads)
-    return {name: chosen[name].view(weight.shape) for name, weight in weights.items()}
+
+    name: str
+    values: Tensor
+    absolute: bool = False
+    mask: Tensor | None = None
+
+    @cached_property
+    def candidates(self) -> int:
+        """How many of the scores are candidates."""
+        return self.values.numel() if self.mask is None else count_true(self.mask)
 
 
-class _Threads(NamedTuple):
+def top_k(layers: Sequence[LayerScores], k: int, threads: Threads) -> list[Tensor]:
+    """Return a flat mask for each layer: the `k` highest candidates of all layers together, of equal ones the first.
+
+    One pass over the scores: what lies above a bracket around the threshold is kept, what lies inside is chosen from
+    exactly. A sample proposes the bracket; one that misses the threshold is widened, at last to everything. All layers
+    are `absolute` or none, and all have a mask or none. Raises ConfigError if values of absolute ones are not finite.
+    """
+    wide = any(layer.values.dtype is torch.float64 for layer in layers)
+    dtype = torch.float64 if wide else torch.float32  # holds every score exactly, of whatever dtypes
+    sample, fraction = _sample(layers, dtype), k / max(1, sum(layer.candidates for layer in layers))
+    for sigmas in SIGMAS:
+        split = _split(layers, dtype, *_bracket(sample, fraction, sigmas), threads)
+        missing = k - split.above
+        if 0 <= missing <= split.inside.numel():
+            break
+    chosen, first = split.inside[_highest(split.scores, missing)], 0
+    ends = torch.searchsorted(chosen, torch.tensor(split.ends, device=chosen.device)).tolist()
+    for mask, end, after in zip(split.masks, ends, split.ends, strict=True):
+        mask.index_fill_(0, chosen[first:end] - (after - mask.numel()), True)
+        first = end
+    return split.masks
+
+
+class Threads(NamedTuple):
     """How many threads there are, and what calls a function on them for each element, as `map` does."""
 
     number: int
@@ -73,7 +80,7 @@ class _Threads(NamedTuple):
 
 
 @contextmanager
-def _threads(device: torch.device) -> Iterator[_Threads]:
+def threads_of(device: torch.device) -> Iterator[Threads]:
     """As many threads as torch would use on `device`, while each operation of torch runs on the thread that calls it.
 
     The threads of one operation wait for each other by spinning. Where other programs keep the processors busy, that
@@ -85,72 +92,15 @@ def _threads(device: torch.device) -> Iterator[_Threads]:
         try:
             count = min(before, MAX_THREADS) if device.type == "cpu" else 1
             if count == 1:
-                yield _Threads(1, map)
+                yield Threads(1, map)
             else:
                 with ThreadPoolExecutor(count) as pool:
-                    yield _Threads(count, pool.map)
+                    yield Threads(count, pool.map)
         finally:
             torch.set_num_threads(before)
 
 
-@dataclass(frozen=True, eq=False)
-class _FlatLayer:
-    """One tensor, flat: its scores are `values`, or |values| if `absolute` (magnitudes are never stored whole)."""
-
-    name: str
-    values: Tensor
-    absolute: bool
-    mask: Tensor | None
-    candidates: int
-
-
-def _layer(name: str, weight: Tensor, mask: Tensor | None, criterion: Criterion, gradient: Tensor | None) -> _FlatLayer:
-    values = weight if criterion is magnitude else score(criterion, name, weight, gradient)
-    flat = values.detach().reshape(-1)
-    if mask is not None:
-        mask = mask.to(weight.device).reshape(-1)
-    candidates = flat.numel() if mask is None else count_true(mask)
-    return _FlatLayer(name, flat, criterion is magnitude, mask, candidates)
-
-
-def _best_with_minimum(layers: list[_FlatLayer], keep: int, minimum: int, threads: _Threads) -> dict[str, Tensor]:
-    """As `_best`, but a layer that falls short gets just its minimum, and the others share what is left."""
-    done: dict[str, Tensor] = {}
-    while True:
-        chosen = _best(layers, keep, threads)
-        least = {layer.name: min(minimum, layer.candidates) for layer in layers}
-        short = [layer for layer in layers if minimum and count_true(chosen[layer.name]) < least[layer.name]]
-        if not short:
-            return done | chosen
-        for layer in short:
-            done |= _best([layer], least[layer.name], threads)
-            keep -= least[layer.name]
-        layers = [layer for layer in layers if layer not in short]  # with less to share, one of them may fall short
-
-
-def _best(layers: list[_FlatLayer], keep: int, threads: _Threads) -> dict[str, Tensor]:
-    """Flat masks of the `keep` best candidates of all layers together.
-
-    One pass over the weights: what lies above a bracket around the threshold is kept, what lies inside is chosen from
-    exactly. A sample proposes the bracket; one that misses the threshold is widened, at last to everything.
-    """
-    wide = any(layer.values.dtype is torch.float64 for layer in layers)
-    dtype = torch.float64 if wide else torch.float32  # holds every score exactly, of whatever dtypes
-    sample, fraction = _sample(layers, dtype), keep / max(1, sum(layer.candidates for layer in layers))
-    for sigmas in SIGMAS:
-        split = _split(layers, dtype, *_bracket(sample, fraction, sigmas), threads)
-        missing = keep - split.above
-        if 0 <= missing <= split.inside.numel():
-            break
-    chosen, first = split.inside[_highest(split.scores, missing)], 0
-    ends = torch.searchsorted(chosen, torch.tensor(split.ends, device=chosen.device)).tolist()
-    for mask, end, after in zip(split.masks, ends, split.ends, strict=True):
-        mask.index_fill_(0, chosen[first:end] - (after - mask.numel()), True)
-        first = end
-    return dict(zip((layer.name for layer in layers), split.masks, strict=True))
-
-
-def _sample(layers: list[_FlatLayer], dtype: torch.dtype) -> Tensor:
+def _sample(layers: Sequence[LayerScores], dtype: torch.dtype) -> Tensor:
     """Every STRIDE-th score of the network, less those that are no candidates."""
     samples, offset = [], 0
     for layer in layers:
@@ -184,7 +134,7 @@ class _Split(NamedTuple):
     scores: Tensor
 
 
-def _split(layers: list[_FlatLayer], dtype: torch.dtype, low: float, high: float, threads: _Threads) -> _Split:
+def _split(layers: Sequence[LayerScores], dtype: torch.dtype, low: float, high: float, threads: Threads) -> _Split:
     """Compare all scores with a bracket, block by block."""
     device = layers[0].values.device
     masks = [torch.empty(layer.values.numel(), dtype=torch.bool, device=device) for layer in layers]
@@ -250,7 +200,7 @@ class _Buffers:
         kinds = (dtype, torch.bool, torch.bool, torch.bool)
         return _Buffers(*(torch.empty(BLOCK, dtype=kind, device=device) for kind in kinds))
 
-    def fill(self, layers: list[_FlatLayer], pieces: list[_Piece]) -> None:
+    def fill(self, layers: Sequence[LayerScores], pieces: list[_Piece]) -> None:
         """Take the scores and masks of a block."""
         for place, here, there in pieces:
             layer = layers[place]
@@ -285,7 +235,7 @@ def _compare(operator: Callable[..., Tensor], scores: Tensor, bound: float, out:
         operator(scores, bound, out=out)
 
 
-def _not_finite(layers: list[_FlatLayer]) -> str:
+def _not_finite(layers: Sequence[LayerScores]) -> str:
     return next(layer.name for layer in layers if not layer.values.isfinite().all())
 
 
@@ -307,22 +257,3 @@ def _highest(scores: Tensor, count: int) -> Tensor:
     ties = (scores == threshold).nonzero()[:, 0]
     chosen[ties[: count - int(chosen.count_nonzero())]] = True
     return chosen
-
-
-def check_tensors(
-    weights: Mapping[str, Tensor], masks: Mapping[str, Tensor] | None, gradients: Mapping[str, Tensor] | None
-) -> None:
-    """ConfigError unless `weights` can be pruned, and `masks` and `gradients` are None or match them."""
-    if not weights:
-        raise ConfigError("weights must hold at least one tensor to prune, got an empty dictionary")
-    devices = {weight.device for weight in weights.values()}
-    if len(devices) > 1:
-        raise ConfigError(f"weights must all be on one device, got {', '.join(sorted(map(str, devices)))}")
-    for name, weight in weights.items():
-        if not weight.is_floating_point():
-            raise ConfigError(f"weights must be floating point, got {weight.dtype} for {name}")
-        if weight.dim() == 0 or weight.numel() == 0:
-            shape = tuple(weight.shape)
-            raise ConfigError(f"weights must have a dimension and an element, got shape {shape} for {name}")
-    check_masks(masks, weights)
-    check_matches("gradient", gradients, weights)
