@@ -10,27 +10,23 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import math
 import platform
 import threading
 from collections.abc import Iterable
 from dataclasses import asdict, replace
-from typing import Any
 
 import torch
 
 from orchestrator.errors import OrchestratorError, StorageError
 from orchestrator.experiment import Experiment, Problem, round_keys, round_settings
-from orchestrator.plan import check_path, kept_by_layer, plan
-from orchestrator.pruning import dead_layers
-from orchestrator.pruning.channels.graph import UNITS, Kept
-from orchestrator.pruning.channels.removal import Channels
+from orchestrator.plan import check_path, plan
 from orchestrator.record import Record
 from orchestrator.rounds import Rounds
 from orchestrator.stopping import Floor
 from orchestrator.storage.ledger import Ledger
 from orchestrator.storage.progress import discard_progress
-from orchestrator.work import GRADIENTS, Answer, Gradients, Snapshot, Train, Trained, TrainState, Work, split_key
+from orchestrator.train_state import TrainState
+from orchestrator.work import GRADIENTS, Answer, Gradients, Snapshot, Train, Trained, Work, split_key
 
 
 class Driver:
@@ -133,7 +129,7 @@ class Driver:
                     raise OrchestratorError(f"the commit of round {index - 1} failed: ask for the next work")
                 for epoch, state in answer.snapshots.items():
                     self.ledger.write_snapshot(key, str(epoch), state)
-                record = self.ledger.commit(self._record(work, answer), answer.state, work.masks)
+                record = self.ledger.commit(self._record(work, answer), answer.state, work.structure.tensors())
                 self._discard_progress(key)
         except BaseException:
             with self._lock:
@@ -190,10 +186,8 @@ class Driver:
         return [replace(record, experiment=self.experiment.name) for record in records]
 
     def _record(self, work: Train, answer: Trained) -> Record:
-        index = work.round
-        sizes = {name: math.prod(shape) for name, shape in self.problem.prunable.items()}
-        kept = kept_by_layer(self.problem, work.masks, work.channels)
-        channels = self._channels(work)
+        index, sizes, unpruned = work.round, self.problem.sizes, self.problem.unpruned
+        kept, unpruned_kept = work.structure.counts(sizes), work.structure.counts(unpruned)
         return Record(
             key=work.key,
             parent=work.parent,
@@ -208,38 +202,23 @@ class Driver:
                 **({"train_loss": answer.history[-1].train_loss} if answer.history else {}),
                 "val_accuracy": answer.val_accuracy,
                 "test_accuracy": answer.test_accuracy,
-                **({f"{unit}_kept": channels[unit][0] / channels[unit][1] for unit in UNITS} if channels else {}),
+                **work.structure.metrics(),
             },
             history=[asdict(metrics) for metrics in answer.history],
             layers={name: [kept[name], sizes[name]] for name in sizes},
-            unpruned=self._unpruned(work.channels),
-            dead_layers=dead_layers(work.masks),
+            unpruned={name: [unpruned_kept[name], unpruned[name]] for name in unpruned},
+            dead_layers=work.structure.dead_layers(),
             epochs=len(answer.history),
             seconds=answer.seconds,
             images_per_second=answer.images_per_second,
             attempts=answer.attempts,
             gap_seconds=answer.gap_seconds,
             workers=answer.workers,
-            channels=channels,
+            channels=work.structure.to_json(),
             settings=self.settings[index],
             versions={"python": platform.python_version(), "torch": torch.__version__},
             finished_at=_now(),
         )
-
-    def _channels(self, work: Train) -> dict[str, Any] | None:
-        """Return what the record says of the channels that a round's network has left (see `Record.channels`)."""
-        selection, graph = self.experiment.selection, self.problem.channels
-        if not work.round or graph is None or not isinstance(selection, Channels):
-            return None
-        left, dense = graph.counts(work.channels), graph.counts({})
-        counts = {"parameters": [left.parameters, dense.parameters], "macs": [left.macs, dense.macs]}
-        return {"unit": selection.unit, **counts, "kept": work.channels}
-
-    def _unpruned(self, channels: Kept) -> dict[str, list[int]]:
-        """Return [kept, all] weights of each tensor that is not prunable; some go with the channels of their inputs."""
-        graph = self.problem.channels
-        left = graph.kept_weights(channels) if graph and channels else {}
-        return {name: [left.get(name, size), size] for name, size in self.problem.unpruned.items()}
 
     def _discard_progress(self, key: str) -> None:
         with contextlib.suppress(StorageError):  # the answer is safe, and what is left of its middle does no harm

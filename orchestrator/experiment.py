@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -158,6 +159,11 @@ class Problem:
     unpruned: Mapping[str, int] = field(default_factory=dict)
     constants: Mapping[str, str] = field(default_factory=dict)
     gpu_only: tuple[str, ...] = ()
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """How many weights each prunable tensor has."""
+        return {name: math.prod(shape) for name, shape in self.prunable.items()}
 
 
 def round_settings(experiment: Experiment, problem: Problem) -> list[dict[str, Any]]:

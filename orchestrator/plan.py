@@ -7,21 +7,20 @@ or gradients. A round prunes the network of the round before it; the technique s
 from __future__ import annotations
 
 import logging
-import math
 from dataclasses import replace
 
 from orchestrator.errors import ConfigError, DensityError
 from orchestrator.experiment import Experiment, Problem
-from orchestrator.pruning import dead_layers, resolve_criterion
-from orchestrator.pruning.channels.graph import Kept
+from orchestrator.pruning import resolve_criterion
 from orchestrator.pruning.channels.removal import Channels
 from orchestrator.pruning.criteria import needs_gradients
-from orchestrator.pruning.masks import count_true
+from orchestrator.pruning.structure import Dense, FewerChannels, Masks, Structure
 from orchestrator.randomness import derive, own_randomness, seed_all
-from orchestrator.rounds import CutRound, Round, Rounds, masked_state
+from orchestrator.rounds import CutRound, Round, Rounds
 from orchestrator.stopping import Floor
 from orchestrator.techniques import Removed, Start, check_rewind
-from orchestrator.work import Gradients, Snapshot, Tensors, Train, TrainState, Work
+from orchestrator.train_state import TrainState
+from orchestrator.work import Gradients, Snapshot, Train, Work
 
 logger = logging.getLogger(__name__)
 
@@ -43,19 +42,17 @@ def plan(experiment: Experiment, rounds: Rounds, floor: Floor | None = None) -> 
     if epoch is not None and not dense.has_snapshot(epoch):
         return Snapshot.of(_train_dense(experiment, rounds), epoch, dense.workers)
     if needs_gradients(resolve_criterion(experiment.criterion)) and not parent.has_gradients():
-        return Gradients(parent.key, index - 1, experiment.seed, parent.state(), parent.masks, parent.channels)
-    masks, channels = select(experiment, rounds.problem, parent, index)
-    dense_cut, parent_cut = (
-        CutRound(each, experiment.training, channels, rounds.problem.channels) for each in (dense, parent)
-    )
-    removed = _removed(rounds.problem, parent, parent_cut, masks)
+        return Gradients(parent.key, index - 1, experiment.seed, parent.state(), parent.structure)
+    structure = select(experiment, rounds.problem, parent, index)
+    dense_cut, parent_cut = (CutRound(each, experiment.training, structure) for each in (dense, parent))
+    removed = _removed(rounds.problem, parent, parent_cut)
     start = experiment.technique.start_after(removed, dense_cut, parent_cut)
     teacher = TrainState(dense.state().model) if experiment.distillation else None
-    return replace(_train(experiment, rounds, index, start, masks, channels), teacher=teacher)
+    return replace(_train(experiment, rounds, index, start, structure), teacher=teacher)
 
 
-def select(experiment: Experiment, problem: Problem, parent: Round, index: int) -> tuple[Tensors, Kept]:
-    """Return what is left of the network in round `index` >= 1: its masks, or else the channels that it keeps."""
+def select(experiment: Experiment, problem: Problem, parent: Round, index: int) -> Structure:
+    """Return what is left of the network in round `index` >= 1."""
     state, density = parent.state().model, experiment.densities()[index]
     weights = {name: state[name] for name in problem.prunable}
     criterion = resolve_criterion(experiment.criterion)
@@ -64,37 +61,43 @@ def select(experiment: Experiment, problem: Problem, parent: Round, index: int) 
         seed_all(derive(experiment.seed, "criterion", index))
         if isinstance(experiment.selection, Channels):
             assert problem.channels is not None  # traced where the problem is loaded
-            return {}, experiment.selection.select(
-                problem.channels, weights, density, kept=parent.channels, criterion=criterion, gradients=gradients
+            kept = experiment.selection.select(
+                problem.channels,
+                weights,
+                density,
+                kept=parent.structure.channels,
+                criterion=criterion,
+                gradients=gradients,
             )
+            return FewerChannels(kept, problem.channels, experiment.selection.unit)
         masks = experiment.selection.select(
             weights,
             density,
-            masks=parent.masks or None,
+            masks=parent.structure.tensors() or None,
             criterion=criterion,
             gradients=gradients,
             min_kept_per_layer=experiment.min_kept_per_layer,
         )
-    for name in dead_layers(masks):
+    structure = Masks(masks)
+    for name in structure.dead_layers():
         logger.warning("round %d at density %.4g leaves no weight in %s", index, density, name)
-    return masks, {}
+    return structure
 
 
-def _removed(problem: Problem, parent: Round, cut: CutRound, masks: Tensors) -> Removed:
+def _removed(problem: Problem, parent: Round, cut: CutRound) -> Removed:
     """Return the parent's prunable weights before and after pruning."""
     before, after = parent.state().model, cut.state().model
-    left = {name: after[name] * masks[name] if masks else after[name] for name in problem.prunable}
-    return Removed({name: before[name] for name in problem.prunable}, left)
+    return Removed({name: before[name] for name in problem.prunable}, {name: after[name] for name in problem.prunable})
 
 
 def _train_dense(experiment: Experiment, rounds: Rounds) -> Train:
     """Return the work of round 0."""
     start = Start(None, experiment.training.schedule, 0, experiment.epochs_of_dense_round())
-    work = _train(experiment, rounds, 0, start, {}, {})
+    work = _train(experiment, rounds, 0, start, Dense())
     return replace(work, keep=rounds.keep, constants=dict(rounds.problem.constants))
 
 
-def _train(experiment: Experiment, rounds: Rounds, index: int, start: Start, masks: Tensors, channels: Kept) -> Train:
+def _train(experiment: Experiment, rounds: Rounds, index: int, start: Start, structure: Structure) -> Train:
     """Return the work that trains round `index` from `start`."""
     return Train(
         key=rounds.keys[index],
@@ -102,24 +105,15 @@ def _train(experiment: Experiment, rounds: Rounds, index: int, start: Start, mas
         round=index,
         rounds=len(rounds.keys) - 1,
         density=experiment.densities()[index],
-        kept=sum(kept_by_layer(rounds.problem, masks, channels).values()),
-        prunable=sum(math.prod(shape) for shape in rounds.problem.prunable.values()),
+        kept=sum(structure.counts(rounds.problem.sizes).values()),
+        prunable=sum(rounds.problem.sizes.values()),
         seed=experiment.seed,
         schedule=start.schedule,
         first_epoch=start.first_epoch,
         epochs=start.epochs,
-        start=masked_state(start.state, masks) if start.state else None,
-        masks=masks,
-        channels=channels,
+        start=structure.apply(start.state, base=structure) if start.state else None,
+        structure=structure,
     )
-
-
-def kept_by_layer(problem: Problem, masks: Tensors, channels: Kept) -> dict[str, int]:
-    """Return how many weights of each prunable tensor are left."""
-    if masks:
-        return {name: count_true(masks[name]) for name in problem.prunable}
-    left = problem.channels.kept_weights(channels) if problem.channels and channels else {}
-    return {name: left.get(name, math.prod(shape)) for name, shape in problem.prunable.items()}
 
 
 def check_path(experiment: Experiment, problem: Problem, keep: tuple[int, ...]) -> None:

@@ -75,6 +75,12 @@ class Record:
         return f"rounds/{self.key}/{stem}-{self.blobs[name].sha256[:16]}{dot}{suffix}"
 
     @property
+    def kept_channels(self) -> dict[str, Any]:
+        """The configuration of the channels that are left; {} of a round that removed none."""
+        kept: dict[str, Any] = (self.channels or {}).get("kept", {})
+        return kept
+
+    @property
     def weights(self) -> int:
         """Weights of the dense network, prunable or not (see `unpruned_weights` for what is not a weight)."""
         return self.prunable + sum(size for _, size in self.unpruned.values())

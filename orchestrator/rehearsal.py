@@ -23,11 +23,11 @@ from orchestrator.pruning.path import Path, check_decreasing
 from orchestrator.randomness import own_randomness, seed_all
 from orchestrator.schedules import Schedule
 from orchestrator.techniques import Removed, Start, check_rewind
+from orchestrator.train_state import TrainState
 from orchestrator.training.config import TrainingConfig
 from orchestrator.training.state import check_state, take_state
 from orchestrator.user_code import called, described
 from orchestrator.validate import finite, tuple_of, whole
-from orchestrator.work import TrainState
 
 logger = logging.getLogger(__name__)
 Shapes = Mapping[str, tuple[int, ...]]

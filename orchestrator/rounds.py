@@ -7,18 +7,16 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol
 
-from torch import Tensor
-
 from orchestrator.errors import ConfigError, DamagedError
 from orchestrator.experiment import Problem
-from orchestrator.pruning.channels.graph import ChannelGraph, Kept
-from orchestrator.pruning.channels.shrink import check_configuration, cut_model, cut_optimizer
+from orchestrator.pruning.structure import Structure, from_json
 from orchestrator.record import Record
 from orchestrator.stopping import Floor
 from orchestrator.storage.ledger import Ledger
 from orchestrator.storage.store import JSON_BYTES
+from orchestrator.train_state import Tensors, TrainState
 from orchestrator.training.config import TrainingConfig
-from orchestrator.work import GRADIENTS, Tensors, Train, Trained, TrainState
+from orchestrator.work import GRADIENTS, Train, Trained
 
 
 class Round(Protocol):
@@ -28,11 +26,8 @@ class Round(Protocol):
     def key(self) -> str: ...
 
     @property
-    def masks(self) -> Tensors: ...
-
-    @property
-    def channels(self) -> Kept:
-        """The channels that its network has left; {} if it has all. Raises DamagedError."""
+    def structure(self) -> Structure:
+        """What its network has left of the dense one. Raises DamagedError."""
 
     @property
     def val_accuracy(self) -> float:
@@ -69,12 +64,8 @@ class NewRound:
         return self.work.key
 
     @property
-    def masks(self) -> Tensors:
-        return self.work.masks
-
-    @property
-    def channels(self) -> Kept:
-        return self.work.channels
+    def structure(self) -> Structure:
+        return self.work.structure
 
     @property
     def val_accuracy(self) -> float:
@@ -122,24 +113,17 @@ class StoredRound:
         return record
 
     @cached_property
-    def _content(self) -> tuple[TrainState, Tensors]:
-        # A network of fewer channels has no masks, and its shapes are checked where it is cut further.
-        return self.ledger.load(self.record, {} if self.record.channels else self.problem.prunable)
-
-    @property
-    def masks(self) -> Tensors:
-        return self._content[1]
-
-    @cached_property
-    def channels(self) -> Kept:
-        kept: Kept = (self.record.channels or {}).get("kept", {})
-        if self.problem.channels is None:
-            return {}
+    def _content(self) -> tuple[TrainState, Structure]:
         try:
-            check_configuration(self.problem.channels, kept)
+            structure = from_json(self.record.channels, self.problem.channels)
         except ConfigError as error:
             raise DamagedError(f"rounds/{self.key}/record.json is damaged: {error}") from None
-        return kept
+        state, masks = self.ledger.load(self.record, structure.shapes(self.problem.prunable))
+        return state, structure.with_tensors(masks)
+
+    @property
+    def structure(self) -> Structure:
+        return self._content[1]
 
     @property
     def val_accuracy(self) -> float:
@@ -168,41 +152,24 @@ class StoredRound:
 
 @dataclass(frozen=True)
 class CutRound:
-    """A finished round as the next round's network sees it: without the channels that are removed now.
+    """A finished round as it is in the next round's network, whose structure is `structure`.
 
-    This is what a technique starts from. `channels` are those that the next round keeps.
+    This is what a technique starts from.
     """
 
     finished: Round
     training: TrainingConfig
-    channels: Kept
-    graph: ChannelGraph | None
+    structure: Structure
 
     def state(self) -> TrainState:
-        return self._cut(self.finished.state())
+        return TrainState(dict(self._final.model), dict(self._final.optimizer))
+
+    @cached_property
+    def _final(self) -> TrainState:
+        return self.structure.apply(self.finished.state(), self.finished.structure)
 
     def snapshot(self, epoch: int) -> TrainState:
-        return self._cut(self.finished.snapshot(epoch))
-
-    def _cut(self, state: TrainState) -> TrainState:
-        if self.graph is None:
-            return state
-        base = self.finished.channels
-        return TrainState(
-            cut_model(self.graph, state.model, self.channels, base),
-            cut_optimizer(self.graph, state.optimizer, self.channels, base),
-        )
-
-
-def masked_state(state: TrainState, masks: Tensors) -> TrainState:
-    """Return `state` with zeros where `masks` remove a weight, and in the optimizer's slots of that weight."""
-
-    def cut(name: str, tensor: Tensor) -> Tensor:
-        mask = masks.get(name)
-        return tensor if mask is None or mask.shape != tensor.shape else tensor.masked_fill(~mask, 0)
-
-    model = {name: cut(name, tensor) for name, tensor in state.model.items()}
-    return TrainState(model, {slot: cut(slot.rsplit("/", 1)[0], value) for slot, value in state.optimizer.items()})
+        return self.structure.apply(self.finished.snapshot(epoch), self.finished.structure)
 
 
 class Rounds:

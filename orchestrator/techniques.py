@@ -15,9 +15,9 @@ import torch
 
 from orchestrator.errors import ConfigError
 from orchestrator.schedules import Constant, Cosine, Linear, OfLength, RateRange, Schedule, Squeezed, sampled_rates
+from orchestrator.train_state import Tensors, TrainState
 from orchestrator.training.config import TrainingConfig
 from orchestrator.validate import one_of, whole
-from orchestrator.work import Tensors, TrainState
 
 
 class FinishedRound(Protocol):

@@ -15,13 +15,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
-import torch
 from torch import Tensor
 
-from orchestrator.pruning.channels.graph import Kept
+from orchestrator.pruning.structure import Structure
 from orchestrator.schedules import Schedule
+from orchestrator.train_state import Tensors, TrainState, raw_bytes
 
-Tensors = dict[str, Tensor]
 GRADIENTS = "gradients"  # name of their file among a round's snapshots
 _WORK_KEY = re.compile(rf"(.+)-(?:({GRADIENTS})|epoch([0-9]+))")
 
@@ -45,32 +44,15 @@ def split_key(key: str) -> tuple[str, str | None]:
     return (match[1], match[2] or match[3]) if match else (key, None)
 
 
-def raw_bytes(tensor: Tensor) -> memoryview:
-    """Return the elements of a tensor on the CPU as bytes, in logical order."""
-    return tensor.detach().contiguous().view(-1).view(torch.uint8).numpy().data
-
-
-@dataclass
-class TrainState:
-    """Hold everything that training changes, on the CPU, as whole tensors.
-
-    `model`: parameters and persistent buffers by their name in the module (shared ones once, by their first name).
-    `optimizer`: "<parameter>/<slot>", such as "conv1.weight/momentum_buffer"; empty for a fresh optimizer.
-    """
-
-    model: Tensors
-    optimizer: Tensors = field(default_factory=dict)
-
-
 @dataclass(frozen=True)
 class Train:
     """Train one round.
 
     `first_epoch` is the place in the dense run's schedule where the round begins, `epochs` how many epochs it runs.
-    `start` None is a fresh initialisation that follows from `seed` and `round`. `channels`: the configuration of the
-    smaller network to train, whose tensors `start` holds ({}: the dense one, which `masks` may cut). `keep`: epochs of
-    the dense run after which the answer must hold a snapshot. `constants`: digests of tensors that the dense network
-    must begin with (see `constants_of`). `teacher`: the dense round's final model, where that teaches.
+    `start` None is a fresh initialisation that follows from `seed` and `round`. `structure`: what is left of the dense
+    network, whose tensors `start` holds. `keep`: epochs of the dense run after which the answer must hold a snapshot.
+    `constants`: digests of tensors that the dense network must begin with (see `constants_of`). `teacher`: the dense
+    round's final model, where that teaches.
     """
 
     key: str
@@ -85,8 +67,7 @@ class Train:
     first_epoch: int
     epochs: int
     start: TrainState | None
-    masks: Tensors
-    channels: Kept = field(default_factory=dict)
+    structure: Structure
     keep: tuple[int, ...] = ()
     constants: Mapping[str, str] = field(default_factory=dict)
     teacher: TrainState | None = None
@@ -108,7 +89,7 @@ class Train:
         """
         digest = hashlib.sha256()
         teacher = [self.teacher.model] if self.teacher else []
-        for tensors in (self.start.model if self.start else {}, self.masks, *teacher):
+        for tensors in (self.start.model if self.start else {}, self.structure.tensors(), *teacher):
             for name, tensor in sorted(tensors.items()):  # storage gives them in another order
                 digest.update(name.encode())
                 digest.update(raw_bytes(tensor))
@@ -116,12 +97,13 @@ class Train:
 
     def split(self) -> tuple[Train, Any]:
         """Return this work without its tensors, and the tensors, which travel apart from it on a cluster."""
-        return replace(self, start=None, masks={}, teacher=None), (self.start, self.masks, self.teacher)
+        light = replace(self, start=None, structure=self.structure.with_tensors({}), teacher=None)
+        return light, (self.start, self.structure.tensors(), self.teacher)
 
     def joined(self, tensors: Any) -> Train:
         """Return this work with the tensors that `split` took away."""
         start, masks, teacher = tensors
-        return replace(self, start=start, masks=masks, teacher=teacher)
+        return replace(self, start=start, structure=self.structure.with_tensors(masks), teacher=teacher)
 
 
 @dataclass(frozen=True)
@@ -165,15 +147,14 @@ class Snapshot:
 class Gradients:
     """Compute the gradients of the mean training loss at the end of a finished round, for a criterion that reads them.
 
-    `round`, `state`, `masks` and `channels` are those of the finished round, as in `Train`.
+    `round`, `state` and `structure` are those of the finished round, as in `Train`.
     """
 
     round_key: str
     round: int
     seed: int
     state: TrainState
-    masks: Tensors
-    channels: Kept
+    structure: Structure
 
     @property
     def key(self) -> str:
@@ -185,12 +166,13 @@ class Gradients:
 
     def split(self) -> tuple[Gradients, Any]:
         """Return this work without its tensors, and the tensors, which travel apart from it on a cluster."""
-        return replace(self, state=TrainState({}), masks={}), (self.state, self.masks)
+        light = replace(self, state=TrainState({}), structure=self.structure.with_tensors({}))
+        return light, (self.state, self.structure.tensors())
 
     def joined(self, tensors: Any) -> Gradients:
         """Return this work with the tensors that `split` took away."""
         state, masks = tensors
-        return replace(self, state=state, masks=masks)
+        return replace(self, state=state, structure=self.structure.with_tensors(masks))
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,9 @@ from orchestrator.models.build import build_model
 from orchestrator.problem import load_problem
 from orchestrator.pruning import Explicit, OneShot
 from orchestrator.pruning.channels.removal import Channels
-from orchestrator.pruning.channels.shrink import cut_model
+from orchestrator.pruning.channels.shrink import cut_model, shrink
 from orchestrator.pruning.channels.trace import trace_channels
+from orchestrator.pruning.structure import Dense
 from orchestrator.record import Record
 from orchestrator.runner import run
 from orchestrator.schedules import StepDecay
@@ -83,7 +84,7 @@ def path_of(storage: Path, technique: str) -> list[Record]:
 
 
 def built(kept: dict, seed: int = 0) -> torch.nn.Module:
-    return build_model("resnet8", {"width": 16}, num_classes=10, input_shape=INPUT, seed=seed, kept=kept)
+    return shrink(build_model("resnet8", {"width": 16}, num_classes=10, input_shape=INPUT, seed=seed), kept)
 
 
 @pytest.mark.parametrize("technique", TECHNIQUES)
@@ -138,7 +139,7 @@ def first_request(storage: Path, problem: Problem, **changes: object) -> tuple[D
 def test_learning_rate_rewinding_starts_from_the_kept_channels_of_the_parent(storage, problem):
     driver, request = first_request(storage, problem, technique=LearningRateRewinding(2))
     dense, _ = driver.ledger.load(driver.ledger.record(driver.keys[0]))
-    sides = request.channels["layer2.0.conv2"]
+    sides = request.structure.channels["layer2.0.conv2"]
     rows, columns = torch.tensor(sides["out"]), torch.tensor(sides.get("in", range(32)))
     name = "layer2.0.conv2.weight"
     assert torch.equal(request.start.model[name], dense.model[name][rows][:, columns])
@@ -146,7 +147,7 @@ def test_learning_rate_rewinding_starts_from_the_kept_channels_of_the_parent(sto
     assert torch.equal(request.start.optimizer[slot], dense.optimizer[slot][rows][:, columns])
     assert request.start.optimizer[slot].abs().sum() > 0
     assert torch.equal(request.start.model["layer2.0.bn2.running_var"], dense.model["layer2.0.bn2.running_var"][rows])
-    assert (request.masks, request.first_epoch, request.epochs) == ({}, 3, 2)
+    assert (request.structure.tensors(), request.first_epoch, request.epochs) == ({}, 3, 2)
     assert request.kept == sum(t.numel() for n, t in request.start.model.items() if n in problem.prunable)
 
 
@@ -154,12 +155,12 @@ def test_weight_rewinding_slices_the_snapshot_of_the_dense_run_by_the_same_indic
     changes = {"path": OneShot(0.5), "technique": WeightRewinding(3)}
     driver, request = first_request(storage, problem, **changes)
     _, other = first_request(storage, problem, **{**changes, "technique": LearningRateRewinding(3)})
-    assert request.channels == other.channels  # what goes is decided on the trained weights
+    assert request.structure.channels == other.structure.channels  # what goes is decided on the trained weights
     snapshot = driver.ledger.snapshot(driver.keys[0], "2")
-    expected = cut_model(problem.channels, snapshot.model, request.channels, {})
+    expected = cut_model(problem.channels, snapshot.model, request.structure.channels, {})
     assert request.start.model.keys() == expected.keys()
     assert all(torch.equal(tensor, expected[name]) for name, tensor in request.start.model.items())
-    rows = torch.tensor(request.channels["layer2.0.bn2"]["out"])
+    rows = torch.tensor(request.structure.channels["layer2.0.bn2"]["out"])
     assert torch.equal(expected["layer2.0.bn2.running_mean"], snapshot.model["layer2.0.bn2.running_mean"][rows])
     assert (request.first_epoch, request.epochs) == (2, 3)
 
@@ -169,7 +170,7 @@ def test_random_re_initialisation_trains_the_smaller_network_anew(storage, probl
     assert request.start is None
     trainer = Trainer(driver.experiment, load_problem(EXPERIMENT)[1], device=torch.device("cpu"))
     result = trainer.train(dataclasses.replace(request, epochs=1))
-    small = built(request.channels).state_dict()
+    small = built(request.structure.channels).state_dict()
     assert {n: t.shape for n, t in result.state.model.items()} == {n: small[n].shape for n in result.state.model}
 
 
@@ -183,7 +184,7 @@ def test_a_trainer_changes_from_one_network_to_another_and_back(storage, problem
         return Trainer(driver.experiment, data, device=torch.device("cpu"))
 
     used = trainer()
-    dense = dataclasses.replace(short, start=None, channels={})
+    dense = dataclasses.replace(short, start=None, structure=Dense())
     used.train(dense)
     found = [used.train(r).state.model for r in (short, dense)]
     for ours, alone in zip(found, (trainer().train(r).state.model for r in (short, dense)), strict=True):

@@ -15,7 +15,7 @@ from orchestrator.__main__ import main
 from orchestrator.record import MODEL, OPTIMIZER, Record
 from orchestrator.storage.ledger import Ledger
 from orchestrator.storage.opening import open_store
-from orchestrator.work import TrainState
+from orchestrator.train_state import TrainState
 
 FIELDS = [
     "experiment", "key", "parent", "round", "technique", "density", "kept", "prunable", "weights", "seed", "metrics",

@@ -111,7 +111,9 @@ def test_where_each_technique_goes_on(
         return
     assert pruned.start is not None
     for name, tensor in load_file(file).items():
-        assert torch.equal(pruned.start.model[name], tensor * pruned.masks.get(name, torch.ones_like(tensor))), name
+        assert torch.equal(
+            pruned.start.model[name], tensor * pruned.structure.tensors().get(name, torch.ones_like(tensor))
+        ), name
 
 
 def test_a_measured_dense_round_teaches(file: Path, tmp_path: Path) -> None:

@@ -18,13 +18,15 @@ from orchestrator.driver import Driver
 from orchestrator.errors import ConfigError, DamagedError, OrchestratorError, StorageError
 from orchestrator.experiment import Experiment, Problem, round_keys, round_settings
 from orchestrator.pruning import Explicit, Geometric, OneShot
+from orchestrator.pruning.structure import Dense
 from orchestrator.record import MODEL, Record
 from orchestrator.schedules import Constant
 from orchestrator.storage.ledger import Ledger
 from orchestrator.storage.opening import open_store
 from orchestrator.techniques import LearningRateRewinding, LinearRestart, WeightRewinding
+from orchestrator.train_state import TrainState
 from orchestrator.training.distillation import Distillation
-from orchestrator.work import EpochMetrics, Train, Trained, TrainState, snapshot_key
+from orchestrator.work import EpochMetrics, Train, Trained, snapshot_key
 
 SHAPES = {"conv.weight": (4, 3, 3, 3), "fc.weight": (10, 20)}
 PROBLEM = Problem(SHAPES, "model", "data", 10, (3, 8, 8))
@@ -36,7 +38,9 @@ def fake_train(request: Train) -> Trained:
     """Weights that depend on the round's key alone, masked as training would leave them."""
     generator = torch.Generator().manual_seed(int(request.key[:8], 16))
     model = {name: torch.randn(shape, generator=generator) for name, shape in SHAPES.items()}
-    model = {name: w * request.masks[name] if request.masks else w for name, w in model.items()}
+    model = {
+        name: w * request.structure.tensors()[name] if request.structure.tensors() else w for name, w in model.items()
+    }
     model["norm.mean"] = torch.randn(4, generator=generator)
     optimizer = {f"{name}/momentum_buffer": tensor * 0.5 for name, tensor in model.items() if name in SHAPES}
     history = tuple(EpochMetrics(request.first_epoch + e, 0.1, 1.0, 1.0, 0.5) for e in range(request.epochs))
@@ -72,11 +76,11 @@ def test_a_path_is_dense_then_pruned_rounds_with_exact_nested_counts(store):
     assert [r.kept for r in requests] == [N, round(0.8 * N), round(0.64 * N), round(0.512 * N)]
     assert [r.parent for r in requests] == [None, *driver.keys[:-1]]
     assert requests[0].start is None
-    assert requests[0].masks == {}
+    assert requests[0].structure.tensors() == {}
     for before, after in itertools.pairwise(requests[1:]):
-        assert not any((after.masks[n] & ~before.masks[n]).any() for n in SHAPES)
+        assert not any((after.structure.tensors()[n] & ~before.structure.tensors()[n]).any() for n in SHAPES)
     for request in requests[1:]:
-        for name, mask in request.masks.items():
+        for name, mask in request.structure.tensors().items():
             assert not request.start.model[name][~mask].any()
             assert not request.start.optimizer[f"{name}/momentum_buffer"][~mask].any()
     records = driver.records()
@@ -91,7 +95,7 @@ def test_a_round_starts_from_its_parents_final_weights_and_momentum(store):
     dense = fake_train(driver.next_work())
     driver.finish(driver.next_work(), dense)
     start = driver.next_work().start
-    masks = driver.next_work().masks
+    masks = driver.next_work().structure.tensors()
     for name, mask in masks.items():
         assert torch.equal(start.model[name][mask], dense.state.model[name][mask])
     assert torch.equal(start.model["norm.mean"], dense.state.model["norm.mean"])
@@ -134,7 +138,9 @@ def test_next_round_repeats_itself_until_the_round_is_finished(store):
     assert again.next_work().key == driver.next_work().key
     dense = driver.next_work()
     first = driver.finish(dense, fake_train(dense))
-    other = dataclasses.replace(fake_train(dataclasses.replace(driver.next_work(), masks={})), test_accuracy=0.1)
+    other = dataclasses.replace(
+        fake_train(dataclasses.replace(driver.next_work(), structure=Dense())), test_accuracy=0.1
+    )
     assert driver.finish(dense, other) == first
     assert driver.next_work().round == 1
     assert again.next_work().round == 1, "a driver sees what another one committed"
@@ -303,7 +309,7 @@ def test_a_dead_layer_is_in_the_record(store):
     assert record.dead_layers == ["fc.weight"]
     kept = dataclasses.replace(experiment, min_kept_per_layer=1)
     request = driver_of(store, kept).next_work()
-    assert int(request.masks["fc.weight"].sum()) == 1
+    assert int(request.structure.tensors()["fc.weight"].sum()) == 1
     assert request.kept == 3
 
 

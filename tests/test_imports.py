@@ -16,7 +16,8 @@ ROOT = Path(orchestrator.__file__).parent
 # From the bottom up. A name stands for a file or a whole folder; the longest name that fits a file decides.
 LAYERS = (
     ("errors", "validate", "decode", "user_code", "formatting", "sealed", "files", "extras", "randomness", "lookup"),
-    ("record", "modules", "schedules", "training.optimizer", "training.config", "training.distillation"),
+    ("record", "train_state", "modules", "schedules"),
+    ("training.optimizer", "training.config", "training.distillation", "training.masked"),
     ("pruning",),
     ("work", "own_loop", "torch_schedulers"),
     ("techniques", "stopping", "storage"),

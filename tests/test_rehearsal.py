@@ -21,9 +21,9 @@ from orchestrator.problem import load_problem
 from orchestrator.pruning import Global, OneShot
 from orchestrator.rehearsal import rehearse
 from orchestrator.techniques import LearningRateRewinding, RetrainingTechnique, Start
+from orchestrator.train_state import TrainState
 from orchestrator.training.optimizer import SGD
 from orchestrator.user_code import described
-from orchestrator.work import TrainState
 
 
 def one_argument(weight):

@@ -26,7 +26,8 @@ from orchestrator.search import PATIENCE, SearchResult, search_density
 from orchestrator.stopping import Floor
 from orchestrator.storage.ledger import Ledger
 from orchestrator.storage.opening import open_store
-from orchestrator.work import EpochMetrics, Trained, TrainState
+from orchestrator.train_state import TrainState
+from orchestrator.work import EpochMetrics, Trained
 
 Curve = Callable[[float, int], float]
 """(density, seed) -> validation accuracy."""
@@ -415,7 +416,7 @@ def test_with_real_drivers_each_round_is_trained_once_and_a_second_search_trains
             driver = Driver(replicate, ledger, problem, floor=floor)
             while (request := driver.next_work()) is not None:
                 trained.append(request.key)
-                weights = {n: torch.rand(shape) * request.masks.get(n, 1) for n, shape in shapes.items()}
+                weights = {n: torch.rand(shape) * request.structure.tensors().get(n, 1) for n, shape in shapes.items()}
                 metrics = EpochMetrics(0, 0.1, 1.0, 1.0, cliff(0.2 + 0.1 * replicate.seed)(request.density, 0))
                 driver.finish(request, Trained(TrainState(weights), (metrics,) * 4, 0.5, 1.0, 1.0))
             paths.append(driver.records())

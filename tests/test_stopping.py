@@ -20,7 +20,8 @@ from orchestrator.pruning import Explicit
 from orchestrator.stopping import Floor
 from orchestrator.storage.ledger import Ledger
 from orchestrator.storage.opening import open_store
-from orchestrator.work import EpochMetrics, Train, Trained, TrainState
+from orchestrator.train_state import TrainState
+from orchestrator.work import EpochMetrics, Train, Trained
 
 
 @pytest.mark.parametrize(
@@ -84,7 +85,7 @@ def driver_of(folder: Path, floor: Floor | None) -> Driver:
 
 def fake_train(request: Train, accuracy: float) -> Trained:
     """Random weights; only the last epoch's validation accuracy is `accuracy`, those before it and test's are not."""
-    weights = torch.rand(SHAPES["fc.weight"]) * request.masks.get("fc.weight", 1)
+    weights = torch.rand(SHAPES["fc.weight"]) * request.structure.tensors().get("fc.weight", 1)
     metrics = [
         EpochMetrics(e, 0.1, 1.0, 1.0, accuracy if e == request.epochs - 1 else 0.0) for e in range(request.epochs)
     ]

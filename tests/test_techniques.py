@@ -29,10 +29,11 @@ from orchestrator.techniques import (
     ScaledRestart,
     WeightRewinding,
 )
+from orchestrator.train_state import TrainState
 from orchestrator.training.config import TrainingConfig
 from orchestrator.training.optimizer import AdamW
 from orchestrator.training.trainer import Trainer
-from orchestrator.work import Snapshot, TrainState
+from orchestrator.work import Snapshot
 
 TRAINING = dataclasses.replace(
     tiny.EXPERIMENT.training, epochs=6, schedule=StepDecay(1.0, drops=(2, 4), warmup_epochs=1)
@@ -321,7 +322,9 @@ def test_weight_rewinding_starts_from_the_bits_of_the_dense_run(technique, epoch
     request, replays = start_of(technique(4 - epoch), ledger)
     assert replays == 0, "the dense round kept the snapshot"
     assert request.first_epoch == epoch
-    assert_same_bits(request.start, dense_after(epoch, Ledger(open_store(str(tmp_path / "other")))), request.masks)
+    assert_same_bits(
+        request.start, dense_after(epoch, Ledger(open_store(str(tmp_path / "other")))), request.structure.tensors()
+    )
     assert request.start.optimizer
 
 
@@ -332,7 +335,7 @@ def test_the_lottery_ticket_starts_from_the_initialisation(ledger):
     assert replays == 0
     assert request.start.optimizer == {}
     for name, tensor in initial.items():
-        assert torch.equal(request.start.model[name], tensor * request.masks.get(name, torch.ones(())))
+        assert torch.equal(request.start.model[name], tensor * request.structure.tensors().get(name, torch.ones(())))
 
 
 @pytest.mark.parametrize("epochs", [4, 3, 1], ids=lambda t: f"dense@{4 - t}")
@@ -381,14 +384,14 @@ def test_every_round_of_a_path_rewinds_to_the_same_bits_under_its_own_mask(techn
     assert bool(dense.optimizer) == (epochs < 4), "at the initialisation there is no momentum yet"
     for request in requests[1:]:
         assert request.first_epoch == 4 - epochs
-        assert_same_bits(request.start, dense, request.masks)
+        assert_same_bits(request.start, dense, request.structure.tensors())
 
 
 @pytest.mark.parametrize("technique", [LearningRateRewinding(2), FineTuning(2), AdaptiveLinearRestart(2)], ids=str)
 def test_every_round_of_a_path_goes_on_from_its_parents_bits(technique, ledger):
     requests, results = all_requests(dataclasses.replace(tiny.EXPERIMENT, technique=technique), ledger)
     for request, parent in zip(requests[1:], results, strict=False):
-        assert_same_bits(request.start, parent.state, request.masks)
+        assert_same_bits(request.start, parent.state, request.structure.tensors())
         assert request.start.optimizer
 
 
@@ -399,7 +402,7 @@ def test_the_state_of_adamw_goes_on_masked_and_comes_back_from_storage(ledger):
         slots = request.start.optimizer
         assert {slot.rsplit("/", 1)[1] for slot in slots} == {"exp_avg", "exp_avg_sq", "step"}
         for slot, value in slots.items():
-            mask = request.masks.get(slot.rsplit("/", 1)[0])
+            mask = request.structure.tensors().get(slot.rsplit("/", 1)[0])
             masked = mask is not None and mask.shape == value.shape
             assert torch.equal(value, parent.state.optimizer[slot] * mask if masked else parent.state.optimizer[slot])
     committed, _ = ledger.load(ledger.record(requests[-1].key))
@@ -414,9 +417,9 @@ def test_the_state_of_adamw_goes_on_masked_and_comes_back_from_storage(ledger):
 def test_every_technique_prunes_by_what_its_parent_ended_with(technique, ledger):
     requests, results = all_requests(dataclasses.replace(tiny.EXPERIMENT, technique=technique), ledger)
     for request, parent, earlier in zip(requests[1:], results, requests, strict=False):
-        weights = {name: parent.state.model[name] for name in request.masks}
-        wanted = prune_globally(weights, request.density, masks=earlier.masks or None)
-        assert all(torch.equal(mask, wanted[name]) for name, mask in request.masks.items())
+        weights = {name: parent.state.model[name] for name in request.structure.tensors()}
+        wanted = prune_globally(weights, request.density, masks=earlier.structure.tensors() or None)
+        assert all(torch.equal(mask, wanted[name]) for name, mask in request.structure.tensors().items())
 
 
 def all_requests(experiment, ledger):
@@ -437,8 +440,10 @@ def test_an_adaptive_restart_begins_at_the_rate_that_its_pruning_asks_for(ledger
     requests, results = all_requests(dataclasses.replace(tiny.EXPERIMENT, technique=technique), ledger)
     seen = []
     for request, parent in zip(requests[1:], results, strict=False):
-        before = torch.cat([parent.state.model[name].flatten() for name in request.masks]).double()
-        gone = torch.cat([parent.state.model[name][~mask] for name, mask in request.masks.items()]).double()
+        before = torch.cat([parent.state.model[name].flatten() for name in request.structure.tensors()]).double()
+        gone = torch.cat(
+            [parent.state.model[name][~mask] for name, mask in request.structure.tensors().items()]
+        ).double()
         fraction = int((gone != 0).sum()) / int((before != 0).sum())
         change = float(gone.norm() / before.norm()) / fraction**0.5
         assert fraction == pytest.approx(0.3, abs=0.02)
@@ -475,7 +480,7 @@ def test_random_reinitialisation_keeps_the_mask_and_draws_new_weights_every_roun
     trainer._initial = lambda request: starts.append(real(request)) or starts[-1]
     while (request := driver.next_work()) is not None:
         result = trainer.train(request)
-        for name, mask in request.masks.items():
+        for name, mask in request.structure.tensors().items():
             assert not result.state.model[name][~mask].any()
         seen.append(request)
         driver.finish(request, result)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from orchestrator.work import TrainState
+from orchestrator.train_state import TrainState
 
 _NOT_IN_NUMPY = {torch.bfloat16}
 

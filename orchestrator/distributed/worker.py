@@ -33,10 +33,11 @@ from orchestrator.storage.ledger import Ledger
 from orchestrator.storage.opening import open_store
 from orchestrator.storage.progress import ProgressWriter, newest_progress
 from orchestrator.storage.store import Store
+from orchestrator.train_state import TrainState
 from orchestrator.training import collectives
 from orchestrator.training.trainer import TakeProgress, Trainer
 from orchestrator.user_code import ERRORS
-from orchestrator.work import Answer, EpochMetrics, Progress, Train, Trained, TrainState, Work
+from orchestrator.work import Answer, EpochMetrics, Progress, Train, Trained, Work
 
 logger = logging.getLogger(__name__)
 

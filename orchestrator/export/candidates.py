@@ -123,10 +123,9 @@ def candidate(name: str, ledger: Ledger, record: Record, data: Data) -> Candidat
     model, options = _setting(record, "model"), _setting(record, "model_options")
     if data.identity != _setting(record, "data_identity"):
         raise DataError(f"round {record.key[:12]} was trained on other data: pass --data as the job had it")
-    channels = (record.channels or {}).get("kept", {})
     dense = build_model(model, options, num_classes=data.num_classes, input_shape=data.input_shape, seed=0)
     try:
-        module = shrink(dense, channels).eval()
+        module = shrink(dense, record.kept_channels).eval()
     except ConfigError as error:
         raise DamagedError(f"rounds/{record.key}/record.json is damaged: {error}") from error
     mine, stored = model_tensors(module), ledger.load(record)[0].model
@@ -148,4 +147,4 @@ def candidate(name: str, ledger: Ledger, record: Record, data: Data) -> Candidat
         "channels": record.channels and {name: record.channels[name] for name in ("unit", *UNITS)},
         "test_accuracy": record.metrics["test_accuracy"],
     }
-    return Candidate(name, module, model, options, Preprocessing.of(data), channels, origin)
+    return Candidate(name, module, model, options, Preprocessing.of(data), record.kept_channels, origin)

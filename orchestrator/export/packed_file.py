@@ -29,8 +29,9 @@ from orchestrator.files import atomic_write
 from orchestrator.models.build import build_model
 from orchestrator.models.classifiers import is_classifier
 from orchestrator.pruning.channels.graph import Kept
+from orchestrator.pruning.channels.shrink import shrink
+from orchestrator.train_state import Tensors
 from orchestrator.training.state import model_tensors
-from orchestrator.work import Tensors
 
 PACKED_FORMAT = 1
 
@@ -61,8 +62,8 @@ class Network:
             num_classes=len(self.preprocessing.labels),
             input_shape=self.preprocessing.input_shape,
             seed=0,
-            kept=self.channels,
-        ).eval()
+        )
+        module = shrink(module, self.channels).eval()
         if self.folded:
             fold_batch_norm(module)
         return module

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from orchestrator.errors import DamagedError
-from orchestrator.work import Tensors
+from orchestrator.train_state import Tensors
 
 ZSTD_LEVEL = 1
 MASKS = "masks"

@@ -16,8 +16,6 @@ from orchestrator.models.classifiers import CLASSIFIERS, is_classifier
 from orchestrator.models.resnet import DEPTHS, CifarResNet
 from orchestrator.modules import copy_module, own_memory, tensor_answer
 from orchestrator.pruning import KINDS, prunable_weights
-from orchestrator.pruning.channels.graph import Kept
-from orchestrator.pruning.channels.shrink import shrink
 from orchestrator.randomness import one_thread, own_randomness, seed_all
 from orchestrator.user_code import ERRORS, described
 
@@ -31,18 +29,14 @@ def build_model(
     num_classes: int,
     input_shape: tuple[int, int, int],
     seed: int,
-    kept: Kept | None = None,
 ) -> nn.Module:
     """The model named `spec` on the CPU, initialised by `seed`; the process's own randomness stays untouched.
 
     Nothing is downloaded, whatever the options: `load_start_weights` puts trained weights into the model.
 
-    With `kept`, a channel configuration, the smaller network that has only those channels of it.
-
     `spec` is a short name (resnet20), "torchvision:NAME", "timm:NAME", or "package.module:function": a function that is
     called with the options and with those of num_classes and input_shape (channels, height, width) that it takes.
-    Raises ConfigError for an unknown name, options that do not fit, a model that cannot be pruned, or a configuration
-    that is not one of this model.
+    Raises ConfigError for an unknown name, options that do not fit, or a model that cannot be pruned.
     """
     what = f"model {spec!r}"
     given = {"num_classes": num_classes, "input_shape": input_shape}
@@ -64,7 +58,7 @@ def build_model(
             f"{what} has nothing to prune: it needs at least one layer of these kinds, {', '.join(KINDS)}, "
             "with a weight that is trained (requires_grad True) and not computed from other parameters"
         )
-    return shrink(own_memory(model.cpu()), kept or {})
+    return own_memory(model.cpu())
 
 
 def check_model(model: nn.Module, data: Data, smallest_batch: int = 2) -> None:

@@ -11,8 +11,8 @@ from torch import nn
 from orchestrator.errors import ConfigError, OrchestratorError
 from orchestrator.extras import extra
 from orchestrator.randomness import one_thread, own_randomness, seed_all
+from orchestrator.train_state import Tensors
 from orchestrator.user_code import one_line
-from orchestrator.work import Tensors
 
 _TWO_OUTPUTS = ("googlenet", "inception_v3")  # of torchvision, when they are trained
 _AUXILIARY = ("aux1.", "aux2.", "AuxLogits.")  # the tensors of their second outputs

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from orchestrator.errors import ConfigError
-from orchestrator.work import raw_bytes
+from orchestrator.train_state import raw_bytes
 
 DRAWN_AGAIN = ("model", "drawn again")  # what the seed of a model's second build is derived from
 STEP = 1e-2  # to which a floating-point buffer is rounded, as a fraction of its norm

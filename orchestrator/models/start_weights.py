@@ -14,7 +14,7 @@ from orchestrator.errors import ConfigError
 from orchestrator.experiment import Experiment
 from orchestrator.models.classifiers import is_classifier, published_tensors
 from orchestrator.pruning.masks import matches
-from orchestrator.work import Tensors
+from orchestrator.train_state import Tensors
 
 MAX_NAMES = 5  # of tensors in a message
 

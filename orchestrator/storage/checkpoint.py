@@ -21,7 +21,8 @@ from torch import Tensor
 
 from orchestrator.decode import Rule, decode, parse
 from orchestrator.errors import DamagedError
-from orchestrator.work import EpochMetrics, Progress, Tensors, TrainState
+from orchestrator.train_state import Tensors, TrainState
+from orchestrator.work import EpochMetrics, Progress
 
 Shapes = Mapping[str, tuple[int, ...]]
 _MASK = "#mask"

@@ -28,7 +28,7 @@ from orchestrator.storage.checkpoint import (
     unpack_snapshot,
 )
 from orchestrator.storage.store import JSON_BYTES, MissingError, Store, listed, problem_of, read_each, unreadable
-from orchestrator.work import Tensors, TrainState
+from orchestrator.train_state import Tensors, TrainState
 
 
 class Ledger:

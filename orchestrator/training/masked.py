@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from orchestrator.work import Tensors
+from orchestrator.train_state import Tensors
 
 
 class Masked:

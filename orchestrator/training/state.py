@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from orchestrator.errors import DamagedError
-from orchestrator.work import Tensors, TrainState
+from orchestrator.train_state import Tensors, TrainState
 
 
 def model_tensors(module: nn.Module) -> Tensors:

@@ -25,8 +25,10 @@ from orchestrator.models.build import build_model
 from orchestrator.models.constants import DRAWN_AGAIN, check_constants
 from orchestrator.models.start_weights import load_start_weights
 from orchestrator.pruning.channels.graph import Kept
+from orchestrator.pruning.structure import Dense, Structure
 from orchestrator.randomness import derive, seed_all
 from orchestrator.storage.store import JSON_BYTES
+from orchestrator.train_state import Tensors, TrainState
 from orchestrator.training import collectives
 from orchestrator.training.masked import Masked
 from orchestrator.training.moving_average import MovingAverage
@@ -39,18 +41,7 @@ from orchestrator.training.state import (
     take_model,
     take_state,
 )
-from orchestrator.work import (
-    Answer,
-    EpochMetrics,
-    Gradients,
-    Progress,
-    Snapshot,
-    Tensors,
-    Train,
-    Trained,
-    TrainState,
-    Work,
-)
+from orchestrator.work import Answer, EpochMetrics, Gradients, Progress, Snapshot, Train, Trained, Work
 
 TakeProgress = Callable[[], Progress | None]  # a checkpoint, on the first worker; None on the others
 # (work, the epoch's metrics, training images per second over all workers, a function that takes a checkpoint)
@@ -83,7 +74,7 @@ class Trainer:
             channels_last=self.training.channels_last,
         )
         self._networks: dict[str, tuple[Kept, nn.Module]] = {}
-        self.module = self._network("student", {})
+        self.module = self._network("student", Dense())
         self._last_step: float | None = None  # when it ended, for `gap_seconds`
         self._first_step: float | None = None
 
@@ -145,14 +136,14 @@ class Trainer:
         """Put the network where `work` starts, or where `resume` left it."""
         began = time.perf_counter() - (resume.seconds if resume else 0.0)
         attempts = resume.attempts + 1 if resume else 1
-        self.module = self._network("student", work.channels)
+        self.module = self._network("student", work.structure)
         optimizer = self.training.optimizer.build(self.module)
         start = resume.state if resume else work.start or self._initial(work)
         with _starting_from(f"round {work.round}", work.parent):
             put_state(start, self.module, optimizer)
             teacher = self._teacher(work.teacher) if work.teacher else None
         collectives.start_alike(self.module)
-        masked = Masked(self.module, work.masks)
+        masked = work.structure.hold(self.module)
         masked.mask_weights()
         average = self._average(work, resume)
         history = list(resume.history) if resume else []
@@ -186,7 +177,7 @@ class Trainer:
 
     def check(self, work: Train, progress: Progress) -> None:
         """Raise DamagedError unless `work` can go on from `progress`: storage may hold anything."""
-        self.module = self._network("student", work.channels)
+        self.module = self._network("student", work.structure)
         check_state(progress.state, self.module)
         if progress.origin != work.origin():
             raise DamagedError("it began from other weights or masks than the round has now")
@@ -237,16 +228,16 @@ class Trainer:
         attempt.images += images
         return images / seconds
 
-    def _network(self, role: str, channels: Kept) -> nn.Module:
+    def _network(self, role: str, structure: Structure) -> nn.Module:
         """Return the network that is kept for `role`; it is built again only for other channels than before."""
-        if role not in self._networks or self._networks[role][0] != channels:
-            module = self._place(self._build(derive(self._experiment.seed, "model"), channels))
-            self._networks[role] = (channels, module)
+        if role not in self._networks or self._networks[role][0] != structure.channels:
+            module = self._place(self._build(derive(self._experiment.seed, "model"), structure))
+            self._networks[role] = (structure.channels, module)
         return self._networks[role][1]
 
     def _teacher(self, state: TrainState) -> nn.Module:
         """Return the dense network with these tensors, in evaluation mode. Raises DamagedError."""
-        module = self._network("teacher", {})
+        module = self._network("teacher", Dense())
         put_model(state.model, module)
         collectives.start_alike(module)
         return module.eval()
@@ -255,7 +246,7 @@ class Trainer:
         """Return the moving average as it is at the start of the round or in `resume`, if the training has one."""
         if self.training.ema is None:
             return None
-        average = MovingAverage(self._network("average", work.channels), self.module, self.training.ema)
+        average = MovingAverage(self._network("average", work.structure), self.module, self.training.ema)
         if resume and resume.average is not None:
             put_model(resume.average, average.module)
         return average
@@ -272,11 +263,11 @@ class Trainer:
     def _initial(self, work: Train) -> TrainState:
         """Return the dense round's initialisation, start weights included, or a random one for another round."""
         purpose = ("model",) if work.round == 0 else ("reinitialisation", work.round)
-        fresh = self._build(derive(work.seed, *purpose), work.channels)
+        fresh = self._build(derive(work.seed, *purpose), work.structure)
         if work.round == 0:
             load_start_weights(fresh, self._experiment, self._data.input_shape)
         if work.constants:
-            again = self._build(derive(work.seed, *DRAWN_AGAIN), work.channels)
+            again = self._build(derive(work.seed, *DRAWN_AGAIN), work.structure)
             load_start_weights(again, self._experiment, self._data.input_shape)
             check_constants(fresh, again, work.constants, self._experiment.model)
         return take_state(fresh, self.training.optimizer.build(fresh))
@@ -379,11 +370,11 @@ class Trainer:
 
     def _gradients(self, work: Gradients) -> Tensors:
         """Return {name: dL/dw} of the mean training loss over an epoch's batches, with running statistics fixed."""
-        self.module = self._network("student", work.channels)
+        self.module = self._network("student", work.structure)
         with _starting_from(f"the gradients of round {work.round}", work.round_key):
             put_model(work.state.model, self.module)
         collectives.start_alike(self.module)
-        Masked(self.module, work.masks).mask_weights()
+        work.structure.hold(self.module).mask_weights()
         self.module.eval()
         self.module.zero_grad(set_to_none=True)
         share = 1 / self.images_per_epoch
@@ -420,16 +411,16 @@ class Trainer:
         enabled = self.training.precision == "bf16"
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=enabled)
 
-    def _build(self, seed: int, channels: Kept) -> nn.Module:
+    def _build(self, seed: int, structure: Structure) -> nn.Module:
         experiment, data = self._experiment, self._data
-        return build_model(
+        model = build_model(
             experiment.model,
             experiment.model_options,
             num_classes=data.num_classes,
             input_shape=data.input_shape,
             seed=seed,
-            kept=channels,
         )
+        return structure.build(model)
 
     def _place(self, module: nn.Module) -> nn.Module:
         module = module.to(self.device)

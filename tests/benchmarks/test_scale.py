@@ -31,7 +31,8 @@ from orchestrator.pruning import Geometric
 from orchestrator.storage import claims
 from orchestrator.storage.ledger import Ledger
 from orchestrator.storage.progress import newest_progress, write_progress
-from orchestrator.work import EpochMetrics, Progress, Train, Trained, TrainState
+from orchestrator.train_state import TrainState
+from orchestrator.work import EpochMetrics, Progress, Train, Trained
 
 pytestmark = [pytest.mark.bench, pytest.mark.timeout(1800)]
 PATHS, ROUNDS = 1000, 20
@@ -47,7 +48,10 @@ def train(request: Train) -> Trained:
     """Weights that depend on the round's key alone, masked as training would leave them."""
     generator = torch.Generator().manual_seed(int(request.key[:8], 16))
     model = {name: torch.randn(shape, generator=generator) for name, shape in SHAPES.items()}
-    model = {name: weight * request.masks[name] if request.masks else weight for name, weight in model.items()}
+    model = {
+        name: weight * request.structure.tensors()[name] if request.structure.tensors() else weight
+        for name, weight in model.items()
+    }
     optimizer = {f"{name}/momentum_buffer": tensor * 0.5 for name, tensor in model.items()}
     history = tuple(EpochMetrics(request.first_epoch + e, 0.1, 1.0, 1.0, 0.5) for e in range(request.epochs))
     return Trained(TrainState(model, optimizer), history, 0.75, seconds=ROUND, images_per_second=1.0)

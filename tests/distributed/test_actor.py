@@ -96,7 +96,7 @@ def test_a_worker_gets_start_masks_and_teacher_through_the_object_store(actor, m
     whole = taught._driver.next_work()
     monkeypatch.setattr(module.ray, "put", lambda value: value)
     light, _ = taught.work(second)
-    assert (light.start, light.masks, light.teacher) == (None, {}, None)
+    assert (light.start, light.structure.tensors(), light.teacher) == (None, {}, None)
     remote = SimpleNamespace(work=SimpleNamespace(remote=taught.work))
     work = worker.DriverLink(remote, Metrics("tiny", 0)).work(second)
     assert work.origin() == whole.origin()

@@ -17,13 +17,15 @@ from orchestrator.driver import Driver
 from orchestrator.experiment import Experiment
 from orchestrator.problem import load_problem
 from orchestrator.pruning import Explicit, Filters, Geometric, Layerwise, NofM, Selection, count_kept, kept_count
+from orchestrator.pruning.structure import Masks
 from orchestrator.randomness import derive
 from orchestrator.record import Record
 from orchestrator.runner import run
 from orchestrator.storage.ledger import Ledger
 from orchestrator.storage.opening import open_store
+from orchestrator.train_state import TrainState
 from orchestrator.training.trainer import Trainer
-from orchestrator.work import GRADIENTS, Gradients, TrainState
+from orchestrator.work import GRADIENTS, Gradients
 
 Tensors = dict[str, Tensor]
 
@@ -115,7 +117,7 @@ def gradients_work(seed: int) -> Gradients:
     state = {n: torch.rand(t.shape, generator=generator).to(t.dtype) - 0.3 for n, t in model.state_dict().items()}
     state["1.running_var"] += 1
     masks = {n: torch.rand(shape, generator=generator) < 0.6 for n, shape in problem.prunable.items()}
-    return Gradients(round_key="k", round=1, seed=3, state=TrainState(state), masks=masks, channels={})
+    return Gradients(round_key="k", round=1, seed=3, state=TrainState(state), structure=Masks(masks))
 
 
 def gradients(experiment: Experiment) -> Tensors:
@@ -146,7 +148,7 @@ def test_two_workers_give_the_gradients_of_one(tmp_path: Path) -> None:
 def test_gradients_are_those_of_the_masked_network_and_leave_the_trainer_as_it_was() -> None:
     trainer = Trainer(BY_GRADIENT, load_problem(BY_GRADIENT)[1])
     work = gradients_work(0)
-    masked = TrainState({n: t * work.masks.get(n, 1) for n, t in work.state.model.items()})
+    masked = TrainState({n: t * work.structure.tensors().get(n, 1) for n, t in work.state.model.items()})
     gradients = trainer.do(work)
     by_hand = gradients_by_hand(tiny.model(3, (1, 6, 6)), masked)
     for name, gradient in by_hand.items():

@@ -8,7 +8,8 @@ from orchestrator.storage.claims import Claims
 from orchestrator.storage.ledger import Ledger
 from orchestrator.storage.opening import open_store
 from orchestrator.storage.progress import write_progress
-from orchestrator.work import Progress, TrainState
+from orchestrator.train_state import TrainState
+from orchestrator.work import Progress
 
 NOTHING = StorageView({}, {}, {}, {})
 

@@ -10,7 +10,7 @@ from orchestrator.report import path_records
 from orchestrator.report.paths import count_sharing
 from orchestrator.storage.ledger import Ledger
 from orchestrator.storage.opening import open_store
-from orchestrator.work import TrainState
+from orchestrator.train_state import TrainState
 
 
 @pytest.fixture

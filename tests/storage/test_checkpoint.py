@@ -16,7 +16,8 @@ from orchestrator.storage.checkpoint import (
     unpack_optimizer,
     unpack_progress,
 )
-from orchestrator.work import EpochMetrics, Progress, TrainState
+from orchestrator.train_state import TrainState
+from orchestrator.work import EpochMetrics, Progress
 
 
 def masked(shape, density, dtype=torch.float32, seed=0):

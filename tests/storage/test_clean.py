@@ -21,7 +21,8 @@ from orchestrator.storage.opening import open_store
 from orchestrator.storage.s3 import S3Store
 from orchestrator.storage.store import File, Store
 from orchestrator.storage.verify import verify
-from orchestrator.work import TrainState, snapshot_key
+from orchestrator.train_state import TrainState
+from orchestrator.work import snapshot_key
 
 RUN = f"train/e.0-{'a' * 32}"
 PROBE = f"probe-{'b' * 32}/file"

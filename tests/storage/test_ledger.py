@@ -11,7 +11,7 @@ from orchestrator.record import FORMAT, MODEL, OPTIMIZER, Record
 from orchestrator.sealed import sha256_of
 from orchestrator.storage.ledger import Ledger
 from orchestrator.storage.opening import open_store
-from orchestrator.work import TrainState
+from orchestrator.train_state import TrainState
 
 KEY = "ab" * 32
 MASKS = {"w": torch.tensor([[True, False, True], [False, False, True]])}

@@ -13,7 +13,8 @@ from orchestrator.errors import StorageError
 from orchestrator.storage.checkpoint import pack_progress
 from orchestrator.storage.opening import open_store
 from orchestrator.storage.progress import ProgressWriter, discard_progress, newest_progress, write_progress
-from orchestrator.work import EpochMetrics, Progress, TrainState
+from orchestrator.train_state import TrainState
+from orchestrator.work import EpochMetrics, Progress
 
 KEY = "ab" * 32
 

@@ -44,8 +44,9 @@ from orchestrator.storage.process import is_gone, this_process
 from orchestrator.storage.progress import newest_progress, write_progress
 from orchestrator.storage.s3 import S3Store
 from orchestrator.storage.store import JSON_BYTES, Store
+from orchestrator.train_state import TrainState
 from orchestrator.training.trainer import Trainer
-from orchestrator.work import EpochMetrics, Progress, TrainState
+from orchestrator.work import EpochMetrics, Progress
 
 pytestmark = pytest.mark.usefixtures("little_memory")
 BOMB = "[" * 200_000

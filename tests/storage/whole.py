@@ -9,7 +9,8 @@ from orchestrator.storage.claims import Claims
 from orchestrator.storage.ledger import Ledger
 from orchestrator.storage.progress import write_progress
 from orchestrator.storage.store import Store
-from orchestrator.work import Progress, TrainState
+from orchestrator.train_state import TrainState
+from orchestrator.work import Progress
 
 KEYS = [f"{index:02}" * 32 for index in range(4)]
 EXPERIMENT = "experiments/e.0.json"

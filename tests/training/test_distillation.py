@@ -15,12 +15,13 @@ from orchestrator.errors import ConfigError, DamagedError
 from orchestrator.problem import load_problem
 from orchestrator.pruning import OneShot
 from orchestrator.pruning.channels.removal import Channels
+from orchestrator.pruning.structure import Dense
 from orchestrator.randomness import derive
 from orchestrator.storage.ledger import Ledger
 from orchestrator.storage.opening import open_store
+from orchestrator.train_state import TrainState
 from orchestrator.training.distillation import Distillation
 from orchestrator.training.trainer import Trainer
-from orchestrator.work import TrainState
 
 
 def logits(*probabilities):
@@ -87,7 +88,7 @@ def taught(experiment):
 def test_a_taught_epoch_is_that_of_a_plain_loop():
     """The teacher is in evaluation mode: no dropout, and its running statistics neither used up nor changed."""
     trainer, request = taught(NOISY)
-    result = trainer.train(dataclasses.replace(request, epochs=2, masks={}))
+    result = trainer.train(dataclasses.replace(request, epochs=2, structure=Dense()))
     data = load_data(NOISY.data, NOISY.data_options)
     student, teacher = (tiny.model(data.num_classes, data.input_shape, dropout=0.3) for _ in range(2))
     student.load_state_dict(request.start.model)

@@ -14,12 +14,14 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 from orchestrator.data.load import load_data
 from orchestrator.errors import DamagedError, DivergedError
 from orchestrator.pruning import prunable_weights
+from orchestrator.pruning.structure import Dense, Masks
 from orchestrator.randomness import derive
 from orchestrator.schedules import Constant
+from orchestrator.train_state import TrainState
 from orchestrator.training.optimizer import SGD, AdamW
 from orchestrator.training.state import put_state, take_state
 from orchestrator.training.trainer import Trainer
-from orchestrator.work import Train, TrainState
+from orchestrator.work import Train
 
 OPTIMIZERS = {
     "plain": SGD(momentum=0.0),
@@ -51,7 +53,7 @@ def begin(experiment):
     training = experiment.training
     request = Train(
         key="k", parent="p", round=3, rounds=3, density=0.4, kept=0, prunable=0, seed=7, schedule=training.schedule,
-        first_epoch=0, epochs=training.epochs, start=state, masks=masks,
+        first_epoch=0, epochs=training.epochs, start=state, structure=Masks(masks),
     )  # fmt: skip
     return trainer, request
 
@@ -61,7 +63,7 @@ def reference(trainer: Trainer, request: Train, optimizer, clip_norm) -> dict[st
     module = trainer.module
     module.load_state_dict(request.start.model)
     parameters = {n: p.detach().clone().requires_grad_() for n, p in module.named_parameters()}
-    masks = {n: m.float() for n, m in request.masks.items()}
+    masks = {n: m.float() for n, m in request.structure.tensors().items()}
     optimizer = optimizer(list(parameters.values()))
     module.train()
     steps = trainer.batches.steps_per_epoch
@@ -87,7 +89,7 @@ def test_masked_training_is_training_of_the_product(optimizer, clip_norm):
     expected = reference(trainer, request, REFERENCES[optimizer], clip_norm)
     for name, weight in expected.items():
         torch.testing.assert_close(result.state.model[name], weight, rtol=1e-4, atol=1e-6)
-    moved = max((result.state.model[n] - request.start.model[n]).abs().max() for n in request.masks)
+    moved = max((result.state.model[n] - request.start.model[n]).abs().max() for n in request.structure.tensors())
     assert moved > 0.01, "the comparison means nothing if training changes nothing"
 
 
@@ -95,7 +97,7 @@ def test_masked_training_is_training_of_the_product(optimizer, clip_norm):
 def test_no_removed_weight_and_no_slot_of_it_comes_back(optimizer):
     trainer, request = begin(tiny.with_training(optimizer=OPTIMIZERS[optimizer]))
     state = trainer.train(request).state
-    for name, mask in request.masks.items():
+    for name, mask in request.structure.tensors().items():
         assert not state.model[name][~mask].any()
         assert state.model[name][mask].all()
         for path, value in state.optimizer.items():
@@ -183,7 +185,7 @@ def test_a_last_step_that_explodes_is_divergence():
     with pytest.raises(
         DivergedError, match=r"round 3 \(density 0.4\) diverged: training loss [01]\.\d+, validation loss"
     ):
-        trainer.train(dataclasses.replace(request, masks={}))
+        trainer.train(dataclasses.replace(request, structure=Dense()))
 
 
 @pytest.mark.slow
@@ -218,9 +220,9 @@ def test_a_checkpoint_of_another_start_is_refused():
     places = []
     trainer.train(dataclasses.replace(request, epochs=1), on_step=lambda take: places.append(take()))
     trainer.check(request, places[0])
-    masks = {name: ~mask for name, mask in request.masks.items()}
+    masks = {name: ~mask for name, mask in request.structure.tensors().items()}
     start = TrainState({name: tensor + 1 for name, tensor in request.start.model.items()})
-    for other in (dataclasses.replace(request, masks=masks), dataclasses.replace(request, start=start)):
+    for other in (dataclasses.replace(request, structure=Masks(masks)), dataclasses.replace(request, start=start)):
         with pytest.raises(DamagedError, match="began from other weights or masks"):
             trainer.check(other, places[0])
 

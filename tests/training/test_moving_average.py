@@ -75,7 +75,7 @@ def test_removed_weights_are_exactly_zero_in_the_average_too(changes):
     progress = []
     result = trainer.train(request, on_step=lambda take: progress.append(take()))
     for model in (result.state.model, *(place.average for place in progress)):
-        for name, mask in request.masks.items():
+        for name, mask in request.structure.tensors().items():
             assert not model[name][~mask].any()
             assert model[name][mask].all()
 
@@ -87,7 +87,7 @@ def test_the_next_round_is_pruned_and_starts_from_the_averaged_weights(tmp_path)
     dense = trainer.train(work)
     driver.finish(work, dense)
     request = driver.next_work()
-    weights = {name: dense.state.model[name] for name in request.masks}
+    weights = {name: dense.state.model[name] for name in request.structure.tensors()}
     masks = prune_globally(weights, request.density)
     for name, tensor in request.start.model.items():
         mask = masks.get(name)

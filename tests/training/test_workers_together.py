@@ -12,11 +12,13 @@ import torch.distributed as dist
 from together import start_together
 
 from orchestrator.data.load import load_data
+from orchestrator.pruning.structure import Dense
 from orchestrator.storage.checkpoint import pack_progress, unpack_progress
+from orchestrator.train_state import TrainState
 from orchestrator.training.distillation import Distillation
 from orchestrator.training.state import model_tensors
 from orchestrator.training.trainer import Trainer
-from orchestrator.work import Train, TrainState
+from orchestrator.work import Train
 
 DEEPER = tiny.with_training(dataclasses.replace(tiny.EXPERIMENT, model="tiny:deeper"), channels_last=True)
 # Without batch norm, whose statistics are each worker's own; a clipped gradient would show a wrong scale.
@@ -32,7 +34,7 @@ def request_of(experiment) -> Train:
     training = experiment.training
     return Train(
         key="k", parent=None, round=0, rounds=0, density=1.0, kept=0, prunable=0, seed=3, schedule=training.schedule,
-        first_epoch=0, epochs=training.epochs, start=None, masks={}, teacher=teacher_of(experiment),
+        first_epoch=0, epochs=training.epochs, start=None, structure=Dense(), teacher=teacher_of(experiment),
     )  # fmt: skip
 
 

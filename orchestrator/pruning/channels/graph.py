@@ -176,6 +176,16 @@ class ChannelGraph:
                 macs -= gone * layer.positions if tensor == layer.weight else 0
         return Counts(parameters, macs)
 
+    def cut_of(self, tensor: str) -> Cut | None:
+        """Return how channels cut the tensor of this name; None for one that they do not cut."""
+        layer = self.layers.get(tensor.rpartition(".")[0])
+        return layer.cuts.get(tensor) if layer else None
+
+    def kept_shape(self, tensor: str, kept: Kept) -> tuple[int, ...] | None:
+        """Return the shape that `kept` leaves of the tensor of this name; None for one that channels do not cut."""
+        cut = self.cut_of(tensor)
+        return cut.kept_shape(kept.get(tensor.rpartition(".")[0], {})) if cut else None
+
     def kept_weights(self, kept: Kept) -> dict[str, int]:
         """How many entries the weight of each layer in `kept` has left, by the weight's name."""
         layers = {name: self.layers[name] for name in kept}

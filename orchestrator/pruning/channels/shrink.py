@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from orchestrator.errors import ConfigError, DamagedError
-from orchestrator.pruning.channels.graph import ChannelGraph, Cut, Kept, Side, tensor_sides
+from orchestrator.pruning.channels.graph import ChannelGraph, Kept, Side, tensor_sides
 
 _SIZES: dict[str, tuple[str, ...]] = {
     "out": ("out_channels", "out_features", "num_features", "num_parameters"),
@@ -106,7 +106,7 @@ def _cut(
     graph: ChannelGraph, parameter: str, name: str, tensor: Tensor, kept: Kept, base: Kept, *, strict: bool
 ) -> Tensor:
     layer = parameter.rpartition(".")[0]
-    cut: Cut | None = graph.layers[layer].cuts.get(parameter) if layer in graph.layers else None
+    cut = graph.cut_of(parameter)
     if cut is None:
         return tensor
     before, after = base.get(layer, {}), kept.get(layer, {})
