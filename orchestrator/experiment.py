@@ -14,10 +14,9 @@ from typing import Any
 
 from orchestrator.errors import ConfigError
 from orchestrator.pruning.channels.graph import ChannelGraph
-from orchestrator.pruning.channels.removal import Channels
 from orchestrator.pruning.masks import DEFAULT_KINDS, KINDS, Kind
 from orchestrator.pruning.path import Explicit, Geometric, Path
-from orchestrator.pruning.selection import Global, Selection
+from orchestrator.pruning.selection import Global, Selection, check_selection
 from orchestrator.record import FORMAT
 from orchestrator.techniques import LearningRateRewinding, RetrainingTechnique, check_rewind, shortened
 from orchestrator.training.config import TrainingConfig
@@ -54,7 +53,7 @@ class Experiment:
     technique: RetrainingTechnique = field(default_factory=LearningRateRewinding)
     distillation: Distillation | None = None
     criterion: str = "magnitude"
-    selection: Selection | Channels = field(default_factory=Global)
+    selection: Selection = field(default_factory=Global)
     prune: tuple[Kind, ...] = DEFAULT_KINDS
     exclude: tuple[str, ...] = ()
     min_kept_per_layer: int = 0
@@ -75,11 +74,9 @@ class Experiment:
             raise ConfigError(f"seeds must differ from each other, got {self.seeds}")
         object.__setattr__(self, "exclude", texts("exclude", self.exclude))
         whole("min_kept_per_layer", self.min_kept_per_layer, minimum=0)
-        if isinstance(self.selection, Channels) and self.min_kept_per_layer:
-            raise ConfigError("min_kept_per_layer must be 0 with Channels, where round_to says what a layer keeps")
         dataclass_with("path", self.path, ["densities"])
         dataclass_with("technique", self.technique, ["start", "start_after", "check", "rewinds_to"])
-        dataclass_with("selection", self.selection, ["select", "check"])
+        check_selection(self.selection)
         if self.start_from is not None:
             text("start_from", self.start_from, way_out="give the path of a safetensors file")
         object.__setattr__(self, "new_layers", texts("new_layers", self.new_layers))

@@ -9,12 +9,14 @@ from __future__ import annotations
 import logging
 from dataclasses import replace
 
+import torch
+
 from orchestrator.errors import ConfigError, DensityError
 from orchestrator.experiment import Experiment, Problem
 from orchestrator.pruning import resolve_criterion
-from orchestrator.pruning.channels.removal import Channels
 from orchestrator.pruning.criteria import needs_gradients
-from orchestrator.pruning.structure import Dense, FewerChannels, Masks, Structure
+from orchestrator.pruning.structure import Dense, Structure
+from orchestrator.pruning.view import View
 from orchestrator.randomness import derive, own_randomness, seed_all
 from orchestrator.rounds import CutRound, Round, Rounds
 from orchestrator.stopping import Floor
@@ -54,31 +56,18 @@ def plan(experiment: Experiment, rounds: Rounds, floor: Floor | None = None) -> 
 def select(experiment: Experiment, problem: Problem, parent: Round, index: int) -> Structure:
     """Return what is left of the network in round `index` >= 1."""
     state, density = parent.state().model, experiment.densities()[index]
-    weights = {name: state[name] for name in problem.prunable}
     criterion = resolve_criterion(experiment.criterion)
-    gradients = parent.gradients() if needs_gradients(criterion) else None
+    view = View(
+        {name: state[name] for name in problem.prunable},
+        parent.structure,
+        criterion,
+        parent.gradients() if needs_gradients(criterion) else None,
+        experiment.min_kept_per_layer,
+        problem.channels,
+    )
     with own_randomness():  # for a criterion that draws its scores
         seed_all(derive(experiment.seed, "criterion", index))
-        if isinstance(experiment.selection, Channels):
-            assert problem.channels is not None  # traced where the problem is loaded
-            kept = experiment.selection.select(
-                problem.channels,
-                weights,
-                density,
-                kept=parent.structure.channels,
-                criterion=criterion,
-                gradients=gradients,
-            )
-            return FewerChannels(kept, problem.channels, experiment.selection.unit)
-        masks = experiment.selection.select(
-            weights,
-            density,
-            masks=parent.structure.tensors() or None,
-            criterion=criterion,
-            gradients=gradients,
-            min_kept_per_layer=experiment.min_kept_per_layer,
-        )
-    structure = Masks(masks)
+        structure = experiment.selection.select(view, density)
     for name in structure.dead_layers():
         logger.warning("round %d at density %.4g leaves no weight in %s", index, density, name)
     return structure
@@ -124,13 +113,10 @@ def check_path(experiment: Experiment, problem: Problem, keep: tuple[int, ...]) 
     """
     for epoch in keep:
         check_rewind(epoch, experiment.training, experiment.epochs_of_dense_round())
+    weights = {name: torch.empty(shape, device="meta") for name, shape in problem.prunable.items()}
+    view = View(weights, min_kept_per_layer=experiment.min_kept_per_layer, graph=problem.channels)
     for index, density in enumerate(experiment.densities()[1:], start=1):
-        selection = experiment.selection
         try:
-            if isinstance(selection, Channels):
-                assert problem.channels is not None  # traced where the problem is loaded
-                selection.check(problem.channels, problem.prunable, density)
-            else:
-                selection.check(problem.prunable, density, min_kept_per_layer=experiment.min_kept_per_layer)
+            experiment.selection.check(view, density)
         except ConfigError as error:
             raise DensityError(f"round {index}: {error}") from None

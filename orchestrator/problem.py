@@ -19,7 +19,6 @@ from orchestrator.models.build import build_model, check_model, gpu_only
 from orchestrator.models.constants import DRAWN_AGAIN, constants_of
 from orchestrator.models.start_weights import load_start_weights
 from orchestrator.pruning import prunable_weights, unpruned_weights
-from orchestrator.pruning.channels.removal import Channels
 from orchestrator.pruning.channels.trace import trace_channels
 from orchestrator.randomness import derive
 from orchestrator.rehearsal import rehearse
@@ -53,13 +52,11 @@ def load_problem(experiment: Experiment, data_root: str | None = None, workers: 
             f"kinds of layers to prune {experiment.prune}"
         )
     prunable = {name: tuple(weight.shape) for name, weight in weights.items()}
-    rehearse(experiment, model, prunable)
+    channels = trace_channels(model, data.input_shape) if experiment.selection.needs_channels else None
+    rehearse(experiment, model, prunable, channels)
     unpruned = {name: weight.numel() for name, weight in unpruned_weights(model, prunable).items()}
     _warn_of_unpruned(experiment, model, prunable, unpruned)
     _warn_of_low_rate(experiment)
-    channels = None
-    if isinstance(experiment.selection, Channels):
-        channels = trace_channels(model, data.input_shape)
     problem = Problem(
         prunable=prunable,
         model_identity=_identity(model, constants),

@@ -17,9 +17,11 @@ from torch import Tensor, nn
 from orchestrator.errors import ConfigError, DamagedError
 from orchestrator.experiment import Experiment
 from orchestrator.modules import copy_module
-from orchestrator.pruning.channels.removal import Channels
+from orchestrator.pruning.channels.graph import ChannelGraph
 from orchestrator.pruning.criteria import Criterion, needs_gradients, resolve_criterion, score
 from orchestrator.pruning.path import Path, check_decreasing
+from orchestrator.pruning.structure import Dense, Structure, check_structure
+from orchestrator.pruning.view import View
 from orchestrator.randomness import own_randomness, seed_all
 from orchestrator.schedules import Schedule
 from orchestrator.techniques import Removed, Start, check_rewind
@@ -33,7 +35,7 @@ logger = logging.getLogger(__name__)
 Shapes = Mapping[str, tuple[int, ...]]
 
 
-def rehearse(experiment: Experiment, model: nn.Module, prunable: Shapes) -> None:
+def rehearse(experiment: Experiment, model: nn.Module, prunable: Shapes, channels: ChannelGraph | None = None) -> None:
     """Raise ConfigError, with the error's text and line, if a function that `experiment` names fails on `model`."""
     training = experiment.training
     with own_randomness():
@@ -42,7 +44,7 @@ def rehearse(experiment: Experiment, model: nn.Module, prunable: Shapes) -> None
         rehearse_schedule(training.schedule, 0, training.epochs, training.epochs)
         criterion = _rehearse_criterion(experiment.criterion, prunable)
         if not is_ours(experiment.selection):
-            _rehearse_selection(experiment, criterion, prunable, densities)
+            _rehearse_selection(experiment, criterion, prunable, densities, channels)
         if not (is_ours(training.optimizer) and is_ours(experiment.technique)):
             state = _rehearse_optimizer(training, model)
             _rehearse_technique(experiment, state, prunable, model)
@@ -81,39 +83,31 @@ def _rehearse_criterion(name: str, prunable: Shapes) -> Criterion:
 
 
 def _rehearse_selection(
-    experiment: Experiment, criterion: Criterion, prunable: Shapes, densities: tuple[float, ...]
+    experiment: Experiment,
+    criterion: Criterion,
+    prunable: Shapes,
+    densities: tuple[float, ...],
+    channels: ChannelGraph | None,
 ) -> None:
     """Select in the first two rounds of the path, from random weights of the network's own shapes."""
-    selection, minimum = experiment.selection, experiment.min_kept_per_layer
-    assert not isinstance(selection, Channels)  # which is ours
+    selection = experiment.selection
+    structure: Structure = Dense()
     what = f"{type(selection).__name__}.select()"
-    weights = {name: torch.randn(shape) for name, shape in prunable.items()}
-    gradients = {name: torch.randn(shape) for name, shape in prunable.items()} if needs_gradients(criterion) else None
-    masks: dict[str, Tensor] | None = None
+    weights, gradients = (TrainState({n: torch.randn(shape) for n, shape in prunable.items()}) for _ in range(2))
     for density in densities[:2]:
+        view = View(
+            weights.model,
+            structure,
+            criterion,
+            gradients.model if needs_gradients(criterion) else None,
+            experiment.min_kept_per_layer,
+            channels,
+        )
         with called(f"{type(selection).__name__}.check()", selection.check):
-            selection.check(prunable, density, min_kept_per_layer=minimum)
+            selection.check(view, density)
         with called(what, selection.select):
-            masks = selection.select(
-                weights,
-                density,
-                masks=masks,
-                criterion=criterion,
-                gradients=gradients,
-                min_kept_per_layer=minimum,
-            )
-            _check_masks(what, masks, weights)
-
-
-def _check_masks(what: str, masks: object, weights: Mapping[str, Tensor]) -> None:
-    if not isinstance(masks, dict) or masks.keys() != weights.keys():
-        got = sorted(masks) if isinstance(masks, dict) else type(masks).__name__
-        raise ConfigError(f"{what} must return a dict with a mask for each of {sorted(weights)}, got {got}")
-    for name, weight in weights.items():
-        mask = masks[name]
-        if not isinstance(mask, Tensor) or mask.dtype != torch.bool or mask.shape != weight.shape:
-            got = f"{mask.dtype} {tuple(mask.shape)}" if isinstance(mask, Tensor) else type(mask).__name__
-            raise ConfigError(f"{what} must return bool masks of their weight's shape, got {got} for {name}")
+            structure = check_structure(what, selection.select(view, density), prunable)
+        weights, gradients = (structure.apply(tensors, view.structure) for tensors in (weights, gradients))
 
 
 def _rehearse_optimizer(training: TrainingConfig, model: nn.Module) -> TrainState | None:

@@ -18,7 +18,6 @@ from orchestrator.errors import ConfigError, DensityError
 from orchestrator.experiment import Experiment
 from orchestrator.pruning.counts import kept_count
 from orchestrator.pruning.path import Explicit, longer
-from orchestrator.pruning.selection import NofM
 from orchestrator.record import Record
 from orchestrator.stopping import Floor
 from orchestrator.validate import whole
@@ -54,7 +53,7 @@ def search_density(experiment: Experiment, floor: Floor, train: Train, *, probes
     accuracy. Raises ConfigError for a negative number of probes, or a selection that has nothing to probe.
     """
     whole("probes", probes, minimum=0)
-    if probes and isinstance(experiment.selection, NofM):
+    if probes and not experiment.selection.any_density:
         raise ConfigError(f"{experiment.selection} has no density between two of its own, got probes={probes}: pass 0")
     seen: dict[str, Record] = {}
     patient = replace(floor, patience=max(floor.patience, PATIENCE))

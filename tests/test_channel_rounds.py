@@ -234,9 +234,10 @@ def test_the_keys_of_experiments_with_masks_are_what_they_were():
     assert [key[:12] for key in keys] == ["0af6027435f5", "895c979e3fff", "4ac235c9dc09", "0db9a212ab15"]
 
 
-def test_min_kept_per_layer_is_refused():
+def test_min_kept_per_layer_is_refused(problem, tmp_path):
+    experiment = dataclasses.replace(EXPERIMENT, min_kept_per_layer=1)
     with pytest.raises(ConfigError, match="min_kept_per_layer must be 0 with Channels"):
-        dataclasses.replace(EXPERIMENT, min_kept_per_layer=1)
+        Driver(experiment, Ledger(open_store(str(tmp_path))), problem)
 
 
 def test_tensors_that_are_not_those_of_the_configuration_are_damage(problem):

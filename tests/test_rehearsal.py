@@ -18,7 +18,7 @@ from orchestrator.data.load import complete
 from orchestrator.distributed.deployment import Deployment, Workers
 from orchestrator.errors import ConfigError
 from orchestrator.problem import load_problem
-from orchestrator.pruning import Global, OneShot
+from orchestrator.pruning import Global, Masks, OneShot
 from orchestrator.rehearsal import rehearse
 from orchestrator.techniques import LearningRateRewinding, RetrainingTechnique, Start
 from orchestrator.train_state import TrainState
@@ -95,22 +95,34 @@ class NegativeRate:
 
 @dataclass(frozen=True)
 class OtherArguments(Global):
-    def select(self, weights, density):
-        return {name: weight > 0 for name, weight in weights.items()}
+    def select(self, weights, density, *, min_kept_per_layer):
+        return Masks({name: weight > 0 for name, weight in weights.items()})
+
+
+@dataclass(frozen=True)
+class PlainMasks(Global):
+    def select(self, view, density):
+        return {name: weight > 0 for name, weight in view.weights.items()}
 
 
 @dataclass(frozen=True)
 class MasksOfNumbers(Global):
-    def select(self, weights, density, **_):
-        return {name: weight.abs() for name, weight in weights.items()}
+    def select(self, view, density):
+        return Masks({name: weight.abs() for name, weight in view.weights.items()})
+
+
+@dataclass(frozen=True)
+class MasksOfNothing(Global):
+    def select(self, view, density):
+        return Masks({})
 
 
 @dataclass(frozen=True)
 class FailsInTheSecondRound(Global):
-    def select(self, weights, density, *, masks=None, **others):
-        if masks:
+    def select(self, view, density):
+        if view.masks:
             raise IndexError("no second round")
-        return super().select(weights, density, masks=masks, **others)
+        return super().select(view, density)
 
 
 @dataclass(frozen=True)
@@ -178,6 +190,8 @@ class BuildsNothing(SGD):
         ({"schedule": FailsAtTheLastEpoch()}, "FailsAtTheLastEpoch.lr_at() failed: KeyError: 3"),
         ({"schedule": NegativeRate()}, "at epoch 0 must be a finite number of 0 or more, got -0.1"),
         ({"selection": OtherArguments()}, "OtherArguments.select() failed: TypeError"),
+        ({"selection": PlainMasks()}, "PlainMasks.select() must return a structure, such as Masks(...), got dict"),
+        ({"selection": MasksOfNothing()}, "must return Masks with a mask for each of ['"),
         ({"selection": MasksOfNumbers()}, "must return bool masks of their weight's shape, got torch.float32"),
         ({"selection": FailsInTheSecondRound()}, "IndexError: no second round"),
         ({"technique": UnknownSlot()}, "UnknownSlot.start() failed: KeyError: 'no/such/slot'"),

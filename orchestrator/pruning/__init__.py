@@ -1,4 +1,4 @@
-"""Pruning: which weights (masks), how they are scored (criteria), which go (selection), how many and when (path)."""
+"""Pruning: what is left (structure), scores of weights (criteria), which go (selection), how many and when (path)."""
 
 from orchestrator.pruning.channels.removal import Channels, fewer_channels
 from orchestrator.pruning.counts import kept_count
@@ -24,6 +24,8 @@ from orchestrator.pruning.masks import (
 )
 from orchestrator.pruning.path import Cubic, Explicit, Geometric, OneShot, Path
 from orchestrator.pruning.selection import Global, Layerwise, NofM, Selection
+from orchestrator.pruning.structure import Dense, FewerChannels, Masks, Structure
+from orchestrator.pruning.view import View
 
 __all__ = [
     "DEFAULT_KINDS",
@@ -31,16 +33,21 @@ __all__ = [
     "Channels",
     "Criterion",
     "Cubic",
+    "Dense",
     "Explicit",
+    "FewerChannels",
     "Filters",
     "Geometric",
     "Global",
     "Kind",
     "Layerwise",
+    "Masks",
     "NofM",
     "OneShot",
     "Path",
     "Selection",
+    "Structure",
+    "View",
     "count_kept",
     "dead_layers",
     "fewer_channels",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import ROUND_CEILING, Context, Decimal
 
@@ -12,14 +11,15 @@ from torch import Tensor
 
 from orchestrator.errors import ConfigError
 from orchestrator.pruning.counts import kept_count
-from orchestrator.pruning.criteria import Criterion, magnitude
 from orchestrator.pruning.masks import count_kept
-from orchestrator.pruning.selection import scored
+from orchestrator.pruning.selection import Selection
+from orchestrator.pruning.structure import Masks, Structure
+from orchestrator.pruning.view import View
 from orchestrator.validate import whole
 
 
 @dataclass(frozen=True)
-class Filters:
+class Filters(Selection):
     """The filters of lowest mean score in the whole network go, one after another, until the budget is met.
 
     By `magnitude` the mean score is the filter's L1 norm over its size (Li et al., "Pruning Filters for Efficient
@@ -32,31 +32,21 @@ class Filters:
     weighs nothing; one whose score is +inf keeps its filter, whatever else is in it.
     """
 
-    def check(self, shapes: Mapping[str, tuple[int, ...]], density: float, *, min_kept_per_layer: int = 0) -> None:
-        whole("min_kept_per_layer", min_kept_per_layer, minimum=0)
-        total = sum(math.prod(shape) for shape in shapes.values())
-        least = sum(_least(shape, min_kept_per_layer) for shape in shapes.values())
+    def check(self, view: View, density: float) -> None:
+        whole("min_kept_per_layer", view.min_kept_per_layer, minimum=0)
+        total = sum(math.prod(shape) for shape in view.shapes.values())
+        least = sum(_least(shape, view.min_kept_per_layer) for shape in view.shapes.values())
         _check_budget(kept_count(density, total), least, total, density)
 
     @torch.no_grad()
-    def select(
-        self,
-        weights: Mapping[str, Tensor],
-        density: float,
-        *,
-        masks: Mapping[str, Tensor] | None = None,
-        criterion: Criterion = magnitude,
-        gradients: Mapping[str, Tensor] | None = None,
-        min_kept_per_layer: int = 0,
-    ) -> dict[str, Tensor]:
-        self.check({n: tuple(w.shape) for n, w in weights.items()}, density, min_kept_per_layer=min_kept_per_layer)
-        kept: dict[str, Tensor] = {}
-        layers: dict[str, _Ranked] = {}
-        for name, scores, candidates in scored(weights, masks, criterion, gradients):
-            kept[name] = candidates
-            if candidates.dim() > 2:
-                layers[name] = _ranked(scores, candidates, max(1, min_kept_per_layer))
-        total = sum(weight.numel() for weight in weights.values())
+    def select(self, view: View, density: float) -> Structure:
+        self.check(view, density)
+        kept = {name: view.candidates(name) for name in view.weights}
+        minimum = max(1, view.min_kept_per_layer)
+        layers = {
+            name: _ranked(scores, kept[name], minimum) for name, scores in view.scores.items() if scores.dim() > 2
+        }
+        total = sum(weight.numel() for weight in view.weights.values())
         budget = kept_count(density, total)
         excess = count_kept(kept) - budget
         if excess > 0:
@@ -64,7 +54,7 @@ class Filters:
             _check_budget(budget, budget + excess - freed, total, density)
             for name, gone in zip(layers, removed, strict=True):
                 kept[name][gone] = False
-        return kept
+        return Masks(kept)
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,121 +1,125 @@
-"""Selections: how a density becomes masks. Whole filters are in filters.py."""
+"""Selections: what a density leaves of a network. Whole filters are in filters.py, channels in channels/removal.py."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from orchestrator.errors import ConfigError
 from orchestrator.pruning.counts import count_to_keep, kept_count
-from orchestrator.pruning.criteria import Criterion, magnitude, score
 from orchestrator.pruning.global_magnitude import prune_globally
 from orchestrator.pruning.masks import check_tensors, count_true
-from orchestrator.validate import whole
+from orchestrator.pruning.structure import Masks, Structure
+from orchestrator.pruning.view import View
+from orchestrator.validate import dataclass_with, whole
 
 
+@runtime_checkable
 class Selection(Protocol):
-    """A frozen dataclass whose fields, all of them, decide its masks."""
+    """Decide what a density leaves of a network. Derive from it: a frozen dataclass, whose fields are part of each key.
 
-    def check(self, shapes: Mapping[str, tuple[int, ...]], density: float, *, min_kept_per_layer: int = 0) -> None:
-        """Raise ConfigError, before anything is trained, if weights of `shapes` cannot be given this density."""
+        @dataclass(frozen=True)
+        class Largest(Selection):
+            def check(self, view: View, density: float) -> None:
+                fraction("density", density)
 
-    def select(
-        self,
-        weights: Mapping[str, Tensor],
-        density: float,
-        *,
-        masks: Mapping[str, Tensor] | None = None,
-        criterion: Criterion = magnitude,
-        gradients: Mapping[str, Tensor] | None = None,
-        min_kept_per_layer: int = 0,
-    ) -> dict[str, Tensor]:
-        """Masks (bool, True = kept) of the shapes of `weights`, nested within `masks`; of equal scores the first stay.
+            def select(self, view: View, density: float) -> Structure:
+                return Masks(prune_globally(view.weights, density, masks=view.masks))
 
-        `density` counts against all `weights`, whatever `masks` removed. `gradients`: dL/dw, of other tensors too, for
-        a criterion that reads it. Raises ConfigError as `prune_globally` and `check` do. Nothing passed in is changed.
+    `needs_channels`: whether the view must have the graph of the network's channels. `any_density`: whether there are
+    other densities between two that it can give.
+    """
+
+    needs_channels: ClassVar[bool] = False
+    any_density: ClassVar[bool] = True
+
+    def check(self, view: View, density: float) -> None:
+        """Raise ConfigError, before anything is trained, if the network cannot be given this density.
+
+        The weights of `view` have shapes and may have no values.
+        """
+
+    def select(self, view: View, density: float) -> Structure:
+        """Return what is left of the dense network, within what `view` has left; of equal scores the first stay.
+
+        `density` counts against the dense network. Raises ConfigError as `prune_globally` and `check` do. Nothing
+        passed in is changed.
         """
         ...
 
 
+def check_selection(value: Selection) -> Selection:
+    """Return `value` if it is a dataclass that derives from `Selection`. Raise ConfigError otherwise."""
+    dataclass_with("selection", value, ["select", "check"])
+    if not isinstance(value, Selection):
+        raise ConfigError(f"selection must derive from orchestrator.pruning.Selection, got {value!r}")
+    return value
+
+
 @dataclass(frozen=True)
-class Global:
+class Global(Selection):
     """The lowest scores of the whole network go, wherever they are (see `prune_globally`)."""
 
-    def check(self, shapes: Mapping[str, tuple[int, ...]], density: float, *, min_kept_per_layer: int = 0) -> None:
-        sizes = [math.prod(shape) for shape in shapes.values()]
-        count_to_keep(density, sum(sizes), sizes, min_kept_per_layer)
+    def check(self, view: View, density: float) -> None:
+        sizes = [math.prod(shape) for shape in view.shapes.values()]
+        count_to_keep(density, sum(sizes), sizes, view.min_kept_per_layer)
 
-    def select(
-        self,
-        weights: Mapping[str, Tensor],
-        density: float,
-        *,
-        masks: Mapping[str, Tensor] | None = None,
-        criterion: Criterion = magnitude,
-        gradients: Mapping[str, Tensor] | None = None,
-        min_kept_per_layer: int = 0,
-    ) -> dict[str, Tensor]:
-        return prune_globally(
-            weights,
+    def select(self, view: View, density: float) -> Structure:
+        masks = prune_globally(
+            view.weights,
             density,
-            masks=masks,
-            criterion=criterion,
-            gradients=gradients,
-            min_kept_per_layer=min_kept_per_layer,
+            masks=view.masks,
+            criterion=view.criterion,
+            gradients=view.gradients,
+            min_kept_per_layer=view.min_kept_per_layer,
         )
+        return Masks(masks)
 
 
 @dataclass(frozen=True)
-class Layerwise:
+class Layerwise(Selection):
     """Every layer keeps round(density * n) of its own n weights, its best; at least 1, and `min_kept_per_layer`.
 
     What the minimum adds is not taken from other layers. Uniform sparsity: the baseline of Gale, Elsen, Hooker, "The
     State of Sparsity in Deep Neural Networks", 2019.
     """
 
-    def check(self, shapes: Mapping[str, tuple[int, ...]], density: float, *, min_kept_per_layer: int = 0) -> None:
-        whole("min_kept_per_layer", min_kept_per_layer, minimum=0)
+    def check(self, view: View, density: float) -> None:
+        whole("min_kept_per_layer", view.min_kept_per_layer, minimum=0)
         kept_count(density, 1)
 
-    def select(
-        self,
-        weights: Mapping[str, Tensor],
-        density: float,
-        *,
-        masks: Mapping[str, Tensor] | None = None,
-        criterion: Criterion = magnitude,
-        gradients: Mapping[str, Tensor] | None = None,
-        min_kept_per_layer: int = 0,
-    ) -> dict[str, Tensor]:
-        check_tensors(weights, masks, gradients)
-        whole("min_kept_per_layer", min_kept_per_layer, minimum=0)
-        kept: dict[str, Tensor] = {}
-        for name, weight in weights.items():
-            size = weight.numel()
-            available = count_true(masks[name]) if masks else size
-            keep = max(kept_count(density, size), 1, min(available, min_kept_per_layer))
-            if keep > available:
-                raise ConfigError(
-                    f"density {density:g} keeps {keep} of {size} weights in {name}, but the masks given leave only "
-                    f"{available} there: lower the density, or give masks of the same selection"
-                )
-            kept |= prune_globally(
-                {name: weight},
-                keep / size,
-                masks={name: masks[name]} if masks else None,
-                criterion=criterion,
-                gradients={name: gradients[name]} if gradients else None,
+    def select(self, view: View, density: float) -> Structure:
+        check_tensors(view.weights, view.masks, view.gradients)
+        self.check(view, density)
+        return Masks({name: self._best(view, name, density) for name in view.weights})
+
+    def _best(self, view: View, name: str, density: float) -> Tensor:
+        """Return the mask of one layer."""
+        weight, mask = view.weights[name], (view.masks or {}).get(name)
+        size = weight.numel()
+        available = size if mask is None else count_true(mask)
+        keep = max(kept_count(density, size), 1, min(available, view.min_kept_per_layer))
+        if keep > available:
+            raise ConfigError(
+                f"density {density:g} keeps {keep} of {size} weights in {name}, but the masks given leave only "
+                f"{available} there: lower the density, or give masks of the same selection"
             )
-        return kept
+        kept = prune_globally(
+            {name: weight},
+            keep / size,
+            masks=None if mask is None else {name: mask},
+            criterion=view.criterion,
+            gradients={name: view.gradients[name]} if view.gradients else None,
+        )
+        return kept[name]
 
 
 @dataclass(frozen=True)
-class NofM:
+class NofM(Selection):
     """N:M sparsity: n = density * m of every m consecutive inputs stay, for each output and each place of the kernel.
 
     Density 0.5 with m = 4 is the 2:4 of Mishra et al., "Accelerating Sparse Deep Neural Networks", 2021. Inputs are
@@ -123,44 +127,35 @@ class NofM:
     whose inputs m does not divide stays dense, so that the whole network keeps a little more than `density`.
     """
 
+    any_density: ClassVar[bool] = False
+
     m: int = 4
 
     def __post_init__(self) -> None:
         whole("NofM.m", self.m, minimum=2)
 
-    def check(self, shapes: Mapping[str, tuple[int, ...]], density: float, *, min_kept_per_layer: int = 0) -> None:
-        whole("min_kept_per_layer", min_kept_per_layer, minimum=0)
+    def check(self, view: View, density: float) -> None:
+        whole("min_kept_per_layer", view.min_kept_per_layer, minimum=0)
         n = self._kept(density)
-        if n < self.m and not any(map(self._divides, shapes.values())):
-            inputs = sorted({shape[1] for shape in shapes.values() if len(shape) > 1})
+        if n < self.m and not any(map(self._divides, view.shapes.values())):
+            inputs = sorted({shape[1] for shape in view.shapes.values() if len(shape) > 1})
             raise ConfigError(f"NofM(m={self.m}) needs a layer whose inputs {self.m} divides, but they are {inputs}")
-        for name, shape in shapes.items():
+        for name, shape in view.shapes.items():
             size = math.prod(shape)
-            if self._divides(shape) and size * n // self.m < min(size, min_kept_per_layer):
+            if self._divides(shape) and size * n // self.m < min(size, view.min_kept_per_layer):
                 raise ConfigError(
                     f"density {density:g} keeps {size * n // self.m} of {size} weights in {name}, but "
-                    f"min_kept_per_layer={min_kept_per_layer} wants more: raise the density or lower the minimum"
+                    f"min_kept_per_layer={view.min_kept_per_layer} wants more: raise the density or lower the minimum"
                 )
 
     @torch.no_grad()
-    def select(
-        self,
-        weights: Mapping[str, Tensor],
-        density: float,
-        *,
-        masks: Mapping[str, Tensor] | None = None,
-        criterion: Criterion = magnitude,
-        gradients: Mapping[str, Tensor] | None = None,
-        min_kept_per_layer: int = 0,
-    ) -> dict[str, Tensor]:
-        self.check({n: tuple(w.shape) for n, w in weights.items()}, density, min_kept_per_layer=min_kept_per_layer)
-        kept: dict[str, Tensor] = {}
-        for name, scores, candidates in scored(weights, masks, criterion, gradients):
+    def select(self, view: View, density: float) -> Structure:
+        self.check(view, density)
+        kept = {name: view.candidates(name) for name in view.weights}
+        for name, scores in view.scores.items():
             if self._divides(scores.shape):
-                kept[name] = self._best(name, scores, candidates, self._kept(density))
-            else:
-                kept[name] = candidates
-        return kept
+                kept[name] = self._best(name, scores, kept[name], self._kept(density))
+        return Masks(kept)
 
     def _best(self, name: str, scores: Tensor, candidates: Tensor, n: int) -> Tensor:
         groups = (scores.shape[0], scores.shape[1] // self.m, self.m, -1)
@@ -184,20 +179,3 @@ class NofM:
 
     def _divides(self, shape: tuple[int, ...]) -> bool:
         return len(shape) > 1 and shape[1] % self.m == 0
-
-
-def scored(
-    weights: Mapping[str, Tensor],
-    masks: Mapping[str, Tensor] | None,
-    criterion: Criterion,
-    gradients: Mapping[str, Tensor] | None,
-) -> Iterator[tuple[str, Tensor, Tensor]]:
-    """Name, scores and candidates of each layer: of its shape, on its device, the candidates (bool) a contiguous copy.
-
-    Raises ConfigError as `check_tensors` and `score` do.
-    """
-    check_tensors(weights, masks, gradients)
-    for name, weight in weights.items():
-        scores = score(criterion, name, weight, gradients[name] if gradients else None)
-        candidates = torch.ones(weight.shape, dtype=torch.bool, device=weight.device)
-        yield name, scores, candidates.copy_(masks[name]) if masks else candidates

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
+import torch
 from torch import Tensor, nn
 
+from orchestrator.errors import ConfigError
 from orchestrator.pruning.channels.graph import UNITS, ChannelGraph, Kept, Unit
 from orchestrator.pruning.channels.shrink import check_configuration, cut_model, cut_optimizer, shrink
 from orchestrator.pruning.masks import count_true, dead_layers
@@ -16,6 +18,7 @@ from orchestrator.training.masked import Masked
 from orchestrator.validate import one_of
 
 
+@runtime_checkable
 class Structure(Protocol):
     """What is left of the dense network.
 
@@ -63,6 +66,10 @@ class Structure(Protocol):
         """Return what a record's metrics say of the structure: fractions kept, by name."""
         return {}
 
+    def check(self, what: str, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        """Raise ConfigError, naming `what` returned it, unless it fits prunable weights of these dense shapes."""
+        return
+
     def tensors(self) -> Tensors:
         """Return the masks by the name of their weight, which are stored and sent apart from the structure."""
         return {}
@@ -100,6 +107,17 @@ class Masks(Structure):
 
     def dead_layers(self) -> list[str]:
         return dead_layers(self.masks)
+
+    def check(self, what: str, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        masks: object = self.masks
+        if not isinstance(masks, dict) or masks.keys() != shapes.keys():
+            got = sorted(masks) if isinstance(masks, dict) else type(masks).__name__
+            raise ConfigError(f"{what} must return Masks with a mask for each of {sorted(shapes)}, got {got}")
+        for name, shape in shapes.items():
+            mask = masks[name]
+            if not isinstance(mask, Tensor) or mask.dtype != torch.bool or tuple(mask.shape) != shape:
+                got = f"{mask.dtype} {tuple(mask.shape)}" if isinstance(mask, Tensor) else type(mask).__name__
+                raise ConfigError(f"{what} must return bool masks of their weight's shape, got {got} for {name}")
 
     def tensors(self) -> Tensors:
         return self.masks
@@ -159,3 +177,11 @@ def from_json(content: dict[str, Any] | None, graph: ChannelGraph | None) -> Str
     check_configuration(graph, kept)
     unit: Any = content.get("unit")
     return FewerChannels(kept, graph, one_of("unit", unit, UNITS))
+
+
+def check_structure(what: str, value: object, shapes: Mapping[str, tuple[int, ...]]) -> Structure:
+    """Return `value` if it is a structure of prunable weights of these dense shapes. Raise ConfigError otherwise."""
+    if not isinstance(value, Structure):
+        raise ConfigError(f"{what} must return a structure, such as Masks(...), got {type(value).__name__}")
+    value.check(what, shapes)
+    return value

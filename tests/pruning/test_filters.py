@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from selecting import check, masks_of
 from torch import Tensor
 
 from orchestrator.errors import ConfigError
@@ -80,14 +81,14 @@ def test_equals_removing_one_filter_after_another(
             wanted = one_by_one(weights, density, masks, minimum, criterion)
         except ConfigError:
             with pytest.raises(ConfigError, match="the smallest density is"):
-                Filters().check(shapes, density, min_kept_per_layer=minimum)
+                check(Filters(), shapes, density, min_kept_per_layer=minimum)
             with pytest.raises(ConfigError, match="the smallest density is"):
-                Filters().select(weights, density, masks=masks, min_kept_per_layer=minimum, criterion=criterion)
+                masks_of(Filters(), weights, density, masks=masks, min_kept_per_layer=minimum, criterion=criterion)
             return
-        Filters().check(shapes, density, min_kept_per_layer=minimum)
+        check(Filters(), shapes, density, min_kept_per_layer=minimum)
         earlier, masks = (
             masks,
-            Filters().select(weights, density, masks=masks, min_kept_per_layer=minimum, criterion=criterion),
+            masks_of(Filters(), weights, density, masks=masks, min_kept_per_layer=minimum, criterion=criterion),
         )
         for name, mask in masks.items():
             assert torch.equal(mask, wanted[name]), name
@@ -107,9 +108,9 @@ def test_the_l1_norm_ranks_within_a_layer_and_the_mean_between_layers() -> None:
         "narrow": torch.tensor([0.35, -0.60, 0.20]).view(3, 1, 1, 1),
     }
     order = []
-    masks = Filters().select(weights, 1.0)
+    masks = masks_of(Filters(), weights, 1.0)
     for keep in (33, 32, 22, 21):
-        before, masks = masks, Filters().select(weights, keep / 43, masks=masks)
+        before, masks = masks, masks_of(Filters(), weights, keep / 43, masks=masks)
         order += [(n, int(f)) for n in weights for f in (before[n] & ~masks[n]).flatten(1).any(1).nonzero()[:, 0]]
     assert order == [("wide", 2), ("narrow", 2), ("wide", 0), ("narrow", 0)]
     assert count_kept(masks) == 21
@@ -118,7 +119,7 @@ def test_the_l1_norm_ranks_within_a_layer_and_the_mean_between_layers() -> None:
 def test_of_equal_filters_the_first_stay_across_layers() -> None:
     weights = {"a": torch.ones(3, 2, 1), "b": -torch.ones(3, 1, 2), "fc": torch.zeros(1, 2)}
     kept = [
-        {n: m.flatten(1).all(1).int().tolist() for n, m in Filters().select(weights, keep / 14).items()}
+        {n: m.flatten(1).all(1).int().tolist() for n, m in masks_of(Filters(), weights, keep / 14).items()}
         for keep in (12, 10, 8, 6)
     ]
     assert [k["a"] for k in kept] == [[1, 1, 1], [1, 1, 1], [1, 1, 0], [1, 0, 0]]
@@ -129,7 +130,7 @@ def test_the_budget_is_missed_by_less_than_a_filter() -> None:
     weights = {"conv": torch.rand(16, 4, 3, 3), "fc": torch.rand(3, 16)}
     for percent in range(20, 101):
         budget = kept_count(percent / 100, 16 * 36 + 48)
-        assert budget - 36 < count_kept(Filters().select(weights, percent / 100)) <= budget
+        assert budget - 36 < count_kept(masks_of(Filters(), weights, percent / 100)) <= budget
 
 
 @pytest.mark.parametrize(
@@ -146,14 +147,14 @@ def test_the_budget_is_missed_by_less_than_a_filter() -> None:
 def test_infinite_scores(scores: list[list[float]], kept: list[int], dtype: torch.dtype) -> None:
     """+inf keeps a filter whatever else is in it, -inf makes it the first to go."""
     criterion = lambda w, g: torch.tensor(scores, dtype=dtype).view(3, 2, 1)  # noqa: E731
-    masks = Filters().select({"conv": torch.ones(3, 2, 1)}, 1 / 3, criterion=criterion)
+    masks = masks_of(Filters(), {"conv": torch.ones(3, 2, 1)}, 1 / 3, criterion=criterion)
     assert masks["conv"].flatten(1).all(1).int().tolist() == kept
 
 
 def test_what_earlier_masks_removed_weighs_nothing_and_scores_nothing() -> None:
     weights = {"conv": torch.tensor([[4.0, 4.0], [9.0, 5.5], [3.0, 3.0]]).view(3, 2, 1)}
     earlier = {"conv": torch.tensor([[True, True], [False, True], [True, True]]).view(3, 2, 1)}
-    masks = Filters().select(weights, 4 / 6, masks=earlier)
+    masks = masks_of(Filters(), weights, 4 / 6, masks=earlier)
     assert masks["conv"].view(3, 2).int().tolist() == [[1, 1], [0, 0], [1, 1]]
 
 
@@ -166,23 +167,23 @@ SHAPES = {"conv": (8, 4, 3, 3), "fc": (10, 8)}  # 288 + 80 weights, a filter has
 def test_a_density_that_no_filters_give_is_refused_with_the_smallest(density: float, minimum: int, least: int) -> None:
     told = f"keeps {round(density * 368)} of 368 weights, .* {least} weights together"
     with pytest.raises(ConfigError, match=told) as error:
-        Filters().check(SHAPES, density, min_kept_per_layer=minimum)
+        check(Filters(), SHAPES, density, min_kept_per_layer=minimum)
     smallest = float(re.findall(r"the smallest density is ([0-9.]+)$", str(error.value))[0])
-    Filters().check(SHAPES, smallest, min_kept_per_layer=minimum)
+    check(Filters(), SHAPES, smallest, min_kept_per_layer=minimum)
     assert smallest - least / 368 < 1e-3
-    masks = Filters().select({n: torch.randn(s) for n, s in SHAPES.items()}, smallest, min_kept_per_layer=minimum)
+    masks = masks_of(Filters(), {n: torch.randn(s) for n, s in SHAPES.items()}, smallest, min_kept_per_layer=minimum)
     assert count_kept(masks) == least
     with pytest.raises(ConfigError, match="the smallest density is"):
-        Filters().check(SHAPES, least / 368 - 1 / 368, min_kept_per_layer=minimum)
+        check(Filters(), SHAPES, least / 368 - 1 / 368, min_kept_per_layer=minimum)
 
 
 def test_the_smallest_density_is_rounded_up() -> None:
     shapes = {"conv": (512, 512, 3, 3), "fc": (1000, 512)}  # 516,608 of 2,871,296 weights stay, 0.179921
     with pytest.raises(ConfigError, match=r"516608 weights together: the smallest density is 0.1800$"):
-        Filters().check(shapes, 0.1799)
-    Filters().check(shapes, 0.18)
+        check(Filters(), shapes, 0.1799)
+    check(Filters(), shapes, 0.18)
 
 
 def test_a_network_without_convolutions_cannot_lose_filters() -> None:
     with pytest.raises(ConfigError, match=r"linear and recurrent layers stay whole .* the smallest density is 1.0$"):
-        Filters().select({"fc": torch.ones(4, 4)}, 0.5)
+        masks_of(Filters(), {"fc": torch.ones(4, 4)}, 0.5)

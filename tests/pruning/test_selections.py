@@ -9,11 +9,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from selecting import check, masks_of
 from torch import Tensor, nn
 
 from orchestrator.errors import ConfigError
 from orchestrator.pruning import Filters, Global, Layerwise, NofM, Selection, count_kept, kept_count, prunable_weights
 from orchestrator.pruning.criteria import Criterion, gradient_magnitude
+from orchestrator.pruning.view import View
 
 Tensors = dict[str, Tensor]
 
@@ -47,7 +49,7 @@ def test_masks_nest_are_bool_and_contiguous_and_change_nothing(selection: Select
     for density in (0.5, 0.25):
         earlier = masks
         held = {name: mask.clone() for name, mask in earlier.items()} if earlier else None
-        masks = selection.select(weights, density, masks=earlier)
+        masks = masks_of(selection, weights, density, masks=earlier)
         assert list(masks) == list(weights)
         for name, mask in masks.items():
             assert (mask.shape, mask.dtype, mask.is_contiguous()) == (weights[name].shape, torch.bool, True)
@@ -66,9 +68,9 @@ def test_channels_last_gives_the_same_masks(selection: Selection, ties: bool) ->
     weights = network(ties=ties)
     last = {n: w.to(memory_format=torch.channels_last) if w.dim() == 4 else w for n, w in weights.items()}
     assert not last["conv"].is_contiguous()
-    first = selection.select(weights, 0.5)
+    first = masks_of(selection, weights, 0.5)
     earlier = {n: m.to(memory_format=torch.channels_last) if m.dim() == 4 else m for n, m in first.items()}
-    for masks in (selection.select(last, 0.5), selection.select(last, 0.5, masks=earlier)):
+    for masks in (masks_of(selection, last, 0.5), masks_of(selection, last, 0.5, masks=earlier)):
         for name, mask in masks.items():
             assert torch.equal(mask, first[name]), name
             assert mask.is_contiguous()
@@ -77,10 +79,10 @@ def test_channels_last_gives_the_same_masks(selection: Selection, ties: bool) ->
 @pytest.mark.parametrize("selection", SELECTIONS, ids=repr)
 def test_a_full_density_keeps_what_earlier_masks_left(selection: Selection) -> None:
     weights = network()
-    assert all(mask.all() for mask in selection.select(weights, 1.0).values())
-    half = selection.select(weights, 0.5)
-    density = 0.5 if isinstance(selection, NofM) else count_kept(half) / count_kept(selection.select(weights, 1.0))
-    again = selection.select(weights, density, masks=half)
+    assert all(mask.all() for mask in masks_of(selection, weights, 1.0).values())
+    half = masks_of(selection, weights, 0.5)
+    density = 0.5 if isinstance(selection, NofM) else count_kept(half) / count_kept(masks_of(selection, weights, 1.0))
+    again = masks_of(selection, weights, density, masks=half)
     assert all(torch.equal(again[name], half[name]) for name in half)
 
 
@@ -88,8 +90,8 @@ def test_a_full_density_keeps_what_earlier_masks_left(selection: Selection) -> N
 def test_the_criterion_decides(selection: Selection) -> None:
     """What stays by -|w| is smaller than what stays by |w|, in every layer that the selection prunes."""
     weights = network()
-    largest = selection.select(weights, 0.5)
-    smallest = selection.select(weights, 0.5, criterion=lambda w, g: -w.abs())
+    largest = masks_of(selection, weights, 0.5)
+    smallest = masks_of(selection, weights, 0.5, criterion=lambda w, g: -w.abs())
     pruned = [name for name in weights if not smallest[name].all()]
     assert pruned
     for name in pruned:
@@ -100,14 +102,14 @@ def test_the_criterion_decides(selection: Selection) -> None:
 def test_gradients_reach_the_criterion_by_layer_and_are_wanted(selection: Selection) -> None:
     weights = {name: torch.ones_like(w) for name, w in network().items()}
     gradients = {"bias": torch.ones(3), **dict(reversed(network(seed=1).items()))}
-    masks = selection.select(weights, 0.5, criterion=gradient_magnitude, gradients=gradients)
-    wanted = selection.select({name: gradients[name] for name in weights}, 0.5)
+    masks = masks_of(selection, weights, 0.5, criterion=gradient_magnitude, gradients=gradients)
+    wanted = masks_of(selection, {name: gradients[name] for name in weights}, 0.5)
     assert all(torch.equal(masks[name], wanted[name]) for name in masks)
     with pytest.raises(ConfigError, match="gradient_magnitude reads gradients, but none were given: pass gradients="):
-        selection.select(weights, 0.5, criterion=gradient_magnitude)
+        masks_of(selection, weights, 0.5, criterion=gradient_magnitude)
     broken = {**gradients, "conv": gradients["conv"] / 0}
     with pytest.raises(ConfigError, match="gradients must be finite, but conv holds NaN"):
-        selection.select(weights, 0.5, criterion=gradient_magnitude, gradients=broken)
+        masks_of(selection, weights, 0.5, criterion=gradient_magnitude, gradients=broken)
 
 
 @pytest.mark.parametrize("selection", SELECTIONS, ids=repr)
@@ -116,7 +118,7 @@ def test_a_shared_weight_counts_once(selection: Selection) -> None:
     model[1].weight = model[0].weight
     weights = prunable_weights(model)
     assert list(weights) == ["0.weight", "3.weight"]
-    masks = selection.select(weights, 0.5)
+    masks = masks_of(selection, weights, 0.5)
     assert list(masks) == list(weights)
     wanted = {Global(): 80, Layerwise(): 80, NofM(4): 80, Filters(): 52}[selection]  # 144 + 16; one filter is 36
     assert count_kept(masks) == wanted
@@ -145,16 +147,15 @@ def test_input_that_every_selection_refuses(
 ) -> None:
     density = 1.0 if isinstance(selection, Filters) else 0.5  # linear layers stay whole
     with pytest.raises(ConfigError, match=message):
-        selection.select(weights, density, **options)  # type: ignore[arg-type]
+        masks_of(selection, weights, density, **options)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("selection", SELECTIONS, ids=repr)
 @pytest.mark.parametrize("density", [0.0, -0.5, 1.5, math.nan])
 def test_a_density_is_a_fraction(selection: Selection, density: float) -> None:
     for call in (selection.check, selection.select):
-        argument = {"w": (4, 4, 1)} if call == selection.check else {"w": torch.ones(4, 4, 1)}
         with pytest.raises(ConfigError, match=rf"density must be a number in \(0, 1\], got {density}"):
-            call(argument, density)  # type: ignore[operator]
+            call(View({"w": torch.ones(4, 4, 1)}), density)
 
 
 # Layerwise
@@ -167,7 +168,7 @@ def test_every_layer_keeps_its_own_share_of_its_best(seed: int, ties: bool, mini
     masks: Tensors | None = None
     for density in sorted({a, b}, reverse=True):
         earlier = {n: m.flatten().tolist() for n, m in masks.items()} if masks else None
-        masks = Layerwise().select(weights, density, masks=masks, min_kept_per_layer=minimum)
+        masks = masks_of(Layerwise(), weights, density, masks=masks, min_kept_per_layer=minimum)
         for name, weight in weights.items():
             scores = [
                 abs(w) if earlier is None or earlier[name][i] else -1.0 for i, w in enumerate(weight.flatten().tolist())
@@ -180,8 +181,8 @@ def test_layerwise_masks_of_another_selection_may_leave_too_little() -> None:
     weights = {"a": torch.ones(4), "b": torch.ones(4)}
     masks = {"a": torch.tensor([True, False, False, False]), "b": torch.ones(4).bool()}
     with pytest.raises(ConfigError, match=r"density 0.5 keeps 2 of 4 weights in a, but the masks given leave only 1"):
-        Layerwise().select(weights, 0.5, masks=masks)
-    kept = Layerwise().select(weights, 0.25, masks=masks, min_kept_per_layer=3)
+        masks_of(Layerwise(), weights, 0.5, masks=masks)
+    kept = masks_of(Layerwise(), weights, 0.25, masks=masks, min_kept_per_layer=3)
     assert kept["a"].tolist() == [True, False, False, False], "a layer of one candidate cannot keep three"
     assert kept["b"].tolist() == [True, True, True, False]
 
@@ -189,7 +190,7 @@ def test_layerwise_masks_of_another_selection_may_leave_too_little() -> None:
 def test_layerwise_infinite_scores() -> None:
     scores = torch.tensor([-math.inf, math.inf, 0.0, -5.0, math.inf, -math.inf])
     kept = [
-        Layerwise().select({"w": torch.ones(6)}, k / 6, criterion=lambda w, g: scores)["w"].tolist()
+        masks_of(Layerwise(), {"w": torch.ones(6)}, k / 6, criterion=lambda w, g: scores)["w"].tolist()
         for k in range(1, 7)
     ]
     order = [1, 4, 2, 3, 0, 5]
@@ -223,7 +224,7 @@ def test_n_of_every_m_inputs_stay(data: st.DataObject, m: int, kernel: tuple[int
         flat = data.draw(st.lists(few, min_size=math.prod(shape), max_size=math.prod(shape)))
         scores = torch.tensor(flat).view(shape)
         candidates = masks["w"] if masks else torch.ones(shape).bool()
-        masks = NofM(m).select({"w": torch.ones(shape)}, n / m, masks=masks, criterion=given_scores(scores))
+        masks = masks_of(NofM(m), {"w": torch.ones(shape)}, n / m, masks=masks, criterion=given_scores(scores))
         assert torch.equal(masks["w"], n_of_m(scores, candidates, n, m))
         assert masks["w"].unflatten(1, (-1, m)).sum(2).eq(n).all()
 
@@ -231,23 +232,23 @@ def test_n_of_every_m_inputs_stay(data: st.DataObject, m: int, kernel: tuple[int
 def test_a_score_of_minus_infinity_is_still_better_than_a_weight_that_is_gone() -> None:
     earlier = {"fc": torch.tensor([[False, True, True, True]])}
     scores = torch.tensor([[math.inf, -math.inf, -math.inf, 1.0]])
-    masks = NofM().select({"fc": torch.ones(1, 4)}, 0.5, masks=earlier, criterion=given_scores(scores))
+    masks = masks_of(NofM(), {"fc": torch.ones(1, 4)}, 0.5, masks=earlier, criterion=given_scores(scores))
     assert masks["fc"].tolist() == [[False, True, False, True]]
 
 
 def test_two_of_four_of_a_linear_layer() -> None:
     weight = torch.tensor([[0.1, -0.4, 0.3, 0.2, 5.0, 5.0, -5.0, 5.0]])
-    masks = NofM().select({"fc": weight}, 0.5)
+    masks = masks_of(NofM(), {"fc": weight}, 0.5)
     assert masks["fc"].int().tolist() == [[0, 1, 1, 0, 1, 1, 0, 0]]
-    masks = NofM().select({"fc": weight}, 0.25, masks=masks)
+    masks = masks_of(NofM(), {"fc": weight}, 0.25, masks=masks)
     assert masks["fc"].int().tolist() == [[0, 1, 0, 0, 1, 0, 0, 0]]
 
 
 def test_layers_whose_inputs_m_does_not_divide_stay_dense() -> None:
-    masks = NofM(4).select(network(), 0.25)
+    masks = masks_of(NofM(4), network(), 0.25)
     density = {name: float(mask.float().mean()) for name, mask in masks.items()}
     assert density == {"stem": 1.0, "conv": 0.25, "depth": 1.0, "point": 0.25, "fc": 0.25}
-    again = NofM(4).select(network(seed=1), 0.25, masks={**masks, "stem": torch.rand(8, 3, 3, 3) < 0.5})
+    again = masks_of(NofM(4), network(seed=1), 0.25, masks={**masks, "stem": torch.rand(8, 3, 3, 3) < 0.5})
     assert not again["stem"].all(), "but what earlier masks removed there does not come back"
 
 
@@ -275,14 +276,14 @@ SHAPES = {"stem": (8, 3, 3, 3), "fc": (2, 8)}
 )
 def test_what_n_of_m_refuses_before_and_when_pruning(m: int, density: float, minimum: int, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        NofM(m).check(SHAPES, density, min_kept_per_layer=minimum)
+        check(NofM(m), SHAPES, density, min_kept_per_layer=minimum)
     with pytest.raises(ConfigError, match=message):
-        NofM(m).select({n: torch.ones(s) for n, s in SHAPES.items()}, density, min_kept_per_layer=minimum)
+        masks_of(NofM(m), {n: torch.ones(s) for n, s in SHAPES.items()}, density, min_kept_per_layer=minimum)
 
 
 @pytest.mark.parametrize(("m", "density"), [(4, 0.5), (4, 1.0), (3, 1 / 3), (3, 2 / 3), (7, 1.0)])
 def test_what_n_of_m_takes(m: int, density: float) -> None:
-    NofM(m).check({"stem": (8, 3, 3, 3), "fc": (2, 8)}, density, min_kept_per_layer=4)
+    check(NofM(m), {"stem": (8, 3, 3, 3), "fc": (2, 8)}, density, min_kept_per_layer=4)
 
 
 @pytest.mark.parametrize("m", [1, 0, -4, 2.0, "4", True])
@@ -294,4 +295,4 @@ def test_m_is_a_whole_number_of_two_or_more(m: int) -> None:
 def test_n_of_m_within_masks_that_leave_fewer() -> None:
     masks = {"fc": torch.tensor([[True, False, False, False]])}
     with pytest.raises(ConfigError, match="2 of every 4 inputs must stay, but the masks given leave fewer in fc"):
-        NofM().select({"fc": torch.ones(1, 4)}, 0.5, masks=masks)
+        masks_of(NofM(), {"fc": torch.ones(1, 4)}, 0.5, masks=masks)

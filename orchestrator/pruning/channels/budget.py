@@ -67,21 +67,24 @@ def keep_by_ratio(
     ratios: float | Mapping[str, float],
     *,
     round_to: int = 8,
+    kept: Kept | None = None,
     criterion: Criterion = magnitude,
+    gradients: Mapping[str, Tensor] | None = None,
 ) -> Kept:
     """Every layer loses a fraction of its channels, its lowest: one for all, or by patterns of layers' names.
 
-    A layer keeps (1 - ratio) of its channels, rounded down to a multiple of `round_to`, one such at least. Raises
-    ConfigError for a pattern that matches no layer that may lose channels, or two ratios for layers that must agree.
+    A layer keeps (1 - ratio) of the channels of the dense network, rounded down to a multiple of `round_to`, one such
+    at least. `weights` are of the network that `kept` leaves; a layer that has no more channels than that loses none.
+    Raises ConfigError for a pattern that matches no layer that may lose channels, or two ratios for layers that must
+    agree.
     """
     table = check_ratios({"*": ratios} if isinstance(ratios, (int, float)) else ratios)
-    alive = []
-    for group, size in zip(graph.groups, ratio_sizes(graph, set(weights), table, round_to), strict=True):
-        flags = torch.ones(group.size, dtype=torch.bool)
-        if size < group.size:
-            means = _means(graph, group, weights, {}, criterion, None)
-            flags[_lowest_first(means, flags)[: group.size - size]] = False
-        alive.append(flags)
+    alive = graph.alive(kept or {})
+    sizes = ratio_sizes(graph, set(weights), table, round_to)
+    for group, flags, size in zip(graph.groups, alive, sizes, strict=True):
+        if (excess := int(flags.sum()) - size) > 0:
+            means = _means(graph, group, weights, kept or {}, criterion, gradients)
+            flags[_lowest_first(means, flags)[:excess]] = False
     return graph.configuration(alive)
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
+from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from orchestrator.errors import ConfigError
 from orchestrator.modules import copy_module
@@ -21,15 +23,17 @@ from orchestrator.pruning.channels.budget import (
 from orchestrator.pruning.channels.graph import UNITS, ChannelGraph, Kept, Unit
 from orchestrator.pruning.channels.shrink import shrink
 from orchestrator.pruning.channels.trace import check_removal, trace_channels
-from orchestrator.pruning.criteria import Criterion, magnitude
 from orchestrator.pruning.li2017 import PRESETS
+from orchestrator.pruning.selection import Selection
+from orchestrator.pruning.structure import FewerChannels, Structure
+from orchestrator.pruning.view import View
 from orchestrator.validate import one_of, whole
 
 DENSITY_TOLERANCE = 5e-4  # between a path's density and what given ratios keep
 
 
 @dataclass(frozen=True)
-class Channels:
+class Channels(Selection):
     """Whole channels leave the network until it has the density, which counts MACs or parameters (`unit`).
 
     Without `ratios` the channels that are lowest in their layer go first, wherever they are: a channel's score is that
@@ -47,6 +51,8 @@ class Channels:
     network until training renews them.
     """
 
+    needs_channels: ClassVar[bool] = True
+
     unit: Unit = "macs"
     ratios: str | Mapping[str, float] | None = None
     round_to: int = 8
@@ -60,56 +66,57 @@ class Channels:
             check_ratios(self.ratios)
             object.__setattr__(self, "ratios", dict(self.ratios))
 
-    def check(self, graph: ChannelGraph, prunable: Iterable[str], density: float) -> None:
+    def check(self, view: View, density: float) -> None:
         """Raise ConfigError, before anything is trained, if the network cannot be given this density.
 
-        `prunable`: names of the weights that may lose filters.
+        A layer whose weight is not among those of `view` keeps its outputs.
         """
+        if view.min_kept_per_layer:
+            raise ConfigError("min_kept_per_layer must be 0 with Channels, where round_to says what a layer keeps")
+        graph, prunable = _graph_of(view), set(view.weights)
         if self.ratios is None:
-            check_budget(graph, set(prunable), density, self.unit, self.round_to)
-        else:
-            sizes = ratio_sizes(graph, set(prunable), self._table(), self.round_to)
-            alive = [torch.arange(group.size) < size for group, size in zip(graph.groups, sizes, strict=True)]
-            given = graph.counts(graph.configuration(alive)).of(self.unit) / graph.counts({}).of(self.unit)
-            if abs(given - density) > DENSITY_TOLERANCE:
-                raise ConfigError(
-                    f"these ratios keep {given:.4f} of the {self.unit}, but the path asks for {density:g}: "
-                    f"write path=OneShot({given:.4f})"
-                )
+            check_budget(graph, prunable, density, self.unit, self.round_to)
+            return
+        sizes = ratio_sizes(graph, prunable, self._table(), self.round_to)
+        alive = [torch.arange(group.size) < size for group, size in zip(graph.groups, sizes, strict=True)]
+        given = graph.counts(graph.configuration(alive)).of(self.unit) / graph.counts({}).of(self.unit)
+        if abs(given - density) > DENSITY_TOLERANCE:
+            raise ConfigError(
+                f"these ratios keep {given:.4f} of the {self.unit}, but the path asks for {density:g}: "
+                f"write path=OneShot({given:.4f})"
+            )
 
-    def select(
-        self,
-        graph: ChannelGraph,
-        weights: Mapping[str, Tensor],
-        density: float,
-        *,
-        kept: Kept | None = None,
-        criterion: Criterion = magnitude,
-        gradients: Mapping[str, Tensor] | None = None,
-    ) -> Kept:
-        """The configuration of the smaller network, within `kept`, whose weights these are (dense if None).
+    def select(self, view: View, density: float) -> Structure:
+        """Return the smaller network, within what `view` has left.
 
-        `weights`: those that may lose filters; a layer whose weight is not among them keeps its outputs. Raises
-        ConfigError as `check` does, and for weights that are not finite.
+        `ratios` are of the dense network: a layer that has lost as much already loses nothing more. Raises ConfigError
+        as `check` does, and for weights that are not finite.
         """
-        self.check(graph, weights, density)
-        if self.ratios is not None:
-            if kept:
-                raise ConfigError("ratios are of the dense network, but it has lost channels: write path=OneShot(...)")
-            return keep_by_ratio(graph, weights, self._table(), round_to=self.round_to, criterion=criterion)
-        return keep_by_budget(
+        self.check(view, density)
+        graph = _graph_of(view)
+        keep: Callable[..., Kept]
+        if self.ratios is None:
+            keep = partial(keep_by_budget, density=density, unit=self.unit)
+        else:
+            keep = partial(keep_by_ratio, ratios=self._table())
+        kept = keep(
             graph,
-            weights,
-            density,
-            unit=self.unit,
+            view.weights,
             round_to=self.round_to,
-            kept=kept,
-            criterion=criterion,
-            gradients=gradients,
+            kept=view.structure.channels,
+            criterion=view.criterion,
+            gradients=view.gradients,
         )
+        return FewerChannels(kept, graph, self.unit)
 
     def _table(self) -> Mapping[str, float]:
         return PRESETS[self.ratios] if isinstance(self.ratios, str) else self.ratios or {}
+
+
+def _graph_of(view: View) -> ChannelGraph:
+    if view.graph is None:
+        raise ConfigError("Channels needs the graph of the network's channels: View(graph=trace_channels(...))")
+    return view.graph
 
 
 def fewer_channels(

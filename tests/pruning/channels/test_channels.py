@@ -21,6 +21,9 @@ from orchestrator.pruning.channels.removal import Channels, fewer_channels
 from orchestrator.pruning.channels.shrink import check_configuration, shrink
 from orchestrator.pruning.channels.trace import trace_channels
 from orchestrator.pruning.li2017 import PRESETS
+from orchestrator.pruning.structure import Dense, FewerChannels
+from orchestrator.pruning.view import View
+from orchestrator.train_state import TrainState
 
 
 def built(spec: str, shape: tuple[int, int, int], classes: int = 10, **options: object) -> nn.Module:
@@ -286,7 +289,7 @@ def test_a_selection_that_is_none_is_refused_when_built(arguments, words):
 )
 def test_what_the_network_cannot_give_is_refused_before_training(graph, resnet8, selection, density, words):
     with pytest.raises(ConfigError, match=words):
-        selection.check(graph, weights_of(resnet8), density)
+        selection.check(View(weights_of(resnet8), graph=graph), density)
 
 
 class Detached(nn.Module):
@@ -401,3 +404,41 @@ def test_a_parameter_of_whole_numbers_is_left_as_it_is() -> None:
     module = Numbered(3)
     assert [group.size for group in trace_channels(module, SMALL).groups] == [8, 8]
     assert torch.equal(module.order, torch.arange(8).flip(0))
+
+
+def test_ratios_in_a_later_round_are_of_the_dense_network(graph, resnet8):
+    """A layer that has lost as much keeps what it has; one that has more left loses its lowest of those."""
+    ratios = {"layer1.0.conv1": 0.5, "layer2.0.conv1": 0.25}
+    density = given_density(graph, resnet8, ratios)
+    selection, weights = Channels(ratios=ratios, round_to=1), weights_of(resnet8)
+    first = selection.select(View(weights, graph=graph), density)
+    left = first.apply(TrainState(weights), Dense()).model
+    again = selection.select(View(left, first, graph=graph), density)
+    assert again.channels == first.channels != {}
+
+    # Before: only one of the two layers, and less of it. What it lost stays lost, though its channels were the best.
+    size = graph.layers["layer1.0.conv1"].size("out")
+    best = weights["layer1.0.conv1.weight"].abs().flatten(1).sum(1).argsort(descending=True).tolist()
+    alive = [torch.ones(group.size, dtype=torch.bool) for group in graph.groups]
+    index = next(i for i, g in enumerate(graph.groups) if any(m.layer == "layer1.0.conv1" for m, _ in graph.writers(g)))
+    alive[index][best[: size // 4]] = False
+    before = FewerChannels(graph.configuration(alive), graph)
+    left = before.apply(TrainState(weights), Dense()).model
+    found = selection.select(View(left, before, graph=graph), density).channels
+    assert found["layer1.0.conv1"]["out"] == sorted(best[size // 4 : size // 4 + size // 2])
+    assert found["layer2.0.conv1"] == {**first.channels["layer2.0.conv1"]}
+
+
+def given_density(graph, module, ratios):
+    """Return the density that these ratios give, which the refusal of another one names."""
+    with pytest.raises(ConfigError, match="these ratios keep") as caught:
+        Channels(ratios=ratios, round_to=1).check(View(weights_of(module), graph=graph), 0.999)
+    return float(str(caught.value).split("keep ")[1].split()[0])
+
+
+def test_min_kept_per_layer_and_a_missing_graph_are_refused(graph, resnet8):
+    weights = weights_of(resnet8)
+    with pytest.raises(ConfigError, match="min_kept_per_layer must be 0 with Channels, where round_to says"):
+        Channels().check(View(weights, graph=graph, min_kept_per_layer=1), 0.5)
+    with pytest.raises(ConfigError, match="Channels needs the graph of the network's channels"):
+        Channels().select(View(weights), 0.5)

@@ -1,0 +1,61 @@
+"""What a selection looks at to decide what goes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from orchestrator.pruning.channels.graph import ChannelGraph
+from orchestrator.pruning.criteria import Criterion, magnitude, score
+from orchestrator.pruning.masks import check_tensors
+from orchestrator.pruning.structure import Dense, Masks, Structure
+from orchestrator.train_state import Tensors
+
+
+@dataclass(frozen=True)
+class View:
+    """A network before it is pruned further.
+
+    `weights`: the prunable ones by name, of the network that `structure` leaves. Weights on the meta device are enough
+    for `Selection.check`. `gradients`: dL/dw, of other tensors too, for a criterion that reads them.
+    `min_kept_per_layer`: how many weights each layer keeps, if it has as many. `graph`: the channels of the dense
+    network, for a selection that needs them.
+    """
+
+    weights: Mapping[str, Tensor]
+    structure: Structure = field(default_factory=Dense)
+    criterion: Criterion = magnitude
+    gradients: Mapping[str, Tensor] | None = None
+    min_kept_per_layer: int = 0
+    graph: ChannelGraph | None = None
+
+    @property
+    def masks(self) -> Tensors | None:
+        """The masks so far by the name of their weight, or None where the structure has none."""
+        return self.structure.masks if isinstance(self.structure, Masks) else None
+
+    @cached_property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shapes of the weights."""
+        return {name: tuple(weight.shape) for name, weight in self.weights.items()}
+
+    @cached_property
+    @torch.no_grad()
+    def scores(self) -> Tensors:
+        """The scores of the weights by the criterion, of their shapes, on their device; computed when first asked for.
+
+        Raises ConfigError as `check_tensors` and `score` do.
+        """
+        check_tensors(self.weights, self.masks, self.gradients)
+        gradients = self.gradients or {}
+        return {name: score(self.criterion, name, w, gradients.get(name)) for name, w in self.weights.items()}
+
+    def candidates(self, name: str) -> Tensor:
+        """Return which weights of a layer are left (bool), as a contiguous copy on the weight's device."""
+        weight = self.weights[name]
+        flags = torch.ones(weight.shape, dtype=torch.bool, device=weight.device)
+        return flags.copy_(self.masks[name]) if self.masks else flags
