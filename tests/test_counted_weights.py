@@ -233,7 +233,9 @@ def test_what_is_pruned_is_part_of_the_keys_of_pruned_rounds() -> None:
 
 @pytest.mark.parametrize("prune", [(), ("embeddings",), ("linear", 3), ([],)])
 def test_kinds_of_layers_that_do_not_exist_are_refused(prune: tuple[Kind, ...]) -> None:
-    with pytest.raises(ConfigError, match=r"prune must hold one or more of convolution, .*, embedding, got"):
+    with pytest.raises(
+        ConfigError, match=r"prune(\[\d\])? must (hold one or more|be one) of convolution, .*, embedding, got"
+    ):
         of("words", prune=prune)
     with pytest.raises(ConfigError, match="prune must be a tuple, got 'linear'"):
         of("words", prune="linear")
@@ -272,7 +274,7 @@ def test_a_record_written_before_these_fields_is_read_and_a_false_one_is_not(tmp
     assert (record.unpruned, record.compression) == ({}, record.prunable / record.kept)
     for wrong in ({"a": [2, 1]}, {"a": [1]}, ["a"], {"a": [0, 2**63]}):
         damaged = dataclasses.replace(record, unpruned=wrong).to_json()  # type: ignore[arg-type]
-        with pytest.raises(DamagedError, match="unpruned weights that are not"):
+        with pytest.raises(DamagedError, match=r"is not a record \(unpruned"):
             Record.from_json(damaged, "a file")
 
 
