@@ -233,9 +233,7 @@ def test_what_is_pruned_is_part_of_the_keys_of_pruned_rounds() -> None:
 
 @pytest.mark.parametrize("prune", [(), ("embeddings",), ("linear", 3), ([],)])
 def test_kinds_of_layers_that_do_not_exist_are_refused(prune: tuple[Kind, ...]) -> None:
-    with pytest.raises(
-        ConfigError, match=r"prune(\[\d\])? must (hold one or more|be one) of convolution, .*, got"
-    ):
+    with pytest.raises(ConfigError, match=r"prune(\[\d\])? must (hold one or more|be one) of convolution, .*, got"):
         of("words", prune=prune)
     with pytest.raises(ConfigError, match="prune must be a tuple, got 'linear'"):
         of("words", prune="linear")
