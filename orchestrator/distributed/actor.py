@@ -172,7 +172,7 @@ class DriverActor:
         self._new = self._taken_over = False
         if group_started:
             restarts = self._state.restarts
-            self._apply(GroupStarted())
+            self._apply(GroupStarted(), key=self._training)
             self._metrics.add(restarts=self._state.restarts - restarts)
         if self._state.is_over:
             return None

@@ -124,6 +124,21 @@ def test_the_claim_on_an_work_that_another_owner_has_just_done_is_given_back(act
     claims.close()
 
 
+def test_a_snapshot_that_no_start_can_make_fails_the_round_that_needs_it_and_is_claimed_no_more(actor):
+    _, data = load_problem(EXPERIMENT)
+    work, ledger = actor._driver.next_work(), actor._driver.ledger
+    actor._driver.finish(work, Trainer(EXPERIMENT, data).train(work))
+    rewinding = actor_of(replace(EXPERIMENT, technique=WeightRewinding(1)), ledger.store.uri)
+    snapshot, claims = snapshot_key(work.key, 3), rewinding._claims
+    for _ in range(MAX_FRUITLESS_STARTS):
+        assert rewinding.next_key(True) == snapshot
+    assert claims.holds(snapshot)
+    assert rewinding.next_key(True) is None
+    assert not claims.holds(snapshot), "another path would wait for it until this actor ends"
+    assert ledger.failure(rewinding._driver.keys[1]) is not None
+    claims.close()
+
+
 @pytest.fixture
 def taken_over(actor):
     """The key of a round that was given to workers, and that another owner has taken over."""
