@@ -13,7 +13,7 @@ import datetime
 import platform
 import threading
 from collections.abc import Iterable
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 import torch
 
@@ -47,6 +47,8 @@ class Driver:
         floor: Floor | None = None,
     ) -> None:
         self.experiment, self.ledger, self.problem, self.floor = experiment, ledger, problem, floor
+        if floor is not None:
+            floor.check(problem.objective)
         self.settings = round_settings(experiment, problem)
         self.keys = round_keys(self.settings)
         self.densities = experiment.densities()
@@ -198,21 +200,21 @@ class Driver:
             kept=sum(kept.values()),
             prunable=sum(sizes.values()),
             seed=self.experiment.seed,
+            objective=self.problem.objective,
             metrics={
                 **({"train_loss": answer.history[-1].train_loss} if answer.history else {}),
-                "val_accuracy": answer.val_accuracy,
-                "test_accuracy": answer.test_accuracy,
+                **{f"val_{name}": value for name, value in answer.val.items()},
+                **{f"test_{name}": value for name, value in answer.test.items()},
                 **work.structure.metrics(),
             },
-            history=[asdict(metrics) for metrics in answer.history],
+            history=[metrics.numbers() for metrics in answer.history],
             layers={name: [kept[name], sizes[name]] for name in sizes},
             unpruned={name: [unpruned_kept[name], unpruned[name]] for name in unpruned},
             dead_layers=work.structure.dead_layers(),
             epochs=len(answer.history),
             seconds=answer.seconds,
-            images_per_second=answer.images_per_second,
+            samples_per_second=answer.samples_per_second,
             attempts=answer.attempts,
-            gap_seconds=answer.gap_seconds,
             workers=answer.workers,
             channels=work.structure.to_json(),
             settings=self.settings[index],

@@ -13,11 +13,13 @@ from functools import partial
 from typing import Any
 
 from orchestrator.errors import ConfigError
+from orchestrator.objective import Objective
 from orchestrator.pruning.channels.graph import ChannelGraph
 from orchestrator.pruning.masks import DEFAULT_KINDS, KINDS, Kind
 from orchestrator.pruning.path import Explicit, Geometric, Path
 from orchestrator.pruning.selection import Global, Selection, check_selection
 from orchestrator.record import FORMAT
+from orchestrator.task import Classification, Task
 from orchestrator.techniques import LearningRateRewinding, RetrainingTechnique, check_rewind, shortened
 from orchestrator.training.config import TrainingConfig
 from orchestrator.training.distillation import Distillation
@@ -28,9 +30,10 @@ SMOKE_EPOCHS = 2
 
 @dataclass(frozen=True, kw_only=True)
 class Experiment:
-    """Model + data + training + path + selection by a criterion + technique + seed: a frozen value.
+    """Model + data + task + training + path + selection by a criterion + technique + seed: a frozen value.
 
-    `name` is for people and decides nothing. `seeds`: the experiment stands for one replicate with each of them.
+    `task`: what the network is for, which is the loss, the metrics and the one that decides. `name` is for people and
+    decides nothing. `seeds`: the experiment stands for one replicate with each of them.
     `distillation`: how the dense round teaches every later one; None: it does not.
     `start_from`: a safetensors file of weights that the dense round starts from, and of which only the content counts;
     `new_layers`: patterns of the layers that start from the seed all the same (see `load_start_weights`).
@@ -44,6 +47,7 @@ class Experiment:
     model: str
     data: str
     training: TrainingConfig
+    task: Task = field(default_factory=Classification)
     model_options: Mapping[str, Any] = field(default_factory=dict)
     start_from: str | None = None
     new_layers: tuple[str, ...] = ()
@@ -74,6 +78,7 @@ class Experiment:
             raise ConfigError(f"seeds must differ from each other, got {self.seeds}")
         object.__setattr__(self, "exclude", texts("exclude", self.exclude))
         whole("min_kept_per_layer", self.min_kept_per_layer, minimum=0)
+        dataclass_with("task", self.task, ["loss", "count", "metrics"])
         dataclass_with("path", self.path, ["densities"])
         dataclass_with("technique", self.technique, ["start", "start_after", "check", "rewinds_to"])
         check_selection(self.selection)
@@ -88,6 +93,11 @@ class Experiment:
             raise ConfigError(f"training must be a TrainingConfig, got {self.training!r}")
         if not isinstance(self.distillation, Distillation | None):
             raise ConfigError(f"distillation must be None or a Distillation, got {self.distillation!r}")
+        if self.distillation and not callable(getattr(self.task, "divergence", None)):
+            raise ConfigError(
+                f"distillation must be None for a task without divergence(), which measures how far a network is from "
+                f"its teacher, got {self.distillation!r} for {type(self.task).__name__}"
+            )
         self.technique.check(self.training)
         self._check_dense_epochs()
         json_options("model_options", self.model_options)
@@ -150,8 +160,7 @@ class Problem:
     prunable: Mapping[str, tuple[int, ...]]
     model_identity: str
     data_identity: str
-    num_classes: int
-    input_shape: tuple[int, int, int]
+    objective: Objective
     channels: ChannelGraph | None = None
     unpruned: Mapping[str, int] = field(default_factory=dict)
     constants: Mapping[str, str] = field(default_factory=dict)
@@ -176,6 +185,7 @@ def round_settings(experiment: Experiment, problem: Problem) -> list[dict[str, A
         "data": experiment.data,
         "data_options": dict(experiment.data_options),
         "data_identity": problem.data_identity,
+        "task": as_json(experiment.task),
         "training": as_json(experiment.training),
         "seed": experiment.seed,
     }

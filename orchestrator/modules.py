@@ -1,8 +1,9 @@
-"""Modules of any user's: give their tensors memory of their own, copy them, and require a tensor as their answer."""
+"""Modules of any user's: give their tensors memory of their own, copy them, call them, and read their outputs."""
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable, Mapping
 from itertools import chain
 from typing import Any
 
@@ -10,6 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from orchestrator.errors import ConfigError, OrchestratorError
+
+LOGITS = ("logits", "out")  # names of the logits in outputs that hold more: transformers, torchvision's segmentation
 
 
 def own_memory(module: nn.Module) -> nn.Module:
@@ -51,11 +54,28 @@ def copy_module(module: nn.Module, error: type[OrchestratorError] = ConfigError)
         ) from cause
 
 
-def tensor_answer(module: nn.Module, answer: object, error: type[OrchestratorError] = ConfigError) -> Tensor:
-    """`answer`, which `module` gave. Raises `error` unless it is a tensor."""
-    if not isinstance(answer, Tensor):
+def model_call(model: Callable[..., Any], inputs: Any) -> Any:
+    """Call `model` with a tensor as it is, with a tuple or list as arguments, with a dict as named arguments."""
+    if isinstance(inputs, Mapping):
+        return model(**inputs)
+    return model(*inputs) if isinstance(inputs, tuple | list) else model(inputs)
+
+
+def logits_of(outputs: Any, error: type[OrchestratorError] = ConfigError) -> Tensor:
+    """Return the tensor of a model's outputs: itself, the first of several, or the part named as one of `LOGITS`.
+
+    Raises `error` for anything else.
+    """
+    found: object = outputs
+    if isinstance(outputs, Mapping):
+        found = next((outputs[name] for name in LOGITS if name in outputs), None)
+    elif not isinstance(outputs, Tensor):
+        named = (getattr(outputs, name, None) for name in LOGITS)
+        first = outputs[0] if isinstance(outputs, tuple | list) and outputs else None
+        found = next((value for value in named if value is not None), first)
+    if not isinstance(found, Tensor):
         raise error(
-            f"model {type(module).__name__} must answer with a tensor of logits, got {type(answer).__name__}: "
-            "wrap it in a module whose forward() returns the logits alone"
+            f"the model must return a tensor, a tuple that begins with one, or an object with {' or '.join(LOGITS)}, "
+            f"got {type(outputs).__name__}: give the experiment a task of your own that reads it"
         )
-    return answer
+    return found

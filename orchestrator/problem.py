@@ -15,13 +15,16 @@ from orchestrator.data.load import load_data
 from orchestrator.errors import ConfigError
 from orchestrator.experiment import Experiment, Problem
 from orchestrator.formatting import name_largest
-from orchestrator.models.build import build_model, check_model, gpu_only
+from orchestrator.model_check import check_model
+from orchestrator.models.build import build_model, gpu_only
 from orchestrator.models.constants import DRAWN_AGAIN, constants_of
 from orchestrator.models.start_weights import load_start_weights
+from orchestrator.nested import rows
 from orchestrator.pruning import prunable_weights, unpruned_weights
 from orchestrator.pruning.channels.trace import trace_channels
 from orchestrator.randomness import derive
 from orchestrator.rehearsal import rehearse
+from orchestrator.task import objective_of
 from orchestrator.techniques import LearningRateRewinding
 from orchestrator.training.config import TrainingConfig
 from orchestrator.user_code import called
@@ -42,9 +45,9 @@ def load_problem(experiment: Experiment, data_root: str | None = None, workers: 
     part = _smallest_part(experiment.training, workers)
     model, again = (_build(experiment, data, *purpose) for purpose in (("model",), DRAWN_AGAIN))
     for each in (model, again):
-        load_start_weights(each, experiment, data.input_shape)
+        load_start_weights(each, experiment, data.model_arguments)
     constants = constants_of(model, again)
-    check_model(model, data, part)
+    check_model(model, data, experiment.task, part)
     weights = prunable_weights(model, experiment.exclude, experiment.prune)
     if not weights:
         raise ConfigError(
@@ -52,7 +55,7 @@ def load_problem(experiment: Experiment, data_root: str | None = None, workers: 
             f"kinds of layers to prune {experiment.prune}"
         )
     prunable = {name: tuple(weight.shape) for name, weight in weights.items()}
-    channels = trace_channels(model, data.input_shape) if experiment.selection.needs_channels else None
+    channels = trace_channels(model, rows(data.inputs, 0, 1)) if experiment.selection.needs_channels else None
     rehearse(experiment, model, prunable, channels)
     unpruned = {name: weight.numel() for name, weight in unpruned_weights(model, prunable).items()}
     _warn_of_unpruned(experiment, model, prunable, unpruned)
@@ -61,8 +64,7 @@ def load_problem(experiment: Experiment, data_root: str | None = None, workers: 
         prunable=prunable,
         model_identity=_identity(model, constants),
         data_identity=data.identity,
-        num_classes=data.num_classes,
-        input_shape=data.input_shape,
+        objective=objective_of(experiment.task),
         channels=channels,
         unpruned=unpruned,
         constants=constants,
@@ -86,8 +88,7 @@ def _build(experiment: Experiment, data: Data, *purpose: str) -> nn.Module:
     return build_model(
         experiment.model,
         experiment.model_options,
-        num_classes=data.num_classes,
-        input_shape=data.input_shape,
+        data.model_arguments,
         seed=derive(experiment.seed, *purpose),
     )
 

@@ -8,13 +8,11 @@ from typing import Annotated, Any
 
 from orchestrator.decode import Count, Rule, decode, format_of, parse
 from orchestrator.errors import DamagedError
+from orchestrator.objective import Objective
 from orchestrator.sealed import seal, without_seal
 
 FORMAT = 2  # of keys, records and blobs: raised whenever the same settings would give other bits
 MODEL, OPTIMIZER = "model.safetensors", "optimizer.safetensors"
-METRICS = ("train_loss", "val_accuracy", "test_accuracy")
-UNTRAINED_METRICS = METRICS[1:]  # of a round that trains no epoch
-PER_EPOCH = ("train_loss", "val_accuracy")
 
 Key = Annotated[str, Rule("a key", re.compile(r"[A-Za-z0-9_-]{1,100}").fullmatch)]
 Sha256 = Annotated[str, Rule("a sha256", re.compile(r"[0-9a-f]{64}").fullmatch)]
@@ -32,14 +30,15 @@ class Blob:
 class Record:
     """One finished round.
 
-    `metrics`: train_loss, val_accuracy, test_accuracy of the last epoch, accuracies as fractions; `history`: the
-    same per epoch (without test). A round that trains no epoch has no train_loss and an empty history. `layers`: kept
+    `objective`: the metric that decides. `metrics`: train_loss of the last epoch, and the final network's val_NAME and
+    test_NAME for each metric of the task; `history`: the same per epoch (without test). A round that trains no epoch
+    has no train_loss and an empty history. `layers`: kept
     and all weights of each prunable tensor; `unpruned`: those of every other weight tensor, which only a round that
     removes channels can make smaller. `epochs`: trained in this round.
     `channels`, of a round that removed some: the `unit` that the density counts, exact [kept, dense] counts of
     `parameters` and `macs`, and the configuration `kept`, which the model's tensors belong to. Two runs of the same
-    settings may differ in `seconds`, `gap_seconds` (see `Trained`), `images_per_second`, `attempts`, `finished_at` and
-    `versions`, and in nothing else.
+    settings may differ in `seconds`, `samples_per_second`, `attempts`, `finished_at` and `versions`, and in nothing
+    else.
     """
 
     key: Key
@@ -51,15 +50,15 @@ class Record:
     kept: Count
     prunable: Count
     seed: Count
+    objective: Objective
     metrics: dict[str, float]
     history: list[dict[str, float]]
     layers: dict[str, Counts]
     dead_layers: list[str]
     epochs: Count
     seconds: float
-    images_per_second: float
+    samples_per_second: float
     attempts: Count
-    gap_seconds: float | None
     workers: Count
     settings: dict[str, Any]
     versions: dict[str, str]
@@ -73,6 +72,16 @@ class Record:
         """Where the blob `name` lies: `rounds/<key>/model-<16 digits of its sha256>.safetensors`."""
         stem, dot, suffix = name.partition(".")
         return f"rounds/{self.key}/{stem}-{self.blobs[name].sha256[:16]}{dot}{suffix}"
+
+    @property
+    def val(self) -> float:
+        """The objective on validation data."""
+        return self.metrics[f"val_{self.objective.name}"]
+
+    @property
+    def test(self) -> float:
+        """The objective on test data; it is reported, and never used to choose."""
+        return self.metrics[f"test_{self.objective.name}"]
 
     @property
     def kept_channels(self) -> dict[str, Any]:
@@ -138,7 +147,8 @@ def _check_consistent(record: Record) -> None:
     decode(Count, record.weights)
     if missing := {MODEL, OPTIMIZER} - record.blobs.keys():
         raise ValueError(f"no blob {min(missing)}")
-    metrics = METRICS if record.epochs else UNTRAINED_METRICS
-    for names, numbers in ((metrics, [record.metrics]), (PER_EPOCH, record.history)):
+    val, test = (f"{split}_{record.objective.name}" for split in ("val", "test"))
+    trained = ["train_loss"] if record.epochs else []
+    for names, numbers in (([*trained, val, test], [record.metrics]), (["train_loss", val], record.history)):
         if not all(epoch.keys() >= set(names) for epoch in numbers):
             raise ValueError(f"metrics other than {', '.join(names)}")

@@ -30,8 +30,8 @@ class Round(Protocol):
         """What its network has left of the dense one. Raises DamagedError."""
 
     @property
-    def val_accuracy(self) -> float:
-        """Validation accuracy after the last epoch, in [0, 1]."""
+    def val(self) -> float:
+        """The objective on validation data after the last epoch."""
 
     @property
     def workers(self) -> int:
@@ -58,6 +58,7 @@ class NewRound:
     work: Train
     answer: Trained
     ledger: Ledger
+    problem: Problem
 
     @property
     def key(self) -> str:
@@ -68,8 +69,8 @@ class NewRound:
         return self.work.structure
 
     @property
-    def val_accuracy(self) -> float:
-        return self.answer.val_accuracy
+    def val(self) -> float:
+        return self.answer.val[self.problem.objective.name]
 
     @property
     def workers(self) -> int:
@@ -126,8 +127,8 @@ class StoredRound:
         return self._content[1]
 
     @property
-    def val_accuracy(self) -> float:
-        return self.record.metrics["val_accuracy"]
+    def val(self) -> float:
+        return self.record.val
 
     @property
     def workers(self) -> int:
@@ -199,7 +200,7 @@ class Rounds:
 
     def add(self, work: Train, answer: Trained) -> None:
         """Count a round as finished that is on its way to storage."""
-        self._finished[work.key] = NewRound(work, answer, self.ledger)
+        self._finished[work.key] = NewRound(work, answer, self.ledger, self.problem)
 
     def remove(self, key: str) -> None:
         """Count a round as not finished, because it could not be stored."""
@@ -215,5 +216,5 @@ class Rounds:
         if floor is None or count < floor.patience:
             return False
         finished = [self[index] for index in (0, *range(count - floor.patience, count))]
-        dense, *newest = [each.val_accuracy for each in finished if each is not None]
-        return floor.cuts(dense, newest)
+        dense, *newest = [each.val for each in finished if each is not None]
+        return floor.cuts(dense, newest, self.problem.objective)

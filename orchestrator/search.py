@@ -1,4 +1,4 @@
-"""The smallest density that keeps an accuracy, found with few rounds.
+"""The smallest density that keeps the objective's value, found with few rounds.
 
 1. Walk the experiment's own path until PATIENCE rounds in a row fall below the floor: one alone may be chance. Rounds
    beyond them count too if storage holds them.
@@ -49,8 +49,8 @@ class SearchResult:
 def search_density(experiment: Experiment, floor: Floor, train: Train, *, probes: int = 4) -> SearchResult:
     """Walk the path, then halve the gap `probes` times.
 
-    A round holds if the median over the replicates of what they have above their floors is not negative, by validation
-    accuracy. Raises ConfigError for a negative number of probes, or a selection that has nothing to probe.
+    A round holds if the median over the replicates of their margins above their floors is not negative, on validation
+    data. Raises ConfigError for a negative number of probes, or a selection that has nothing to probe.
     """
     whole("probes", probes, minimum=0)
     if probes and not experiment.selection.any_density:
@@ -70,7 +70,8 @@ def search_density(experiment: Experiment, floor: Floor, train: Train, *, probes
 
     walk, name = look(experiment), experiment.name[:80]
     if _held(walk, floor) == 0:
-        best = max(walk, key=_median)
+        objective = walk[0][0].objective
+        best = max(walk, key=lambda records: objective.gain(_median(records)))
         return found(experiment, best, _none_holds(walk, best, floor), holds=False)
     while (held := _held(walk, floor)) == len(experiment.densities()):
         try:
@@ -109,10 +110,11 @@ def _lengthened(experiment: Experiment, name: str, dense: Record) -> Experiment:
 
 
 def _none_holds(walk: Sequence[list[Record]], best: list[Record], floor: Floor) -> str:
-    dense = _median(walk[0])
+    dense, objective = _median(walk[0]), walk[0][0].objective
     return (
-        f"the floor, {floor.of(dense):.2%}, is above the dense network's {dense:.2%}; "
-        f"the best of {len(walk)} rounds, of density {best[0].density:.3g}, reaches {_median(best):.2%}"
+        f"the floor, {objective.text(floor.of(dense, objective))}, is better than the dense network's "
+        f"{objective.text(dense)}; the best of {len(walk)} rounds, of density {best[0].density:.3g}, reaches "
+        f"{objective.text(_median(best))}"
     )
 
 
@@ -123,14 +125,10 @@ def _held(walk: Sequence[list[Record]], floor: Floor) -> int:
 
 def _holds(records: list[Record], dense: list[Record], floor: Floor) -> bool:
     """Whether a round holds; the replicates that did not get there do not."""
-    floors = {record.seed: floor.of(_accuracy(record)) for record in dense}
-    above = [_accuracy(record) - floors[record.seed] for record in records]
-    return statistics.median([*above, *[-math.inf] * (len(dense) - len(above))]) >= 0
+    starts = {record.seed: record.val for record in dense}
+    margins = [floor.margin(record.val, starts[record.seed], record.objective) for record in records]
+    return statistics.median([*margins, *[-math.inf] * (len(dense) - len(margins))]) >= 0
 
 
 def _median(records: list[Record]) -> float:
-    return statistics.median(map(_accuracy, records))
-
-
-def _accuracy(record: Record) -> float:
-    return record.metrics["val_accuracy"]
+    return statistics.median(record.val for record in records)

@@ -1,4 +1,4 @@
-"""When a path is small enough: the accuracy that it must keep."""
+"""When a path is small enough: the value of the objective that it must keep."""
 
 from __future__ import annotations
 
@@ -6,39 +6,52 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from orchestrator.errors import ConfigError
-from orchestrator.validate import fraction, whole
+from orchestrator.objective import Objective
+from orchestrator.validate import finite, fraction, whole
 
 _ROUNDING = 1e-9  # more than a difference or a quotient may be off, less than one sample of any data set
 
 
 @dataclass(frozen=True)
 class Floor:
-    """Validation accuracies that a round must not fall below, as fractions: a fixed one, or `drop` below dense.
+    """What a round's validation objective must not be worse than: a fixed `target`, or `drop` worse than dense.
 
-    A path is cut when its newest `patience` rounds are all below. Raises ConfigError unless exactly one of the first
-    two is given and in [0, 1], and patience is 1 or more.
+    Both are in the objective's own unit, a fraction for accuracy. A path is cut when its newest `patience` rounds are
+    all worse. Raises ConfigError unless exactly one of the first two is given, drop is 0 or more and patience 1 or
+    more.
     """
 
-    accuracy: float | None = None
+    target: float | None = None
     drop: float | None = None
     patience: int = 1
 
     def __post_init__(self) -> None:
         whole("floor.patience", self.patience, minimum=1)
-        given = {name: value for name in ("accuracy", "drop") if (value := getattr(self, name)) is not None}
+        given = {name: value for name in ("target", "drop") if (value := getattr(self, name)) is not None}
         if len(given) != 1:
-            raise ConfigError(f"a floor is either an accuracy or a drop below dense, got {given or 'neither'}")
+            raise ConfigError(f"a floor is either a target or a drop below dense, got {given or 'neither'}")
         for name, value in given.items():
-            fraction(f"floor.{name}", value, zero=True, one=True)
+            finite(f"floor.{name}", value, minimum=0 if name == "drop" else None)
 
-    def cuts(self, dense: float, accuracies: Sequence[float]) -> bool:
-        """Whether a path goes no further that began with `dense` and whose newest rounds reached `accuracies`."""
-        newest = accuracies[-self.patience :]
-        return len(newest) == self.patience and all(accuracy < self.of(dense) for accuracy in newest)
+    def check(self, objective: Objective) -> None:
+        """Raise ConfigError if the floor lies outside the values that `objective` can have."""
+        if objective.fraction:
+            for name in ("target", "drop"):
+                if (value := getattr(self, name)) is not None:
+                    fraction(f"floor.{name}", value, zero=True, one=True)
 
-    def of(self, dense: float) -> float:
-        """Return the floor, given the dense network's validation accuracy: a round exactly at it is not below it."""
-        if self.accuracy is not None:
-            return self.accuracy - _ROUNDING
+    def cuts(self, dense: float, values: Sequence[float], objective: Objective) -> bool:
+        """Whether a path goes no further that began with `dense` and whose newest rounds reached `values`."""
+        newest = values[-self.patience :]
+        return len(newest) == self.patience and all(self.margin(value, dense, objective) < 0 for value in newest)
+
+    def margin(self, value: float, dense: float, objective: Objective) -> float:
+        """Return how much better `value` is than the floor; a round exactly at it is not below it."""
+        return objective.gain(value) - objective.gain(self.of(dense, objective)) + _ROUNDING
+
+    def of(self, dense: float, objective: Objective) -> float:
+        """Return the floor, given the dense network's value."""
+        if self.target is not None:
+            return self.target
         assert self.drop is not None  # exactly one is given
-        return dense - self.drop - _ROUNDING
+        return objective.gain(objective.gain(dense) - self.drop)

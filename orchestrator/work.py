@@ -177,44 +177,50 @@ class Gradients:
 
 @dataclass(frozen=True)
 class EpochMetrics:
-    """One epoch of a round: loss per training sample, accuracies as fractions, learning rate at its first step."""
+    """One epoch of a round.
+
+    `lr`: at its first step. `train_loss`: per sample, token or pixel, as the task counts. `val`: the task's metrics on
+    validation data after the epoch, and the loss as "loss".
+    """
 
     epoch: int
     lr: float
     train_loss: float
-    val_loss: float
-    val_accuracy: float
+    val: Mapping[str, float]
+
+    def numbers(self) -> dict[str, float]:
+        """Return all of them by name, as a record and a log have them: val_loss, val_accuracy, ..."""
+        val = {f"val_{name}": value for name, value in self.val.items()}
+        return {"epoch": self.epoch, "lr": self.lr, "train_loss": self.train_loss, **val}
 
 
 @dataclass(frozen=True)
 class Trained:
     """The answer to `Train`.
 
-    `state`: of the averaged model, where the training has one. `seconds`: time spent on it, over the attempts that it
-    goes back to. `gap_seconds`: from the last training step of the round before to the first one of this, None where
-    these workers trained no round before. `snapshots`: the state after each epoch of the work's `keep` that this
-    attempt passed. `start_val_accuracy`: validation accuracy of a round that trained no epoch, whose `history` is
-    empty.
+    `state`: of the averaged model, where the training has one. `test`: the final network's metrics on test data, and
+    the loss as "loss". `seconds`: time spent on it, over the attempts that it goes back to. `snapshots`: the state
+    after each epoch of the work's `keep` that this attempt passed. `start_val`: validation metrics of a round that
+    trained no epoch, whose `history` is empty.
     """
 
     state: TrainState
     history: tuple[EpochMetrics, ...]
-    test_accuracy: float
+    test: Mapping[str, float]
     seconds: float
-    images_per_second: float
+    samples_per_second: float
     attempts: int = 1
-    gap_seconds: float | None = None
     workers: int = 1
     snapshots: Mapping[int, TrainState] = field(default_factory=dict)
-    start_val_accuracy: float | None = None
+    start_val: Mapping[str, float] | None = None
 
     @property
-    def val_accuracy(self) -> float:
-        """Validation accuracy after the last epoch, in [0, 1]."""
+    def val(self) -> Mapping[str, float]:
+        """The final network's metrics on validation data."""
         if self.history:
-            return self.history[-1].val_accuracy
-        assert self.start_val_accuracy is not None  # a trainer measures what it does not train
-        return self.start_val_accuracy
+            return self.history[-1].val
+        assert self.start_val is not None  # a trainer measures what it does not train
+        return self.start_val
 
     def split(self) -> tuple[Trained, Any]:
         """Return this answer without its tensors, and the tensors, which travel apart from it on a cluster."""
@@ -235,8 +241,8 @@ class Progress:
     """A round in its middle: enough to go on with the same bits, after `epochs_done` epochs and `steps_done` steps.
 
     `parts` (workers, n), float64: in the middle of an epoch, what each worker has of its own: running statistics, then
-    the sum of its losses. `origin`: see `Train.origin`. `average`: the tensors of the averaged model, where the
-    training has one; `state` is that of the trained one, and `parts` has the statistics of both.
+    the sum and the count of its losses. `origin`: see `Train.origin`. `average`: the tensors of the averaged model,
+    where the training has one; `state` is that of the trained one, and `parts` has the statistics of both.
     """
 
     key: str

@@ -84,7 +84,7 @@ def path_of(storage: Path, technique: str) -> list[Record]:
 
 
 def built(kept: dict, seed: int = 0) -> torch.nn.Module:
-    return shrink(build_model("resnet8", {"width": 16}, num_classes=10, input_shape=INPUT, seed=seed), kept)
+    return shrink(build_model("resnet8", {"width": 16}, {"num_classes": 10, "input_shape": INPUT}, seed=seed), kept)
 
 
 @pytest.mark.parametrize("technique", TECHNIQUES)

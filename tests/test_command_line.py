@@ -37,8 +37,8 @@ def commit(ledger, round, seed=0, experiment="digits"):
         key=key(round, seed), parent=key(round - 1, seed) if round else None, experiment=experiment, round=round,
         technique="LearningRateRewinding" if round else "Dense", density=0.5**round, kept=64 >> round, prunable=64,
         seed=seed, metrics={"train_loss": 0.25, "val_accuracy": 0.9, "test_accuracy": 0.875 - round / 100},
-        history=[], layers={"w": [64 >> round, 64]}, dead_layers=[], epochs=3, seconds=1.5, images_per_second=10.0,
-        attempts=1, gap_seconds=None, workers=1, settings={}, versions={}, finished_at="2026-01-01",
+        history=[], layers={"w": [64 >> round, 64]}, dead_layers=[], epochs=3, seconds=1.5, samples_per_second=10.0,
+        attempts=1, workers=1, settings={}, versions={}, finished_at="2026-01-01",
     )  # fmt: skip
     return ledger.commit(record, state, {"w": mask} if round else {})
 

@@ -11,6 +11,7 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 from orchestrator.data.dataset import Data
+from orchestrator.data.image_data import image_data
 from orchestrator.driver import Driver
 from orchestrator.errors import ConfigError, DamagedError
 from orchestrator.experiment import Experiment, Problem, round_keys, round_settings
@@ -35,7 +36,7 @@ from orchestrator.work import Train
 def data() -> Data:
     images = torch.randn(40, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     samples = TensorDataset(images, torch.arange(40) % 2)
-    return Data(samples, None, samples, 2, (1, 8, 8))
+    return image_data(samples, None, samples, 2, (1, 8, 8))
 
 
 class Rows(nn.Module):

@@ -44,7 +44,7 @@ RATES = [0.0, 0.05, 0.005, 0.0005]  # of the four epochs of tiny's schedule, at 
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
     """Weights that training could have given."""
-    module = build_model("tiny:model", {}, num_classes=3, input_shape=(1, 6, 6), seed=99)
+    module = build_model("tiny:model", {}, {"num_classes": 3, "input_shape": (1, 6, 6)}, seed=99)
     path = tmp_path / "trained.safetensors"
     save_model(module, str(path))
     return path
@@ -63,13 +63,13 @@ def accuracy(module: torch.nn.Module, split: torch.utils.data.TensorDataset) -> 
 
 def test_the_dense_round_is_measured_and_the_next_follows_the_whole_schedule(file: Path, tmp_path: Path) -> None:
     dense, pruned = run(measured(file), str(tmp_path / "runs"))
-    module = build_model("tiny:model", {}, num_classes=3, input_shape=(1, 6, 6), seed=99)
+    module = build_model("tiny:model", {}, {"num_classes": 3, "input_shape": (1, 6, 6)}, seed=99)
     whole = tiny.data()
     assert dense.metrics == {
         "val_accuracy": pytest.approx(accuracy(module, whole.val)),
         "test_accuracy": pytest.approx(accuracy(module, whole.test)),
     }
-    assert (dense.epochs, dense.history, dense.images_per_second) == (0, [], 0.0)
+    assert (dense.epochs, dense.history, dense.samples_per_second) == (0, [], 0.0)
     assert (pruned.epochs, [epoch["lr"] for epoch in pruned.history]) == (4, pytest.approx(RATES))
     state, masks = Ledger(open_store(str(tmp_path / "runs"))).load(dense)
     given = load_file(file)
@@ -199,7 +199,7 @@ def test_the_epochs_of_the_dense_round_are_part_of_every_key() -> None:
 
 
 def test_start_weights_without_a_finite_loss_are_refused(file: Path, tmp_path: Path) -> None:
-    module = build_model("tiny:model", {}, num_classes=3, input_shape=(1, 6, 6), seed=99)
+    module = build_model("tiny:model", {}, {"num_classes": 3, "input_shape": (1, 6, 6)}, seed=99)
     module[6].weight.data.fill_(3e38)
     save_model(module, str(file))
     with pytest.raises(DivergedError, match=r"round 0 trains no epoch, and the weights .* a validation loss of"):

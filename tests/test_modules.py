@@ -10,13 +10,16 @@ from torch import nn
 from torch.nn.utils import prune, spectral_norm, weight_norm
 from torch.utils.data import TensorDataset
 
-from orchestrator.data.dataset import Data
+from orchestrator.data.image_data import image_data
+from orchestrator.data.load import complete
 from orchestrator.errors import ConfigError
 from orchestrator.export.packed_file import load_packed, save_packed
 from orchestrator.export.preprocessing import Preprocessing
-from orchestrator.models.build import build_model, check_model
+from orchestrator.model_check import check_model
+from orchestrator.models.build import build_model
 from orchestrator.modules import copy_module, own_memory, tensor_answer
 from orchestrator.storage.checkpoint import pack_model, unpack_model
+from orchestrator.task import Classification
 from orchestrator.training.optimizer import SGD
 from orchestrator.training.state import put_state, take_state
 
@@ -41,12 +44,13 @@ def expanded() -> nn.Module:
 
 
 def built() -> nn.Module:
-    return build_model("test_modules:expanded", {}, num_classes=2, input_shape=SHAPE, seed=0)
+    return build_model("test_modules:expanded", {}, {"num_classes": 2, "input_shape": SHAPE}, seed=0)
 
 
 def test_expanded_tensors_are_trained_stored_and_packed(tmp_path):
     module = built()
-    check_model(module, Data(*[TensorDataset(torch.zeros(4, *SHAPE), torch.zeros(4).long())] * 3, 2, SHAPE))
+    splits = [TensorDataset(torch.zeros(4, *SHAPE), torch.zeros(4).long())] * 3
+    check_model(module, complete(image_data(*splits, 2, SHAPE)), Classification())
     optimizer = SGD().build(module)
     module(torch.ones(2, *SHAPE)).pow(2).sum().backward()
     optimizer.step()

@@ -14,10 +14,12 @@ import tiny
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiny import measured
 
 from orchestrator.driver import Driver
 from orchestrator.errors import ConfigError, DensityError
 from orchestrator.experiment import Experiment, Problem, round_keys, round_settings
+from orchestrator.objective import ACCURACY
 from orchestrator.pruning import Explicit, Filters, Geometric, NofM, OneShot, kept_count
 from orchestrator.pruning import Path as SparsityPath
 from orchestrator.pruning.path import longer
@@ -32,7 +34,7 @@ from orchestrator.work import EpochMetrics, Trained
 Curve = Callable[[float, int], float]
 """(density, seed) -> validation accuracy."""
 
-PROBLEM = Problem({"w": (1_000_000,)}, "model", "data", 10, (3, 8, 8))
+PROBLEM = Problem({"w": (1_000_000,)}, "model", "data", ACCURACY)
 TINY = dataclasses.replace(tiny.EXPERIMENT, path=Geometric(remove=0.5, rounds=5))
 
 
@@ -69,7 +71,7 @@ class Lab:
         return Record(
             key=key, parent=None, experiment=replicate.name, round=r, technique="", density=density,
             kept=kept_count(density, 1_000_000), prunable=1_000_000, seed=replicate.seed, metrics=metrics, history=[],
-            layers={}, dead_layers=[], epochs=4, seconds=0.0, images_per_second=0.0, attempts=1, gap_seconds=None,
+            layers={}, dead_layers=[], epochs=4, seconds=0.0, samples_per_second=0.0, attempts=1,
             workers=1, settings={}, versions={}, finished_at="",
         )  # fmt: skip
 
@@ -113,7 +115,7 @@ def test_each_probe_is_one_round_and_halves_the_gap_in_log_compression(at: float
 
 
 def test_where_it_probes_and_what_it_says() -> None:
-    found, lab = search(cliff(0.2), Floor(accuracy=0.8), probes=3)
+    found, lab = search(cliff(0.2), Floor(target=0.8), probes=3)
     half = math.sqrt(0.5)
     assert [e.densities() for e in lab.asked] == [
         (1.0, 0.5, 0.25, 0.125, 0.0625, 0.03125),
@@ -132,10 +134,10 @@ def test_where_it_probes_and_what_it_says() -> None:
 @pytest.mark.parametrize(
     ("floor", "stored", "density"),
     [
-        (Floor(accuracy=0.8), 6, 0.5**5),  # dense holds, 0.25 to 0.0625 fall, and storage knows what comes after
-        (Floor(accuracy=0.95), 6, 0.5**5),  # not even dense holds
-        (Floor(accuracy=0.8), 4, 0.5),  # storage ends before the round that holds
-        (Floor(accuracy=0.8), 0, 0.5),
+        (Floor(target=0.8), 6, 0.5**5),  # dense holds, 0.25 to 0.0625 fall, and storage knows what comes after
+        (Floor(target=0.95), 6, 0.5**5),  # not even dense holds
+        (Floor(target=0.8), 4, 0.5),  # storage ends before the round that holds
+        (Floor(target=0.8), 0, 0.5),
     ],
 )
 def test_a_round_beyond_the_cut_counts_where_storage_holds_it(floor: Floor, stored: int, density: float) -> None:
@@ -143,7 +145,7 @@ def test_a_round_beyond_the_cut_counts_where_storage_holds_it(floor: Floor, stor
     accuracies = {1.0: 0.9, 0.5: 0.9, 0.5**5: 0.97}
     lab = Lab(lambda density, seed: accuracies.get(density, 0.5))
     if stored:
-        lab.path(dataclasses.replace(TINY, path=Geometric(0.5, stored - 1)), Floor(accuracy=0.0))
+        lab.path(dataclasses.replace(TINY, path=Geometric(0.5, stored - 1)), Floor(target=0.0))
     found = search_density(TINY, floor, lab.train, probes=0)
     assert (smallest(found), found.holds) == (density, True)
 
@@ -249,17 +251,17 @@ def test_an_error_that_is_not_about_a_density_is_raised() -> None:
 def test_a_driver_refuses_a_density_by_its_own_error(tmp_path: Path) -> None:
     experiment = dataclasses.replace(TINY, min_kept_per_layer=30, path=OneShot(0.02))
     with pytest.raises(DensityError, match=r"round 1: .*min_kept_per_layer"):
-        Driver(experiment, Ledger(open_store(str(tmp_path))), Problem({"w": (1000,)}, "model", "data", 10, (3, 8, 8)))
+        Driver(experiment, Ledger(open_store(str(tmp_path))), Problem({"w": (1000,)}, "model", "data", ACCURACY))
 
 
-@pytest.mark.parametrize("floor", [Floor(accuracy=0.9), Floor(drop=0.0), Floor(drop=0.4)])
+@pytest.mark.parametrize("floor", [Floor(target=0.9), Floor(drop=0.0), Floor(drop=0.4)])
 def test_a_round_exactly_at_the_floor_holds(floor: Floor) -> None:
     found, _ = search(cliff(0.2), floor, probes=0)
     assert smallest(found) == (0.5**20 if floor.drop == 0.4 else 0.25)
 
 
 def test_a_target_above_what_dense_reaches_gives_the_best_and_says_so() -> None:
-    found, lab = search(cliff(0.2), Floor(accuracy=0.95))
+    found, lab = search(cliff(0.2), Floor(target=0.95))
     assert (smallest(found), found.holds, found.rounds, len(lab.asked)) == (1.0, False, PATIENCE, 1)
     assert found.reason == (
         "the floor, 95.00%, is above the dense network's 90.00%; the best of 3 rounds, of density 1, reaches 90.00%"
@@ -268,8 +270,8 @@ def test_a_target_above_what_dense_reaches_gives_the_best_and_says_so() -> None:
 
 def test_the_best_may_be_a_round_that_was_trained_before_without_a_floor() -> None:
     lab = Lab(lambda density, seed: 0.9 + (density == 0.25) * 0.03)
-    lab_without = lambda experiment, floor: lab.train(experiment, Floor(accuracy=0.0))  # noqa: E731
-    found = search_density(TINY, Floor(accuracy=0.95), lab_without)
+    lab_without = lambda experiment, floor: lab.train(experiment, Floor(target=0.0))  # noqa: E731
+    found = search_density(TINY, Floor(target=0.95), lab_without)
     assert (smallest(found), found.holds) == (0.25, False)
     assert found.reason.endswith("the best of 6 rounds, of density 0.25, reaches 93.00%")
 
@@ -348,7 +350,7 @@ def test_each_replicate_has_the_floor_of_its_own_dense_network() -> None:
     experiment = dataclasses.replace(TINY, seeds=(0, 1))
     found, _ = search(lambda d, seed: cliff(0.2)(d, seed) - 0.1 * seed, Floor(drop=0.05), experiment, probes=0)
     assert smallest(found) == 0.25
-    found, _ = search(lambda d, seed: cliff(0.2)(d, seed) - 0.1 * seed, Floor(accuracy=0.86), experiment, probes=0)
+    found, _ = search(lambda d, seed: cliff(0.2)(d, seed) - 0.1 * seed, Floor(target=0.86), experiment, probes=0)
     assert not found.holds, "0.9 and 0.8 have the median 0.85"
 
 
@@ -406,7 +408,7 @@ def test_other_selections_are_searched_and_n_of_m_by_its_path_alone() -> None:
 
 def test_with_real_drivers_each_round_is_trained_once_and_a_second_search_trains_none(tmp_path: Path) -> None:
     shapes = {"fc.weight": (40, 50)}
-    problem = Problem(shapes, "model", "data", 10, (3, 8, 8))
+    problem = Problem(shapes, "model", "data", ACCURACY)
     ledger = Ledger(open_store(str(tmp_path)))
     trained: list[str] = []
 
@@ -417,8 +419,8 @@ def test_with_real_drivers_each_round_is_trained_once_and_a_second_search_trains
             while (request := driver.next_work()) is not None:
                 trained.append(request.key)
                 weights = {n: torch.rand(shape) * request.structure.tensors().get(n, 1) for n, shape in shapes.items()}
-                metrics = EpochMetrics(0, 0.1, 1.0, 1.0, cliff(0.2 + 0.1 * replicate.seed)(request.density, 0))
-                driver.finish(request, Trained(TrainState(weights), (metrics,) * 4, 0.5, 1.0, 1.0))
+                metrics = EpochMetrics(0, 0.1, 1.0, measured(cliff(0.2 + 0.1 * replicate.seed)(request.density, 0)))
+                driver.finish(request, Trained(TrainState(weights), (metrics,) * 4, measured(0.5), 1.0, 1.0))
             paths.append(driver.records())
         return paths
 

@@ -11,11 +11,13 @@ import tiny
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from tiny import measured
 
 from orchestrator.distributed.flags import SweepFlags
 from orchestrator.driver import Driver
 from orchestrator.errors import ConfigError
 from orchestrator.experiment import Problem
+from orchestrator.objective import ACCURACY
 from orchestrator.pruning import Explicit
 from orchestrator.stopping import Floor
 from orchestrator.storage.ledger import Ledger
@@ -27,19 +29,19 @@ from orchestrator.work import EpochMetrics, Train, Trained
 @pytest.mark.parametrize(
     ("floor", "dense", "lowest"),
     [
-        (Floor(accuracy=0.9), 0.95, 0.9),
-        (Floor(accuracy=0.9), 0.5, 0.9),
+        (Floor(target=0.9), 0.95, 0.9),
+        (Floor(target=0.9), 0.5, 0.9),
         (Floor(0.9), 0.95, 0.9),
-        (Floor(accuracy=0), 0.95, 0.0),
-        (Floor(accuracy=1), 0.95, 1.0),
+        (Floor(target=0), 0.95, 0.0),
+        (Floor(target=1), 0.95, 1.0),
         (Floor(drop=0.02), 0.95, 0.93),
         (Floor(drop=0), 0.95, 0.95),
         (Floor(drop=0.5), 0.25, -0.25),
     ],
 )
 def test_the_floor(floor: Floor, dense: float, lowest: float) -> None:
-    assert floor.of(dense) == pytest.approx(lowest, abs=1e-8)
-    assert lowest >= floor.of(dense), "exactly at the floor is not below it"
+    assert floor.of(dense, ACCURACY) == pytest.approx(lowest, abs=1e-8)
+    assert floor.margin(lowest, dense, ACCURACY) >= 0, "exactly at the floor is not below it"
 
 
 @given(st.integers(1, 10_000_000), st.data())
@@ -47,9 +49,9 @@ def test_a_drop_is_exact_to_a_sample(samples: int, data: st.DataObject) -> None:
     """Of accuracies k/n, a drop of d/n allows k - d right answers, and not one less, whatever the rounding."""
     dense = data.draw(st.integers(1, samples))
     drop = data.draw(st.integers(0, dense - 1))
-    lowest = Floor(drop=drop / samples).of(dense / samples)
-    assert (dense - drop) / samples >= lowest
-    assert (dense - drop - 1) / samples < lowest
+    floor, start = Floor(drop=drop / samples), dense / samples
+    assert floor.margin((dense - drop) / samples, start, ACCURACY) >= 0
+    assert floor.margin((dense - drop - 1) / samples, start, ACCURACY) < 0
 
 
 @pytest.mark.parametrize(
@@ -75,7 +77,7 @@ def test_what_is_refused(given: dict[str, float], message: str) -> None:
 # A driver with a floor.
 
 SHAPES = {"fc.weight": (10, 20)}
-PROBLEM = Problem(SHAPES, "model", "data", 10, (3, 8, 8))
+PROBLEM = Problem(SHAPES, "model", "data", ACCURACY)
 EXPERIMENT = dataclasses.replace(tiny.EXPERIMENT, path=Explicit([0.8, 0.6, 0.4, 0.2]))
 
 
@@ -87,9 +89,15 @@ def fake_train(request: Train, accuracy: float) -> Trained:
     """Random weights; only the last epoch's validation accuracy is `accuracy`, those before it and test's are not."""
     weights = torch.rand(SHAPES["fc.weight"]) * request.structure.tensors().get("fc.weight", 1)
     metrics = [
-        EpochMetrics(e, 0.1, 1.0, 1.0, accuracy if e == request.epochs - 1 else 0.0) for e in range(request.epochs)
+        EpochMetrics(e, 0.1, 1.0, measured(accuracy if e == request.epochs - 1 else 0.0)) for e in range(request.epochs)
     ]
-    return Trained(TrainState({"fc.weight": weights}), tuple(metrics), 0.01, seconds=1.0, images_per_second=1.0)
+    return Trained(
+        TrainState({"fc.weight": weights}),
+        tuple(metrics),
+        measured(0.01),
+        seconds=1.0,
+        samples_per_second=1.0,
+    )
 
 
 def train_rounds(driver: Driver, accuracies: list[float], limit: int = 99) -> list[int]:
@@ -109,10 +117,10 @@ ACCURACIES = [0.90, 0.91, 0.88, 0.80, 0.89]  # it would recover in the last roun
     ("floor", "last"),
     [
         (None, 4),
-        (Floor(accuracy=0.8), 4),
-        (Floor(accuracy=0.81), 3),
-        (Floor(accuracy=0.89), 2),
-        (Floor(accuracy=0.905), 0),
+        (Floor(target=0.8), 4),
+        (Floor(target=0.81), 3),
+        (Floor(target=0.89), 2),
+        (Floor(target=0.905), 0),
         (Floor(drop=0.1), 4),
         (Floor(drop=0.02), 3),
         (Floor(drop=0.015), 2),
@@ -135,11 +143,11 @@ def test_a_path_is_cut_after_the_first_round_below_also_when_it_is_resumed(
 
 
 def test_another_floor_goes_on_where_the_first_one_cut(tmp_path: Path) -> None:
-    assert train_rounds(driver_of(tmp_path, Floor(accuracy=0.89)), ACCURACIES) == [0, 1, 2]
-    assert train_rounds(driver_of(tmp_path, Floor(accuracy=0.85)), ACCURACIES) == [3]
-    assert train_rounds(driver_of(tmp_path, Floor(accuracy=0.89)), ACCURACIES) == []
+    assert train_rounds(driver_of(tmp_path, Floor(target=0.89)), ACCURACIES) == [0, 1, 2]
+    assert train_rounds(driver_of(tmp_path, Floor(target=0.85)), ACCURACIES) == [3]
+    assert train_rounds(driver_of(tmp_path, Floor(target=0.89)), ACCURACIES) == []
     assert train_rounds(driver_of(tmp_path, None), ACCURACIES) == [4]
-    assert driver_of(tmp_path, Floor(accuracy=0.99)).is_over()
+    assert driver_of(tmp_path, Floor(target=0.99)).is_over()
 
 
 def test_the_floor_decides_no_key(tmp_path: Path) -> None:
@@ -164,8 +172,8 @@ def test_a_path_is_cut_after_as_many_rounds_below_the_floor_as_its_patience(tmp_
     ("flags", "floor"),
     [
         ({}, None),
-        ({"target_accuracy": 97.0}, Floor(accuracy=0.97)),
-        ({"target_accuracy": 100.0}, Floor(accuracy=1.0)),
+        ({"target_accuracy": 97.0}, Floor(target=0.97)),
+        ({"target_accuracy": 100.0}, Floor(target=1.0)),
         ({"max_drop": 0.5}, Floor(drop=0.005)),
         ({"max_drop": 0.0}, Floor(drop=0.0)),
     ],

@@ -9,6 +9,7 @@ from torch import nn
 from torch.utils.data import Dataset, TensorDataset
 
 from orchestrator.data.dataset import Data
+from orchestrator.data.image_data import image_data
 from orchestrator.experiment import Experiment
 from orchestrator.pruning import Geometric
 from orchestrator.schedules import StepDecay
@@ -112,7 +113,7 @@ def data(samples: int = 96, broken: int | None = None) -> Data:
         return TensorDataset(images, labels)
 
     train = split(samples) if broken is None else Broken(split(samples), broken)
-    return Data(train=train, val=split(30), test=split(31), num_classes=3, input_shape=(1, 6, 6))
+    return image_data(train=train, val=split(30), test=split(31), num_classes=3, input_shape=(1, 6, 6))
 
 
 EXPERIMENT = Experiment(
@@ -133,3 +134,8 @@ PACED = dataclasses.replace(EXPERIMENT, model="tiny:paced", model_options={"paus
 
 def with_training(experiment: Experiment = EXPERIMENT, **changes: object) -> Experiment:
     return dataclasses.replace(experiment, training=dataclasses.replace(experiment.training, **changes))
+
+
+def measured(accuracy: float, loss: float = 1.0) -> dict[str, float]:
+    """Return what a classifier's evaluation gives."""
+    return {"loss": loss, "accuracy": accuracy}

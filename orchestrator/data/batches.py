@@ -1,4 +1,4 @@
-"""One worker's share of every batch, the same images whatever the number of workers and of loader processes.
+"""One worker's share of every batch, the same samples whatever the number of workers and of loader processes.
 
 All randomness of an epoch comes from its seed and is laid out for the global batch, then sliced by rank.
 """
@@ -8,23 +8,38 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Iterator
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, default_collate
+from torch.utils.data import DataLoader, Dataset
 
-from orchestrator.data.dataset import SPLITS, Data, InBlocks, Samples
+from orchestrator.data.dataset import SPLITS, Data, InBlocks
 from orchestrator.data.dataset import Split as Split  # for those who name a split to `evaluate`
-from orchestrator.data.sample_checks import in_memory, read_sample
+from orchestrator.data.sample_checks import collated, prepared, read_sample
 from orchestrator.errors import ConfigError, DataError, OrchestratorError
+from orchestrator.nested import concatenated, in_parts, mapped, moved, number_of_samples, tensors_of
 from orchestrator.randomness import own_randomness, seed_all
 from orchestrator.validate import whole
 
-Batch: TypeAlias = tuple[Tensor, Tensor]  # images (n, C, H, W), labels (n,) int64
+EVALUATION_BATCH = 512  # samples, for small ones
+EVALUATION_VALUES = 2**24  # fewer samples where that would hold more numbers than this
 
-EVALUATION_BATCH = 512  # images, for small ones
-EVALUATION_PIXELS = 2**22  # fewer images where that would hold more pixels than this
+
+class Batch(NamedTuple):
+    """Inputs and targets, any nesting of tensors whose first dimension counts samples."""
+
+    inputs: Any
+    targets: Any
+
+    @property
+    def samples(self) -> int:
+        """How many samples there are."""
+        return number_of_samples(self)
+
+    def parts(self, count: int) -> list[Batch]:
+        """Return the batch in `count` parts, whose sizes differ by at most one."""
+        return [self] if count == 1 else in_parts(self, self.samples, count)
 
 
 def check_batch_size(samples: int, batch_size: int, world: int = 1) -> None:
@@ -36,7 +51,7 @@ def check_batch_size(samples: int, batch_size: int, world: int = 1) -> None:
 
 
 class Batches:
-    """The batches of worker `rank` of `world`, float32 on `device`; lives from epoch to epoch and round to round.
+    """The batches of worker `rank` of `world`, on `device`; lives from epoch to epoch and round to round.
 
     `batch_size` is global. Samples that are not in memory are read by `loader_workers` processes, started at the
     first use and kept (0: read in this process). Raises ConfigError if batch, data and workers do not fit.
@@ -59,12 +74,11 @@ class Batches:
         self.steps_per_epoch = len(data.train) // batch_size
         self._data, self._batch_size, self._device = data, batch_size, device
         self._rank, self._world = rank, world
-        self._layout = torch.channels_last if channels_last else torch.contiguous_format
-        mean, std = data.normalize or ((0.0,) * data.input_shape[0], (1.0,) * data.input_shape[0])
-        self._mean, self._std = (torch.tensor(v, device=device).view(1, -1, 1, 1) for v in (mean, std))
-        self._memory = {split: _on_device(data.split(split), device) for split in SPLITS}
+        self._channels_last = channels_last
+        self._evaluation_batch = _evaluation_batch(data, batch_size // world)
+        self._memory = {split: _on_device(data, split, device) for split in SPLITS}
         self._parts = 1
-        if isinstance(data.train, InBlocks):
+        if isinstance(data.train, InBlocks) and data.collate is None:
             begin, end = self._bounds(batch_size)
             loader_workers = min(loader_workers, end - begin)
             self._parts = max(1, loader_workers)
@@ -81,26 +95,24 @@ class Batches:
             return
         begin, end = self._bounds(self._batch_size)
         shape = (self.steps_per_epoch, self._batch_size)
-        augment = self._data.augment
+        draws = self._data.prepare.draws if self._data.prepare else 0
         generator = torch.Generator().manual_seed(epoch_seed)
         order = self._shuffled(shape, generator)
         seeds = torch.randint(2**62, shape, generator=generator)
-        u = torch.rand((*shape, augment.draws if augment else 0), generator=generator)[:, begin:end].to(self._device)
+        u = torch.rand((*shape, draws), generator=generator)[:, begin:end].to(self._device)
         order, seeds = (part[first:, begin:end].flatten() for part in (order, seeds))
         raw = self._raw("train", order, seeds, end - begin, self._parts)
-        for step, (images, labels) in enumerate(raw, start=first):
-            yield self._finish(augment(images, u[step]) if augment else images), labels
+        for step, batch in enumerate(raw, start=first):
+            yield self._finish(batch, u[step])
 
     def evaluate(self, split: Split) -> Iterator[Batch]:
         """This rank's part of a split, in order; over all ranks every sample comes exactly once."""
         begin, end = self._bounds(len(self._data.split(split)))
         if begin == end:
             return
-        _, height, width = self._data.input_shape
-        largest = min(EVALUATION_BATCH, EVALUATION_PIXELS // (height * width))
         order = torch.arange(begin, end)
-        for images, labels in self._raw(split, order, order, max(largest, self._batch_size // self._world)):
-            yield self._finish(images), labels
+        for batch in self._raw(split, order, order, self._evaluation_batch):
+            yield self._finish(batch, None)
 
     def take_waited(self) -> float:
         """Seconds that were spent waiting for samples to be read and decoded, since this was last asked."""
@@ -124,28 +136,42 @@ class Batches:
         """The samples `order` in batches, on the device, as stored; always copies that the caller may change."""
         if (memory := self._memory[split]) is None:
             for pieces in self._loader.read(split, order, seeds, batch, parts):
-                there = [
-                    (images.to(self._device, non_blocking=True), labels.to(self._device, non_blocking=True))
-                    for images, labels in pieces
-                ]
-                yield there[0] if parts == 1 else (torch.cat([b[0] for b in there]), torch.cat([b[1] for b in there]))
+                there = [moved(piece, self._device) for piece in pieces]
+                yield there[0] if parts == 1 else concatenated(there)
             return
         for indices in torch.split(order.to(self._device), batch):  # one transfer an epoch
-            yield memory[0].index_select(0, indices), memory[1].index_select(0, indices)
+            inputs, targets = (tensor.index_select(0, indices) for tensor in memory)
+            yield Batch(inputs, targets)
 
-    def _finish(self, images: Tensor) -> Tensor:
-        """float32, in [0, 1] if it was uint8, normalised, in the layout that was asked for."""
-        result = images.to(torch.float32, memory_format=self._layout)
-        if images.dtype == torch.uint8:
-            return result.sub_(self._mean * 255).div_(self._std * 255)
-        return result.sub_(self._mean).div_(self._std) if self._data.normalize else result
+    def _finish(self, batch: Batch, u: Tensor | None) -> Batch:
+        """Return the batch as the model takes it, in the layout that was asked for."""
+        inputs, targets = prepared(self._data, batch.inputs, batch.targets, u)
+        if self._channels_last:
+            inputs = mapped(_with_channels_last, inputs)
+        return Batch(inputs, targets)
 
 
-def _on_device(samples: Samples, device: torch.device) -> Batch | None:
-    if not in_memory(samples):
+def _with_channels_last(tensor: Tensor) -> Tensor:
+    return tensor.to(memory_format=torch.channels_last) if tensor.dim() == 4 else tensor
+
+
+def _evaluation_batch(data: Data, share: int) -> int:
+    """Return how many samples are evaluated at once, at the least `share`, as many as are trained at once.
+
+    More of those that are made of floating-point numbers; whole numbers, such as tokens, may have large outputs.
+    """
+    tensors = [tensor for _, tensor in tensors_of(data.example[0])] if data.example else []
+    if not tensors or not all(tensor.is_floating_point() for tensor in tensors):
+        return max(1, share)
+    values = sum(tensor[:1].numel() for tensor in tensors if tensor.dim())
+    return max(1, share, min(EVALUATION_BATCH, EVALUATION_VALUES // max(1, values)))
+
+
+def _on_device(data: Data, split: Split, device: torch.device) -> tuple[Tensor, Tensor] | None:
+    if (samples := data.in_memory(split)) is None:
         return None
-    images, labels = samples.tensors
-    return images.to(device), labels.to(device, torch.int64)
+    inputs, targets = samples.tensors
+    return inputs.to(device), targets.to(device)
 
 
 class _Request(NamedTuple):
@@ -165,7 +191,7 @@ class _Reader(Dataset[Batch | str]):
 
     def __getitem__(self, request: _Request) -> Batch | str:
         """The batch, or the sentence of an error: an exception would come out as a loader's traceback."""
-        images, labels = [], []
+        read = []
         samples = self._data.split(request.split)
         with own_randomness():
             if isinstance(samples, InBlocks):
@@ -176,12 +202,13 @@ class _Reader(Dataset[Batch | str]):
             for index, seed in zip(request.indices, request.seeds, strict=True):
                 seed_all(seed)
                 try:
-                    image, label = read_sample(self._data, request.split, index)
+                    read.append(read_sample(self._data, request.split, index))
                 except OrchestratorError as error:
                     return str(error)
-                images.append(image)
-                labels.append(label)
-        return default_collate(images), torch.tensor(labels)
+            try:
+                return Batch(*collated(self._data, request.split, read))
+            except OrchestratorError as error:
+                return str(error)
 
 
 class _Loader:

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import TensorDataset
 
 from orchestrator.data.dataset import Data, fixed_order
+from orchestrator.data.image_data import image_data
 from orchestrator.data.images import imagefolder
 from orchestrator.errors import DataError
 from orchestrator.extras import extra
@@ -30,7 +31,7 @@ def digits() -> Data:
     train, val, test = np.split(fixed_order(source.target), (1200, 1500))
     std, mean = torch.std_mean(images[train])
     images = (images - mean) / std
-    return Data(
+    return image_data(
         TensorDataset(images[train], labels[train]),
         TensorDataset(images[val], labels[val]),
         TensorDataset(images[test], labels[test]),
@@ -63,7 +64,7 @@ def cifar10(root: str | None = None, samples: int | None = None) -> Data:
     val, train = np.split(fixed_order(np.array(training.targets)), (len(training) // 10,))
     if samples is not None:
         whole("samples", samples, minimum=1, maximum=len(train))
-    return Data(
+    return image_data(
         _cifar_tensors(training, train[:samples]),
         _cifar_tensors(training, val),
         _cifar_tensors(held_out, np.arange(len(held_out))),

@@ -1,22 +1,22 @@
-"""Define what a data set is: labelled images in three splits."""
+"""Define what data is: samples in three splits, how they become batches, and what a model needs to know of them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, TypeGuard, runtime_checkable
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, TensorDataset
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
 
 class Samples(Protocol):
-    """A map-style data set: torch's Dataset with a length. A sample is (image (C, H, W), label)."""
+    """A map-style data set: torch's Dataset with a length. A sample is (input, target), or what `collate` takes."""
 
     def __len__(self) -> int: ...
 
@@ -36,47 +36,66 @@ class InBlocks(Samples, Protocol):
         ...
 
 
-class Augment(Protocol):
-    """Random changes to a batch of training images; the randomness comes from outside, so it can be repeated."""
+class Prepare(Protocol):
+    """Change batches on the device, such as by augmentation and normalisation; a frozen dataclass is told apart best.
+
+    Randomness comes from outside, so that it can be repeated.
+    """
 
     @property
     def draws(self) -> int:
-        """How many random numbers one image needs."""
+        """How many random numbers a training sample needs."""
         ...
 
-    def __call__(self, images: Tensor, u: Tensor) -> Tensor:
-        """Change `images` (n, C, H, W), float32 or uint8 as stored, by `u` (n, draws), uniform in [0, 1)."""
+    def __call__(self, inputs: Any, targets: Any, u: Tensor | None) -> tuple[Any, Any]:
+        """Return the batch as the model and the task take it. `u` (n, draws), uniform in [0, 1), only in training."""
         ...
 
 
 @dataclass(frozen=True)
+class About:
+    """What is written into exported files, for those who use the network; it changes nothing in training.
+
+    `labels`: names of the classes. `mean`, `std`: what samples were normalised by, for each channel.
+    """
+
+    labels: tuple[str, ...] = ()
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
 class Data:
-    """Labelled images in three splits.
+    """Samples in three splits. `image_data` makes one of labelled images.
 
-    A TensorDataset(images, labels), but no subclass of it, is kept in the device's memory. Any other data set is read
-    by loader processes, and what its `__getitem__` gives out is what counts. They are forked before this process has
-    read a sample or asked for a length, so a data set may open its file then; the function that makes it must not.
+    A batch is (inputs, targets), any nesting of tensors whose first dimension counts samples. `collate` makes it of a
+    list of samples; without it samples are pairs, stacked by torch's `default_collate`. The model is called with the
+    inputs: a tensor, a tuple of arguments, or a dict of named ones.
 
-    Images are float32, or uint8 that become float32 in [0, 1] on the device; `normalize` is a (mean, std) per
-    channel applied after that. `val` None is cut from `train` by a seed that never changes, with train's own
-    transforms. `augment` works on batches of `train`, on the device. `identity` is what makes the data what it is
-    and part of every key; if empty: the content (in memory), or the spec, the lengths, labels and a few samples.
+    A TensorDataset(inputs, targets), but no subclass of it, is kept in the device's memory if there is no `collate`.
+    Any other data set is read by loader processes, and what its `__getitem__` gives out is what counts. They are
+    forked before this process has read a sample or asked for a length, so a data set may open its file then; the
+    function that makes it must not.
 
-    For whoever uses the network: `labels` names the classes, and `normalized` is the (mean, std) that images in
-    [0, 1] went through before they came here. They change nothing in training and are no part of a key.
+    `val` None is cut from `train` by a seed that never changes. `model_arguments`: what the model's function is called
+    with, by name, as far as it takes it: num_classes, vocabulary, ... `prepare` works on batches on the device. `check`
+    is called with every sample that is read and returns it as `collate` takes it; it raises ValueError for one that
+    cannot be used. `example`: a batch (inputs, targets) of two samples, as the model takes it; None: the first two of
+    `train`. It serves to trace the model, count its operations, and export it. `identity` is what makes the data what
+    it is and part of every key; if empty: the content (in memory), or the spec, the lengths, labels and a few samples.
     """
 
     train: Samples
     val: Samples | None
     test: Samples
-    num_classes: int
-    input_shape: tuple[int, int, int]
-    augment: Augment | None = None
-    normalize: tuple[tuple[float, ...], tuple[float, ...]] | None = None
+    example: tuple[Any, Any] | None = None
+    model_arguments: Mapping[str, Any] = field(default_factory=dict)
+    collate: Callable[[list[Any]], tuple[Any, Any]] | None = None
+    prepare: Prepare | None = None
+    check: Callable[[Any], Any] | None = None
+    about: About = About()
     val_fraction: float = 0.1
     identity: str = ""
-    labels: tuple[str, ...] = ()
-    normalized: tuple[tuple[float, ...], tuple[float, ...]] | None = None
 
     def split(self, name: Split) -> Samples:
         """The samples of a split; `val` exists once `complete` has seen the data."""
@@ -84,6 +103,23 @@ class Data:
         if samples is None:
             raise ValueError("the validation split is not cut yet: pass the data through load_data or complete")
         return samples
+
+    def in_memory(self, name: Split) -> TensorDataset | None:
+        """Return the tensors of a split that is kept in the device's memory, else None."""
+        samples = self.split(name)
+        return samples if is_tensors(samples) and self.collate is None else None
+
+    @property
+    def inputs(self) -> Any:
+        """The inputs of `example`, which exists once `complete` has seen the data."""
+        if self.example is None:
+            raise ValueError("there is no example yet: pass the data through load_data or complete")
+        return self.example[0]
+
+
+def is_tensors(samples: object) -> TypeGuard[TensorDataset]:
+    """Whether `samples` gives out its tensors as they are: a subclass may change what it gives out."""
+    return type(samples) is TensorDataset
 
 
 class KnownSamples(Dataset[tuple[Tensor, int]]):

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from orchestrator.data.dataset import Data, KnownSamples, Samples, fixed_order
 from orchestrator.data.decoding import IMAGE_ENDINGS, PIXELS, check_background, decoded
+from orchestrator.data.image_data import image_data
 from orchestrator.data.parquet_reader import PackedImages, is_packed, open_packed
 from orchestrator.errors import DataError
 from orchestrator.validate import flag, fraction, whole
@@ -64,7 +65,7 @@ def imagefolder(
     load = _packed if is_packed(root) else _folder
     digest = hashlib.sha256(repr((image_size, val_fraction, upright, background, PIXELS)).encode())
     classes, train, val, test = load(root, val_fraction, digest, *_decoders(image_size, upright, background))
-    return Data(
+    return image_data(
         train,
         val,
         test,

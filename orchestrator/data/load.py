@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from typing import Any, NamedTuple, cast
 
 import numpy as np
@@ -14,12 +14,13 @@ from torch import Tensor
 from torch.utils.data import Dataset, Subset, TensorDataset
 
 from orchestrator.data.builtin import BUILTIN
-from orchestrator.data.dataset import SPLITS, Data, InBlocks, Samples, Split, fixed_order, is_known
+from orchestrator.data.dataset import SPLITS, Data, InBlocks, Samples, Split, fixed_order, is_known, is_tensors
 from orchestrator.data.sample_checks import (
     check_fields,
     check_split,
-    in_memory,
+    collated,
     indices_of,
+    prepared,
     read_sample,
     spread,
     stated_labels,
@@ -27,7 +28,9 @@ from orchestrator.data.sample_checks import (
 from orchestrator.data.separate_process import run_apart
 from orchestrator.errors import ConfigError, DataError
 from orchestrator.lookup import call, lookup, signature_of, takes
+from orchestrator.nested import mapped, packed, tensors_of, unpacked
 from orchestrator.randomness import own_randomness, seed_all
+from orchestrator.train_state import raw_bytes
 from orchestrator.validate import fraction
 
 _Parts = tuple[list[int], list[int]]  # indices of the given training split that become train and val
@@ -59,12 +62,13 @@ def complete(data: Data, spec: str = "") -> Data:
         test=_as_tensors(data.test),
     )
     given = (data.train, data.val, data.test)
-    opens_nothing = all(samples is None or in_memory(samples) or is_known(samples) for samples in given)
-    look = partial(_look, spec=spec)
+    opens_nothing = all(samples is None or is_tensors(samples) or is_known(samples) for samples in given)
+    look = functools.partial(_look, spec=spec)
     found = look(data) if opens_nothing else run_apart(look, data, f"data {spec!r}" if spec else "the data")
     data = data if found.parts is None else _divided(data, found.parts)
     train, val, test = (_with_length(data.split(split), found.lengths[split]) for split in SPLITS)
-    return dataclasses.replace(data, train=train, val=val, test=test, identity=found.identity)
+    example = unpacked(found.example)
+    return dataclasses.replace(data, train=train, val=val, test=test, identity=found.identity, example=example)
 
 
 class _Found(NamedTuple):
@@ -73,6 +77,7 @@ class _Found(NamedTuple):
     parts: _Parts | None
     lengths: dict[Split, int]
     identity: str
+    example: Any  # whose tensors are arrays, because the look may come from another process
 
 
 def _look(data: Data, spec: str) -> _Found:
@@ -84,7 +89,18 @@ def _look(data: Data, spec: str) -> _Found:
     check_split(data, "val")
     check_split(data, "test")
     lengths = {split: len(data.split(split)) for split in SPLITS}
-    return _Found(parts, lengths, data.identity or _identity(data, spec))
+    example = _example(data) if data.example is None else data.example
+    return _Found(parts, lengths, data.identity or _identity(data, spec, example), packed(example))
+
+
+def _example(data: Data) -> tuple[Any, Any]:
+    """Return the batch of the first two samples of `train`, as evaluation would prepare it."""
+    with own_randomness():
+        samples = []
+        for index in (0, min(1, len(data.train) - 1)):
+            seed_all(index)  # a sample may be augmented when read
+            samples.append(read_sample(data, "train", index))
+        return prepared(data, *collated(data, "train", samples), None)
 
 
 def _cut_validation(data: Data, labels: Tensor | None) -> _Parts:
@@ -103,7 +119,7 @@ def _divided(data: Data, parts: _Parts) -> Data:
 
 def _with_length(samples: Samples, length: int) -> Samples:
     """Return the same samples, which no longer ask `__len__` of the user's: that may open the file in this process."""
-    asks = not (in_memory(samples) or is_known(samples) or type(samples) is Subset or isinstance(samples, InBlocks))
+    asks = not (is_tensors(samples) or is_known(samples) or type(samples) is Subset or isinstance(samples, InBlocks))
     return Subset(cast(Dataset[Any], samples), range(length)) if asks else samples
 
 
@@ -111,28 +127,28 @@ def _as_tensors(samples: Samples) -> Samples:
     """A part of a TensorDataset, as `random_split` gives it, as a TensorDataset; anything else as it is."""
     if type(samples) is Subset:
         whole, indices = _as_tensors(cast(Samples, samples.dataset)), indices_of(samples)
-        return _take(whole, indices) if in_memory(whole) else Subset(cast(Dataset[Any], whole), indices)
-    if in_memory(samples) and len(samples.tensors) == 2 and samples.tensors[1].dtype in WIDE:
+        return _take(whole, indices) if is_tensors(whole) else Subset(cast(Dataset[Any], whole), indices)
+    if is_tensors(samples) and len(samples.tensors) == 2 and samples.tensors[1].dtype in WIDE:
         return TensorDataset(samples.tensors[0], samples.tensors[1].to(torch.int64))
     return samples
 
 
 def _take(samples: Samples, indices: list[int]) -> Samples:
-    if in_memory(samples):
+    if is_tensors(samples):
         if wrong := [index for index in indices if not -len(samples) <= index < len(samples)]:
             raise DataError(f"the indices of a Subset must be below its {len(samples)} samples, got {wrong[0]}")
         return TensorDataset(*(tensor[indices] for tensor in samples.tensors))
     return Subset(cast(Dataset[Any], samples), indices)
 
 
-def _identity(data: Data, spec: str) -> str:
+def _identity(data: Data, spec: str, example: tuple[Any, Any]) -> str:
     """sha256 of the tensors that samples are made of; where `__getitem__` decides, also of `spec` and a few samples."""
-    augment = data.augment
-    done = repr(augment) if dataclasses.is_dataclass(augment) else type(augment).__qualname__
-    digest = hashlib.sha256(repr((data.num_classes, data.input_shape, data.normalize, done)).encode())
+    done = [_described(part) for part in (data.prepare, data.collate, data.check)]
+    shapes = [(name, tuple(tensor.shape), str(tensor.dtype)) for name, tensor in tensors_of(example)]
+    digest = hashlib.sha256(repr((sorted(data.model_arguments.items()), done, shapes)).encode())
     for split in SPLITS:
         samples = data.split(split)
-        if not in_memory(samples):
+        if not is_tensors(samples):
             digest.update(repr((spec, split, len(samples))).encode())
             digest.update(_some_content(data, split))
         for tensor in _tensors(samples):
@@ -157,7 +173,24 @@ def _some_content(data: Data, split: Split) -> bytes:
     with own_randomness():
         for index in spread(len(samples)):
             seed_all(index)  # a sample may be augmented when read
-            image, label = read_sample(data, split, index)
-            digest.update(repr((index, label, tuple(image.shape))).encode())
-            digest.update(image.contiguous().numpy().data.cast("B"))
+            sample = read_sample(data, split, index)
+            digest.update(
+                repr((index, mapped(lambda tensor: (tuple(tensor.shape), str(tensor.dtype)), sample))).encode()
+            )
+            for _, tensor in tensors_of(sample):
+                digest.update(raw_bytes(tensor))
     return digest.digest()
+
+
+def _described(part: object) -> str:
+    """Return what a function or object of the user's is, without an address: its type or name, and its fields."""
+    if dataclasses.is_dataclass(part) and not isinstance(part, type):
+        fields = [(field.name, _described(getattr(part, field.name))) for field in dataclasses.fields(part)]
+        return f"{type(part).__qualname__}{fields}"
+    if isinstance(part, functools.partial):
+        return f"partial{[_described(value) for value in (part.func, *part.args, *sorted(part.keywords.items()))]}"
+    if isinstance(part, tuple | list):
+        return repr([_described(item) for item in part])
+    if callable(part):
+        return str(getattr(part, "__qualname__", type(part).__qualname__))
+    return repr(part)

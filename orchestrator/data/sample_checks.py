@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import operator
-from functools import partial
-from typing import Any, TypeGuard
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import IterableDataset, Subset, TensorDataset
+from torch.utils.data import IterableDataset, Subset, TensorDataset, default_collate
 
-from orchestrator.data.dataset import SPLITS, Data, Samples, Split, is_known
+from orchestrator.data.dataset import SPLITS, Data, Samples, Split, is_known, is_tensors
 from orchestrator.errors import ConfigError, DataError, OrchestratorError
 from orchestrator.randomness import own_randomness
 from orchestrator.user_code import ERRORS, called, described
-from orchestrator.validate import finite, tuple_of, whole
+from orchestrator.validate import whole
 
 
-def read_sample(data: Data, split: Split, index: int) -> tuple[Tensor, int]:
+def read_sample(data: Data, split: Split, index: int) -> Any:
     """One checked sample. Raises DataError naming split, index, file (where known) and what is wrong.
 
     An OrchestratorError of the samples themselves says enough, and passes as it is.
@@ -29,25 +29,47 @@ def read_sample(data: Data, split: Split, index: int) -> tuple[Tensor, int]:
         raise
     except ERRORS as error:
         raise DataError(f"{_name(samples, split, index)} cannot be read: {described(error)}") from error
-    if not (isinstance(sample, tuple | list) and len(sample) == 2):
-        got = f"{type(sample).__name__} of {len(sample)}" if isinstance(sample, tuple | list) else type(sample).__name__
-        raise DataError(f"{_name(samples, split, index)} must be a pair (image, label), got {got}")
-    image, label = sample
-    if not isinstance(image, Tensor) or image.dtype not in (torch.float32, torch.uint8):
-        got = str(image.dtype) if isinstance(image, Tensor) else type(image).__name__
-        raise DataError(f"{_name(samples, split, index)} must be a float32 or uint8 tensor, got {got}")
-    _check_dense(_name(samples, split, index), image)
-    if tuple(image.shape) != data.input_shape:
-        raise DataError(f"{_name(samples, split, index)} must have shape {data.input_shape}, got {tuple(image.shape)}")
+    if data.check is not None:
+        try:
+            return data.check(sample)
+        except ValueError as error:
+            raise DataError(f"{_name(samples, split, index)} {error}") from error
+        except ERRORS as error:
+            raise DataError(f"{_name(samples, split, index)} cannot be checked: {described(error)}") from error
+    if data.collate is None and not (isinstance(sample, tuple | list) and len(sample) == 2):
+        raise DataError(
+            f"{_name(samples, split, index)} must be a pair (input, target) unless the data has a collate, got "
+            f"{type(sample).__name__}"
+        )
+    return sample
+
+
+def collated(data: Data, split: Split, samples: list[Any]) -> tuple[Any, Any]:
+    """Return samples as a batch (inputs, targets). Raises DataError, with the user's line, if they do not fit."""
+    collate = data.collate or default_collate
+    what = f"collate {getattr(collate, '__name__', type(collate).__name__)}"
     try:
-        number = operator.index(label)
-    except (TypeError, ValueError):
-        number = -1
-    if not 0 <= number < data.num_classes:
-        value = label.item() if isinstance(label, Tensor) and label.numel() == 1 else label
-        rule = f"must be an integer in [0, {data.num_classes}), got {value!r}"
-        raise DataError(f"the label of {_name(samples, split, index)} {rule}")
-    return image, number
+        batch = collate(samples)
+    except OrchestratorError:
+        raise
+    except ERRORS as error:
+        raise DataError(f"{what} failed on {len(samples)} samples of {split}: {described(error, collate)}") from error
+    if not (isinstance(batch, tuple | list) and len(batch) == 2):
+        raise DataError(f"{what} must return a pair (inputs, targets), got {type(batch).__name__}")
+    return batch[0], batch[1]
+
+
+def prepared(data: Data, inputs: Any, targets: Any, u: Tensor | None) -> tuple[Any, Any]:
+    """Return a batch as the model and the task take it. Raises ConfigError, with the user's line, if that fails."""
+    prepare = data.prepare
+    if prepare is None:
+        return inputs, targets
+    what = f"prepare {getattr(prepare, '__name__', type(prepare).__name__)}"
+    with called(f"{what}, called with (inputs, targets, u),", prepare):
+        batch: Any = prepare(inputs, targets, u)
+    if not (isinstance(batch, tuple | list) and len(batch) == 2):
+        raise ConfigError(f"{what} must return a pair (inputs, targets), got {type(batch).__name__}")
+    return batch[0], batch[1]
 
 
 def check_fields(data: Data) -> None:
@@ -61,31 +83,26 @@ def check_fields(data: Data) -> None:
             raise DataError(f"the {split} split must be a map-style Dataset with a length, got {got}")
         while type(samples) is Subset:
             samples = samples.dataset
-        if in_memory(samples):
+        if is_tensors(samples):
             for tensor in samples.tensors:
-                _check_dense(f"each tensor of the {split} split", tensor)
-    whole("num_classes", data.num_classes, minimum=1, error=DataError)
-    shape: object = data.input_shape
-    if not (isinstance(shape, tuple) and len(shape) == 3):
-        raise DataError(f"input_shape must be a tuple (channels, height, width), got {shape!r}")
-    tuple_of("input_shape", shape, partial(whole, minimum=1, error=DataError))
-    if data.labels and len(data.labels) != data.num_classes:
-        raise DataError(f"labels must name all {data.num_classes} classes or none, got {len(data.labels)} names")
-    augment: Any = data.augment
-    if augment is not None:
-        name = getattr(augment, "__name__", type(augment).__name__)
-        with called(f"draws of augment {name}"):
-            draws: object = getattr(augment, "draws", None)
-        if not (callable(augment) and isinstance(draws, int) and not isinstance(draws, bool) and draws >= 0):
-            raise DataError(f"augment must be callable and have a whole number `draws`, got {name} with {draws!r}")
-    if data.normalize and data.normalized:
-        raise DataError("normalize and normalized must not both be given: images are normalized before or here")
-    for name, value in (("normalize", data.normalize), ("normalized", data.normalized)):
-        if value is not None:
-            mean, std = tuple_of(name, value, lambda _, numbers: numbers, length=2, error=DataError)
-            number = partial(finite, error=DataError)
-            tuple_of(f"mean of {name}", mean, number, length=shape[0], error=DataError)
-            tuple_of(f"std of {name}", std, partial(number, above=0), length=shape[0], error=DataError)
+                if tensor.layout is not torch.strided:
+                    raise DataError(
+                        f"each tensor of the {split} split must be dense, got {tensor.layout}: call to_dense() on it"
+                    )
+    arguments: object = data.model_arguments
+    if not isinstance(arguments, Mapping) or not all(isinstance(name, str) for name in arguments):
+        raise DataError(f"model_arguments must be a dict of arguments by name, got {arguments!r:.200}")
+    for name in ("collate", "check"):
+        if getattr(data, name) is not None and not callable(getattr(data, name)):
+            raise DataError(f"{name} must be None or callable, got {getattr(data, name)!r:.200}")
+    if data.example is not None and not (isinstance(data.example, tuple) and len(data.example) == 2):
+        raise DataError(f"example must be None or a pair (inputs, targets), got {type(data.example).__name__}")
+    if data.prepare is not None:
+        draws: object = getattr(data.prepare, "draws", None)
+        name = getattr(data.prepare, "__name__", type(data.prepare).__name__)
+        if not callable(data.prepare):
+            raise DataError(f"prepare must be None or callable, got {data.prepare!r:.200}")
+        whole(f"draws of prepare {name}", draws, minimum=0, error=DataError)
 
 
 def check_size(split: Split, samples: Samples) -> None:
@@ -101,29 +118,38 @@ def check_split(data: Data, split: Split) -> Tensor | None:
     """
     samples = data.split(split)
     check_size(split, samples)
-    if in_memory(samples):
-        _check_tensors(split, samples)
+    _check_tensors(data, split)
     labels, places = stated_labels(samples), [0]
     if labels is not None:
-        outside = ((labels < 0) | (labels >= data.num_classes)).nonzero().flatten()
         more = [] if known_labels(samples) is not None else spread(len(samples))
-        places = [*outside[:1].tolist(), *places, *more]
+        places = [*_outside(data, labels), *places, *more]
     with own_randomness():
         given = [read_sample(data, split, place) for place in places]
-        if split == "train" and data.augment:
-            _check_augment(data, given[0][0])
-    return labels if labels is not None and labels[places].tolist() == [label for _, label in given] else None
+        inputs, targets = collated(data, split, [given[0], given[0]])
+        if split == "train" and data.prepare is not None:
+            prepared(data, inputs, targets, torch.rand((2, data.prepare.draws)))
+    return labels if labels is not None and [_label(sample) for sample in given] == labels[places].tolist() else None
 
 
-def in_memory(samples: object) -> TypeGuard[TensorDataset]:
-    """Whether `samples` gives out its tensors as they are: a subclass may change what it gives out."""
-    return type(samples) is TensorDataset
+def _label(sample: Any) -> Any:
+    """Return the label of a sample (input, label), or None."""
+    label = sample[1] if isinstance(sample, tuple | list) and len(sample) == 2 else None
+    return label.item() if isinstance(label, Tensor) and label.numel() == 1 else label
+
+
+def _outside(data: Data, labels: Tensor) -> list[int]:
+    """Return the place of a label that is that of no class, so that reading its sample says so."""
+    classes = data.model_arguments.get("num_classes")
+    if data.check is None or not isinstance(classes, int):
+        return []
+    return ((labels < 0) | (labels >= classes)).nonzero().flatten()[:1].tolist()
 
 
 def known_labels(samples: object) -> Tensor | None:
     """All labels (n,) where it is certain, without reading a sample, that `samples` gives out these."""
-    if in_memory(samples):
-        return samples.tensors[1]
+    if is_tensors(samples):
+        labels = samples.tensors[1] if len(samples.tensors) > 1 else None
+        return labels if labels is not None and _are_labels(labels) else None
     if type(samples) is Subset:
         whole = known_labels(samples.dataset)
         return None if whole is None else whole[indices_of(samples)]
@@ -144,9 +170,14 @@ def stated_labels(samples: object) -> Tensor | None:
         labels = torch.as_tensor(stated)
     except (AttributeError, IndexError, TypeError, ValueError, RuntimeError):
         return None
-    if labels.is_floating_point() or labels.is_complex() or labels.shape != (len(samples),):  # type: ignore[arg-type]
+    if not _are_labels(labels) or len(labels) != len(samples):  # type: ignore[arg-type]
         return None
     return labels.to(torch.int64)  # torch compares no unsigned integers of more than 8 bits
+
+
+def _are_labels(labels: Tensor) -> bool:
+    """Whether `labels` are whole numbers of shape (n,)."""
+    return labels.dim() == 1 and not labels.is_floating_point() and not labels.is_complex()
 
 
 def indices_of(part: Subset[Any]) -> list[int]:
@@ -168,41 +199,26 @@ def spread(n: int, count: int = 16) -> list[int]:
     return places
 
 
-def _check_tensors(split: Split, samples: TensorDataset) -> None:
-    if len(samples.tensors) != 2:
-        raise DataError(f"the {split} split must hold (images, labels), got {len(samples.tensors)} tensor(s)")
-    images, labels = samples.tensors
-    if labels.ndim != 1 or labels.is_floating_point() or labels.is_complex():
-        got = f"{labels.dtype} of shape {tuple(labels.shape)}"
-        raise DataError(f"the labels of the {split} split must be integers of shape (n,), got {got}")
-    if images.is_floating_point() and not (finite := torch.isfinite(images)).all():
-        index = int((~finite).flatten(1).any(1).nonzero()[0])
-        raise DataError(f"{split} sample {index} must hold finite numbers only, got NaN or infinity")
-
-
-def _check_dense(what: str, tensor: Tensor) -> None:
-    if tensor.layout is not torch.strided:
-        raise DataError(f"{what} must be dense, got {tensor.layout}: call to_dense() on it")
-
-
-def _check_augment(data: Data, image: Tensor) -> None:
-    """Raise ConfigError unless `data.augment` turns two such images into two that the model and `normalize` expect."""
-    augment = data.augment
-    assert augment is not None  # which the caller has seen
-    what = f"augment {getattr(augment, '__name__', type(augment).__name__)}"
-    with called(f"{what}, called with (images, u),", augment):
-        result: object = augment(torch.stack([image, image]), torch.rand((2, augment.draws)))
-    shape = (2, *data.input_shape)
-    if not (
-        isinstance(result, Tensor)
-        and result.shape == shape
-        and (result.dtype == image.dtype or result.is_floating_point())
-    ):
-        got = f"{result.dtype} {tuple(result.shape)}" if isinstance(result, Tensor) else type(result).__name__
-        raise ConfigError(
-            f"{what} must turn {image.dtype} images of shape {shape} into images of the same shape and dtype, or "
-            f"floating point, got {got}"
+def _check_tensors(data: Data, split: Split) -> None:
+    """Raise DataError for what no sample of tensors in memory would tell."""
+    samples = data.split(split)
+    if not is_tensors(samples):
+        return
+    if data.collate is None and len(samples.tensors) != 2:
+        raise DataError(
+            f"the {split} split must hold two tensors, inputs and targets, unless the data has a collate, got "
+            f"{len(samples.tensors)}"
         )
+    for tensor in samples.tensors:
+        if tensor.is_floating_point() and not (finite := torch.isfinite(tensor)).all():
+            index = int((~finite).flatten(1).any(1).nonzero()[0]) if tensor.dim() > 1 else int((~finite).nonzero()[0])
+            raise DataError(f"{split} sample {index} must hold finite numbers only, got NaN or infinity")
+    check_tensors = getattr(data.check, "check_tensors", None)
+    if check_tensors is not None:
+        try:
+            check_tensors(samples)
+        except ValueError as error:
+            raise DataError(f"the {split} split {error}") from error
 
 
 def _name(samples: Any, split: Split, index: int) -> str:

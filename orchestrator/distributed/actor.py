@@ -38,6 +38,7 @@ from orchestrator.distributed.tensors import share, unshare
 from orchestrator.driver import Driver
 from orchestrator.errors import OrchestratorError, StorageError, is_full
 from orchestrator.experiment import Experiment, Problem
+from orchestrator.objective import Objective
 from orchestrator.record import Record
 from orchestrator.stopping import Floor
 from orchestrator.storage.claims import Claims
@@ -60,11 +61,14 @@ class Report:
     epochs: int
     epochs_left: int
     metrics: EpochMetrics
-    images_per_second: float
+    objective: Objective
+    samples_per_second: float
     workers: int
 
     @staticmethod
-    def of(work: Train, metrics: EpochMetrics, done: int, images_per_second: float, workers: int) -> Report:
+    def of(
+        work: Train, metrics: EpochMetrics, objective: Objective, done: int, samples_per_second: float, workers: int
+    ) -> Report:
         epochs_left = work.epochs - done + (work.rounds - work.round) * work.epochs
         return Report(
             round=work.round,
@@ -74,7 +78,8 @@ class Report:
             epochs=work.epochs,
             epochs_left=epochs_left,
             metrics=metrics,
-            images_per_second=images_per_second,
+            objective=objective,
+            samples_per_second=samples_per_second,
             workers=workers,
         )
 
@@ -267,7 +272,7 @@ class DriverActor:
         self._claims.release(work.key)
         if record is None:
             return
-        self._log.info("round committed", test_accuracy=record.metrics["test_accuracy"], seconds=record.seconds)
+        self._log.info("round committed", objective=record.objective.name, test=record.test, seconds=record.seconds)
         if all(record.key != known.key for known in self._records):
             self._records.append(record)
 
@@ -298,9 +303,9 @@ class DriverActor:
             self._metrics.show(
                 round=report.round,
                 density=report.density,
-                val_accuracy=report.metrics.val_accuracy,
+                val_objective=report.metrics.val[report.objective.name],
                 epochs_done=report.epochs_done,
-                images_per_second=report.images_per_second,
+                samples_per_second=report.samples_per_second,
             )
         if self._state.stop_asked:
             return "stop"

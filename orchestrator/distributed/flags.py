@@ -11,7 +11,9 @@ import tempfile
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Annotated, TypeVar
+
+import tyro
 
 from orchestrator.distributed.deployment import Deployment, Workers
 from orchestrator.distributed.termination import GO_ON, Terminated, print_last, raise_terminated
@@ -20,10 +22,11 @@ from orchestrator.errors import ConfigError, OrchestratorError
 from orchestrator.experiment import Experiment
 from orchestrator.files import expand_home
 from orchestrator.formatting import plain, print_problems
+from orchestrator.objective import Objective
 from orchestrator.stopping import Floor
 from orchestrator.storage.opening import open_store
 
-_AS = "97 is 97 % of the images, 0.5 is one of 200 images"
+_AS = "97 is 97 % of the samples, 0.5 is one of 200 samples"
 
 
 @dataclass(frozen=True)
@@ -78,27 +81,31 @@ class SweepFlags(Flags):
     """Folder for the report."""
     max_concurrent: int | None = None
     """Paths at a time; left out: as many as the cluster holds."""
-    target_accuracy: float | None = None
-    """Cut a path after a round whose validation accuracy is below this, in per cent: 97."""
+    target: Annotated[float | None, tyro.conf.arg(aliases=["--target-accuracy"])] = None
+    """Cut a path after a round whose validation objective is worse than this: an accuracy in per cent, as 97, another
+    objective in its own unit."""
     max_drop: float | None = None
-    """Cut a path after a round whose validation accuracy is more than this below dense, in per cent: 0.5."""
+    """Cut a path after a round whose validation objective is more than this worse than dense: an accuracy in per cent,
+    as 0.5, another objective in its own unit."""
     asha: bool = False
     """Stop the weaker half of the paths early, round by round (successive halving)."""
     tracker: TrackerName | None = None
     """Log every path to a tracker."""
 
-    def stop(self) -> Floor | None:
+    def stop(self, objective: Objective) -> Floor | None:
         """Return the floor that the flags name, if any. Raises ConfigError."""
-        accuracy, drop = self.target_accuracy, self.max_drop
-        if accuracy is not None and drop is not None:
-            raise ConfigError(f"give --target-accuracy or --max-drop, not both, got {accuracy:g} and {drop:g}")
-        if accuracy is not None and not 1 < accuracy <= 100:
-            raise ConfigError(f"--target-accuracy must be in per cent, above 1 and up to 100, got {accuracy:g}: {_AS}")
+        target, drop = self.target, self.max_drop
+        if target is not None and drop is not None:
+            raise ConfigError(f"give --target or --max-drop, not both, got {target:g} and {drop:g}")
+        if target is None and drop is None:
+            return None
+        if not objective.fraction:
+            return Floor(target, drop)
+        if target is not None and not 1 < target <= 100:
+            raise ConfigError(f"--target must be in per cent, above 1 and up to 100, got {target:g}: {_AS}")
         if drop is not None and not (drop == 0 or 0.1 <= drop <= 100):
             raise ConfigError(f"--max-drop must be in per cent, 0 or from 0.1 to 100, got {drop:g}: {_AS}")
-        if accuracy is None and drop is None:
-            return None
-        return Floor(None if accuracy is None else accuracy / 100, None if drop is None else drop / 100)
+        return Floor(None if target is None else target / 100, None if drop is None else drop / 100)
 
 
 F = TypeVar("F", bound=Flags)

@@ -8,6 +8,7 @@ from typing import Any
 
 from ray.tune.schedulers import ASHAScheduler
 
+from orchestrator.objective import ACCURACY, Objective
 from orchestrator.sealed import seal
 from orchestrator.storage.store import Store
 
@@ -30,17 +31,21 @@ class Stops:
 class Halving(ASHAScheduler):  # type: ignore[misc]
     """ASHA (Li et al. 2020) with the round as its resource: the weaker half of the paths that reach a rung stops."""
 
-    def __init__(self, stops: Stops, rounds: int, before: Mapping[str, Sequence[float]]) -> None:
-        """`before`: of every path of the sweep, the validation accuracies of the rounds that storage holds already.
+    def __init__(
+        self, stops: Stops, rounds: int, before: Mapping[str, Sequence[float]], objective: Objective = ACCURACY
+    ) -> None:
+        """`before`: of every path, the objective on validation data of the rounds that storage holds already.
 
         They stand in the rungs from the start, and a path is not judged again by what it has passed.
         """
-        super().__init__(time_attr="round", metric="val_accuracy", mode="max", max_t=rounds, reduction_factor=2)
+        super().__init__(
+            time_attr="round", metric=f"val_{objective.name}", mode=objective.mode, max_t=rounds, reduction_factor=2
+        )
         self._stops, self._before = stops, before
-        for path, accuracies in before.items():
+        for path, values in before.items():
             for milestone, recorded in self._brackets[0]._rungs:
-                if milestone < len(accuracies):
-                    recorded[f"before: {path}"] = accuracies[milestone]
+                if milestone < len(values):
+                    recorded[f"before: {path}"] = objective.gain(values[milestone])  # as ASHA keeps them
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         if "failure" not in result and result["round"] < len(self._before.get(result["path"], ())):

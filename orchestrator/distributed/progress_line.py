@@ -132,20 +132,21 @@ class Pace:
 
 
 def epoch_line(report: Report, seconds_left: float | None) -> str:
-    metrics = report.metrics
+    metrics, objective = report.metrics, report.objective
     left = "" if seconds_left is None else f"  {duration(seconds_left)} left"
     return (
         f"round {report.round}/{report.rounds}  epoch {report.epochs_done}/{report.epochs}  "
         f"density {report.density:.3f}  lr {metrics.lr:.3g}  loss {metrics.train_loss:.4f}  "
-        f"val {metrics.val_accuracy:.2%}  {report.images_per_second:,.0f} images/s on {report.workers} worker(s){left}"
+        f"val {objective.text(metrics.val[objective.name])}  {report.samples_per_second:,.0f} samples/s on "
+        f"{report.workers} worker(s){left}"
     )
 
 
 def round_line(record: Record) -> str:
-    metrics = record.metrics
+    text = record.objective.text
     dead = f"  no weight left in: {', '.join(record.dead_layers)}" if record.dead_layers else ""
     return (
         f"round {record.round} done: density {record.density:.3f} ({compression(record.compression)})  "
-        f"val {metrics['val_accuracy']:.2%}  test {metrics['test_accuracy']:.2%}  "
+        f"val {text(record.val)}  test {text(record.test)}  "
         f"{size(record.model_bytes)}  {duration(record.seconds)}{dead}"
     )

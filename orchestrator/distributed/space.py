@@ -19,6 +19,7 @@ from orchestrator.distributed.tuner import run_paths
 from orchestrator.errors import ConfigError, OrchestratorError
 from orchestrator.experiment import Experiment
 from orchestrator.extras import extra
+from orchestrator.objective import ACCURACY, Objective
 from orchestrator.problem import load_problem
 from orchestrator.stopping import Floor
 from orchestrator.storage.ledger import Ledger
@@ -36,6 +37,7 @@ def sweep_space(
     *,
     samples: int = 20,
     metrics: Mapping[str, str] | None = None,
+    objective: Objective = ACCURACY,
     address: str | None = None,
     max_concurrent: int | None = None,
     floor: Floor | None = None,
@@ -47,8 +49,8 @@ def sweep_space(
 
     `space`: name -> a domain of `ray.tune` (`tune.choice`, `tune.uniform`, ...); `build` makes an experiment of a
     point {name: value}, whose name gets an ending of its own. `metrics`: what of a path's last round is to be "max" or
-    "min"; by default {"val_accuracy": "max", "compression": "max"}, whose best trade-offs are sought. The rest as in
-    `sweep_paths`. Raises ConfigError.
+    "min"; by default the `objective` of the experiments on validation data, in its better direction, and
+    {"compression": "max"}, whose best trade-offs are sought. The rest as in `sweep_paths`. Raises ConfigError.
     """
     with extra("optuna", "sweep_space"):
         import optuna
@@ -61,12 +63,12 @@ def sweep_space(
     began = time.perf_counter()
     sweep = checked_sweep(storage, deployment, max_concurrent, floor)
     ledger = Ledger(open_store(storage))
-    metrics = metrics or {"val_accuracy": "max", "compression": "max"}
+    metrics = metrics or {f"val_{objective.name}": objective.mode, "compression": "max"}
     path_of = partial(_path_of, build, sweep.deployment)
     sampler = OptunaSearch(metric=list(metrics), mode=list(metrics.values()), sampler=TPESampler(seed=seed))
     results = run_paths(
         path_of,
-        replace(sweep, paths=samples),
+        replace(sweep, paths=samples, objective=objective),
         space,
         tune.TuneConfig(num_samples=samples, max_concurrent_trials=max_concurrent, search_alg=sampler),
         address=address,

@@ -106,7 +106,7 @@ def sweep_paths(
         scheduler = _halving(stops, drivers) if asha else None
         found = run_paths(
             lambda point: paths[point["path"]],
-            replace(sweep, paths=len(missing)),
+            replace(sweep, paths=len(missing), objective=drivers[missing[0]].problem.objective),
             {"path": tune.grid_search(missing)},
             tune.TuneConfig(max_concurrent_trials=max_concurrent, scheduler=scheduler),
             address=address,
@@ -209,10 +209,12 @@ def _paths(
 
 
 def _halving(stops: Stops, drivers: Mapping[str, Driver]) -> Halving:
-    before = {
-        label: [record.metrics["val_accuracy"] for record in driver.records()] for label, driver in drivers.items()
-    }
-    return Halving(stops, max(len(driver.densities) for driver in drivers.values()), before)
+    before = {label: [record.val for record in driver.records()] for label, driver in drivers.items()}
+    objectives = {driver.problem.objective for driver in drivers.values()}
+    if len(objectives) > 1:
+        names = ", ".join(sorted(objective.name for objective in objectives))
+        raise ConfigError(f"asha compares paths by one objective, got {names}: sweep each task by itself")
+    return Halving(stops, max(len(driver.densities) for driver in drivers.values()), before, objectives.pop())
 
 
 def outcome_of(driver: Driver, result: tune.Result | None) -> Outcome:
@@ -226,10 +228,10 @@ def outcome_of(driver: Driver, result: tune.Result | None) -> Outcome:
         return Outcome(experiment, "failed", records, str(result.error).strip().splitlines()[-1])
     if not records:
         return Outcome(experiment, "failed", records, "no round was committed")
-    dense, last = (record.metrics["val_accuracy"] for record in (records[0], records[-1]))
+    dense, last, objective = records[0].val, records[-1].val, records[0].objective
     if floor and driver.is_over():
-        why = f"below the floor of {floor.of(dense):.2%}"
-        why += ", as is the dense network" if dense < floor.of(dense) else ""
+        why = f"worse than the floor of {objective.text(floor.of(dense, objective))}"
+        why += ", as is the dense network" if floor.margin(dense, dense, objective) < 0 else ""
     else:
         why = "stopped by ASHA"
-    return Outcome(experiment, "cut", records, f"validation accuracy {last:.2%}, {why}")
+    return Outcome(experiment, "cut", records, f"validation {objective.name} {objective.text(last)}, {why}")

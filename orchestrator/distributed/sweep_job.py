@@ -13,6 +13,7 @@ from orchestrator.errors import ConfigError
 from orchestrator.experiment import Experiment
 from orchestrator.formatting import duration, make_console
 from orchestrator.report import print_table
+from orchestrator.task import objective_of
 
 if TYPE_CHECKING:
     from orchestrator.distributed.sweep import SweepResult
@@ -22,7 +23,7 @@ def run_sweep(experiments: Sequence[Experiment], flags: SweepFlags) -> int:
     """Train all paths, show what came of them, and return the exit code."""
     from orchestrator.distributed.sweep import sweep_paths
 
-    floor, deployment = flags.stop(), flags.deployment()
+    floor, deployment = flags.stop(objective_of(experiments[0].task)), flags.deployment()
     experiments = [flags.seeded(experiment) for experiment in experiments]
     callbacks = [tracker(flags.tracker, experiments[0].name)] if flags.tracker else []
     result = sweep_paths(
@@ -43,8 +44,8 @@ def run_search(experiment: Experiment, flags: SweepFlags, *, probes: int) -> int
     """Find the smallest density above the flags' floor, say what it is, and return 1 if nothing stays above it."""
     from orchestrator.distributed.sweep import search
 
-    if (floor := flags.stop()) is None:
-        raise ConfigError("a search needs --target-accuracy or --max-drop, got neither")
+    if (floor := flags.stop(objective_of(experiment.task))) is None:
+        raise ConfigError("a search needs --target or --max-drop, got neither")
     if flags.asha or flags.tracker:
         raise ConfigError("a search is one path after another: it takes neither --asha nor --tracker")
     experiment = flags.seeded(experiment)
@@ -58,10 +59,13 @@ def run_search(experiment: Experiment, flags: SweepFlags, *, probes: int) -> int
         probes=probes,
     )
     first = found.records[0]
-    val, test = (statistics.median(r.metrics[f"{split}_accuracy"] for r in found.records) for split in ("val", "test"))
+    text = first.objective.text
+    val, test = (
+        text(statistics.median(values)) for values in zip(*((r.val, r.test) for r in found.records), strict=True)
+    )
     print(
-        f"{'smallest' if found.holds else 'none holds; best'}: {first.compression:.2f}x, val {val:.2%}, "
-        f"test {test:.2%}, round {first.round} of {found.experiment.name} ({found.reason}); "
+        f"{'smallest' if found.holds else 'none holds; best'}: {first.compression:.2f}x, val {val}, "
+        f"test {test}, round {first.round} of {found.experiment.name} ({found.reason}); "
         f"{found.rounds} rounds and {found.epochs} epochs looked at"
     )
     code = 0 if found.holds else 1

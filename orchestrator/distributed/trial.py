@@ -18,13 +18,14 @@ from orchestrator.distributed.deployment import Deployment
 from orchestrator.driver import Driver
 from orchestrator.errors import OrchestratorError
 from orchestrator.experiment import Experiment, Problem
+from orchestrator.objective import ACCURACY, Objective
 from orchestrator.record import Record
 from orchestrator.stopping import Floor
 from orchestrator.storage.ledger import Ledger
 from orchestrator.storage.opening import open_store
 
 MAX_POLL_SECONDS = 30.0  # between two looks whether a round was committed
-_MEASURES = ("density", "compression", "train_loss", "val_accuracy", "test_accuracy", "model_bytes", "epochs")
+_MEASURES = ("density", "compression", "train_loss", "model_bytes", "epochs")  # of a round, beside its metrics
 
 
 @dataclass(frozen=True)
@@ -45,18 +46,23 @@ class SweptPath:
 
 @dataclass(frozen=True)
 class Sweep:
-    """What all trials of a sweep share. `job` tells its actors and failures from those of other sweeps."""
+    """What all trials of a sweep share.
+
+    `job` tells its actors and failures from those of other sweeps. `objective`: the metric that decides in all of them.
+    """
 
     storage: str
     deployment: Deployment
     floor: Floor | None
     job: str
     paths: int = 1
+    objective: Objective = ACCURACY
 
 
 def run_trial(config: dict[str, Any], path_of: Callable[[dict[str, Any]], SweptPath], sweep: Sweep) -> None:
     """Train the path of `config` and report every round of it to Tune, whoever trained it."""
-    told: dict[str, Any] = {"path": "", "round": -1, **dict.fromkeys(_MEASURES, math.nan)}
+    metrics = [f"{split}_{sweep.objective.name}" for split in ("val", "test")]  # Tune wants them of a failure, too
+    told: dict[str, Any] = {"path": "", "round": -1, **dict.fromkeys((*_MEASURES, *metrics), math.nan)}
     try:
         path = path_of(config)
         told["path"] = path.label

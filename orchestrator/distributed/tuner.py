@@ -22,6 +22,7 @@ from orchestrator.distributed.deployment import Workers
 from orchestrator.distributed.progress_line import paths_shown
 from orchestrator.distributed.trial import Sweep, SweptPath, run_trial
 from orchestrator.formatting import compression, duration, make_console
+from orchestrator.objective import Objective
 from orchestrator.storage.opening import open_store
 
 _RESTARTS = 3  # of a trial whose process dies; the ledger makes each a resume
@@ -80,7 +81,7 @@ def _make_tuner(
         run_config=tune.RunConfig(
             name=f"sweep-{sweep.job[:8]}",
             storage_path=folder,
-            callbacks=[*callbacks, ShowRounds(sweep.paths)],
+            callbacks=[*callbacks, ShowRounds(sweep.paths, sweep.objective)],
             failure_config=tune.FailureConfig(max_failures=_RESTARTS),
             verbose=0,
         ),
@@ -103,18 +104,20 @@ def concurrent_paths(workers: Workers, paths: int) -> int:
 class ShowRounds(tune.Callback):  # type: ignore[misc]
     """A line for every round of every path, and for what happens to a path."""
 
-    def __init__(self, paths: int) -> None:
+    def __init__(self, paths: int, objective: Objective) -> None:
         self._paths, self._ended, self._began = paths, 0, time.monotonic()
+        self._objective = objective
 
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any) -> None:
         if "failure" in result:
             _say(result, f"[red]failed[/red]: {escape(result['failure'])}")
             return
+        name, text = self._objective.name, self._objective.text
         _say(
             result,
             f"round {result['round']}/{result['rounds']}  {result['technique']}  "
-            f"{compression(result['compression'])}  val {result['val_accuracy']:.2%}  "
-            f"test {result['test_accuracy']:.2%}",
+            f"{compression(result['compression'])}  val {text(result[f'val_{name}'])}  "
+            f"test {text(result[f'test_{name}'])}",
         )
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:

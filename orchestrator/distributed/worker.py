@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -33,9 +33,11 @@ from orchestrator.storage.ledger import Ledger
 from orchestrator.storage.opening import open_store
 from orchestrator.storage.progress import ProgressWriter, newest_progress
 from orchestrator.storage.store import Store
+from orchestrator.task import objective_of
 from orchestrator.train_state import TrainState
 from orchestrator.training import collectives
-from orchestrator.training.trainer import TakeProgress, Trainer
+from orchestrator.training.attempt import TakeProgress
+from orchestrator.training.trainer import Trainer
 from orchestrator.user_code import ERRORS
 from orchestrator.work import Answer, EpochMetrics, Progress, Train, Trained, Work
 
@@ -231,6 +233,7 @@ class Watch:
     ) -> None:
         self._config, self._key, self._link, self._writer, self._log = config, key, link, writer, log
         self._trainer, self._metrics = trainer, metrics
+        self._objective = objective_of(config.experiment.task)
         self._saved = self._looked = time.monotonic()
         self._reported = 0.0
         self._steps = self._steps_to_look = 1
@@ -241,17 +244,19 @@ class Watch:
         self,
         work: Train,
         metrics: EpochMetrics,
-        images_per_second: float,
+        samples_per_second: float,
         take_progress: TakeProgress,
     ) -> None:
         self._metrics.add(data_blocked_seconds=self._trainer.batches.take_waited())
         if collectives.rank() != 0:
             return
         done = metrics.epoch - work.first_epoch + 1
-        self._log.info("epoch done", epochs_done=done, epochs=work.epochs, **asdict(metrics))
+        self._log.info("epoch done", epochs_done=done, epochs=work.epochs, **metrics.numbers())
         if (now := time.monotonic()) - self._reported > LOOK_SECONDS:
             self._reported = now
-            self._link.report(work.key, Report.of(work, metrics, done, images_per_second, collectives.world_size()))
+            self._link.report(
+                work.key, Report.of(work, metrics, self._objective, done, samples_per_second, collectives.world_size())
+            )
         if self._is_due() and done < work.epochs and (progress := take_progress()):
             self._save(progress)
 

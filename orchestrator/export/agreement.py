@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from orchestrator.errors import ExportError
 from orchestrator.export.program import first_cause
-from orchestrator.modules import tensor_answer
+from orchestrator.modules import logits_of
 
 Array: TypeAlias = np.ndarray[Any, Any]
 
@@ -26,7 +26,7 @@ def noise(input_shape: tuple[int, ...]) -> Tensor:
 def answers(module: nn.Module, images: Tensor) -> Array:
     """Return the logits (n, classes). Raise ExportError unless they are a tensor of finite numbers, at least one."""
     try:
-        logits: Array = tensor_answer(module, module(images), ExportError).float().numpy()
+        logits: Array = logits_of(module(images), ExportError).float().numpy()
     except ExportError:
         raise
     except Exception as error:

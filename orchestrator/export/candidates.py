@@ -123,7 +123,7 @@ def candidate(name: str, ledger: Ledger, record: Record, data: Data) -> Candidat
     model, options = _setting(record, "model"), _setting(record, "model_options")
     if data.identity != _setting(record, "data_identity"):
         raise DataError(f"round {record.key[:12]} was trained on other data: pass --data as the job had it")
-    dense = build_model(model, options, num_classes=data.num_classes, input_shape=data.input_shape, seed=0)
+    dense = build_model(model, options, data.model_arguments, seed=0)
     try:
         module = shrink(dense, record.kept_channels).eval()
     except ConfigError as error:
@@ -145,6 +145,6 @@ def candidate(name: str, ledger: Ledger, record: Record, data: Data) -> Candidat
         "kept": record.kept,
         "prunable": record.prunable,
         "channels": record.channels and {name: record.channels[name] for name in ("unit", *UNITS)},
-        "test_accuracy": record.metrics["test_accuracy"],
+        "test_accuracy": record.test,
     }
     return Candidate(name, module, model, options, Preprocessing.of(data), record.kept_channels, origin)

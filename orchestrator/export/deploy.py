@@ -31,7 +31,7 @@ from orchestrator.export.proof import Artifact, ExportedNetworks, Facts, Skipped
 from orchestrator.export.pte_file import save_pte
 from orchestrator.export.runtimes import Array, not_run
 from orchestrator.files import atomic_write, check_writable
-from orchestrator.modules import tensor_answer
+from orchestrator.modules import logits_of as tensor_of
 from orchestrator.pruning.channels.graph import Kept
 from orchestrator.pruning.macs import count_macs
 from orchestrator.training.state import model_tensors
@@ -209,7 +209,7 @@ def _measured(
 
 def _facts(candidate: Candidate, reference: Array | None, data: Data | None) -> Facts:
     parameters = list(candidate.module.parameters())  # a shared one once
-    macs = count_macs(in_float32(candidate.module), candidate.preprocessing.input_shape)
+    macs = count_macs(in_float32(candidate.module), torch.zeros((1, *candidate.preprocessing.input_shape)))
     return Facts(
         name=candidate.name,
         parameters=sum(parameter.numel() for parameter in parameters),
@@ -227,7 +227,7 @@ def _reference(module: nn.Module, data: Data) -> Array:
 
     def run(images: Array) -> Array:
         with torch.inference_mode():
-            logits: Array = tensor_answer(module, module(torch.from_numpy(images)), ExportError).float().numpy()
+            logits: Array = tensor_of(module(torch.from_numpy(images)), ExportError).float().numpy()
         return logits
 
     return logits_of(run, data)

@@ -59,8 +59,7 @@ class Network:
         module = build_model(
             self.model,
             self.options,
-            num_classes=len(self.preprocessing.labels),
-            input_shape=self.preprocessing.input_shape,
+            {"num_classes": len(self.preprocessing.labels), "input_shape": self.preprocessing.input_shape},
             seed=0,
         )
         module = shrink(module, self.channels).eval()

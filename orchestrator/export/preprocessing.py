@@ -43,10 +43,10 @@ class Preprocessing:
 
     @staticmethod
     def of(data: Data) -> Preprocessing:
-        """As `data` has it; outputs without a name are numbered."""
-        channels = data.input_shape[0]
-        mean, std = data.normalize or data.normalized or ((0.0,) * channels, (1.0,) * channels)
-        return Preprocessing(data.input_shape, mean, std, data.labels or numbered(data.num_classes))
+        """As `data` has it, which must be labelled images. Raises ExportError for other data."""
+        if "input_shape" not in data.model_arguments:
+            raise ExportError("only networks for labelled images can be exported: make the data with image_data")
+        return Preprocessing(data.model_arguments["input_shape"], data.about.mean, data.about.std, data.about.labels)
 
     @staticmethod
     def imagenet(module: nn.Module) -> Preprocessing:

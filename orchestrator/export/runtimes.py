@@ -51,7 +51,7 @@ def _torch(model: str | None) -> Runtime:
 
     from orchestrator.export.batch_norm import in_float32
     from orchestrator.export.packed_file import load_packed
-    from orchestrator.modules import tensor_answer
+    from orchestrator.modules import logits_of
 
     def load(path: Path, threads: int) -> Run:
         torch.set_num_threads(threads)
@@ -59,7 +59,7 @@ def _torch(model: str | None) -> Runtime:
 
         @torch.inference_mode()
         def run(images: Array) -> Array:
-            answer = tensor_answer(module, module(torch.from_numpy(images)), ExportError)
+            answer = logits_of(module(torch.from_numpy(images)), ExportError)
             logits: Array = answer.float().numpy()
             return logits
 

@@ -84,7 +84,7 @@ def is_classifier(spec: str) -> bool:
     return bool(colon) and package in CLASSIFIERS
 
 
-def published_tensors(spec: str, options: Mapping[str, Any], input_shape: tuple[int, int, int]) -> Tensors:
+def published_tensors(spec: str, options: Mapping[str, Any], arguments: Mapping[str, Any]) -> Tensors:
     """Return the published weights of a classifier that can be built, by name, with their own number of classes.
 
     They are downloaded, unless torch's or Hugging Face's cache holds them. timm changes the first convolution for
@@ -96,7 +96,7 @@ def published_tensors(spec: str, options: Mapping[str, Any], input_shape: tuple[
         with own_randomness(), one_thread():
             seed_all(0)
             if package == "timm":
-                module = _published_timm(name, input_shape[0], others)
+                module = _published_timm(name, arguments["input_shape"][0], others)
             else:
                 module = _published_torchvision(name, others)
     except OrchestratorError:

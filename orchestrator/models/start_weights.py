@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -19,13 +20,14 @@ from orchestrator.train_state import Tensors
 MAX_NAMES = 5  # of tensors in a message
 
 
-def load_start_weights(module: nn.Module, experiment: Experiment, input_shape: tuple[int, int, int]) -> list[str]:
+def load_start_weights(module: nn.Module, experiment: Experiment, arguments: Mapping[str, Any]) -> list[str]:
     """Put the weights that `experiment` starts from into `module`; return the names of the loaded tensors.
 
     These are the tensors of the file `start_from`, or the published ones of a torchvision or timm classifier with the
     option `pretrained`. Without either, nothing is loaded. Parameters and buffers must be those of the model, by name
-    and shape. The layers that `new_layers` names keep what `module` has. Values are converted to the model's types.
-    Raises ConfigError for weights that cannot be read or are not those of the model.
+    and shape. `arguments`: those that the model was built with. The layers that `new_layers` names keep what `module`
+    has. Values are converted to the model's types. Raises ConfigError for weights that cannot be read or are not those
+    of the model.
     """
     model, path = experiment.model, experiment.start_from
     published = is_classifier(model) and bool(experiment.model_options.get("pretrained"))
@@ -35,7 +37,7 @@ def load_start_weights(module: nn.Module, experiment: Experiment, input_shape: t
         source, given = f"start_from {path!r}", _read(path)
     elif published:
         source = f"the published weights of {model}"
-        given = published_tensors(model, experiment.model_options, input_shape)
+        given = published_tensors(model, experiment.model_options, arguments)
     elif experiment.new_layers:
         raise ConfigError(f"new_layers must be empty without start_from or pretrained, got {experiment.new_layers}")
     else:

@@ -1,4 +1,4 @@
-"""Multiply-accumulate operations (MACs) of one image."""
+"""Multiply-accumulate operations (MACs) of one sample."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
+from orchestrator.modules import model_call
+from orchestrator.nested import number_of_samples
 from orchestrator.randomness import own_randomness
 
 
@@ -58,8 +60,10 @@ def _arguments(part: nn.Module, inputs: tuple[Any, ...], named: Mapping[str, Any
 
 
 @torch.no_grad()
-def count_macs(module: nn.Module, input_shape: tuple[int, int, int]) -> Macs:
-    """MACs of all convolutions, linear layers, attention projections and recurrent layers for one image of (C, H, W).
+def count_macs(module: nn.Module, inputs: Any) -> Macs:
+    """MACs of all convolutions, linear layers, attention projections and recurrent layers for one sample.
+
+    `inputs`: a batch as the model is called with it; the mean over its samples is returned.
 
     The module is left as it is.
     """
@@ -75,9 +79,10 @@ def count_macs(module: nn.Module, input_shape: tuple[int, int, int]) -> Macs:
     hooks = [part.register_forward_hook(see, with_kwargs=True) for part in module.modules()]
     try:
         with own_randomness():
-            module.eval()(torch.zeros((1, *input_shape)))
+            model_call(module.eval(), inputs)
     finally:
         for hook in hooks:
             hook.remove()
         module.train(was_training)
-    return Macs(dense, effective)
+    samples = max(1, number_of_samples(inputs))
+    return Macs(dense // samples, effective // samples)

@@ -107,7 +107,7 @@ class Comparison:
             return []
         row = self.recommendation.row
         records = [record for record in self.records_by_experiment[row.experiment] if record.round == row.round]
-        return sorted(records, key=lambda record: (-record.metrics["val_accuracy"], record.seed))
+        return sorted(records, key=lambda record: (-record.val, record.seed))
 
     @cached_property
     def front(self) -> list[Row]:
@@ -208,7 +208,7 @@ def bootstrap_intervals(samples: Sequence[Sequence[float]]) -> list[tuple[float,
 def _paired_by_seed(first: dict[int, Record], second: dict[int, Record]) -> dict[int, float]:
     """Return first minus second by seed, where both have the same network and did not share the round."""
     return {
-        seed: first[seed].metrics["test_accuracy"] - second[seed].metrics["test_accuracy"]
+        seed: first[seed].test - second[seed].test
         for seed in sorted(first.keys() & second.keys())
         if first[seed].key != second[seed].key and _network(first[seed]) == _network(second[seed])
     }

@@ -158,7 +158,7 @@ def rounds_table(records: Iterable[Record]) -> SortableTable:
     lines: list[list[Any]] = [
         [
             plain(record.experiment), plain(record.technique), record.seed, record.round, record.density,
-            record.compression, record.weights_kept, record.metrics["val_accuracy"], record.metrics["test_accuracy"],
+            record.compression, record.weights_kept, record.val, record.test,
             record.metrics.get("train_loss"), record.epochs, record.seconds, record.model_bytes,
             len(record.dead_layers), record.key[:12],
         ]

@@ -16,7 +16,7 @@ from rich.text import Text
 
 from orchestrator.files import written_for_report
 from orchestrator.formatting import compression, duration, make_console, percent, plain, size
-from orchestrator.record import METRICS, Record
+from orchestrator.record import Record
 from orchestrator.report.summary import RECOMMENDATION_RULE, Row, summary
 
 FIELDS = ("experiment", "key", "parent", "round", "technique", "density", "kept", "prunable", "weights", "seed")
@@ -69,7 +69,8 @@ def json_line(record: Record) -> str:
     return json.dumps(
         {
             **{name: getattr(record, name) for name in FIELDS},
-            "metrics": {name: record.metrics.get(name) for name in METRICS},
+            "objective": record.objective.name,
+            "metrics": record.metrics,
             "epochs": record.epochs,
             "seconds": record.seconds,
             "bytes": record.model_bytes,
@@ -82,14 +83,21 @@ def save_csv(records: Iterable[Record], path: Path) -> Path:
 
     Raises OrchestratorError if `path` cannot be written.
     """
+    records = list(records)
     with written_for_report(path), open(path, "w", newline="", encoding="utf-8") as file:
         lines = csv.writer(file)
-        lines.writerow([*FIELDS, *METRICS, "epochs", "seconds", "bytes", "compression"])
+        names = sorted({name for record in records for name in record.metrics}, key=_in_order)
+        lines.writerow([*FIELDS, "objective", *names, "epochs", "seconds", "bytes", "compression"])
         for record in records:
-            fields = [_csv_cell(getattr(record, name)) for name in FIELDS]
-            metrics = [record.metrics.get(name) for name in METRICS]
+            fields = [*(_csv_cell(getattr(record, name)) for name in FIELDS), _csv_cell(record.objective.name)]
+            metrics = [record.metrics.get(name) for name in names]
             lines.writerow([*fields, *metrics, record.epochs, record.seconds, record.model_bytes, record.compression])
     return path
+
+
+def _in_order(metric: str) -> tuple[int, str]:
+    """Return the place of a column: the training loss, then validation, then test."""
+    return ("train_", "val_", "test_").index(metric.partition("_")[0] + "_") if "_" in metric else 3, metric
 
 
 def _summary_table(rows: Sequence[Row], gap: int, columns: Sequence[tuple[str, Callable[[Row], str]]]) -> Table:
@@ -139,8 +147,8 @@ def _status_table(records: Iterable[Record]) -> Table:
             f"{record.density:.4g}",
             compression(record.compression),
             f"{record.weights_kept:,}",
-            percent(record.metrics["val_accuracy"]),
-            percent(record.metrics["test_accuracy"]),
+            percent(record.val),
+            percent(record.test),
             str(record.epochs),
             f"{record.seconds:,.1f}",
             f"{record.model_bytes / 1e6:,.3f}",

@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import ParamSpec, TypeVar
+from typing import ParamSpec, Protocol, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -52,6 +52,18 @@ def sum_over_workers(tensor: Tensor) -> Tensor:
     if world_size() > 1:
         _wait(dist.all_reduce(tensor, async_op=True))
     return tensor
+
+
+class Computed(Protocol):
+    """A metric that adds up over the workers what each has seen, when it is asked for its value."""
+
+    def compute(self) -> Tensor: ...
+
+
+@_collective
+def value_of(metric: Computed) -> float:
+    """Return the value of a metric; every worker must call it."""
+    return float(metric.compute())
 
 
 @_collective
@@ -110,14 +122,20 @@ def averaging(module: nn.Module, last: bool) -> AbstractContextManager[object]:
 
 
 def average_gradients(module: nn.Module) -> None:
-    """On CPUs, where there is nothing to overlap with: the mean over the workers, in one message.
+    """Give every trained parameter the mean of the workers' gradients; where none is, that is zero.
+
+    On CPUs in one message, as there is nothing to overlap with.
 
     Its order of summation is the same in every step, so training that goes on in the middle of an epoch keeps its bits.
     """
-    if world_size() == 1 or _averages_in_backward():
+    if _averages_in_backward():
         return
     parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    # A branch that a worker did not take has a gradient of zero there, as in the mean over the whole batch.
+    for parameter in parameters:
+        if parameter.grad is None:  # of a branch that was not taken: zero, whatever the number of workers
+            parameter.grad = torch.zeros_like(parameter)
+    if world_size() == 1:
+        return
     gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
     flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
     parts = sum_over_workers(flat.div_(world_size())).split([parameter.numel() for parameter in parameters])

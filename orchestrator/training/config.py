@@ -35,7 +35,6 @@ class TrainingConfig:
     schedule: Schedule
     optimizer: Optimizer = field(default_factory=SGD)
     clip_norm: float | None = None
-    label_smoothing: float = 0.0
     accumulate: int = 1
     ema: float | None = None
     precision: Literal["fp32", "bf16"] = "fp32"
@@ -55,7 +54,6 @@ class TrainingConfig:
             finite("training.clip_norm", self.clip_norm, above=0, way_out="None does not clip")
         if self.ema is not None:
             fraction("training.ema", self.ema)
-        fraction("training.label_smoothing", self.label_smoothing, zero=True)
         one_of("training.precision", self.precision, ["fp32", "bf16"])
         flag("training.channels_last", self.channels_last)
         flag("training.compile", self.compile)

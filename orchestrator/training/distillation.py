@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch.nn.functional as F
 from torch import Tensor
 
 from orchestrator.validate import finite, fraction
@@ -14,9 +13,9 @@ from orchestrator.validate import finite, fraction
 class Distillation:
     """Have the dense round teach every later round (Hinton, Vinyals and Dean 2015, sections 2 and 2.1).
 
-    The loss of a later round is (1 - weight) * task loss + weight * temperature^2 * KL(teacher || student) over
-    softmax(logits / temperature). The teacher is the whole dense network as round 0 left it, in evaluation mode. It
-    sees the batch that the student sees, augmentation included.
+    The loss of a later round is (1 - weight) * task loss + weight * temperature^2 * divergence, which the task
+    computes: for a classifier KL(teacher || student) over softmax(logits / temperature). The teacher is the whole dense
+    network as round 0 left it, in evaluation mode. It sees the batch that the student sees, augmentation included.
     """
 
     weight: float = 0.5
@@ -26,9 +25,6 @@ class Distillation:
         fraction("Distillation.weight", self.weight, one=True)
         finite("Distillation.temperature", self.temperature, above=0)
 
-    def loss(self, task_loss: Tensor, student: Tensor, teacher: Tensor) -> Tensor:
-        """Return the loss of a batch from `task_loss`, a sum over the batch, and logits of shape (n, classes, ...)."""
-        log_student = F.log_softmax(student.float() / self.temperature, dim=1)
-        log_teacher = F.log_softmax(teacher.float() / self.temperature, dim=1)
-        divergence = F.kl_div(log_student, log_teacher, reduction="sum", log_target=True)
-        return (1 - self.weight) * task_loss + self.weight * self.temperature**2 * divergence
+    def mixed(self, loss: Tensor, divergence: Tensor) -> Tensor:
+        """Return the loss of a batch from the task's own loss and the divergence, both sums over the batch."""
+        return (1 - self.weight) * loss + self.weight * self.temperature**2 * divergence

@@ -45,7 +45,7 @@ TARGETS = {("resnet50", "packed"): 10_700_000, ("resnet50", "packed-fp16"): 5_80
 def test_files(tmp_path: Path, name: str) -> None:
     candidates = []
     for title, made in NETWORKS.items():
-        module = build_model(f"torchvision:{name}", {}, num_classes=1000, input_shape=SHAPE, seed=0)
+        module = build_model(f"torchvision:{name}", {}, {"num_classes": 1000, "input_shape": SHAPE}, seed=0)
         module, kept = made(settled(module))
         candidates.append(Candidate(title, module, f"torchvision:{name}", {}, Preprocessing.imagenet(module), kept))
     deployment = deploy(candidates, tmp_path, formats=FORMATS)

@@ -39,7 +39,7 @@ def folder(tmp_path_factory):
     return root
 
 
-def test_images_per_second(folder, tmp_path, s3_uri):
+def test_samples_per_second(folder, tmp_path, s3_uri):
     began = time.perf_counter()
     pack(str(folder), str(tmp_path / "packed"), shard_mb=8)
     packing = time.perf_counter() - began
@@ -67,7 +67,7 @@ def test_images_per_second(folder, tmp_path, s3_uri):
     assert ratio["packed"] > 0.9
 
 
-def test_images_per_second_against_ray_data(folder, tmp_path, monkeypatch):
+def test_samples_per_second_against_ray_data(folder, tmp_path, monkeypatch):
     """The same images, decoding and batches through both, on the same two cores, an epoch each in turn."""
     pack(str(folder), str(tmp_path), shard_mb=8)
     data = load_data("imagefolder", {"image_size": 224}, root=str(tmp_path))

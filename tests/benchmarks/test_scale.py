@@ -21,12 +21,14 @@ import pytest
 import tiny
 import torch
 from benchmarks.simulated_store import Clock, RealClock, SimulatedStore
+from tiny import measured
 
 from orchestrator.distributed import actor as actor_module
 from orchestrator.distributed import metrics, path_trainer, sweep, trial
 from orchestrator.distributed.tensors import share, unshare
 from orchestrator.driver import Driver
 from orchestrator.experiment import Experiment, Problem, round_keys, round_settings
+from orchestrator.objective import ACCURACY
 from orchestrator.pruning import Geometric
 from orchestrator.storage import claims
 from orchestrator.storage.ledger import Ledger
@@ -41,7 +43,7 @@ ROUND, CHECKPOINT, BEAT, GROUP = 300.0, 30.0, 10.0, 10.0  # seconds: a round, be
 ARRIVAL = 60.0  # seconds in which all paths start
 S3_LIMITS = {"reads": 5500, "writes": 3500}  # a second and prefix; https://docs.aws.amazon.com/AmazonS3 "performance"
 SHAPES = {"conv.weight": (4, 3, 3, 3), "fc.weight": (10, 20)}
-PROBLEM = Problem(SHAPES, "model", "data", 10, (3, 8, 8))
+PROBLEM = Problem(SHAPES, "model", "data", ACCURACY)
 
 
 def train(request: Train) -> Trained:
@@ -53,8 +55,8 @@ def train(request: Train) -> Trained:
         for name, weight in model.items()
     }
     optimizer = {f"{name}/momentum_buffer": tensor * 0.5 for name, tensor in model.items()}
-    history = tuple(EpochMetrics(request.first_epoch + e, 0.1, 1.0, 1.0, 0.5) for e in range(request.epochs))
-    return Trained(TrainState(model, optimizer), history, 0.75, seconds=ROUND, images_per_second=1.0)
+    history = tuple(EpochMetrics(request.first_epoch + e, 0.1, 1.0, measured(0.5)) for e in range(request.epochs))
+    return Trained(TrainState(model, optimizer), history, measured(0.75), seconds=ROUND, samples_per_second=1.0)
 
 
 @dataclass

@@ -64,7 +64,7 @@ def step_seconds(model, batch: tuple[int, ...], masks, repeats: int) -> tuple[li
 )
 def test_masked_step(name, options, batch, repeats):
     torch.set_num_threads(2)
-    model = build_model(name, options, num_classes=10, input_shape=batch[1:], seed=0).train()
+    model = build_model(name, options, {"num_classes": 10, "input_shape": batch[1:]}, seed=0).train()
     weights = {n: w.detach() for n, w in prunable_weights(model).items()}
     dense, masked = step_seconds(model, batch, prune_globally(weights, 0.2), repeats)
     ratio = statistics.median(masked) / statistics.median(dense)
@@ -80,7 +80,7 @@ def test_masked_step(name, options, batch, repeats):
 )
 @pytest.mark.parametrize("density", [0.5, 0.1])
 def test_size_of_a_committed_model(name, options, shape, density):
-    model = build_model(name, options, num_classes=1000 if shape[1] > 32 else 10, input_shape=shape, seed=0)
+    model = build_model(name, options, {"num_classes": 1000 if shape[1] > 32 else 10, "input_shape": shape}, seed=0)
     weights = {n: w.detach() for n, w in prunable_weights(model).items()}
     tensors = {n: t.detach() for n, t in model_tensors(model).items()}
     masks = prune_globally(weights, density)
@@ -99,7 +99,7 @@ def plain_digits(epochs: int, rounds: int, threads: int) -> list[float]:
     torch.set_num_threads(threads)
     data = load_data("digits", {})
     images, labels = data.train.tensors
-    model = build_model("resnet8", {"width": 8}, num_classes=10, input_shape=(1, 8, 8), seed=0)
+    model = build_model("resnet8", {"width": 8}, {"num_classes": 10, "input_shape": (1, 8, 8)}, seed=0)
     layers = [(m, "weight") for m in model.modules() if isinstance(m, torch.nn.Conv2d | torch.nn.Linear)]
     seconds = []
     for index in range(1 + rounds):

@@ -22,6 +22,7 @@ from waiting import wait_for
 from orchestrator.data.batches import Batches, check_batch_size
 from orchestrator.data.builtin import CropAndFlip
 from orchestrator.data.dataset import Data
+from orchestrator.data.image_data import image_data
 from orchestrator.data.load import complete, load_data
 from orchestrator.errors import ConfigError, DataError
 
@@ -71,11 +72,11 @@ class Slow(Noisy):
 def in_memory(n: int = 70, augmented: bool = True) -> Data:
     """Image i holds 16 different numbers, from 16 i on; the label is i."""
     splits = [TensorDataset(torch.arange(16.0 * k).view(k, 1, 4, 4), torch.arange(k)) for k in (n, 11, 13)]
-    return Data(*splits, num_classes=n, input_shape=(1, 4, 4), augment=CropAndFlip(pad=1) if augmented else None)
+    return image_data(*splits, num_classes=n, input_shape=(1, 4, 4), augment=CropAndFlip(pad=1) if augmented else None)
 
 
 def noisy(n: int = 70) -> Data:
-    return Data(Noisy(n), Noisy(11), Noisy(13), num_classes=n, input_shape=(1, 1, 3))
+    return image_data(Noisy(n), Noisy(11), Noisy(13), num_classes=n, input_shape=(1, 1, 3))
 
 
 def batches(data: Data, batch_size: int = 10, rank: int = 0, world: int = 1, **options: object) -> Batches:
@@ -181,7 +182,7 @@ def test_the_randomness_of_the_process_stays_untouched(data: Data, loader_worker
 
 
 def test_loader_processes_live_from_epoch_to_epoch_until_closed() -> None:
-    one = batches(Data(Process(), Process(), Process(), 24, (1, 1, 3)), 4, loader_workers=2)
+    one = batches(image_data(Process(), Process(), Process(), 24, (1, 1, 3)), 4, loader_workers=2)
 
     def facts(pass_: Iterator[Batch]) -> list[set[int]]:
         images = torch.cat([images for images, _ in pass_]).flatten(1).long()
@@ -211,7 +212,7 @@ def test_an_epoch_may_be_left_in_its_middle(loader_workers: int, closing: list[B
 
 @pytest.mark.parametrize("loader_workers", [0, 2])
 def test_a_sample_that_fails_is_named_in_one_sentence(loader_workers: int, closing: list[Batches]) -> None:
-    one = batches(Data(Failing(40), Noisy(9), Failing(9), 40, (1, 1, 3)), loader_workers=loader_workers)
+    one = batches(image_data(Failing(40), Noisy(9), Failing(9), 40, (1, 1, 3)), loader_workers=loader_workers)
     closing.append(one)
     with pytest.raises(DataError) as caught:
         list(one.train(0))
@@ -225,9 +226,9 @@ def test_a_sample_that_fails_is_named_in_one_sentence(loader_workers: int, closi
 
 @pytest.mark.parametrize(("classes", "shape"), [(30, (1, 1, 3)), (40, (1, 3, 1))])
 def test_samples_are_checked_when_read(classes: int, shape: tuple[int, int, int]) -> None:
-    rule = r"the label of train sample 3\d must be an integer in \[0, 30\)" if classes == 30 else "must have shape"
+    rule = r"train sample 3\d must have as its label an integer in \[0, 30\)" if classes == 30 else "must have shape"
     with pytest.raises(DataError, match=rule):
-        list(batches(Data(Noisy(40), Noisy(9), Noisy(9), classes, shape)).train(0))
+        list(batches(image_data(Noisy(40), Noisy(9), Noisy(9), classes, shape)).train(0))
 
 
 @pytest.fixture
@@ -308,7 +309,7 @@ def test_batches_that_cannot_be_shared(n: int, batch_size: int, world: int, mess
 @pytest.mark.parametrize("loader_workers", [0, 2])
 def test_the_time_that_training_waits_for_data(closing: list[Batches], loader_workers: int) -> None:
     """That of reading, less what is read while something else goes on; in memory there is none."""
-    slow = Data(Slow(70), Slow(11), Slow(13), num_classes=70, input_shape=(1, 1, 3))
+    slow = image_data(Slow(70), Slow(11), Slow(13), num_classes=70, input_shape=(1, 1, 3))
     closing.append(one := batches(slow, loader_workers=loader_workers))
     list(one.evaluate("test"))
     one.take_waited()
@@ -336,7 +337,7 @@ def test_other_settings_are_checked() -> None:
     with pytest.raises(ConfigError, match="loader_workers must be a whole number of 0 or more, got -1"):
         batches(in_memory(), loader_workers=-1)
     with pytest.raises(ValueError, match="load_data or complete"):
-        batches(Data(Noisy(20), None, Noisy(9), 20, (1, 1, 3)))
+        batches(image_data(Noisy(20), None, Noisy(9), 20, (1, 1, 3)))
 
 
 @pytest.mark.parametrize("normalize", [None, ((0.25, 0.5), (0.5, 2.0))])
@@ -345,7 +346,7 @@ def test_other_settings_are_checked() -> None:
 def test_images_become_normalised_floats_in_the_layout_asked_for(normalize, dtype, channels_last) -> None:
     stored = torch.randint(0, 256, (6, 2, 5, 4), generator=torch.Generator().manual_seed(0)).to(dtype)
     split = TensorDataset(stored.clone(), torch.arange(6).to(torch.uint8))
-    data = complete(Data(split, split, split, 6, (2, 5, 4), normalize=normalize))
+    data = complete(image_data(split, split, split, 6, (2, 5, 4), normalize=normalize))
     mean, std = (torch.tensor(v).view(2, 1, 1) for v in normalize or ((0.0, 0.0), (1.0, 1.0)))
     expected = ((stored / 255 if dtype == torch.uint8 else stored) - mean) / std
     one = batches(data, 6, channels_last=channels_last)
@@ -384,7 +385,7 @@ def passes(one: Batches):
 def test_evaluation_batches_shrink_with_the_size_of_the_images() -> None:
     def sizes(side: int, batch_size: int) -> list[int]:
         split = TensorDataset(torch.zeros(700, 1, side, side, dtype=torch.uint8), torch.zeros(700).long())
-        one = batches(Data(split, split, split, 1, (1, side, side)), batch_size)
+        one = batches(image_data(split, split, split, 1, (1, side, side)), batch_size)
         return [len(labels) for _, labels in one.evaluate("val")]
 
     assert sizes(8, 10) == [512, 188]
@@ -400,7 +401,9 @@ def test_an_epoch_can_begin_at_any_of_its_steps(
     """In memory and read by loaders; after the last step there is nothing left."""
     images = torch.arange(23 * 16).view(23, 1, 4, 4).float()
     splits = [TensorDataset(images, torch.arange(23)) for _ in range(3)]
-    memory = Data(*splits, num_classes=23, input_shape=(1, 4, 4), augment=CropAndFlip(pad=1) if augmented else None)
+    memory = image_data(
+        *splits, num_classes=23, input_shape=(1, 4, 4), augment=CropAndFlip(pad=1) if augmented else None
+    )
     for data, size in ((memory, 5), (imagefolder(folder), 4)):
         one = batches(data, size, loader_workers=loader_workers)
         closing.append(one)

@@ -23,6 +23,7 @@ from torch.utils.data import Dataset, IterableDataset, Subset, TensorDataset, ra
 
 from orchestrator.data.builtin import CropAndFlip
 from orchestrator.data.dataset import Data, fixed_order
+from orchestrator.data.image_data import image_data
 from orchestrator.data.load import complete, load_data
 from orchestrator.errors import ConfigError, DataError
 
@@ -30,12 +31,13 @@ USER_MODULE = """
 import torch
 from torch.utils.data import TensorDataset
 from orchestrator.data.dataset import Data
+from orchestrator.data.image_data import image_data
 
 def split(n):
     return TensorDataset(torch.zeros(n, 1, 4, 4), torch.arange(n) % 3)
 
 def plain(n=30):
-    return Data(split(n), split(6), split(9), num_classes=3, input_shape=(1, 4, 4))
+    return image_data(split(n), split(6), split(9), num_classes=3, input_shape=(1, 4, 4))
 
 def rooted(root, n=30):
     assert root == "/some/folder"
@@ -58,8 +60,8 @@ def tensors(n: int = 40, classes: int = 4, seed: int = 0) -> TensorDataset:
 
 
 def make(**changes: object) -> Data:
-    data = Data(tensors(40), tensors(8, seed=1), tensors(12, seed=2), num_classes=4, input_shape=(2, 3, 3))
-    return replace(data, **changes)
+    given = {"train": tensors(40), "val": tensors(8, seed=1), "test": tensors(12, seed=2), "num_classes": 4}
+    return image_data(**{**given, "input_shape": (2, 3, 3), **changes})
 
 
 class Listed(Dataset[object]):
@@ -136,11 +138,11 @@ def without(value: float) -> TensorDataset:
         ({"normalize": (("a", "b"), (1.0, 1.0))}, r"mean of normalize\[0\] must be a finite number, got 'a'"),
         ({"normalize": ((0.5, 0.5), (0.5, 0.0))}, r"std of normalize\[1\] must be a finite number above 0, got 0.0"),
         ({"normalize": ((0.5, 0.5), (0.5, math.inf))}, r"std of normalize\[1\] must be .* got inf"),
-        ({"num_classes": 3}, r"the label of train sample 3 must be an integer in \[0, 3\), got 3"),
-        ({"test": TensorDataset(torch.zeros(3, 2, 3, 3), torch.tensor([0, 1, -1]))}, "label of test sample 2 .*got -1"),
-        ({"val": TensorDataset(torch.zeros(2, 2, 3, 3), torch.zeros(2))}, "labels of the val split .*torch.float32"),
+        ({"num_classes": 3}, r"train sample 3 must have as its label an integer in \[0, 3\), got 3"),
+        ({"test": TensorDataset(torch.zeros(3, 2, 3, 3), torch.tensor([0, 1, -1]))}, "test sample 2 .*got -1"),
+        ({"val": TensorDataset(torch.zeros(2, 2, 3, 3), torch.zeros(2))}, "val split .*torch.float32"),
         ({"val": TensorDataset(torch.zeros(2, 2, 3, 3), torch.zeros(2, 1).long())}, r"val split .*shape \(2, 1\)"),
-        ({"train": TensorDataset(torch.zeros(2, 2, 3, 3)), "val": None}, r"train split must hold \(images, labels\)"),
+        ({"train": TensorDataset(torch.zeros(2, 2, 3, 3)), "val": None}, r"train split must hold two tensors"),
         ({"train": Subset(tensors(), [])}, "the train split must hold at least one sample, got none"),
         ({"test": Endless()}, "the test split must be a map-style Dataset with a length, got Endless"),
         ({"input_shape": (2, 3, 4)}, r"train sample 0 must have shape \(2, 3, 4\), got \(2, 3, 3\)"),
@@ -148,9 +150,9 @@ def without(value: float) -> TensorDataset:
         ({"train": without(float("-inf"))}, "train sample 3 must hold finite numbers"),
         ({"val": TensorDataset(torch.zeros(2, 2, 3, 3).double(), torch.zeros(2).long())}, "val sample 0 .*float64"),
         ({"test": Listed((np.zeros((2, 3, 3)), 0))}, "test sample 0 must be a float32 or uint8 tensor, got ndarray"),
-        ({"test": Listed((GOOD[0], 4))}, r"label of test sample 0 must be an integer in \[0, 4\), got 4"),
-        ({"test": Listed((GOOD[0], 0.0))}, "label of test sample 0 must be an integer .*got 0.0"),
-        ({"test": Listed((GOOD[0], "cat"))}, "label of test sample 0 .*got 'cat'"),
+        ({"test": Listed((GOOD[0], 4))}, r"test sample 0 must have as its label an integer in \[0, 4\), got 4"),
+        ({"test": Listed((GOOD[0], 0.0))}, "test sample 0 must have as its label an integer .*got 0.0"),
+        ({"test": Listed((GOOD[0], "cat"))}, "test sample 0 .*got 'cat'"),
         ({"test": Listed(GOOD, targets=[0, 9])}, None),  # `targets` that are not the labels are not believed
         ({"test": Listed(GOOD, GOOD, targets=[0, 9])}, None),
         ({"test": Listed(GOOD, GOOD, targets=[0, 9], target_transform=abs)}, None),
@@ -241,7 +243,7 @@ def test_labels_may_be_of_any_integers(dtype: torch.dtype, kind: type[TensorData
     narrow = kind(images, (labels % 2).to(dtype))
     data = complete(make(train=narrow, val=None, test=Subset(narrow, [0, 1, 2])))
     assert [int(label) for _, label in data.test] == [0, 1, 0]
-    with pytest.raises(DataError, match=r"label of train sample 1 must be an integer in \[0, 1\)"):
+    with pytest.raises(DataError, match=r"train sample 1 must have as its label an integer in \[0, 1\)"):
         complete(make(train=narrow, val=None, num_classes=1))
 
 

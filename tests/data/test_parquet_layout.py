@@ -108,7 +108,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "no label": (lambda r: with_row(r, 20, label=""), "train/_index.csv must name the rows of all files"),
     "another label": (
         lambda r: with_row(r, 20, label=9),
-        r"label of train sample 3 \(.*/train/00000.parquet: .*JPEG\) must be an integer in \[0, 3\), got 9",
+        r"train sample 3 \(.*/train/00000.parquet: .*JPEG\) must have as its label an integer in \[0, 3\), got 9",
     ),
     "an image before the others": (lambda r: with_row(r, 40, start=4), NO_ORDER),
     "an image of no bytes": (lambda r: with_row(r, 40, size=0), NO_ORDER),

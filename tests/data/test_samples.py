@@ -23,6 +23,7 @@ from orchestrator.data import separate_process
 from orchestrator.data.batches import Batches
 from orchestrator.data.dataset import Data, Samples
 from orchestrator.data.decoding import decoded
+from orchestrator.data.image_data import image_data
 from orchestrator.data.images import ImageFiles
 from orchestrator.data.load import complete
 from orchestrator.errors import DataError, StorageError
@@ -70,7 +71,7 @@ class Stated(Dataset[object]):
 
 def data(train: Samples, val: Samples | None = None, test: Samples | None = None) -> Data:
     plain = TensorDataset(*tensors(4))
-    return complete(Data(train, val, plain if test is None else test, num_classes=4, input_shape=SHAPE))
+    return complete(image_data(train, val, plain if test is None else test, num_classes=4, input_shape=SHAPE))
 
 
 def given(made: Data, split: str, loader_workers: int = 0) -> dict[float, int]:
@@ -150,7 +151,7 @@ def test_labels_of_a_subclass_of_ours_are_those_given_out(tmp_path: Path) -> Non
         Image.new("L", (2, 2), 7).save(tmp_path / name)
     decode = partial(decoded, transform=Image.Image.copy)
     files = Relabelled(tmp_path, np.array([os.fsencode(name) for name in names]), np.arange(8) % 4, decode)
-    made = complete(Data(files, files, files, num_classes=4, input_shape=(3, 2, 2)))
+    made = complete(image_data(files, files, files, num_classes=4, input_shape=(3, 2, 2)))
     assert labels_of(made).tolist() == [0, 2, 1, 0, 3, 2, 1, 0] == [label for _, label in made.test]
 
 

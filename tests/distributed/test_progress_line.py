@@ -7,20 +7,22 @@ import re
 
 import pytest
 import tiny
+from tiny import measured
 
 from orchestrator.distributed.actor import Report, Status
 from orchestrator.distributed.progress_line import Pace, epoch_line, path_line, round_line
 from orchestrator.distributed.sweep import sweep_paths
+from orchestrator.objective import ACCURACY
 from orchestrator.pruning import OneShot
 from orchestrator.record import Blob, Record
 from orchestrator.techniques import FineTuning
 from orchestrator.work import EpochMetrics
 
-REPORT = Report(2, 14, 0.64, 7, 30, 383, EpochMetrics(6, 0.1, 0.0123, 0.5, 0.97), 5400.0, 2)
+REPORT = Report(2, 14, 0.64, 7, 30, 383, EpochMetrics(6, 0.1, 0.0123, measured(0.97, 0.5)), ACCURACY, 5400.0, 2)
 RECORD = Record(
     key="k", parent=None, experiment="e", round=2, technique="LearningRateRewinding", density=0.64, kept=12457,
     prunable=19464, seed=0, metrics={"train_loss": 0.1, "val_accuracy": 0.9833, "test_accuracy": 0.9966}, history=[],
-    layers={}, dead_layers=[], epochs=30, seconds=125.0, images_per_second=1.0, attempts=1, gap_seconds=None, workers=1,
+    layers={}, dead_layers=[], epochs=30, seconds=125.0, samples_per_second=1.0, attempts=1, workers=1,
     settings={}, versions={}, finished_at="", blobs={"model.safetensors": Blob("", 60917)},
 )  # fmt: skip
 

@@ -132,7 +132,7 @@ def test_a_search_loads_its_problem_once(tmp_path, monkeypatch):
     monkeypatch.setattr(
         sweep, "search_density", lambda _, floor, train, probes: [len(train(look, floor)[0]) for look in looks]
     )
-    assert search(looks[0], Floor(accuracy=0.0), str(tmp_path)) == [2, 3]
+    assert search(looks[0], Floor(target=0.0), str(tmp_path)) == [2, 3]
     assert len(loaded) == 1
 
 
@@ -147,7 +147,7 @@ def test_a_path_that_is_cut_leaves_the_checkpoints_of_others_alone(tmp_path):
     problem, _ = load_problem(TINY)
     file = f"train/{Driver(TINY, ledger, problem).keys[2]}/000001-00000000.safetensors"
     ledger.store.write(file, b"another job's")
-    (cut,) = sweep_paths([TINY], str(tmp_path), floor=Floor(accuracy=1.0)).outcomes
+    (cut,) = sweep_paths([TINY], str(tmp_path), floor=Floor(target=1.0)).outcomes
     assert (cut.state, len(cut.records)) == ("cut", 2)
     assert cut.reason.endswith("below the floor of 100.00%, as is the dense network")
     assert ledger.store.exists(file)

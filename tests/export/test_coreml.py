@@ -34,7 +34,7 @@ on_linux = pytest.mark.skipif(platform.system() == "Darwin", reason="a Mac runs 
 
 def network(name, density=1.0):
     spec = f"export.networks:{name}" if hasattr(networks, name) else name
-    module = settled(build_model(spec, {}, num_classes=4, input_shape=GREY.input_shape, seed=2))
+    module = settled(build_model(spec, {}, {"num_classes": 4, "input_shape": GREY.input_shape}, seed=2))
     return pruned(module, density) if density < 1 else module
 
 

@@ -21,7 +21,7 @@ NO_ONNX = {"vit_h_14": TOO_LARGE, "regnet_y_128gf": TOO_LARGE}  # every other on
 
 @pytest.mark.parametrize("name", models.list_models(module=models))
 def test_pack_unpack_and_onnx(tmp_path, name):
-    module = build_model(f"torchvision:{name}", {}, num_classes=1000, input_shape=SHAPE, seed=0)
+    module = build_model(f"torchvision:{name}", {}, {"num_classes": 1000, "input_shape": SHAPE}, seed=0)
     module = pruned(module, 0.3).eval()
     file = save_packed(module, tmp_path / "n", model=f"torchvision:{name}", preprocessing=PREPROCESSING)
     again = model_tensors(load_packed(file))

@@ -40,7 +40,7 @@ def test_only_where_it_may():
     [("torchvision:resnet18", 20), ("torchvision:mobilenet_v2", 52), ("resnet20", 21)],
 )
 def test_every_norm_of_a_network(spec, norms):
-    module = settled(build_model(spec, {}, num_classes=10, input_shape=(3, 64, 64), seed=0))
+    module = settled(build_model(spec, {}, {"num_classes": 10, "input_shape": (3, 64, 64)}, seed=0))
     images = torch.randn(2, 3, 64, 64)
     with torch.no_grad():
         first = next(p for p in module.parameters() if p.ndim == 4)

@@ -35,7 +35,7 @@ def logits(module, batch):
 @pytest.fixture(scope="module")
 def resnet(tmp_path_factory):
     """(network, its float32 file)"""
-    module = settled(build_model("resnet8", {}, num_classes=4, input_shape=GREY.input_shape, seed=2))
+    module = settled(build_model("resnet8", {}, {"num_classes": 4, "input_shape": GREY.input_shape}, seed=2))
     return module, save_onnx(module, tmp_path_factory.mktemp("onnx") / "resnet.onnx", GREY)
 
 

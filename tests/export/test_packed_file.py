@@ -24,7 +24,7 @@ from orchestrator.training.state import model_tensors
 
 def built(name, density=None):
     spec = f"export.networks:{name}" if hasattr(networks, name) else name
-    module = build_model(spec, {}, num_classes=len(GREY.labels), input_shape=GREY.input_shape, seed=3)
+    module = build_model(spec, {}, {"num_classes": len(GREY.labels), "input_shape": GREY.input_shape}, seed=3)
     module = settled(module)
     return spec, pruned(module, density) if density else module
 
@@ -122,7 +122,7 @@ def test_a_network_with_fewer_channels_comes_back(tmp_path, name, half, fold):
 
 
 def test_of_a_torchvision_classifier_the_name_is_enough(tmp_path):
-    module = build_model("torchvision:squeezenet1_1", {}, num_classes=17, input_shape=(3, 224, 224), seed=0)
+    module = build_model("torchvision:squeezenet1_1", {}, {"num_classes": 17, "input_shape": (3, 224, 224)}, seed=0)
     path = save_packed(module, tmp_path / "n", model="torchvision:squeezenet1_1")
     assert bits(loaded(path)) == bits(module)
     assert packed_file.read_network(path).preprocessing.labels == tuple(map(str, range(17)))
@@ -176,7 +176,7 @@ def test_folded_is_the_same_function_with_fewer_tensors(tmp_path):
 
 
 def test_resnet50_at_a_tenth_is_as_small_as_promised(tmp_path):
-    module = build_model("torchvision:resnet50", {}, num_classes=1000, input_shape=(3, 224, 224), seed=0)
+    module = build_model("torchvision:resnet50", {}, {"num_classes": 1000, "input_shape": (3, 224, 224)}, seed=0)
     module = pruned(settled(module), 0.1)
     whole = save_packed(module, tmp_path / "whole", model="torchvision:resnet50")
     half = save_packed(module, tmp_path / "half", model="torchvision:resnet50", half=True)

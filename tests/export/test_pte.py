@@ -28,7 +28,7 @@ def test_without_its_package(tmp_path, monkeypatch):
 def test_its_runtime_gives_the_same_outputs(tmp_path, name):
     pytest.importorskip("executorch.runtime")
     spec = f"export.networks:{name}" if hasattr(networks, name) else name
-    module = settled(build_model(spec, {}, num_classes=4, input_shape=GREY.input_shape, seed=2))
+    module = settled(build_model(spec, {}, {"num_classes": 4, "input_shape": GREY.input_shape}, seed=2))
     path = save_pte(module, tmp_path / "n.pte", GREY)
     batch = np.random.default_rng(0).standard_normal((3, *GREY.input_shape), dtype=np.float32)
     got = runtime_of(path).load(path, 1)(batch)

@@ -13,9 +13,13 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 from orchestrator.data.dataset import Data
+from orchestrator.data.image_data import image_data
+from orchestrator.data.load import complete
 from orchestrator.errors import ConfigError
-from orchestrator.models.build import build_model, check_model
+from orchestrator.model_check import check_model
+from orchestrator.models.build import build_model
 from orchestrator.pruning import prunable_weights
+from orchestrator.task import Classification
 
 USER_MODULE = """
 import random
@@ -78,12 +82,12 @@ def user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 def build(
     spec: str, num_classes: int = 10, shape: tuple[int, int, int] = (3, 8, 8), seed: int = 0, **options: object
 ) -> nn.Module:
-    return build_model(spec, options, num_classes=num_classes, input_shape=shape, seed=seed)
+    return build_model(spec, options, {"num_classes": num_classes, "input_shape": shape}, seed=seed)
 
 
 def data(num_classes: int = 10, shape: tuple[int, int, int] = (3, 8, 8)) -> Data:
     split = TensorDataset(torch.zeros(4, *shape), torch.zeros(4, dtype=torch.long))
-    return Data(split, split, split, num_classes, shape)
+    return image_data(split, split, split, num_classes, shape)
 
 
 def resnet_weights(depth: int, width: int, channels: int, classes: int, projection: bool) -> int:
@@ -113,7 +117,7 @@ def test_cifar_resnet_has_the_known_number_of_prunable_weights(depth, options, c
 @pytest.mark.parametrize("shape", [(3, 32, 32), (1, 8, 8), (4, 7, 9), (1, 1, 1)])
 def test_cifar_resnet_takes_any_image_in_any_layout(shortcut: str, shape: tuple[int, int, int]) -> None:
     model = build("resnet8", num_classes=7, shape=shape, width=3, shortcut=shortcut)
-    check_model(model, data(7, shape))
+    check_model(model, complete(data(7, shape)), Classification())
     images = torch.randn(5, *shape)
     model.eval()
     torch.testing.assert_close(model(images.to(memory_format=torch.channels_last)), model(images))
@@ -157,7 +161,7 @@ def test_building_and_checking_leave_the_randomness_of_the_process_alone(user: s
     expected = draw()
     seed()
     build("user_models:three_generators")
-    check_model(build("resnet8"), data())
+    check_model(build("resnet8"), complete(data()), Classification())
     assert draw() == expected
 
 
@@ -165,7 +169,7 @@ def test_torchvision_models_give_plain_logits_while_training() -> None:
     for name, side in (("resnet18", 32), ("mobilenet_v3_small", 32), ("googlenet", 32), ("squeezenet1_0", 32)):
         shape = (3, side, side)
         model = build(f"torchvision:{name}", num_classes=6, shape=shape)
-        check_model(model, data(6, shape))
+        check_model(model, complete(data(6, shape)), Classification())
         assert model.training
         assert model(torch.randn(2, *shape)).shape == (2, 6), name
 
@@ -189,7 +193,7 @@ def test_a_vision_transformer_is_prunable_as_well() -> None:
     weights = prunable_weights(model)
     assert weights["heads.head.weight"].shape == (5, 768)
     assert weights["conv_proj.weight"].shape == (768, 3, 16, 16)
-    check_model(model, data(5, (3, 32, 32)))
+    check_model(model, complete(data(5, (3, 32, 32))), Classification())
 
 
 def test_user_functions_get_what_their_signature_takes(user: str) -> None:
@@ -228,7 +232,7 @@ def test_user_functions_get_what_their_signature_takes(user: str) -> None:
 )
 def test_mistakes_are_named(user: str, spec: str, options: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError, match=message) as caught:
-        build_model(spec, options, num_classes=10, input_shape=(3, 32, 32), seed=0)
+        build_model(spec, options, {"num_classes": 10, "input_shape": (3, 32, 32)}, seed=0)
     assert "\n" not in str(caught.value)
 
 
@@ -242,7 +246,7 @@ def test_timm_models_take_any_channels_and_classes() -> None:
     pytest.importorskip("timm")
     model = build("timm:resnet18", num_classes=7, shape=(1, 32, 32))
     assert (model.conv1.weight.shape, model.fc.weight.shape) == ((64, 1, 7, 7), (7, 512))
-    check_model(model, data(7, (1, 32, 32)))
+    check_model(model, complete(data(7, (1, 32, 32))), Classification())
     transformer = build("timm:vit_tiny_patch16_224", num_classes=5, shape=(3, 32, 32), img_size=32)
     inner = 12 * (4 + 8) * 192**2  # of each block: four projections of the attention, and a multi-layer perceptron
     assert sum(weight.numel() for weight in prunable_weights(transformer).values()) == inner + 192 * (3 * 16**2 + 5)
@@ -274,7 +278,6 @@ def test_torchvision_needs_three_channels() -> None:
 @pytest.mark.parametrize(
     ("kind", "got"),
     [
-        ("tuple", "got tuple"),
         ("none", "got NoneType"),
         ("narrow", r"got \(2, 9\) of torch.float32"),
         ("flat", r"got \(20,\)"),
@@ -283,17 +286,17 @@ def test_torchvision_needs_three_channels() -> None:
 )
 def test_check_model_says_what_came(user: str, kind: str, got: str) -> None:
     model = build(f"{user}:Wrapped", kind=kind)
-    rule = r"must (turn \(2, 3, 8, 8\) into float logits of shape \(2, 10\)|answer with a tensor of logits)"
-    with pytest.raises(ConfigError, match=f"model Wrapped {rule}, {got}"):
-        check_model(model, data())
+    rule = r"must (give float logits of shape \(samples, 10\)|return a tensor, .*)"
+    with pytest.raises(ConfigError, match=f"the model {rule}, {got}"):
+        check_model(model, complete(data()), Classification())
 
 
 def test_check_model_wraps_what_the_forward_raises(user: str) -> None:
     model = build(f"{user}:Wrapped", kind="tuple")
     with pytest.raises(
-        ConfigError, match=r"Wrapped cannot take images of shape \(2, 3, 9, 9\): RuntimeError"
+        ConfigError, match=r"Wrapped cannot take inputs of shape \(2, 3, 9, 9\): RuntimeError"
     ) as caught:
-        check_model(model, data(shape=(3, 9, 9)))
+        check_model(model, complete(data(shape=(3, 9, 9))), Classification())
     assert isinstance(caught.value.__cause__, RuntimeError)
     assert model.training
 
@@ -301,10 +304,10 @@ def test_check_model_wraps_what_the_forward_raises(user: str) -> None:
 def test_batch_norm_of_a_vector_needs_two_samples_on_every_worker(user: str) -> None:
     """Batch norm after a linear layer has no variance in one sample; after a convolution, it has the pixels'."""
     model = build(f"{user}:normed")
-    check_model(model, data(), smallest_batch=2)
-    with pytest.raises(ConfigError, match=r"cannot be trained on images of shape \(1, 3, 8, 8\): .*") as caught:
-        check_model(model, data(), smallest_batch=1)
+    check_model(model, complete(data()), Classification(), smallest_batch=2)
+    with pytest.raises(ConfigError, match=r"cannot be trained on inputs of shape \(1, 3, 8, 8\): .*") as caught:
+        check_model(model, complete(data()), Classification(), smallest_batch=1)
     assert str(caught.value).endswith(
-        "a worker's share of the batch is one image: raise batch_size, or lower workers or accumulate"
+        "a worker's share of the batch is one sample: raise batch_size, or lower workers or accumulate"
     )
-    check_model(build("resnet8"), data(), smallest_batch=1)
+    check_model(build("resnet8"), complete(data()), Classification(), smallest_batch=1)

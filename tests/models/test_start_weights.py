@@ -16,6 +16,7 @@ from torch.utils.data import TensorDataset
 from torchvision import models
 
 from orchestrator.data.dataset import Data
+from orchestrator.data.image_data import image_data
 from orchestrator.driver import Driver
 from orchestrator.errors import ConfigError
 from orchestrator.experiment import Experiment, round_keys, round_settings
@@ -37,7 +38,7 @@ from orchestrator.training.trainer import Trainer
 def data() -> Data:
     images = torch.randn(16, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     samples = TensorDataset(images, torch.arange(16) % 2)
-    return Data(samples, samples, samples, 2, (3, 8, 8))
+    return image_data(samples, samples, samples, 2, (3, 8, 8))
 
 
 class Net(nn.Sequential):
@@ -117,7 +118,9 @@ def test_new_layers_are_drawn_by_the_seed_and_the_others_are_not(tmp_path: Path)
     path = tmp_path / "ten.safetensors"
     save_model(trained(num_classes=10), str(path))
     experiment = started(path, new_layers=("head",))
-    module, drawn = (build_model(EXPERIMENT.model, {}, num_classes=2, input_shape=SHAPE, seed=3) for _ in range(2))
+    module, drawn = (
+        build_model(EXPERIMENT.model, {}, {"num_classes": 2, "input_shape": SHAPE}, seed=3) for _ in range(2)
+    )
     loaded = load_start_weights(module, experiment, SHAPE)
     ours, fresh, theirs = module.state_dict(), drawn.state_dict(), load_file(path)
     for name, tensor in ours.items():
@@ -263,7 +266,7 @@ def small(**changes: object) -> Experiment:
 
 
 def built(classes: int, pretrained: bool = True) -> nn.Module:
-    return build_model(SMALL, {"pretrained": pretrained}, num_classes=classes, input_shape=SHAPE, seed=0)
+    return build_model(SMALL, {"pretrained": pretrained}, {"num_classes": classes, "input_shape": SHAPE}, seed=0)
 
 
 def test_published_weights_are_loaded_on_request_and_a_new_classifier_is_asked_for(cache: Path) -> None:
@@ -311,7 +314,7 @@ def test_a_classifier_with_two_outputs_starts_without_the_second(cache: Path) ->
     torch.save(theirs, published("torchvision:googlenet", cache))
     options = {"pretrained": True, "init_weights": False}
     found = published_tensors("torchvision:googlenet", options, SHAPE)
-    module = build_model("torchvision:googlenet", options, num_classes=1000, input_shape=SHAPE, seed=0)
+    module = build_model("torchvision:googlenet", options, {"num_classes": 1000, "input_shape": SHAPE}, seed=0)
     assert module.transform_input
     assert found.keys() == module.state_dict().keys()
     assert torch.equal(found["fc.weight"], theirs["fc.weight"])

@@ -102,5 +102,5 @@ def test_a_layer_without_outputs_does_nothing():
 
 @pytest.mark.parametrize(("name", "macs"), [("resnet50", 4_089_184_256), ("mobilenet_v2", 300_774_272)])
 def test_networks_whose_macs_are_known(name, macs):
-    module = build_model(f"torchvision:{name}", {}, num_classes=1000, input_shape=(3, 224, 224), seed=0)
+    module = build_model(f"torchvision:{name}", {}, {"num_classes": 1000, "input_shape": (3, 224, 224)}, seed=0)
     assert count_macs(module, (3, 224, 224)).dense == macs

@@ -68,7 +68,7 @@ def path_of(name: str, seed: int, rounds: int = 18, *, epochs: int = 182, model:
             metrics={"train_loss": 0.02 + loss, "val_accuracy": val, "test_accuracy": test},
             history=curve(chance, shown, val, 0.02 + max(loss, 0)), layers=spread_over_layers(density, chance),
             dead_layers=[], epochs=retrained if r else epochs, seconds=1200 + chance.random() * 60,
-            images_per_second=6000.0, attempts=1, gap_seconds=0.2, workers=4,
+            samples_per_second=6000.0, attempts=1, workers=4,
             settings={**settings, **(pruned if r else {}), "round": r, "density": density},
             versions={"python": "3.11.7", "torch": "2.14.1"}, finished_at="2026-01-01T00:00:00+00:00",
             blobs={MODEL: Blob(digest("m", who), 14_000 + 4 * kept + (PRUNABLE // 8 if r else 0)),
@@ -86,8 +86,8 @@ def record(
         "key": f"{experiment}-{seed}-{round}", "parent": None, "experiment": experiment, "round": round,
         "technique": "LearningRateRewinding" if round else "Dense", "density": density, "kept": int(density * 4096),
         "prunable": 4096, "seed": seed, "history": [], "layers": {}, "dead_layers": [], "epochs": 30, "seconds": 83.0,
-        "metrics": {"train_loss": 0.25, "val_accuracy": val, "test_accuracy": test}, "images_per_second": 1.0,
-        "attempts": 1, "gap_seconds": None, "workers": 1, "settings": {}, "versions": {}, "finished_at": "2026-01-01",
+        "metrics": {"train_loss": 0.25, "val_accuracy": val, "test_accuracy": test}, "samples_per_second": 1.0,
+        "attempts": 1, "workers": 1, "settings": {}, "versions": {}, "finished_at": "2026-01-01",
         "blobs": {MODEL: Blob("0" * 64, 16384 >> round)},
     }  # fmt: skip
     return Record(**{**values, **changes})

@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiny import measured
 
 from orchestrator.errors import DamagedError
 from orchestrator.storage.checkpoint import (
@@ -64,7 +65,10 @@ def test_size_is_kept_values_and_one_bit_a_weight(density):
 
 
 def test_progress_round_trip():
-    history = (EpochMetrics(0, 0.1, 1.5, 1.25, 0.5), EpochMetrics(1, 0.1, 1.0 / 3.0, 1.0, 0.75))
+    history = (
+        EpochMetrics(0, 0.1, 1.5, measured(0.5, 1.25)),
+        EpochMetrics(1, 0.1, 1.0 / 3.0, measured(0.75)),
+    )
     state = TrainState(
         {"a/b.weight": torch.randn(2, 2), "n": torch.tensor(3)},
         {"a/b.weight/momentum_buffer": torch.randn(2, 2)},

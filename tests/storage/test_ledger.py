@@ -25,7 +25,7 @@ def record(key: str = KEY, **changes) -> Record:
         "key": key, "parent": None, "experiment": "e", "round": 1, "technique": "LearningRateRewinding", "density": 0.5,
         "kept": 3, "prunable": 6, "seed": 0, "metrics": {"train_loss": 0.5, "val_accuracy": 0.9, "test_accuracy": 0.8},
         "history": [], "layers": {"w": [3, 6]}, "dead_layers": [], "epochs": 2, "seconds": 1.0,
-        "images_per_second": 10.0, "attempts": 1, "gap_seconds": None, "workers": 1, "settings": {}, "versions": {},
+        "samples_per_second": 10.0, "attempts": 1, "workers": 1, "settings": {}, "versions": {},
         "finished_at": "2026-01-01",
     }  # fmt: skip
     return Record(**{**values, **changes})

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from tiny import measured
 from waiting import PATIENCE_S
 
 from orchestrator.errors import StorageError
@@ -20,7 +21,7 @@ KEY = "ab" * 32
 
 
 def progress(epochs: int, key: str = KEY) -> Progress:
-    history = tuple(EpochMetrics(epoch, 0.1, 1.0, 1.0, 0.5) for epoch in range(epochs))
+    history = tuple(EpochMetrics(epoch, 0.1, 1.0, measured(0.5)) for epoch in range(epochs))
     state = TrainState({"w": torch.full((2, 3), float(epochs))}, {"w/momentum_buffer": torch.ones(2, 3)})
     return Progress(key, epochs, state, history, seconds=2.5, attempts=1)
 

@@ -20,6 +20,7 @@ import torch
 from s3_server import FaultProxy
 from safetensors.torch import save
 from storage.test_ledger import KEY, MASKS, STATE, damage, record, rewritten
+from tiny import measured
 from waiting import wait_for
 
 from orchestrator.__main__ import main
@@ -150,7 +151,7 @@ def test_a_hostile_optimizer_is_named(cut: str) -> None:
 
 
 STATE_OF_ROUND = TrainState({"w": torch.ones(2, 3)}, {"w/m": torch.ones(2, 3)})
-EPOCH = EpochMetrics(0, 0.1, 1.0, 1.0, 0.5)
+EPOCH = EpochMetrics(0, 0.1, 1.0, measured(0.5))
 GOOD = {"key": "k", "epochs_done": 1, "history": (EPOCH,), "seconds": 1.0, "attempts": 1}
 PROGRESS: dict[str, dict[str, Any]] = {
     "a count that is none": {"epochs_done": "1"},
@@ -158,9 +159,9 @@ PROGRESS: dict[str, dict[str, Any]] = {
     "a count without end": {"attempts": 1 << 80},
     "no finite time": {"seconds": math.nan},
     "more epochs than history": {"epochs_done": 10**6},
-    "an epoch that is none": {"history": (EpochMetrics(0.5, 0.1, 1.0, 1.0, 0.5),)},  # type: ignore[arg-type]
-    "a loss that is none": {"history": (EpochMetrics(0, 0.1, "x", 1.0, 0.5),)},  # type: ignore[arg-type]
-    "no finite loss": {"history": (EpochMetrics(0, 0.1, math.inf, 1.0, 0.5),)},
+    "an epoch that is none": {"history": (EpochMetrics(0.5, 0.1, 1.0, measured(0.5)),)},  # type: ignore[arg-type]
+    "a loss that is none": {"history": (EpochMetrics(0, 0.1, "x", measured(0.5)),)},  # type: ignore[arg-type]
+    "no finite loss": {"history": (EpochMetrics(0, 0.1, math.inf, measured(0.5)),)},
     "a key that is none": {"key": 5},
     "steps without the workers' parts": {"steps_done": 3},
     "parts without steps": {"parts": torch.ones(1, 1, dtype=torch.float64)},
@@ -207,9 +208,9 @@ CHECKPOINTS: dict[str, Callable[[Progress], Progress]] = {
     "an optimizer's state of nothing": lambda p: changed(p, optimizer={"noslash": torch.ones(1)}),
     "an optimizer's state of no parameter": lambda p: changed(p, optimizer={"evil/momentum_buffer": torch.ones(1)}),
     "an optimizer's state that is too large": lambda p: changed(p, optimizer={"6.bias/x": torch.ones(100)}),
-    "other epochs": lambda p: changed(p, history=(EpochMetrics(7, 0.1, 1.0, 1.0, 0.5),)),
+    "other epochs": lambda p: changed(p, history=(EpochMetrics(7, 0.1, 1.0, measured(0.5)),)),
     "more epochs than the round has": lambda p: changed(
-        p, epochs_done=5, history=tuple(EpochMetrics(e, 0.1, 1.0, 1.0, 0.5) for e in range(5))
+        p, epochs_done=5, history=tuple(EpochMetrics(e, 0.1, 1.0, measured(0.5)) for e in range(5))
     ),
     "more steps than an epoch has": lambda p: changed(p, steps_done=7, parts=torch.ones(1, 17, dtype=torch.float64)),
     "an average that the training does not have": lambda p: dataclasses.replace(

@@ -61,7 +61,7 @@ def worker(rank: int, folder: str) -> None:
         if progress:
             Path(folder, name).write_bytes(pack_progress(progress))
 
-    def keep(request, metrics, images_per_second, take_progress):
+    def keep(request, metrics, samples_per_second, take_progress):
         if metrics.epoch == 1:
             write("after an epoch", take_progress())
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -119,17 +119,16 @@ def _graph_of(view: View) -> ChannelGraph:
     return view.graph
 
 
-def fewer_channels(
-    module: nn.Module, input_shape: tuple[int, int, int], ratio: float = 0.5, *, round_to: int = 8
-) -> tuple[nn.Module, Kept]:
+def fewer_channels(module: nn.Module, inputs: Any, ratio: float = 0.5, *, round_to: int = 8) -> tuple[nn.Module, Kept]:
     """A copy of `module` in which every layer has lost `ratio` of its channels, its lowest; and its configuration.
 
-    As trained as what is left of the weights: for sizes and speed, or as a beginning. A layer that is frozen
-    (`requires_grad` False) keeps its outputs, and so do those that must agree with it. Raises ConfigError for a bad
-    `ratio` or `round_to`, a network whose layers are all frozen, and as `trace_channels` and `check_removal` do.
+    `inputs`: of one sample, as the module is called with them. As trained as what is left of the weights: for sizes and
+    speed, or as a beginning. A layer that is frozen (`requires_grad` False) keeps its outputs, and so do those that
+    must agree with it. Raises ConfigError for a bad `ratio` or `round_to`, a network whose layers are all frozen, and
+    as `trace_channels` and `check_removal` do.
     """
     whole("round_to", round_to, minimum=1)
-    graph = trace_channels(module, input_shape)
+    graph = trace_channels(module, inputs)
     weights = {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
     if not any(may_lose(graph, group, weights) for group in graph.groups):
         raise ConfigError(
@@ -137,5 +136,5 @@ def fewer_channels(
             "requires_grad to True where channels may go"
         )
     kept = keep_by_ratio(graph, weights, ratio, round_to=round_to)
-    check_removal(module, graph, kept, input_shape)
+    check_removal(module, graph, kept, inputs)
     return shrink(copy_module(module), kept), kept

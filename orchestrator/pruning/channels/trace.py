@@ -20,7 +20,8 @@ from torch.nn.modules.conv import _ConvNd
 
 from orchestrator.errors import ConfigError
 from orchestrator.extras import extra
-from orchestrator.modules import copy_module, tensor_answer
+from orchestrator.modules import copy_module, logits_of, model_call
+from orchestrator.nested import mapped
 from orchestrator.pruning.channels.graph import SIDES, ChannelGraph, Cut, Group, Kept, Layer, Member, tensor_sides
 from orchestrator.pruning.channels.shrink import shrink
 from orchestrator.pruning.macs import weight_uses
@@ -28,8 +29,8 @@ from orchestrator.pruning.macs import weight_uses
 logger = logging.getLogger(__name__)
 
 
-def trace_channels(module: nn.Module, input_shape: tuple[int, ...]) -> ChannelGraph:
-    """The channels of `module`, traced on one image (C, H, W) in evaluation mode; `module` itself stays as it is.
+def trace_channels(module: nn.Module, inputs: Any) -> ChannelGraph:
+    """The channels of `module`, traced on the inputs of one sample in evaluation mode; `module` itself stays as it is.
 
     Channels that no layer reads are the network's outputs and stay, so the classifier does. So do channels in layers
     that this cannot cut: grouped convolutions, normalisation over channels, attention, bare parameters, layers that
@@ -41,15 +42,21 @@ def trace_channels(module: nn.Module, input_shape: tuple[int, ...]) -> ChannelGr
     with extra("channels", "pruning of channels"):
         import torch_pruning
     name = type(module).__name__
-    network, image = _traceable(module), torch.zeros((1, *input_shape))
+    network = _traceable(module)
+    inputs = mapped(lambda tensor: tensor.float() if tensor.is_floating_point() else tensor, inputs)
     try:
-        layers, macs, answer = _layers(network, image)
-        tensor_answer(module, answer)
+        layers, macs, answer = _layers(network, inputs)
+        logits_of(answer)
         widest = max((layer.size(side) for layer in layers.values() for side in SIDES), default=0)
         with warnings.catch_warnings(), torch.enable_grad(), _forgiving(widest):
             warnings.simplefilter("ignore")
             graph = torch_pruning.DependencyGraph().build_dependency(
-                network, image, ignored_layers=_without_channels(network), verbose=False
+                network,
+                inputs,
+                forward_fn=model_call,
+                output_transform=logits_of,
+                ignored_layers=_without_channels(network),
+                verbose=False,
             )
             found, unknown = _groups(graph)
     except ConfigError:
@@ -62,7 +69,7 @@ def trace_channels(module: nn.Module, input_shape: tuple[int, ...]) -> ChannelGr
     groups = _in_order(_whole(found, layers), layers)
     parameters = sum(parameter.numel() for parameter in module.parameters())
     dense = ChannelGraph(layers, tuple(groups), parameters, macs)
-    confirmed = _confirmed(network, dense, input_shape)
+    confirmed = _confirmed(network, dense, inputs)
     unknown += [member.layer for group in groups if group not in confirmed for member, _ in dense.writers(group)]
     if not confirmed:
         raise ConfigError(f"model {name} has no channels that can be removed: {_way_out(network)}")
@@ -73,11 +80,11 @@ def trace_channels(module: nn.Module, input_shape: tuple[int, ...]) -> ChannelGr
     return replace(dense, groups=tuple(confirmed))
 
 
-def check_removal(module: nn.Module, graph: ChannelGraph, kept: Kept, input_shape: tuple[int, ...]) -> None:
+def check_removal(module: nn.Module, graph: ChannelGraph, kept: Kept, inputs: Any) -> None:
     """Raise ConfigError unless the network that `kept` leaves does what `module` does with those channels silenced."""
     generator = torch.Generator().manual_seed(0)
-    network, image = _randomised(_traceable(module), input_shape, generator)
-    if not _same_without(network, graph, image, graph.alive(kept)):
+    network, inputs = _randomised(_traceable(module), inputs, generator)
+    if not _same_without(network, graph, inputs, graph.alive(kept)):
         raise ConfigError(f"channels of {_some(kept)} cannot be removed together: give ratios for some of them only")
 
 
@@ -153,22 +160,22 @@ def _forgiving(widest: int) -> Iterator[None]:
         index_mapping.update_reshape_index_mapping = reshape
 
 
-def _layers(network: nn.Module, image: Tensor) -> tuple[dict[str, Layer], int, object]:
+def _layers(network: nn.Module, inputs: Any) -> tuple[dict[str, Layer], int, object]:
     """Layers that can lose channels, by name in the network's order; the MACs of all that multiply; the answer."""
     calls: Counter[nn.Module] = Counter()
     positions: Counter[nn.Module] = Counter()
     macs = 0
 
-    def count(layer: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any], output: Any) -> None:
+    def count(layer: nn.Module, given: tuple[Any, ...], named: dict[str, Any], output: Any) -> None:
         nonlocal macs
         calls[layer] += 1
-        for weight, times in weight_uses(layer, inputs, named, output):
+        for weight, times in weight_uses(layer, given, named, output):
             positions[layer] += times
             macs += times * weight.numel()
 
     hooks = [layer.register_forward_hook(count, with_kwargs=True) for layer in network.modules()]
     with torch.no_grad():
-        answer = network(image)
+        answer = model_call(network, inputs)
     for hook in hooks:
         hook.remove()
     uses = Counter(id(p) for layer in network.modules() for p in layer.parameters(recurse=False))
@@ -266,23 +273,24 @@ def _in_order(groups: Iterable[Group], layers: Iterable[str]) -> list[Group]:
     return sorted(ordered, key=lambda group: (place[group.members[0].layer], group.members[0].side))
 
 
-def _confirmed(network: nn.Module, graph: ChannelGraph, input_shape: tuple[int, ...]) -> list[Group]:
+def _confirmed(network: nn.Module, graph: ChannelGraph, inputs: Any) -> list[Group]:
     """The groups of `graph` whose removal does what it should: all of them, or those that do so with those before."""
-    network, image = _randomised(network, input_shape, torch.Generator().manual_seed(0))
-    if _removal_is_masking(network, graph, image):
+    network, inputs = _randomised(network, inputs, torch.Generator().manual_seed(0))
+    if _removal_is_masking(network, graph, inputs):
         return list(graph.groups)
     confirmed: list[Group] = []
     for group in graph.groups:
-        if _removal_is_masking(network, replace(graph, groups=(*confirmed, group)), image):
+        if _removal_is_masking(network, replace(graph, groups=(*confirmed, group)), inputs):
             confirmed.append(group)
     return confirmed
 
 
 @torch.no_grad()
-def _randomised(
-    network: nn.Module, input_shape: tuple[int, ...], generator: torch.Generator
-) -> tuple[nn.Module, Tensor]:
-    """`network`, in place, with weights that hide nothing, and an image: no zeros, no signal that dies or explodes."""
+def _randomised(network: nn.Module, inputs: Any, generator: torch.Generator) -> tuple[nn.Module, Any]:
+    """`network`, in place, with weights that hide nothing, and such inputs: no zeros, no signal that dies or explodes.
+
+    Inputs that are no floating-point numbers, such as tokens, stay as they are.
+    """
     network = network.double()
     for parameter in _continuous(network):
         drawn = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
@@ -290,10 +298,16 @@ def _randomised(
             parameter.copy_(drawn * (parameter.shape[0] / parameter.numel()) ** 0.5)
         else:
             parameter.copy_(0.5 + drawn.abs())
-    return network, torch.randn((1, *input_shape), generator=generator, dtype=torch.float64)
+
+    def drawn_like(tensor: Tensor) -> Tensor:
+        if not tensor.is_floating_point():
+            return tensor
+        return torch.randn(tensor.shape, generator=generator, dtype=torch.float64)
+
+    return network, mapped(drawn_like, inputs)
 
 
-def _removal_is_masking(network: nn.Module, graph: ChannelGraph, image: Tensor) -> bool:
+def _removal_is_masking(network: nn.Module, graph: ChannelGraph, inputs: Any) -> bool:
     """Whether channels gone give the outputs of the same channels silenced: every second one, and random ones twice.
 
     Every second one alone would not tell a channel from the one two places on. Halves alone would not tell that groups
@@ -301,7 +315,7 @@ def _removal_is_masking(network: nn.Module, graph: ChannelGraph, image: Tensor) 
     """
     generator = torch.Generator().manual_seed(0)
     return all(
-        _same_without(network, graph, image, alive)
+        _same_without(network, graph, inputs, alive)
         for alive in (
             [torch.arange(group.size) % 2 == 0 for group in graph.groups],
             [_random(group.size, group.size - group.size // 2, generator) for group in graph.groups],
@@ -316,7 +330,7 @@ def _random(size: int, count: int, generator: torch.Generator) -> Tensor:
 
 
 @torch.no_grad()
-def _same_without(network: nn.Module, graph: ChannelGraph, image: Tensor, alive: Sequence[Tensor]) -> bool:
+def _same_without(network: nn.Module, graph: ChannelGraph, inputs: Any, alive: Sequence[Tensor]) -> bool:
     masked = copy_module(network)
     tensors = dict(masked.named_parameters())
     try:
@@ -326,8 +340,8 @@ def _same_without(network: nn.Module, graph: ChannelGraph, image: Tensor, alive:
                 for name, cut in graph.layers[member.layer].cuts.items():
                     if member.side == "out" and cut.trained:
                         tensors[name].index_fill_(cut.sides.index("out"), places, 0)
-        expected = masked(image)
-        removed = shrink(copy_module(network), graph.configuration(alive))(image)
+        expected = logits_of(model_call(masked, inputs))
+        removed = logits_of(model_call(shrink(copy_module(network), graph.configuration(alive)), inputs))
     except Exception:  # of any kind: it is the user's network that runs
         return False
     return removed.shape == expected.shape and bool(

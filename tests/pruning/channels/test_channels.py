@@ -27,7 +27,7 @@ from orchestrator.train_state import TrainState
 
 
 def built(spec: str, shape: tuple[int, int, int], classes: int = 10, **options: object) -> nn.Module:
-    return build_model(spec, options, num_classes=classes, input_shape=shape, seed=0).eval()
+    return build_model(spec, options, {"num_classes": classes, "input_shape": shape}, seed=0).eval()
 
 
 def weights_of(module: nn.Module) -> dict[str, torch.Tensor]:

@@ -1,0 +1,136 @@
+"""Call model, task and metrics once on two samples: what would fail on the workers, minutes later, fails now."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from orchestrator.data.dataset import Data
+from orchestrator.errors import ConfigError
+from orchestrator.modules import copy_module, model_call
+from orchestrator.nested import concatenated, number_of_samples, rows, tensors_of
+from orchestrator.randomness import own_randomness
+from orchestrator.task import Task, objective_of
+from orchestrator.training.evaluate import update, value_of
+from orchestrator.user_code import ERRORS, called, described
+
+_MEAN = 1e-4  # relative: a loss that two equal samples leave as it is of one is a mean
+
+
+def check_model(model: nn.Module, data: Data, task: Task, smallest_batch: int = 2) -> None:
+    """Raise ConfigError unless `model` can be trained and measured for `task` on the data's example.
+
+    In evaluation mode it must take the inputs, and give outputs of which the task makes a loss, a sum over the batch,
+    and its metrics. In training mode a copy must give every parameter a gradient, from `smallest_batch` samples (what a
+    worker trains on at once) if those are fewer than two.
+    """
+    inputs, targets = data.example or (None, None)
+    if number_of_samples(inputs) < 1:
+        raise ConfigError("example must hold tensors whose first dimension counts samples, got none")
+    was_training = model.training
+    try:
+        with torch.no_grad(), own_randomness():
+            outputs = _outputs(model.eval(), inputs)
+            _check_outputs(task, outputs, data)
+            loss = checked_loss(task, outputs, targets)
+            one = (rows(inputs, 0, 1), rows(targets, 0, 1))
+            _check_sum(model, task, one)
+        _check_metrics(task, outputs, targets)
+    finally:
+        model.train(was_training)
+    assert math.isfinite(loss)
+    samples = min(number_of_samples(inputs), smallest_batch)
+    _check_training(copy_module(model).train(), task, rows(inputs, 0, samples), rows(targets, 0, samples), samples)
+
+
+def _outputs(model: nn.Module, inputs: Any) -> Any:
+    try:
+        return model_call(model, inputs)
+    except ERRORS as error:
+        raise ConfigError(f"model {type(model).__name__} cannot take {shapes(inputs)}: {described(error)}") from error
+
+
+def _check_outputs(task: Task, outputs: Any, data: Data) -> None:
+    """Let the task look at the outputs, if it does: a wrong number of classes shows in no loss of two samples."""
+    check = getattr(task, "check_outputs", None)
+    if check is not None:
+        check(outputs, data.model_arguments)
+
+
+def checked_loss(task: Task, outputs: Any, targets: Any) -> float:
+    """Return the loss of a batch. Raises ConfigError unless it is a finite scalar and what divides it is a count."""
+    name = type(task).__name__
+    with called(f"{name}.loss(), called with (outputs, targets),", task.loss):
+        loss: object = task.loss(outputs, targets)
+    if not isinstance(loss, Tensor) or loss.dim() != 0 or not loss.is_floating_point():
+        got = f"{loss.dtype} of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
+        raise ConfigError(f"{name}.loss() must return a floating-point scalar, summed over the batch, got {got}")
+    if not loss.isfinite():
+        raise ConfigError(f"{name}.loss() must be finite on the first samples, got {loss.item()}")
+    with called(f"{name}.count(), called with (targets),", task.count):
+        count: object = task.count(targets)
+    if count is not None and not (isinstance(count, Tensor) and count.dim() == 0 and count.item() >= 0):
+        got = f"a tensor of shape {tuple(count.shape)}" if isinstance(count, Tensor) else repr(count)
+        raise ConfigError(f"{name}.count() must return None or a scalar tensor of 0 or more, got {got:.100}")
+    return loss.item()
+
+
+def _check_sum(model: nn.Module, task: Task, one: tuple[Any, Any]) -> None:
+    """Raise ConfigError if the loss of one sample twice is that of it once, so that it is a mean."""
+    once = task.loss(model_call(model, one[0]), one[1]).item()
+    inputs, targets = concatenated([one, one])
+    twice = task.loss(model_call(model, inputs), targets).item()
+    if once != 0 and abs(twice - once) <= _MEAN * abs(once):
+        raise ConfigError(
+            f"{type(task).__name__}.loss() must be summed over the batch, got {twice:.6g} for a sample twice and "
+            f'{once:.6g} for it once, which is a mean: use reduction="sum"'
+        )
+
+
+def _check_metrics(task: Task, outputs: Any, targets: Any) -> None:
+    """Raise ConfigError unless every metric gives a number, and the objective is one of them."""
+    objective_of(task)
+    metrics = dict(task.metrics())
+    with torch.no_grad(), own_randomness():
+        update(metrics, task, outputs, targets)
+        for name, metric in metrics.items():
+            value: object = value_of(name, metric)
+            if not isinstance(value, float):
+                raise ConfigError(f"metric {name!r} must compute one number, got {value!r:.100}")
+
+
+def _check_training(model: nn.Module, task: Task, inputs: Any, targets: Any, samples: int) -> None:
+    """One step's forward and backward: raises ConfigError for what would fail on the workers, minutes later."""
+    name = type(model).__name__
+    try:
+        with own_randomness():
+            task.loss(model_call(model, inputs), targets).backward()
+    except ConfigError:
+        raise
+    except ERRORS as error:
+        way_out = (
+            ""
+            if samples > 1
+            else "; a worker's share of the batch is one sample: raise batch_size, or lower workers or accumulate"
+        )
+        raise ConfigError(f"model {name} cannot be trained on {shapes(inputs)}: {described(error)}{way_out}") from error
+    if sparse := [n for n, p in model.named_parameters() if p.grad is not None and p.grad.is_sparse]:
+        raise ConfigError(
+            f"every gradient of model {name} must be dense, as masks and workers' averages are; these are sparse: "
+            f"{', '.join(sparse[:5])}; build the embedding with sparse=False"
+        )
+    unused = [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
+    if unused:
+        raise ConfigError(
+            f"every parameter of model {name} must take part in the loss, as workers average all gradients; these do "
+            f"not: {', '.join(unused[:5])}; remove them, or set requires_grad to False"
+        )
+
+
+def shapes(inputs: Any) -> str:
+    """Return the shapes of a batch's inputs as people read them: "inputs of shape (2, 3, 8, 8)"."""
+    named = [f"{name} {tuple(tensor.shape)}".strip() for name, tensor in tensors_of(inputs)]
+    return f"inputs of shape {', '.join(named)}"

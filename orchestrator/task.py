@@ -1,0 +1,202 @@
+"""What a network is for: its loss, its metrics, and the one metric that decides."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from orchestrator.errors import ConfigError
+from orchestrator.modules import logits_of
+from orchestrator.objective import LOSS, Objective
+from orchestrator.task_metrics import Accuracy, MeanAbsoluteError, RootMeanSquaredError, TokenEntropy
+from orchestrator.user_code import called
+from orchestrator.validate import fraction, text, whole
+
+
+class Metric(Protocol):
+    """What a metric needs; every torchmetrics.Metric has it.
+
+    `update` gets what the task's `outputs` returns, and the targets. `compute` returns one number over all workers, and
+    is called by all of them. `plot_lower_bound` 0 and `plot_upper_bound` 1, where a metric has them, say that its
+    values are fractions, which are written in per cent.
+    """
+
+    @property
+    def higher_is_better(self) -> bool | None: ...
+
+    def to(self, device: torch.device) -> Any: ...
+
+    def update(self, outputs: Any, targets: Any) -> None: ...
+
+    def compute(self) -> Tensor: ...
+
+
+class Task(Protocol):
+    """A frozen dataclass: its fields are a part of every key.
+
+    Three methods are optional: `outputs(outputs)` turns what the model returns into what the metrics take,
+    `check_outputs(outputs, model_arguments)` raises ConfigError for outputs that do not fit the data, and
+    `divergence(outputs, taught, targets, temperature)` measures how far a network is from its teacher, as a sum over
+    the batch, for `Distillation`.
+    """
+
+    @property
+    def objective(self) -> str:
+        """Name of the metric that decides; "loss" is the loss itself."""
+
+    def loss(self, outputs: Any, targets: Any) -> Tensor:
+        """Return the loss of a batch, summed over it: a scalar."""
+
+    def count(self, targets: Any) -> Tensor | None:
+        """Return what the sum of losses is divided by, such as the number of tokens. None: the number of samples."""
+
+    def metrics(self) -> Mapping[str, Metric]:
+        """Return new metrics by name."""
+
+
+@dataclass(frozen=True)
+class Classification:
+    """One class of several for each sample: logits (n, classes), targets (n,) of whole numbers."""
+
+    label_smoothing: float = 0.0
+    objective: ClassVar[str] = "accuracy"
+
+    def __post_init__(self) -> None:
+        fraction("Classification.label_smoothing", self.label_smoothing, zero=True)
+
+    def outputs(self, outputs: Any) -> Tensor:
+        return logits_of(outputs)
+
+    def check_outputs(self, outputs: Any, arguments: Mapping[str, Any]) -> None:
+        """Raise ConfigError unless there is a logit for each of the data's num_classes, where it says how many."""
+        logits = logits_of(outputs)
+        classes = arguments.get("num_classes", logits.shape[-1] if logits.dim() else 0)
+        if logits.dim() != 2 or logits.shape[1] != classes or not logits.is_floating_point():
+            raise ConfigError(
+                f"the model must give float logits of shape (samples, {classes}), got {tuple(logits.shape)} of "
+                f"{logits.dtype}"
+            )
+
+    def loss(self, outputs: Any, targets: Tensor) -> Tensor:
+        logits = logits_of(outputs)
+        return F.cross_entropy(logits, targets.long(), reduction="sum", label_smoothing=self.label_smoothing)
+
+    def count(self, targets: Tensor) -> None:
+        return None
+
+    def metrics(self) -> dict[str, Metric]:
+        return {"accuracy": Accuracy()}
+
+    def divergence(self, outputs: Any, taught: Any, targets: Tensor, temperature: float) -> Tensor:
+        return divergence(logits_of(outputs), logits_of(taught), temperature, dim=1).sum()
+
+
+@dataclass(frozen=True)
+class Regression:
+    """Numbers for each sample: outputs and targets of one shape; the loss is the mean squared error over all values."""
+
+    objective: ClassVar[str] = "rmse"
+
+    def outputs(self, outputs: Any) -> Tensor:
+        return logits_of(outputs)
+
+    def loss(self, outputs: Any, targets: Tensor) -> Tensor:
+        return F.mse_loss(_shaped_as(logits_of(outputs), targets), targets, reduction="sum")
+
+    def count(self, targets: Tensor) -> Tensor:
+        return torch.tensor(targets.numel(), device=targets.device)
+
+    def metrics(self) -> dict[str, Metric]:
+        return {"rmse": RootMeanSquaredError(), "mae": MeanAbsoluteError()}
+
+    def divergence(self, outputs: Any, taught: Any, targets: Tensor, temperature: float) -> Tensor:
+        """Return the squared distance; it needs no temperature, whose square `Distillation` multiplies by."""
+        distance = F.mse_loss(logits_of(outputs).float(), logits_of(taught).float(), reduction="sum")
+        return distance / temperature**2
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """A class for each place of a sequence: language models, sequence to sequence.
+
+    Logits (n, length, vocabulary), targets (n, length) of whole numbers. Places whose target is `ignore`, such as
+    padding, count nowhere: loss and metrics are means over the others. `unit`: what one token is, for the name of the
+    objective, such as bits_per_character.
+    """
+
+    ignore: int = -100
+    unit: str = "token"
+
+    def __post_init__(self) -> None:
+        whole("Tokens.ignore", self.ignore)
+        text("Tokens.unit", self.unit)
+
+    @property
+    def objective(self) -> str:
+        return f"bits_per_{self.unit}"
+
+    def outputs(self, outputs: Any) -> Tensor:
+        return logits_of(outputs)
+
+    def loss(self, outputs: Any, targets: Tensor) -> Tensor:
+        logits = logits_of(outputs).flatten(0, -2)
+        return F.cross_entropy(logits, targets.flatten().long(), ignore_index=self.ignore, reduction="sum")
+
+    def count(self, targets: Tensor) -> Tensor:
+        return (targets != self.ignore).sum()
+
+    def metrics(self) -> dict[str, Metric]:
+        return {
+            self.objective: TokenEntropy(self.ignore),
+            "perplexity": TokenEntropy(self.ignore, perplexity=True),
+            "accuracy": Accuracy(dim=-1, ignore=self.ignore),
+        }
+
+    def divergence(self, outputs: Any, taught: Any, targets: Tensor, temperature: float) -> Tensor:
+        by_place = divergence(logits_of(outputs), logits_of(taught), temperature, dim=-1)
+        return (by_place * (targets != self.ignore)).sum()
+
+
+def objective_of(task: Task) -> Objective:
+    """Return the metric of `task` that decides. Raises ConfigError if the task does not have it, or its direction."""
+    name, kind = task.objective, type(task).__name__
+    if name == LOSS:
+        return Objective(LOSS, higher_is_better=False)
+    with called(f"{kind}.metrics()", task.metrics):
+        metrics = dict(task.metrics())
+    if name not in metrics or LOSS in metrics:
+        raise ConfigError(
+            f"{kind}.objective must be one of its metrics() or {LOSS!r}, which no metric may be called, got {name!r} "
+            f"and the metrics {', '.join(metrics) or 'none'}"
+        )
+    better = getattr(metrics[name], "higher_is_better", None)
+    if not isinstance(better, bool):
+        raise ConfigError(
+            f"metric {name!r} of {kind} must say in higher_is_better, by True or False, which of its values is better, "
+            f"got {better!r}"
+        )
+    bounds = [getattr(metrics[name], f"plot_{end}_bound", None) for end in ("lower", "upper")]
+    return Objective(name, better, fraction=bounds == [0, 1])
+
+
+def divergence(student: Tensor, teacher: Tensor, temperature: float, dim: int) -> Tensor:
+    """Return KL(teacher || student) of softmax(logits / temperature) along `dim`, for each place."""
+    log_student = F.log_softmax(student.float() / temperature, dim=dim)
+    log_teacher = F.log_softmax(teacher.float() / temperature, dim=dim)
+    return F.kl_div(log_student, log_teacher, reduction="none", log_target=True).sum(dim)
+
+
+def _shaped_as(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Return `outputs` in the shape of the targets. Raises ConfigError where broadcasting would mix up samples."""
+    if outputs.shape == targets.shape:
+        return outputs
+    if outputs.shape == (*targets.shape, 1) or targets.shape == (*outputs.shape, 1):
+        return outputs.reshape(targets.shape)
+    raise ConfigError(
+        f"Regression needs outputs of the targets' shape {tuple(targets.shape)}, got {tuple(outputs.shape)}"
+    )

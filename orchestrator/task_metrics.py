@@ -1,0 +1,113 @@
+"""Metrics of the built-in tasks. They have the methods of torchmetrics.Metric that are needed here, and import faster.
+
+Sums are kept in float64 and added up over the workers when the value is asked for, so that each sample counts once.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from orchestrator.training import collectives
+
+
+class Ratio:
+    """A sum divided by a count. A subclass says what one batch adds to both, in `update`.
+
+    `plot_lower_bound` and `plot_upper_bound` are torchmetrics' names for the ends of the range of values.
+    """
+
+    higher_is_better: bool | None = True
+    plot_lower_bound: float | None = None
+    plot_upper_bound: float | None = None
+
+    def __init__(self) -> None:
+        self._sums = torch.zeros(2, dtype=torch.float64)
+
+    def to(self, device: torch.device) -> Ratio:
+        """Keep the sums on `device`."""
+        self._sums = self._sums.to(device)
+        return self
+
+    def update(self, outputs: Tensor, targets: Tensor) -> None:
+        """Add a batch: the model's outputs, and the targets."""
+        raise NotImplementedError
+
+    def add(self, part: Tensor, count: Tensor | int) -> None:
+        """Add to the sum and to the count."""
+        self._sums[0] += part.detach()
+        self._sums[1] += count
+
+    def compute(self) -> Tensor:
+        """Return the ratio over all workers; every worker must call it. NaN where nothing was counted."""
+        total = collectives.sum_over_workers(self._sums.clone())
+        return self.finish(total[0] / total[1])
+
+    def finish(self, ratio: Tensor) -> Tensor:
+        """Turn the ratio into the metric's value."""
+        return ratio
+
+
+class Accuracy(Ratio):
+    """The fraction of targets, other than `ignore`, whose class has the highest logit along dimension `dim`."""
+
+    plot_lower_bound, plot_upper_bound = 0.0, 1.0
+
+    def __init__(self, dim: int = 1, ignore: int | None = None) -> None:
+        super().__init__()
+        self._dim, self._ignore = dim, ignore
+
+    def update(self, outputs: Tensor, targets: Tensor) -> None:
+        right = outputs.argmax(dim=self._dim) == targets
+        if self._ignore is None:
+            self.add(right.sum(), targets.numel())
+        else:
+            counted = targets != self._ignore
+            self.add((right & counted).sum(), counted.sum())
+
+
+class MeanAbsoluteError(Ratio):
+    """The mean of |output - target| over all values."""
+
+    higher_is_better = False
+    plot_lower_bound = 0.0
+
+    def update(self, outputs: Tensor, targets: Tensor) -> None:
+        self.add((outputs.double() - targets.double()).abs().sum(), targets.numel())
+
+
+class RootMeanSquaredError(Ratio):
+    """The root of the mean of (output - target)^2 over all values."""
+
+    higher_is_better = False
+    plot_lower_bound = 0.0
+
+    def update(self, outputs: Tensor, targets: Tensor) -> None:
+        self.add((outputs.double() - targets.double()).square().sum(), targets.numel())
+
+    def finish(self, ratio: Tensor) -> Tensor:
+        return ratio.sqrt()
+
+
+class TokenEntropy(Ratio):
+    """The mean negative log-likelihood of targets other than `ignore`, in bits, or as a perplexity.
+
+    Outputs are logits (n, length, vocabulary), targets (n, length).
+    """
+
+    higher_is_better = False
+
+    def __init__(self, ignore: int, *, perplexity: bool = False) -> None:
+        super().__init__()
+        self._ignore, self._perplexity = ignore, perplexity
+
+    def update(self, outputs: Tensor, targets: Tensor) -> None:
+        nats = torch.nn.functional.cross_entropy(
+            outputs.float().flatten(0, -2), targets.flatten().long(), ignore_index=self._ignore, reduction="sum"
+        )
+        self.add(nats, (targets != self._ignore).sum())
+
+    def finish(self, ratio: Tensor) -> Tensor:
+        return ratio.exp() if self._perplexity else ratio / math.log(2)

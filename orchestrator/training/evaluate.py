@@ -1,0 +1,62 @@
+"""Measure a network by its task: the mean loss and every metric, each sample counted once."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import torch
+from torch import nn
+
+from orchestrator.data.batches import Batches, Split
+from orchestrator.errors import DataError
+from orchestrator.modules import model_call
+from orchestrator.objective import LOSS
+from orchestrator.task import Metric, Task
+from orchestrator.training import collectives
+from orchestrator.training.step import Step
+from orchestrator.user_code import called
+
+
+@torch.no_grad()
+def evaluate(module: nn.Module, batches: Batches, split: Split, step: Step) -> dict[str, float]:
+    """Return the metrics of `module` over all workers' samples of `split`, and the mean loss as "loss".
+
+    Every worker must call it. Raises DataError where the task counts nothing, ConfigError where a metric fails.
+    """
+    task = step.experiment.task
+    module.eval()
+    metrics = dict(task.metrics())
+    for metric in metrics.values():
+        metric.to(step.device)
+    totals = torch.zeros(2, device=step.device, dtype=torch.float64)  # loss and count
+    for batch in batches.evaluate(split):
+        with step.autocast():
+            outputs = model_call(module, batch.inputs)
+            totals[0] += task.loss(outputs, batch.targets)
+        counts = step.counts(batch)
+        totals[1] += batch.samples if counts is None else counts
+        update(metrics, task, outputs, batch.targets)
+    loss, count = collectives.sum_over_workers(totals).tolist()
+    if count <= 0:
+        raise DataError(f"{type(task).__name__}.count() must be above 0 over the {split} split, got {count:g}")
+    return {LOSS: loss / count, **{name: value_of(name, metric) for name, metric in metrics.items()}}
+
+
+def update(metrics: dict[str, Metric], task: Task, outputs: Any, targets: Any) -> None:
+    """Add a batch to every metric. Raises ConfigError, with the user's line, where a metric fails."""
+    read = getattr(task, "outputs", None)
+    outputs = read(outputs) if read else outputs
+    for name, metric in metrics.items():
+        with called(f"metric {name!r}, updated with the outputs and targets of a batch,", metric.update):
+            metric.update(outputs, targets)
+
+
+def value_of(name: str, metric: Metric) -> float:
+    """Return the value of a metric over all workers. Raises ConfigError if it is not one number."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torchmetrics warns on a worker that has had no batch
+        if collectives.world_size() > 1:
+            return collectives.value_of(metric)  # whose failure may be that of another worker
+        with called(f"metric {name!r}, computed after the last batch,", metric.compute):
+            return float(metric.compute())

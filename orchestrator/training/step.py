@@ -1,0 +1,69 @@
+"""What the loss of a batch is, and how it becomes gradients: the part of training that a task decides."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from orchestrator.data.batches import Batch
+from orchestrator.experiment import Experiment
+from orchestrator.modules import model_call
+from orchestrator.training import collectives
+
+
+@dataclass(frozen=True)
+class Step:
+    """Add the gradients of one batch to a model's parameters.
+
+    The gradient is that of the mean loss over the global batch: the sum of all workers' losses, divided by all their
+    samples, tokens or pixels. So it is the same for any number of workers, whatever their shares.
+    """
+
+    experiment: Experiment
+    device: torch.device
+
+    def loss(self, model: nn.Module, batch: Batch, teacher: nn.Module | None = None) -> Tensor:
+        """Return the training loss of a batch, summed over it."""
+        task, distillation = self.experiment.task, self.experiment.distillation
+        with self.autocast():
+            outputs = model_call(model, batch.inputs)
+            loss = task.loss(outputs, batch.targets)
+            if teacher is None or distillation is None:
+                return loss
+            with torch.no_grad():
+                taught = model_call(teacher, batch.inputs)
+            apart = task.divergence(outputs, taught, batch.targets, distillation.temperature)  # type: ignore[attr-defined]
+            return distillation.mixed(loss, apart)
+
+    def add_gradients(self, model: nn.Module, batch: Batch, teacher: nn.Module | None, totals: Tensor) -> None:
+        """Add the batch's gradients, part by part, and its loss and count to `totals` (2,)."""
+        parts, counts = self.experiment.training.accumulate, self.counts(batch)
+        share = self._share(counts)
+        for part, some in enumerate(batch.parts(parts), start=1):
+            with collectives.averaging(model, last=part == parts):
+                loss = self.loss(model, some, teacher)
+                (loss * share).backward()
+            totals[0] += loss.detach()
+        totals[1] += batch.samples if counts is None else counts
+
+    def counts(self, batch: Batch) -> Tensor | None:
+        """Return what the task divides the batch's loss by; None for the number of samples."""
+        return self.experiment.task.count(batch.targets)
+
+    def _share(self, counts: Tensor | None) -> Any:
+        """Return what a sum of losses is multiplied by, as workers average gradients, to give the global mean."""
+        workers = collectives.world_size()
+        if counts is None:
+            return workers / self.experiment.training.batch_size
+        total = collectives.sum_over_workers(counts.detach().to(torch.float64, copy=True))
+        # Where everything is padding there is no gradient, and none but 0 can be had.
+        return (workers / total.clamp(min=1)).to(torch.float32)
+
+    def autocast(self) -> AbstractContextManager[object]:
+        """Return the context in which the model and its loss are computed."""
+        enabled = self.experiment.training.precision == "bf16"
+        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=enabled)
