@@ -69,7 +69,10 @@ def checked_loss(task: Task, outputs: Any, targets: Any) -> float:
         got = f"{loss.dtype} of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
         raise ConfigError(f"{name}.loss() must return a floating-point scalar, summed over the batch, got {got}")
     if not loss.isfinite():
-        raise ConfigError(f"{name}.loss() must be finite on the first samples, got {loss.item()}")
+        raise ConfigError(
+            f"{name}.loss() must be finite on the first samples, got {loss.item()}: look at the weights that the model "
+            "begins with, and at the loss"
+        )
     with called(f"{name}.count(), called with (targets),", task.count):
         count: object = task.count(targets)
     if count is not None and not (isinstance(count, Tensor) and count.dim() == 0 and count.item() >= 0):

@@ -19,11 +19,14 @@ def mapped(function: Callable[[Tensor], Any], value: Any) -> Any:
         return function(value)
     if isinstance(value, Mapping):
         return {name: mapped(function, item) for name, item in value.items()}
-    if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return type(value)(*(mapped(function, item) for item in value))
     if isinstance(value, tuple | list):
-        return type(value)(mapped(function, item) for item in value)
+        return _like(value, [mapped(function, item) for item in value])
     return value
+
+
+def _like(value: Any, items: list[Any]) -> Any:
+    """Return `items` as a tuple, named tuple or list as `value` is."""
+    return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
 
 
 def tensors_of(value: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:
@@ -59,7 +62,7 @@ def concatenated(values: list[Any]) -> Any:
     if isinstance(first, Mapping):
         return {name: concatenated([value[name] for value in values]) for name in first}
     if isinstance(first, tuple | list):
-        return type(first)(concatenated(list(items)) for items in zip(*values, strict=True))
+        return _like(first, [concatenated(list(items)) for items in zip(*values, strict=True)])
     return first
 
 
@@ -95,6 +98,4 @@ def unpacked(value: Any) -> Any:
         return torch.frombuffer(bytearray(value.content), dtype=value.dtype).reshape(value.shape)
     if isinstance(value, Mapping):
         return {name: unpacked(item) for name, item in value.items()}
-    if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return type(value)(*map(unpacked, value))
-    return type(value)(map(unpacked, value)) if isinstance(value, tuple | list) else value
+    return _like(value, list(map(unpacked, value))) if isinstance(value, tuple | list) else value

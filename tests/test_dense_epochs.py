@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_model
 
 from orchestrator.driver import Driver
-from orchestrator.errors import ConfigError, DamagedError, DivergedError
+from orchestrator.errors import ConfigError, DamagedError
 from orchestrator.experiment import Experiment, round_keys, round_settings
 from orchestrator.models.build import build_model
 from orchestrator.problem import load_problem
@@ -61,6 +61,11 @@ def accuracy(module: torch.nn.Module, split: torch.utils.data.TensorDataset) -> 
     return float((module.eval()(images).argmax(1) == labels).double().mean())
 
 
+def loss(module: torch.nn.Module, split: torch.utils.data.TensorDataset) -> float:
+    images, labels = split.tensors
+    return torch.nn.functional.cross_entropy(module.eval()(images), labels).item()
+
+
 def test_the_dense_round_is_measured_and_the_next_follows_the_whole_schedule(file: Path, tmp_path: Path) -> None:
     dense, pruned = run(measured(file), str(tmp_path / "runs"))
     module = build_model("tiny:model", {}, {"num_classes": 3, "input_shape": (1, 6, 6)}, seed=99)
@@ -68,6 +73,8 @@ def test_the_dense_round_is_measured_and_the_next_follows_the_whole_schedule(fil
     assert dense.metrics == {
         "val_accuracy": pytest.approx(accuracy(module, whole.val)),
         "test_accuracy": pytest.approx(accuracy(module, whole.test)),
+        "val_loss": pytest.approx(loss(module, whole.val)),
+        "test_loss": pytest.approx(loss(module, whole.test)),
     }
     assert (dense.epochs, dense.history, dense.samples_per_second) == (0, [], 0.0)
     assert (pruned.epochs, [epoch["lr"] for epoch in pruned.history]) == (4, pytest.approx(RATES))
@@ -202,7 +209,9 @@ def test_start_weights_without_a_finite_loss_are_refused(file: Path, tmp_path: P
     module = build_model("tiny:model", {}, {"num_classes": 3, "input_shape": (1, 6, 6)}, seed=99)
     module[6].weight.data.fill_(3e38)
     save_model(module, str(file))
-    with pytest.raises(DivergedError, match=r"round 0 trains no epoch, and the weights .* a validation loss of"):
+    with pytest.raises(
+        ConfigError, match=r"loss\(\) must be finite on the first samples, got nan: look at the weights"
+    ):
         run(measured(file), str(tmp_path / "runs"))
 
 
@@ -212,7 +221,7 @@ def test_reports_leave_out_what_was_not_measured(
     records = run(measured(file), str(tmp_path / "runs"))
     print_table(records)
     assert "dense" in capsys.readouterr().out
-    assert json.loads(json_line(records[0]))["metrics"]["train_loss"] is None
+    assert "train_loss" not in json.loads(json_line(records[0]))["metrics"]
     lines = list(csv.DictReader(save_csv(records, tmp_path / "rounds.csv").read_text().splitlines()))
     assert lines[0]["train_loss"] == ""
     assert float(lines[1]["train_loss"]) > 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import dataclass
 
 import pytest
 import torch
@@ -17,7 +18,7 @@ from orchestrator.export.packed_file import load_packed, save_packed
 from orchestrator.export.preprocessing import Preprocessing
 from orchestrator.model_check import check_model
 from orchestrator.models.build import build_model
-from orchestrator.modules import copy_module, own_memory, tensor_answer
+from orchestrator.modules import copy_module, logits_of, model_call, own_memory
 from orchestrator.storage.checkpoint import pack_model, unpack_model
 from orchestrator.task import Classification
 from orchestrator.training.optimizer import SGD
@@ -90,10 +91,31 @@ def test_a_copy_has_the_weights_that_hooks_compute(hook):
     assert torch.equal(module(images), expected)
 
 
-def test_what_cannot_be_copied_or_is_not_a_tensor_is_one_sentence():
+@dataclass
+class Answer:
+    logits: object
+
+
+@pytest.mark.parametrize(
+    "outputs", [torch.ones(2), (torch.ones(2), "more"), {"out": torch.ones(2)}, Answer(torch.ones(2))]
+)
+def test_the_logits_are_found_in_what_models_return(outputs):
+    assert logits_of(outputs).tolist() == [1, 1]
+
+
+@pytest.mark.parametrize("outputs", [None, (), ("text",), {"loss": torch.ones(2)}, Answer(None), 1.0])
+def test_outputs_without_a_tensor_are_refused(outputs):
+    with pytest.raises(ConfigError, match=r"the model must return a tensor, .* got .*: give the experiment a task"):
+        logits_of(outputs)
+
+
+@pytest.mark.parametrize("inputs", [3, (3,), [3], {"number": 3}])
+def test_a_model_is_called_with_a_tensor_with_arguments_or_with_named_ones(inputs):
+    assert model_call(lambda number: number + 1, inputs) == 4
+
+
+def test_what_cannot_be_copied_is_one_sentence():
     module = nn.Linear(4, 1)
-    with pytest.raises(ConfigError, match="model Linear must answer with a tensor of logits, got tuple: wrap it"):
-        tensor_answer(module, (torch.zeros(1),))
     module.lock = threading.Lock()
     with pytest.raises(ConfigError, match=r"Linear cannot be copied \(TypeError: .*must allow copy.deepcopy"):
         copy_module(module)

@@ -14,6 +14,7 @@ import tiny
 import torch
 from torch.utils.data import TensorDataset
 
+from orchestrator.data.image_data import image_data
 from orchestrator.data.load import complete
 from orchestrator.distributed.deployment import Deployment, Workers
 from orchestrator.errors import ConfigError
@@ -184,7 +185,7 @@ class BuildsNothing(SGD):
         ({"criterion": "test_rehearsal:fails_inside"}, "AttributeError: 'Tensor' object has no attribute 'no_such_me"),
         ({"criterion": "test_rehearsal:exits"}, "failed: SystemExit: 3"),
         ({"model": "test_rehearsal:exits"}, "model 'test_rehearsal:exits' failed: SystemExit: 3"),
-        ({"model": "test_rehearsal:exits_in_forward"}, "cannot take images of shape (2, 1, 6, 6): SystemExit: 3"),
+        ({"model": "test_rehearsal:exits_in_forward"}, "cannot take inputs of shape (2, 1, 6, 6): SystemExit: 3"),
         ({"path": TextPath()}, "TextPath.densities()[0] must be a finite number, got 'half'"),
         ({"path": RisingPath()}, "densities must decrease from round to round"),
         ({"schedule": FailsAtTheLastEpoch()}, "FailsAtTheLastEpoch.lr_at() failed: KeyError: 3"),
@@ -236,6 +237,10 @@ class Augment:
         return self.change(images)
 
 
+def augmented(data, augment):
+    return image_data(data.train, data.val, data.test, 3, (1, 6, 6), augment)
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -253,7 +258,7 @@ class Augment:
     ],
 )
 def test_the_augmentation_is_called_once(change, words):
-    data = dataclasses.replace(tiny.data(), augment=Augment(change))
+    data = augmented(tiny.data(), Augment(change))
     with pytest.raises(ConfigError, match=re.escape(words)):
         complete(data)
 
@@ -267,7 +272,7 @@ def test_the_augmentation_sees_images_as_they_are_stored_and_changes_none_of_the
 
     images = torch.full((4, 1, 6, 6), 7, dtype=torch.uint8)
     split = TensorDataset(images, torch.zeros(4, dtype=torch.int64))
-    data = dataclasses.replace(tiny.data(), train=split, augment=Augment(change))
+    data = augmented(dataclasses.replace(tiny.data(), train=split), Augment(change))
     assert (complete(data).train[0][0] == 7).all()
     assert seen == [(torch.uint8, (2, 1, 6, 6))]
 
@@ -363,5 +368,5 @@ def test_every_worker_has_a_sample_for_every_part_of_a_batch(workers, accumulate
 
 def test_a_part_of_one_image_is_too_few_for_batch_normalisation():
     experiment = tiny.with_training(dataclasses.replace(tiny.EXPERIMENT, model="tiny:normed"), accumulate=9)
-    with pytest.raises(ConfigError, match="is one image: raise batch_size, or lower workers or accumulate"):
+    with pytest.raises(ConfigError, match="is one sample: raise batch_size, or lower workers or accumulate"):
         load_problem(experiment)

@@ -59,7 +59,7 @@ class Lab:
         records: list[Record] = []
         for r, key in enumerate(round_keys(round_settings(replicate, PROBLEM))):
             if key not in self.ledger:
-                if records and floor.cuts(accuracy(records[0]), list(map(accuracy, records))):
+                if records and floor.cuts(records[0].val, [record.val for record in records], ACCURACY):
                     break
                 self.ledger[key] = self.record(replicate, r, key)
             records.append(self.ledger[key])
@@ -71,6 +71,7 @@ class Lab:
         return Record(
             key=key, parent=None, experiment=replicate.name, round=r, technique="", density=density,
             kept=kept_count(density, 1_000_000), prunable=1_000_000, seed=replicate.seed, metrics=metrics, history=[],
+            objective=ACCURACY,
             layers={}, dead_layers=[], epochs=4, seconds=0.0, samples_per_second=0.0, attempts=1,
             workers=1, settings={}, versions={}, finished_at="",
         )  # fmt: skip
@@ -156,7 +157,7 @@ def test_a_smooth_curve_is_found_to_the_width_of_the_last_gap(mid: float, slope:
     """A logistic curve in log density, whose crossing with the floor is known in closed form."""
     curve: Curve = lambda density, seed: 1 / (1 + (mid / density) ** slope)  # noqa: E731
     floor = Floor(drop=drop)
-    crossing = mid / (1 / floor.of(curve(1.0, 0)) - 1) ** (1 / slope)  # solved for density
+    crossing = mid / (1 / (floor.of(curve(1.0, 0), ACCURACY) - 1e-9) - 1) ** (1 / slope)  # solved for density
     found, _ = search(curve, floor, probes=6)
     assert crossing <= smallest(found) * (1 + 1e-9)
     if crossing > 1e-3:  # below, the numbers of weights lie further apart
@@ -264,7 +265,8 @@ def test_a_target_above_what_dense_reaches_gives_the_best_and_says_so() -> None:
     found, lab = search(cliff(0.2), Floor(target=0.95))
     assert (smallest(found), found.holds, found.rounds, len(lab.asked)) == (1.0, False, PATIENCE, 1)
     assert found.reason == (
-        "the floor, 95.00%, is above the dense network's 90.00%; the best of 3 rounds, of density 1, reaches 90.00%"
+        "the floor, 95.00 %, is better than the dense network's 90.00 %; "
+        "the best of 3 rounds, of density 1, reaches 90.00 %"
     )
 
 
@@ -273,7 +275,7 @@ def test_the_best_may_be_a_round_that_was_trained_before_without_a_floor() -> No
     lab_without = lambda experiment, floor: lab.train(experiment, Floor(target=0.0))  # noqa: E731
     found = search_density(TINY, Floor(target=0.95), lab_without)
     assert (smallest(found), found.holds) == (0.25, False)
-    assert found.reason.endswith("the best of 6 rounds, of density 0.25, reaches 93.00%")
+    assert found.reason.endswith("the best of 6 rounds, of density 0.25, reaches 93.00 %")
 
 
 @pytest.mark.parametrize(
@@ -310,11 +312,12 @@ def test_whatever_the_noise_what_is_found_holds_and_ends_in_time(
     assert len(lab.asked) <= 2 + probes
     assert found.rounds <= replicates * (len(TINY.densities()) + 1 + probes)
     assert found.holds
-    above = [accuracy(record) - floor.of(curve(1.0, record.seed)) for record in found.records]
+    above = [floor.margin(record.val, curve(1.0, record.seed), ACCURACY) for record in found.records]
     above += [-math.inf] * (replicates - len(above))
     assert statistics.median(above) >= 0
+    falls = lambda value, seed: floor.margin(value, curve(1.0, seed), ACCURACY) < 0  # noqa: E731
     passed = min(
-        next((r for r, density in enumerate(TINY.densities()) if curve(density, seed) < floor.of(curve(1.0, seed))), 6)
+        next((r for r, density in enumerate(TINY.densities()) if falls(curve(density, seed), seed)), 6)
         for seed in range(replicates)
     )
     assert smallest(found) <= TINY.densities()[passed - 1], "every replicate passed this one without a fall"

@@ -17,7 +17,7 @@ from orchestrator.distributed.flags import SweepFlags
 from orchestrator.driver import Driver
 from orchestrator.errors import ConfigError
 from orchestrator.experiment import Problem
-from orchestrator.objective import ACCURACY
+from orchestrator.objective import ACCURACY, Objective
 from orchestrator.pruning import Explicit
 from orchestrator.stopping import Floor
 from orchestrator.storage.ledger import Ledger
@@ -57,21 +57,21 @@ def test_a_drop_is_exact_to_a_sample(samples: int, data: st.DataObject) -> None:
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({}, "a floor is either an accuracy or a drop below dense, got neither"),
+        ({}, "a floor is either a target or a drop below dense, got neither"),
         (
-            {"accuracy": 0.9, "drop": 0.1},
-            "an accuracy or a drop below dense, got {'accuracy': 0.9, 'drop': 0.1}",
+            {"target": 0.9, "drop": 0.1},
+            "a target or a drop below dense, got {'target': 0.9, 'drop': 0.1}",
         ),
-        ({"accuracy": 91.5}, r"floor.accuracy must be a number in \[0, 1\], got 91.5"),
-        ({"accuracy": -0.1}, r"floor.accuracy must be a number in \[0, 1\], got -0.1"),
-        ({"accuracy": float("nan")}, r"floor.accuracy must be a number in \[0, 1\], got nan"),
-        ({"drop": "2%"}, r"floor.drop must be a number in \[0, 1\], got '2%'"),
-        ({"drop": True}, r"floor.drop must be a number in \[0, 1\], got True"),
+        ({"target": 91.5}, r"floor.target must be a number in \[0, 1\], got 91.5"),
+        ({"target": -0.1}, r"floor.target must be a number in \[0, 1\], got -0.1"),
+        ({"target": float("nan")}, "floor.target must be a finite number, got nan"),
+        ({"drop": "2%"}, "floor.drop must be a finite number of 0 or more, got '2%'"),
+        ({"drop": True}, "floor.drop must be a finite number of 0 or more, got True"),
     ],
 )
 def test_what_is_refused(given: dict[str, float], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        Floor(**given)
+        Floor(**given).check(ACCURACY)
 
 
 # A driver with a floor.
@@ -172,34 +172,50 @@ def test_a_path_is_cut_after_as_many_rounds_below_the_floor_as_its_patience(tmp_
     ("flags", "floor"),
     [
         ({}, None),
-        ({"target_accuracy": 97.0}, Floor(target=0.97)),
-        ({"target_accuracy": 100.0}, Floor(target=1.0)),
+        ({"target": 97.0}, Floor(target=0.97)),
+        ({"target": 100.0}, Floor(target=1.0)),
         ({"max_drop": 0.5}, Floor(drop=0.005)),
         ({"max_drop": 0.0}, Floor(drop=0.0)),
     ],
 )
 def test_both_flags_of_the_floor_are_in_per_cent(flags: dict[str, float], floor: Floor | None) -> None:
-    assert SweepFlags(**flags).stop() == floor
+    assert SweepFlags(**flags).stop(ACCURACY) == floor
 
 
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ({"target_accuracy": 0.993}, "--target-accuracy must be in per cent, above 1 and up to 100, got 0.993: 97 is"),
-        ({"target_accuracy": 101.0}, "--target-accuracy must be in per cent, above 1 and up to 100, got 101: 97 is"),
-        ({"target_accuracy": float("nan")}, "--target-accuracy must be in per cent, .* got nan"),
+        ({"target": 0.993}, "--target must be in per cent, above 1 and up to 100, got 0.993: 97 is"),
+        ({"target": 101.0}, "--target must be in per cent, above 1 and up to 100, got 101: 97 is"),
+        ({"target": float("nan")}, "--target must be in per cent, .* got nan"),
         ({"max_drop": 0.005}, "--max-drop must be in per cent, 0 or from 0.1 to 100, got 0.005: .* 0.5 is one of 200"),
         ({"max_drop": -1.0}, "--max-drop must be in per cent, 0 or from 0.1 to 100, got -1"),
-        ({"max_drop": 1.0, "target_accuracy": 97.0}, "give --target-accuracy or --max-drop, not both, got 97 and 1"),
+        ({"max_drop": 1.0, "target": 97.0}, "give --target or --max-drop, not both, got 97 and 1"),
     ],
 )
 def test_a_floor_in_another_unit_is_refused(flags: dict[str, float], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        SweepFlags(**flags).stop()
+        SweepFlags(**flags).stop(ACCURACY)
 
 
 @pytest.mark.parametrize("tenths", range(11, 1001, 89))
 def test_an_accuracy_in_per_cent_is_exact_to_a_sample(tenths: int) -> None:
-    floor = SweepFlags(target_accuracy=tenths / 10).stop()
+    floor = SweepFlags(target=tenths / 10).stop(ACCURACY)
     assert floor is not None
-    assert (tenths - 1) / 1000 < floor.of(1.0) <= tenths / 1000
+    assert floor.margin(tenths / 1000, 1.0, ACCURACY) >= 0
+    assert floor.margin((tenths - 1) / 1000, 1.0, ACCURACY) < 0
+
+
+BITS = Objective("bits_per_character", higher_is_better=False)
+
+
+def test_a_floor_of_an_objective_that_goes_down_is_a_ceiling() -> None:
+    """In the objective's own unit: 2 bits per character, or 0.1 more than the dense network has."""
+    assert SweepFlags(target=2.0).stop(BITS) == Floor(target=2.0)
+    assert SweepFlags(max_drop=0.1).stop(BITS) == Floor(drop=0.1)
+    floor = Floor(drop=0.25)
+    assert floor.of(1.5, BITS) == 1.75
+    assert [floor.margin(value, 1.5, BITS) >= 0 for value in (1.25, 1.75, 1.76)] == [True, True, False]
+    assert floor.cuts(1.5, [1.5, 1.76], BITS)
+    assert not floor.cuts(1.5, [1.76, 1.5], BITS)
+    assert not Floor(target=1.75, patience=2).cuts(1.5, [1.5, 1.76], BITS)

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from orchestrator.data.dataset import SPLITS, Data, InBlocks
 from orchestrator.data.dataset import Split as Split  # for those who name a split to `evaluate`
-from orchestrator.data.sample_checks import collated, prepared, read_sample
+from orchestrator.data.sample_checks import are_labels, collated, prepared, read_sample
 from orchestrator.errors import ConfigError, DataError, OrchestratorError
 from orchestrator.nested import concatenated, in_parts, mapped, moved, number_of_samples, tensors_of
 from orchestrator.randomness import own_randomness, seed_all
@@ -160,8 +160,10 @@ def _evaluation_batch(data: Data, share: int) -> int:
 
     More of those that are made of floating-point numbers; whole numbers, such as tokens, may have large outputs.
     """
-    tensors = [tensor for _, tensor in tensors_of(data.example[0])] if data.example else []
-    if not tensors or not all(tensor.is_floating_point() for tensor in tensors):
+    if data.example is None:
+        return max(share, EVALUATION_BATCH)
+    tensors = [tensor for _, tensor in tensors_of(data.inputs)]
+    if not all(tensor.is_floating_point() for tensor in tensors):
         return max(1, share)
     values = sum(tensor[:1].numel() for tensor in tensors if tensor.dim())
     return max(1, share, min(EVALUATION_BATCH, EVALUATION_VALUES // max(1, values)))
@@ -171,7 +173,7 @@ def _on_device(data: Data, split: Split, device: torch.device) -> tuple[Tensor, 
     if (samples := data.in_memory(split)) is None:
         return None
     inputs, targets = samples.tensors
-    return inputs.to(device), targets.to(device)
+    return inputs.to(device), targets.to(device, torch.int64 if are_labels(targets) else None)
 
 
 class _Request(NamedTuple):

@@ -149,7 +149,7 @@ def known_labels(samples: object) -> Tensor | None:
     """All labels (n,) where it is certain, without reading a sample, that `samples` gives out these."""
     if is_tensors(samples):
         labels = samples.tensors[1] if len(samples.tensors) > 1 else None
-        return labels if labels is not None and _are_labels(labels) else None
+        return labels if labels is not None and are_labels(labels) else None
     if type(samples) is Subset:
         whole = known_labels(samples.dataset)
         return None if whole is None else whole[indices_of(samples)]
@@ -170,12 +170,12 @@ def stated_labels(samples: object) -> Tensor | None:
         labels = torch.as_tensor(stated)
     except (AttributeError, IndexError, TypeError, ValueError, RuntimeError):
         return None
-    if not _are_labels(labels) or len(labels) != len(samples):  # type: ignore[arg-type]
+    if not are_labels(labels) or len(labels) != len(samples):  # type: ignore[arg-type]
         return None
     return labels.to(torch.int64)  # torch compares no unsigned integers of more than 8 bits
 
 
-def _are_labels(labels: Tensor) -> bool:
+def are_labels(labels: Tensor) -> bool:
     """Whether `labels` are whole numbers of shape (n,)."""
     return labels.dim() == 1 and not labels.is_floating_point() and not labels.is_complex()
 

@@ -97,7 +97,7 @@ def save_csv(records: Iterable[Record], path: Path) -> Path:
 
 def _in_order(metric: str) -> tuple[int, str]:
     """Return the place of a column: the training loss, then validation, then test."""
-    return ("train_", "val_", "test_").index(metric.partition("_")[0] + "_") if "_" in metric else 3, metric
+    return {"train": 0, "val": 1, "test": 2}.get(metric.partition("_")[0], 3), metric
 
 
 def _summary_table(rows: Sequence[Row], gap: int, columns: Sequence[tuple[str, Callable[[Row], str]]]) -> Table:

@@ -385,12 +385,12 @@ def passes(one: Batches):
 def test_evaluation_batches_shrink_with_the_size_of_the_images() -> None:
     def sizes(side: int, batch_size: int) -> list[int]:
         split = TensorDataset(torch.zeros(700, 1, side, side, dtype=torch.uint8), torch.zeros(700).long())
-        one = batches(image_data(split, split, split, 1, (1, side, side)), batch_size)
+        one = batches(complete(image_data(split, split, split, 1, (1, side, side))), batch_size)
         return [len(labels) for _, labels in one.evaluate("val")]
 
     assert sizes(8, 10) == [512, 188]
-    assert sizes(128, 10) == [256, 256, 188]
-    assert sizes(128, 400) == [400, 300]
+    assert sizes(256, 10) == [256, 256, 188]
+    assert sizes(256, 400) == [400, 300]
 
 
 @pytest.mark.parametrize("loader_workers", [0, 2])

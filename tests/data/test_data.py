@@ -10,7 +10,7 @@ import random
 import shutil
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset, Subset, TensorDataset, random_split
 
 from orchestrator.data.builtin import CropAndFlip
-from orchestrator.data.dataset import Data, fixed_order
+from orchestrator.data.dataset import About, Data, fixed_order
 from orchestrator.data.image_data import image_data
 from orchestrator.data.load import complete, load_data
 from orchestrator.errors import ConfigError, DataError
@@ -401,7 +401,7 @@ def test_cifar10_keeps_bytes_and_cuts_a_tenth(cifar: Path) -> None:
     assert data.train.tensors[0].dtype == torch.uint8
     first = pickle.loads((cifar / "cifar-10-batches-py" / "test_batch").read_bytes())["data"][0]
     assert data.test.tensors[0][0].flatten().tolist() == first.tolist()
-    assert data.augment == CropAndFlip(pad=4)
+    assert data.prepare.augment == CropAndFlip(pad=4)
 
 
 def test_damaged_cifar10_is_an_error(cifar: Path) -> None:
@@ -442,8 +442,8 @@ def folder(tmp_path: Path) -> Path:
 
 def test_imagefolder_splits(folder: Path) -> None:
     data = load_data("imagefolder", {"image_size": 24, "val_fraction": 0.2}, root=str(folder))
-    assert data.num_classes == 2
-    assert data.input_shape == (3, 24, 24)
+    assert data.model_arguments["num_classes"] == 2
+    assert data.model_arguments["input_shape"] == (3, 24, 24)
     assert [torch.bincount(data.split(name).targets).tolist() for name in ("train", "val", "test")] == [
         [16, 24],
         [4, 6],
@@ -559,9 +559,16 @@ def test_imagefolder_val_fraction(folder: Path, fraction: float) -> None:
 )
 def test_what_is_told_to_users_of_the_network_is_checked(change, words):
     with pytest.raises(DataError, match=words):
-        complete(replace(tiny.data(), **change))
+        told(**change)
 
 
 def test_names_and_past_normalisation_are_no_part_of_the_identity():
-    told = replace(tiny.data(), labels=("a", "b", "c"), normalized=((0.5,), (0.2,)))
-    assert complete(told).identity == complete(tiny.data()).identity
+    named = told(labels=("a", "b", "c"), normalized=((0.5,), (0.2,)))
+    assert complete(named).identity == complete(tiny.data()).identity
+    assert named.about == About(("a", "b", "c"), (0.5,), (0.2,))
+
+
+def told(**about: object) -> Data:
+    """Return the tiny data with something to say of it."""
+    data = tiny.data()
+    return image_data(data.train, data.val, data.test, 3, (1, 6, 6), **about)

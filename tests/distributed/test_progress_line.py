@@ -23,13 +23,21 @@ RECORD = Record(
     key="k", parent=None, experiment="e", round=2, technique="LearningRateRewinding", density=0.64, kept=12457,
     prunable=19464, seed=0, metrics={"train_loss": 0.1, "val_accuracy": 0.9833, "test_accuracy": 0.9966}, history=[],
     layers={}, dead_layers=[], epochs=30, seconds=125.0, samples_per_second=1.0, attempts=1, workers=1,
-    settings={}, versions={}, finished_at="", blobs={"model.safetensors": Blob("", 60917)},
+    objective=ACCURACY, settings={}, versions={}, finished_at="", blobs={"model.safetensors": Blob("", 60917)},
 )  # fmt: skip
 
 
 def test_a_line_an_epoch():
     line = epoch_line(REPORT, 187.0)
-    for part in ("round 2/14", "epoch 7/30", "density 0.640", "lr 0.1", "loss 0.0123", "val 97.00%", "5,400 images/s"):
+    for part in (
+        "round 2/14",
+        "epoch 7/30",
+        "density 0.640",
+        "lr 0.1",
+        "loss 0.0123",
+        "val 97.00 %",
+        "5,400 samples/s",
+    ):
         assert part in line
     assert line.endswith("3 m 07 s left")
     assert "left" not in epoch_line(REPORT, None)
@@ -37,7 +45,7 @@ def test_a_line_an_epoch():
 
 def test_a_line_a_round():
     line = round_line(RECORD)
-    for part in ("round 2 done", "density 0.640 (1.6x)", "val 98.33%", "test 99.66%", "60.9 kB", "2 m 05 s"):
+    for part in ("round 2 done", "density 0.640 (1.6x)", "val 98.33 %", "test 99.66 %", "60.9 kB", "2 m 05 s"):
         assert part in line
     assert "no weight left in: conv1.weight" in round_line(dataclasses.replace(RECORD, dead_layers=["conv1.weight"]))
 

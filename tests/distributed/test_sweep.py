@@ -149,7 +149,7 @@ def test_a_path_that_is_cut_leaves_the_checkpoints_of_others_alone(tmp_path):
     ledger.store.write(file, b"another job's")
     (cut,) = sweep_paths([TINY], str(tmp_path), floor=Floor(target=1.0)).outcomes
     assert (cut.state, len(cut.records)) == ("cut", 2)
-    assert cut.reason.endswith("below the floor of 100.00%, as is the dense network")
+    assert cut.reason.endswith("worse than the floor of 100.00 %, as is the dense network")
     assert ledger.store.exists(file)
     run(TINY, str(tmp_path))
     assert not ledger.store.exists(file), "it goes when its round is committed, whoever commits it"

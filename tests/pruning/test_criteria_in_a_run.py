@@ -23,6 +23,7 @@ from orchestrator.record import Record
 from orchestrator.runner import run
 from orchestrator.storage.ledger import Ledger
 from orchestrator.storage.opening import open_store
+from orchestrator.task import Classification
 from orchestrator.train_state import TrainState
 from orchestrator.training.trainer import Trainer
 from orchestrator.work import GRADIENTS, Gradients
@@ -49,7 +50,7 @@ def gradients_by_hand(model: nn.Module, state: TrainState, smoothing: float = 0.
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.2])
 def test_gradient_magnitude_prunes_by_the_gradient_of_the_mean_training_loss(tmp_path: Path, smoothing: float) -> None:
-    experiment = tiny.with_training(BY_GRADIENT, label_smoothing=smoothing)
+    experiment = dataclasses.replace(BY_GRADIENT, task=Classification(label_smoothing=smoothing))
     records = run(experiment, str(tmp_path))
     ledger = ledger_of(tmp_path)
     states = [ledger.load(record) for record in records]

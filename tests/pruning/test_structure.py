@@ -30,7 +30,7 @@ MASKS = {"0.weight": torch.tensor([True, False, True]).view(3, 1, 1, 1), "4.weig
 
 @pytest.fixture(scope="module")
 def graph() -> ChannelGraph:
-    return trace_channels(network(), (1, 2, 2))
+    return trace_channels(network(), torch.zeros(1, 1, 2, 2))
 
 
 def state_of(module: nn.Module) -> TrainState:

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from orchestrator.errors import DamagedError
+from orchestrator.objective import ACCURACY
 from orchestrator.record import FORMAT, MODEL, OPTIMIZER, Record
 from orchestrator.sealed import sha256_of
 from orchestrator.storage.ledger import Ledger
@@ -26,7 +27,7 @@ def record(key: str = KEY, **changes) -> Record:
         "kept": 3, "prunable": 6, "seed": 0, "metrics": {"train_loss": 0.5, "val_accuracy": 0.9, "test_accuracy": 0.8},
         "history": [], "layers": {"w": [3, 6]}, "dead_layers": [], "epochs": 2, "seconds": 1.0,
         "samples_per_second": 10.0, "attempts": 1, "workers": 1, "settings": {}, "versions": {},
-        "finished_at": "2026-01-01",
+        "finished_at": "2026-01-01", "objective": ACCURACY,
     }  # fmt: skip
     return Record(**{**values, **changes})
 

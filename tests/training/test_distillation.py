@@ -19,9 +19,12 @@ from orchestrator.pruning.structure import Dense
 from orchestrator.randomness import derive
 from orchestrator.storage.ledger import Ledger
 from orchestrator.storage.opening import open_store
+from orchestrator.task import Classification, Regression, Tokens
 from orchestrator.train_state import TrainState
 from orchestrator.training.distillation import Distillation
 from orchestrator.training.trainer import Trainer
+
+CLASSIFICATION = Classification()
 
 
 def logits(*probabilities):
@@ -40,18 +43,31 @@ def logits(*probabilities):
 )
 def test_the_loss_by_closed_forms(distillation, expected):
     student, teacher = logits([0.25, 0.75], [0.75, 0.25]), logits([0.5, 0.5], [0.5, 0.5])
-    loss = distillation.loss(torch.tensor(10.0), student, teacher)
+    loss = mixed(distillation, torch.tensor(10.0), student, teacher)
     assert loss.item() == pytest.approx(expected)
-    assert distillation.loss(torch.tensor(0.0), teacher, teacher).item() == pytest.approx(0, abs=1e-6)
+    assert mixed(distillation, torch.tensor(0.0), teacher, teacher).item() == pytest.approx(0, abs=1e-6)
 
 
-def test_the_loss_sums_over_positions_as_over_samples():
-    """Of a network with outputs (n, classes, height, width)."""
+def mixed(distillation, loss, student, teacher, task=CLASSIFICATION, targets=None):
+    apart = task.divergence(student, teacher, targets, distillation.temperature)
+    return distillation.mixed(loss, apart)
+
+
+def test_the_loss_sums_over_the_tokens_that_count_as_over_samples():
+    """Of a network with outputs (n, length, vocabulary)."""
     generator = torch.Generator().manual_seed(0)
-    student, teacher = torch.randn((2, 2, 5, 3, 4), generator=generator)
-    flat = [part.movedim(1, -1).reshape(-1, 5) for part in (student, teacher)]
+    student, teacher = torch.randn((2, 2, 6, 5), generator=generator)
+    targets = torch.zeros(2, 6, dtype=torch.int64)
+    targets[0, 4:] = -100
+    flat = [part[targets != -100] for part in (student, teacher)]
     zero, distillation = torch.zeros(()), Distillation()
-    torch.testing.assert_close(distillation.loss(zero, student, teacher), distillation.loss(zero, *flat))
+    of_tokens = mixed(distillation, zero, student, teacher, Tokens(), targets)
+    torch.testing.assert_close(of_tokens, mixed(distillation, zero, *flat))
+
+
+def test_a_regression_is_taught_by_the_squared_distance():
+    student, teacher = torch.tensor([[1.0], [3.0]]), torch.tensor([[0.0], [1.0]])
+    assert mixed(Distillation(weight=0.5), torch.tensor(10.0), student, teacher, Regression()) == 0.5 * 10 + 0.5 * 5
 
 
 @pytest.mark.parametrize(
@@ -90,7 +106,7 @@ def test_a_taught_epoch_is_that_of_a_plain_loop():
     trainer, request = taught(NOISY)
     result = trainer.train(dataclasses.replace(request, epochs=2, structure=Dense()))
     data = load_data(NOISY.data, NOISY.data_options)
-    student, teacher = (tiny.model(data.num_classes, data.input_shape, dropout=0.3) for _ in range(2))
+    student, teacher = (tiny.model(**data.model_arguments, dropout=0.3) for _ in range(2))
     student.load_state_dict(request.start.model)
     teacher.load_state_dict(request.teacher.model)
     teacher.eval()

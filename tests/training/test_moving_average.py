@@ -65,8 +65,8 @@ def test_the_averaged_network_is_the_one_that_is_evaluated():
     images, labels = torch.cat([images for images, _ in batches]), torch.cat([labels for _, labels in batches])
     with torch.no_grad():
         logits = module(images)
-    assert result.history[-1].val_loss == pytest.approx(F.cross_entropy(logits, labels).item(), rel=1e-5)
-    assert result.history[-1].val_accuracy == (logits.argmax(1) == labels).double().mean().item()
+    assert result.history[-1].val["loss"] == pytest.approx(F.cross_entropy(logits, labels).item(), rel=1e-5)
+    assert result.history[-1].val["accuracy"] == (logits.argmax(1) == labels).double().mean().item()
 
 
 @pytest.mark.parametrize("changes", [{}, {"optimizer": AdamW(weight_decay=0.05)}], ids=["sgd", "adamw"])

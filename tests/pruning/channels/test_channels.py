@@ -77,7 +77,7 @@ def resnet8() -> nn.Module:
 
 @pytest.fixture(scope="module")
 def graph(resnet8: nn.Module) -> ChannelGraph:
-    return trace_channels(resnet8, SMALL)
+    return trace_channels(resnet8, torch.zeros(1, *SMALL))
 
 
 def test_counts_of_a_small_resnet_are_those_made_by_hand(resnet8, graph):
@@ -141,7 +141,7 @@ def test_a_removed_channel_is_one_that_says_nothing(spec, shape, options):
                 layer.running_mean.uniform_(-0.1, 0.1)
                 layer.weight.uniform_(0.5, 1.5)
                 layer.bias.uniform_(-0.5, 0.5)
-    graph = trace_channels(module, shape)
+    graph = trace_channels(module, torch.zeros(1, *shape))
     kept = keep_by_ratio(graph, weights_of(module), 0.5)
     silenced, smaller = copy.deepcopy(module), shrink(copy.deepcopy(module), kept)
     with torch.no_grad():
@@ -162,11 +162,11 @@ def test_a_removed_channel_is_one_that_says_nothing(spec, shape, options):
 
 
 def test_half_the_channels_of_a_network_in_one_call(resnet8, graph):
-    smaller, kept = fewer_channels(resnet8, SMALL)
+    smaller, kept = fewer_channels(resnet8, torch.zeros(1, *SMALL))
     assert kept == keep_by_ratio(graph, weights_of(resnet8), 0.5)
     for round_to in (0, 8.0, True):
         with pytest.raises(ConfigError, match=f"round_to must be a whole number of 1 or more, got {round_to}"):
-            fewer_channels(resnet8, SMALL, round_to=round_to)
+            fewer_channels(resnet8, torch.zeros(1, *SMALL), round_to=round_to)
     assert [m.out_channels for m in smaller.modules() if isinstance(m, nn.Conv2d)] == [
         m.out_channels // 2 for m in resnet8.modules() if isinstance(m, nn.Conv2d)
     ]
@@ -176,7 +176,8 @@ def test_half_the_channels_of_a_network_in_one_call(resnet8, graph):
 
 def test_a_stream_that_a_padded_shortcut_continues_stays_whole():
     module = built("resnet8", SMALL, shortcut="padding")
-    writers = {m.layer for g in trace_channels(module, SMALL).groups for m in g.members if m.side == "out"}
+    groups = trace_channels(module, torch.zeros(1, *SMALL)).groups
+    writers = {m.layer for group in groups for m in group.members if m.side == "out"}
     assert {"layer1.0.conv1", "layer2.0.conv1", "layer3.0.conv1"} <= writers
     assert not {"conv1", "layer1.0.conv2", "layer2.0.conv2", "layer3.0.conv2"} & writers
 
@@ -239,7 +240,7 @@ def published_graphs() -> dict[str, tuple[ChannelGraph, dict[str, torch.Tensor]]
         options = {} if name == "resnet34" else {"shortcut": "padding"}
         spec = f"torchvision:{name}" if name == "resnet34" else name
         module = built(spec, shape, 1000 if name == "resnet34" else 10, **options)
-        found[name] = (trace_channels(module, shape), weights_of(module))
+        found[name] = (trace_channels(module, torch.zeros(1, *shape)), weights_of(module))
     return found
 
 
@@ -320,33 +321,33 @@ class Shuffled(nn.Module):
 def test_a_network_without_channels_that_can_go_is_refused_with_a_sentence():
     for module in (Detached(), nn.Sequential(nn.Flatten(), nn.Linear(64, 10))):
         with pytest.raises(ConfigError, match=f"model {type(module).__name__} has no channels that can be removed"):
-            trace_channels(module, SMALL)
+            trace_channels(module, torch.zeros(1, *SMALL))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("spec", "whole"), [("shufflenet_v2_x0_5", "stage4"), ("swin_t", "features.6.reduction")])
 def test_a_network_that_is_understood_in_part_loses_channels_there(spec, whole, caplog):
     dense = built(f"torchvision:{spec}", (3, 32, 32))
-    smaller, _ = fewer_channels(dense, (3, 32, 32))
+    smaller, _ = fewer_channels(dense, torch.zeros(1, 3, 32, 32))
     assert "these layers keep all their channels, whose flow is unknown" in caplog.text
     assert whole in caplog.text
     assert sum(p.numel() for p in smaller.parameters()) < 0.75 * sum(p.numel() for p in dense.parameters())
 
 
 def test_frozen_parameters_are_traced_as_others(resnet8, graph):
-    assert trace_channels(copy.deepcopy(resnet8).requires_grad_(False), SMALL).groups == graph.groups
+    assert trace_channels(copy.deepcopy(resnet8).requires_grad_(False), torch.zeros(1, *SMALL)).groups == graph.groups
 
 
 def test_without_its_library_the_sentence_says_what_to_install(resnet8, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch_pruning", None)
     with pytest.raises(ConfigError, match=r"torch_pruning.*pip install -e '\.\[channels\]'"):
-        trace_channels(resnet8, SMALL)
+        trace_channels(resnet8, torch.zeros(1, *SMALL))
 
 
 def test_the_graph_is_the_same_in_another_process_with_other_hashes(graph):
     """Its hash is part of the keys."""
-    code = "import sys; sys.path.insert(0, 'tests/pruning/channels'); import test_channels as t\n"
-    code += "print(t.trace_channels(t.built('resnet8', t.SMALL, width=16), t.SMALL).identity)"
+    code = "import sys; sys.path.insert(0, 'tests/pruning/channels'); import test_channels as t, torch\n"
+    code += "print(t.trace_channels(t.built('resnet8', t.SMALL, width=16), torch.zeros(1, *t.SMALL)).identity)"
     environment = {**os.environ, "PYTHONHASHSEED": "77"}
     root = Path(__file__).parents[3]
     process = subprocess.run(
@@ -360,7 +361,7 @@ def test_the_graph_is_the_same_in_another_process_with_other_hashes(graph):
     "shuffle", [lambda x: x.flip(1), lambda x: x.roll(2, 1), lambda x: torch.cat([x[:, 8:], x[:, :8]], 1)]
 )
 def test_a_group_whose_removal_does_something_else_stays_whole(shuffle, width):
-    graph = trace_channels(Shuffled(shuffle, width), SMALL)
+    graph = trace_channels(Shuffled(shuffle, width), torch.zeros(1, *SMALL))
     assert [group.members[0].layer for group in graph.groups] == ["conv2"]
 
 
@@ -402,7 +403,7 @@ class Numbered(nn.Sequential):
 
 def test_a_parameter_of_whole_numbers_is_left_as_it_is() -> None:
     module = Numbered(3)
-    assert [group.size for group in trace_channels(module, SMALL).groups] == [8, 8]
+    assert [group.size for group in trace_channels(module, torch.zeros(1, *SMALL)).groups] == [8, 8]
     assert torch.equal(module.order, torch.arange(8).flip(0))
 
 
