@@ -1,8 +1,8 @@
 """Keep every choice of a search within its budget, and use the budget up.
 
 The paper (algorithm 1) bounds each action from above, so that the budget can still be reached with the layers that
-follow at their minimum. Here it is bounded from below too, so that the budget can still be used up with the layers that
-follow at their maximum. Both bounds count whole blocks, and what rounding leaves is filled up in the end.
+follow at their minimum. Here it is bounded from below too, so that the budget can still be used up, to within a block,
+with the layers that follow at their maximum. Bounds count whole blocks; what rounding leaves is filled up in the end.
 """
 
 from __future__ import annotations
@@ -105,8 +105,8 @@ class Budget:
         largest = [other.maximum for other in rest]
         smallest = [other.minimum for other in rest]
         high = _largest(decision.blocks, lambda b: self.allows([*chosen, decision.size(b), *smallest]))
-        wasteful = _largest(decision.blocks, lambda b: self.allows([*chosen, decision.size(b), *largest]), least=0)
-        return min(wasteful + 1, high), high
+        low = _largest(decision.blocks, lambda b: self.allows([*chosen, decision.size(b), *largest]))
+        return min(low, high), high
 
     def fit(self, wanted: Sequence[float]) -> Sizes:
         """Return the sizes nearest to the fractions `wanted`, decision after decision within its bounds; then fill up.
@@ -164,7 +164,7 @@ class Budget:
         return grown(_largest(most, lambda by: self.allows(self._sizes(grown(by))), least=0))
 
     def _grow(self, blocks: list[int], place: int) -> bool:
-        """Add a block at `place`, in the list, if there is one and the budget allows it. Return whether it was added."""
+        """Add a block at `place`, in the list itself, if the budget allows it. Return whether it was added."""
         blocks[place] += 1
         if blocks[place] <= self.decisions[place].blocks and self.allows(self._sizes(blocks)):
             return True

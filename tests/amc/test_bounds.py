@@ -46,16 +46,15 @@ def is_allowed(budget: Budget, sizes: tuple[int, ...]) -> bool:
 @pytest.mark.parametrize(
     ("chosen", "blocks"),
     [
-        # a = 8 with b = c = 2: 8 + 16 + 4 + 4 = 32. a = 2 with b = c = 8: 2 + 16 + 64 + 16 = 98: nothing is wasted
+        # a = 8 with b = c = 2: 8 + 16 + 4 + 4 = 32. a = 2 with b = c = 8: 2 + 16 + 64 + 16 = 98.
         ((), (1, 4)),
-        # a = 8: b = 6 with c = 2: 8 + 48 + 12 + 4 = 72; b = 8: 92. b = 2 with c = 8: 8 + 16 + 16 + 16 = 56 wastes
-        # 20; b = 4: 8 + 32 + 32 + 16 = 88
-        ((8,), (2, 3)),
-        # a = 2: b = 8 with c = 2: 2 + 16 + 16 + 4 = 38; b = 4 with c = 8: 2 + 8 + 32 + 16 = 58 wastes 18; b = 6: 78
-        ((2,), (3, 4)),
-        # a = 8, b = 4: 8 + 32 + 4c + 2c <= 76: c = 6 exactly
+        # a = 8: b = 6 with c = 2: 8 + 48 + 12 + 4 = 72, b = 8: 92. With c = 8: b = 2: 56, b = 4: 88.
+        ((8,), (1, 3)),
+        # a = 2: b = 8 with c = 2: 2 + 16 + 16 + 4 = 38. With c = 8: b = 4: 2 + 8 + 32 + 16 = 58, b = 6: 78.
+        ((2,), (2, 4)),
+        # a = 8, b = 4: 8 + 32 + 4c + 2c <= 76: c = 6 exactly.
         ((8, 4), (3, 3)),
-        # a = 2, b = 8: 2 + 16 + 8c + 2c <= 76: c = 4 gives 58; 6 gives 78
+        # a = 2, b = 8: 2 + 16 + 8c + 2c <= 76: c = 4 gives 58, c = 6 gives 78.
         ((2, 8), (2, 2)),
     ],
 )
