@@ -6,15 +6,15 @@ only from its seed and has no checkpoint: one that is given the same scores in t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from orchestrator.amc.bounds import Budget, Sizes
-from orchestrator.errors import ConfigError
 from orchestrator.randomness import derive
 from orchestrator.validate import dataclass_with, finite, fraction, whole
 
@@ -35,7 +35,10 @@ class AgentSettings(Protocol):
     """A frozen dataclass that makes an agent."""
 
     def start(self, budget: Budget, seed: int, evaluations: int) -> Agent:
-        """Return the agent at its beginning. `evaluations`: how many candidates it may ask for in all."""
+        """Return the agent at its beginning. `evaluations`: how many candidates it may ask for in all.
+
+        Raises ConfigError for fewer evaluations than the agent can use.
+        """
         ...
 
 
@@ -76,18 +79,17 @@ class Random:
     """Each size is drawn evenly between its bounds, layer after layer."""
 
     def start(self, budget: Budget, seed: int, evaluations: int) -> Agent:
-        return FixedAgent([random_sizes(budget, seed, number) for number in range(evaluations)])
+        return FixedAgent(random_sizes(budget, seed, number) for number in range(evaluations))
 
 
 class FixedAgent:
     """An agent that does not learn."""
 
-    def __init__(self, candidates: Sequence[Sizes]) -> None:
-        self._left = list(candidates)
+    def __init__(self, candidates: Iterable[Sizes]) -> None:
+        self._left = iter(candidates)
 
     def ask(self, count: int) -> list[Sizes]:
-        asked, self._left = self._left[:count], self._left[count:]
-        return asked
+        return list(islice(self._left, count))
 
     def tell(self, candidates: Sequence[Sizes], scores: Sequence[float]) -> None:
         return
@@ -185,73 +187,6 @@ class EvolutionAgent:
         changes = self._settings.sigma * draw.standard_normal(len(layers))
         mutated = fractions + np.where(draw.random(len(layers)) < self._settings.rate, changes, 0)
         return self._budget.fit(mutated.clip(0, 1).tolist())
-
-
-@dataclass(frozen=True)
-class Sensitivity:
-    """Cut one layer at a time, then allow every layer the same loss of score: the largest that the budget needs.
-
-    As FastNAS of NVIDIA's Model-Optimizer does. Probes of one layer exceed the budget; they are scored, never chosen.
-    The losses between two probes are interpolated, and taken not to shrink when more goes.
-    """
-
-    def start(self, budget: Budget, seed: int, evaluations: int) -> Agent:
-        """Raise ConfigError for fewer `evaluations` than layers and two."""
-        layers = len(budget.decisions)
-        if evaluations < layers + 2:
-            raise ConfigError(
-                f"evaluations must be {layers + 2} or more with Sensitivity, which cuts each of {layers} layers alone, "
-                f"got {evaluations}"
-            )
-        return SensitivityAgent(budget, (evaluations - 2) // layers)
-
-
-class SensitivityAgent:
-    def __init__(self, budget: Budget, levels: int) -> None:
-        self._budget = budget
-        self._whole = tuple(decision.maximum for decision in budget.decisions)
-        probes = [self._whole]
-        for place, decision in enumerate(budget.decisions):
-            for level in range(levels):
-                size = decision.size(decision.nearest(level / levels))
-                probes.append((*self._whole[:place], size, *self._whole[place + 1 :]))
-        self._probes = FixedAgent(probes)
-        self._scores: dict[Sizes, float] = {}
-        self._finished = False
-
-    def ask(self, count: int) -> list[Sizes]:
-        if self._finished:
-            return []
-        if probes := self._probes.ask(count):
-            return probes
-        self._finished = True
-        return [self._within_budget()]
-
-    def tell(self, candidates: Sequence[Sizes], scores: Sequence[float]) -> None:
-        self._scores.update(zip(candidates, scores, strict=True))
-
-    def _within_budget(self) -> Sizes:
-        curves = [self._losses(place) for place in range(len(self._whole))]
-        worst = max(losses[0] for _, losses in curves)
-
-        def tolerating(share: float) -> list[float]:
-            """At share 0 every loss is tolerated, at 1 none: the smallest fraction that loses no more."""
-            return [float(np.interp((share - 1) * worst, -losses, fractions)) for fractions, losses in curves]
-
-        return self._budget.widest(lambda share: tolerating(share) if share > 0 else [0.0] * len(curves))
-
-    def _losses(self, place: int) -> tuple[NDArray[Any], NDArray[Any]]:
-        """Return fractions kept (n,), ascending to 1, and the loss of score (n,) at each, descending to 0."""
-        dense = self._scores[self._whole]
-        others = (*self._whole[:place], 0, *self._whole[place + 1 :])
-        alone = {
-            sizes[place]: dense - score
-            for sizes, score in self._scores.items()
-            if (*sizes[:place], 0, *sizes[place + 1 :]) == others
-        }
-        sizes = sorted(alone)
-        losses = np.maximum.accumulate([max(alone[size], 0.0) for size in reversed(sizes)])[::-1]
-        return np.array(sizes) / self._whole[place], losses
 
 
 def best_of(candidates: Sequence[Sizes], scores: Sequence[float], count: int) -> list[Sizes]:

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from orchestrator.amc.agents import Agent, random_sizes
 from orchestrator.amc.bounds import Budget, Sizes
 from orchestrator.amc.features import FEATURES, Features
+from orchestrator.errors import ConfigError
 from orchestrator.randomness import derive, one_thread, own_randomness, seed_all
 from orchestrator.validate import finite, fraction, whole
 
@@ -61,6 +62,11 @@ class Ddpg:
         fraction("Ddpg.discount", self.discount, zero=True, one=True)
 
     def start(self, budget: Budget, seed: int, evaluations: int) -> Agent:
+        """Raise ConfigError unless learning begins before the last of the `evaluations`."""
+        if self.warm_up >= evaluations:
+            raise ConfigError(
+                f"Ddpg.warm_up must be below evaluations, {evaluations}, got {self.warm_up}: it learns nothing before"
+            )
         return DdpgAgent(self, budget, seed)
 
 
