@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
-from orchestrator.amc.layer_shape import padding_of
+from orchestrator.amc.forward_shapes import padding_of
 from orchestrator.pruning.channels.graph import Kept
 from orchestrator.randomness import derive
 

@@ -11,7 +11,8 @@ from torch import nn
 from orchestrator.amc.cost import free_groups
 from orchestrator.amc.decisions import channel_budget
 from orchestrator.amc.features import Features
-from orchestrator.amc.layer_shape import LayerShape, layer_shapes
+from orchestrator.amc.forward_shapes import layer_shapes
+from orchestrator.amc.layer_shape import LayerShape
 
 
 def features_of(network: str, **options: object) -> tuple[Features, list[int]]:
