@@ -1,4 +1,4 @@
-"""Small networks whose channels are chained, added, concatenated and filtered one by one."""
+"""Small networks whose channels are chained, added, concatenated, filtered one by one, and mixed by attention."""
 
 from __future__ import annotations
 
@@ -63,11 +63,32 @@ class Depthwise(nn.Module):
         return self.fc((features + self.narrow(wide)).mean((2, 3)))
 
 
+class Attention(nn.Module):
+    """Convolutions, attention over their pixels, whose channels stay, and a hidden layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.widen = nn.Conv2d(1, 8, 3, padding=1), nn.Conv2d(8, 16, 3, stride=4)
+        self.attention = nn.MultiheadAttention(16, 2, batch_first=True)
+        self.hidden, self.fc = nn.Linear(16, 24), nn.Linear(24, 10)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        tokens = self.widen(torch.relu(self.stem(images))).flatten(2).transpose(1, 2)
+        mixed = self.attention(tokens, tokens, tokens, need_weights=False)[0] + tokens
+        return self.fc(torch.relu(self.hidden(mixed)).mean(1))
+
+
 def residual() -> nn.Module:
     return build_model("resnet8", {"width": 8}, num_classes=10, input_shape=SHAPE, seed=0)
 
 
-NETWORKS = {"chain": Chain, "residual": residual, "concatenating": Joined, "depthwise": Depthwise}
+NETWORKS = {
+    "chain": Chain,
+    "residual": residual,
+    "concatenating": Joined,
+    "depthwise": Depthwise,
+    "attention": Attention,
+}
 
 
 @functools.cache
