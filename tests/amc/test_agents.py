@@ -87,6 +87,17 @@ def test_sensitivity_cuts_one_layer_at_a_time_and_then_all_by_one_loss():
     assert BUDGET.allows(chosen)
 
 
+def test_sensitivity_trusts_no_layer_more_because_more_of_it_went():
+    """A lucky probe of the first layer, at 8 channels, does not undo the losses at 16 and more."""
+
+    def lucky(sizes):
+        return 1.0 if sizes == (8, 64, 64) else score(sizes)
+
+    *_, chosen = asked(Sensitivity(), 0, 32, of=lucky)
+    *_, without_luck = asked(Sensitivity(), 0, 32)
+    assert chosen[0] >= without_luck[0] - 8
+
+
 def test_sensitivity_needs_a_probe_of_each_layer():
     with pytest.raises(ConfigError, match=r"evaluations must be 5 or more with Sensitivity.* got 4"):
         Sensitivity().start(BUDGET, 0, 4)

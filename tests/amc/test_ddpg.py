@@ -40,14 +40,14 @@ def test_only_the_last_episodes_are_replayed():
     assert set(replay(7, 2, capacity=3).draw(200, np.random.default_rng(0)).rewards[:, 0].tolist()) == {4, 5, 6}
 
 
-@pytest.mark.parametrize(("discount", "first"), [(1.0, 0.75 - 0.5 + 1.2), (0.5, 0.75 - 0.5 + 0.6), (0.0, 0.25)])
+@pytest.mark.parametrize(("discount", "first"), [(1.0, 0.25 + 2.2), (0.5, 0.25 + 1.1), (0.0, 0.25)])
 def test_targets_of_an_episode_of_two_layers_are_those_made_by_hand(discount, first):
-    """Q(s, a) = s_0 + 2 a, mu(s) = s_1 / 10: the value of what follows the first layer is 1 + 2 * 0.1."""
+    """R - b = 0.25. Q(s, a) = 1 + s_0 + 2 a, mu(s) = s_1 / 10: what follows the first layer is worth 1 + 1 + 0.2."""
     states = torch.zeros(2, 11)
     states[:, 0], states[:, 1] = torch.tensor([5.0, 1.0]), torch.tensor([3.0, 1.0])
     memory = Replay(1)
     memory.add(states, torch.tensor([[0.2], [0.4]]), 0.75)
-    found = targets(memory._all, 0.5, discount, lambda s: s[:, 1:2] / 10, lambda s, a: s[:, :1] + 2 * a)
+    found = targets(memory._all, 0.5, discount, lambda s: s[:, 1:2] / 10, lambda s, a: 1 + s[:, :1] + 2 * a)
     torch.testing.assert_close(found, torch.tensor([[first], [0.25]]))
 
 
