@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import subprocess
 import sys
 import tempfile
@@ -19,6 +18,7 @@ import numpy as np
 from orchestrator.decode import decode, parse
 from orchestrator.errors import ExportError, OrchestratorError
 from orchestrator.export.runtimes import Array, Run, runtime_of
+from orchestrator.processor import processor
 
 if TYPE_CHECKING:
     from orchestrator.data.dataset import Data
@@ -121,15 +121,6 @@ def labels_of(data: Data) -> Array:
         labels = torch.cat([labels for _, labels in batches.evaluate("test")])
     found: Array = labels.numpy()
     return found
-
-
-def processor() -> str:
-    """The name of this machine's processor."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
 
 
 def _memory(field: str) -> int | None:

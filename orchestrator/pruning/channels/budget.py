@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from decimal import ROUND_CEILING, Context, Decimal
 from fnmatch import fnmatchcase
 
@@ -79,8 +79,25 @@ def keep_by_ratio(
     agree.
     """
     table = check_ratios({"*": ratios} if isinstance(ratios, (int, float)) else ratios)
-    alive = graph.alive(kept or {})
     sizes = ratio_sizes(graph, set(weights), table, round_to)
+    return keep_sizes(graph, weights, sizes, kept=kept, criterion=criterion, gradients=gradients)
+
+
+@torch.no_grad()
+def keep_sizes(
+    graph: ChannelGraph,
+    weights: Mapping[str, Tensor],
+    sizes: Sequence[int],
+    *,
+    kept: Kept | None = None,
+    criterion: Criterion = magnitude,
+    gradients: Mapping[str, Tensor] | None = None,
+) -> Kept:
+    """Return the configuration in which each group keeps as many channels as `sizes` says, its highest.
+
+    `weights` are of the network that `kept` leaves; a group that has no more channels than its size loses none.
+    """
+    alive = graph.alive(kept or {})
     for group, flags, size in zip(graph.groups, alive, sizes, strict=True):
         if (excess := int(flags.sum()) - size) > 0:
             means = _means(graph, group, weights, kept or {}, criterion, gradients)

@@ -1,0 +1,127 @@
+"""Measure the time of layers by onnxruntime; run as a process of its own, which imports nothing else that is heavy."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+
+from orchestrator.amc.layer_shape import LayerShape
+from orchestrator.decode import decode, parse
+from orchestrator.errors import ExportError
+from orchestrator.extras import extra
+
+WARM_UP, RUNS, FEWEST_RUNS = 5, 30, 5
+SECONDS = 0.5  # for one size of one layer: no more than the fewest runs beyond it
+SHORTEST = 1e-8  # seconds of a layer that cannot be told from an empty network
+REFERENCE = LayerShape(32, 32, (16, 16), (3, 3), (1, 1), (1, 1), ((1, 1), (1, 1)))
+
+
+def measure_here(shapes: Sequence[LayerShape], threads: int) -> tuple[list[float], str]:
+    """Return the seconds of each layer, measured in this process, and the name of the runtime."""
+    with extra("onnx", "latency tables", ExportError):
+        import onnxruntime
+    reference, empty = _runner(REFERENCE, threads), _runner(None, threads)
+    overhead, pace = _medians(empty, reference)
+    found, paces = [], [pace]
+    for shape in shapes:
+        taken, pace = _medians(_runner(shape, threads), reference)
+        found.append((taken - overhead * pace / paces[0]) / pace)
+        paces.append(pace)
+    typical = median(paces)
+    return [max(ratio * typical, SHORTEST) for ratio in found], f"onnxruntime {onnxruntime.__version__}"
+
+
+def _medians(run: Callable[[], object], reference: Callable[[], object]) -> tuple[float, float]:
+    """Return the median seconds of `run` and of `reference`, which take turns."""
+    for _ in range(WARM_UP):
+        run(), reference()
+    taken: list[float] = []
+    paces: list[float] = []
+    while len(taken) < FEWEST_RUNS or (len(taken) < RUNS and sum(taken) < SECONDS):
+        for times, called in ((paces, reference), (taken, run)):
+            begin = time.perf_counter()
+            called()
+            times.append(time.perf_counter() - begin)
+    return median(taken), median(paces)
+
+
+def _runner(shape: LayerShape | None, threads: int) -> Callable[[], object]:
+    """Return what runs one layer on random values; None is a network that does nothing."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+    model, dimensions = _model_of(shape)
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    values = np.random.default_rng(0).standard_normal(dimensions, dtype=np.float32)
+    return lambda: session.run(None, {"inputs": values})
+
+
+def _model_of(shape: LayerShape | None) -> tuple[Any, tuple[int, ...]]:
+    """Return an ONNX model of one layer, or of none, and the dimensions of its input for one sample."""
+    import onnx
+    from onnx import helper, numpy_helper
+
+    dimensions, filters = _dimensions(shape)
+    draw, weights = np.random.default_rng(0), {}
+    if shape is None:
+        node = helper.make_node("Identity", ["inputs"], ["outputs"])
+    else:
+        weights["weight"] = draw.standard_normal(filters, dtype=np.float32)
+        weights["bias"] = draw.standard_normal(shape.outputs, dtype=np.float32)
+        node = helper.make_node(_operation(shape), ["inputs", *weights], ["outputs"])
+    if shape is not None and shape.kernel:
+        attributes = {
+            "kernel_shape": shape.kernel,
+            "strides": shape.stride,
+            "dilations": shape.dilation,
+            "pads": [before for before, _ in shape.padding] + [after for _, after in shape.padding],
+            "group": shape.groups,
+        }
+        node.attribute.extend(helper.make_attribute(name, value) for name, value in attributes.items())
+    kind = onnx.TensorProto.FLOAT
+    graph = helper.make_graph(
+        [node],
+        "layer",
+        [helper.make_tensor_value_info("inputs", kind, dimensions)],
+        [helper.make_tensor_value_info("outputs", kind, None)],
+        [numpy_helper.from_array(value, name) for name, value in weights.items()],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), dimensions
+
+
+def _operation(shape: LayerShape) -> str:
+    if not shape.kernel:
+        return "Gemm"
+    return "ConvTranspose" if shape.transposed else "Conv"
+
+
+def _dimensions(shape: LayerShape | None) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return the dimensions of a layer's input and of its weight."""
+    if shape is None:
+        return (1,), ()
+    if not shape.kernel:
+        return (shape.rows, shape.inputs), (shape.inputs, shape.outputs)
+    first, second = (shape.inputs, shape.outputs) if shape.transposed else (shape.outputs, shape.inputs)
+    return (1, shape.inputs, *shape.size), (first, second // shape.groups, *shape.kernel)
+
+
+def _main(task: str, answer: str, threads: str) -> int:
+    try:
+        shapes = decode(list[LayerShape], parse(Path(task).read_bytes()))
+        Path(answer).write_text(json.dumps(measure_here(shapes, int(threads))))
+    except ExportError as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(_main(*sys.argv[1:]))
