@@ -19,6 +19,7 @@ LAYERS = (
     ("record", "train_state", "modules", "schedules"),
     ("training.optimizer", "training.config", "training.distillation", "training.masked"),
     ("pruning",),
+    ("ofa",),
     ("work", "own_loop", "torch_schedulers"),
     ("techniques", "stopping", "storage"),
     ("data", "experiment"),
