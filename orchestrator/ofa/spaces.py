@@ -82,10 +82,11 @@ class Space:
         return found
 
     def uniform(self) -> Iterator[Architecture]:
-        """Yield deepest architectures of largest kernels that show every width and expand of every stage."""
+        """Yield architectures of equal blocks that together show every width and expand of every block."""
         stages = [tuple(stage.uniform()) for stage in self.stages]
         for place in range(max(map(len, stages))):
-            yield Architecture(self.family, tuple(each[min(place, len(each) - 1)] for each in stages))
+            chosen = tuple(each[min(place, len(each) - 1)] for each in stages)
+            yield Architecture(self.family, chosen, self._resolutions[-1])
 
     def check(self, architecture: Architecture) -> Architecture:
         """Return `architecture`. Raise ConfigError, which names the stage, if it is not one of this space."""

@@ -69,10 +69,10 @@ class ElasticStage:
         return StageChoice(self.widths[place], (self.blocks[depth][place],) * depth)
 
     def uniform(self) -> Iterator[StageChoice]:
-        """Yield the deepest stage of largest kernels at every width and expand; all its blocks are equal."""
-        depth = self.depths[-1]
-        for width, expand in itertools.product(self.widths, self._expands(-1)):
-            yield StageChoice(width, (BlockChoice(self.kernels[-1], expand),) * depth)
+        """Yield stages of equal blocks, with the largest kernel, that show every width and expand of every block."""
+        for width, depth in itertools.product(self.widths, self.depths if self.coupled else self.depths[-1:]):
+            for expand in dict.fromkeys(block.expand for block in self.blocks[depth]):
+                yield StageChoice(width, (BlockChoice(self.kernels[-1], expand),) * depth)
 
     def sample(self, rng: Random) -> StageChoice:
         """Return a stage with every choice drawn uniformly, one after another."""

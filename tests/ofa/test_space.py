@@ -122,6 +122,8 @@ def test_coupled_stages_have_one_expand_for_each_depth():
 def test_uniform_architectures_show_every_expand_and_width():
     shown = [(each.stages[2].width, each.stages[2].blocks[0].expand) for each in find_space("resnet50d").uniform()]
     assert set(shown) == set(itertools.product((0.65, 0.8, 1.0), (0.2, 0.25, 0.35)))
+    shown = [(len(each.stages[0].blocks), each.stages[0].blocks[0].expand) for each in COMPOUND.uniform()]
+    assert shown == [(2, 3), (3, 4), (4, 6)]
 
 
 @pytest.mark.parametrize(
