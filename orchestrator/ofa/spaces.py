@@ -10,7 +10,7 @@ from random import Random
 
 from orchestrator.errors import ConfigError
 from orchestrator.ofa.architecture import Architecture
-from orchestrator.ofa.stage import ElasticStage, pick
+from orchestrator.ofa.stage import ElasticStage, Largest, of_largest, pick
 from orchestrator.validate import one_of
 
 
@@ -100,16 +100,10 @@ class Space:
             raise ConfigError(f"{what}, got resolution {architecture.resolution}: it has {self._resolutions}")
         return architecture
 
-    def narrowed(
-        self,
-        *,
-        kernels: int | None = None,
-        depths: int | None = None,
-        expands: int | None = None,
-        widths: int | None = None,
-    ) -> Space:
-        """Return the space with only this many of the largest choices of each; None: all of them."""
-        return replace(self, stages=tuple(stage.narrowed(kernels, depths, expands, widths) for stage in self.stages))
+    def narrowed(self, largest: Largest) -> Space:
+        """Return the space with only the largest choices, as many of each as `largest` says."""
+        stages = tuple(stage.narrowed(largest) for stage in self.stages)
+        return replace(self, stages=stages, resolutions=of_largest(self.resolutions, largest.resolutions))
 
 
 def _compound(kernel: int) -> ElasticStage:

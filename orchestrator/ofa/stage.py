@@ -12,8 +12,30 @@ from typing import Any, TypeVar
 
 from orchestrator.errors import ConfigError
 from orchestrator.ofa.architecture import BlockChoice, StageChoice
+from orchestrator.validate import whole
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Largest:
+    """How many of the largest choices of each kind are left; None: all of them."""
+
+    kernels: int | None = None
+    depths: int | None = None
+    expands: int | None = None
+    widths: int | None = None
+    resolutions: int | None = None
+
+    def __post_init__(self) -> None:
+        for name, count in vars(self).items():
+            if count is not None:
+                whole(name, count, minimum=1, way_out="None stands for all choices")
+
+    def holds(self, other: Largest) -> bool:
+        """Return whether every choice that `other` leaves is left here too."""
+        pairs = zip(vars(self).values(), vars(other).values(), strict=True)
+        return all(mine is None or (theirs is not None and theirs <= mine) for mine, theirs in pairs)
 
 
 @dataclass(frozen=True)
@@ -126,17 +148,16 @@ class ElasticStage:
             ]
         return found
 
-    def narrowed(
-        self, kernels: int | None, depths: int | None, expands: int | None, widths: int | None
-    ) -> ElasticStage:
-        """Return the stage with only this many of the largest choices of each; None: all of them."""
+    def narrowed(self, largest: Largest) -> ElasticStage:
+        """Return the stage with only the largest choices, as many of each as `largest` says."""
+        depths, expands = largest.depths, largest.expands
         if self.coupled:
-            depths = expands = min((n for n in (depths, expands) if n is not None), default=None)
+            depths = expands = min((count for count in (depths, expands) if count is not None), default=None)
         return ElasticStage(
-            _largest(self.depths, depths),
-            _largest(self.kernels, kernels),
-            _largest(self.expands, expands),
-            _largest(self.widths, widths),
+            of_largest(self.depths, depths),
+            of_largest(self.kernels, largest.kernels),
+            of_largest(self.expands, expands),
+            of_largest(self.widths, largest.widths),
             self.coupled,
         )
 
@@ -151,5 +172,6 @@ def _before(choices: Sequence[Any], value: Any) -> Any:
     return choices[place - 1] if place else None
 
 
-def _largest(choices: tuple[T, ...], count: int | None) -> tuple[T, ...]:
+def of_largest(choices: tuple[T, ...], count: int | None) -> tuple[T, ...]:
+    """Return the last `count` of `choices`; None: all of them."""
     return choices if count is None else choices[-count:]

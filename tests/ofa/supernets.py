@@ -10,8 +10,19 @@ from torch import Tensor
 from orchestrator.ofa.architecture import Architecture
 from orchestrator.ofa.elastic import Supernet
 from orchestrator.ofa.spaces import Space, find_space
+from orchestrator.ofa.stage import ElasticStage
 
 SMALL = find_space("small")
+# The blocks of ResNet-50-D, but few and narrow.
+TINY_RESNET = Space(
+    "tiny resnet",
+    "resnet50d",
+    (
+        ElasticStage((0, 1), widths=(0.25, 0.5)),
+        ElasticStage((0,), widths=(0.25, 0.5)),
+        *(ElasticStage((1, 2), expands=(0.2, 0.25, 0.35), widths=(0.05, 0.1)) for _ in range(4)),
+    ),
+)
 
 
 @torch.no_grad()

@@ -22,7 +22,7 @@ def counted(network, shape):
 def test_every_choice_of_every_stage_costs_what_its_network_does(shape):
     supernet = random_supernet(channels=shape[0])
     model = CostModel(10, shape)
-    for architecture in list(each_stage_once())[::3]:
+    for architecture in list(each_stage_once())[::5]:
         assert model(architecture) == counted(extract(supernet, architecture), shape)
 
 

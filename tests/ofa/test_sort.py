@@ -6,13 +6,14 @@ import copy
 
 import pytest
 import torch
-from supernets import SMALL, digits, random_supernet
+from supernets import SMALL, TINY_RESNET, digits, random_supernet
 
 from orchestrator.ofa.extract import extract
 from orchestrator.ofa.sort import channel_orders, reorder, sort_channels
 from orchestrator.ofa.spaces import find_space
+from orchestrator.ofa.stage import Largest
 
-WIDEST = SMALL.narrowed(expands=1)
+WIDEST = SMALL.narrowed(Largest(expands=1))
 
 
 def importance(weight):
@@ -24,11 +25,14 @@ def outputs(supernet, space, images):
     return [supernet(images, architecture) for architecture in space.uniform()]
 
 
-@pytest.mark.parametrize(("name", "kept"), [("small", 1), ("small", 2), ("small", 3), ("compofa", 2), ("resnet50d", 2)])
-def test_networks_of_trained_widths_stay_the_same_functions(name, kept):
-    space = find_space(name)
-    trained = space.narrowed(expands=kept, depths=kept)
-    channels, size = (1, 8) if name == "small" else (3, 32)
+@pytest.mark.parametrize(
+    ("space", "kept"),
+    [(SMALL, 1), (SMALL, 2), (SMALL, 3), (find_space("compofa"), 2), (TINY_RESNET, 1), (TINY_RESNET, 2)],
+    ids=lambda value: getattr(value, "name", value),
+)
+def test_networks_of_trained_widths_stay_the_same_functions(space, kept):
+    trained = space.narrowed(Largest(expands=kept, depths=kept))
+    channels, size = (1, 8) if space is SMALL else (3, 32)
     supernet, images = random_supernet(space, channels), digits(2, size, channels)
     before = outputs(supernet.double(), trained, images.double())
     sort_channels(supernet, trained)
@@ -53,7 +57,7 @@ def test_the_next_sort_stays_within_the_widths_that_are_trained():
     supernet = random_supernet()
     weight = supernet.network.stages[1][1].project.conv.weight
     before = importance(weight.detach())
-    sort_channels(supernet, SMALL.narrowed(expands=2))
+    sort_channels(supernet, SMALL.narrowed(Largest(expands=2)))
     after = importance(weight.detach())
     middle = 3 * 32  # expand 3 of the 32 channels of the stage
     assert torch.allclose(after[:middle], before[:middle].sort(descending=True).values)

@@ -12,7 +12,7 @@ import pytest
 from orchestrator.errors import ConfigError
 from orchestrator.ofa.architecture import Architecture, BlockChoice, StageChoice
 from orchestrator.ofa.spaces import SPACES, Space, find_space
-from orchestrator.ofa.stage import ElasticStage
+from orchestrator.ofa.stage import ElasticStage, Largest
 
 SMALL, MOBILE, COMPOUND = find_space("small"), find_space("mobilenetv3"), find_space("compofa")
 every_space = pytest.mark.parametrize("space", SPACES.values(), ids=SPACES)
@@ -102,13 +102,13 @@ def test_steps_down_lead_from_the_largest_to_the_smallest():
 
 
 def test_a_narrowed_space_has_only_the_largest_choices():
-    largest = MOBILE.narrowed(kernels=1, depths=1, expands=1)
+    largest = MOBILE.narrowed(Largest(kernels=1, depths=1, expands=1))
     assert largest.networks() == 1
     assert largest.largest() == MOBILE.largest()
-    assert MOBILE.narrowed(depths=1, expands=1).networks() == (3**4) ** 5
-    assert MOBILE.narrowed(expands=1).networks() == (3**2 + 3**3 + 3**4) ** 5
-    assert COMPOUND.narrowed(depths=2).networks() == 2**5
-    assert MOBILE.narrowed() == MOBILE
+    assert MOBILE.narrowed(Largest(depths=1, expands=1)).networks() == (3**4) ** 5
+    assert MOBILE.narrowed(Largest(expands=1)).networks() == (3**2 + 3**3 + 3**4) ** 5
+    assert COMPOUND.narrowed(Largest(depths=2)).networks() == 2**5
+    assert MOBILE.narrowed(Largest()) == MOBILE
 
 
 def test_coupled_stages_have_one_expand_for_each_depth():
