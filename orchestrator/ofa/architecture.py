@@ -35,6 +35,11 @@ class StageChoice:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "width", float(finite("width", self.width, above=0)))
+        object.__setattr__(self, "_hash", hash((self.width, self.blocks)))  # a search asks for it very often
+
+    def __hash__(self) -> int:
+        found: int = self.__dict__["_hash"]
+        return found
 
 
 @dataclass(frozen=True)
@@ -49,6 +54,11 @@ class Architecture:
         text("family", self.family)
         if self.resolution is not None:
             whole("resolution", self.resolution, minimum=1)
+        object.__setattr__(self, "_hash", hash((self.stages, self.resolution)))
+
+    def __hash__(self) -> int:
+        found: int = self.__dict__["_hash"]
+        return found
 
     @property
     def digest(self) -> str:

@@ -1,4 +1,8 @@
-"""The parts of Once-for-All networks, as plain modules: each takes (n, channels, H, W) and knows its inner channels."""
+"""The parts of Once-for-All networks, as plain modules: each takes (n, channels, H, W).
+
+A part knows its multiply-accumulates: `macs(size)` takes the (H, W) of its input and returns them with the (H, W) of
+its output. A block whose width is elastic knows its inner channels.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +11,8 @@ from typing import NamedTuple
 
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+Size = tuple[int, int]
 
 ACTIVATIONS: Mapping[str, Callable[[], nn.Module]] = {
     "none": nn.Identity,
@@ -47,6 +53,10 @@ class NormedConv(nn.Module):
         y: Tensor = self.activation(self.norm(self.conv(x)))
         return y
 
+    def macs(self, size: Size) -> tuple[int, Size]:
+        height, width = _divided(size, self.conv.stride[0])
+        return self.conv.weight.numel() * height * width, (height, width)
+
 
 class SqueezeExcitation(nn.Module):
     """Scale each channel by a function of all channels' means (Hu, Shen, Sun 2018), with a quarter of them inside."""
@@ -84,6 +94,12 @@ class MobileBlock(nn.Module):
         y: Tensor = self.project(self.squeeze(self.depthwise(self.expand(x))))
         return x + y if self.is_residual else y
 
+    def macs(self, size: Size) -> tuple[int, Size]:
+        expand = self.expand.macs(size)[0] if isinstance(self.expand, NormedConv) else 0
+        depthwise, size = self.depthwise.macs(size)
+        squeeze = sum(weight.numel() for weight in self.squeeze.parameters() if weight.dim() == 4)
+        return expand + depthwise + squeeze + self.project.macs(size)[0], size
+
     def inner_channels(self) -> tuple[InnerChannels, ...]:
         if isinstance(self.expand, nn.Identity):
             return ()  # the channels inside are those of the block before
@@ -110,6 +126,9 @@ class MobileHead(nn.Module):
         logits: Tensor = self.classify(self.dropout(y.flatten(1)))
         return logits
 
+    def macs(self, size: Size) -> tuple[int, Size]:
+        return self.expand.macs(size)[0] + self.mix.weight.numel() + self.classify.weight.numel(), (1, 1)
+
 
 class ResidualConv(NormedConv):
     """A 3 x 3 convolution with batch norm and ReLU, plus its input."""
@@ -130,6 +149,10 @@ class PooledConv(NormedConv):
     def forward(self, x: Tensor) -> Tensor:
         return F.max_pool2d(super().forward(x), 3, stride=2, padding=1)
 
+    def macs(self, size: Size) -> tuple[int, Size]:
+        macs, size = super().macs(size)
+        return macs, _divided(size, 2)
+
 
 class Bottleneck(nn.Module):
     """The bottleneck block of ResNet-D (He, Zhang, Zhang, Zhang, Xie, Li 2019): its shortcut averages, then projects.
@@ -147,6 +170,12 @@ class Bottleneck(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return F.relu(self.restore(self.convolve(self.reduce(x))) + self.shortcut(x))
+
+    def macs(self, size: Size) -> tuple[int, Size]:
+        reduce, _ = self.reduce.macs(size)
+        convolve, size = self.convolve.macs(size)
+        projected = (layer for layer in self.shortcut.children() if isinstance(layer, NormedConv))
+        return reduce + convolve + sum(layer.macs(size)[0] for layer in (self.restore, *projected)), size
 
     def inner_channels(self) -> tuple[InnerChannels, ...]:
         return (
@@ -166,11 +195,19 @@ class MeanHead(nn.Module):
         logits: Tensor = self.classify(x.mean((2, 3)))
         return logits
 
+    def macs(self, size: Size) -> tuple[int, Size]:
+        return self.classify.weight.numel(), (1, 1)
+
 
 def divisible(width: float, by: int = 8) -> int:
     """Return the multiple of `by` nearest to `width`, and not below 90 % of it (the rule of MobileNetV2's authors)."""
     nearest = max(by, int(width + by / 2) // by * by)
     return nearest if nearest >= 0.9 * width else nearest + by
+
+
+def _divided(size: Size, stride: int) -> Size:
+    """Return the size of every `stride`-th pixel of an image, the first included."""
+    return (size[0] - 1) // stride + 1, (size[1] - 1) // stride + 1
 
 
 def _outputs(layer: str) -> list[tuple[str, int]]:

@@ -5,15 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, NamedTuple
-
-import torch
-from torch import nn
+from typing import NamedTuple
 
 from orchestrator.ofa.architecture import Architecture, StageChoice
+from orchestrator.ofa.blocks import Size
 from orchestrator.ofa.elastic import skeleton
 from orchestrator.ofa.networks import FAMILIES, Part
-from orchestrator.pruning.macs import weight_uses
 
 
 class Cost(NamedTuple):
@@ -21,14 +18,6 @@ class Cost(NamedTuple):
 
     macs: int
     parameters: int
-
-
-class _Step(NamedTuple):
-    """The cost of some parts in a row, and the shape (channels, H, W) that they give."""
-
-    macs: int
-    parameters: int
-    shape: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -39,45 +28,56 @@ class CostModel:
     input_shape: tuple[int, int, int]
 
     def __call__(self, architecture: Architecture) -> Cost:
-        family = FAMILIES[architecture.family]
-        shape: tuple[int, ...] = self.input_shape
+        family, (channels, *size) = architecture.family, self.input_shape
         if architecture.resolution is not None:
-            shape = (shape[0], architecture.resolution, architecture.resolution)
-        stem, _ = family.stem(shape[0])
-        steps = [_in_a_row(stem, shape)]
+            size = [architecture.resolution] * 2
+        here = _stem(family, channels, (size[0], size[1]))
+        macs, parameters = here.macs, here.parameters
         for place, choice in enumerate(architecture.stages):
-            steps.append(_stage(architecture.family, place, choice, steps[-1].shape))
-        steps.append(_part(family.head(steps[-1].shape[0], self.num_classes), steps[-1].shape))
-        return Cost(sum(step.macs for step in steps), sum(step.parameters for step in steps))
+            here = _stage(family, place, choice, here.channels, here.size)
+            macs, parameters = macs + here.macs, parameters + here.parameters
+        head = _head(family, self.num_classes, here.channels, here.size)
+        return Cost(macs + head.macs, parameters + head.parameters)
+
+
+class _Passed(NamedTuple):
+    """The cost of some parts in a row, and the channels and size of the images that they give."""
+
+    macs: int
+    parameters: int
+    channels: int
+    size: Size
+
+
+@lru_cache(maxsize=2**10)
+def _stem(family: str, channels: int, size: Size) -> _Passed:
+    return _in_a_row(*FAMILIES[family].stem(channels), size)
 
 
 @lru_cache(maxsize=2**18)
-def _stage(family: str, place: int, choice: StageChoice, shape: tuple[int, ...]) -> _Step:
-    parts, _ = FAMILIES[family].stage(place, choice, shape[0])
-    return _in_a_row(parts, shape)
+def _stage(family: str, place: int, choice: StageChoice, channels: int, size: Size) -> _Passed:
+    return _in_a_row(*FAMILIES[family].stage(place, choice, channels), size)
 
 
-def _in_a_row(parts: Iterable[Part], shape: tuple[int, ...]) -> _Step:
+@lru_cache(maxsize=2**10)
+def _head(family: str, num_classes: int, channels: int, size: Size) -> _Passed:
+    return _in_a_row([FAMILIES[family].head(channels, num_classes)], num_classes, size)
+
+
+def _in_a_row(parts: Iterable[Part], channels: int, size: Size) -> _Passed:
     macs = parameters = 0
     for part in parts:
-        step = _part(part, shape)
-        macs, parameters, shape = macs + step.macs, parameters + step.parameters, step.shape
-    return _Step(macs, parameters, shape)
+        own, size = _macs(part, size)
+        macs, parameters = macs + own, parameters + _parameters(part)
+    return _Passed(macs, parameters, channels, size)
 
 
 @lru_cache(maxsize=2**16)
-def _part(part: Part, shape: tuple[int, ...]) -> _Step:
-    module, macs = skeleton(part).eval(), 0
+def _macs(part: Part, size: Size) -> tuple[int, Size]:
+    found: tuple[int, Size] = skeleton(part).macs(size)  # type: ignore[operator]  # of an nn.Module, mypy knows nothing
+    return found
 
-    def see(layer: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any], output: Any) -> None:
-        nonlocal macs
-        macs += sum(uses * weight.numel() for weight, uses in weight_uses(layer, inputs, named, output))
 
-    hooks = [layer.register_forward_hook(see, with_kwargs=True) for layer in module.modules()]
-    try:
-        with torch.no_grad():
-            output = module(torch.empty((1, *shape), device="meta"))
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return _Step(macs, sum(parameter.numel() for parameter in module.parameters()), tuple(output.shape[1:]))
+@lru_cache(maxsize=2**13)
+def _parameters(part: Part) -> int:
+    return sum(parameter.numel() for parameter in skeleton(part).parameters())

@@ -70,16 +70,18 @@ class Space:
         )
         return Architecture(self.family, stages, pick((first, second), rng).resolution)
 
-    def smaller(self, architecture: Architecture) -> list[Architecture]:
-        """Return the architectures that are one step smaller, in one choice; an empty list for the smallest."""
-        found = [
-            replace(architecture, stages=(*architecture.stages[:place], stage, *architecture.stages[place + 1 :]))
-            for place, elastic in enumerate(self.stages)
-            for stage in elastic.smaller(architecture.stages[place])
-        ]
-        if (place := self._resolutions.index(architecture.resolution)) > 0:
-            found.append(replace(architecture, resolution=self._resolutions[place - 1]))
-        return found
+    def shrink(self, architecture: Architecture, rng: Random) -> Architecture | None:
+        """Return `architecture` one step smaller in one choice, drawn from `rng`; None for the smallest."""
+        places = [place for place, elastic in enumerate(self.stages) if architecture.stages[place] != elastic.at(0)]
+        lower = self._resolutions.index(architecture.resolution) - 1
+        place = pick([*places, *[-1] * (lower >= 0)] or [None], rng)
+        if place is None:
+            return None
+        if place == -1:
+            return replace(architecture, resolution=self._resolutions[lower])
+        stage = pick(self.stages[place].smaller(architecture.stages[place]), rng)
+        stages = (*architecture.stages[:place], stage, *architecture.stages[place + 1 :])
+        return replace(architecture, stages=stages)
 
     def uniform(self) -> Iterator[Architecture]:
         """Yield architectures of equal blocks that together show every width and expand of every block."""
@@ -115,7 +117,6 @@ def _bottlenecks(*depths: int) -> ElasticStage:
 
 
 _RESOLUTIONS = tuple(range(128, 225, 4))
-_STEM_WIDTHS = (0.65, 0.8, 1.0)
 
 SPACES: Mapping[str, Space] = {
     space.name: space
@@ -129,8 +130,8 @@ SPACES: Mapping[str, Space] = {
             "resnet50d",
             "resnet50d",
             (
-                ElasticStage((0, 1), widths=_STEM_WIDTHS),
-                ElasticStage((0,), widths=_STEM_WIDTHS),
+                ElasticStage((0, 1), widths=(0.8, 1.0)),  # 0.65 of 32 channels, rounded, is 0.8 of them
+                ElasticStage((0,), widths=(0.65, 0.8, 1.0)),
                 _bottlenecks(2, 3, 4),
                 _bottlenecks(2, 3, 4),
                 _bottlenecks(4, 5, 6),

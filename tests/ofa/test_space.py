@@ -11,6 +11,7 @@ import pytest
 
 from orchestrator.errors import ConfigError
 from orchestrator.ofa.architecture import Architecture, BlockChoice, StageChoice
+from orchestrator.ofa.networks import FAMILIES
 from orchestrator.ofa.spaces import SPACES, Space, find_space
 from orchestrator.ofa.stage import ElasticStage, Largest
 
@@ -24,7 +25,7 @@ def test_the_spaces_have_as_many_networks_as_the_papers_say():
     assert COMPOUND.networks() == 3**5
     assert SMALL.count() == 42**2
     bottlenecks = [sum(3**depth for depth in depths) for depths in [(2, 3, 4), (2, 3, 4), (4, 5, 6), (2, 3, 4)]]
-    assert find_space("resnet50d").networks() == 2 * 3 * 3 * 3**4 * bottlenecks[0] ** 3 * bottlenecks[2]
+    assert find_space("resnet50d").networks() == 2 * 2 * 3 * 3**4 * bottlenecks[0] ** 3 * bottlenecks[2]
 
 
 @pytest.mark.parametrize("space", [SMALL, COMPOUND], ids=["small", "compofa"])
@@ -41,7 +42,7 @@ def test_what_is_drawn_mutated_and_crossed_is_in_the_space(space):
     first, second = space.smallest(), space.largest()
     for _ in range(200):
         first, second = space.mutate(space.cross(first, second, rng), 0.3, rng), space.sample(rng)
-        for each in (first, second, *space.smaller(first)):
+        for each in (first, second, space.shrink(second, rng)):
             space.check(each)
 
 
@@ -50,6 +51,13 @@ def test_an_architecture_comes_back_from_json_as_it_was(space):
     sampled = space.sample(Random(2))
     assert Architecture.from_json(json.loads(json.dumps(sampled.to_json()))) == sampled
     assert Architecture.from_json(sampled.to_json()).digest == sampled.digest
+
+
+@every_space
+def test_no_two_choices_of_a_stage_are_the_same_function(space):
+    family = FAMILIES[space.family]
+    for place, elastic in enumerate(space.stages):
+        assert len({family.stage(place, choice, 16) for choice in elastic.enumerate()}) == elastic.count()
 
 
 def test_a_number_has_one_spelling_in_a_digest():
@@ -93,12 +101,26 @@ def test_each_choice_of_a_child_is_that_of_a_parent():
                 assert block in options or block is None
 
 
-def test_steps_down_lead_from_the_largest_to_the_smallest():
-    for space in SPACES.values():
-        current, rng = space.largest(), Random(5)
-        while steps := space.smaller(current):
-            current = rng.choice(steps)
-        assert current == space.smallest()
+@every_space
+def test_steps_down_lead_from_the_largest_to_the_smallest_and_end(space):
+    rng, path = Random(5), [space.largest()]
+    while (smaller := space.shrink(path[-1], rng)) is not None:
+        path.append(smaller)
+    assert path[-1] == space.smallest()
+    assert len(set(path)) == len(path)
+    assert any(step.resolution != space.largest().resolution for step in path) == bool(space.resolutions)
+
+
+def test_a_stage_has_every_step_down_in_one_choice():
+    elastic = ElasticStage((1, 2), (3, 5), (2, 4), (0.5, 1))
+    wide, slim = BlockChoice(5, 4), BlockChoice(3, 2)
+    assert set(elastic.smaller(StageChoice(1, (wide, slim)))) == {
+        StageChoice(0.5, (wide, slim)),
+        StageChoice(1, (wide,)),
+        StageChoice(1, (BlockChoice(3, 4), slim)),
+        StageChoice(1, (BlockChoice(5, 2), slim)),
+    }
+    assert elastic.smaller(elastic.at(0)) == []
 
 
 def test_a_narrowed_space_has_only_the_largest_choices():
