@@ -67,7 +67,7 @@ class Supernet(nn.Module):
         tensors = self._tensors()
         for name, part in self.parts(architecture or self.space.largest()).items():
             module = skeleton(part).train(self.training)
-            images = functional_call(module, self._cut(tensors, name, part), (images,))
+            images = functional_call(module, self._cut(tensors, name, part), (images,), tie_weights=False)
         return images
 
     def parts(self, architecture: Architecture) -> dict[str, Part]:
