@@ -15,23 +15,12 @@ import orchestrator
 ROOT = Path(orchestrator.__file__).parent
 # From the bottom up. A name stands for a file or a whole folder; the longest name that fits a file decides.
 LAYERS = (
-    (
-        "errors",
-        "validate",
-        "decode",
-        "user_code",
-        "formatting",
-        "sealed",
-        "files",
-        "extras",
-        "randomness",
-        "lookup",
-        "processor",
-    ),
+    ("errors", "validate", "decode", "user_code", "formatting", "sealed", "files", "extras", "randomness"),
+    ("lookup", "processor"),
     ("objective", "record", "train_state", "modules", "nested", "schedules", "training.collectives"),
     ("task", "task_metrics", "training.optimizer", "training.config", "training.distillation", "training.masked"),
     ("pruning",),
-    ("amc",),
+    ("amc", "ofa"),
     ("work", "own_loop", "torch_schedulers"),
     ("techniques", "stopping", "storage"),
     ("data", "experiment"),
