@@ -70,7 +70,7 @@ class Ddpg:
         return DdpgAgent(self, budget, seed)
 
 
-class Batch(NamedTuple):
+class Transitions(NamedTuple):
     """Transitions: states (n, 11), others (n, 1). `rewards`: of the whole episode. `last`: 1 where an episode ends."""
 
     states: Tensor
@@ -84,23 +84,23 @@ class Replay:
     """The transitions of the last `capacity` episodes, all of the same length."""
 
     def __init__(self, capacity: int) -> None:
-        self._episodes: deque[Batch] = deque(maxlen=capacity)
+        self._episodes: deque[Transitions] = deque(maxlen=capacity)
 
     def add(self, states: Tensor, actions: Tensor, reward: float) -> None:
         """Append an episode of states (layers, 11) and actions (layers, 1). Every transition holds its reward."""
         last = torch.zeros(len(states), 1)
         last[-1] = 1
         following = torch.cat([states[1:], torch.zeros_like(states[:1])])
-        self._episodes.append(Batch(states, actions, torch.full_like(last, reward), following, last))
-        self._all = Batch(*map(torch.cat, zip(*self._episodes, strict=True)))
+        self._episodes.append(Transitions(states, actions, torch.full_like(last, reward), following, last))
+        self._all = Transitions(*map(torch.cat, zip(*self._episodes, strict=True)))
 
-    def draw(self, count: int, generator: np.random.Generator) -> Batch:
+    def draw(self, count: int, generator: np.random.Generator) -> Transitions:
         """Return `count` transitions, drawn evenly from all, the same one perhaps more than once."""
         places = torch.from_numpy(generator.integers(len(self._all.states), size=count))
-        return Batch(*(field[places] for field in self._all))
+        return Transitions(*(field[places] for field in self._all))
 
 
-def targets(batch: Batch, baseline: float, discount: float, policy: Policy, value: Value) -> Tensor:
+def targets(batch: Transitions, baseline: float, discount: float, policy: Policy, value: Value) -> Tensor:
     """Return R - b + discount * Q(s', mu(s')), (n, 1); the last term is missing where an episode ends (equation 2)."""
     following = value(batch.next_states, policy(batch.next_states))
     return batch.rewards - baseline + discount * (1 - batch.last) * following

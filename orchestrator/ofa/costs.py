@@ -13,7 +13,7 @@ from orchestrator.ofa.elastic import skeleton
 from orchestrator.ofa.networks import FAMILIES, Part
 
 
-class Cost(NamedTuple):
+class SubnetCost(NamedTuple):
     """Multiply-accumulates of one image, and parameters, biases and those of batch norm included."""
 
     macs: int
@@ -27,7 +27,7 @@ class CostModel:
     num_classes: int
     input_shape: tuple[int, int, int]
 
-    def __call__(self, architecture: Architecture) -> Cost:
+    def __call__(self, architecture: Architecture) -> SubnetCost:
         family, (channels, *size) = architecture.family, self.input_shape
         if architecture.resolution is not None:
             size = [architecture.resolution] * 2
@@ -37,7 +37,7 @@ class CostModel:
             here = _stage(family, place, choice, here.channels, here.size)
             macs, parameters = macs + here.macs, parameters + here.parameters
         head = _head(family, self.num_classes, here.channels, here.size)
-        return Cost(macs + head.macs, parameters + head.parameters)
+        return SubnetCost(macs + head.macs, parameters + head.parameters)
 
 
 class _Passed(NamedTuple):

@@ -17,7 +17,7 @@ Scores = Callable[[Sequence[Architecture]], Sequence[float]]
 
 
 @dataclass(frozen=True)
-class Budget:
+class Limit:
     """Allow only architectures whose cost in `unit` is at most `limit`.
 
     `costs` gives the costs of an architecture, with an attribute for each unit: a `CostModel`, or a table of
@@ -29,8 +29,8 @@ class Budget:
     costs: Callable[[Architecture], Any]
 
     def __post_init__(self) -> None:
-        text("Budget.unit", self.unit)
-        finite("Budget.limit", self.limit, above=0)
+        text("Limit.unit", self.unit)
+        finite("Limit.limit", self.limit, above=0)
 
     def cost(self, architecture: Architecture) -> float:
         cost: float = getattr(self.costs(architecture), self.unit)
@@ -58,7 +58,7 @@ class Budget:
 
 
 @dataclass(frozen=True)
-class Evolution:
+class SubnetEvolution:
     """Keep the best `parents` of a population, and fill it up with their mutations and crossings, `generations` times.
 
     The defaults are the paper's: half of the children are mutations, each choice with probability `rate`.
@@ -71,14 +71,14 @@ class Evolution:
     generations: int = 500
 
     def __post_init__(self) -> None:
-        whole("Evolution.population", self.population, minimum=2)
-        fraction("Evolution.parents", self.parents)
-        fraction("Evolution.mutations", self.mutations, zero=True, one=True)
-        fraction("Evolution.rate", self.rate, one=True)
-        whole("Evolution.generations", self.generations, minimum=0)
+        whole("SubnetEvolution.population", self.population, minimum=2)
+        fraction("SubnetEvolution.parents", self.parents)
+        fraction("SubnetEvolution.mutations", self.mutations, zero=True, one=True)
+        fraction("SubnetEvolution.rate", self.rate, one=True)
+        whole("SubnetEvolution.generations", self.generations, minimum=0)
 
     def run(
-        self, space: Space, budget: Budget, scores: Scores, rng: Random, start: Sequence[Architecture] = ()
+        self, space: Space, budget: Limit, scores: Scores, rng: Random, start: Sequence[Architecture] = ()
     ) -> list[Architecture]:
         """Return every architecture that was scored, the highest score first; of equal scores the first found.
 

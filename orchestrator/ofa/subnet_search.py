@@ -14,7 +14,7 @@ from random import Random
 
 from orchestrator.errors import ConfigError
 from orchestrator.ofa.architecture import Architecture
-from orchestrator.ofa.evolution import Budget, Evolution
+from orchestrator.ofa.evolution import Limit, SubnetEvolution
 from orchestrator.ofa.predictor import Kind, OneHot, fit
 from orchestrator.ofa.spaces import Space
 from orchestrator.randomness import derive
@@ -37,7 +37,7 @@ class Measure:
 class Finalist:
     """The measured architecture of the highest score that a budget allows."""
 
-    budget: Budget
+    budget: Limit
     architecture: Architecture
     score: float
 
@@ -60,13 +60,13 @@ class SubnetSearch:
     """
 
     space: Space
-    budgets: tuple[Budget, ...]
+    budgets: tuple[Limit, ...]
     evaluations: int = 200
     seed: int = 0
     first: int = 64
     batch: int = 16
     predictor: Kind = "ridge"
-    evolution: Evolution = field(default_factory=Evolution)
+    evolution: SubnetEvolution = field(default_factory=SubnetEvolution)
 
     def __post_init__(self) -> None:
         if not self.budgets:
@@ -95,7 +95,7 @@ class SubnetSearch:
         return Front(tuple(_finalist(budget, measured) for budget in self.budgets), len(measured))
 
 
-def _finalist(budget: Budget, measured: Measured) -> Finalist:
+def _finalist(budget: Limit, measured: Measured) -> Finalist:
     allowed = [(each, score) for each, score in measured if budget.allows(each)]
     return Finalist(budget, *max(allowed, key=lambda pair: pair[1]))
 

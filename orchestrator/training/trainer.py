@@ -29,8 +29,8 @@ from orchestrator.train_state import Tensors, TrainState
 from orchestrator.training import collectives
 from orchestrator.training.attempt import Attempt, OnStep, TakeProgress, check_progress
 from orchestrator.training.evaluate import evaluate
+from orchestrator.training.kept_networks import Networks
 from orchestrator.training.moving_average import MovingAverage
-from orchestrator.training.networks import Networks
 from orchestrator.training.state import model_tensors, put_model, put_state, take_model, take_state
 from orchestrator.training.step import Step
 from orchestrator.work import Answer, EpochMetrics, Gradients, Progress, Snapshot, Train, Trained, Work

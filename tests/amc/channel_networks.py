@@ -79,7 +79,7 @@ class Attention(nn.Module):
 
 
 def residual() -> nn.Module:
-    return build_model("resnet8", {"width": 8}, num_classes=10, input_shape=SHAPE, seed=0)
+    return build_model("resnet8", {"width": 8}, {"num_classes": 10, "input_shape": SHAPE}, seed=0)
 
 
 NETWORKS = {
@@ -97,4 +97,4 @@ def traced(name: str) -> tuple[nn.Module, ChannelGraph, dict[str, int]]:
     torch.manual_seed(0)
     module = NETWORKS[name]().eval()
     prunable = {name: weight.numel() for name, weight in module.named_parameters() if weight.dim() > 1}
-    return module, trace_channels(module, SHAPE), prunable
+    return module, trace_channels(module, torch.zeros(1, *SHAPE)), prunable

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 
 from orchestrator.ofa.costs import CostModel
 from orchestrator.ofa.elastic import Supernet
-from orchestrator.ofa.evolution import Budget, Evolution
+from orchestrator.ofa.evolution import Limit, SubnetEvolution
 from orchestrator.ofa.extract import extract
 from orchestrator.ofa.phases import PROGRESSIVE
 from orchestrator.ofa.predictor import OneHot, fit
@@ -72,8 +72,8 @@ def test_evolution_on_a_predictor(kind):
     space, rng = find_space("mobilenetv3"), Random(0)
     known = [space.sample(rng) for _ in range(64)]
     predict = fit(kind, OneHot(space), known, [rng.random() for _ in known])
-    budget = Budget("macs", 230e6, CostModel(1000, (3, 224, 224)))
-    evolution = Evolution(generations=660)  # 75 children each
+    budget = Limit("macs", 230e6, CostModel(1000, (3, 224, 224)))
+    evolution = SubnetEvolution(generations=660)  # 75 children each
     start = time.process_time()
     found = evolution.run(space, budget, predict, rng)
     taken = time.process_time() - start

@@ -6,9 +6,10 @@ from dataclasses import replace
 from random import Random
 
 import pytest
+import torch
 from supernets import each_stage_once, random_supernet
 
-from orchestrator.ofa.costs import Cost, CostModel
+from orchestrator.ofa.costs import CostModel, SubnetCost
 from orchestrator.ofa.extract import extract
 from orchestrator.ofa.networks import build_network
 from orchestrator.ofa.spaces import SPACES, find_space
@@ -16,7 +17,9 @@ from orchestrator.pruning.macs import count_macs
 
 
 def counted(network, shape):
-    return Cost(count_macs(network, shape).dense, sum(parameter.numel() for parameter in network.parameters()))
+    return SubnetCost(
+        count_macs(network, torch.zeros(1, *shape)).dense, sum(parameter.numel() for parameter in network.parameters())
+    )
 
 
 @pytest.mark.parametrize("shape", [(1, 8, 8), (3, 9, 15)])

@@ -1,4 +1,4 @@
-"""Evolution stays within the budget, counts every generation, and ends."""
+"""SubnetEvolution stays within the budget, counts every generation, and ends."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from truth import COSTS, LARGEST, best_of_all, everything, macs_budget, score
 
 from orchestrator.errors import ConfigError
 from orchestrator.ofa.costs import CostModel
-from orchestrator.ofa.evolution import Budget, Evolution
+from orchestrator.ofa.evolution import Limit, SubnetEvolution
 from orchestrator.ofa.spaces import find_space
 
-QUICK = Evolution(population=24, generations=15)
+QUICK = SubnetEvolution(population=24, generations=15)
 MOBILE = find_space("mobilenetv3")
 
 
@@ -52,8 +52,8 @@ def test_the_last_generation_counts():
         generations.append(architectures)
         return [float(len(generations))] * len(architectures)  # each generation is better than the one before
 
-    found = Evolution(population=8, generations=3).run(
-        MOBILE, Budget("macs", 1e12, CostModel(10, (3, 224, 224))), scores, Random(0)
+    found = SubnetEvolution(population=8, generations=3).run(
+        MOBILE, Limit("macs", 1e12, CostModel(10, (3, 224, 224))), scores, Random(0)
     )
     assert len(generations) == 4
     assert set(found[: len(generations[-1])]) == set(generations[-1])
@@ -61,7 +61,7 @@ def test_the_last_generation_counts():
 
 def test_the_start_is_among_the_first_population():
     start = [SMALL.largest(), SMALL.smallest()]
-    found = Evolution(population=4, generations=0).run(SMALL, macs_budget(1), score_all, Random(0), start)
+    found = SubnetEvolution(population=4, generations=0).run(SMALL, macs_budget(1), score_all, Random(0), start)
     assert set(start) <= set(found)
     assert len(found) == 4
 
@@ -72,7 +72,7 @@ def test_the_same_seed_finds_the_same_architectures():
 
 
 def test_the_only_network_that_a_budget_allows_is_found():
-    budget = Budget("macs", COSTS(SMALL.smallest()).macs, COSTS)
+    budget = Limit("macs", COSTS(SMALL.smallest()).macs, COSTS)
     assert QUICK.run(SMALL, budget, score_all, Random(0)) == [SMALL.smallest()]
 
 
@@ -84,7 +84,7 @@ def test_a_budget_that_nothing_meets_is_refused_before_anything_is_scored(unit):
         f"no network of the space 'small' has {limit:,} {unit} or less: the minimum is {minimum:,}, of small: 3x2 . 3x2"
     )
     with pytest.raises(ConfigError, match=sentence):
-        QUICK.run(SMALL, Budget(unit, limit, COSTS), pytest.fail, Random(0))
+        QUICK.run(SMALL, Limit(unit, limit, COSTS), pytest.fail, Random(0))
 
 
 def test_what_exceeds_the_budget_is_shrunk_and_what_does_not_stays():
@@ -98,7 +98,7 @@ def test_what_exceeds_the_budget_is_shrunk_and_what_does_not_stays():
 
 def test_a_repaired_network_uses_most_of_its_budget():
     model = CostModel(1000, (3, 224, 224))
-    budget, rng = Budget("macs", 230e6, model), Random(0)
+    budget, rng = Limit("macs", 230e6, model), Random(0)
     space = replace(MOBILE, resolutions=(224,))
     used = [budget.cost(budget.repaired(space.sample(rng), space, rng)) / 230e6 for _ in range(100)]
     assert max(used) <= 1
@@ -107,20 +107,20 @@ def test_a_repaired_network_uses_most_of_its_budget():
 
 def test_costs_are_of_the_unit_that_the_budget_names():
     cost = COSTS(SMALL.largest())
-    assert [Budget(unit, 1, COSTS).cost(SMALL.largest()) for unit in ("macs", "parameters")] == list(cost)
+    assert [Limit(unit, 1, COSTS).cost(SMALL.largest()) for unit in ("macs", "parameters")] == list(cost)
     assert cost.macs == LARGEST
 
 
 @pytest.mark.parametrize(
     ("build", "sentence"),
     [
-        (lambda: Evolution(population=1), "Evolution.population"),
-        (lambda: Evolution(parents=1.0), "Evolution.parents"),
-        (lambda: Evolution(mutations=1.5), "Evolution.mutations"),
-        (lambda: Evolution(rate=0.0), "Evolution.rate"),
-        (lambda: Evolution(generations=-1), "Evolution.generations"),
-        (lambda: Budget("macs", 0, COSTS), "Budget.limit"),
-        (lambda: Budget("", 1, COSTS), "Budget.unit"),
+        (lambda: SubnetEvolution(population=1), "SubnetEvolution.population"),
+        (lambda: SubnetEvolution(parents=1.0), "SubnetEvolution.parents"),
+        (lambda: SubnetEvolution(mutations=1.5), "SubnetEvolution.mutations"),
+        (lambda: SubnetEvolution(rate=0.0), "SubnetEvolution.rate"),
+        (lambda: SubnetEvolution(generations=-1), "SubnetEvolution.generations"),
+        (lambda: Limit("macs", 0, COSTS), "Limit.limit"),
+        (lambda: Limit("", 1, COSTS), "Limit.unit"),
     ],
 )
 def test_settings_that_cannot_be_are_refused(build, sentence):

@@ -10,10 +10,10 @@ from supernets import SMALL
 from truth import COSTS, best_of_all, everything, macs_budget, score
 
 from orchestrator.errors import ConfigError
-from orchestrator.ofa.evolution import Budget, Evolution
+from orchestrator.ofa.evolution import Limit, SubnetEvolution
 from orchestrator.ofa.subnet_search import Front, Measure, SubnetSearch
 
-QUICK = Evolution(population=24, generations=10)
+QUICK = SubnetEvolution(population=24, generations=10)
 BUDGETS = tuple(macs_budget(fraction) for fraction in (0.45, 0.6, 0.8))
 SEARCH = SubnetSearch(SMALL, BUDGETS, evaluations=80, first=32, batch=16, evolution=QUICK)
 
@@ -106,7 +106,7 @@ def test_the_paper_s_predictor_can_take_the_place_of_ridge():
 
 
 def test_a_budget_that_allows_one_network_measures_it_and_ends():
-    budget = Budget("macs", COSTS(SMALL.smallest()).macs, COSTS)
+    budget = Limit("macs", COSTS(SMALL.smallest()).macs, COSTS)
     asked, front = run(replace(SEARCH, budgets=(budget,)))
     assert [step.architectures for step in asked] == [(SMALL.smallest(),)]
     assert front.evaluations == 1

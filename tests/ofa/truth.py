@@ -8,7 +8,7 @@ from supernets import SMALL
 
 from orchestrator.ofa.architecture import Architecture
 from orchestrator.ofa.costs import CostModel
-from orchestrator.ofa.evolution import Budget
+from orchestrator.ofa.evolution import Limit
 from orchestrator.randomness import derive
 
 COSTS = CostModel(10, (1, 8, 8))
@@ -32,8 +32,8 @@ def score(architecture: Architecture) -> float:
     return 0.7 + value + 0.004 * noise
 
 
-def macs_budget(fraction: float) -> Budget:
-    return Budget("macs", fraction * LARGEST, COSTS)
+def macs_budget(fraction: float) -> Limit:
+    return Limit("macs", fraction * LARGEST, COSTS)
 
 
 @cache
@@ -41,5 +41,5 @@ def everything() -> tuple[Architecture, ...]:
     return tuple(SMALL.enumerate())
 
 
-def best_of_all(budget: Budget) -> float:
+def best_of_all(budget: Limit) -> float:
     return max(score(architecture) for architecture in everything() if budget.allows(architecture))
