@@ -20,9 +20,9 @@ from orchestrator.record import Record
 from orchestrator.report.quantity import Quantity
 from orchestrator.report.summary import Row, by_experiment, summary
 
-DATA = ("train", "val", "test")  # what a metric is of, as its name begins: val_accuracy
+DATA = ("val", "test")  # columns of the objective, whose titles get its unit
 FIELDS = ("experiment", "key", "parent", "round", "technique", "density", "kept", "prunable", "weights", "seed")
-COLUMNS: tuple[tuple[str, Callable[[Row], str]], ...] = (  # the titles val and test get the objective's unit
+COLUMNS: tuple[tuple[str, Callable[[Row], str]], ...] = (
     ("round", lambda row: f"* {row.round}" if row.recommended else str(row.round)),
     ("density", lambda row: f"{row.density:.4g}"),
     ("compression", lambda row: compression(row.compression)),
@@ -165,9 +165,8 @@ def medians_table(rows: Iterable[Row], quantity: Quantity) -> SortableTable:
 
 
 def _in_order(metric: str) -> tuple[int, str]:
-    """Return the place of a column: training, then validation, then test."""
-    data = metric.partition("_")[0]
-    return DATA.index(data) if data in DATA else len(DATA), metric
+    """Return the place of a column: the training loss, then validation, then test."""
+    return {"train": 0, "val": 1, "test": 2}.get(metric.partition("_")[0], 3), metric
 
 
 def _summary_table(rows: Sequence[Row], gap: int, columns: Sequence[tuple[str, Callable[[Row], str]]]) -> Table:

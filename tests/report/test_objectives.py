@@ -28,7 +28,7 @@ from report.synthetic import (
 from rich.console import Console
 
 from orchestrator.objective import ACCURACY, Objective
-from orchestrator.record import Record
+from orchestrator.record import MODEL, Blob, Record
 from orchestrator.report import comparisons, json_line, print_and_write, print_status, print_table, save_csv, summary
 from orchestrator.report.comparison import paired_differences
 from orchestrator.report.follow import StorageView, changes
@@ -107,6 +107,12 @@ def test_the_better_direction_decides_the_recommended_round_and_the_front(
     assert [row.round for row in pareto_front(rows)] == front
 
 
+def test_of_equally_large_files_only_the_one_of_fewer_bits_is_on_the_front() -> None:
+    blobs = {MODEL: Blob("0" * 64, 100)}
+    rows = summary([record(r, val=val, objective=BITS, blobs=blobs) for r, val in enumerate((1.9, 1.8, 2.0))])
+    assert [row.round for row in pareto_front(rows)] == [1]
+
+
 def test_the_reason_names_the_objective_and_its_floor() -> None:
     choice, nothing = (recommend(summary(path(values, objective=BITS))) for values in ([2.0, 1.9], [2.0, 2.1]))
     assert choice is not None
@@ -158,6 +164,8 @@ def test_values_of_different_tasks_are_no_pair() -> None:
     assert len(paired_differences(first + second, THREE)) == 1
     assert paired_differences(first + in_bits(second), THREE) == []
     assert len(paired_differences(in_bits(first) + in_bits(second), THREE)) == 1
+    smoothed = [dataclasses.replace(r, settings={**r.settings, "task": {"type": "Smoothed"}}) for r in second]
+    assert paired_differences(first + smoothed, THREE) == []
 
 
 def test_seeds_of_one_name_with_different_objectives_are_never_averaged() -> None:
