@@ -12,7 +12,7 @@ import json
 import math
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import combinations, groupby
 from typing import Any
@@ -165,7 +165,7 @@ def identity(record: Record) -> tuple[str, str, str]:
     model, options = str(settings.get("model", "unknown model")), settings.get("model_options")
     if isinstance(options, dict) and options:
         model += f" ({_options_text(options)})"
-    decisive = {name: settings.get(name) for name in IDENTITY_SETTINGS} | {"objective": asdict(record.objective)}
+    decisive = {name: settings.get(name) for name in IDENTITY_SETTINGS} | {"objective": vars(record.objective)}
     return str(settings.get("data", "unknown data")), model, json.dumps(decisive, sort_keys=True)
 
 
@@ -227,7 +227,7 @@ def _comparable(record: Record) -> str:
     """Return, as JSON, what must be equal for the densities and the values of two records to be comparable."""
     counted = (record.channels or {}).get("unit", "weights")  # a density counts MACs, parameters or weights
     settings = [record.settings.get(name) for name in ("model", "model_options", "model_identity", "task")]
-    return json.dumps([*settings, counted, asdict(record.objective)], sort_keys=True)
+    return json.dumps([*settings, counted, vars(record.objective)], sort_keys=True)
 
 
 def _qualifiers(groups: Iterable[tuple[str, str, str]]) -> dict[tuple[str, str, str], str]:
