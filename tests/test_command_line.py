@@ -12,14 +12,15 @@ import torch
 from waiting import PATIENCE_S
 
 from orchestrator.__main__ import main
+from orchestrator.objective import ACCURACY
 from orchestrator.record import MODEL, OPTIMIZER, Record
 from orchestrator.storage.ledger import Ledger
 from orchestrator.storage.opening import open_store
 from orchestrator.train_state import TrainState
 
 FIELDS = [
-    "experiment", "key", "parent", "round", "technique", "density", "kept", "prunable", "weights", "seed", "metrics",
-    "epochs", "seconds", "bytes",
+    "experiment", "key", "parent", "round", "technique", "density", "kept", "prunable", "weights", "seed",
+    "objective", "higher_is_better", "metrics", "epochs", "seconds", "bytes",
 ]  # fmt: skip
 
 
@@ -36,7 +37,8 @@ def commit(ledger, round, seed=0, experiment="digits"):
     record = Record(
         key=key(round, seed), parent=key(round - 1, seed) if round else None, experiment=experiment, round=round,
         technique="LearningRateRewinding" if round else "Dense", density=0.5**round, kept=64 >> round, prunable=64,
-        seed=seed, metrics={"train_loss": 0.25, "val_accuracy": 0.9, "test_accuracy": 0.875 - round / 100},
+        seed=seed, objective=ACCURACY,
+        metrics={"train_loss": 0.25, "val_accuracy": 0.9, "test_accuracy": 0.875 - round / 100},
         history=[], layers={"w": [64 >> round, 64]}, dead_layers=[], epochs=3, seconds=1.5, samples_per_second=10.0,
         attempts=1, workers=1, settings={}, versions={}, finished_at="2026-01-01",
     )  # fmt: skip
@@ -79,6 +81,7 @@ def test_status_json_is_one_object_a_record(folder, capsys):
     assert values[2] == {
         "experiment": "digits", "key": key(2), "parent": key(1), "round": 2, "technique": "LearningRateRewinding",
         "density": 0.25, "kept": 16, "prunable": 64, "weights": 64, "seed": 0, "epochs": 3, "seconds": 1.5,
+        "objective": "accuracy", "higher_is_better": True,
         "metrics": {"train_loss": 0.25, "val_accuracy": 0.9, "test_accuracy": 0.855}, "bytes": values[2]["bytes"],
     }  # fmt: skip
 
@@ -86,7 +89,9 @@ def test_status_json_is_one_object_a_record(folder, capsys):
 def test_status_is_a_table_with_the_failures_below(folder, capsys):
     assert main(["status", str(folder)]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert [line for line in lines if line.startswith("digits, seed")] == ["digits, seed 0", "digits, seed 1"]
+    assert [line for line in lines if line.startswith("digits, seed")] == [
+        f"digits, seed {seed}: accuracy in per cent" for seed in (0, 1)
+    ]
     (row, _) = [line.split() for line in lines if line.split()[:1] == ["2"]]
     assert row[:9] == ["2", "LearningRateRewinding", "0.25", "4.0x", "16", "90.00", "85.50", "3", "1.5"]
     assert lines[-1] == "failed: digits, seed 0, round 3: the loss is nan"
@@ -232,10 +237,10 @@ def test_report_prints_the_table_and_writes_its_files(folder, tmp_path, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "digits: LearningRateRewinding, seeds 0, 1, 64 prunable weights"
     assert any(line.split()[:4] == ["*", "2", "0.25", "4.0x"] for line in lines)
-    names = ["report.csv", "accuracy.png", "front.png", "cost.png", "layers.png", "report.html"]
+    names = ["report.csv", "compression.png", "front.png", "cost.png", "layers.png", "report.html"]
     assert lines[-6:] == [f"written: {out}/{name}" for name in names]
     assert sorted(names) == sorted(file.name for file in out.iterdir())
-    assert (out / "accuracy.png").read_bytes().startswith(b"\x89PNG\r\n")
+    assert (out / "compression.png").read_bytes().startswith(b"\x89PNG\r\n")
     assert (out / "report.html").read_text().startswith("<!DOCTYPE html>")
     with open(out / "report.csv", newline="") as file:
         assert [row["key"] for row in csv.DictReader(file)] == [key(r, seed) for seed in range(2) for r in range(3)]

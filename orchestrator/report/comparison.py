@@ -1,9 +1,9 @@
 """Which experiments may be compared, and how they differ.
 
-Experiments are compared if they have the same model and data, and so the same weights and images to count.
+Experiments are compared if they have the same model, data, task and objective, and so the same weights and values.
 
 Differences are paired by seed. Two runs of one seed share initialisation, order of the data and the dense round, so
-their difference varies less from seed to seed than either accuracy does.
+their difference varies less from seed to seed than either value does.
 """
 
 from __future__ import annotations
@@ -19,7 +19,9 @@ from typing import Any
 
 import numpy as np
 
+from orchestrator.objective import Objective
 from orchestrator.record import Record
+from orchestrator.report.quantity import Quantity
 from orchestrator.report.summary import Recommendation, Row, pareto_front, recommend, summary
 
 MAX_SHOWN = 8  # experiments with a colour of their own
@@ -27,14 +29,16 @@ RESAMPLES = 10_000
 CONFIDENCE = 0.95
 MIN_PAIRS = 6
 IDENTITY_SETTINGS = ("model_options", "model_identity", "data_options", "data_identity", "task")
+IDENTITY = (*IDENTITY_SETTINGS, "objective")
 RoundsByDensity = dict[float, dict[int, Record]]  # density -> seed -> round
 
 
 @dataclass(frozen=True)
 class Difference:
-    """Hold the mean of test accuracy of `first` minus `second` at one density, over the seeds that both have finished.
+    """Hold the mean of the test value of `first` minus `second` at one density, over the seeds that both have finished.
 
-    `low` and `high` are the ends of the bootstrap interval; None with fewer than two pairs. All are fractions.
+    `low` and `high` are the ends of the bootstrap interval; None with fewer than two pairs. All are in the objective's
+    own unit: fractions of accuracy, not points.
     """
 
     first: str
@@ -63,7 +67,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Hold all rounds of one model on one data set, by experiment.
+    """Hold all rounds of one model on one data set with one task, by experiment.
 
     `number` counts the comparisons of a report from 1. `qualifier` tells this one from others in the report with the
     same names of model and data; it is "" if there are none.
@@ -79,6 +83,11 @@ class Comparison:
     def title(self) -> str:
         """Return `resnet8 (width=8) on digits`, followed by the qualifier, as in `resnet8 on digits (data 3fa2b1)`."""
         return f"{self.model} on {self.data}" + (f" ({self.qualifier})" if self.qualifier else "")
+
+    @property
+    def quantity(self) -> Quantity:
+        """Return the objective, in words, of all rounds; there must be one."""
+        return Quantity(self.records[0].objective)
 
     @cached_property
     def rows(self) -> list[Row]:
@@ -102,16 +111,16 @@ class Comparison:
 
     @cached_property
     def recommended_records(self) -> list[Record]:
-        """Return the records of the recommended row, one per seed, the most accurate on validation first."""
+        """Return the records of the recommended row, one per seed, the best on validation first."""
         if self.recommendation is None:
             return []
         row = self.recommendation.row
         records = [record for record in self.records_by_experiment[row.experiment] if record.round == row.round]
-        return sorted(records, key=lambda record: (-record.val, record.seed))
+        return sorted(records, key=lambda record: (-record.objective.gain(record.val), record.seed))
 
     @cached_property
     def front(self) -> list[Row]:
-        """Return the rows on the Pareto front of bytes and validation accuracy."""
+        """Return the rows on the Pareto front of bytes and validation values."""
         return pareto_front(self.rows)
 
     @cached_property
@@ -131,11 +140,11 @@ class Comparison:
         if self.recommendation and name == self.recommendation.row.experiment:
             return -1, 0, name
         best = next((row for row in self.experiments[name] if row.recommended), None)
-        return (1 / best.compression, -best.validation.median, name) if best else (math.inf, 0, name)
+        return (1 / best.compression, -best.gain, name) if best else (math.inf, 0, name)
 
 
 def comparisons(records: Iterable[Record], first: Collection[str] = ()) -> list[Comparison]:
-    """Return one comparison for each model and data set, sorted by name.
+    """Return one comparison for each model, data set and task, sorted by name.
 
     Those that have a round whose key is in `first` come first.
     """
@@ -151,19 +160,19 @@ def comparisons(records: Iterable[Record], first: Collection[str] = ()) -> list[
 
 
 def identity(record: Record) -> tuple[str, str, str]:
-    """Return the names of data and model, and the settings that decide which data and model these are, as JSON."""
+    """Return the names of data and model, and what decides which data, model and task these are, as JSON."""
     settings = record.settings
     model, options = str(settings.get("model", "unknown model")), settings.get("model_options")
     if isinstance(options, dict) and options:
         model += f" ({_options_text(options)})"
-    decisive = json.dumps({name: settings.get(name) for name in IDENTITY_SETTINGS}, sort_keys=True)
-    return str(settings.get("data", "unknown data")), model, decisive
+    decisive = {name: settings.get(name) for name in IDENTITY_SETTINGS} | {"objective": vars(record.objective)}
+    return str(settings.get("data", "unknown data")), model, json.dumps(decisive, sort_keys=True)
 
 
 def paired_differences(records: Iterable[Record], experiments: Sequence[str]) -> list[Difference]:
     """Compare every two of `experiments`, in their order, at each density that both reached with the same network.
 
-    Rounds that two experiments share are left out.
+    Values of different tasks or objectives are not compared. Rounds that two experiments share are left out.
     """
     rounds: dict[str, RoundsByDensity] = {name: defaultdict(dict) for name in experiments}
     for record in records:
@@ -210,15 +219,15 @@ def _paired_by_seed(first: dict[int, Record], second: dict[int, Record]) -> dict
     return {
         seed: first[seed].test - second[seed].test
         for seed in sorted(first.keys() & second.keys())
-        if first[seed].key != second[seed].key and _network(first[seed]) == _network(second[seed])
+        if first[seed].key != second[seed].key and _comparable(first[seed]) == _comparable(second[seed])
     }
 
 
-def _network(record: Record) -> str:
-    """Return, as JSON, what must be equal for the densities of two records to be comparable."""
+def _comparable(record: Record) -> str:
+    """Return, as JSON, what must be equal for the densities and the values of two records to be comparable."""
     counted = (record.channels or {}).get("unit", "weights")  # a density counts MACs, parameters or weights
-    network = [record.settings.get(name) for name in ("model", "model_options", "model_identity")]
-    return json.dumps([*network, counted], sort_keys=True)
+    settings = [record.settings.get(name) for name in ("model", "model_options", "model_identity", "task")]
+    return json.dumps([*settings, counted, vars(record.objective)], sort_keys=True)
 
 
 def _qualifiers(groups: Iterable[tuple[str, str, str]]) -> dict[tuple[str, str, str], str]:
@@ -229,14 +238,19 @@ def _qualifiers(groups: Iterable[tuple[str, str, str]]) -> dict[tuple[str, str, 
     qualifiers = {}
     for alike in same_names.values():
         first = alike[0][1]
-        differing = [name for name in IDENTITY_SETTINGS if any(decisive[name] != first[name] for _, decisive in alike)]
+        differing = [name for name in IDENTITY if any(decisive[name] != first[name] for _, decisive in alike)]
         for group, decisive in alike:
             qualifiers[group] = ", ".join(_qualifier(name, decisive[name]) for name in differing)
     return qualifiers
 
 
 def _qualifier(name: str, value: Any) -> str:
-    """Return `data 3fa2b1` for an identity, `data_options size=32` for options."""
+    """Return `data 3fa2b1` for an identity, `data_options size=32` for options, `task Tokens unit=character`."""
+    if name == "objective":
+        return f"objective {Quantity(Objective(**value)).name}"
+    if name == "task" and isinstance(value, dict) and "type" in value:
+        options = {field: option for field, option in value.items() if field != "type"}
+        return f"task {value['type']}" + (f" {_options_text(options)}" if options else "")
     if name.endswith("_identity"):
         return f"{name.removesuffix('_identity')} {str(value)[:6]}"
     return f"{name} {_options_text(value) if isinstance(value, dict) and value else value or 'none'}"

@@ -9,9 +9,13 @@ from pathlib import Path
 
 from orchestrator.errors import ConfigError
 from orchestrator.export.proof import Artifact, ExportedNetworks, Facts, Skipped
-from orchestrator.formatting import milliseconds, percent, plain, size
+from orchestrator.formatting import milliseconds, plain, size
+from orchestrator.objective import ACCURACY
 from orchestrator.record import Record
 from orchestrator.report.comparison import Comparison, comparisons, identity
+from orchestrator.report.quantity import Quantity
+
+MEASURED = Quantity(ACCURACY)  # through an exported file: its network labels images
 
 
 @dataclass(frozen=True)
@@ -23,6 +27,11 @@ class ExportedSection:
 
     files: ExportedNetworks
     drawings: Mapping[str, str]
+
+    @property
+    def quantity(self) -> Quantity:
+        """Return what was measured through the files on test data."""
+        return MEASURED
 
     def includes(self, records: Iterable[Record]) -> bool:
         """Return whether the network of one of `records` is among the files."""
@@ -81,8 +90,8 @@ def recommended_rounds(records: Iterable[Record]) -> list[Record]:
     """Return the recommended rounds to export: the best that masks weights, and the best that removes channels.
 
     Of several seeds the one that is best on validation is taken. A recommended dense network is left out, unless
-    nothing else is recommended. Raises ConfigError if nothing is recommended, or if the records are of several models
-    or data sets.
+    nothing else is recommended. Raises ConfigError if nothing is recommended, or if the records are of several models,
+    data sets or tasks.
     """
     found = [(each.title, rounds) for each in comparisons(records) if (rounds := _recommended_of(each))]
     if not found:
@@ -92,14 +101,14 @@ def recommended_rounds(records: Iterable[Record]) -> list[Record]:
     if len(found) > 1:
         each = (f"{' '.join(f'--round {r.key[:12]}' for r in rounds)} for {title}" for title, rounds in found)
         raise ConfigError(
-            f"the storage holds {len(found)} networks (model and data), each with recommended rounds of its own: "
+            f"the storage holds {len(found)} networks (model, data and task), each with recommended rounds of its own: "
             f"pass {', or '.join(each)}"
         )
     return found[0][1]
 
 
 def same_model_and_data(records: Iterable[Record], exported: Iterable[Record]) -> list[Record]:
-    """Return those of `records` that have the model and data of a round of `exported`."""
+    """Return those of `records` that have the model, data and task of a round of `exported`."""
     identities = {identity(record) for record in exported}
     return [record for record in records if identity(record) in identities]
 
@@ -121,9 +130,13 @@ def artifact_line(artifact: Artifact | Skipped, folder: Path) -> str:
     if artifact.speed is None:
         return plain(f"{line}, not run here: {artifact.not_run}")
     speed = artifact.speed
-    accuracy = "" if artifact.accuracy is None else f", test {percent(artifact.accuracy)} %"
-    took = f"{milliseconds(speed.latency_p50)} an image ({speed.runtime}, {speed.threads} thread)"
-    return plain(f"{line}{accuracy}, {took}")
+    took = f"{milliseconds(speed.latency_p50)} a sample ({speed.runtime}, {speed.threads} thread)"
+    return plain(f"{line}{tested(artifact)}, {took}")
+
+
+def tested(artifact: Artifact) -> str:
+    """Return what was measured through a file on test data, to be put after a comma: `, test 97.31 %`, or ""."""
+    return "" if artifact.accuracy is None else f", test {MEASURED.text(artifact.accuracy)}"
 
 
 def _recommended_of(comparison: Comparison) -> list[Record]:

@@ -30,9 +30,9 @@ def write(
 ) -> list[Path]:
     """Write report.csv, the pictures and report.html into `folder`; return the paths, the page last.
 
-    `records` are those of `path_records`. Each model and data set has pictures of its own: those of the second end in
-    -2. `exported` is what was measured of exported files; their models and data come first. Raises OrchestratorError
-    if a file cannot be written or a package is missing; report.csv needs none.
+    `records` are those of `path_records`. Each model, data set and task has pictures of its own: those of the second
+    end in -2. `exported` is what was measured of exported files; their models and data come first. Raises
+    OrchestratorError if a file cannot be written or a package is missing; report.csv needs none.
     """
     return list(_write_files(_comparisons(records, exported), folder, failures, exported))
 
@@ -46,10 +46,11 @@ def print_and_write(
 ) -> None:
     """Print the table of `records`, do what `write` does, and print the name of each file as soon as it is written."""
     found = _comparisons(records, exported)
-    shown = {name for comparison in found for name in comparison.shown}
-    print_table(record for record in records if record.experiment in shown)
+    for comparison in found:
+        print_table(record for record in comparison.records if record.experiment in comparison.shown)
     for path in _write_files(found, folder, failures, exported):
         print(f"written: {path}", flush=True)
+    shown = {name for comparison in found for name in comparison.shown}
     if more := len({record.experiment for record in records} - shown):
         print(f"{more} more experiments with larger recommended networks: the page has them all")
 

@@ -7,8 +7,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from orchestrator.formatting import compression, duration, percent, plain
+from orchestrator.formatting import compression, duration, plain
 from orchestrator.record import Record
+from orchestrator.report.quantity import Quantity
 from orchestrator.storage.claims import holders
 from orchestrator.storage.ledger import Ledger
 from orchestrator.storage.progress import places
@@ -78,8 +79,9 @@ def changes(before: StorageView, after: StorageView) -> Iterator[str]:
 
 
 def _finished_line(record: Record) -> str:
+    quantity = Quantity(record.objective)
     return plain(
         f"{record.experiment}, seed {record.seed}: round {record.round} done, {compression(record.compression)}  "
-        f"val {percent(record.metrics['val_accuracy'])} %  test {percent(record.metrics['test_accuracy'])} %  "
+        f"{quantity.name}: val {quantity.text(record.val)}, test {quantity.text(record.test)}  "
         f"{duration(record.seconds)}"
     )

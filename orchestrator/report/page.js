@@ -7,7 +7,8 @@ const formats = {
   ratio: (value) => (value < 99.95 ? value.toFixed(1) : value.toFixed(0)) + "x",
   percent: (value) => (100 * value).toFixed(2),
   points: (value) => (value > 0 ? "+" : "") + (100 * value).toFixed(2),
-  loss: (value) => value.toPrecision(4),
+  number: (value) => value.toPrecision(4),
+  difference: (value, decimals) => (value > 0 ? "+" : "") + value.toFixed(decimals),
   seconds: (value) => number(Number(value.toFixed(1))),
   size: (value) => {
     const units = ["B", "kB", "MB", "GB"];
@@ -22,8 +23,9 @@ function column([title, kind], index) {
     // DataTables takes a cell for HTML unless it is told otherwise.
     return { title, data: index, type: "string", render: jQuery.fn.dataTable.render.text() };
   }
+  const [format, option] = kind.split(" "); // "difference 3" has three decimals
   const shown = (value, purpose) =>
-    purpose === "display" || purpose === "filter" ? (value === null ? "" : formats[kind](value)) : value;
+    purpose === "display" || purpose === "filter" ? (value === null ? "" : formats[format](value, option)) : value;
   return { title, data: index, type: "num", className: "number", render: shown };
 }
 

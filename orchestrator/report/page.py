@@ -24,25 +24,15 @@ from orchestrator.report.exported import ExportedSection
 from orchestrator.report.paths import count_sharing
 from orchestrator.report.pictures import COLOURS
 from orchestrator.report.published import SOURCE, PublishedPoint, PublishedResult
-from orchestrator.report.summary import RECOMMENDATION_RULE, Row
+from orchestrator.report.quantity import Quantity
+from orchestrator.report.summary import Row
+from orchestrator.report.tables import SortableTable, medians_table, rounds_table
 
 MAX_OPEN_TABLES = 2  # of experiments, which are visible without a click
 EXPORT_STATEMENT = re.compile(r"export\s*\{([^{}]*)\}\s*;?")
 FILTERS = (
-    formatting.compression, formatting.duration, formatting.milliseconds, formatting.percent, formatting.points,
-    formatting.shorten, formatting.size,
+    formatting.compression, formatting.duration, formatting.milliseconds, formatting.shorten, formatting.size,
 )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class SortableTable:
-    """Hold the title and kind of each column, and the raw values of each line, of a table that the reader can sort.
-
-    page.js formats the values by kind: text, whole, density, ratio, percent, points, loss, seconds, size.
-    """
-
-    columns: list[tuple[str, str]]
-    lines: list[list[Any]]
 
 
 @dataclass(frozen=True)
@@ -64,6 +54,15 @@ class Chapter:
     references: Mapping[str, PublishedResult]
     drawings: Mapping[str, str]
 
+    @property
+    def quantity(self) -> Quantity:
+        return self.comparison.quantity
+
+    @property
+    def typical(self) -> float:
+        """Return a test value that says how many decimals differences need."""
+        return self.comparison.rows[0].test.median
+
     @cached_property
     def tables(self) -> list[tuple[str, list[Row], bool]]:
         """Return (name, rows, open at first) of each shown experiment, the recommended one first."""
@@ -76,7 +75,7 @@ class Chapter:
         """Return the rows of all experiments; None if each experiment has a table of its own."""
         if len(self.comparison.shown) == len(self.comparison.experiments):
             return None
-        return medians_table(self.comparison.rows)
+        return medians_table(self.comparison.rows, self.quantity)
 
     @cached_property
     def differences(self) -> tuple[str, list[str], list[tuple[float, list[Difference | None]]]] | None:
@@ -95,9 +94,10 @@ class Chapter:
     @cached_property
     def all_differences(self) -> SortableTable:
         """Return the differences between every two shown experiments."""
+        kind = "points" if self.quantity.objective.fraction else f"difference {self.quantity.decimals(self.typical)}"
         columns = [
             ("first", "text"), ("second", "text"), ("compression", "ratio"), ("pairs", "whole"),
-            ("first - second", "points"), ("low", "points"), ("high", "points"),
+            ("first - second", kind), ("low", kind), ("high", kind),
         ]  # fmt: skip
         lines = [
             [plain(d.first), plain(d.second), 1 / d.density, len(d.seeds), d.mean, d.low, d.high]
@@ -140,50 +140,12 @@ def save_page(
             "sharing": count_sharing(records),
             "rounds": rounds_table(records),
             "failures": list(failures),
+            "rules": list(dict.fromkeys(chapter.quantity.rule for chapter in chapters)),
         }
     )
     with written_for_report(path):
         path.write_text(text, encoding="utf-8", newline="\n")
     return path
-
-
-def rounds_table(records: Iterable[Record]) -> SortableTable:
-    """Return a table of every finished round of every path."""
-    columns = [
-        ("experiment", "text"), ("technique", "text"), ("seed", "whole"), ("round", "whole"), ("density", "density"),
-        ("compression", "ratio"), ("kept", "whole"), ("val %", "percent"), ("test %", "percent"),
-        ("train loss", "loss"), ("epochs", "whole"), ("seconds", "seconds"), ("model file", "size"),
-        ("dead layers", "whole"), ("key", "text"),
-    ]  # fmt: skip
-    lines: list[list[Any]] = [
-        [
-            plain(record.experiment), plain(record.technique), record.seed, record.round, record.density,
-            record.compression, record.weights_kept, record.val, record.test,
-            record.metrics.get("train_loss"), record.epochs, record.seconds, record.model_bytes,
-            len(record.dead_layers), record.key[:12],
-        ]
-        for record in sorted(records, key=lambda record: (record.experiment, record.seed, record.round, record.key))
-    ]  # fmt: skip
-    return SortableTable(columns, lines)
-
-
-def medians_table(rows: Iterable[Row]) -> SortableTable:
-    """Return a table of `rows`."""
-    columns = [
-        ("experiment", "text"), ("technique", "text"), ("round", "whole"), ("compression", "ratio"),
-        ("kept", "whole"), ("seeds", "whole"), ("val %", "percent"), ("val min", "percent"), ("val max", "percent"),
-        ("test %", "percent"), ("test min", "percent"), ("test max", "percent"), ("epochs so far", "whole"),
-        ("model file", "size"), ("choice", "text"),
-    ]  # fmt: skip
-    lines: list[list[Any]] = [
-        [
-            plain(row.experiment), plain(row.technique), row.round, row.compression, row.weights_kept, len(row.seeds),
-            row.validation.median, row.validation.low, row.validation.high, row.test.median, row.test.low,
-            row.test.high, row.retraining_epochs, row.bytes, "recommended" if row.recommended else "",
-        ]
-        for row in rows
-    ]  # fmt: skip
-    return SortableTable(columns, lines)
 
 
 def check_page_packages() -> None:
@@ -218,7 +180,6 @@ def render(values: Mapping[str, Any]) -> str:
         "colours": COLOURS,
         "level": round(100 * CONFIDENCE),
         "resamples": RESAMPLES,
-        "rule": RECOMMENDATION_RULE,
         "script": Markup(script),
         "script_hash": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         "source": SOURCE,

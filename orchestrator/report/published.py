@@ -10,6 +10,7 @@ from functools import cache
 from importlib import resources
 from typing import Any
 
+from orchestrator.objective import ACCURACY
 from orchestrator.record import Record
 
 SOURCE = "Renda, Frankle and Carbin, ICLR 2020"
@@ -59,12 +60,13 @@ class PublishedResult:
 def find_published(records: Iterable[Record]) -> PublishedResult | None:
     """Return the paper's result for the network, data and technique of an experiment's `records`.
 
-    Returns None if the paper has no such result.
+    Returns None if the paper has no such result. It has accuracies of classifiers, and no other objective.
     """
     for record in records:
         settings = record.settings
         technique = settings.get("technique")
-        network = None if record.channels else _paper_network(record)  # the paper counts weights
+        counts_weights = record.channels is None  # as the paper does
+        network = _paper_network(record) if counts_weights and record.objective == ACCURACY else None
         if network and isinstance(technique, dict) and isinstance(technique.get("type"), str):
             name = TECHNIQUES.get(technique["type"])
             return read_published().get((network, name, _full_length(technique, settings))) if name else None

@@ -8,37 +8,28 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 
-from orchestrator.formatting import compression, name_largest, percent, size
+from orchestrator.formatting import compression, name_largest, size
 from orchestrator.record import Record
-
-TOLERANCE = 0.005  # half a point of accuracy
-RECOMMENDATION_RULE = (
-    "recommended: the network with the fewest weights of those whose validation accuracy is at most half a point below "
-    "the dense one's. Test accuracy is shown, never used to choose."
-)
+from orchestrator.report.quantity import Quantity
 
 
 @dataclass(frozen=True)
 class Spread:
-    """Hold the median, minimum and maximum of a quantity over the seeds. Accuracies are fractions."""
+    """Hold the median, minimum and maximum of a number over the seeds."""
 
     median: float
     low: float
     high: float
-
-    def text(self, seeds: int) -> str:
-        """Return `97.31`, or `97.31 (96.97..97.64)` for several seeds."""
-        middle = percent(self.median)
-        return middle if seeds < 2 else f"{middle} ({percent(self.low)}..{percent(self.high)})"
 
 
 @dataclass(frozen=True)
 class Row:
     """Describe one round of one experiment over its seeds.
 
-    `weights_kept`, `epochs`, `retraining_epochs`, `seconds` and `bytes` (of the model file) are medians.
-    `retraining_epochs` counts the path up to this round, without the dense round. `weights` are all weights, of which
-    `prunable` may be removed. `unpruned` names the other tensors and their numbers of weights.
+    `validation` and `test` are values of the objective, which `quantity` puts into words. `weights_kept`, `epochs`,
+    `retraining_epochs`, `seconds` and `bytes` (of the model file) are medians. `retraining_epochs` counts the path up
+    to this round, without the dense round. `weights` are all weights, of which `prunable` may be removed. `unpruned`
+    names the other tensors and their numbers of weights.
     """
 
     experiment: str
@@ -50,6 +41,7 @@ class Row:
     weights_kept: int
     unpruned: Mapping[str, int]
     seeds: tuple[int, ...]
+    quantity: Quantity
     validation: Spread
     test: Spread
     epochs: int
@@ -61,6 +53,17 @@ class Row:
     @property
     def compression(self) -> float:
         return self.weights / self.weights_kept  # not 1 / density: some selections keep more than was asked for
+
+    @property
+    def gain(self) -> float:
+        """Return a number that is larger for a row that is better on validation."""
+        return self.quantity.objective.gain(self.validation.median)
+
+    def text(self, spread: Spread) -> str:
+        """Return `validation` or `test` without the unit: `97.31`, or `97.31 (96.97..97.64)` for several seeds."""
+        number = self.quantity.number
+        middle = number(spread.median)
+        return middle if len(self.seeds) < 2 else f"{middle} ({number(spread.low)}..{number(spread.high)})"
 
     @property
     def prunable_share(self) -> str | None:
@@ -77,80 +80,88 @@ class Row:
 class Recommendation:
     """Name the recommended row, the dense row that it is compared with, and what it was chosen from.
 
-    A recommended row needs a validation accuracy of `min_validation`. `acceptable` of all `candidates` rows have it.
+    `floor` is the worst validation value of the objective that a recommended row may have. `acceptable` of all
+    `candidates` rows reach it.
     """
 
     row: Row
     dense: Row
-    min_validation: float
+    floor: float
     acceptable: int
     candidates: int
 
     @property
     def reason(self) -> str:
         """Explain the recommendation in one sentence."""
-        row, dense = self.row, percent(self.dense.validation.median)
+        row, quantity = self.row, self.row.quantity
+        needed = (
+            f"a validation {quantity.name} of {quantity.bound} {quantity.text(self.floor)}, {quantity.allowance} the "
+            f"dense network's {quantity.text(self.dense.validation.median)}"
+        )
         if row.round == 0:
-            return (
-                f"No pruned network keeps a validation accuracy of {percent(self.min_validation)} %, half a point "
-                f"below the dense network's {dense} %: the dense network is what to take so far."
-            )
+            return f"No pruned network has {needed}: the dense network is what to take so far."
         return (
-            f"Of the {self.candidates:,} rounds of this network and data, {self.acceptable:,} have a validation "
-            f"accuracy of at least {percent(self.min_validation)} %, half a point below the dense network's {dense} %; "
-            f"of those this one keeps the fewest weights ({row.weights_kept:,} of {row.weights:,}, "
-            f"{compression(row.compression)}, {size(row.bytes)}), with {percent(row.validation.median)} %."
+            f"Of the {self.candidates:,} rounds of this network and data, {self.acceptable:,} have {needed}; of those "
+            f"this one keeps the fewest weights ({row.weights_kept:,} of {row.weights:,}, "
+            f"{compression(row.compression)}, {size(row.bytes)}), with {quantity.text(row.validation.median)}."
         )
 
 
 def summary(records: Iterable[Record]) -> list[Row]:
     """Return one row per experiment, round and density, in that order, with one row per experiment recommended.
 
-    An experiment without a dense round has no recommended row. Test accuracy is never used to choose.
+    An experiment without a dense round has no recommended row. Seeds of one experiment that have different objectives
+    are rows of their own, as if they were two experiments. Test data is never used to choose.
     """
-    groups: dict[tuple[str, int, float, str], list[Record]] = {}
+    groups: dict[tuple[str, tuple[str, bool, bool], int, float, str], list[Record]] = {}
     records = list(records)
     for record in records:
-        groups.setdefault((record.experiment, record.round, -record.density, record.technique), []).append(record)
+        measured = (record.objective.name, record.objective.higher_is_better, record.objective.fraction)
+        which = (record.experiment, measured, record.round, -record.density, record.technique)
+        groups.setdefault(which, []).append(record)
     epochs = retraining_epochs(records)
-    rows = [_row(groups[key], epochs) for key in sorted(groups)]
+    rows = [_row(groups[which], epochs) for which in sorted(groups)]
     marked: list[Row] = []
-    for _, group in groupby(rows, key=lambda row: row.experiment):
-        of_experiment = list(group)
+    for of_experiment in by_experiment(rows):
         best = _best_of_experiment(of_experiment)
         marked += [replace(row, recommended=True) if row is best else row for row in of_experiment]
     return marked
 
 
-def recommend(rows: Sequence[Row]) -> Recommendation | None:
-    """Choose one row of several experiments on the same model and data. Return None if no dense round has finished.
+def by_experiment(rows: Iterable[Row]) -> list[list[Row]]:
+    """Return the rows of each experiment and objective, in the order of `rows`."""
+    return [list(group) for _, group in groupby(rows, key=lambda row: (row.experiment, row.quantity))]
 
-    The row with the fewest weights is chosen among those that are at most half a point of median validation accuracy
-    below the best dense row. A row must have every seed of the dense round of its own experiment. Of two rows of equal
-    size the more accurate one on validation is chosen. Test accuracy is never used.
+
+def recommend(rows: Sequence[Row]) -> Recommendation | None:
+    """Choose one row of several experiments on the same model, data and task. Return None without a dense round.
+
+    The row with the fewest weights is chosen among those whose median validation value of the objective is within the
+    tolerance of the best dense row's. A row must have every seed of the dense round of its own experiment. Of two rows
+    of equal size the one that is better on validation is chosen. Test data is never used.
     """
     dense_rows = {row.experiment: row for row in rows if row.round == 0}
     if not dense_rows:
         return None
-    dense = max(dense_rows.values(), key=lambda row: row.validation.median)
-    minimum = dense.validation.median - TOLERANCE
+    dense = max(dense_rows.values(), key=lambda row: row.gain)
+    value = dense.validation.median
     acceptable = [
-        row for row in rows if row.experiment in dense_rows and _is_acceptable(row, dense_rows[row.experiment], minimum)
+        row for row in rows if row.experiment in dense_rows and _is_acceptable(row, dense_rows[row.experiment], value)
     ]
-    row = min(acceptable, key=lambda row: (row.weights_kept, -row.validation.median, row.experiment, row.round))
-    return Recommendation(row, dense, minimum, len(acceptable), len(rows))
+    row = min(acceptable, key=lambda row: (row.weights_kept, -row.gain, row.experiment, row.round))
+    return Recommendation(row, dense, dense.quantity.floor(value), len(acceptable), len(rows))
 
 
 def pareto_front(rows: Sequence[Row]) -> list[Row]:
-    """Return the rows for which no other row is both smaller in bytes and more accurate on validation, by size.
+    """Return the rows for which no other row is both smaller in bytes and better on validation, by size.
 
     A row is left out if another one is at least as good in both and better in one. Of equal rows the first is kept.
     """
     front: list[Row] = []
     best = -math.inf
-    for row in sorted(rows, key=lambda row: (row.bytes, -row.validation.median)):
-        if row.validation.median > best:
-            best = row.validation.median
+    for row in sorted(rows, key=lambda row: (row.bytes, -row.gain)):
+        if row.gain > best:
+            best = row.gain
             front.append(row)
     return front
 
@@ -181,6 +192,7 @@ def _row(records: Sequence[Record], epochs: Mapping[str, int]) -> Row:
         weights_kept=round(statistics.median(record.weights_kept for record in records)),
         unpruned={name: total for name, (_, total) in first.unpruned.items()},
         seeds=tuple(sorted({record.seed for record in records})),
+        quantity=Quantity(first.objective),
         validation=spread_of([record.val for record in records]),
         test=spread_of([record.test for record in records]),
         epochs=round(statistics.median(record.epochs for record in records)),
@@ -194,12 +206,10 @@ def _best_of_experiment(rows: Sequence[Row]) -> Row | None:
     dense = next((row for row in rows if row.round == 0), None)
     if dense is None:
         return None
-    acceptable = [row for row in rows if _is_acceptable(row, dense, dense.validation.median - TOLERANCE)]
+    acceptable = [row for row in rows if _is_acceptable(row, dense, dense.validation.median)]
     return min(acceptable, key=lambda row: (row.weights_kept, row.round), default=None)
 
 
-def _is_acceptable(row: Row, dense: Row, min_validation: float) -> bool:
-    """Return whether `row` has all seeds of its dense round and a median validation accuracy of `min_validation`."""
-    # Rounding in binary fractions must not decide a tie.
-    accurate = row.validation.median >= min_validation - 1e-9
-    return accurate and set(row.seeds) >= set(dense.seeds)
+def _is_acceptable(row: Row, dense: Row, value: float) -> bool:
+    """Return whether `row` has all seeds of its dense round, and a median within the tolerance of a dense `value`."""
+    return row.quantity.reaches_floor(row.validation.median, value) and set(row.seeds) >= set(dense.seeds)

@@ -1,46 +1,59 @@
-"""Records as text: tables of experiments and of a storage for people, CSV and JSON lines for programs."""
+"""Records as tables: of experiments and of a storage in a terminal, on the page, as CSV and as lines of JSON."""
 
 from __future__ import annotations
 
 import csv
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from itertools import groupby
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rich import box
-from rich.console import Console
+from rich.console import Console, JustifyMethod
 from rich.table import Table
 from rich.text import Text
 
 from orchestrator.files import written_for_report
-from orchestrator.formatting import compression, duration, make_console, percent, plain, size
+from orchestrator.formatting import compression, duration, make_console, plain, size
 from orchestrator.record import Record
-from orchestrator.report.summary import RECOMMENDATION_RULE, Row, summary
+from orchestrator.report.quantity import Quantity
+from orchestrator.report.summary import Row, by_experiment, summary
 
+DATA = ("val", "test")  # columns of the objective, whose titles get its unit
 FIELDS = ("experiment", "key", "parent", "round", "technique", "density", "kept", "prunable", "weights", "seed")
 COLUMNS: tuple[tuple[str, Callable[[Row], str]], ...] = (
     ("round", lambda row: f"* {row.round}" if row.recommended else str(row.round)),
     ("density", lambda row: f"{row.density:.4g}"),
     ("compression", lambda row: compression(row.compression)),
     ("weights\nkept", lambda row: f"{row.weights_kept:,}"),
-    ("val %", lambda row: row.validation.text(len(row.seeds))),
-    ("test %", lambda row: row.test.text(len(row.seeds))),
+    ("val", lambda row: row.text(row.validation)),
+    ("test", lambda row: row.text(row.test)),
     ("epochs", lambda row: str(row.epochs)),
     ("time", lambda row: duration(row.seconds)),
     ("size", lambda row: size(row.bytes)),
 )
 
 
+@dataclass(frozen=True)
+class SortableTable:
+    """Hold the title and kind of each column, and the raw values of each line, of a table that the reader can sort.
+
+    page.js formats the values by kind: text, whole, density, ratio, percent, points, number, seconds, size, and
+    "difference 3" with three decimals.
+    """
+
+    columns: list[tuple[str, str]]
+    lines: list[list[Any]]
+
+
 def print_table(records: Iterable[Record], console: Console | None = None) -> None:
-    """Print one table per experiment: medians over its seeds, with the range of accuracies if there are several.
+    """Print one table per experiment: medians over its seeds, with the range of values if there are several.
 
     On a narrow console the last columns are left out, so that no number is cut.
     """
     console = console or make_console()
-    for _, group in groupby(summary(records), key=lambda row: row.experiment):
-        rows = list(group)
+    for rows in by_experiment(summary(records)):
         for gap, columns in ((2, COLUMNS), (0, COLUMNS), (0, COLUMNS[:-3])):
             table = _summary_table(rows, gap, columns)
             if console.measure(table, options=console.options.update(max_width=1000)).maximum <= console.width:
@@ -53,23 +66,33 @@ def print_table(records: Iterable[Record], console: Console | None = None) -> No
 def print_status(
     records: Iterable[Record], failures: Iterable[Mapping[str, Any]], console: Console | None = None
 ) -> None:
-    """Print one table per experiment and seed, one line per record, and below them the reason of every failed round."""
+    """Print one table per experiment and seed, one line per record, and below them the reason of every failed round.
+
+    Rounds of earlier settings with another objective are in a table of their own.
+    """
     console = console or make_console()
-    for (name, seed), group in groupby(records, key=lambda record: (record.experiment, record.seed)):
-        console.print(Text(plain(f"{name}, seed {seed}"), style="bold"))
-        console.print(_status_table(group))
+    groups: dict[tuple[str, int, Quantity], list[Record]] = {}
+    for record in records:
+        groups.setdefault((record.experiment, record.seed, Quantity(record.objective)), []).append(record)
+    for (experiment, seed, quantity), group in groups.items():
+        console.print(Text(plain(f"{experiment}, seed {seed}: {quantity.legend}"), style="bold"))
+        console.print(_status_table(group, quantity))
     for failure in failures:
-        name, seed, number = (plain(failure.get(field, "?")) for field in ("experiment", "seed", "round"))
+        name, which, number = (plain(failure.get(field, "?")) for field in ("experiment", "seed", "round"))
         reason = plain(failure.get("reason", "no reason was written"))
-        console.print(Text(f"failed: {name}, seed {seed}, round {number}: {reason}", style="red"), soft_wrap=True)
+        console.print(Text(f"failed: {name}, seed {which}, round {number}: {reason}", style="red"), soft_wrap=True)
 
 
 def json_line(record: Record) -> str:
-    """Return one record as one line of JSON. Accuracies are fractions; `bytes` is the size of the committed model."""
+    """Return one record as one line of JSON. `bytes` is the size of the committed model.
+
+    `metrics` has the objective NAME as val_NAME and test_NAME, in its own unit: accuracies are fractions.
+    """
     return json.dumps(
         {
             **{name: getattr(record, name) for name in FIELDS},
             "objective": record.objective.name,
+            "higher_is_better": record.objective.higher_is_better,
             "metrics": record.metrics,
             "epochs": record.epochs,
             "seconds": record.seconds,
@@ -79,7 +102,7 @@ def json_line(record: Record) -> str:
 
 
 def save_csv(records: Iterable[Record], path: Path) -> Path:
-    """Write one line per record, with accuracies as fractions, and return `path`.
+    """Write one line per record, with the values of `json_line`, and return `path`.
 
     Raises OrchestratorError if `path` cannot be written.
     """
@@ -87,12 +110,58 @@ def save_csv(records: Iterable[Record], path: Path) -> Path:
     with written_for_report(path), open(path, "w", newline="", encoding="utf-8") as file:
         lines = csv.writer(file)
         names = sorted({name for record in records for name in record.metrics}, key=_in_order)
-        lines.writerow([*FIELDS, "objective", *names, "epochs", "seconds", "bytes", "compression"])
+        columns = [*FIELDS, "objective", "higher_is_better", *names, "epochs", "seconds", "bytes", "compression"]
+        lines.writerow([_csv_cell(column) for column in columns])
         for record in records:
-            fields = [*(_csv_cell(getattr(record, name)) for name in FIELDS), _csv_cell(record.objective.name)]
-            metrics = [record.metrics.get(name) for name in names]
-            lines.writerow([*fields, *metrics, record.epochs, record.seconds, record.model_bytes, record.compression])
+            values = [*(getattr(record, name) for name in FIELDS), record.objective.name]
+            values += [record.objective.higher_is_better, *(record.metrics.get(name) for name in names)]
+            values += [record.epochs, record.seconds, record.model_bytes, record.compression]
+            lines.writerow([_csv_cell(value) for value in values])
     return path
+
+
+def rounds_table(records: Iterable[Record]) -> SortableTable:
+    """Return a table of every finished round of every path, with columns for each objective that one of them has."""
+    records = sorted(records, key=lambda record: (record.experiment, record.seed, record.round, record.key))
+    quantities = list(dict.fromkeys(Quantity(record.objective) for record in records))
+    columns = [
+        ("experiment", "text"), ("technique", "text"), ("seed", "whole"), ("round", "whole"), ("density", "density"),
+        ("compression", "ratio"), ("kept", "whole"), *(c for each in quantities for c in _measured(each)),
+        ("train loss", "number"), ("epochs", "whole"), ("seconds", "seconds"), ("model file", "size"),
+        ("dead layers", "whole"), ("key", "text"),
+    ]  # fmt: skip
+    lines: list[list[Any]] = [
+        [
+            plain(record.experiment), plain(record.technique), record.seed, record.round, record.density,
+            record.compression, record.weights_kept,
+            *(value if record.objective == each.objective else None for each in quantities
+              for value in (record.val, record.test)),
+            record.metrics.get("train_loss"), record.epochs, record.seconds, record.model_bytes,
+            len(record.dead_layers), record.key[:12],
+        ]
+        for record in records
+    ]  # fmt: skip
+    return SortableTable(columns, lines)
+
+
+def medians_table(rows: Iterable[Row], quantity: Quantity) -> SortableTable:
+    """Return a table of `rows`, whose objective is `quantity`."""
+    (val, kind), (test, _) = _measured(quantity)
+    columns = [
+        ("experiment", "text"), ("technique", "text"), ("round", "whole"), ("compression", "ratio"),
+        ("kept", "whole"), ("seeds", "whole"), (val, kind), ("val min", kind), ("val max", kind),
+        (test, kind), ("test min", kind), ("test max", kind), ("epochs so far", "whole"),
+        ("model file", "size"), ("choice", "text"),
+    ]  # fmt: skip
+    lines: list[list[Any]] = [
+        [
+            plain(row.experiment), plain(row.technique), row.round, row.compression, row.weights_kept, len(row.seeds),
+            row.validation.median, row.validation.low, row.validation.high, row.test.median, row.test.low,
+            row.test.high, row.retraining_epochs, row.bytes, "recommended" if row.recommended else "",
+        ]
+        for row in rows
+    ]  # fmt: skip
+    return SortableTable(columns, lines)
 
 
 def _in_order(metric: str) -> tuple[int, str]:
@@ -101,12 +170,12 @@ def _in_order(metric: str) -> tuple[int, str]:
 
 
 def _summary_table(rows: Sequence[Row], gap: int, columns: Sequence[tuple[str, Callable[[Row], str]]]) -> Table:
-    several = len(_seeds(rows)) > 1
+    several, quantity = len(_seeds(rows)) > 1, rows[0].quantity
     table = Table(box=box.SIMPLE_HEAD, padding=(0, gap, 0, 0))
     for header, _ in columns:
-        table.add_column(
-            header, justify="left" if several and "%" in header else "right", vertical="bottom", no_wrap=True
-        )
+        title = quantity.column(header) if header in DATA else header
+        justify: JustifyMethod = "left" if several and header in DATA else "right"
+        table.add_column(title, justify=justify, vertical="bottom", no_wrap=True)
     for row in rows:
         style = "bold green" if row.recommended else None
         table.add_row(*(cell(row) for _, cell in columns), style=style)
@@ -121,10 +190,12 @@ def _title(rows: Sequence[Row]) -> str:
 
 
 def _caption(rows: Sequence[Row]) -> str:
-    parts = ["Median over the seeds (least..greatest)."] if len(_seeds(rows)) > 1 else []
+    quantity = rows[0].quantity
+    parts = [f"val, test: {quantity.legend}."]
+    parts += ["Median over the seeds (least..greatest)."] if len(_seeds(rows)) > 1 else []
     parts += [share] if (share := rows[-1].prunable_share) else []
     if any(row.recommended for row in rows):
-        parts.append(f"* {RECOMMENDATION_RULE}")
+        parts.append(f"* {quantity.rule}")
     else:
         parts.append("Nothing is recommended before the dense round has finished.")
     return "\n".join(parts)
@@ -134,11 +205,12 @@ def _seeds(rows: Sequence[Row]) -> list[int]:
     return sorted({seed for row in rows for seed in row.seeds})
 
 
-def _status_table(records: Iterable[Record]) -> Table:
+def _status_table(records: Iterable[Record], quantity: Quantity) -> Table:
     table = Table(box=box.SIMPLE_HEAD, padding=0)
     table.add_column("round", justify="right", no_wrap=True)
     table.add_column("technique")  # the only column that a narrow terminal may wrap
-    for header in ("density", "compression", "kept", "val %", "test %", "epochs", "seconds", "MB"):
+    measured = (quantity.column("val"), quantity.column("test"))
+    for header in ("density", "compression", "kept", *measured, "epochs", "seconds", "MB"):
         table.add_column(header, justify="right", no_wrap=True)
     for record in records:
         table.add_row(
@@ -147,8 +219,8 @@ def _status_table(records: Iterable[Record]) -> Table:
             f"{record.density:.4g}",
             compression(record.compression),
             f"{record.weights_kept:,}",
-            percent(record.val),
-            percent(record.test),
+            quantity.number(record.val),
+            quantity.number(record.test),
             str(record.epochs),
             f"{record.seconds:,.1f}",
             f"{record.model_bytes / 1e6:,.3f}",
@@ -162,3 +234,9 @@ def _csv_cell(value: Any) -> Any:
         return value
     line = plain(value)
     return f"'{line}" if line.startswith(("=", "+", "-", "@")) else line
+
+
+def _measured(quantity: Quantity) -> list[tuple[str, str]]:
+    """Return the title and kind of the columns of validation and test values."""
+    kind = "percent" if quantity.objective.fraction else "number"
+    return [(quantity.column(f"{data} {quantity.name}"), kind) for data in ("val", "test")]

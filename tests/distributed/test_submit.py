@@ -82,7 +82,7 @@ def test_digits_run_and_are_found_in_the_ledger(head, storage, store, tmp_path, 
     assert "round 2 done: density 0.044" in done.stdout
     assert "first' succeeded" in done.stdout
     assert "19,464 prunable weights" in done.stdout
-    assert (report / "accuracy.png").read_bytes().startswith(b"\x89PNG")
+    assert (report / "compression.png").read_bytes().startswith(b"\x89PNG")
     assert main(["status", storage, "--json"]) == 0
     rounds = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [(r["round"], r["kept"], r["seed"]) for r in rounds] == [(0, 19464, 1), (1, 15571, 1), (2, 856, 1)]

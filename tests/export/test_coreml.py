@@ -199,7 +199,7 @@ def test_a_file_that_cannot_run_here_is_there_without_figures(tmp_path, monkeypa
     assert f"smallest to download: n.mlpackage.zip; the dense network {dense}; not run here" in page
     assert ("fastest: n.safetensors" in page) == ("packed" in formats)
     assert "fastest: n.mlpackage.zip" not in page
-    assert ("Time for one image" in page) == ("packed" in formats)
+    assert ("Time for one sample" in page) == ("packed" in formats)
     assert f"n.mlpackage.zip: {size(file.download_bytes)}, not run here" in page, "what the bar of its size says"
 
 

@@ -12,6 +12,7 @@ from typing import Any
 from orchestrator import report
 from orchestrator.export.measure import Speed
 from orchestrator.export.proof import Artifact, ExportedNetworks, Facts, Skipped
+from orchestrator.objective import ACCURACY, Objective
 from orchestrator.record import MODEL, OPTIMIZER, Blob, Record
 from orchestrator.report.exported import ExportedSection
 from orchestrator.report.page import Chapter, save_page
@@ -29,6 +30,8 @@ THREE = ["learning-rate-rewinding", "fine-tuning", "weight-rewinding"]
 LAYERS = {"conv1.weight": 432, **{f"layer{s}.{b}.conv{c}.weight": 2304 * 4 ** (s - 1) for s in (1, 2, 3) for b in
           range(3) for c in (1, 2)}, "fc.weight": 640}  # fmt: skip
 PRUNABLE = sum(LAYERS.values())
+BITS = Objective("bits_per_character", higher_is_better=False)
+CLASSIFICATION, TOKENS = {"type": "Classification", "label_smoothing": 0.0}, {"type": "Tokens", "unit": "character"}
 
 HOSTILE = [
     "</script><script>alert(1)</script>", "<img src=x onerror=alert(1)>", '"\'><svg onload=alert(1)>', "{{ 7 * 7 }}",
@@ -58,13 +61,14 @@ def path_of(name: str, seed: int, rounds: int = 18, *, epochs: int = 182, model:
         val, test = (0.917 - loss + chance.gauss(0, noise) for _ in range(2))
         settings = {
             "model": model, "model_options": {}, "model_identity": digest(model), "data": data, "data_options": {},
-            "data_identity": digest(data), "training": {"epochs": epochs}, "seed": seed,
+            "data_identity": digest(data), "task": CLASSIFICATION, "training": {"epochs": epochs}, "seed": seed,
         }  # fmt: skip
         pruned = {"technique": {"type": kind, **options}, "criterion": "magnitude", "selection": {"type": "Global"}}
         kept = round(density * PRUNABLE)
         found.append(Record(
             key=digest("key", who), parent=found[-1].key if r else None, experiment=name, round=r,
             technique=kind if r else "Dense", density=density, kept=kept, prunable=PRUNABLE, seed=seed,
+            objective=ACCURACY,
             metrics={"train_loss": 0.02 + loss, "val_accuracy": val, "test_accuracy": test},
             history=curve(chance, shown, val, 0.02 + max(loss, 0)), layers=spread_over_layers(density, chance),
             dead_layers=[], epochs=retrained if r else epochs, seconds=1200 + chance.random() * 60,
@@ -81,21 +85,41 @@ def record(
     round: int = 0, seed: int = 0, val: float = 0.9, test: float = 0.9, experiment: str = "digits", **changes: Any
 ) -> Record:
     """Return a record of a network of 4,096 weights, half of which each round removes."""
-    density = changes.get("density", 0.5**round)
+    density, name = changes.get("density", 0.5**round), changes.get("objective", ACCURACY).name
     values = {
         "key": f"{experiment}-{seed}-{round}", "parent": None, "experiment": experiment, "round": round,
         "technique": "LearningRateRewinding" if round else "Dense", "density": density, "kept": int(density * 4096),
         "prunable": 4096, "seed": seed, "history": [], "layers": {}, "dead_layers": [], "epochs": 30, "seconds": 83.0,
-        "metrics": {"train_loss": 0.25, "val_accuracy": val, "test_accuracy": test}, "samples_per_second": 1.0,
-        "attempts": 1, "workers": 1, "settings": {}, "versions": {}, "finished_at": "2026-01-01",
+        "objective": ACCURACY, "metrics": {"train_loss": 0.25, f"val_{name}": val, f"test_{name}": test},
+        "samples_per_second": 1.0, "attempts": 1, "workers": 1, "settings": {}, "versions": {},
+        "finished_at": "2026-01-01",
         "blobs": {MODEL: Blob("0" * 64, 16384 >> round)},
     }  # fmt: skip
     return Record(**{**values, **changes})
 
 
 def path(vals: Iterable[float | None], seed: int = 0, **changes: Any) -> list[Record]:
-    """Return a path with these validation accuracies, one per round; None leaves out the round."""
+    """Return a path with these validation values, one per round; None leaves out the round."""
     return [record(r, seed, val, **changes) for r, val in enumerate(vals) if val is not None]
+
+
+def in_bits(records: Iterable[Record], objective: Objective = BITS) -> list[Record]:
+    """Return `records` as those of a character model, of 3 - 2a bits where `records` have the accuracy a."""
+
+    def metrics(numbers: dict[str, float]) -> dict[str, float]:
+        return {
+            name.replace("accuracy", objective.name): 3 - 2 * number if "accuracy" in name else number
+            for name, number in numbers.items()
+        }
+
+    return [
+        dataclasses.replace(
+            record, objective=objective, settings={**record.settings, "task": TOKENS}, metrics=metrics(record.metrics),
+            history=[metrics(epoch) for epoch in record.history], key=digest(record.key, objective),
+            parent=record.parent and digest(record.parent, objective),
+        )
+        for record in records
+    ]  # fmt: skip
 
 
 def with_test_accuracy(records: Iterable[Record], accuracy: Callable[[Record], float]) -> list[Record]:
@@ -151,7 +175,7 @@ def paths(
 
 
 def hostile_records() -> list[Record]:
-    """Return records whose every text tries to break the page."""
+    """Return records whose every text, but not the objective's name, tries to break the page."""
     records = paths(HOSTILE, seeds=2, rounds=2, epochs=3)
     for index, record in enumerate(records):
         odd = HOSTILE[index % len(HOSTILE)]

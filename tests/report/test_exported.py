@@ -171,6 +171,6 @@ def test_without_a_round_a_storage_of_two_models_names_the_recommended_ones(
     assert main(["export", str(storage), "--out", str(tmp_path / "deploy")]) == 1
     small, wide = (recommended_rounds(records)[0].key[:12] for records in (SMALL, WIDE))
     assert capsys.readouterr().err == (
-        "error: the storage holds 2 networks (model and data), each with recommended rounds of its own: "
+        "error: the storage holds 2 networks (model, data and task), each with recommended rounds of its own: "
         f"pass --round {small} for resnet20 on cifar10, or --round {wide} for resnet56 on cifar10\n"
     )

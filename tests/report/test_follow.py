@@ -28,7 +28,7 @@ def test_a_finished_round_is_printed_once(ledger):
     write(ledger, [path_of("tiny", 0, 3)])
     printed, seen = news(ledger, NOTHING)
     assert len(printed) == 4
-    assert printed[0].startswith("tiny, seed 0: round 0 done, 1.0x  val ")
+    assert printed[0].startswith("tiny, seed 0: round 0 done, 1.0x  accuracy: val ")
     assert news(ledger, seen)[0] == []
     write(ledger, [path_of("tiny", 1, 3)])
     assert len(news(ledger, seen)[0]) == 4

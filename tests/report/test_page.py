@@ -124,8 +124,8 @@ def test_several_data_sets_have_a_chapter_and_pictures_each(two_data_sets):
     text = two_data_sets.read_text()
     titles = re.findall(r'<h2 class="task">([^<]*)', text)
     assert [title[:14] for title in titles] == ["resnet20 on ci", "resnet20 on dd"]
-    assert (two_data_sets.parent / "accuracy.png").exists()
-    assert (two_data_sets.parent / "accuracy-2.png").exists()
+    assert (two_data_sets.parent / "compression.png").exists()
+    assert (two_data_sets.parent / "compression-2.png").exists()
     ids = re.findall(r'\bid="([^"]*)"', text)
     assert len(ids) == len(set(ids))
     assert text.count("Nothing is recommended before a dense round has finished") == 1
@@ -232,7 +232,7 @@ def test_every_picture_is_drawn(open_page, usual):
     boxes = [svg.bounding_box() for svg in page.query_selector_all("figure.picture svg")]
     assert len(boxes) == 5
     assert all(box["width"] > 300 and box["height"] > 150 for box in boxes)
-    curve = page.query_selector("#accuracy-1 svg path[style*='var(--line-1)']")
+    curve = page.query_selector("#compression-1 svg path[style*='var(--line-1)']")
     assert curve.evaluate("e => getComputedStyle(e).stroke") == "rgb(217, 72, 15)"
     assert page.troubles == []
 
@@ -269,7 +269,7 @@ def test_typing_filters(open_page, usual):
 
 @in_browser
 def test_light_and_dark_follow_the_reader(open_page, usual):
-    parts = {"body": "backgroundColor", "#accuracy-1 svg path": "fill", "#accuracy-1 svg text": "fill"}
+    parts = {"body": "backgroundColor", "#compression-1 svg path": "fill", "#compression-1 svg text": "fill"}
     seen = []
     for scheme in ("light", "dark"):
         page = open_page(usual, color_scheme=scheme)

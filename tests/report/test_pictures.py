@@ -38,7 +38,7 @@ def texts(picture):
 def test_every_picture_is_a_png_and_an_element_of_a_page(drawn, tmp_path):
     light = [light for light, _ in COLOURS.values()]
     assert len(set(light)) == len(light)
-    assert list(drawn) == ["accuracy", "front", "cost", "layers", "learning"]
+    assert list(drawn) == ["compression", "front", "cost", "layers", "learning"]
     for name, picture in drawn.items():
         with drawing_style():
             file, svg = picture.save(tmp_path / "new" / f"{name}.png"), picture.svg("abc-")
@@ -59,7 +59,7 @@ def test_the_picture_shows_medians_and_what_is_recommended():
     records = paths(THREE[:1], rounds=8)
     (comparison,) = comparisons(records)
     with drawing_style():
-        picture = pictures(records)["accuracy"]
+        picture = pictures(records)["compression"]
     (axes,) = picture.figure.axes
     line = next(drawn for drawn in axes.lines if len(drawn.get_xdata()) == 9)
     assert list(line.get_xdata()) == pytest.approx([1.25**r for r in range(9)], rel=1e-4)  # whole weights are kept
@@ -72,7 +72,7 @@ def test_the_picture_shows_medians_and_what_is_recommended():
 def test_published_medians_are_dashed_with_hollow_markers():
     records = path_of("fine-tuning", 0, 6)
     with drawing_style():
-        plain, picture = (pictures(records, r)["accuracy"] for r in ({}, {"fine-tuning": find_published(records)}))
+        plain, picture = (pictures(records, r)["compression"] for r in ({}, {"fine-tuning": find_published(records)}))
     dashed = [line for line in picture.figure.axes[0].lines if line.get_markerfacecolor() == "none"]
     assert len(dashed) == 1 + sum(line.get_markerfacecolor() == "none" for line in plain.figure.axes[0].lines)
     assert any(list(line.get_xdata()) == pytest.approx([1.25**r for r in range(1, 11)], rel=1e-4) for line in dashed)
@@ -80,7 +80,7 @@ def test_published_medians_are_dashed_with_hollow_markers():
 
 def test_points_say_what_they_are():
     with drawing_style():
-        svg = pictures(paths(["fine-tuning"], rounds=3))["accuracy"].svg("")
+        svg = pictures(paths(["fine-tuning"], rounds=3))["compression"].svg("")
     titles = re.findall(r"<title>([^<]*)</title>", svg)
     assert [title.split(": ")[0] for title in titles] == [f"fine-tuning, round {r}" for r in range(4)]
 
@@ -90,7 +90,7 @@ def test_names_are_neither_formulas_nor_elements(tmp_path):
         for picture in pictures(paths([ODD, "_hidden", "fine-tuning"], seeds=1, rounds=2)).values():
             root = ElementTree.fromstring(picture.svg(""))
             assert not [element for element in root.iter() if element.tag.endswith("script")]
-            if picture.name == "accuracy":
+            if picture.name == "compression":
                 picture.save(tmp_path / "odd.png")
                 shown = "".join(root.itertext())
                 assert r"$\frac{$ <scri" in shown
@@ -106,7 +106,7 @@ def test_pictures_of_little(rounds, accuracy):
     with drawing_style():
         for picture in pictures(records).values():
             assert "<svg" in picture.svg("")
-            if picture.name in ("accuracy", "cost", "front"):
+            if picture.name in ("compression", "cost", "front"):
                 low, high = picture.figure.axes[0].get_ylim()
                 assert low < 100 * accuracy < high
 
@@ -114,15 +114,15 @@ def test_pictures_of_little(rounds, accuracy):
 def test_without_a_dense_round_or_history_there_is_less_to_draw():
     with drawing_style():
         pruned = [record for record in paths(seeds=1, rounds=2) if record.round]
-        assert list(pictures(pruned)) == ["accuracy", "front", "cost"]
+        assert list(pictures(pruned)) == ["compression", "front", "cost"]
         bare = path_of("fine-tuning", 0, 2, history=0)
-        assert list(pictures(bare)) == ["accuracy", "front", "cost", "layers"]
+        assert list(pictures(bare)) == ["compression", "front", "cost", "layers"]
 
 
 def test_of_many_experiments_most_are_a_shade():
     names = [f"trial-{number}" for number in range(70)]
     with drawing_style():
-        picture = pictures(paths(names, seeds=1, rounds=3))["accuracy"]
+        picture = pictures(paths(names, seeds=1, rounds=3))["compression"]
         assert len(picture.svg("")) < 200_000
     assert "62 other experiments" in picture.figure.legends[0].get_texts()[0].get_text()
 
@@ -140,7 +140,7 @@ def test_exported_files_name_their_runtimes_where_these_differ():
 def test_the_users_own_style_is_neither_used_nor_changed(tmp_path):
     def once(name):
         with drawing_style():
-            picture = pictures(path_of("fine-tuning", 0, 2))["accuracy"]
+            picture = pictures(path_of("fine-tuning", 0, 2))["compression"]
             return picture.save(tmp_path / name).read_bytes(), picture.svg("")
 
     plain = once("plain.png")
@@ -168,8 +168,8 @@ def test_curves_follow_each_other_and_layers_keep_their_order():
     records = paths(THREE[:1], rounds=2)
     rows = summary(records)
     found = round_curves(records, rows)
-    assert [(curve.start, len(curve.val_accuracy)) for curve in found] == [(0, 4), (4, 4), (8, 4)]
-    assert [curve.val_accuracy[-1] for curve in found] == [row.validation for row in rows]
+    assert [(curve.start, len(curve.validation)) for curve in found] == [(0, 4), (4, 4), (8, 4)]
+    assert [curve.validation[-1] for curve in found] == [row.validation for row in rows]
     assert [layer.name for layer in layer_densities(records, rows[1])] == list(records[0].layers)
     for layer in layer_densities(records, rows[1]):
         shares = [r.layers[layer.name][0] / layer.weights for r in records if r.round == 1]

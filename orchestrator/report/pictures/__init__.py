@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from orchestrator.report.comparison import Comparison
-from orchestrator.report.pictures.accuracy import accuracy_picture, cost_picture, front_picture
+from orchestrator.report.pictures.experiment_lines import compression_picture, cost_picture
 from orchestrator.report.pictures.exported_files import exported_pictures
+from orchestrator.report.pictures.front import front_picture
 from orchestrator.report.pictures.recommended import layers_picture, learning_picture
 from orchestrator.report.pictures.style import COLOURS, Picture, drawing_style
 from orchestrator.report.published import PublishedResult
@@ -18,7 +19,7 @@ def draw_pictures(comparison: Comparison, references: dict[str, PublishedResult]
     `references` has published results by the name of the experiment that they are drawn beside.
     """
     pictures = [
-        accuracy_picture(comparison, references),
+        compression_picture(comparison, references),
         front_picture(comparison),
         cost_picture(comparison),
         layers_picture(comparison),

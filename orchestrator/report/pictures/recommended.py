@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,12 +10,15 @@ from orchestrator.formatting import compression, percent, shorten
 from orchestrator.record import Record
 from orchestrator.report.comparison import Comparison
 from orchestrator.report.pictures.style import GREY, GRID, INK, LINES, Picture, new_figure, short_name
+from orchestrator.report.pictures.value_axis import LEFT, ValueAxis
 from orchestrator.report.summary import Row, Spread, spread_of
 
 MAX_LAYER_LABELS = 40
 MAX_ROUND_LABELS = 12
-LABEL_X = -0.13  # of the vertical axes' names, in widths of the axes
-CURVES_SPAN = 20.0  # points of accuracy below the best that are shown: the first epochs begin with guessing
+LABEL_X = -0.125  # of the vertical axes' names, in widths of the axes
+# Heights of the axis of learning curves, in tolerances. The first epochs begin with guessing, and are not all shown.
+MIN_SPAN = 4
+MAX_SPAN = 40
 
 
 @dataclass(frozen=True)
@@ -31,12 +34,12 @@ class LayerDensity:
 class RoundCurve:
     """Hold the learning curves of one round, one spread over the seeds per epoch.
 
-    `start` counts the epochs trained on the path before this round.
+    `validation` has values of the objective. `start` counts the epochs trained on the path before this round.
     """
 
     row: Row
     start: int
-    val_accuracy: list[Spread]
+    validation: list[Spread]
     train_loss: list[Spread]
 
 
@@ -61,7 +64,7 @@ def round_curves(records: Sequence[Record], rows: Sequence[Row]) -> list[RoundCu
         if epochs:
             spreads = [
                 [spread_of([of_seed[name] for of_seed in epoch]) for epoch in epochs]
-                for name in ("val_accuracy", "train_loss")
+                for name in (f"val_{row.quantity.objective.name}", "train_loss")
             ]
             curves.append(RoundCurve(row, start, *spreads))
         start += row.epochs
@@ -99,7 +102,9 @@ def layers_picture(comparison: Comparison) -> Picture | None:
 
 
 def learning_picture(comparison: Comparison) -> Picture | None:
-    """Draw validation accuracy, and training loss below it, for every epoch of the recommended experiment.
+    """Draw the objective on validation data, and the training loss below it, for every epoch of an experiment.
+
+    It is the experiment of the recommended network.
 
     Return None if there is no recommendation or no history.
     """
@@ -112,15 +117,16 @@ def learning_picture(comparison: Comparison) -> Picture | None:
     seeds = f"median of {len(best.seeds)} seeds, band from least to greatest" if len(best.seeds) > 1 else "one seed"
     title, subtitle = "Learning curves, round after round", f"{short_name(best.experiment)}: {seeds}"
     note = "A new line begins where a round prunes the network and rewinds. Bold: the recommended round."
-    figure, (above, below) = new_figure(title, subtitle, heights=(2.3, 1.3), note=note, left=0.88, right=0.3)
+    figure, (above, below) = new_figure(title, subtitle, heights=(2.3, 1.3), note=note, left=LEFT, right=0.3)
+    axis = ValueAxis(best.quantity, [value.median for curve in curves for value in curve.validation])
     for curve in curves:
         width = 1.9 if curve.row == best else 0.9
-        _draw_curve(above, curve.start, curve.val_accuracy, 100, width, LINES[0])
-        _draw_curve(below, curve.start, curve.train_loss, 1, width, LINES[1])
-    _set_accuracy_axis(above, curves)
+        _draw_curve(above, curve.start, curve.validation, axis.drawn, width, LINES[0])
+        _draw_curve(below, curve.start, curve.train_loss, float, width, LINES[1])
+    _set_value_axis(above, axis, curves)
     _set_loss_axis(below, curves)
     last = curves[-1]
-    end = last.start + len(last.val_accuracy)
+    end = last.start + len(last.validation)
     for axes in (above, below):
         axes.set_xlim(-0.01 * end, 1.01 * end)
         axes.grid(visible=False, axis="x")
@@ -157,23 +163,23 @@ def _layer_title(layer: LayerDensity) -> str:
     return f"{shorten(layer.name, 80)}: {percent(layer.density.median)} % kept"
 
 
-def _draw_curve(axes: Any, start: int, values: list[Spread], scale: float, width: float, colour: str) -> None:
+def _draw_curve(
+    axes: Any, start: int, values: list[Spread], drawn: Callable[[float], float], width: float, colour: str
+) -> None:
     x = [start + epoch for epoch in range(1, len(values) + 1)]
-    low, high = [scale * value.low for value in values], [scale * value.high for value in values]
+    low, high = [drawn(value.low) for value in values], [drawn(value.high) for value in values]
     if low != high:
         axes.fill_between(x, low, high, color=colour, alpha=0.16, linewidth=0)
     marker = "o" if len(values) == 1 else ""
-    medians = [scale * value.median for value in values]
+    medians = [drawn(value.median) for value in values]
     axes.plot(x, medians, color=colour, linewidth=width, marker=marker, markersize=3, zorder=3)
 
 
-def _set_accuracy_axis(axes: Any, curves: list[RoundCurve]) -> None:
-    values = [100 * value.median for curve in curves for value in curve.val_accuracy]
-    best = max(values)
-    span = min(max(best - min(values), 2.0), CURVES_SPAN)
-    axes.set_ylim(best - 1.05 * span, min(best + 0.08 * span, 100 + 0.02 * span))
-    axes.yaxis.set_major_formatter("{x:g} %")
-    axes.set_ylabel("validation")
+def _set_value_axis(axes: Any, axis: ValueAxis, curves: list[RoundCurve]) -> None:
+    gains = [axis.gain(value.median) for curve in curves for value in curve.validation]
+    best = max(gains)
+    span = min(max(best - min(gains), MIN_SPAN * axis.tolerance), MAX_SPAN * axis.tolerance)
+    axis.set_up(axes, best - 1.05 * span, min(best + 0.08 * span, axis.gain_bounds[1] + 0.02 * span), "validation")
     axes.yaxis.set_label_coords(LABEL_X, 0.5)
 
 
@@ -197,7 +203,7 @@ def _name_rounds(axes: Any, curves: list[RoundCurve], recommended: int) -> None:
         too_close = any(abs(index - place) < step for place in places)
         if is_recommended or (index % step == 0 and not too_close):
             axes.text(
-                curve.start + len(curve.val_accuracy) / 2, 1.015, compression(curve.row.compression),
+                curve.start + len(curve.validation) / 2, 1.015, compression(curve.row.compression),
                 transform=axes.get_xaxis_transform(), ha="center", va="bottom", fontsize=7.4,
                 color=INK if is_recommended else GREY, weight="bold" if is_recommended else "normal",
             )  # fmt: skip

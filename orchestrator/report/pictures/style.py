@@ -14,7 +14,8 @@ from xml.etree import ElementTree
 
 from orchestrator.extras import extra
 from orchestrator.files import written_for_report
-from orchestrator.formatting import shorten
+from orchestrator.formatting import compression, shorten
+from orchestrator.report.summary import Row
 
 if TYPE_CHECKING:  # matplotlib is optional
     from matplotlib.figure import Figure
@@ -40,6 +41,7 @@ INK, GREY, GRID, CROWD, PAPER = (COLOURS[name][0] for name in ("ink", "grey", "g
 PIXELS = "#8b949d"  # of what is drawn as pixels, which no CSS variable reaches: visible on white and on black
 LINES = tuple(light for name, (light, _) in COLOURS.items() if name.startswith("line-"))
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "p")
+RING = {"markersize": 12, "markerfacecolor": "none", "markeredgecolor": INK, "markeredgewidth": 1.5, "zorder": 5}
 
 WIDTH = 6.2  # inches of every picture
 LEFT, RIGHT, TOP = 0.62, 0.72, 0.76  # inches around the axes
@@ -145,6 +147,16 @@ def legend_shape(labels: Sequence[str]) -> tuple[int, int]:
 def short_name(experiment: str) -> str:
     """Shorten an experiment's name to what a picture has space for."""
     return shorten(experiment, 30)
+
+
+def point_title(row: Row) -> str:
+    """Return the text that a point shows at the pointer."""
+    unit, name = row.quantity.unit, row.quantity.name
+    return (
+        f"{short_name(row.experiment)}, round {row.round}: {compression(row.compression)}, "
+        f"test {name} {row.text(row.test)}{unit}, validation {row.quantity.text(row.validation.median)}, "
+        f"{row.retraining_epochs:,} epochs of retraining"
+    )
 
 
 def svg_element(
