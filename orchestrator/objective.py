@@ -36,7 +36,7 @@ class Objective:
         """Return `value` as people read it: "97.31 %" for a fraction, four digits otherwise."""
         if self.fraction:
             return f"{100 * value:.2f} %"
-        return f"{value:.4g}" if math.isfinite(value) else str(value)
+        return f"{value:#.4g}".removesuffix(".") if math.isfinite(value) else str(value)
 
     @property
     def mode(self) -> Literal["max", "min"]:
