@@ -75,7 +75,7 @@ class MeanAbsoluteError(Ratio):
     plot_lower_bound = 0.0
 
     def update(self, outputs: Tensor, targets: Tensor) -> None:
-        self.add((outputs.double() - targets.double()).abs().sum(), targets.numel())
+        self.add(_error(outputs, targets).abs().sum(), targets.numel())
 
 
 class RootMeanSquaredError(Ratio):
@@ -85,10 +85,15 @@ class RootMeanSquaredError(Ratio):
     plot_lower_bound = 0.0
 
     def update(self, outputs: Tensor, targets: Tensor) -> None:
-        self.add((outputs.double() - targets.double()).square().sum(), targets.numel())
+        self.add(_error(outputs, targets).square().sum(), targets.numel())
 
     def finish(self, ratio: Tensor) -> Tensor:
         return ratio.sqrt()
+
+
+def _error(outputs: Tensor, targets: Tensor) -> Tensor:
+    """Return output - target. Outputs (n, 1) take the shape (n,) of their targets, which broadcasting would mix up."""
+    return outputs.double().reshape(targets.shape) - targets.double()
 
 
 class TokenEntropy(Ratio):

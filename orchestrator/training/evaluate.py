@@ -45,8 +45,9 @@ def evaluate(module: nn.Module, batches: Batches, split: Split, step: Step) -> d
 
 def update(metrics: dict[str, Metric], task: Task, outputs: Any, targets: Any) -> None:
     """Add a batch to every metric. Raises ConfigError, with the user's line, where a metric fails."""
-    read = getattr(task, "outputs", None)
-    outputs = read(outputs) if read else outputs
+    if (read := getattr(task, "outputs", None)) is not None:
+        with called(f"{type(task).__name__}.outputs(), called with the outputs of a batch,", read):
+            outputs = read(outputs)
     for name, metric in metrics.items():
         with called(f"metric {name!r}, updated with the outputs and targets of a batch,", metric.update):
             metric.update(outputs, targets)

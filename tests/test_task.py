@@ -1,0 +1,280 @@
+"""Built-in tasks by closed forms, and one sentence for each task, metric and example that cannot be used."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import any_task
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.data import TensorDataset
+
+from orchestrator.data.dataset import Data
+from orchestrator.data.load import complete
+from orchestrator.errors import ConfigError, DataError
+from orchestrator.experiment import Experiment
+from orchestrator.objective import ACCURACY, Objective
+from orchestrator.problem import load_problem
+from orchestrator.task import Classification, Regression, Task, Tokens, objective_of
+from orchestrator.training.distillation import Distillation
+
+
+def measured(task: Task, *batches: tuple[Tensor, Tensor]) -> dict[str, float]:
+    """Return every metric of a task over several batches of outputs and targets."""
+    metrics = dict(task.metrics())
+    for outputs, targets in batches:
+        for metric in metrics.values():
+            metric.update(outputs, targets)
+    return {name: float(metric.compute()) for name, metric in metrics.items()}
+
+
+LOGITS = torch.tensor([[2.0, 0.0], [0.0, 0.0], [0.0, math.log(3)]])
+CLASSES = torch.tensor([0, 0, 1])
+
+
+def test_classification() -> None:
+    task = Classification()
+    expected = math.log(1 + math.exp(-2)) + math.log(2) + math.log(4 / 3)
+    assert task.loss(LOGITS, CLASSES).item() == pytest.approx(expected)
+    assert task.loss(LOGITS, CLASSES.to(torch.uint8)).item() == pytest.approx(expected)
+    assert task.count(CLASSES) is None
+    assert measured(task, (LOGITS, CLASSES), (LOGITS[:1], torch.tensor([1]))) == {"accuracy": 0.75}
+    assert objective_of(task) == ACCURACY
+
+
+def test_label_smoothing_is_the_share_of_all_classes() -> None:
+    smooth = Classification(label_smoothing=0.2).loss(LOGITS, CLASSES)
+    every = sum(Classification().loss(LOGITS, torch.full((3,), label)) for label in (0, 1)) / 2
+    assert smooth.item() == pytest.approx((0.8 * Classification().loss(LOGITS, CLASSES) + 0.2 * every).item())
+
+
+@pytest.mark.parametrize("outputs", [torch.tensor([1.0, 4.0]), torch.tensor([[1.0], [4.0]])], ids=["flat", "column"])
+def test_regression(outputs: Tensor) -> None:
+    task, targets = Regression(), torch.tensor([2.0, 1.0])
+    assert task.loss(outputs, targets).item() == 10
+    assert task.count(targets) == 2
+    assert measured(task, (outputs, targets)) == {"rmse": pytest.approx(math.sqrt(5)), "mae": 2.0}
+    assert objective_of(task) == Objective("rmse", higher_is_better=False)
+
+
+def test_outputs_that_would_mix_up_samples_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"needs outputs of the targets' shape \(2,\), got \(2, 2\)"):
+        Regression().loss(torch.zeros(2, 2), torch.zeros(2))
+
+
+def test_tokens_that_are_ignored_count_nowhere() -> None:
+    task = Tokens(unit="character")
+    logits = torch.stack([LOGITS, LOGITS.flip(0)])
+    targets = torch.tensor([[0, -100, 1], [-100, -100, 1]])
+    nats = math.log(1 + math.exp(-2)) + math.log(4 / 3) + (2 + math.log(1 + math.exp(-2)))
+    assert task.loss(logits, targets).item() == pytest.approx(nats)
+    assert task.count(targets) == 3
+    assert measured(task, (logits[:1], targets[:1]), (logits[1:], targets[1:])) == {
+        "bits_per_character": pytest.approx(nats / 3 / math.log(2)),
+        "perplexity": pytest.approx(math.exp(nats / 3)),
+        "accuracy": pytest.approx(2 / 3),
+    }
+    assert objective_of(task) == Objective("bits_per_character", higher_is_better=False)
+
+
+def test_an_objective_compares_and_writes_its_values() -> None:
+    bits = Objective("bits", higher_is_better=False)
+    assert [bits.is_better(1.0, 2.0), ACCURACY.is_better(1.0, 2.0), bits.is_better(math.nan, 2.0)] == [
+        True,
+        False,
+        False,
+    ]
+    assert [bits.text(1.9301), ACCURACY.text(0.9731), bits.text(12345.0)] == ["1.930", "97.31 %", "1.234e+04"]
+    assert (bits.mode, ACCURACY.mode) == ("min", "max")
+
+
+# What cannot be used, each as a change of a task that can.
+
+
+@dataclass(frozen=True)
+class Own(Regression):
+    """A task whose parts are given."""
+
+    objective: ClassVar[Any] = "rmse"
+
+    def made(self, name: str, value: Any) -> Own:
+        """Return a task of a class of its own, whose attribute `name` is `value`."""
+        return dataclass(frozen=True)(type("Changed", (Own,), {name: value}))()
+
+
+class Still:
+    """A metric that says nothing."""
+
+    higher_is_better = True
+
+    def to(self, device: torch.device) -> None:
+        pass
+
+    def update(self, outputs: Any, targets: Any) -> None:
+        pass
+
+    def compute(self) -> Any:
+        return torch.zeros(2)
+
+
+def fails(*_: Any) -> Any:
+    raise RuntimeError("of the user")
+
+
+def with_task(name: str, value: Any) -> Experiment:
+    return dataclasses.replace(any_task.EXPERIMENTS["regression"], task=Own().made(name, value))
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        (
+            "objective",
+            "auc",
+            r"objective must be one of its metrics\(\) or 'loss', .* got 'auc' and .* rmse, mae",
+        ),
+        ("metrics", lambda self: {"loss": Still(), "rmse": Still()}, "or 'loss', which no metric may be called"),
+        ("metrics", lambda self: {"rmse": Still()}, "metric 'rmse', computed after the last batch, failed: "),
+        ("metrics", fails, r"Changed.metrics\(\) failed: RuntimeError: of the user \(.*test_task.py:\d+\)"),
+        ("loss", lambda self, outputs, targets: outputs - targets, "must return a floating-point scalar, .* of shape"),
+        ("loss", lambda self, outputs, targets: 1.0, "must return a floating-point scalar, .* got float"),
+        (
+            "loss",
+            lambda self, outputs, targets: (outputs * math.nan).sum(),
+            "must be finite on the first samples, got nan",
+        ),
+        ("loss", lambda self, outputs, targets: outputs.square().mean(), "must be summed over the batch, .* is a mean"),
+        ("loss", fails, r"Changed.loss\(\), called with \(outputs, targets\), failed: RuntimeError: of the user"),
+        (
+            "count",
+            lambda self, targets: 3,
+            r"count\(\) must return None or a scalar tensor of 0 or more, got 3",
+        ),
+        ("count", lambda self, targets: torch.tensor(-1), "must return None or a scalar tensor"),
+        ("count", lambda self, targets: torch.zeros(2), r"got a tensor of shape \(2,\)"),
+        (
+            "outputs",
+            fails,
+            r"outputs\(\), called with the outputs of a batch, failed: RuntimeError: of the",
+        ),
+    ],
+)
+def test_a_task_that_cannot_be_used_is_one_sentence_before_training(name: str, value: Any, words: str) -> None:
+    with pytest.raises(ConfigError, match=words) as caught:
+        load_problem(with_task(name, value))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_metric_without_a_direction_is_refused() -> None:
+    undecided = type("Undecided", (Still,), {"higher_is_better": None})
+    with pytest.raises(ConfigError, match=r"metric 'rmse' of Changed must say in higher_is_better, .* got None"):
+        objective_of(Own().made("metrics", lambda self: {"rmse": undecided()}))
+
+
+@pytest.mark.parametrize("task", ["accuracy", object(), Regression])
+def test_a_task_is_a_dataclass(task: Any) -> None:
+    with pytest.raises(ConfigError, match=r"task must be a dataclass with loss\(\) and count\(\) and metrics\(\), got"):
+        dataclasses.replace(any_task.EXPERIMENTS["images"], task=task)
+
+
+def test_a_task_that_cannot_be_taught_takes_no_distillation() -> None:
+    with pytest.raises(ConfigError, match=r"must be None for a task without divergence\(\), .* for Pinball"):
+        dataclasses.replace(any_task.EXPERIMENTS["own task"], distillation=Distillation())
+
+
+def test_a_loss_may_be_the_objective() -> None:
+    task = Own().made("objective", "loss")
+    assert objective_of(task) == Objective("loss", higher_is_better=False)
+
+
+# Data of any kind.
+
+COLUMNS, NUMBERS = torch.arange(24.0).view(8, 3), torch.arange(8.0)
+SPLIT = TensorDataset(COLUMNS, NUMBERS)
+
+
+def given(**changes: Any) -> Data:
+    return Data(**{"train": SPLIT, "val": SPLIT, "test": SPLIT, **changes})
+
+
+def test_the_example_is_made_of_the_first_two_samples() -> None:
+    inputs, targets = complete(given()).example
+    assert inputs.equal(COLUMNS[:2])
+    assert targets.equal(NUMBERS[:2])
+
+
+def as_named(samples: list[tuple[Tensor, Tensor]]) -> tuple[dict[str, Tensor], Tensor]:
+    return {"columns": torch.stack([sample[0] for sample in samples])}, torch.stack([s[1] for s in samples])
+
+
+def test_a_collate_makes_batches_of_any_nesting() -> None:
+    inputs = complete(given(collate=as_named)).inputs
+    assert inputs["columns"].equal(COLUMNS[:2])
+    assert complete(given(collate=as_named)).identity != complete(given()).identity
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "words"),
+    [
+        (
+            {"collate": fails},
+            DataError,
+            r"collate fails failed on 2 samples of train: RuntimeError: of .* \(.*py:\d+",
+        ),
+        ({"collate": lambda samples: samples[0][0]}, DataError, r"must return a pair \(inputs, targets\), got Tensor"),
+        ({"collate": 3}, DataError, "collate must be None or callable, got 3"),
+        ({"prepare": 3}, DataError, "prepare must be None or callable, got 3"),
+        ({"prepare": fails}, DataError, "draws of prepare fails must be a whole number of 0 or more, got None"),
+        ({"example": COLUMNS}, DataError, r"example must be None or a pair \(inputs, targets\), got Tensor"),
+        ({"model_arguments": {3: 4}}, DataError, "model_arguments must be a dict of arguments by name"),
+        ({"train": TensorDataset(COLUMNS)}, DataError, "train split must hold two tensors, inputs and targets"),
+        ({"val": TensorDataset(COLUMNS, NUMBERS / 0)}, DataError, "val sample 0 must hold finite numbers only"),
+        (
+            {"train": [1, 2, 3]},
+            DataError,
+            r"train sample 0 must be a pair \(input, target\) unless",
+        ),
+    ],
+)
+def test_data_that_cannot_be_used_is_one_sentence(changes: dict[str, Any], error: type[Exception], words: str) -> None:
+    with pytest.raises(error, match=words):
+        complete(given(**changes))
+
+
+class Shifted:
+    """A preparation that adds a random number in training."""
+
+    draws = 1
+
+    def __call__(self, inputs: Tensor, targets: Tensor, u: Tensor | None) -> tuple[Tensor, Tensor]:
+        return inputs if u is None else inputs + u, targets
+
+
+def test_an_example_is_prepared_as_in_evaluation() -> None:
+    assert complete(given(prepare=Shifted())).inputs.equal(COLUMNS[:2])
+
+
+@pytest.mark.parametrize(
+    ("module", "words"),
+    [
+        (nn.Linear(4, 1), r"model Linear cannot take inputs of shape \(2, 3\): RuntimeError"),
+        (nn.Identity(), "needs outputs of the targets' shape"),
+    ],
+)
+def test_a_model_that_does_not_take_the_example_is_named(
+    module: nn.Module, words: str, check: Callable[[nn.Module], None]
+) -> None:
+    with pytest.raises(ConfigError, match=words):
+        check(module)
+
+
+@pytest.fixture
+def check() -> Callable[[nn.Module], None]:
+    from orchestrator.model_check import check_model
+
+    return lambda module: check_model(module, complete(given()), Regression())
