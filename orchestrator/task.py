@@ -14,6 +14,7 @@ from orchestrator.errors import ConfigError
 from orchestrator.modules import logits_of
 from orchestrator.objective import LOSS, Objective
 from orchestrator.task_metrics import Accuracy, MeanAbsoluteError, RootMeanSquaredError, TokenEntropy
+from orchestrator.training import collectives
 from orchestrator.user_code import called
 from orchestrator.validate import fraction, text, whole
 
@@ -118,6 +119,73 @@ class Regression:
         """Return the squared distance; it needs no temperature, whose square `Distillation` multiplies by."""
         distance = F.mse_loss(logits_of(outputs).float(), logits_of(taught).float(), reduction="sum")
         return distance / temperature**2
+
+
+@dataclass(frozen=True)
+class Segmentation:
+    """A class for each pixel: logits (n, classes, height, width), targets (n, height, width) of whole numbers.
+
+    Pixels whose target is `ignore` count nowhere: loss and metrics are over the others.
+    """
+
+    ignore: int = 255
+    objective: ClassVar[str] = "mean_iou"
+
+    def __post_init__(self) -> None:
+        whole("Segmentation.ignore", self.ignore)
+
+    def outputs(self, outputs: Any) -> Tensor:
+        return logits_of(outputs)
+
+    def loss(self, outputs: Any, targets: Tensor) -> Tensor:
+        return F.cross_entropy(logits_of(outputs), targets.long(), ignore_index=self.ignore, reduction="sum")
+
+    def count(self, targets: Tensor) -> Tensor:
+        return (targets != self.ignore).sum()
+
+    def metrics(self) -> dict[str, Metric]:
+        return {"mean_iou": MeanIoU(self.ignore), "accuracy": Accuracy(ignore=self.ignore)}
+
+    def divergence(self, outputs: Any, taught: Any, targets: Tensor, temperature: float) -> Tensor:
+        by_pixel = divergence(logits_of(outputs), logits_of(taught), temperature, dim=1)
+        return (by_pixel * (targets != self.ignore)).sum()
+
+
+class MeanIoU:
+    """The mean over classes of intersection / union of predicted and true pixels, over the whole split.
+
+    Classes that are neither predicted nor true anywhere do not count (Everingham et al. 2010, section 4.4, for their
+    union). A target must be a class or `ignore`.
+    """
+
+    higher_is_better = True
+    plot_lower_bound, plot_upper_bound = 0.0, 1.0
+
+    def __init__(self, ignore: int) -> None:
+        self._ignore, self._device = ignore, torch.device("cpu")
+        self._pixels: Tensor | None = None  # (classes, classes): of true class i predicted as j
+
+    def to(self, device: torch.device) -> None:
+        self._device = device
+
+    def update(self, outputs: Tensor, targets: Tensor) -> None:
+        classes = outputs.shape[1]
+        if self._pixels is None:
+            self._pixels = torch.zeros((classes, classes), dtype=torch.int64, device=self._device)
+        counted = targets != self._ignore
+        pairs = targets.long()[counted] * classes + outputs.argmax(dim=1)[counted]
+        self._pixels += torch.bincount(pairs, minlength=classes**2).view(classes, classes)
+
+    def compute(self) -> Tensor:
+        """Return the value over all workers, some of which may have had no batch."""
+        mine = torch.zeros((0, 0), dtype=torch.int64, device=self._device) if self._pixels is None else self._pixels
+        classes = int(collectives.gather(torch.tensor([len(mine)], device=self._device)).max())
+        pixels = torch.zeros((classes, classes), dtype=torch.int64, device=self._device)
+        pixels[: len(mine), : len(mine)] = mine
+        pixels = collectives.sum_over_workers(pixels)
+        intersection = pixels.diagonal()
+        union = pixels.sum(0) + pixels.sum(1) - intersection
+        return (intersection[union > 0] / union[union > 0]).double().mean()
 
 
 @dataclass(frozen=True)

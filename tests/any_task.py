@@ -15,7 +15,7 @@ from torch.utils.data import Dataset, TensorDataset
 
 from orchestrator.data.dataset import Data
 from orchestrator.experiment import Experiment
-from orchestrator.task import Regression, Tokens
+from orchestrator.task import Regression, Segmentation, Tokens
 
 PADDING = 0
 VOCABULARY = 7
@@ -77,6 +77,24 @@ def sequences() -> Data:
     return Data(*splits, model_arguments={"vocabulary": VOCABULARY}, collate=padded)
 
 
+def segmenter(classes: int) -> nn.Module:
+    layers = (nn.Conv2d(1, 6, 3, padding=1), nn.BatchNorm2d(6), nn.ReLU(), nn.Conv2d(6, classes, 3, padding=1))
+    return nn.Sequential(*layers)
+
+
+def regions() -> Data:
+    """Images of 6 x 6 whose brightness tells the class of each pixel, or nothing at the border."""
+    generator = torch.Generator().manual_seed(3)
+
+    def split(count: int) -> TensorDataset:
+        targets = torch.randint(0, 3, (count, 6, 6), generator=generator)
+        images = targets.unsqueeze(1) + 0.4 * torch.randn((count, 1, 6, 6), generator=generator)
+        targets[:, 0] = 255
+        return TensorDataset(images, targets)
+
+    return Data(split(64), split(16), split(17), model_arguments={"classes": 3})
+
+
 class Largest(torchmetrics.Metric):
     """The largest absolute error, as a user's own class of torchmetrics."""
 
@@ -136,6 +154,7 @@ EXPERIMENTS = {
     "images": tiny.EXPERIMENT,
     "characters": _experiment("characters", recurrent, characters, Tokens(unit="character")),
     "sequences": _experiment("sequences", recurrent, sequences, Tokens()),
+    "segmentation": _experiment("segmentation", segmenter, regions, Segmentation()),
     "own task": _experiment("own-task", regressor, table, Pinball()),
     "regression": _experiment("regression", regressor, table, Regression()),
 }

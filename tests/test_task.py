@@ -20,7 +20,7 @@ from orchestrator.errors import ConfigError, DataError
 from orchestrator.experiment import Experiment
 from orchestrator.objective import ACCURACY, Objective
 from orchestrator.problem import load_problem
-from orchestrator.task import Classification, Regression, Task, Tokens, objective_of
+from orchestrator.task import Classification, Regression, Segmentation, Task, Tokens, objective_of
 from orchestrator.training.distillation import Distillation
 
 
@@ -80,6 +80,25 @@ def test_tokens_that_are_ignored_count_nowhere() -> None:
         "accuracy": pytest.approx(2 / 3),
     }
     assert objective_of(task) == Objective("bits_per_character", higher_is_better=False)
+
+
+def test_segmentation() -> None:
+    """Of a row of pixels: class 0 is found in one of two places, class 1 in one of one and falsely in another."""
+    task = Segmentation()
+    logits, targets = LOGITS.T.view(1, 2, 1, 3), torch.tensor([[[0, 0, 1]]], dtype=torch.uint8)
+    logits = logits + torch.tensor([0.0, 0.1]).view(1, 2, 1, 1)  # the second pixel is said to be of class 1
+    expected = sum(
+        Classification().loss(logits[..., i].flatten().view(1, 2), targets[0, 0, i : i + 1]) for i in range(3)
+    )
+    assert task.loss(logits, targets).item() == pytest.approx(expected.item())
+    assert task.count(targets) == 3
+    assert measured(task, (logits, targets)) == {"mean_iou": 0.5, "accuracy": pytest.approx(2 / 3)}
+    unknown = targets.clone()
+    unknown[0, 0, 1] = 255
+    assert task.count(unknown) == 2
+    assert task.loss(logits, unknown) < task.loss(logits, targets)
+    assert measured(task, (logits, unknown)) == {"mean_iou": 1.0, "accuracy": 1.0}
+    assert objective_of(task) == Objective("mean_iou", higher_is_better=True, fraction=True)
 
 
 def test_an_objective_compares_and_writes_its_values() -> None:
