@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from orchestrator.data.dataset import Data
+    from orchestrator.data.image_data import image_data
     from orchestrator.experiment import Experiment
     from orchestrator.own_loop import hold, prune
     from orchestrator.pruning import (
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     )
     from orchestrator.runner import run
     from orchestrator.schedules import Constant, Cosine, StepDecay
+    from orchestrator.task import Classification, Regression, Segmentation, Tokens
     from orchestrator.techniques import (
         AdaptiveLinearRestart,
         CosineRestart,
@@ -46,6 +48,7 @@ __all__ = [
     "AdamW",
     "AdaptiveLinearRestart",
     "Channels",
+    "Classification",
     "Constant",
     "Cosine",
     "CosineRestart",
@@ -63,11 +66,15 @@ __all__ = [
     "LinearRestart",
     "NofM",
     "OneShot",
+    "Regression",
     "ScaledRestart",
+    "Segmentation",
     "StepDecay",
+    "Tokens",
     "TrainingConfig",
     "WeightRewinding",
     "hold",
+    "image_data",
     "prune",
     "prune_globally",
     "rewind",
@@ -75,6 +82,7 @@ __all__ = [
 ]
 _PLACES = {
     "data.dataset": ("Data",),
+    "data.image_data": ("image_data",),
     "experiment": ("Experiment",),
     "own_loop": ("hold", "prune"),
     "pruning": (
@@ -91,6 +99,7 @@ _PLACES = {
     ),
     "runner": ("run",),
     "schedules": ("Constant", "Cosine", "StepDecay"),
+    "task": ("Classification", "Regression", "Segmentation", "Tokens"),
     "techniques": (
         "AdaptiveLinearRestart",
         "CosineRestart",

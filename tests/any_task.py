@@ -77,8 +77,9 @@ def sequences() -> Data:
     return Data(*splits, model_arguments={"vocabulary": VOCABULARY}, collate=padded)
 
 
-def segmenter(classes: int) -> nn.Module:
-    layers = (nn.Conv2d(1, 6, 3, padding=1), nn.BatchNorm2d(6), nn.ReLU(), nn.Conv2d(6, classes, 3, padding=1))
+def segmenter(classes: int, norm: bool = True) -> nn.Module:
+    middle = nn.BatchNorm2d(6) if norm else nn.Identity()
+    layers = (nn.Conv2d(1, 6, 3, padding=1), middle, nn.ReLU(), nn.Conv2d(6, classes, 3, padding=1))
     return nn.Sequential(*layers)
 
 

@@ -86,7 +86,9 @@ def test_a_round_that_is_killed_in_mid_epoch_ends_with_the_same_bits(experiment:
 
 PARTS = dataclasses.replace(SEQUENCES, training=dataclasses.replace(SEQUENCES.training, accumulate=3))
 OWN_TASK = any_task.EXPERIMENTS["own task"]
-EXPERIMENTS = {"tokens": SEQUENCES, "tokens in parts": PARTS, "own task": OWN_TASK}
+# Without batch norm, whose statistics are each worker's own.
+SEGMENTATION = dataclasses.replace(any_task.EXPERIMENTS["segmentation"], model_options={"norm": False})
+EXPERIMENTS = {"tokens": SEQUENCES, "tokens in parts": PARTS, "own task": OWN_TASK, "segmentation": SEGMENTATION}
 # Each in a group of so many workers; the last ones begin where a checkpoint of the first ones was taken.
 RUNS = [
     *((name, workers, False) for name in EXPERIMENTS for workers in (2, 3)),
@@ -134,7 +136,8 @@ def together(tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
 @pytest.fixture(scope="module")
 def alone() -> dict[str, Trained]:
     """What one process gets."""
-    return {"tokens": (single := train(SEQUENCES)), "tokens in parts": single, "own task": train(OWN_TASK)}
+    found = {name: train(EXPERIMENTS[name]) for name in ("tokens", "own task", "segmentation")}
+    return {**found, "tokens in parts": found["tokens"]}
 
 
 @pytest.mark.parametrize("workers", [2, 3])
