@@ -62,9 +62,12 @@ class Head:
 def running_head(
     folder: Path, cwd: Path, environment: Mapping[str, str], cpus: int = 2, host: str = HOST
 ) -> Iterator[Head]:
-    """Start a head whose jobs run in `cwd` with `environment`; it ends with everything that it started."""
+    """Start a head whose jobs run in `cwd` with `environment`; it ends with everything that it started.
+
+    Its token is RAY_AUTH_TOKEN of `environment`, or a new one.
+    """
     ports = free_ports(7, host)
-    token = secrets.token_hex(16)
+    token = environment.get("RAY_AUTH_TOKEN") or secrets.token_hex(16)
     names = ("port", "dashboard-port", "dashboard-agent-listen-port", "dashboard-agent-grpc-port")
     names += ("metrics-export-port", "runtime-env-agent-port", "ray-client-server-port")
     flags = [f"--{name}={port}" for name, port in zip(names, ports, strict=True)]
@@ -76,6 +79,7 @@ def running_head(
     kept["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{kept['PATH']}"  # `python` of a job
     log = folder / "head.log"
     command = [RAY, "start", "--head", "--block", f"--num-cpus={cpus}", f"--temp-dir={folder}", *flags]
+    command.append("--object-store-memory=200000000")  # a test reads all of it
     if host != HOST:
         command += [f"--node-ip-address={host}", f"--dashboard-host={host}"]
     with log.open("wb") as output:

@@ -21,7 +21,7 @@ class Pause(nn.Module):
     """Sleep in training, so that a step takes about as long on any machine; PAUSE=SECONDS in the environment decides.
 
     With HOLD=FILE:STEPS in the environment it stands still in that step of its process, and from there on, while FILE
-    is there: the training does not outrun what a test does meanwhile.
+    is there: the training does not outrun what a test does meanwhile. A comma separates several.
     """
 
     steps = 0
@@ -34,8 +34,8 @@ class Pause(nn.Module):
         if self.training:
             time.sleep(self.seconds)
             Pause.steps += 1
-            file, _, held = os.environ.get("HOLD", "").rpartition(":")
-            while file and Pause.steps >= int(held) and os.path.exists(file):
+            holds = [hold.rpartition(":") for hold in os.environ.get("HOLD", "").split(",") if hold]
+            while any(Pause.steps >= int(steps) and os.path.exists(file) for file, _, steps in holds):
                 time.sleep(0.02)
         return images
 

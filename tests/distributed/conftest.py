@@ -5,12 +5,13 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-import job_runs
+import faulty_job
 import pytest
 from fault_table import ROWS
 from filelock import FileLock
 from rich.console import Console
 from rich.table import Table
+from together import start_together
 
 from orchestrator.distributed import cluster
 
@@ -57,16 +58,15 @@ def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> 
 
 @pytest.fixture(scope="session")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder of the faulty job's undisturbed run: its `log`, and `runs`. One run serves all test processes."""
+    """Storage of the faulty job trained without Ray and without faults. One run serves all test processes."""
     own = tmp_path_factory.getbasetemp()
     folder = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "undisturbed"
     folder.mkdir(exist_ok=True)
     with FileLock(folder / "lock"):
         if not (folder / "done").exists():
-            code, output = job_runs.run(folder / "log", "--storage", "./runs")
-            assert code == 0, output
+            start_together(faulty_job.train_undisturbed, str(folder), faulty_job.WORKERS)
             (folder / "done").touch()
-    return folder
+    return folder / "runs"
 
 
 @pytest.fixture(scope="session")

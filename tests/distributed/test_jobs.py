@@ -106,6 +106,16 @@ def test_the_comparison_of_the_paper_is_six_techniques_and_three_seeds(monkeypat
     assert {len(e.replicates()) for e in found} == {3}
 
 
+def test_the_short_form_of_the_first_job_learns_digits(tmp_path, monkeypatch):
+    """Without Ray. How a job is submitted, and what it prints and draws, is in test_submit.py."""
+    monkeypatch.syspath_prepend(JOBS)
+    rounds = run(importlib.import_module("digits_lr").EXPERIMENT.shortened(), str(tmp_path))
+    assert [r.kept for r in rounds] == [19464, 15571, 856]
+    dense, first, last = (r.metrics["test_accuracy"] for r in rounds)
+    assert min(dense, first) > 0.8
+    assert last > 0.6, "of ten classes, with 856 weights after two epochs"
+
+
 @pytest.mark.slow
 def test_the_comparison_on_digits_stopped_and_started_again(tmp_path, monkeypatch):
     """Every technique at two paths a time, and SIGTERM on the way: each round trained once, bits as of single runs."""

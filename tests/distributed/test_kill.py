@@ -57,7 +57,7 @@ def bits(records: list[Record]) -> list[object]:
 
 @pytest.fixture(scope="module")
 def expected(undisturbed) -> list[object]:
-    records = records_of(str(undisturbed / "runs"))
+    records = records_of(str(undisturbed))
     assert [(r.round, r.attempts) for r in records] == [(0, 1), (1, 1), (2, 1)]
     return bits(records)
 
@@ -76,31 +76,42 @@ def has_checkpoint(tmp_path: Path, job: job_runs.Job, old: Collection[int] = ())
     return len(workers) == 2 and not workers & {*old} and bool(checkpoints(tmp_path))
 
 
-def test_sigkill_of_the_driver_actor_the_train_controller_and_a_worker(tmp_path, expected):
-    """Two CPUs, so that each group of workers must get those of the one before."""
-    env = held(tmp_path, 30) | {"RAY_OVERRIDE_RESOURCES": '{"CPU": 2}'}
-    with job_runs.running(tmp_path / "log", "--storage", "./runs", *ALWAYS, env=env) as job:
-        job.wait_for(lambda: has_checkpoint(tmp_path, job), "the first group has a checkpoint")
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory) -> Path:
+    """Folder of a finished job whose driver actor and train controller were killed: its `log`, and `runs`.
+
+    It has two CPUs, so that the second group of workers must get those of the first.
+    """
+    folder = tmp_path_factory.mktemp("killed")
+    env = held(folder, 30) | {"RAY_OVERRIDE_RESOURCES": '{"CPU": 2}', "PAUSE": "0"}
+    with job_runs.running(folder / "log", "--storage", "./runs", *ALWAYS, env=env) as job:
+        job.wait_for(lambda: has_checkpoint(folder, job), "the first group has a checkpoint")
         first = {process.pid for process in job.find("ray::RayTrainWorker")}
         for title in ("ray::DriverActor", "ray::TrainController"):
             (victim,) = job.find(title)
             os.kill(victim.pid, signal.SIGKILL)
-        job.wait_for(lambda: has_checkpoint(tmp_path, job, first), "the second group trains")
-        before = newest(tmp_path)
-        job.wait_for(lambda: newest(tmp_path) > before, "the second group gets on")
-        os.kill(job.find("ray::RayTrainWorker")[1].pid, signal.SIGKILL)
-        assert not records_of(str(tmp_path / "runs"))
-        (tmp_path / "hold").unlink()
+        job.wait_for(lambda: has_checkpoint(folder, job, first), "the second group trains")
+        assert not records_of(str(folder / "runs"))
+        (folder / "hold").unlink()
         assert job.wait() == 0, job.output()
-        assert "workers started again" in job.output()
-        assert "Traceback" not in job.output()
-    records = records_of(str(tmp_path / "runs"))
+    return folder
+
+
+def test_sigkill_of_the_driver_actor_and_the_train_controller(killed, expected):
+    """A worker that dies by itself is in test_submit.py, one that dies with its trial in test_killed_sweep.py."""
+    assert "Traceback" not in (killed / "log").read_text()
+    records = records_of(str(killed / "runs"))
     assert bits(records) == expected
-    assert [record.attempts for record in records] == [3, 1, 1]
+    assert [record.attempts for record in records] == [2, 1, 1]
 
 
-def newest(tmp_path: Path) -> str:
-    return checkpoints(tmp_path)[-1].name
+def test_the_finished_job_shows_its_table_without_starting_ray(killed, monkeypatch, capsys):
+    monkeypatch.setattr(job_module, "_train", lambda *_: pytest.fail("training has begun"))
+    monkeypatch.setattr("sys.argv", ["job", "--storage", str(killed / "runs")])
+    assert job_module.main(faulty_job.EXPERIMENT) == 0
+    again = capsys.readouterr().out
+    assert "3 of 3 rounds are in" in again
+    assert again.strip().splitlines()[-5:] == (killed / "log").read_text().strip().splitlines()[-5:]
 
 
 @pytest.mark.slow
@@ -130,15 +141,6 @@ def test_sigterm_ends_in_order_with_a_checkpoint_and_the_same_command_goes_on(tm
     assert [record.attempts for record in records] == [1, 2, 1], "it went on from the checkpoint"
     assert records[0].finished_at == finished_at, "a finished round was trained again"
     assert not list((tmp_path / "runs" / "train").rglob("*.safetensors")), "mid-round checkpoints are left behind"
-
-
-def test_the_finished_job_shows_its_table_without_starting_ray(undisturbed, monkeypatch, capsys):
-    monkeypatch.setattr(job_module, "_train", lambda *_: pytest.fail("training has begun"))
-    monkeypatch.setattr("sys.argv", ["job", "--storage", str(undisturbed / "runs")])
-    assert job_module.main(faulty_job.EXPERIMENT) == 0
-    again = capsys.readouterr().out
-    assert "3 of 3 rounds are in" in again
-    assert again.strip().splitlines()[-5:] == (undisturbed / "log").read_text().strip().splitlines()[-5:]
 
 
 @pytest.mark.slow

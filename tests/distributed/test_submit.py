@@ -1,4 +1,7 @@
-"""`ray job submit` to a cluster with a token and S3 storage: it runs, tells its exit code, stops in order, goes on."""
+"""`ray job submit` to a cluster with a token and S3 storage: it runs, tells its exit code, stops in order, goes on.
+
+A planted key of the storage, and the cluster's token, are looked for wherever this leaves what others may read.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +10,12 @@ import os
 import re
 import shutil
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import job_runs
+import planted
 import psutil
 import pytest
 from ray_head import Head, running_head
@@ -22,7 +28,8 @@ from orchestrator.storage.opening import open_store
 from orchestrator.storage.store import Store
 
 pytestmark = pytest.mark.ray
-SECRET = "planted-secret-5f1c"
+SECRET, TOKEN = SECRETS = uuid.uuid4().hex, uuid.uuid4().hex  # of the storage and of the cluster
+PICKLED = "WorkerConfig", "DriverActor"  # by any run: what looks for secrets must find them
 
 
 @pytest.fixture(scope="module")
@@ -33,11 +40,18 @@ def storage(s3_server) -> str:
 
 
 @pytest.fixture(scope="module")
-def environment(s3_server) -> dict[str, str]:
+def pickles(tmp_path_factory) -> Path:
+    """Folder of what the processes of the cluster pickle."""
+    return tmp_path_factory.mktemp("pickles")
+
+
+@pytest.fixture(scope="module")
+def environment(s3_server, pickles) -> dict[str, str]:
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("AWS_", "RAY_"))}
     aws = {"ENDPOINT_URL": s3_server.url, "ACCESS_KEY_ID": "tester", "SECRET_ACCESS_KEY": SECRET, "REGION": "us-east-1"}
     paths = os.pathsep.join(map(str, (job_runs.REPOSITORY, Path(__file__).parents[1])))
-    return kept | {f"AWS_{name}": value for name, value in aws.items()} | {"PYTHONPATH": paths}
+    kept |= {f"AWS_{name}": value for name, value in aws.items()} | {"PYTHONPATH": paths, "RAY_AUTH_TOKEN": TOKEN}
+    return planted.watching(pickles, kept, [*SECRETS, *PICKLED])
 
 
 @pytest.fixture(scope="module")
@@ -60,103 +74,127 @@ def store(storage, environment, monkeypatch) -> Store:
 
 
 def secret_free(head: Head, store: Store) -> None:
-    """The planted secret is in no log of Ray's and no file in storage; test_secrets.py looks further."""
-    files = [path for path in head.folder.rglob("*") if path.is_file() and not path.is_socket()]
-    assert any(path.name.startswith("worker-") for path in files)
-    found = [str(path) for path in files if SECRET.encode() in path.read_bytes()]
-    assert not found
-    assert not [path for path in store.list() if SECRET.encode() in store.read(path)]
+    """No planted secret is in a log of Ray's or a file in storage."""
+    files = dict(planted.files(head.folder, store))
+    assert any("worker-" in name for name in files)
+    assert not [name for name, content in files.items() if any(one.encode() in content for one in SECRETS)]
 
 
-def test_digits_run_and_are_found_in_the_ledger(head, storage, store, tmp_path, capsys):
-    """Where `ray start` ran, a submission needs no working directory; the exit code tells success.
+def secret_free_while_it_runs() -> None:
+    """No planted secret is in a command line or in Ray's shared memory, which holds tensors of the job."""
+    contents = list(planted.object_stores(planted.with_environment(TOKEN)))
+    assert any(b"momentum_buffer" in content for content in contents)
+    for one in SECRETS:
+        assert planted.with_environment(one), "the cluster has it"
+        assert not [line for line in planted.command_lines() if one in line]
+        assert not any(one.encode() in content for content in contents)
 
-    Then the table, the picture, and the command line on what is stored.
+
+def test_stop_leaves_a_checkpoint_and_another_submission_goes_on(
+    head, storage, store, pickles, tmp_path, undisturbed, capsys
+):
+    """First with a working directory, and a worker that dies; then without, as it need not be where `ray start` ran.
+
+    Meanwhile Prometheus can read how far it is. It ends with the bits of an undisturbed training, and with the exit
+    code, the table, the picture and the line in the dashboard that tell success. No secret is anywhere.
     """
-    metadata = json.dumps({"experiment": "digits", "owner": "ada"})
-    report = tmp_path / "report"
-    command = ["python", "jobs/digits_lr.py", "--smoke", "--storage", storage, "--seed", "1", "--report", str(report)]
-    submit = ["job", "submit", "--submission-id", "first", "--metadata-json", metadata, "--", *command]
-    done = head.ray(*submit, cwd=tmp_path)
-    assert done.returncode == 0, done.stdout
-    assert "round 2 done: density 0.044" in done.stdout
-    assert "first' succeeded" in done.stdout
-    assert "19,464 prunable weights" in done.stdout
-    assert (report / "compression.png").read_bytes().startswith(b"\x89PNG")
-    assert main(["status", storage, "--json"]) == 0
-    rounds = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert [(r["round"], r["kept"], r["seed"]) for r in rounds] == [(0, 19464, 1), (1, 15571, 1), (2, 856, 1)]
-    dense, first, last = (r["metrics"]["test_accuracy"] for r in rounds)
-    assert min(dense, first) > 0.8
-    assert last > 0.6, "of ten classes, with 856 weights after two epochs"
-    assert head.get("/api/jobs/first")["metadata"] == json.loads(metadata)
-    (run,) = head.get("/api/train/v2/runs/v1")["train_runs"]
-    assert run["status"] == "FINISHED"
-    secret_free(head, store)
-
-
-def test_stop_leaves_a_checkpoint_and_the_same_submission_goes_on(head, storage, store, tmp_path, undisturbed):
-    """With a working directory of its own, and a worker that dies; meanwhile Prometheus can read how far it is.
-
-    It ends with the bits of a job that was not disturbed.
-    """
-    project = tmp_path / "project"
-    shutil.copytree(job_runs.REPOSITORY / "orchestrator", project / "orchestrator")
-    for name in ("faulty_job.py", "tiny.py"):
-        shutil.copy(job_runs.REPOSITORY / "tests" / name, project)
-    (hold := tmp_path / "hold").touch()  # after five epochs
-    variables = {"PAUSE": "0.05", "HOLD": f"{hold}:30"}
-    settings = json.dumps({"env_vars": variables})
-    command = ["python", "faulty_job.py", "--storage", f"{storage}/stopped", "--checkpoint-seconds", "10000"]
-    submit = ["job", "submit", "--working-dir", ".", "--runtime-env-json", settings]
-    ledger = Ledger(open_store(f"{storage}/stopped"))
-    started = head.ray(*submit, "--no-wait", "--submission-id", "stopped", "--", *command, cwd=project)
+    ledger = Ledger(open_store(storage))
+    arguments = ["faulty_job.py", "--storage", storage, "--checkpoint-seconds", "10000"]
+    first, second = (tmp_path / name for name in ("hold", "hold again"))
+    first.touch()
+    second.touch()
+    holds = f"{first}:30,{second}:150"  # in the first round, and in the second one of the workers that start again
+    settings = json.dumps({"env_vars": {"PAUSE": "0.02", "HOLD": holds}})
+    submit = ["job", "submit", "--working-dir", ".", "--runtime-env-json", settings, "--no-wait"]
+    started = head.ray(
+        *submit, "--submission-id", "stopped", "--", "python", *arguments, cwd=project_of_its_own(tmp_path)
+    )
     assert started.returncode == 0, started.stdout
-    epochs = r'^ray_rewind_epochs_done\{.*experiment="faulty".*seed="0".*\} [1-9]'
-    wait_for(lambda: re.search(epochs, head.metrics(), re.MULTILINE), "an epoch is done")
-    workers = [
-        worker
-        for worker in job_runs.titled(psutil.process_iter(), "ray::RayTrainWorker")
-        if str(head.folder) in " ".join(worker.parent().cmdline())
-    ]
-    workers[0].kill()
-    restarts = r'^ray_rewind_restarts_total\{.*experiment="faulty".*seed="0".*\} 1'
-    wait_for(lambda: re.search(restarts, head.metrics(), re.MULTILINE), "a restart is counted")
-    hold.unlink()
+    wait_for(lambda: counted(head, "epochs_done"), "an epoch is done")
+    workers_of(head)[0].kill()
+    wait_for(lambda: counted(head, "restarts_total"), "a restart is counted")
+    first.unlink()
     wait_for(ledger.records, "round 0 is committed")
     unused = {"rewind_data_blocked_seconds_total"}  # they lie in memory
     names = [f"ray_{name}{{" for name in {*GAUGES, *COUNTERS} - unused]
-    metrics = wait_for(lambda: found if all(n in (found := head.metrics()) for n in names) else "", f"all of {names}")
-    assert re.search(
-        r'^ray_rewind_storage_uploaded_bytes_total\{.*experiment="faulty".*\} [1-9]', metrics, re.MULTILINE
-    )
-    stopped = head.ray("job", "stop", "stopped", cwd=tmp_path)
+    wait_for(lambda: set(names) <= set(re.findall(r"^ray_\w+\{", head.metrics(), re.MULTILINE)), f"all of {names}")
+    assert counted(head, "storage_uploaded_bytes_total")
+    secret_free_while_it_runs()
+    logs = lambda: head.get("/api/jobs/stopped/logs")["logs"]  # noqa: E731
+    with ThreadPoolExecutor() as thread:
+        stopping = thread.submit(head.ray, "job", "stop", "stopped", cwd=tmp_path)
+        wait_for(lambda: "SIGTERM: stopping as soon as a checkpoint is written" in logs(), "the job has heard it")
+        second.unlink()
+        stopped = stopping.result()
     assert stopped.returncode == 0, stopped.stdout
     assert head.get("/api/jobs/stopped")["status"] == "STOPPED"
-    logs = head.ray("job", "logs", "stopped", cwd=tmp_path).stdout
-    assert "the same command goes on from the last checkpoint" in logs
+    assert "workers started again" in logs()
+    assert "the same command goes on from the last checkpoint" in logs()
     (checkpoint,) = [path for path in ledger.store.list("train/") if path.endswith(".safetensors")]
 
-    done = head.ray(*submit, "--", *command, cwd=project)
+    earlier_runs = [run["id"] for run in train_runs(head)]
+    metadata = json.dumps({"experiment": "faulty", "owner": "ada"})
+    submit = ["job", "submit", "--submission-id", "again", "--metadata-json", metadata]
+    report = tmp_path / "report"
+    done = head.ray(
+        *submit, "--", "python", f"tests/{arguments[0]}", *arguments[1:], "--report", str(report), cwd=tmp_path
+    )
     assert done.returncode == 0, done.stdout
-    expected = Ledger(open_store(str(undisturbed / "runs"))).records()
+    assert "round 2 done: density 0.490" in done.stdout
+    assert "again' succeeded" in done.stdout
+    assert "744 prunable weights" in done.stdout
+    assert (report / "compression.png").read_bytes().startswith(b"\x89PNG")
+    assert head.get("/api/jobs/again")["metadata"] == json.loads(metadata)
+    (run,) = (run for run in train_runs(head) if run["id"] not in earlier_runs)
+    assert run["status"] == "FINISHED"
+    assert main(["status", storage, "--json"]) == 0
+    rounds = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [(r["round"], r["kept"], r["seed"]) for r in rounds] == [(0, 744, 0), (1, 521, 0), (2, 365, 0)]
+    expected = Ledger(open_store(str(undisturbed))).records()
     assert [(r.key, r.blobs, r.metrics, r.history) for r in ledger.records()] == [
         (r.key, r.blobs, r.metrics, r.history) for r in expected
     ]
     assert sorted(record.attempts for record in ledger.records()) == [1, 1, 2]
-    key = checkpoint.split("/")[1]
-    lines = [
-        json.loads(line)
-        for path in head.folder.rglob("worker-*.err")
-        for line in path.read_text().splitlines()
-        if line.startswith('{"time"') and '"faulty"' in line and '"INFO"' in line  # a slow storage may warn earlier
-    ]
+    lines = [line for line in log_lines(head) if line["level"] == "INFO"]  # a slow storage may warn earlier
     keys = {record.key for record in ledger.records()}
     assert {line["round_key"] for line in lines} == keys, "every line has the key of a round"
+    key = checkpoint.split("/")[1]
     assert {"round asked for", "checkpoint", "goes on from a checkpoint", "epoch done", "round committed"} <= {
         line["message"] for line in lines if line["round_key"] == key
     }
     secret_free(head, store)
+    assert planted.pickled(pickles) == set(PICKLED), "what must be pickled was, and no secret"
+
+
+def project_of_its_own(folder: Path) -> Path:
+    """Copy what the job needs to a new folder."""
+    project = folder / "project"
+    shutil.copytree(job_runs.REPOSITORY / "orchestrator", project / "orchestrator")
+    for name in ("faulty_job.py", "tiny.py"):
+        shutil.copy(job_runs.REPOSITORY / "tests" / name, project)
+    return project
+
+
+def counted(head: Head, name: str) -> object:
+    """Whether Prometheus can read a number above zero for the job."""
+    return re.search(rf'^ray_rewind_{name}\{{.*experiment="faulty".*seed="0".*\}} [1-9]', head.metrics(), re.MULTILINE)
+
+
+def train_runs(head: Head) -> list[dict[str, Any]]:
+    """Ray Train's own list."""
+    return list(head.get("/api/train/v2/runs/v1")["train_runs"])
+
+
+def workers_of(head: Head) -> list[psutil.Process]:
+    everywhere = job_runs.titled(psutil.process_iter(), "ray::RayTrainWorker")
+    return [worker for worker in everywhere if str(head.folder) in " ".join(worker.parent().cmdline())]
+
+
+def log_lines(head: Head) -> list[dict[str, str]]:
+    """What the job's workers and actors logged as JSON."""
+    files = head.folder.rglob("worker-*.err")
+    lines = [line for path in files for line in path.read_text().splitlines() if line.startswith('{"time"')]
+    return [json.loads(line) for line in lines if '"faulty"' in line]
 
 
 @pytest.mark.slow
