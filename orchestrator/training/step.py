@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,13 +42,13 @@ class Step:
     def add_gradients(self, model: nn.Module, batch: Batch, teacher: nn.Module | None, totals: Tensor) -> None:
         """Add the batch's gradients, part by part, and its loss and count to `totals` (2,)."""
         parts, counts = self.experiment.training.accumulate, self.counts(batch)
-        share = self._share(counts)
+        share, (loss_sum, count_sum) = self._share(counts), totals.unbind()
         for part, some in enumerate(batch.parts(parts), start=1):
             with collectives.averaging(model, last=part == parts):
                 loss = self.loss(model, some, teacher)
                 (loss * share).backward()
-            totals[0] += loss.detach()
-        totals[1] += batch.samples if counts is None else counts
+            loss_sum += loss.detach()
+        count_sum += batch.samples if counts is None else counts
 
     def counts(self, batch: Batch) -> Tensor | None:
         """Return what the task divides the batch's loss by; None for the number of samples."""
@@ -65,5 +65,6 @@ class Step:
 
     def autocast(self) -> AbstractContextManager[object]:
         """Return the context in which the model and its loss are computed."""
-        enabled = self.experiment.training.precision == "bf16"
-        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=enabled)
+        if self.experiment.training.precision == "fp32":
+            return nullcontext()
+        return torch.autocast(self.device.type, dtype=torch.bfloat16)
