@@ -119,7 +119,7 @@ def _checkpoint(store: Store, work: Train, trainer: Trainer) -> Progress | None:
     """The round's newest checkpoint, the same on all workers; one may be replaced while they look."""
     for look in range(AGREE_LOOKS):
         time.sleep(AGREE_SECONDS if look else 0.0)
-        found = newest_progress(store, work.key, partial(trainer.check, work), trainer.most_bytes)
+        found = newest_progress(store, work.key, partial(trainer.check, work), trainer.max_progress_bytes)
         if collectives.same_everywhere(found.place if found else (0, 0), trainer.device):
             return found
     logger.warning("workers cannot read one and the same checkpoint: the round begins anew")

@@ -123,7 +123,7 @@ class Trainer:
         return evaluate(module, self.batches, split, self._step)
 
     @property
-    def most_bytes(self) -> int:
+    def max_progress_bytes(self) -> int:
         """What a checkpoint of this model stays below by far: an optimizer has a few slots a weight, not ten."""
         return 16 * sum(tensor.nbytes for tensor in model_tensors(self.module).values()) + JSON_BYTES
 

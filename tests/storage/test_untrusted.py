@@ -250,8 +250,8 @@ def test_a_checkpoint_that_is_too_large_is_passed_over(
     trainer.train(request, on_epoch=lambda request, metrics, speed, take: kept.append(take()))
     write_progress(driver.ledger.store, kept[0])
     grow(driver.ledger, f"train/{request.key}/000099-00000000.safetensors", 1 << 40)
-    assert newest_progress(driver.ledger.store, request.key, max_bytes=trainer.most_bytes).place == (1, 0)
-    assert f"at most {trainer.most_bytes:,} belong there" in caplog.text
+    assert newest_progress(driver.ledger.store, request.key, max_bytes=trainer.max_progress_bytes).place == (1, 0)
+    assert f"at most {trainer.max_progress_bytes:,} belong there" in caplog.text
 
 
 def test_a_round_that_would_start_from_another_model_names_where_it_lies(driver: Driver, trainer: Trainer) -> None:
