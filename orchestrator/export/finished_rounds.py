@@ -7,6 +7,7 @@ from pathlib import Path
 
 from orchestrator.export.candidates import check_code, find_round, side_by_side, source_of, with_dense
 from orchestrator.export.deploy import deploy
+from orchestrator.export.example import ExampleInputs
 from orchestrator.export.proof import ExportedNetworks
 from orchestrator.formatting import no_rounds
 from orchestrator.record import Record
@@ -27,7 +28,8 @@ def write(
     """Write files of finished rounds and of their dense round, deploy.json and a report; print a line for each file.
 
     `rounds`: beginnings of their keys; none: the recommended ones. `formats`: see `deploy`. `data`: where the data
-    lies, for data sets that live in files. `trust`: functions of the user's that the rounds name and that may run here.
+    lies, for data sets that live in files. `trust`: functions and task classes of the user's that the rounds name and
+    that may run here.
 
     Returns a sentence for each file of the storage that cannot be used. Raises OrchestratorError for rounds that cannot
     be exported, as `deploy` does, and for a report that cannot be written.
@@ -64,7 +66,8 @@ def _write_files(
 ) -> ExportedNetworks:
     """Write and measure the networks of `shown`; print a line for each of `chosen` and each file."""
     source = source_of(shown, data)
-    networks = side_by_side(ledger, shown, source.load())
+    loaded = source.load()
+    networks = side_by_side(ledger, shown, loaded, ExampleInputs.of(loaded, source.load_task()))
     for record in chosen:
         print(round_line(record), flush=True)
     exported = deploy(

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from orchestrator.errors import ConfigError
 from orchestrator.export.proof import Artifact, ExportedNetworks, Facts, Skipped
-from orchestrator.formatting import milliseconds, percent, plain, size
+from orchestrator.formatting import milliseconds, plain, size
 from orchestrator.record import Record
 from orchestrator.report.comparison import Comparison, comparisons, identity
 
@@ -121,9 +121,9 @@ def artifact_line(artifact: Artifact | Skipped, folder: Path) -> str:
     if artifact.speed is None:
         return plain(f"{line}, not run here: {artifact.not_run}")
     speed = artifact.speed
-    accuracy = "" if artifact.accuracy is None else f", test {percent(artifact.accuracy)} %"
-    took = f"{milliseconds(speed.latency_p50)} an image ({speed.runtime}, {speed.threads} thread)"
-    return plain(f"{line}{accuracy}, {took}")
+    test = f", test {artifact.test_text}" if artifact.test_text else ""
+    took = f"{milliseconds(speed.latency_p50)} a sample ({speed.runtime}, {speed.threads} thread)"
+    return plain(f"{line}{test}, {took}")
 
 
 def _recommended_of(comparison: Comparison) -> list[Record]:

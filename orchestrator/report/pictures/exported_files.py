@@ -1,4 +1,4 @@
-"""Exported files side by side: their sizes to download, and their times for one image."""
+"""Exported files side by side: their sizes to download, and their times for one sample."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from orchestrator.export.proof import Artifact, ExportedNetworks
-from orchestrator.formatting import milliseconds, percent, shorten, size
+from orchestrator.formatting import milliseconds, shorten, size
 from orchestrator.report.pictures.style import LINES, Picture, add_legend, new_figure
 
 
@@ -27,8 +27,8 @@ def exported_pictures(exported: ExportedNetworks) -> list[Picture]:
     threads = f"{speed.threads} thread{'s' if speed.threads > 1 else ''}"
     times = _bar_chart(
         "latency",
-        "Time for one image",
-        f"median, {threads} of {speed.processor}, one image at a time",
+        "Time for one sample",
+        f"median, {threads} of {speed.processor}, one sample at a time",
         [(artifact, speed.latency_p50) for artifact, speed in exported.measured],
         milliseconds,
         _runtimes_note(exported),
@@ -76,8 +76,8 @@ def _bar_chart(
         bar.set_gid(gid)
         handles.setdefault(artifact.network, bar)
         axes.annotate(text, (value, place), (4, 0), textcoords="offset points", va="center", fontsize=8)
-        accuracy = "" if artifact.accuracy is None else f", test {percent(artifact.accuracy)} %"
-        titles[gid] = [f"{artifact.file}: {text}{accuracy if artifact.speed else ', not run here'}"]
+        test = f", test {artifact.test_text}" if artifact.test_text else ""
+        titles[gid] = [f"{artifact.file}: {text}{test if artifact.speed else ', not run here'}"]
     axes.set_xlim(0, 1.2 * max(value for _, value in values))
     axes.set_ylim(len(values) - 0.4, -0.6)
     axes.set_yticks(places, [shorten(f"{a.network} {a.format}", 28) for a, _ in values], fontsize=8)
