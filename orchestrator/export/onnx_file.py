@@ -19,6 +19,7 @@ from orchestrator.export.batch_norm import for_inference, in_float32
 from orchestrator.export.converting import first_cause, quiet
 from orchestrator.export.example import ExampleInputs, Observed, observe
 from orchestrator.export.flat import flat, tensors_in
+from orchestrator.export.half_weights import halve_weights, has_recurrent_layers
 from orchestrator.export.int8_biases import refine_biases
 from orchestrator.export.interface import Interface
 from orchestrator.export.onnx_recurrent import use_onnx_recurrence
@@ -64,6 +65,8 @@ def save_onnx(module: nn.Module, path: str | Path, example: ExampleInputs, *, fo
 def save_onnx_half(source: str | Path, path: str | Path) -> Path:
     """Write the float32 file `source` with float16 weights and arithmetic; what goes in and comes out stays as it is.
 
+    A network with recurrent layers has float16 weights, and computes in float32.
+
     Raises ExportError for a weight that float16 cannot hold, a `source` that cannot be read or converted, or if a
     package is missing.
     """
@@ -72,11 +75,14 @@ def save_onnx_half(source: str | Path, path: str | Path) -> Path:
         from onnxconverter_common import float16
     path = Path(path)
     with _converting(source, path):
-        model = onnx.load(str(source))
-        _check_half(onnx, model)
-        half = float16.convert_float_to_float16(
-            model, min_positive_val=SMALLEST_HALF, max_finite_val=LARGEST_HALF, keep_io_types=True
-        )
+        half = onnx.load(str(source))
+        _check_half(onnx, half)
+        if has_recurrent_layers(half):
+            halve_weights(half)
+        else:
+            half = float16.convert_float_to_float16(
+                half, min_positive_val=SMALLEST_HALF, max_finite_val=LARGEST_HALF, keep_io_types=True
+            )
     with atomic_write(path) as temporary:
         _write(half, temporary, path)
         _check(onnx, temporary, path)
