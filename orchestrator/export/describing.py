@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import itertools
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -41,12 +42,25 @@ def nesting_of(value: Any) -> Nesting:
     if isinstance(value, Tensor):
         return ["tensor"]
     if isinstance(value, Mapping):
-        return ["dict", *([str(name), nesting_of(item)] for name, item in value.items())]
+        return ["dict", *([_plain(name), nesting_of(item)] for name, item in value.items())]
     if isinstance(value, tuple) and hasattr(value, "_fields"):
         return ["named", *([name, nesting_of(item)] for name, item in zip(value._fields, value, strict=True))]
     if isinstance(value, tuple | list):
         return ["tuple", *map(nesting_of, value)]
-    return ["value", value if isinstance(value, _PLAIN) else None]
+    return ["value", _plain(value)]
+
+
+def _plain(value: Any) -> Any:
+    return value if isinstance(value, _PLAIN) else None
+
+
+def check_nesting(value: Any, expected: Nesting, what: str) -> None:
+    """Raise ExportError unless `value` is nested as `expected`, with the same plain values: they are constants."""
+    if (found := nesting_of(value)) != expected:
+        raise ExportError(
+            f"{what} must be nested alike in every batch, with equal values beside the tensors, got {found!s:.100} "
+            f"and {expected!s:.100}"
+        )
 
 
 def input_names(module: nn.Module, inputs: Any) -> tuple[str, ...]:
@@ -71,19 +85,19 @@ def output_names(outputs: Any, taken: Iterable[str]) -> tuple[str, ...]:
     if fields := getattr(outputs, "_fields", None):
         outputs = dict(zip(fields, outputs, strict=True))
     keyed = isinstance(outputs, Mapping)
-    names = _plain_names(name if keyed else f"output.{name}" for name, _ in tensors_of(outputs))
-    used = set(taken)
-    return tuple(f"output_{name}" if name in used else name for name in names)
+    return _plain_names((name if keyed else f"output.{name}" for name, _ in tensors_of(outputs)), taken)
 
 
-def _plain_names(names: Iterable[str]) -> tuple[str, ...]:
-    """Return names that every format takes: letters, digits and "_", each once."""
-    found: list[str] = []
+def _plain_names(names: Iterable[str], taken: Iterable[str] = ()) -> tuple[str, ...]:
+    """Return names that every format takes: letters, digits and "_", each once, and none of those in `taken`."""
+    used = list(taken)
+    first = len(used)
     for name in names:
         plain = re.sub(r"\W", "_", name.strip("."), flags=re.ASCII) or "tensor"
         plain = f"_{plain}" if plain[0].isdigit() else plain
-        found.append(plain if plain not in found else f"{plain}_{len(found)}")
-    return tuple(found)
+        numbered = (f"{plain}_{number}" for number in itertools.count(2))
+        used.append(next(each for each in itertools.chain([plain], numbered) if each not in used))
+    return tuple(used[first:])
 
 
 @dataclass

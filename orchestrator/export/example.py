@@ -15,7 +15,7 @@ from orchestrator.errors import ExportError
 from orchestrator.export.agreement import Agreement
 from orchestrator.export.arrays import Array, is_finite
 from orchestrator.export.converting import first_cause
-from orchestrator.export.describing import describe, input_names, nesting_of, output_names, readable
+from orchestrator.export.describing import check_nesting, describe, input_names, nesting_of, output_names, readable
 from orchestrator.export.flat import tensors_in
 from orchestrator.export.interface import BATCH, Call
 from orchestrator.export.nesting import Nesting, put_together
@@ -107,12 +107,16 @@ def observe(module: nn.Module, example: ExampleInputs) -> Observed:
     """
     batches = example.batches()
     takes = nesting_of(batches[0])
+    for batch in batches:
+        check_nesting(batch, takes, "inputs")
     inputs = [tensors_in(batch) for batch in batches]
     returned = [_answer(module, put_together(takes, tensors)) for tensors in inputs]
     outputs = [tensors_in(each) for each in returned]
     if not outputs[0]:
         raise ExportError(f"{type(module).__name__} must return a tensor or several, got none")
     returns = nesting_of(returned[0])
+    for each in returned:
+        check_nesting(each, returns, "outputs")
     names = input_names(module, batches[0])
     interface = describe(
         (names, output_names(returned[0], names)),

@@ -12,6 +12,7 @@ import torch
 from orchestrator.data.batches import Batch, Batches
 from orchestrator.data.dataset import Data
 from orchestrator.export.arrays import Array, is_finite, save_arrays
+from orchestrator.export.describing import check_nesting
 from orchestrator.export.flat import tensors_in
 from orchestrator.export.interface import Call
 from orchestrator.export.runtimes import Run
@@ -19,6 +20,7 @@ from orchestrator.nested import tensors_of
 from orchestrator.objective import LOSS
 from orchestrator.task import Task
 from orchestrator.training.evaluate import update, value_of
+from orchestrator.user_code import called
 
 COMPARED = 2**27  # numbers of a network's outputs that are kept to compare files with
 _TOKENS_TOGETHER = 8  # samples of whole numbers at once: such as texts, whose outputs may be large
@@ -34,7 +36,8 @@ class Meter:
     @torch.no_grad()
     def add(self, outputs: Any, batch: Batch) -> None:
         """Add the outputs for a batch, nested as the network returns them. Raises ConfigError where a metric fails."""
-        self._loss += float(self._task.loss(outputs, batch.targets))
+        with called(f"{type(self._task).__name__}.loss(), called with (outputs, targets),", self._task.loss):
+            self._loss += float(self._task.loss(outputs, batch.targets))
         count = self._task.count(batch.targets)
         self._count += batch.samples if count is None else float(count)
         update(self._metrics, self._task, outputs, batch.targets)
@@ -62,6 +65,7 @@ def metrics_of(
     """
     meter = Meter(task)
     for number, batch in enumerate(batches_of_test(data)):
+        check_nesting(batch.inputs, call.takes, "inputs")
         outputs = run([tensor.numpy() for tensor in tensors_in(batch.inputs)])
         if not look(number, call.read_of(outputs)):
             return {}

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from export import texts
+from export.ml_program import read_model
 from export.texts import ESTIMATE, READ, SMALLER, VOCABULARY
 from torch import nn
 
@@ -258,10 +259,83 @@ def test_names_of_inputs_and_outputs(tmp_path):
 
     inputs = ({"a b": torch.ones(2, 3), "a_b": torch.ones(2, 3)}, torch.ones(2, 3))
     interface = observe(Odd(), ExampleInputs(inputs)).call.interface
-    assert [info.name for info in interface.inputs] == ["table_a_b", "table_a_b_1", "input_1"]
+    assert [info.name for info in interface.inputs] == ["table_a_b", "table_a_b_2", "input_1"]
     assert [info.name for info in interface.outputs] == ["output_0_table", "output_0_1st", "output_1"]
     path = save_onnx(Odd(), tmp_path / "n.onnx", ExampleInputs(inputs))
-    assert [each.name for each in onnx.load(str(path)).graph.input] == ["table_a_b", "table_a_b_1", "input_1"]
+    assert [each.name for each in onnx.load(str(path)).graph.input] == ["table_a_b", "table_a_b_2", "input_1"]
+
+
+class SequenceToSequence(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.words, self.head = nn.Embedding(9, 8), nn.Linear(16, 9)
+        self.encoder, self.decoder = nn.GRU(8, 8, batch_first=True), nn.GRU(8, 8, batch_first=True)
+
+    def forward(self, source, target):
+        memory, state = self.encoder(self.words(source))
+        steps, _ = self.decoder(self.words(target), state)
+        attention = torch.softmax(steps @ memory.transpose(1, 2), -1) @ memory
+        return self.head(torch.cat([steps, attention], -1))
+
+
+def test_two_lengths_are_free_each_on_its_own(tmp_path):
+    def given(samples, *lengths):
+        ids = [torch.randint(9, (samples, length)) for length in lengths]
+        return dict(zip(("source", "target"), ids, strict=True))
+
+    example = ExampleInputs(given(2, 5, 4), others=(given(2, 7, 3), given(2, 6, 6)))
+    module = SequenceToSequence().eval()
+    interface = observe(module, example).call.interface
+    assert [info.shape for info in interface.inputs] == [("batch", "length"), ("batch", "length_2")]
+    assert interface.outputs[0].shape == ("batch", "length_2", 9)
+    path = save_onnx(module, tmp_path / "n.onnx", example)
+    for inputs in (given(1, 9, 2), given(4, 1, 8)):
+        with torch.no_grad():
+            assert relative_error(run_onnx(path, list(inputs.values()))[0], module(**inputs).numpy()) < 1e-5
+
+
+class Object:
+    def __init__(self, logits) -> None:
+        self.logits = logits
+
+
+class Flagged(nn.Module):
+    """Returns what `make` makes of logits."""
+
+    def __init__(self, make) -> None:
+        super().__init__()
+        self.layer, self.make = nn.Linear(3, 4), make
+
+    def forward(self, x, factor=1):
+        return self.make(self.layer(x) * factor)
+
+
+@pytest.mark.parametrize(
+    ("make", "names"),
+    [
+        (Object, ["logits"]),
+        (lambda logits: {"x": logits, "cache": None}, ["x_2"]),
+        (lambda logits: (logits, logits), ["output_0", "output_1"]),
+        (lambda logits: logits.argmax(1), ["output"]),
+        (lambda logits: [logits, {"large": logits > 0}], ["output_0", "output_1_large"]),
+    ],
+    ids=["object", "a name twice", "a tensor twice", "whole numbers", "nested"],
+)
+def test_outputs_of_any_form(tmp_path, make, names):
+    module, x = Flagged(make).eval(), torch.randn(3, 3)
+    path = save_onnx(module, tmp_path / "n.onnx", ExampleInputs({"x": x, "factor": 2}))
+    assert [each.name for each in onnx.load(str(path)).graph.output] == names
+    expected = observe(module, ExampleInputs({"x": x, "factor": 2})).outputs[0]
+    for got, other in zip(run_onnx(path, [x]), expected, strict=True):
+        assert got.dtype == other.dtype
+        np.testing.assert_allclose(got, other, rtol=1e-5)
+
+
+def test_values_beside_the_tensors_are_constants(tmp_path):
+    module, x = Flagged(lambda logits: logits).eval(), torch.randn(2, 3)
+    others = ({"x": x, "factor": 3},)
+    with pytest.raises(ExportError, match="inputs must be nested alike in every batch, with equal values beside the"):
+        save_onnx(module, tmp_path / "n.onnx", ExampleInputs({"x": x, "factor": 2}, others=others))
 
 
 # Library use, without data.
@@ -322,7 +396,18 @@ def test_formats_of_one_size_say_so(tmp_path):
     pytest.importorskip("coremltools")
     module = build_model("export.texts:feed_forward", {}, ARGUMENTS, seed=0).eval()
     path = save_coreml(module, tmp_path / "n.mlpackage.zip", ExampleInputs(batch(2, 5)))
-    assert path.stat().st_size > 0
+    (tmp_path / "unzipped").mkdir()
+    spec = read_model(path, tmp_path / "unzipped").get_spec().description
+    kinds = {each.name: each.type.multiArrayType for each in spec.input}
+    assert {name: list(kind.shape) for name, kind in kinds.items()} == {"ids": [1, 5], "mask": [1, 5]}
+    assert kinds["ids"].dataType != kinds["mask"].dataType
+    assert [each.name for each in spec.output] == ["logits"]
+    assert "labels" not in spec.metadata.userDefined
+    assert json.loads(spec.metadata.userDefined["inputs"])[0] == {
+        "name": "ids",
+        "dtype": "int64",
+        "shape": ["batch", 5],
+    }
     with pytest.raises(
         ExportError, match="the sizes of its inputs must be fixed in such a file, but ids has length free"
     ):

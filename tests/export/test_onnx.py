@@ -42,6 +42,7 @@ def resnet(tmp_path_factory):
 @pytest.mark.parametrize("name", ["flow", "tied", "mixed"])
 @pytest.mark.parametrize("fold", [True, False])
 def test_any_number_of_images(tmp_path, name, fold):
+    torch.manual_seed(0)  # of one image, `flow` gives out little but its bias, which may be small
     module = settled(getattr(networks, name)(4)).train()
     path = save_onnx(module, tmp_path / "new" / "n.onnx", GREY, fold=fold)
     assert module.training
