@@ -20,6 +20,7 @@ from orchestrator.pruning.channels.graph import UNITS
 from orchestrator.pruning.channels.shrink import shrink
 from orchestrator.record import Record
 from orchestrator.storage.ledger import Ledger
+from orchestrator.task import Task
 from orchestrator.training.state import model_tensors
 
 _STRUCTURES = {  # by the name of the selection
@@ -110,12 +111,13 @@ def _setting(record: Record, name: str) -> Any:
     return record.settings[name]
 
 
-def side_by_side(ledger: Ledger, records: Sequence[Record], data: Data, example: ExampleInputs) -> list[Candidate]:
-    """The networks of `records`.
+def side_by_side(ledger: Ledger, records: Sequence[Record], data: Data, task: Task) -> list[Candidate]:
+    """The networks of `records`, which were trained on `data` for `task`.
 
     Each is named after what was removed from it; of several with the same name every one has its key behind it.
     Raises as `candidate` does.
     """
+    example = ExampleInputs.of(data, task)
     counts = Counter(map(structure, records))
     return [
         candidate(name if counts[name] == 1 else f"{name}-{record.key[:12]}", ledger, record, data, example)

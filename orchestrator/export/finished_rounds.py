@@ -7,7 +7,6 @@ from pathlib import Path
 
 from orchestrator.export.candidates import check_code, find_round, side_by_side, source_of, with_dense
 from orchestrator.export.deploy import deploy
-from orchestrator.export.example import ExampleInputs
 from orchestrator.export.proof import ExportedNetworks
 from orchestrator.formatting import no_rounds
 from orchestrator.record import Record
@@ -66,8 +65,7 @@ def _write_files(
 ) -> ExportedNetworks:
     """Write and measure the networks of `shown`; print a line for each of `chosen` and each file."""
     source = source_of(shown, data)
-    loaded = source.load()
-    networks = side_by_side(ledger, shown, loaded, ExampleInputs.of(loaded, source.load_task()))
+    networks = side_by_side(ledger, shown, source.load(), source.load_task())
     for record in chosen:
         print(round_line(record), flush=True)
     exported = deploy(

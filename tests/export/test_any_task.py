@@ -47,9 +47,7 @@ def exported(experiment, folder, formats=FILES):
     ledger = Ledger(open_store(str(folder / "runs")))
     records = run(experiment, str(folder / "runs"))
     source = source_of(records, None)
-    data = source.load()
-    example = ExampleInputs.of(data, source.load_task())
-    candidates = side_by_side(ledger, records[-1:], data, example)
+    candidates = side_by_side(ledger, records[-1:], source.load(), source.load_task())
     return records, deploy(candidates, folder / "out", formats=formats, source=source)
 
 

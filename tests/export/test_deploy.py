@@ -259,7 +259,7 @@ def test_a_network_is_named_after_what_was_removed(ledger, selection, name):
 
 def test_two_networks_of_one_kind_have_their_keys_behind_their_names(ledger):
     dense, first, second, _ = ledger.records()
-    networks = side_by_side(ledger, with_dense(ledger, [first, second, first, dense]), DATA, TINY)
+    networks = side_by_side(ledger, with_dense(ledger, [first, second, first, dense]), DATA, Classification())
     assert [network.name for network in networks] == [
         "dense", f"unstructured-{first.key[:12]}", f"unstructured-{second.key[:12]}"
     ]  # fmt: skip
