@@ -188,8 +188,8 @@ def export(
     trust: Annotated[
         tyro.conf.UseAppendAction[tuple[str, ...]],
         tyro.conf.arg(
-            metavar="MODULE:FUNCTION",
-            help="A function of yours that the rounds name, for their model or their data; again for more.",
+            metavar="MODULE:NAME",
+            help="A function or class of yours that the rounds name, for model, data or task; again for more.",
         ),
     ] = (),
 ) -> int:

@@ -15,8 +15,7 @@ from orchestrator.data.image_data import image_data
 from orchestrator.driver import Driver
 from orchestrator.errors import ConfigError, DamagedError
 from orchestrator.experiment import Experiment, Problem, round_keys, round_settings
-from orchestrator.export import load_packed, save_packed
-from orchestrator.export.preprocessing import Preprocessing
+from orchestrator.export import ExampleInputs, load_packed, save_packed
 from orchestrator.formatting import name_largest
 from orchestrator.models.constants import check_constants, constants_of
 from orchestrator.problem import load_problem
@@ -156,7 +155,8 @@ def test_recurrent_weights_are_pruned_exactly_and_the_network_is_exported(tmp_pa
     assert sum("weight_h" in name or "weight_i" in name for name in records[0].layers) == 10
     module = rows(2).eval()
     module.load_state_dict(state.model)
-    options = {"model": experiment.model, "preprocessing": Preprocessing.of(load_problem(experiment)[1])}
+    loaded = load_problem(experiment)[1]
+    options = {"model": experiment.model, "arguments": loaded.model_arguments, "example": ExampleInputs.of(loaded)}
     packed = load_packed(save_packed(module, tmp_path / "net", **options), model=experiment.model)
     image = torch.randn(3, 1, 8, 8)
     assert torch.equal(packed(image), module(image))

@@ -15,7 +15,6 @@ from orchestrator.data.image_data import image_data
 from orchestrator.data.load import complete
 from orchestrator.errors import ConfigError
 from orchestrator.export.packed_file import load_packed, save_packed
-from orchestrator.export.preprocessing import Preprocessing
 from orchestrator.model_check import check_model
 from orchestrator.models.build import build_model
 from orchestrator.modules import copy_module, logits_of, model_call, own_memory
@@ -62,8 +61,7 @@ def test_expanded_tensors_are_trained_stored_and_packed(tmp_path):
     put_state(type(state)(stored), other, SGD().build(other))
     assert torch.equal(other.shift, module.shift)
     assert torch.equal(other.scale, torch.full((16,), 2.0))
-    preprocessing = Preprocessing(SHAPE, (0.0,), (1.0,), ("a", "b"))
-    path = save_packed(module, tmp_path / "n.safetensors", model="test_modules:expanded", preprocessing=preprocessing)
+    path = save_packed(module, tmp_path / "n.safetensors", model="test_modules:expanded")
     assert torch.equal(load_packed(path, model="test_modules:expanded").shift, module.shift)
 
 

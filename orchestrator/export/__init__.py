@@ -1,4 +1,4 @@
-"""Small files that run, and the proof of their size, speed and accuracy.
+"""Small files that run, and the proof of their size, their speed and what they achieve.
 
 What is named here is imported when first used: a process that measures an ONNX file must not load torch.
 """
@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from orchestrator.export.batch_norm import fold_batch_norm
     from orchestrator.export.coreml_file import save_coreml
+    from orchestrator.export.example import ExampleInputs
     from orchestrator.export.finished_rounds import write
     from orchestrator.export.onnx_file import save_onnx, save_onnx_half, save_onnx_int8
     from orchestrator.export.packed_file import load_packed, save_packed
-    from orchestrator.export.preprocessing import Preprocessing
     from orchestrator.export.pte_file import save_pte
 
 __all__ = [
-    "Preprocessing",
+    "ExampleInputs",
     "fold_batch_norm",
     "load_packed",
     "save_coreml",
@@ -32,10 +32,10 @@ __all__ = [
 _PLACES = {
     "batch_norm": ("fold_batch_norm",),
     "coreml_file": ("save_coreml",),
+    "example": ("ExampleInputs",),
     "finished_rounds": ("write",),
     "onnx_file": ("save_onnx", "save_onnx_half", "save_onnx_int8"),
     "packed_file": ("load_packed", "save_packed"),
-    "preprocessing": ("Preprocessing",),
     "pte_file": ("save_pte",),
 }
 

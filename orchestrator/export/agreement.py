@@ -1,45 +1,59 @@
-"""How far a network and what was made of it are apart."""
+"""How far the outputs of a network and of what was made of it are apart."""
 
 from __future__ import annotations
 
-from typing import Any, TypeAlias
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor, nn
 
 from orchestrator.errors import ExportError
-from orchestrator.export.program import first_cause
-from orchestrator.modules import logits_of
+from orchestrator.export.arrays import Array
 
-Array: TypeAlias = np.ndarray[Any, Any]
-
-RELATIVE = 1e-4  # of the largest logit of an image: how far float32 arithmetic may be from torch's
+RELATIVE = 1e-4  # of the largest value of a sample: how far float32 arithmetic may be from torch's
 
 
-def noise(input_shape: tuple[int, ...]) -> Tensor:
-    """Three images (3, *input_shape), always the same."""
-    return torch.randn((3, *input_shape), generator=torch.Generator().manual_seed(0))
+class Agreement:
+    """The largest difference over batches of outputs, as a part of the largest value of the same sample.
 
+    The first dimension counts samples. Where each has one value, which may be close to 0, it is a part of the largest
+    value of all samples.
+    """
 
-@torch.no_grad()
-def answers(module: nn.Module, images: Tensor) -> Array:
-    """Return the logits (n, classes). Raise ExportError unless they are a tensor of finite numbers, at least one."""
-    try:
-        logits: Array = logits_of(module(images), ExportError).float().numpy()
-    except ExportError:
-        raise
-    except Exception as error:
-        raise ExportError(
-            f"{type(module).__name__} cannot be exported: it does not take images of shape {tuple(images.shape[1:])} "
-            f"({first_cause(error)})"
-        ) from error
-    if not np.isfinite(logits).all():
-        raise ExportError("the network answers NaN or infinity to random images: it is of no use as a file")
-    return logits
+    def __init__(self) -> None:
+        self._largest: dict[int, Any] = {}
+        self._alone: dict[int, tuple[Any, Any]] = {}  # by output: largest difference and largest value
+
+    def add(self, got: Sequence[Array], expected: Sequence[Array]) -> None:
+        """Add a batch of outputs. Raises ExportError for outputs of other shapes than expected."""
+        for place, (mine, other) in enumerate(zip(got, expected, strict=True)):
+            if mine.shape != other.shape:
+                raise ExportError(f"an output has shape {mine.shape}, that of the network has {other.shape}")
+            if not other.size:
+                continue
+            values, other = (
+                array.reshape(len(array) if array.ndim else 1, -1).astype(float) for array in (mine, other)
+            )
+            apart, scale = np.abs(values - other).max(axis=1), np.abs(other).max(axis=1)
+            if values.shape[1] == 1:
+                before = self._alone.get(place, (0.0, 0.0))
+                self._alone[place] = (np.maximum(before[0], apart.max()), np.maximum(before[1], scale.max()))
+            else:
+                self._largest[place] = np.maximum(self._largest.get(place, 0.0), (apart / _above_zero(scale)).max())
+
+    @property
+    def error(self) -> float:
+        """The largest difference; NaN if the outputs hold NaN."""
+        parts = [*self._largest.values(), *(apart / _above_zero(scale) for apart, scale in self._alone.values())]
+        return float(np.max(parts)) if parts else 0.0
 
 
 def relative_error(got: Array, expected: Array) -> float:
-    """The largest difference, as a part of the largest logit of the same image; arrays (n, classes)."""
-    scale = np.abs(expected).max(axis=1, keepdims=True)
-    return float((np.abs(got - expected) / np.maximum(scale, np.finfo(np.float32).tiny)).max())
+    """Return the error of one batch of one output (see `Agreement`)."""
+    agreement = Agreement()
+    agreement.add([got], [expected])
+    return agreement.error
+
+
+def _above_zero(scale: Any) -> Any:
+    return np.maximum(scale, np.finfo(np.float32).tiny)

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections import Counter
 
+import torch
 from torch import fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torch.nn.utils.parametrize import is_parametrized
 
 from orchestrator.errors import ExportError
-from orchestrator.export.agreement import RELATIVE, answers, noise, relative_error
-from orchestrator.export.program import check_weights
-from orchestrator.modules import copy_module
+from orchestrator.export.agreement import RELATIVE
+from orchestrator.export.converting import check_weights
+from orchestrator.export.example import ExampleInputs, Observed, observe
+from orchestrator.export.flat import arrays_out
+from orchestrator.modules import copy_module, model_call
 from orchestrator.user_code import one_line
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -59,27 +62,32 @@ def fold_batch_norm(module: nn.Module) -> list[str]:
     return names
 
 
-def for_inference(module: nn.Module, input_shape: tuple[int, int, int]) -> nn.Module:
+def for_inference(module: nn.Module, observed: Observed) -> nn.Module:
     """A copy of `module` as `in_float32` makes it, batch norm folded where that leaves its function as it is.
 
-    Raises ExportError as `copied` does.
+    `observed`: what `module` made of its example. Raises ExportError as `copied` does.
     """
     made = in_float32(module)
     try:
-        return folded(made, input_shape)
+        return _checked(in_float32(module), observed)
     except ExportError:  # what cannot be folded keeps its norms
         return made
 
 
-def folded(module: nn.Module, input_shape: tuple[int, int, int]) -> nn.Module:
-    """A copy of `module` with `fold_batch_norm` done, held against what it was on random images.
+def folded(module: nn.Module, example: ExampleInputs) -> nn.Module:
+    """A copy of `module` with `fold_batch_norm` done, held against what it was on the example.
 
     Raises ExportError as `copied` and `fold_batch_norm` do, or if it would say something else.
     """
-    made, images = copied(module), noise(input_shape)
-    expected = answers(made, images)
+    made = copied(module)
+    return _checked(made, observe(made, example))
+
+
+@torch.no_grad()
+def _checked(made: nn.Module, observed: Observed) -> nn.Module:
+    """Fold batch norm in `made`, in place. Raises ExportError if it no longer does what was observed."""
     fold_batch_norm(made)
-    if not relative_error(answers(made, images), expected) <= RELATIVE:
+    if not observed.error_of(lambda tensors: arrays_out(model_call(made, observed.call.inputs(tensors)))) <= RELATIVE:
         raise ExportError("batch norm cannot be folded: that changes what the network says")
     return made
 

@@ -10,15 +10,17 @@ import torch
 
 from orchestrator.data.dataset import Data
 from orchestrator.errors import ConfigError, DamagedError, DataError
-from orchestrator.export.deploy import Candidate
+from orchestrator.export.example import ExampleInputs
 from orchestrator.export.measure import DataSource
-from orchestrator.export.preprocessing import Preprocessing
+from orchestrator.export.originals import Candidate
+from orchestrator.export.recorded_task import class_of_task
 from orchestrator.models.build import build_model
 from orchestrator.models.classifiers import is_classifier
 from orchestrator.pruning.channels.graph import UNITS
 from orchestrator.pruning.channels.shrink import shrink
 from orchestrator.record import Record
 from orchestrator.storage.ledger import Ledger
+from orchestrator.task import Task
 from orchestrator.training.state import model_tensors
 
 _STRUCTURES = {  # by the name of the selection
@@ -58,7 +60,7 @@ def with_dense(ledger: Ledger, records: Sequence[Record]) -> list[Record]:
 
 
 def check_code(records: Iterable[Record], trusted: Iterable[str] = ()) -> None:
-    """Raise ConfigError if a record names a function, of "package.module:function", that is not `trusted`.
+    """Raise ConfigError if a record names a function or class, as "package.module:name", that is not `trusted`.
 
     Who can write to a storage must not choose what runs here.
     """
@@ -72,21 +74,34 @@ def check_code(records: Iterable[Record], trusted: Iterable[str] = ()) -> None:
                     f"round {record.key[:12]} names a function for its {name}, {spec!r}: pass --trust {spec} "
                     "if that is code of yours that may run here"
                 )
+        own = class_of_task(_setting(record, "task"))
+        if own is not None and own not in trusted:
+            raise ConfigError(
+                f"round {record.key[:12]} names a class for its task, {own!r}: pass --trust {own} if that is code of "
+                "yours that may run here"
+            )
 
 
 def source_of(records: Sequence[Record], root: str | None) -> DataSource:
-    """The data that rounds were trained on, which lies in `root` if it lies in files.
+    """The data that rounds were trained on, which lies in `root` if it lies in files, and their task.
 
-    Raises ConfigError if it is not the same for all.
+    Raises ConfigError if they are not the same for all.
     """
-    sources = [DataSource(_setting(record, "data"), _setting(record, "data_options"), root) for record in records]
+    sources = [
+        DataSource(_setting(each, "data"), _setting(each, "data_options"), root, _setting(each, "task"))
+        for each in records
+    ]
     for record, source in zip(records, sources, strict=True):
         if source != sources[0]:
             raise ConfigError(
-                f"rounds side by side must have the same data, got {sources[0].data!r} and, for {record.key[:12]}, "
-                f"{source.data!r} (or other options of it): export them one by one"
+                f"rounds side by side must have the same data and task, got {_named(sources[0])} and, for "
+                f"{record.key[:12]}, {_named(source)} (or other options of them): export them one by one"
             )
     return sources[0]
+
+
+def _named(source: DataSource) -> str:
+    return f"{source.data!r} for {(source.task or {}).get('type')!r}"
 
 
 def _setting(record: Record, name: str) -> Any:
@@ -96,15 +111,16 @@ def _setting(record: Record, name: str) -> Any:
     return record.settings[name]
 
 
-def side_by_side(ledger: Ledger, records: Sequence[Record], data: Data) -> list[Candidate]:
-    """The networks of `records`.
+def side_by_side(ledger: Ledger, records: Sequence[Record], data: Data, task: Task) -> list[Candidate]:
+    """The networks of `records`, which were trained on `data` for `task`.
 
     Each is named after what was removed from it; of several with the same name every one has its key behind it.
     Raises as `candidate` does.
     """
+    example = ExampleInputs.of(data, task)
     counts = Counter(map(structure, records))
     return [
-        candidate(name if counts[name] == 1 else f"{name}-{record.key[:12]}", ledger, record, data)
+        candidate(name if counts[name] == 1 else f"{name}-{record.key[:12]}", ledger, record, data, example)
         for record in records
         if (name := structure(record))
     ]
@@ -115,8 +131,8 @@ def structure(record: Record) -> str:
     return _STRUCTURES.get(_setting(record, "selection")["type"], "pruned") if record.round else "dense"
 
 
-def candidate(name: str, ledger: Ledger, record: Record, data: Data) -> Candidate:
-    """The network of a finished round. `data` is what it was trained on.
+def candidate(name: str, ledger: Ledger, record: Record, data: Data, example: ExampleInputs) -> Candidate:
+    """The network of a finished round. `data` is what it was trained on, `example` is of it.
 
     Raises DataError if `data` is other data, DamagedError if the stored tensors or channels are not those of its model.
     """
@@ -145,6 +161,6 @@ def candidate(name: str, ledger: Ledger, record: Record, data: Data) -> Candidat
         "kept": record.kept,
         "prunable": record.prunable,
         "channels": record.channels and {name: record.channels[name] for name in ("unit", *UNITS)},
-        "test_accuracy": record.test,
+        "test": record.test,
     }
-    return Candidate(name, module, model, options, Preprocessing.of(data), record.kept_channels, origin)
+    return Candidate(name, module, model, options, example, data.model_arguments, record.kept_channels, origin)

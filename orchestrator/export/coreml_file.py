@@ -1,4 +1,4 @@
-"""Core ML files: an ML program for Apple's systems in a zip, float32, zeros stored sparsely. One image at a time.
+"""Core ML files: an ML program for Apple's systems in a zip, float32, zeros stored sparsely. One sample at a time.
 
 A package is a folder. It is zipped here so that it is one file with one sha256; Xcode takes what it unzips to.
 """
@@ -12,13 +12,16 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+import numpy as np
+from torch import Tensor, nn
 
 from orchestrator.errors import ExportError
-from orchestrator.export.batch_norm import for_inference
-from orchestrator.export.preprocessing import Preprocessing
-from orchestrator.export.program import first_cause, quiet, traced
-from orchestrator.export.runtimes import INPUT, OUTPUT
+from orchestrator.export.batch_norm import for_inference, in_float32
+from orchestrator.export.converting import first_cause, quiet
+from orchestrator.export.example import ExampleInputs, observe
+from orchestrator.export.flat import flat
+from orchestrator.export.interface import Interface
+from orchestrator.export.program import traced
 from orchestrator.extras import extra
 from orchestrator.files import atomic_write
 
@@ -28,19 +31,23 @@ _SPARSE = {"threshold": 0.0, "minimum_sparsity_percentile": 0.25, "weight_thresh
 _LONG_AGO = (1980, 1, 1, 0, 0, 0)  # no time of its making: the same network is the same file
 
 
-def save_coreml(module: nn.Module, path: str | Path, preprocessing: Preprocessing) -> Path:
-    """Write `module` as a zipped .mlpackage from (1, *input_shape) `images` to (1, classes) `logits`, return its path.
+def save_coreml(module: nn.Module, path: str | Path, example: ExampleInputs) -> Path:
+    """Write `module` as a zipped .mlpackage that takes the inputs of one sample by name, and return its path.
 
-    Runs on iOS 16, macOS 13 and later. Nothing here can run the file: what it holds is not compared with the module.
+    Names are those of an ONNX file (see `save_onnx`). Whole numbers are of 32 bits. Runs on iOS 16, macOS 13 and later.
+    Nothing here can run the file: what it holds is not compared with the module.
 
-    Raises ExportError for a module that torch.export or Core ML does not take, if the file cannot be written, or if
-    coremltools is missing.
+    Raises ExportError for a module that torch.export or Core ML does not take, for samples of different sizes, if the
+    file cannot be written, or if coremltools is missing.
     """
     with extra("coreml", "Core ML files", ExportError), quiet():
         import coremltools
         from coremltools.optimize.coreml import OpThresholdPrunerConfig, OptimizationConfig
     path = Path(path)
-    program = traced(for_inference(module, preprocessing.input_shape), preprocessing, batch=1, dynamic=False)
+    observed = observe(in_float32(module), example)
+    interface, tensors = observed.call.interface, observed.one_sample
+    exported = flat(for_inference(module, observed), observed.call)
+    program = traced(exported, observed.call, tensors, dynamic=False)
     try:
         with quiet():
             passes = coremltools.PassPipeline.DEFAULT
@@ -49,8 +56,11 @@ def save_coreml(module: nn.Module, path: str | Path, preprocessing: Preprocessin
             passes.set_options(_PRUNING, {"config": sparse})
             model = coremltools.convert(
                 program.run_decompositions({}),
-                inputs=[coremltools.TensorType(name=INPUT, shape=(1, *preprocessing.input_shape))],
-                outputs=[coremltools.TensorType(name=OUTPUT)],
+                inputs=[
+                    coremltools.TensorType(name=info.name, shape=tuple(tensor.shape), dtype=_type_of(tensor))
+                    for info, tensor in zip(interface.inputs, tensors, strict=True)
+                ],
+                outputs=[coremltools.TensorType(name=info.name) for info in interface.outputs],
                 minimum_deployment_target=coremltools.target.iOS16,
                 compute_precision=coremltools.precision.FLOAT32,
                 pass_pipeline=passes,
@@ -61,19 +71,24 @@ def save_coreml(module: nn.Module, path: str | Path, preprocessing: Preprocessin
     package = Path(model.package_path)
     try:
         with atomic_write(path) as temporary:
-            _describe(model, package, preprocessing)
+            _describe(model, package, interface)
             _zip(package, temporary, path.name.partition(PACKAGE)[0] + PACKAGE)
     finally:
         shutil.rmtree(package, ignore_errors=True)
     return path
 
 
-def _describe(model: Any, package: Path, preprocessing: Preprocessing) -> None:
-    """Labels and preprocessing instead of the converter's notes, and the same bytes every time."""
+def _type_of(tensor: Tensor) -> type[np.generic]:
+    """Return the type that Core ML takes for a tensor of numbers."""
+    return np.float32 if tensor.is_floating_point() else np.int32
+
+
+def _describe(model: Any, package: Path, interface: Interface) -> None:
+    """Write the interface instead of the converter's notes, and the same bytes every time."""
     spec = model.get_spec()
     notes = spec.description.metadata.userDefined
     notes.clear()
-    notes.update(preprocessing.metadata())
+    notes.update(interface.metadata())
     place = package / "Manifest.json"
     manifest = json.loads(place.read_bytes())
     items, root = manifest["itemInfoEntries"], manifest["rootModelIdentifier"]

@@ -5,36 +5,23 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import torch
-from torch import Tensor, nn
-from torch.utils.data import Subset
-
-from orchestrator.data.batches import Batches
-from orchestrator.data.dataset import Data
 from orchestrator.errors import ExportError
-from orchestrator.export.agreement import RELATIVE, relative_error
-from orchestrator.export.batch_norm import in_float32
+from orchestrator.export.agreement import RELATIVE
+from orchestrator.export.converting import check_weights
 from orchestrator.export.coreml_file import save_coreml
-from orchestrator.export.measure import DataSource, labels_of, logits_of, measure
+from orchestrator.export.measure import DataSource, Measurement, measure
 from orchestrator.export.onnx_file import save_onnx, save_onnx_half, save_onnx_int8
+from orchestrator.export.originals import Candidate, Original, TestSet
 from orchestrator.export.packed_file import save_packed
-from orchestrator.export.preprocessing import Preprocessing
-from orchestrator.export.program import check_weights
 from orchestrator.export.proof import Artifact, ExportedNetworks, Facts, Skipped, remove_exported
 from orchestrator.export.pte_file import save_pte
-from orchestrator.export.runtimes import Array, not_run
+from orchestrator.export.real_samples import calibration_inputs
+from orchestrator.export.runtimes import not_run
 from orchestrator.files import atomic_write, check_writable
-from orchestrator.modules import logits_of as tensor_of
-from orchestrator.pruning.channels.graph import Kept
-from orchestrator.pruning.macs import count_macs
-from orchestrator.training.state import model_tensors
 from orchestrator.validate import one_of
 
 FORMATS = {  # name to the ending of its files
@@ -47,25 +34,8 @@ FORMATS = {  # name to the ending of its files
     "coreml": ".mlpackage.zip",
 }
 FAITHFUL = ("packed", "onnx", "pte")  # float32: must do what the network does; no Mac has tried Core ML's yet
-POINTS = 0.001  # of accuracy that a faithful file may differ by
-CALIBRATION = 256  # training images
+POINTS = 0.001  # that the objective of a faithful file may differ by, or as a part of it where it is above 1
 DOWNLOAD_LEVEL = 9  # of zstd
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """A network to export: `model` and `options` build its architecture, `origin` is what the ledger says of it.
-
-    `channels`: the configuration of those that are left, {} if all are.
-    """
-
-    name: str
-    module: nn.Module
-    model: str
-    options: Mapping[str, Any]
-    preprocessing: Preprocessing
-    channels: Kept = field(default_factory=dict)
-    origin: Mapping[str, Any] = field(default_factory=dict)
 
 
 def deploy(
@@ -80,7 +50,7 @@ def deploy(
 
     A file that cannot run on this machine is written all the same, and its `Artifact` says why there are no figures.
     No `formats`: all that this installation has; one that a network cannot be written in is then left out and says
-    why. `source` None: accuracy is not measured, and int8 is calibrated on noise.
+    why. `source` None: the metrics are not measured, and int8 is calibrated on the example.
 
     Files of an earlier call that lie in `folder` are removed first (see `remove_exported`).
 
@@ -97,24 +67,22 @@ def deploy(
         one_of("a format", name, FORMATS)
     check_writable(folder, "--out")
     wanted = tuple(dict.fromkeys(formats or FORMATS))
-    data = source.load() if source else None
+    test_set = TestSet.of(source) if source else None
     remove_exported(folder)
     networks: list[Facts] = []
     found: list[Artifact | Skipped] = []
     for candidate in candidates:
         check_weights(candidate.module)
-        reference = _reference(candidate.module, data) if data else None
-        if reference is not None and not np.isfinite(reference).all():
-            raise ExportError(f"{candidate.name} answers NaN or infinity to test images: it is of no use as a file")
-        networks.append(_facts(candidate, reference, data))
-        for name, path in _written(candidate, folder, wanted, data):
-            if isinstance(path, ExportError):
-                found.append(Skipped(network=candidate.name, format=name, reason=str(path)))
-            else:
-                found.append(_measured(candidate, name, path, source, data, reference))
-            if formats and isinstance(found[-1], Skipped):
-                raise ExportError(found[-1].reason)
-            on_artifact(found[-1])
+        with Original.of(candidate, test_set) as original:
+            networks.append(original.facts())
+            for name, path in _written(original, folder, wanted):
+                if isinstance(path, ExportError):
+                    found.append(Skipped(network=candidate.name, format=name, reason=str(path)))
+                else:
+                    found.append(_measured(original, name, path))
+                if formats and isinstance(found[-1], Skipped):
+                    raise ExportError(found[-1].reason)
+                on_artifact(found[-1])
     artifacts = tuple(each for each in found if isinstance(each, Artifact))
     skipped = tuple(each for each in found if isinstance(each, Skipped))
     deployment = ExportedNetworks(tuple(networks), artifacts, skipped)
@@ -125,8 +93,9 @@ def deploy(
 class _Writer:
     """Writes one candidate; the float32 ONNX file, which others are made of, once."""
 
-    def __init__(self, candidate: Candidate, folder: Path, spare: Path, data: Data | None) -> None:
-        self._candidate, self._folder, self._spare, self._data = candidate, folder, spare, data
+    def __init__(self, original: Original, folder: Path, spare: Path) -> None:
+        self._candidate, self._folder, self._spare = original.candidate, folder, spare
+        self._data = original.test_set.data if original.test_set else None
 
     def path(self, name: str) -> Path:
         return self._folder / f"{self._candidate.name}{FORMATS[name]}"
@@ -139,32 +108,32 @@ class _Writer:
                 path,
                 model=candidate.model,
                 options=candidate.options,
+                arguments=candidate.arguments,
                 channels=candidate.channels,
-                preprocessing=candidate.preprocessing,
+                example=candidate.example,
                 half=name == "packed-fp16",
             )
         if name == "pte":
-            return save_pte(candidate.module, path, candidate.preprocessing)
+            return save_pte(candidate.module, path, candidate.example)
         if name == "coreml":
-            return save_coreml(candidate.module, path, candidate.preprocessing)
+            return save_coreml(candidate.module, path, candidate.example)
         if name == "onnx-fp16":
             return save_onnx_half(self._onnx, path)
         if name == "onnx-int8":
-            return save_onnx_int8(self._onnx, path, _calibration(candidate.preprocessing, self._data))
+            batches = calibration_inputs(self._data) if self._data else candidate.example.batches()
+            return save_onnx_int8(self._onnx, path, batches)
         with atomic_write(path) as temporary:
             temporary.write_bytes(self._onnx.read_bytes())
         return path
 
     @cached_property
     def _onnx(self) -> Path:
-        return save_onnx(self._candidate.module, self._spare / "source.onnx", self._candidate.preprocessing)
+        return save_onnx(self._candidate.module, self._spare / "source.onnx", self._candidate.example)
 
 
-def _written(
-    candidate: Candidate, folder: Path, formats: Sequence[str], data: Data | None
-) -> Iterator[tuple[str, Path | ExportError]]:
+def _written(original: Original, folder: Path, formats: Sequence[str]) -> Iterator[tuple[str, Path | ExportError]]:
     with tempfile.TemporaryDirectory() as spare:
-        writer = _Writer(candidate, folder, Path(spare), data)
+        writer = _Writer(original, folder, Path(spare))
         for name in formats:
             try:
                 yield name, writer.write(name)
@@ -174,25 +143,28 @@ def _written(
                 yield name, error
 
 
-def _measured(
-    candidate: Candidate, name: str, path: Path, source: DataSource | None, data: Data | None, reference: Array | None
-) -> Artifact | Skipped:
-    blob, reason = path.read_bytes(), not_run(path)
-    speed = logits = accuracy = error = None
+def _measured(original: Original, name: str, path: Path) -> Artifact | Skipped:
+    blob, reason, candidate = path.read_bytes(), not_run(path), original.candidate
+    found: Measurement | None = None
     if reason is None:
-        speed, logits = measure(path, candidate.preprocessing.input_shape, source, model=candidate.model)
-    if data and logits is not None and reference is not None:
-        if not np.isfinite(logits).all():
-            path.unlink()
-            said = f"{path.name} answers NaN or infinity to test images, which its network does not"
-            return Skipped(network=candidate.name, format=name, reason=said)
-        accuracy, error = _accuracy(logits, data), relative_error(logits, reference)
-        if name in FAITHFUL and (not error <= RELATIVE or abs(accuracy - _accuracy(reference, data)) > POINTS):
-            path.unlink()
-            raise ExportError(
-                f"{path.name} does not do what the network does: it differs by {error:.1g} of the largest logit, "
-                f"{RELATIVE:g} is allowed"
-            )
+        found = measure(
+            path,
+            original.observed.call,
+            original.sample,
+            original.test_set.source if original.test_set else None,
+            expected=original.expected,
+            model=candidate.model,
+        )
+    if found and (problem := _problem(original, found)):
+        path.unlink()
+        return Skipped(network=candidate.name, format=name, reason=f"{path.name} {problem}")
+    if found and original.test_set and name in FAITHFUL and not _is_faithful(original, found):
+        path.unlink()
+        raise ExportError(
+            f"{path.name} does not do what the network does: it differs by {found.relative_error:.1g} of the largest "
+            f"output, {RELATIVE:g} is allowed, and its {original.test_set.objective.name} is "
+            f"{original.test(found.metrics):.6g}, that of the network {original.test(original.metrics):.6g}"
+        )
     return Artifact(
         network=candidate.name,
         format=name,
@@ -200,53 +172,30 @@ def _measured(
         sha256=hashlib.sha256(blob).hexdigest(),
         bytes=len(blob),
         download_bytes=_download_bytes(blob),
-        accuracy=accuracy,
-        relative_error=error,
-        speed=speed,
+        objective=original.objective if found else None,
+        metrics=found.metrics if found else {},
+        relative_error=found.relative_error if found else None,
+        speed=found.speed if found else None,
         not_run=reason,
     )
 
 
-def _facts(candidate: Candidate, reference: Array | None, data: Data | None) -> Facts:
-    parameters = list(candidate.module.parameters())  # a shared one once
-    macs = count_macs(in_float32(candidate.module), torch.zeros((1, *candidate.preprocessing.input_shape)))
-    return Facts(
-        name=candidate.name,
-        parameters=sum(parameter.numel() for parameter in parameters),
-        nonzero=sum(int(parameter.count_nonzero()) for parameter in parameters),
-        raw_bytes=sum(tensor.nbytes for tensor in model_tensors(candidate.module).values()),
-        macs=macs.dense,
-        effective_macs=macs.effective,
-        accuracy=_accuracy(reference, data) if data and reference is not None else None,
-        origin=dict(candidate.origin),
-    )
+def _problem(original: Original, found: Measurement) -> str | None:
+    """Return why a file is of no use, in words."""
+    if not found.finite:
+        return "answers NaN or infinity to test samples, which its network does not"
+    if original.objective and original.test(found.metrics) is None:
+        return f"has no finite {original.objective.name} on the test set, which its network has"
+    return None
 
 
-def _reference(module: nn.Module, data: Data) -> Array:
-    module = in_float32(module)
-
-    def run(images: Array) -> Array:
-        with torch.inference_mode():
-            logits: Array = tensor_of(module(torch.from_numpy(images)), ExportError).float().numpy()
-        return logits
-
-    return logits_of(run, data)
-
-
-def _accuracy(logits: Array, data: Data) -> float:
-    return float((logits.argmax(axis=1) == labels_of(data)).mean())
-
-
-def _calibration(preprocessing: Preprocessing, data: Data | None) -> Iterator[Tensor]:
-    """Training images from all over the split, in batches; noise without data."""
-    if data is None:
-        yield torch.randn((8, *preprocessing.input_shape), generator=torch.Generator().manual_seed(0))
-        return
-    places = torch.linspace(0, len(data.train) - 1, min(CALIBRATION, len(data.train))).long().tolist()
-    some: Subset[Any] = Subset(data.train, places)  # type: ignore[arg-type]
-    batches = Batches(replace(data, val=some), batch_size=1, device=torch.device("cpu"))
-    for images, _ in batches.evaluate("val"):
-        yield from images.split(32)
+def _is_faithful(original: Original, found: Measurement) -> bool:
+    """Whether a file's outputs and its objective are those of the network."""
+    mine, other = original.test(found.metrics), original.test(original.metrics)
+    assert mine is not None
+    assert other is not None
+    assert found.relative_error is not None
+    return found.relative_error <= RELATIVE and abs(mine - other) <= POINTS * max(1.0, abs(other))
 
 
 def _download_bytes(blob: bytes) -> int:

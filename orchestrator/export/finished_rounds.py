@@ -27,7 +27,8 @@ def write(
     """Write files of finished rounds and of their dense round, deploy.json and a report; print a line for each file.
 
     `rounds`: beginnings of their keys; none: the recommended ones. `formats`: see `deploy`. `data`: where the data
-    lies, for data sets that live in files. `trust`: functions of the user's that the rounds name and that may run here.
+    lies, for data sets that live in files. `trust`: functions and task classes of the user's that the rounds name and
+    that may run here.
 
     Returns a sentence for each file of the storage that cannot be used. Raises OrchestratorError for rounds that cannot
     be exported, as `deploy` does, and for a report that cannot be written.
@@ -64,7 +65,7 @@ def _write_files(
 ) -> ExportedNetworks:
     """Write and measure the networks of `shown`; print a line for each of `chosen` and each file."""
     source = source_of(shown, data)
-    networks = side_by_side(ledger, shown, source.load())
+    networks = side_by_side(ledger, shown, source.load(), source.load_task())
     for record in chosen:
         print(round_line(record), flush=True)
     exported = deploy(

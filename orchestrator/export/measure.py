@@ -8,8 +8,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,11 +17,14 @@ import numpy as np
 
 from orchestrator.decode import decode, parse
 from orchestrator.errors import ExportError, OrchestratorError
-from orchestrator.export.runtimes import Array, Run, runtime_of
+from orchestrator.export.arrays import Array, is_finite, load_arrays, save_arrays
+from orchestrator.export.interface import Call
+from orchestrator.export.runtimes import Run, runtime_of
 from orchestrator.processor import processor
 
 if TYPE_CHECKING:
     from orchestrator.data.dataset import Data
+    from orchestrator.task import Task
 
 THREADS, WARM_UP, RUNS = 1, 10, 100
 SECONDS = 20.0  # no more runs once they have taken this long
@@ -29,25 +32,37 @@ SECONDS = 20.0  # no more runs once they have taken this long
 
 @dataclass(frozen=True)
 class DataSource:
-    """Where the images come from, as an Experiment names it; `root` is where they lie, if they lie in files."""
+    """Where samples come from and what a network is to make of them, as the record of a round has it.
+
+    `root`: where the data lie, if they lie in files. `task`: None is Classification().
+    """
 
     data: str
     options: Mapping[str, Any]
     root: str | None
+    task: Mapping[str, Any] | None = None
 
     def load(self) -> Data:
         from orchestrator.data.load import load_data
 
         return load_data(self.data, self.options, root=self.root)
 
+    def load_task(self) -> Task:
+        """Return the task. Imports its class: check first that it may be (see `check_code`)."""
+        from orchestrator.export.recorded_task import task_from_json
+        from orchestrator.task import Classification
+
+        return Classification() if self.task is None else task_from_json(self.task)
+
 
 @dataclass(frozen=True)
 class Speed:
     """What one process measured at batch 1. Seconds and bytes.
 
-    `load_seconds`: from the file to something that runs. `latency_p50`, `latency_p90`: of `runs` images after
-    `warm_up` others. `base_bytes`: the process with the runtime imported; `resident_bytes`: by how much it grew when
-    the network was loaded and had run; `peak_bytes`: the most it ever had. Memory is None where /proc does not say.
+    `load_seconds`: from the file to something that runs. `latency_p50`, `latency_p90`: of `runs` calls with one sample
+    after `warm_up` others. `base_bytes`: the process with the runtime imported; `resident_bytes`: by how much it grew
+    when the network was loaded and had run; `peak_bytes`: the most it ever had. Memory is None where /proc does not
+    say.
     """
 
     runtime: str
@@ -64,63 +79,58 @@ class Speed:
     sparse_kernels: bool
 
 
+@dataclass(frozen=True)
+class Measurement:
+    """What one process measured of a file: at batch 1, and on the test set where there is data.
+
+    `metrics`: those of the task that are finite, by name. `relative_error`: see `Agreement`. Without data, or where
+    `finite` says that the outputs are not finite, the first is empty and the second None.
+    """
+
+    speed: Speed
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    relative_error: float | None = None
+    finite: bool = True
+
+
 def measure(
     path: Path,
-    input_shape: tuple[int, int, int],
+    call: Call,
+    sample: Sequence[Array],
     source: DataSource | None = None,
     *,
+    expected: Path | None = None,
     model: str | None = None,
     threads: int = THREADS,
-) -> tuple[Speed, Array | None]:
-    """(speed and memory, logits of the test set or None) of the file at `path`, by a process of its own.
+) -> Measurement:
+    """Measure the file at `path` by a process of its own.
 
-    `model` is what builds the network of a packed file (see `load_packed`).
+    `sample`: the inputs of one sample, in order. `source`: whose test set is run through the file. `expected`: a folder
+    with what the network makes of it (see `keep_outputs`). `model` is what builds the network of a packed file (see
+    `load_packed`).
 
     Raises ExportError with what the process said if it fails.
     """
     with tempfile.TemporaryDirectory() as folder:
-        task = {
+        save_arrays(Path(folder, "sample.npz"), sample)
+        asked = {
             "path": str(path.resolve()),
-            "input_shape": input_shape,
+            "call": asdict(call),
             "source": source and asdict(source),
+            "expected": expected and str(expected),
             "model": model,
             "threads": threads,
             "folder": folder,
         }
+        Path(folder, "asked.json").write_text(json.dumps(asked))
         environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "PYTHONPATH": os.pathsep.join(sys.path)}
         process = subprocess.run(
-            [sys.executable, "-m", __name__, json.dumps(task)], env=environment, capture_output=True, text=True
+            [sys.executable, "-m", __name__, folder], env=environment, capture_output=True, text=True
         )
         if process.returncode:
             said = process.stderr.strip().splitlines() or [f"exit code {process.returncode}"]
             raise ExportError(f"{path.name} does not run: {said[-1][:300]}")
-        speed = decode(Speed, parse(Path(folder, "speed.json").read_bytes()))
-        return speed, np.load(Path(folder, "logits.npy"), allow_pickle=False) if source else None
-
-
-def logits_of(run: Run, data: Data) -> Array:
-    """Logits (n, classes) of the test images, in order."""
-    import torch
-
-    from orchestrator.data.batches import Batches
-
-    batches = Batches(data, batch_size=1, device=torch.device("cpu"))
-    return np.concatenate([run(images.numpy()) for images, _ in batches.evaluate("test")])
-
-
-def labels_of(data: Data) -> Array:
-    """Labels (n,) of the test images, in order."""
-    import torch
-
-    from orchestrator.data.batches import Batches
-    from orchestrator.data.sample_checks import known_labels
-
-    labels = known_labels(data.test)
-    if labels is None:  # only the samples themselves know
-        batches = Batches(data, batch_size=1, device=torch.device("cpu"))
-        labels = torch.cat([labels for _, labels in batches.evaluate("test")])
-    found: Array = labels.numpy()
-    return found
+        return decode(Measurement, parse(Path(folder, "measured.json").read_bytes()))
 
 
 def _memory(field: str) -> int | None:
@@ -134,31 +144,51 @@ def _memory(field: str) -> int | None:
 
 def measure_here(
     path: Path,
-    input_shape: tuple[int, int, int],
+    call: Call,
+    sample: Sequence[Array],
     source: DataSource | None = None,
     *,
+    expected: Path | None = None,
     model: str | None = None,
     threads: int = THREADS,
-) -> tuple[Speed, Array | None]:
+) -> Measurement:
     """Measure as `measure` does, in this process: what it has imported and loaded before counts for the memory."""
-    speed, run = _speed(path, input_shape, model, threads)
-    return speed, logits_of(run, source.load()) if source else None  # last, as it imports torch and loads the data
+    speed, run = _speed(path, call, sample, model, threads)
+    measured = Measurement(speed)
+    return _on_test_set(measured, run, call, source, expected) if source else measured  # last, as it imports torch
 
 
-def _speed(path: Path, input_shape: tuple[int, int, int], model: str | None, threads: int) -> tuple[Speed, Run]:
-    runtime = runtime_of(path, model)
+def _on_test_set(measured: Measurement, run: Run, call: Call, source: DataSource, expected: Path | None) -> Measurement:
+    from orchestrator.export.agreement import Agreement
+    from orchestrator.export.meter import metrics_of
+
+    agreement, finite = Agreement(), True
+
+    def look(number: int, outputs: list[Array]) -> bool:
+        nonlocal finite
+        finite = is_finite(outputs)
+        if finite and expected and (file := expected / f"{number}.npz").exists():
+            agreement.add(outputs, load_arrays(file))
+        return finite
+
+    metrics = metrics_of(run, call, source.load(), source.load_task(), look)
+    error = agreement.error if finite and expected else None
+    return replace(measured, metrics=metrics, relative_error=error, finite=finite)
+
+
+def _speed(path: Path, call: Call, sample: Sequence[Array], model: str | None, threads: int) -> tuple[Speed, Run]:
+    runtime = runtime_of(path, call, model)
     base = _memory("VmRSS")
     begin = time.perf_counter()
     run = runtime.load(path, threads)
     load_seconds = time.perf_counter() - begin
-    image = np.random.default_rng(0).standard_normal((1, *input_shape), dtype=np.float32)
     for _ in range(WARM_UP):
-        run(image)
+        run(sample)
     loaded = _memory("VmRSS")
     taken: list[float] = []
     while len(taken) < RUNS and sum(taken) < SECONDS:
         begin = time.perf_counter()
-        run(image)
+        run(sample)
         taken.append(time.perf_counter() - begin)
     p50, p90 = np.quantile(taken, (0.5, 0.9))
     speed = Speed(
@@ -178,14 +208,20 @@ def _speed(path: Path, input_shape: tuple[int, int, int], model: str | None, thr
     return speed, run
 
 
-def _main(task: dict[str, Any]) -> int:
+def _main(folder: Path) -> int:
     try:
-        path, shape, source = Path(task["path"]), tuple(task["input_shape"]), task["source"]
-        source = DataSource(**source) if source else None
-        speed, logits = measure_here(path, shape, source, model=task["model"], threads=task["threads"])
-        if logits is not None:
-            np.save(Path(task["folder"], "logits.npy"), logits)
-        Path(task["folder"], "speed.json").write_text(json.dumps(asdict(speed)))
+        asked = parse(Path(folder, "asked.json").read_bytes())
+        source, expected = asked["source"], asked["expected"]
+        measured = measure_here(
+            Path(asked["path"]),
+            decode(Call, asked["call"]),
+            load_arrays(folder / "sample.npz"),
+            decode(DataSource, source) if source else None,
+            expected=Path(expected) if expected else None,
+            model=asked["model"],
+            threads=asked["threads"],
+        )
+        Path(folder, "measured.json").write_text(json.dumps(asdict(measured), allow_nan=False))
     except OrchestratorError as error:
         print(error, file=sys.stderr)
         return 1
@@ -193,4 +229,4 @@ def _main(task: dict[str, Any]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(_main(json.loads(sys.argv[1])))
+    sys.exit(_main(Path(sys.argv[1])))

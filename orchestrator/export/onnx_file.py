@@ -1,10 +1,10 @@
-"""ONNX files: checked, batch size free, labels and preprocessing in their metadata; float32, float16 and int8."""
+"""ONNX files: checked, batch size free, inputs and outputs by name; float32, float16 and int8."""
 
 from __future__ import annotations
 
 import contextlib
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +13,17 @@ import torch
 from torch import Tensor, nn
 
 from orchestrator.errors import ExportError
-from orchestrator.export.agreement import RELATIVE, answers, noise, relative_error
+from orchestrator.export.agreement import RELATIVE
+from orchestrator.export.arrays import Array, is_finite
 from orchestrator.export.batch_norm import for_inference, in_float32
+from orchestrator.export.converting import first_cause, quiet
+from orchestrator.export.example import ExampleInputs, Observed, observe
+from orchestrator.export.flat import flat, tensors_in
+from orchestrator.export.half_weights import halve_weights, has_recurrent_layers
 from orchestrator.export.int8_biases import refine_biases
-from orchestrator.export.preprocessing import Preprocessing
-from orchestrator.export.program import first_cause, quiet, traced
-from orchestrator.export.runtimes import INPUT, OUTPUT
+from orchestrator.export.interface import Interface
+from orchestrator.export.onnx_recurrent import use_onnx_recurrence
+from orchestrator.export.program import traced
 from orchestrator.extras import extra
 from orchestrator.files import atomic_write
 from orchestrator.training.state import model_tensors
@@ -28,12 +33,14 @@ SMALLEST_HALF, LARGEST_HALF = 2.0**-24, 65504.0
 LARGEST = 2**31 - 1  # bytes of a protobuf message
 
 
-def save_onnx(module: nn.Module, path: str | Path, preprocessing: Preprocessing, *, fold: bool = True) -> Path:
-    """Write `module` as an ONNX file, (n, *input_shape) `images` to (n, classes) `logits`, and return its path.
+def save_onnx(module: nn.Module, path: str | Path, example: ExampleInputs, *, fold: bool = True) -> Path:
+    """Write `module` as an ONNX file and return its path.
 
-    `fold`: batch norm goes into the convolutions where the flow can be traced. The file is checked by onnx, and by
-    onnxruntime against the module on random images. The module is left as it is; weights of 16 bits are written as
-    float32, and compared so.
+    Inputs are named after the parameters of forward() or the keys of a dict, outputs after their keys, or "output". Any
+    number of samples goes in, and any size in which batches of `example` differ. The file's metadata hold the
+    interface as JSON: inputs, outputs, labels, mean, std. `fold`: batch norm goes into the convolutions where the flow
+    can be traced. The file is checked by onnx, and by onnxruntime against the module on the example. The module is left
+    as it is; weights of 16 bits are written as float32, and compared so.
 
     Raises ExportError for a module that torch.export does not take (such as control flow on data), for a file that
     differs from it or cannot be written, or if a package is missing.
@@ -42,22 +49,23 @@ def save_onnx(module: nn.Module, path: str | Path, preprocessing: Preprocessing,
     path = Path(path)
     original = in_float32(module)
     _check_size(sum(tensor.nbytes for tensor in model_tensors(module).values()), path)
-    exported = for_inference(original, preprocessing.input_shape) if fold else original
-    model = _model_of(exported, preprocessing)
+    observed = observe(original, example)
+    model = _model_of(for_inference(original, observed) if fold else original, observed)
     _strip(model)
-    _describe(model, preprocessing)
+    _describe(model, observed.call.interface)
     with atomic_write(path) as temporary:
         _write(model, temporary, path)
         _check(onnx, temporary, path)
-        images = noise(preprocessing.input_shape)
-        error = relative_error(run_onnx(temporary, images), answers(original, images))
+        error = observed.error_of(lambda tensors: run_onnx(temporary, tensors))
         if not error <= RELATIVE:  # nor NaN
             raise ExportError(f"{path.name} differs from the network by {error:.1g} of its largest output")
     return path
 
 
 def save_onnx_half(source: str | Path, path: str | Path) -> Path:
-    """Write the float32 file `source` with float16 weights and arithmetic; images and logits stay float32.
+    """Write the float32 file `source` with float16 weights and arithmetic; what goes in and comes out stays as it is.
+
+    A network with recurrent layers has float16 weights, and computes in float32.
 
     Raises ExportError for a weight that float16 cannot hold, a `source` that cannot be read or converted, or if a
     package is missing.
@@ -67,22 +75,25 @@ def save_onnx_half(source: str | Path, path: str | Path) -> Path:
         from onnxconverter_common import float16
     path = Path(path)
     with _converting(source, path):
-        model = onnx.load(str(source))
-        _check_half(onnx, model)
-        half = float16.convert_float_to_float16(
-            model, min_positive_val=SMALLEST_HALF, max_finite_val=LARGEST_HALF, keep_io_types=True
-        )
+        half = onnx.load(str(source))
+        _check_half(onnx, half)
+        if has_recurrent_layers(half):
+            halve_weights(half)
+        else:
+            half = float16.convert_float_to_float16(
+                half, min_positive_val=SMALLEST_HALF, max_finite_val=LARGEST_HALF, keep_io_types=True
+            )
     with atomic_write(path) as temporary:
         _write(half, temporary, path)
         _check(onnx, temporary, path)
     return path
 
 
-def save_onnx_int8(source: str | Path, path: str | Path, batches: Iterable[Tensor]) -> Path:
+def save_onnx_int8(source: str | Path, path: str | Path, batches: Iterable[Any]) -> Path:
     """Write the float32 file `source` with int8 weights (one scale a channel) and activations.
 
-    Post-training quantization (Jacob et al. 2018, section 3): `batches` are training images as the network sees them,
-    (n, *input_shape) each; the range of every activation is what they reach.
+    Post-training quantization (Jacob et al. 2018, section 3): `batches` are inputs of training samples as the network
+    takes them; the range of every activation is what they reach.
 
     Raises ExportError for no batches or some that are not finite, a `source` that cannot be read or quantized, or if a
     package is missing.
@@ -91,29 +102,30 @@ def save_onnx_int8(source: str | Path, path: str | Path, batches: Iterable[Tenso
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
     class Reader(CalibrationDataReader):  # type: ignore[misc]
-        def __init__(self) -> None:
-            self._batches = iter(batches)
+        def __init__(self, names: Sequence[str]) -> None:
+            self._names, self._batches = names, iter(batches)
 
-        def get_next(self) -> dict[str, Any] | None:
+        def get_next(self) -> dict[str, Array] | None:
             if (batch := next(self._batches, None)) is None:
                 return None
-            if not batch.isfinite().all():
-                raise ExportError("images for int8 must be finite, got NaN or infinity")
-            return {INPUT: batch.numpy()}
+            arrays = [tensor.numpy() for tensor in tensors_in(batch)]
+            if not is_finite(arrays):
+                raise ExportError("samples for int8 must be finite, got NaN or infinity")
+            return dict(zip(self._names, arrays, strict=True))
 
     path = Path(path)
     with tempfile.TemporaryDirectory() as folder, _converting(source, path):
-        made = Path(folder, "int8.onnx")
+        original, made = onnx.load(str(source)), Path(folder, "int8.onnx")
         quantize_static(
             str(source),
             str(made),
-            Reader(),
+            Reader([each.name for each in original.graph.input]),
             quant_format=QuantFormat.QDQ,
             per_channel=True,
             activation_type=QuantType.QInt8,
             weight_type=QuantType.QInt8,
         )
-        model, original = onnx.load(str(made)), onnx.load(str(source))
+        model = onnx.load(str(made))
         refine_biases(model, original)
         del model.metadata_props[:]
         model.metadata_props.extend(original.metadata_props)
@@ -144,19 +156,28 @@ def _check_half(onnx: Any, model: Any) -> None:
                 raise ExportError(f"float16 holds values up to {LARGEST_HALF:g}, but {tensor.name} has {largest:g}")
 
 
-def run_onnx(path: str | Path, images: Tensor) -> np.ndarray[Any, Any]:
-    """Logits (n, classes) of `images` (n, *input_shape) by onnxruntime on the CPU."""
+def run_onnx(path: str | Path, tensors: Sequence[Tensor]) -> list[Array]:
+    """Return the outputs of a file for `tensors`, its inputs in order, by onnxruntime on the CPU."""
     _, onnxruntime = _packages()
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    found: np.ndarray[Any, Any] = session.run([OUTPUT], {INPUT: images.numpy()})[0]
-    return found
+    given = {each.name: tensor.numpy() for each, tensor in zip(session.get_inputs(), tensors, strict=True)}
+    outputs: list[Array] = session.run(None, given)
+    return outputs
 
 
-def _model_of(module: nn.Module, preprocessing: Preprocessing) -> Any:
-    program = traced(module, preprocessing, batch=2, dynamic=True)
+def _model_of(module: nn.Module, observed: Observed) -> Any:
+    call = observed.call
+    exported = use_onnx_recurrence(flat(module, call))
+    program = traced(exported, call, observed.to_trace, dynamic=True)
     try:
         with quiet():
-            made = torch.onnx.export(program, dynamo=True, input_names=[INPUT], output_names=[OUTPUT], verbose=False)
+            made = torch.onnx.export(
+                program,
+                dynamo=True,
+                input_names=[info.name for info in call.interface.inputs],
+                output_names=[info.name for info in call.interface.outputs],
+                verbose=False,
+            )
         assert made is not None
         return made.model_proto
     except Exception as error:
@@ -181,9 +202,19 @@ def _strip(model: Any) -> None:
             graphs += [a.g for a in getattr(part, "attribute", ()) if a.HasField("g")]
 
 
-def _describe(model: Any, preprocessing: Preprocessing) -> None:
-    for name, value in preprocessing.metadata().items():
+def _describe(model: Any, interface: Interface) -> None:
+    """Write the interface into the metadata, and its names of free axes in the place of the exporter's."""
+    for name, value in interface.metadata().items():
         model.metadata_props.add(key=name, value=value)
+    names: dict[str, str] = {}
+    for value, info in zip(model.graph.input, interface.inputs, strict=True):
+        for axis, dim in zip(info.shape, value.type.tensor_type.shape.dim, strict=True):
+            if isinstance(axis, str) and dim.dim_param:
+                names.setdefault(dim.dim_param, axis)
+    for value in (*model.graph.input, *model.graph.output, *model.graph.value_info):
+        for dim in value.type.tensor_type.shape.dim:
+            if dim.dim_param in names:
+                dim.dim_param = names[dim.dim_param]
 
 
 def _write(model: Any, place: Path, path: Path) -> None:

@@ -1,7 +1,7 @@
 """The packed file: a network as small as it downloads, that becomes an ordinary module again when loaded.
 
 A safetensors file. Its streams (see `streams`) hold the tensors; its metadata say which architecture they belong to,
-which of its channels are left, and what an image goes through before it. Nothing is unpickled, no code runs that the
+which of its channels are left, and what goes in and comes out by name. Nothing is unpickled, no code runs that the
 caller did not name, and nothing but the architecture's own sizes decides how much memory is taken.
 """
 
@@ -21,9 +21,11 @@ from torch import Tensor, nn
 
 from orchestrator.decode import Count, Rule, decode, format_of, parse
 from orchestrator.errors import ConfigError, DamagedError, ExportError
-from orchestrator.export.batch_norm import fold_batch_norm, folded
-from orchestrator.export.preprocessing import Preprocessing
-from orchestrator.export.program import check_weights
+from orchestrator.export.batch_norm import fold_batch_norm, folded, in_float32
+from orchestrator.export.converting import check_weights
+from orchestrator.export.example import ExampleInputs, observe
+from orchestrator.export.imagenet import imagenet_example
+from orchestrator.export.interface import Interface
 from orchestrator.export.streams import Layout, pack, unpack
 from orchestrator.files import atomic_write
 from orchestrator.models.build import build_model
@@ -32,8 +34,9 @@ from orchestrator.pruning.channels.graph import Kept
 from orchestrator.pruning.channels.shrink import shrink
 from orchestrator.train_state import Tensors
 from orchestrator.training.state import model_tensors
+from orchestrator.validate import json_options
 
-PACKED_FORMAT = 1
+PACKED_FORMAT = 2  # 1: of labelled images alone
 
 _Tensor = Annotated[
     tuple[str, tuple[Count, ...], Count | None],
@@ -45,23 +48,21 @@ _Tensor = Annotated[
 class Network:
     """What a packed file says of its network: how to build it, and what goes in and comes out.
 
-    `channels`: the configuration of those that are left; {} is the whole architecture.
+    `arguments`: what the data tells the model's function, such as num_classes. `channels`: the configuration of those
+    that are left; {} is the whole architecture.
     """
 
     model: str
     options: Mapping[str, Any]
+    arguments: Mapping[str, Any]
     channels: Kept
-    preprocessing: Preprocessing
+    interface: Interface
     folded: bool
 
     def build(self) -> nn.Module:
         """The architecture in evaluation mode, its weights still to come. Raises ConfigError, ExportError."""
-        module = build_model(
-            self.model,
-            self.options,
-            {"num_classes": len(self.preprocessing.labels), "input_shape": self.preprocessing.input_shape},
-            seed=0,
-        )
+        arguments = {name: _with_tuples(value) for name, value in self.arguments.items()}
+        module = build_model(self.model, self.options, arguments, seed=0)
         module = shrink(module, self.channels).eval()
         if self.folded:
             fold_batch_norm(module)
@@ -74,30 +75,42 @@ def save_packed(
     *,
     model: str,
     options: Mapping[str, Any] | None = None,
+    arguments: Mapping[str, Any] | None = None,
     channels: Kept | None = None,
-    preprocessing: Preprocessing | None = None,
+    example: ExampleInputs | None = None,
     half: bool = False,
     fold: bool = False,
 ) -> Path:
     """Write `module` as a packed file and return its path; the module is left as it is.
 
-    `model` and `options` name the architecture, as in an Experiment; `channels` is the configuration of those that are
-    left where some were removed (as `fewer_channels` gives it); `preprocessing` is ImageNet's if left out. `half`:
-    weights of two or more dimensions as float16, biases and statistics of norms stay as they are. `fold`: batch norm is
-    folded into the convolutions first. Without either the loaded module is equal bit by bit, but for the sign of zeros.
+    `model` and `options` name the architecture, as in an Experiment; `arguments` are what the data tells its function
+    (see `Data.model_arguments`); `channels` is the configuration of those that are left where some were removed (as
+    `fewer_channels` gives it). `example`: real inputs, of which the file says names, types and shapes; without it the
+    file says nothing of them. Of a classifier of torchvision or timm for ImageNet's images both may be left out.
+    `half`: weights of two or more dimensions as float16, biases and statistics of norms stay as they are. `fold`: batch
+    norm is folded into the convolutions first, which is checked on the example. Without either the loaded module is
+    equal bit by bit, but for the sign of zeros.
 
-    Raises ConfigError if `model` builds another network, ExportError for a weight that float16 cannot hold, a flow that
-    cannot be traced or a function that would change (`fold`), or a file that cannot be written.
+    Raises ConfigError if `model` builds another network or JSON cannot hold its options or arguments, ExportError for
+    a weight that float16 cannot hold, an example that the network does not take, a flow that cannot be traced or a
+    function that would change (`fold`), or a file that cannot be written.
     """
     path = Path(path)
-    given = preprocessing or Preprocessing.imagenet(module)
-    network = Network(model, dict(options or {}), channels or {}, given, fold)
     check_weights(module)
+    if example is None and arguments is None and is_classifier(model):
+        example, arguments = imagenet_example(module)
+    interface = observe(in_float32(module), example).call.interface if example else Interface()
+    given = [json_options(name, dict(value or {})) for name, value in (("options", options), ("arguments", arguments))]
+    network = Network(model, given[0], given[1], channels or {}, interface, fold)
     if fold:
-        module = folded(module, given.input_shape)
+        if example is None:
+            raise ExportError(
+                "fold needs an example, on which the folded network is checked: pass example=ExampleInputs(...)"
+            )
+        module = folded(module, example)
     whole = model_tensors(module)
     if problem := _difference(_whole(whole), _whole(model_tensors(network.build()))):
-        raise ConfigError(f"model, options and channels must build the network, got {model!r}: {problem}")
+        raise ConfigError(f"model, options, arguments and channels must build the network, got {model!r}: {problem}")
     layouts, streams = pack(_halved(whole) if half else whole)
     tensors = {name: [layout.dtype, layout.shape, layout.kept] for name, layout in layouts.items()}
     with atomic_write(path) as temporary:
@@ -156,10 +169,7 @@ def _open(path: str | Path) -> tuple[Network, dict[str, Layout], Tensors]:
         header = parse(blob[8 : 8 + int.from_bytes(blob[:8], "little")])
         content = parse(header["__metadata__"]["packed"])
         digest = content.pop("sha256")
-        if (number := format_of(content)) > PACKED_FORMAT:
-            raise DamagedError(
-                f"{path} has format {number}, this one reads up to {PACKED_FORMAT}: update rewind-orchestrator"
-            )
+        _check_format(path, format_of(content))
         if _digest(content, streams) != digest:
             raise DamagedError(f"{broken} (its content does not have the sha256 that stands in it)")
         tensors = decode(dict[str, _Tensor], content["tensors"])
@@ -167,6 +177,23 @@ def _open(path: str | Path) -> tuple[Network, dict[str, Layout], Tensors]:
         return network, {name: Layout(*tensor) for name, tensor in tensors.items()}, streams
     except (SafetensorError, AttributeError, KeyError, OverflowError, RecursionError, TypeError, ValueError) as error:
         raise DamagedError(f"{broken} ({str(error)[:200]})") from error
+
+
+def _check_format(path: str | Path, number: int) -> None:
+    if number > PACKED_FORMAT:
+        raise DamagedError(
+            f"{path} has format {number}, this one reads up to {PACKED_FORMAT}: update rewind-orchestrator"
+        )
+    if number < PACKED_FORMAT:
+        raise DamagedError(
+            f"{path} was written by an earlier version, whose format {number} is not read any more: export its network "
+            "again"
+        )
+
+
+def _with_tuples(value: Any) -> Any:
+    """Return a value from JSON with tuples in the place of lists, as data states shapes."""
+    return tuple(map(_with_tuples, value)) if isinstance(value, list) else value
 
 
 def _fits(tensor: tuple[str, tuple[int, ...], int | None]) -> bool:

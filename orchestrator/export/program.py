@@ -2,65 +2,44 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
-import logging
-import warnings
-from collections.abc import Iterator
+from collections.abc import Sequence
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from orchestrator.errors import ExportError
-from orchestrator.export.preprocessing import Preprocessing
-from orchestrator.user_code import one_line
+from orchestrator.export.converting import first_cause, quiet
+from orchestrator.export.flat import Flat
+from orchestrator.export.interface import BATCH, Call, TensorInfo
 
 
-def traced(module: nn.Module, preprocessing: Preprocessing, *, batch: int, dynamic: bool) -> ExportedProgram:
-    """What `module`, in evaluation mode, does with `batch` images, or with any number of them (`dynamic`).
+def traced(module: nn.Module, call: Call, tensors: Sequence[Tensor], *, dynamic: bool) -> ExportedProgram:
+    """Follow what `module` (see `flat`), in evaluation mode, does with these inputs.
 
-    Raises ExportError for a module that torch.export does not take, such as one with control flow on data.
+    `dynamic`: with any number of samples, and any size of the other free axes that the flow allows. Raises ExportError
+    for a module that torch.export does not take, such as one with control flow on data.
     """
-    images = torch.zeros((batch, *preprocessing.input_shape))
+    sizes: Any = tuple(map(_sizes, call.interface.inputs)) if dynamic else None
+    if sizes and isinstance(module, Flat):
+        sizes = (sizes,)  # all of them are the one parameter *tensors
     try:
         with quiet():
-            return torch.export.export(
-                module, (images,), dynamic_shapes=({0: Dim("batch")},) if dynamic else None, strict=False
-            )
+            return torch.export.export(module, tuple(tensors), dynamic_shapes=sizes, strict=False)
     except Exception as error:
+        name = type(module.module if isinstance(module, Flat) else module).__name__
+        pairs = zip(call.interface.inputs, tensors, strict=True)
+        given = ", ".join(f"{info.name} {tuple(tensor.shape)}" for info, tensor in pairs)
         raise ExportError(
-            f"{type(module).__name__} cannot be exported: torch.export must be able to follow one flow for all images "
-            f"of shape {preprocessing.input_shape} ({first_cause(error)})"
+            f"{name} cannot be exported: torch.export must be able to follow one flow for all inputs, here {given} "
+            f"({first_cause(error)})"
         ) from error
 
 
-def first_cause(error: BaseException) -> str:
-    """The error that a chain began with, in a few words."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return one_line(error)[:300]
+def _sizes(info: TensorInfo) -> dict[int, Any]:
+    """Return what torch.export needs to know of the free axes of an input.
 
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Exporters and quantizers explain themselves at length; what they fail with is raised anyhow."""
-    before = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)
-    try:
-        with (
-            warnings.catch_warnings(),
-            contextlib.redirect_stdout(io.StringIO()),
-            contextlib.redirect_stderr(io.StringIO()),
-        ):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)
-
-
-def check_weights(module: nn.Module) -> None:
-    """Raise ExportError if a tensor of `module` holds no values, as on the meta device."""
-    tensors = (*module.named_parameters(), *module.named_buffers())
-    if abstract := next((name for name, tensor in tensors if tensor.is_meta), None):
-        raise ExportError(f"{type(module).__name__} has no values to write, as of {abstract}: load them first")
+    Any number of samples must do. Of a length, torch may find bounds, and that two are always equal.
+    """
+    return {place: Dim(BATCH) if axis == BATCH else Dim.DYNAMIC for place, axis in info.free.items()}

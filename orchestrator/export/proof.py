@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,18 +13,39 @@ from orchestrator.decode import decode, format_of, parse
 from orchestrator.errors import DamagedError, ExportError
 from orchestrator.export.measure import Speed
 from orchestrator.files import atomic_write
+from orchestrator.objective import Objective
 
 DEPLOY = "deploy.json"
-DEPLOY_FORMAT = 2  # 1: every file was run
+DEPLOY_FORMAT = 3  # 2: accuracy alone
 
 
 @dataclass(frozen=True, kw_only=True)
-class Facts:
-    """A network before it is exported.
+class Scored:
+    """What was measured on the test set: the finite metrics of the task by name, and the one that decides.
 
-    `raw_bytes`: of its parameters and buffers as they are in memory. `macs` of one image; `effective_macs` leaves out
-    zero weights, which only a sparse kernel does. `accuracy` on the test set by torch, as a fraction; None without
-    data. `origin`: what the ledger says of it.
+    Without data there are none, and the objective is None.
+    """
+
+    objective: Objective | None = None
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def test(self) -> float | None:
+        """The objective on the test set."""
+        return self.metrics.get(self.objective.name) if self.objective else None
+
+    @property
+    def test_text(self) -> str:
+        """The objective on the test set as people read it; "" without it."""
+        return "" if self.test is None or self.objective is None else self.objective.text(self.test)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Facts(Scored):
+    """A network before it is exported, measured by torch.
+
+    `raw_bytes`: of its parameters and buffers as they are in memory. `macs` of one sample; `effective_macs` leaves out
+    zero weights, which only a sparse kernel does. `origin`: what the ledger says of it.
     """
 
     name: str
@@ -33,17 +54,16 @@ class Facts:
     raw_bytes: int
     macs: int
     effective_macs: int
-    accuracy: float | None
     origin: Mapping[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Artifact:
+class Artifact(Scored):
     """One file of a network, measured through the file itself where it runs.
 
-    `bytes` as it lies there, `download_bytes` compressed by zstd. `relative_error`: the largest difference to torch's
-    logits, as a part of the largest logit of the same image. Both it and `accuracy` are None without data. `not_run`:
-    why this machine could not run the file; then `speed` and they are None.
+    `bytes` as it lies there, `download_bytes` compressed by zstd. `relative_error`: how far its outputs are from
+    torch's (see `Agreement`); None without data. `not_run`: why this machine could not run the file; then nothing is
+    measured and `speed` is None.
     """
 
     network: str
@@ -52,7 +72,6 @@ class Artifact:
     sha256: str
     bytes: int
     download_bytes: int
-    accuracy: float | None
     relative_error: float | None
     speed: Speed | None
     not_run: str | None = None
@@ -107,11 +126,20 @@ class ExportedNetworks:
             return None
         try:
             value = parse(path.read_bytes())
-            if (number := format_of(value)) > DEPLOY_FORMAT:
-                raise DamagedError(f"{path} has format {number}, this one reads up to {DEPLOY_FORMAT}: update")
+            _check_format(path, format_of(value))
             return decode(ExportedNetworks, value, more_fields=True)
         except (OSError, ValueError) as error:
             raise DamagedError(f"{path} cannot be read ({error}): run orchestrator export again") from error
+
+
+def _check_format(path: Path, number: int) -> None:
+    if number > DEPLOY_FORMAT:
+        raise DamagedError(f"{path} has format {number}, this one reads up to {DEPLOY_FORMAT}: update")
+    if number < DEPLOY_FORMAT:
+        raise DamagedError(
+            f"{path} was written by an earlier version, whose format {number} is not read any more: run orchestrator "
+            "export again"
+        )
 
 
 def remove_exported(folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""ExecuTorch files: a network for phones, its layers on XNNPACK where that has them. One image at a time."""
+"""ExecuTorch files: a network for phones, its layers on XNNPACK where that has them. One sample at a time."""
 
 from __future__ import annotations
 
@@ -7,24 +7,28 @@ from pathlib import Path
 from torch import nn
 
 from orchestrator.errors import ExportError
-from orchestrator.export.batch_norm import for_inference
-from orchestrator.export.preprocessing import Preprocessing
-from orchestrator.export.program import first_cause, quiet, traced
+from orchestrator.export.batch_norm import for_inference, in_float32
+from orchestrator.export.converting import first_cause, quiet
+from orchestrator.export.example import ExampleInputs, observe
+from orchestrator.export.flat import flat
+from orchestrator.export.program import traced
 from orchestrator.extras import extra
 from orchestrator.files import atomic_write
 
 
-def save_pte(module: nn.Module, path: str | Path, preprocessing: Preprocessing) -> Path:
-    """Write `module` as a .pte file from (1, *input_shape) to (1, classes), and return its path.
+def save_pte(module: nn.Module, path: str | Path, example: ExampleInputs) -> Path:
+    """Write `module` as a .pte file that takes the inputs of one sample, in order, and return its path.
 
-    Raises ExportError for a module that torch.export or ExecuTorch does not take, if the file cannot be written, or
-    if ExecuTorch is missing.
+    Raises ExportError for a module that torch.export or ExecuTorch does not take, for samples of different sizes, if
+    the file cannot be written, or if ExecuTorch is missing.
     """
     with extra("mobile", ".pte files", ExportError), quiet():
         from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
         from executorch.exir import to_edge_transform_and_lower
     path = Path(path)
-    program = traced(for_inference(module, preprocessing.input_shape), preprocessing, batch=1, dynamic=False)
+    observed = observe(in_float32(module), example)
+    exported = flat(for_inference(module, observed), observed.call)
+    program = traced(exported, observed.call, observed.one_sample, dynamic=False)
     try:
         with quiet():
             lowered = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()]).to_executorch()

@@ -8,17 +8,17 @@ from __future__ import annotations
 import platform
 import tempfile
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
-from orchestrator.errors import ConfigError, ExportError
+from orchestrator.errors import ConfigError
+from orchestrator.export.arrays import Array
+from orchestrator.export.interface import BATCH, Call
 
-Array: TypeAlias = np.ndarray[Any, Any]
-Run: TypeAlias = Callable[[Array], Array]  # images (n, C, H, W) float32 to logits (n, classes) float32
-INPUT, OUTPUT = "images", "logits"  # as every format that names them names them
+Run: TypeAlias = Callable[[Sequence[Array]], list[Array]]  # inputs to outputs, both in the order of the interface
 _COREML = ".mlpackage.zip"
 
 
@@ -30,14 +30,14 @@ class Runtime(NamedTuple):
     sparse_kernels: bool = False
 
 
-def runtime_of(path: Path, model: str | None = None) -> Runtime:
-    """The runtime for a file, imported. Raises ConfigError for an ending that nobody runs.
+def runtime_of(path: Path, call: Call, model: str | None = None) -> Runtime:
+    """The runtime for a file, imported. Raises ConfigError for an ending that no runtime has.
 
-    `model` names what builds the network of a packed file (see `load_packed`).
+    `call`: what goes in and comes out. `model` names what builds the network of a packed file (see `load_packed`).
     """
     for ending, imported in _IMPORTS.items():
         if path.name.endswith(ending):
-            return imported(model)
+            return imported(call, model)
     raise ConfigError(f"a file to run must end in one of {', '.join(_IMPORTS)}, got {path}")
 
 
@@ -46,47 +46,46 @@ def not_run(path: Path) -> str | None:
     return "Core ML runs on macOS only" if path.name.endswith(_COREML) and platform.system() != "Darwin" else None
 
 
-def _torch(model: str | None) -> Runtime:
+def _torch(call: Call, model: str | None) -> Runtime:
     import torch
 
     from orchestrator.export.batch_norm import in_float32
+    from orchestrator.export.flat import arrays_out
     from orchestrator.export.packed_file import load_packed
-    from orchestrator.modules import logits_of
+    from orchestrator.modules import model_call
 
     def load(path: Path, threads: int) -> Run:
         torch.set_num_threads(threads)
         module = in_float32(load_packed(path, model=model))
 
         @torch.inference_mode()
-        def run(images: Array) -> Array:
-            answer = logits_of(module(torch.from_numpy(images)), ExportError)
-            logits: Array = answer.float().numpy()
-            return logits
+        def run(arrays: Sequence[Array]) -> list[Array]:
+            return arrays_out(model_call(module, call.inputs([torch.from_numpy(array) for array in arrays])))
 
         return run
 
     return Runtime(f"torch {torch.__version__}", load)
 
 
-def _onnx(_: str | None) -> Runtime:
+def _onnx(call: Call, _: str | None) -> Runtime:
     import onnxruntime
 
     def load(path: Path, threads: int) -> Run:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
         session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        name = session.get_inputs()[0].name
+        names = [info.name for info in call.interface.inputs]
 
-        def run(images: Array) -> Array:
-            logits: Array = session.run(None, {name: images})[0]
-            return logits
+        def run(arrays: Sequence[Array]) -> list[Array]:
+            outputs: list[Array] = session.run(None, dict(zip(names, arrays, strict=True)))
+            return outputs
 
         return run
 
     return Runtime(f"onnxruntime {onnxruntime.__version__}", load)
 
 
-def _executorch(_: str | None) -> Runtime:
+def _executorch(call: Call, _: str | None) -> Runtime:
     from importlib.metadata import version
 
     import torch
@@ -98,35 +97,56 @@ def _executorch(_: str | None) -> Runtime:
         program = Executor.get().load_program(path)
         method = program.load_method("forward")
 
-        def run(images: Array) -> Array:
-            logits = [method.execute([torch.from_numpy(image[None])])[0].numpy().copy() for image in images]
-            return np.concatenate(logits)
+        def one(arrays: Sequence[Array]) -> list[Array]:
+            found = method.execute([torch.from_numpy(array) for array in arrays])
+            return [tensor.numpy().copy() for tensor in found]
 
-        return run
+        return _one_by_one(one, call)
 
     return Runtime(f"executorch {version('executorch')}", load)
 
 
-def _coreml(_: str | None) -> Runtime:
+def _coreml(call: Call, _: str | None) -> Runtime:
     """Written without a Mac: what coremltools does is known from its documentation alone."""
     import coremltools
 
     def load(path: Path, threads: int) -> Run:
-        folder = tempfile.TemporaryDirectory()  # lives as long as what runs: it goes with `run`
+        folder = tempfile.TemporaryDirectory()  # lives as long as what runs: it goes with `one`
         with zipfile.ZipFile(path) as archive:
             archive.extractall(folder.name)
         package = next(Path(folder.name).glob("*.mlpackage"))
         model = coremltools.models.MLModel(str(package), compute_units=coremltools.ComputeUnit.CPU_ONLY)
 
-        def run(images: Array, folder: object = folder) -> Array:
-            return np.concatenate([model.predict({INPUT: image[None]})[OUTPUT] for image in images])
+        def one(arrays: Sequence[Array], folder: object = folder) -> list[Array]:
+            given = {info.name: _for_coreml(array) for info, array in zip(call.interface.inputs, arrays, strict=True)}
+            found = model.predict(given)
+            return [found[info.name] for info in call.interface.outputs]
 
-        return run
+        return _one_by_one(one, call)
 
     return Runtime(f"Core ML by coremltools {coremltools.__version__}, as many threads as it likes", load)
 
 
-_IMPORTS: dict[str, Callable[[str | None], Runtime]] = {
+def _for_coreml(array: Array) -> Array:
+    return array.astype(np.float32 if array.dtype.kind == "f" else np.int32)
+
+
+def _one_by_one(run: Run, call: Call) -> Run:
+    """Return what runs a batch, by what runs one sample."""
+    axes = [info.shape.index(BATCH) if BATCH in info.shape else None for info in call.interface.outputs]
+
+    def all_of(arrays: Sequence[Array]) -> list[Array]:
+        samples = next(len(array) for array in arrays if array.ndim)
+        each = [run([a[place : place + 1] if a.ndim else a for a in arrays]) for place in range(samples)]
+        return [
+            parts[0] if axis is None else np.concatenate(parts, axis=axis)
+            for axis, parts in zip(axes, zip(*each, strict=True), strict=True)
+        ]
+
+    return all_of
+
+
+_IMPORTS: dict[str, Callable[[Call, str | None], Runtime]] = {
     ".safetensors": _torch,
     ".onnx": _onnx,
     ".pte": _executorch,

@@ -15,8 +15,6 @@ from orchestrator.record import Record
 from orchestrator.report.comparison import Comparison, comparisons, identity
 from orchestrator.report.quantity import Quantity
 
-MEASURED = Quantity(ACCURACY)  # through an exported file: its network labels images
-
 
 @dataclass(frozen=True)
 class ExportedSection:
@@ -30,8 +28,8 @@ class ExportedSection:
 
     @property
     def quantity(self) -> Quantity:
-        """Return what was measured through the files on test data."""
-        return MEASURED
+        """Return what was measured through the files on test data; accuracy where nothing was."""
+        return Quantity(self.dense.objective or ACCURACY)
 
     def includes(self, records: Iterable[Record]) -> bool:
         """Return whether the network of one of `records` is among the files."""
@@ -136,7 +134,7 @@ def artifact_line(artifact: Artifact | Skipped, folder: Path) -> str:
 
 def tested(artifact: Artifact) -> str:
     """Return what was measured through a file on test data, to be put after a comma: `, test 97.31 %`, or ""."""
-    return "" if artifact.accuracy is None else f", test {MEASURED.text(artifact.accuracy)}"
+    return f", test {artifact.test_text}" if artifact.test_text else ""
 
 
 def _recommended_of(comparison: Comparison) -> list[Record]:

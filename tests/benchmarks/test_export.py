@@ -12,14 +12,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from export.networks import pruned, settled
 from rich import box
 from rich.console import Console
 from rich.table import Table
 from torch import nn
 
-from orchestrator.export import Preprocessing
 from orchestrator.export.deploy import Candidate, deploy
+from orchestrator.export.example import observe
+from orchestrator.export.imagenet import imagenet_example
+from orchestrator.export.interface import Call
 from orchestrator.export.proof import Artifact, Facts
 from orchestrator.export.runtimes import Run, runtime_of
 from orchestrator.formatting import milliseconds, size
@@ -34,7 +37,7 @@ FORMATS = ("packed", "packed-fp16", "onnx", "onnx-int8")
 NETWORKS: dict[str, Callable[[nn.Module], tuple[nn.Module, Kept]]] = {  # how each is made of the dense one
     "dense": lambda module: (module, {}),
     "density 0.1": lambda module: (pruned(module, 0.1), {}),
-    "half the channels": lambda module: fewer_channels(module, SHAPE, 0.5),
+    "half the channels": lambda module: fewer_channels(module, torch.zeros(1, *SHAPE), 0.5),
 }
 THREADS = (1, 2)
 FASTER = {"resnet50": 3.0}  # times, with half the channels
@@ -47,14 +50,17 @@ def test_files(tmp_path: Path, name: str) -> None:
     for title, made in NETWORKS.items():
         module = build_model(f"torchvision:{name}", {}, {"num_classes": 1000, "input_shape": SHAPE}, seed=0)
         module, kept = made(settled(module))
-        candidates.append(Candidate(title, module, f"torchvision:{name}", {}, Preprocessing.imagenet(module), kept))
+        example, arguments = imagenet_example(module)
+        candidates.append(Candidate(title, module, f"torchvision:{name}", {}, example, arguments, kept))
+    call = observe(candidates[0].module, candidates[0].example).call
     deployment = deploy(candidates, tmp_path, formats=FORMATS)
     files = {(artifact.network, artifact.format): artifact for artifact in deployment.artifacts}
     show_sizes(name, deployment.networks, files)
     for (architecture, form), most in TARGETS.items():
         assert architecture != name or files["density 0.1", form].bytes <= most
     for threads in THREADS:
-        times = in_turns({(n, f): tmp_path / a.file for (n, f), a in files.items() if f.startswith("onnx")}, threads)
+        paths = {(n, f): tmp_path / a.file for (n, f), a in files.items() if f.startswith("onnx")}
+        times = in_turns(paths, call, threads)
         show_times(f"{name}, {threads} thread(s) of {deployment.artifacts[0].speed.processor}", times)
         dense = times["dense", "onnx"]
         assert 0.7 < times["density 0.1", "onnx"] / dense < 1.4, "zeros are neither skipped nor in the way"
@@ -84,15 +90,17 @@ def show_times(title: str, times: Mapping[tuple[str, str], float]) -> None:
     Console(width=160).print(table)
 
 
-def in_turns(files: Mapping[tuple[str, str], Path], threads: int, rounds: int = 15) -> dict[tuple[str, str], float]:
+def in_turns(
+    files: Mapping[tuple[str, str], Path], call: Call, threads: int, rounds: int = 15
+) -> dict[tuple[str, str], float]:
     """Median seconds of one image, all files in this process, by turns: what slows the machine slows them all."""
     image = np.random.default_rng(0).standard_normal((1, *SHAPE), dtype=np.float32)
-    runs: dict[tuple[str, str], Run] = {key: runtime_of(path).load(path, threads) for key, path in files.items()}
+    runs: dict[tuple[str, str], Run] = {key: runtime_of(path, call).load(path, threads) for key, path in files.items()}
     taken: dict[tuple[str, str], list[float]] = {key: [] for key in runs}
     for turn in range(rounds + 2):
         for key, run in runs.items():
             begin = time.perf_counter()
-            run(image)
+            run([image])
             if turn >= 2:  # the first warm up
                 taken[key].append(time.perf_counter() - begin)
     return {key: statistics.median(values) for key, values in taken.items()}

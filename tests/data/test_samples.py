@@ -27,9 +27,14 @@ from orchestrator.data.image_data import image_data
 from orchestrator.data.images import ImageFiles
 from orchestrator.data.load import complete
 from orchestrator.errors import DataError, StorageError
-from orchestrator.export.measure import labels_of
+from orchestrator.export.meter import batches_of_test
 
 SHAPE = (1, 2, 2)
+
+
+def labels_given_out(made: Data) -> list[int]:
+    """Return the test labels that files are measured against."""
+    return torch.cat([batch.targets for batch in batches_of_test(made)]).tolist()
 
 
 def tensors(n: int) -> tuple[Tensor, Tensor]:
@@ -102,7 +107,7 @@ def test_what_a_subclass_gives_out_is_trained_on(make) -> None:
     made = data(make(), TensorDataset(*tensors(4)), make())
     assert given(made, "train") == EXPECTED
     assert given(made, "test") == EXPECTED
-    assert labels_of(made).tolist() == [int(label) for _, label in made.test]
+    assert labels_given_out(made) == [int(label) for _, label in made.test]
     cut = data(make())
     assert given(cut, "train") | given(cut, "val") == EXPECTED
 
@@ -134,7 +139,7 @@ def test_labels_are_those_given_out_and_not_those_stated(targets: list[int], lab
     stated = Stated(targets, labels)
     made = data(stated, TensorDataset(*tensors(4)), Subset(stated, range(20)))
     assert given(made, "train") == dict(enumerate(labels))
-    assert labels_of(made).tolist() == labels[:20]
+    assert labels_given_out(made) == labels[:20]
 
 
 class Relabelled(ImageFiles):
@@ -152,7 +157,7 @@ def test_labels_of_a_subclass_of_ours_are_those_given_out(tmp_path: Path) -> Non
     decode = partial(decoded, transform=Image.Image.copy)
     files = Relabelled(tmp_path, np.array([os.fsencode(name) for name in names]), np.arange(8) % 4, decode)
     made = complete(image_data(files, files, files, num_classes=4, input_shape=(3, 2, 2)))
-    assert labels_of(made).tolist() == [0, 2, 1, 0, 3, 2, 1, 0] == [label for _, label in made.test]
+    assert labels_given_out(made) == [0, 2, 1, 0, 3, 2, 1, 0] == [label for _, label in made.test]
 
 
 def test_stated_labels_that_hold_make_validation_stratified() -> None:

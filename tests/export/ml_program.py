@@ -31,15 +31,16 @@ def weights(model):
 
 
 def compute(model, image):
-    """Logits (1, classes) of an `image` (1, C, H, W)."""
-    values = {"images": image}
+    """The output for one sample, a tensor."""
+    (given,) = model.get_spec().description.input
+    values = {given.name: image}
     for op in operations(model):
         value = constant(op)
         if value is None:
             read = {name: one(var, values) for name, var in op.inputs.items() if var is not None}
             value = OPERATIONS[op.op_type](**read)
         values[op.outputs[0].name] = value
-    return values["logits"]
+    return values["output"]
 
 
 def constant(op):

@@ -5,11 +5,20 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from orchestrator.export import Preprocessing
+from orchestrator.data.dataset import About
+from orchestrator.export import ExampleInputs
 from orchestrator.pruning import prunable_weights, prune_globally
 
 SHAPE = (3, 8, 8)
-GREY = Preprocessing(SHAPE, (0.4, 0.5, 0.6), (0.2, 0.2, 0.3), ("cat", "dog", "owl", "a name, with ünïcode"))
+ABOUT = About(("cat", "dog", "owl", "a name, with ünïcode"), (0.4, 0.5, 0.6), (0.2, 0.2, 0.3))
+
+
+def images(n: int = 4, seed: int = 1) -> torch.Tensor:
+    return torch.randn((n, *SHAPE), generator=torch.Generator().manual_seed(seed))
+
+
+GREY = ExampleInputs(images(3, seed=0), about=ABOUT)
+ARGUMENTS = {"num_classes": 4, "input_shape": SHAPE}
 
 
 class Flow(nn.Module):

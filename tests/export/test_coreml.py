@@ -13,7 +13,7 @@ import pytest
 import torch
 from export import networks
 from export.ml_program import compute, operations, read_model, weights
-from export.networks import GREY, pruned, settled
+from export.networks import ABOUT, ARGUMENTS, GREY, images, pruned, settled
 from report.synthetic import path_of, save
 from torch import nn
 
@@ -22,6 +22,7 @@ from orchestrator.export import deploy as deploying
 from orchestrator.export import fold_batch_norm, runtimes, save_coreml
 from orchestrator.export.agreement import relative_error
 from orchestrator.export.deploy import Candidate, deploy
+from orchestrator.export.example import observe
 from orchestrator.export.proof import ExportedNetworks
 from orchestrator.export.runtimes import not_run, runtime_of
 from orchestrator.formatting import size
@@ -34,7 +35,7 @@ on_linux = pytest.mark.skipif(platform.system() == "Darwin", reason="a Mac runs 
 
 def network(name, density=1.0):
     spec = f"export.networks:{name}" if hasattr(networks, name) else name
-    module = settled(build_model(spec, {}, {"num_classes": 4, "input_shape": GREY.input_shape}, seed=2))
+    module = settled(build_model(spec, {}, ARGUMENTS, seed=2))
     return pruned(module, density) if density < 1 else module
 
 
@@ -62,7 +63,7 @@ def test_its_program_gives_the_same_outputs(tmp_path, capfd, name, density):
     module.eval()
     model = read_model(path, tmp_path)
     for seed in range(3):
-        image = torch.randn((1, *GREY.input_shape), generator=torch.Generator().manual_seed(seed))
+        image = images(1, seed)
         with torch.no_grad():
             assert relative_error(compute(model, image).numpy(), module(image).numpy()) < 1e-4
 
@@ -83,12 +84,14 @@ def test_its_weights_are_those_of_the_network_bit_by_bit(tmp_path, density):
 def test_it_says_how_to_call_it(tmp_path):
     pytest.importorskip("coremltools")
     spec = read_model(save_coreml(network("resnet8"), tmp_path / "n.mlpackage.zip", GREY), tmp_path).get_spec()
-    assert [list(each.type.multiArrayType.shape) for each in spec.description.input] == [[1, *GREY.input_shape]]
-    assert [each.name for each in (*spec.description.input, *spec.description.output)] == ["images", "logits"]
+    assert [list(each.type.multiArrayType.shape) for each in spec.description.input] == [[1, *networks.SHAPE]]
+    assert [each.name for each in (*spec.description.input, *spec.description.output)] == ["x", "output"]
     assert spec.specificationVersion == 7, "iOS 16"
     found = {name: json.loads(value) for name, value in spec.description.metadata.userDefined.items()}
-    assert found.pop("labels") == list(GREY.labels)
-    assert found == {"mean": list(GREY.mean), "std": list(GREY.std), "input_shape": list(GREY.input_shape)}
+    assert found.pop("labels") == list(ABOUT.labels)
+    assert found.pop("inputs") == [{"name": "x", "dtype": "float32", "shape": ["batch", *networks.SHAPE]}]
+    assert found.pop("outputs") == [{"name": "output", "dtype": "float32", "shape": ["batch", 4]}]
+    assert found == {"mean": list(ABOUT.mean), "std": list(ABOUT.std)}
 
 
 def test_zeros_take_little_zipped_and_unzipped(tmp_path):
@@ -173,7 +176,7 @@ def test_a_network_that_cannot_be_written_is_one_sentence(tmp_path, capfd, modul
 # Where it cannot run, and where it can.
 
 
-def small_zip(network, path, preprocessing):
+def small_zip(network, path, example):
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("n.mlpackage/Manifest.json", "{}")
     return path
@@ -183,12 +186,12 @@ def small_zip(network, path, preprocessing):
 @pytest.mark.parametrize("formats", [["coreml"], ["packed", "coreml"]])
 def test_a_file_that_cannot_run_here_is_there_without_figures(tmp_path, monkeypatch, formats):
     monkeypatch.setattr(deploying, "save_coreml", small_zip)
-    given = Candidate("n", networks.tied(4), "export.networks:tied", {}, GREY)
+    given = Candidate("n", networks.tied(4), "export.networks:tied", {}, GREY, ARGUMENTS)
     found = deploy([given], tmp_path, formats=formats)
     assert ExportedNetworks.load(tmp_path) == found
     assert [bool(artifact.speed) for artifact in found.artifacts] == [name != "coreml" for name in formats]
     file = found.artifacts[-1]
-    assert (file.file, file.speed, file.accuracy, file.relative_error) == ("n.mlpackage.zip", None, None, None)
+    assert (file.file, file.speed, file.test, file.relative_error) == ("n.mlpackage.zip", None, None, None)
     blob = (tmp_path / file.file).read_bytes()
     assert (file.bytes, file.sha256) == (len(blob), hashlib.sha256(blob).hexdigest())
     assert file.not_run == REASON
@@ -206,7 +209,7 @@ def test_a_file_that_cannot_run_here_is_there_without_figures(tmp_path, monkeypa
 @on_linux
 def test_all_formats_have_it_where_it_is_installed(tmp_path):
     pytest.importorskip("coremltools")
-    given = Candidate("n", networks.tied(4), "export.networks:tied", {}, GREY)
+    given = Candidate("n", networks.tied(4), "export.networks:tied", {}, GREY, ARGUMENTS)
     found = deploy([given], tmp_path)
     assert [a.not_run for a in found.artifacts if a.format == "coreml"] == [REASON]
     assert all(artifact.speed for artifact in found.artifacts if artifact.format != "coreml")
@@ -214,7 +217,7 @@ def test_all_formats_have_it_where_it_is_installed(tmp_path):
 
 def test_a_format_that_was_asked_for_must_be_there(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "coremltools", None)
-    given = Candidate("n", networks.tied(4), "export.networks:tied", {}, GREY)
+    given = Candidate("n", networks.tied(4), "export.networks:tied", {}, GREY, ARGUMENTS)
     with pytest.raises(ExportError, match=r"pip install -e '\.\[coreml\]'"):
         deploy([given], tmp_path, formats=["packed", "coreml"])
     monkeypatch.setattr(deploying, "FORMATS", {name: deploying.FORMATS[name] for name in ("packed", "coreml")})
@@ -231,7 +234,7 @@ def test_on_a_mac(tmp_path, monkeypatch):
             asked.append((path.rpartition("/")[2], compute_units))
 
         def predict(self, given):
-            return {"logits": given["images"].sum(axis=(2, 3))}
+            return {"output": given["x"].sum(axis=(2, 3))}
 
     stand_in = types.SimpleNamespace(
         models=types.SimpleNamespace(MLModel=Model),
@@ -244,8 +247,9 @@ def test_on_a_mac(tmp_path, monkeypatch):
         monkeypatch.setattr(runtimes.platform, "system", lambda system=system: system)
         assert not_run(path) == reason
         assert not_run(tmp_path / "n.onnx") is None
-    batch = np.random.default_rng(0).standard_normal((3, *GREY.input_shape), dtype=np.float32)
-    runtime = runtime_of(path)
+    batch = images(3).numpy()
+    runtime = runtime_of(path, observe(network("resnet8"), GREY).call)
     assert runtime.name.startswith("Core ML by coremltools 9.0")
-    assert np.array_equal(runtime.load(path, 1)(batch), batch.sum(axis=(2, 3)))
+    (found,) = runtime.load(path, 1)([batch])
+    assert np.array_equal(found, batch.sum(axis=(2, 3)))
     assert asked == [("n.mlpackage", "cpu")]

@@ -1,5 +1,6 @@
 """Every file measured through itself, from a ledger to deploy.json and the page."""
 
+import copy
 import dataclasses
 import hashlib
 import importlib.util
@@ -18,7 +19,8 @@ from report.synthetic import path_of
 from orchestrator.__main__ import main
 from orchestrator.errors import ConfigError, DamagedError, DataError, ExportError
 from orchestrator.experiment import as_json
-from orchestrator.export import load_packed, save_packed
+from orchestrator.export import ExampleInputs, load_packed, save_packed
+from orchestrator.export.arrays import save_arrays
 from orchestrator.export.candidates import (
     candidate,
     check_code,
@@ -30,7 +32,8 @@ from orchestrator.export.candidates import (
     with_dense,
 )
 from orchestrator.export.deploy import FORMATS, Candidate, deploy
-from orchestrator.export.measure import DataSource, labels_of, logits_of, measure, measure_here
+from orchestrator.export.example import observe
+from orchestrator.export.measure import DataSource, measure, measure_here
 from orchestrator.export.packed_file import read_network
 from orchestrator.export.proof import ExportedNetworks
 from orchestrator.export.runtimes import not_run
@@ -40,10 +43,14 @@ from orchestrator.runner import run
 from orchestrator.schedules import StepDecay
 from orchestrator.storage.ledger import Ledger
 from orchestrator.storage.opening import open_store
+from orchestrator.task import Classification
 from orchestrator.training.state import model_tensors
 
 TRUST = ["--trust", "tiny:model", "--trust", "tiny:data"]
-SOURCE = DataSource("tiny:data", {}, None)
+SOURCE = DataSource("tiny:data", {}, None, as_json(Classification()))
+DATA = SOURCE.load()
+TINY = ExampleInputs.of(DATA)
+TINY_ARGUMENTS = dict(DATA.model_arguments)
 WITH_EXECUTORCH = importlib.util.find_spec("executorch") is not None
 EXTRAS = {"pte": ("executorch", "mobile"), "coreml": ("coremltools", "coreml")}  # package, extra
 
@@ -88,9 +95,9 @@ def exported(storage, ledger, tmp_path_factory):
 
 def accuracy_of(path, data):
     module = load_packed(path, model="tiny:model")
+    images, labels = data.test.tensors
     with torch.inference_mode():
-        logits = logits_of(lambda images: module(torch.from_numpy(images)).numpy(), data)
-    return float((logits.argmax(1) == labels_of(data)).mean())
+        return float((module(images).argmax(1) == labels).double().mean())
 
 
 def test_every_network_in_every_format(exported, ledger):
@@ -104,7 +111,9 @@ def test_every_network_in_every_format(exported, ledger):
         (network, name) for network in ("dense", "unstructured") for name in formats
     ]
     for facts, record in zip(deployment.networks, (dense, pruned), strict=True):
-        assert facts.accuracy == record.metrics["test_accuracy"] == facts.origin["test_accuracy"]
+        assert facts.test == record.metrics["test_accuracy"] == facts.origin["test"]
+        assert facts.metrics["loss"] == pytest.approx(record.metrics["test_loss"], rel=1e-5)
+        assert facts.objective == record.objective
         never_pruned = 8 + 8 + 8 + 3  # biases and norms
         assert facts.parameters == record.prunable + never_pruned
         assert facts.nonzero == record.kept + never_pruned
@@ -142,27 +151,32 @@ def test_what_is_whole_is_exported_beside_what_is_damaged(storage, ledger, tmp_p
 
 def test_accuracy_is_that_of_the_file(exported):
     folder, _ = exported
-    data = SOURCE.load()
     by_name = {(a.network, a.format): a for a in ExportedNetworks.load(folder).artifacts}
     for network in ("dense", "unstructured"):
         packed = by_name[network, "packed"]
-        assert packed.accuracy == accuracy_of(folder / packed.file, data)
+        assert packed.test == accuracy_of(folder / packed.file, DATA)
         assert packed.relative_error == 0
-        assert by_name[network, "onnx"].accuracy == packed.accuracy
+        assert by_name[network, "onnx"].test == packed.test
         assert by_name[network, "onnx"].relative_error < 1e-5
         for name in ("packed-fp16", "onnx-fp16", "onnx-int8"):
             assert 1e-6 < by_name[network, name].relative_error < 0.5
 
 
-def test_a_process_of_its_own_measures_an_onnx_file_without_torch(exported):
+def test_a_process_of_its_own_measures_an_onnx_file_without_torch(exported, tmp_path):
     folder, _ = exported
     found = {}
+    call, sample = observe(tiny.model(3, (1, 6, 6)).eval(), TINY).call, [DATA.test.tensors[0][:1].numpy()]
+    save_arrays(tmp_path / "0.npz", [np.ones((31, 3), np.float32)])
     for name in ("unstructured.safetensors", "unstructured.onnx"):
-        speed, logits = measure(folder / name, (1, 6, 6), SOURCE, model="tiny:model")
-        here, expected = measure_here(folder / name, (1, 6, 6), SOURCE, model="tiny:model")
-        assert (speed.runtime, speed.runs) == (here.runtime, here.runs)
-        np.testing.assert_array_equal(logits, expected)
-        found[name] = speed.base_bytes
+        apart, here = (
+            way(folder / name, call, sample, SOURCE, expected=tmp_path, model="tiny:model")
+            for way in (measure, measure_here)
+        )
+        assert (apart.speed.runtime, apart.speed.runs) == (here.speed.runtime, here.speed.runs)
+        assert apart.metrics == here.metrics
+        assert apart.relative_error == here.relative_error > 0.1
+        assert apart.finite
+        found[name] = apart.speed.base_bytes
     assert found["unstructured.onnx"] < 0.5 * found["unstructured.safetensors"]
 
 
@@ -201,8 +215,8 @@ def test_dense_masked_and_smaller_networks_side_by_side(smaller, tmp_path, capsy
     by_name = {(artifact.network, artifact.format): artifact for artifact in found.artifacts}
     for name, record in rounds.items():
         facts = next(facts for facts in found.networks if facts.name == name)
-        assert facts.accuracy == record.metrics["test_accuracy"] == by_name[name, "packed"].accuracy
-        assert by_name[name, "onnx"].accuracy == facts.accuracy
+        assert facts.test == record.metrics["test_accuracy"] == by_name[name, "packed"].test
+        assert by_name[name, "onnx"].test == facts.test
         assert by_name[name, "packed"].relative_error == 0
     kept = read_network(tmp_path / "channels.safetensors").channels
     assert kept == channels["kept"]
@@ -245,7 +259,7 @@ def test_a_network_is_named_after_what_was_removed(ledger, selection, name):
 
 def test_two_networks_of_one_kind_have_their_keys_behind_their_names(ledger):
     dense, first, second, _ = ledger.records()
-    networks = side_by_side(ledger, with_dense(ledger, [first, second, first, dense]), SOURCE.load())
+    networks = side_by_side(ledger, with_dense(ledger, [first, second, first, dense]), DATA, Classification())
     assert [network.name for network in networks] == [
         "dense", f"unstructured-{first.key[:12]}", f"unstructured-{second.key[:12]}"
     ]  # fmt: skip
@@ -257,7 +271,7 @@ def test_a_record_whose_channels_do_not_fit_is_damage_that_names_the_file(smalle
     for kept, words in (({"0": {"out": [8]}}, "must ascend within 0..7"), ({"0": {"out": [0]}}, "is of another")):
         wrong = dataclasses.replace(record, channels={**record.channels, "kept": kept})
         with pytest.raises(DamagedError, match=words) as caught:
-            candidate("channels", ledger, wrong, SOURCE.load())
+            candidate("channels", ledger, wrong, DATA, TINY)
         assert record.key[:12] in str(caught.value)
 
 
@@ -305,9 +319,11 @@ def test_a_storage_does_not_decide_which_code_runs(storage, ledger, tmp_path, ca
             check_code([record, hostile] if len(trusted) > 1 else [hostile], trusted)
     check_code([hostile], ["tiny:model", "os:mkdir"])
     for package in ("torchvision", "timm"):
-        check_code([dataclasses.replace(record, settings={"model": f"{package}:resnet18", "data": "digits"})])
+        settings = {"model": f"{package}:resnet18", "data": "digits", "task": as_json(Classification())}
+        check_code([dataclasses.replace(record, settings=settings)])
+        settings |= {"model": "resnet8", "data": f"{package}:create_model"}
         with pytest.raises(ConfigError, match="names a function for its data"):
-            check_code([dataclasses.replace(record, settings={"model": "resnet8", "data": f"{package}:create_model"})])
+            check_code([dataclasses.replace(record, settings=settings)])
     for flags, spec in ((["--trust", "tiny:data"], "tiny:model"), (["--trust", "tiny:model"], "tiny:data")):
         assert main(["export", str(storage), *flags, "--out", str(tmp_path / "out")]) == 1
         assert capsys.readouterr().err.endswith(f"pass --trust {spec} if that is code of yours that may run here\n")
@@ -317,15 +333,19 @@ def test_a_storage_does_not_decide_which_code_runs(storage, ledger, tmp_path, ca
 def test_other_data_is_refused(ledger):
     other = dataclasses.replace(SOURCE, options={"samples": 90}).load()
     with pytest.raises(DataError, match="was trained on other data"):
-        candidate("dense", ledger, ledger.records()[0], other)
+        candidate("dense", ledger, ledger.records()[0], other, TINY)
 
 
 def test_rounds_of_two_data_sets_are_not_put_side_by_side(ledger):
     first, second = ledger.records()[:2]
     other = dataclasses.replace(second, settings={**second.settings, "data_options": {"samples": 90}})
     assert source_of([first, second], None) == SOURCE
-    with pytest.raises(ConfigError, match=r"must have the same data, got 'tiny:data' and, for \w+, 'tiny:data'"):
+    words = r"must have the same data and task, got 'tiny:data' for 'Classification' and, for \w+, 'tiny:data' for '"
+    with pytest.raises(ConfigError, match=words):
         source_of([first, other], None)
+    settings = {**second.settings, "task": as_json(Classification(label_smoothing=0.5))}
+    with pytest.raises(ConfigError, match=words):
+        source_of([first, dataclasses.replace(second, settings=settings)], None)
 
 
 def test_a_missing_parent_is_told(ledger):
@@ -343,48 +363,44 @@ def test_a_round_is_found_by_the_beginning_of_its_key(ledger):
 
 def test_a_file_that_does_something_else_is_found_out(tmp_path, monkeypatch):
     """As if the exporter had lost a sign somewhere."""
-    module = tiny.model(3, (1, 6, 6)).eval()
-    given = Candidate("n", module, "tiny:model", {}, networks.Preprocessing.of(SOURCE.load()))
+    given = Candidate("n", tiny.model(3, (1, 6, 6)).eval(), "tiny:model", {}, TINY, TINY_ARGUMENTS)
 
     def wrong(network, path, **options):
+        other = copy.deepcopy(network)
         with torch.no_grad():
-            saved = save_packed(network, path, **options)
-            network[0].weight.neg_()
-        return saved
+            other[0].weight.neg_()
+        return save_packed(other, path, **options)
 
     monkeypatch.setattr("orchestrator.export.deploy.save_packed", wrong)
-    monkeypatch.setattr("orchestrator.export.deploy._reference", lambda module, data: reference)
-    module[0].weight.data.neg_()
-    data = SOURCE.load()
-    with torch.inference_mode():
-        reference = logits_of(lambda images: module(torch.from_numpy(images)).numpy(), data)
-    module[0].weight.data.neg_()
-    with pytest.raises(ExportError, match=r"n\.safetensors does not do what the network does"):
+    with pytest.raises(
+        ExportError, match=r"n\.safetensors does not do what the network does: it differs by .* allowed"
+    ):
         deploy([given], tmp_path, formats=["packed"], source=SOURCE)
     assert list(tmp_path.iterdir()) == [], "nobody takes it for good"
 
 
 def test_a_file_that_does_not_run(tmp_path):
     (tmp_path / "n.onnx").write_bytes(b"no model")
+    call, sample = observe(networks.tied(4), networks.GREY).call, [networks.images(1).numpy()]
     with pytest.raises(ExportError, match=r"n\.onnx does not run: "):
-        measure(tmp_path / "n.onnx", (1, 6, 6))
+        measure(tmp_path / "n.onnx", call, sample)
     with pytest.raises(ExportError, match=r"a file to run must end in one of \.safetensors, \.onnx, \.pte"):
-        measure(tmp_path / "n.gif", (1, 6, 6))
+        measure(tmp_path / "n.gif", call, sample)
 
 
 def test_a_network_in_16_bits_is_measured(tmp_path):
     module = networks.in_16_bits(4)
-    given = Candidate("n", module, "export.networks:in_16_bits", {}, networks.GREY)
+    given = Candidate("n", module, "export.networks:in_16_bits", {}, networks.GREY, networks.ARGUMENTS)
     (facts,) = deploy([given], tmp_path, formats=["packed"]).networks
     assert (facts.macs, facts.raw_bytes) == (4 * 192, 2 * 4 * 192)
     assert module[0].weight.dtype == torch.bfloat16
 
 
-def test_without_data_nothing_is_said_of_accuracy(tmp_path):
+def test_without_data_nothing_is_said_of_the_objective(tmp_path):
     told = []
-    given = Candidate("n", networks.tied(4), "export.networks:tied", {}, networks.GREY)
+    given = Candidate("n", networks.tied(4), "export.networks:tied", {}, networks.GREY, networks.ARGUMENTS)
     found = deploy([given], tmp_path, formats=["packed", "onnx-int8"], on_artifact=told.append)
-    assert [(a.accuracy, a.relative_error) for a in found.artifacts] == [(None, None)] * 2
+    assert [(a.test, a.relative_error, a.metrics) for a in found.artifacts] == [(None, None, {})] * 2
     assert tuple(told) == found.artifacts
     assert found.networks[0].parameters == 192 * 192 + 2 * 192 + 192 * 4 + 4, "a shared weight counts once"
     assert ExportedNetworks.load(tmp_path) == found
@@ -393,7 +409,7 @@ def test_without_data_nothing_is_said_of_accuracy(tmp_path):
 def test_another_export_into_a_folder_leaves_no_file_of_the_earlier_one(tmp_path):
     """And takes nothing else away: no file of the user's, though deploy.json names it or it has another's name."""
     folder = tmp_path / "out"
-    earlier = Candidate("old", networks.tied(4), "export.networks:tied", {}, networks.GREY)
+    earlier = Candidate("old", networks.tied(4), "export.networks:tied", {}, networks.GREY, networks.ARGUMENTS)
     deploy([earlier], folder, formats=["packed", "packed-fp16"])
     (folder / "old.fp16.safetensors").write_bytes(b"the user's own by now")
     (folder / "old.onnx").write_bytes(b"the user's own")
@@ -413,7 +429,7 @@ def test_another_export_into_a_folder_leaves_no_file_of_the_earlier_one(tmp_path
 
 
 def test_what_cannot_be_exported_is_left_out_with_its_reason(tmp_path):
-    given = Candidate("n", networks.data_flow(4), "export.networks:data_flow", {}, networks.GREY)
+    given = Candidate("n", networks.data_flow(4), "export.networks:data_flow", {}, networks.GREY, networks.ARGUMENTS)
     (tmp_path / "n.onnx").write_bytes(b"of an earlier run")
     (tmp_path / "n.int8.onnx").mkdir()
     found = deploy([given], tmp_path)
@@ -440,11 +456,11 @@ def test_a_file_that_answers_nan_is_left_out_with_its_reason(tmp_path, monkeypat
         return path
 
     monkeypatch.setattr("orchestrator.export.deploy.save_onnx_half", overflown)
-    given = Candidate("n", tiny.model(3, (1, 6, 6)), "tiny:model", {}, networks.Preprocessing.of(SOURCE.load()))
+    given = Candidate("n", tiny.model(3, (1, 6, 6)), "tiny:model", {}, TINY, TINY_ARGUMENTS)
     found = deploy([given], tmp_path, source=SOURCE)
     assert {"packed", "onnx"} <= {a.format for a in found.artifacts}
     (reason,) = [s.reason for s in found.skipped if s.format == "onnx-fp16"]
-    assert reason == "n.fp16.onnx answers NaN or infinity to test images, which its network does not"
+    assert reason == "n.fp16.onnx answers NaN or infinity to test samples, which its network does not"
     assert not (tmp_path / "n.fp16.onnx").exists()
     with pytest.raises(ExportError, match=r"n\.fp16\.onnx answers NaN or infinity"):
         deploy([given], tmp_path, formats=["onnx-fp16"], source=SOURCE)
@@ -453,15 +469,15 @@ def test_a_file_that_answers_nan_is_left_out_with_its_reason(tmp_path, monkeypat
 def test_a_network_that_answers_nan_or_has_no_values_is_told(tmp_path):
     module = tiny.model(3, (1, 6, 6)).eval()
     next(module.parameters()).data.fill_(float("nan"))
-    given = Candidate("n", module, "tiny:model", {}, networks.Preprocessing.of(SOURCE.load()))
-    with pytest.raises(ExportError, match="n answers NaN or infinity to test images"):
+    given = Candidate("n", module, "tiny:model", {}, TINY, TINY_ARGUMENTS)
+    with pytest.raises(ExportError, match="the network answers NaN or infinity to its example"):
         deploy([given], tmp_path, formats=["packed"], source=SOURCE)
     with pytest.raises(ExportError, match="has no values to write"):
         deploy([dataclasses.replace(given, module=module.to("meta"))], tmp_path, formats=["packed"])
 
 
 def test_litert_is_refused_with_its_reason(tmp_path):
-    given = Candidate("n", networks.tied(4), "export.networks:tied", {}, networks.GREY)
+    given = Candidate("n", networks.tied(4), "export.networks:tied", {}, networks.GREY, networks.ARGUMENTS)
     with pytest.raises(ExportError, match="LiteRT files are not written: its converter wants an older torch"):
         deploy([given], tmp_path, formats=["packed", "litert"])
     assert list(tmp_path.iterdir()) == []
@@ -477,7 +493,7 @@ def test_a_folder_that_cannot_be_is_told_before_anything_is_measured(storage, tm
 
 
 def test_a_failed_export_leaves_no_page_of_other_files(tmp_path):
-    good = Candidate("n", networks.tied(4), "export.networks:tied", {}, networks.GREY)
+    good = Candidate("n", networks.tied(4), "export.networks:tied", {}, networks.GREY, networks.ARGUMENTS)
     deploy([good], tmp_path, formats=["packed", "packed"])
     assert len(ExportedNetworks.load(tmp_path).artifacts) == 1, "asked for twice, made once"
     bad = dataclasses.replace(good, module=networks.data_flow(4), model="export.networks:data_flow")
@@ -488,7 +504,7 @@ def test_a_failed_export_leaves_no_page_of_other_files(tmp_path):
 
 def test_a_record_that_does_not_say_what_it_is_of(ledger):
     record = dataclasses.replace(ledger.records()[1], settings={})
-    for ask in (lambda r: source_of([r], None), structure, lambda r: candidate("n", ledger, r, SOURCE.load())):
+    for ask in (lambda r: source_of([r], None), structure, lambda r: candidate("n", ledger, r, DATA, TINY)):
         with pytest.raises(DamagedError, match=r"rounds/\w+/record.json does not say the (data|selection|model)"):
             ask(record)
 
@@ -502,14 +518,19 @@ def test_from_s3_to_files(storage, s3_uri, tmp_path, capsys):
     assert main(["export", s3_uri, *TRUST, *arguments]) == 0
     found = ExportedNetworks.load(tmp_path)
     assert [facts.origin["key"] for facts in found.networks] == [keys[0], keys[-1]]
-    assert [artifact.accuracy for artifact in found.artifacts] == [facts.accuracy for facts in found.networks]
+    assert [artifact.test for artifact in found.artifacts] == [facts.test for facts in found.networks]
     said = capsys.readouterr().out + (tmp_path / "deploy.json").read_text() + (tmp_path / "report.html").read_text()
     assert os.environ["AWS_SECRET_ACCESS_KEY"] not in said
 
 
 @pytest.mark.parametrize(
     ("text", "words"),
-    [("{", "cannot be read"), ("{}", "cannot be read"), ('{"format": 3}', "has format 3, this one reads up to 2")],
+    [
+        ("{", "cannot be read"),
+        ("{}", "cannot be read"),
+        ('{"format": 4}', "has format 4, this one reads up to 3"),
+        ('{"format": 2}', "an earlier version, whose format 2 is not read any more: run orchestrator export again"),
+    ],
 )
 def test_a_damaged_deploy_json_is_told(tmp_path, text, words):
     assert ExportedNetworks.load(tmp_path) is None
@@ -518,18 +539,8 @@ def test_a_damaged_deploy_json_is_told(tmp_path, text, words):
         ExportedNetworks.load(tmp_path)
 
 
-def test_deploy_json_of_format_1_is_read(exported, tmp_path):
-    """As it was when every file that was written could be run."""
-    found = ExportedNetworks.load(exported[0])
-    value = json.loads((exported[0] / "deploy.json").read_text())
-    ran = [artifact for artifact in value["artifacts"] if artifact["speed"]]
-    assert all(artifact.pop("not_run") is None for artifact in ran)
-    (tmp_path / "deploy.json").write_text(json.dumps({**value, "format": 1, "artifacts": ran}))
-    assert ExportedNetworks.load(tmp_path).artifacts == tuple(artifact for artifact, _ in found.measured)
-
-
 def test_deploy_json_is_plain(exported):
     value = json.loads((exported[0] / "deploy.json").read_text())
-    assert value["format"] == 2
-    assert {"sha256", "bytes", "download_bytes", "accuracy", "speed"} <= value["artifacts"][0].keys()
+    assert value["format"] == 3
+    assert {"sha256", "bytes", "download_bytes", "objective", "metrics", "speed"} <= value["artifacts"][0].keys()
     assert str(exported[0].parent) not in json.dumps(value)

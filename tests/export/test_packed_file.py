@@ -8,14 +8,18 @@ import pytest
 import tiny
 import torch
 from export import networks
-from export.networks import GREY, pruned, settled
+from export.networks import ABOUT, ARGUMENTS, GREY, images, pruned, settled
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load, save
 from torch import nn
 
+from orchestrator.data.image_data import image_data
+from orchestrator.data.load import complete
 from orchestrator.errors import ConfigError, DamagedError, ExportError
-from orchestrator.export import batch_norm, fold_batch_norm, load_packed, packed_file, save_packed
+from orchestrator.export import ExampleInputs, batch_norm, fold_batch_norm, load_packed, packed_file, save_packed
+from orchestrator.export.example import observe
+from orchestrator.export.interface import Interface, TensorInfo
 from orchestrator.export.streams import pack, unpack
 from orchestrator.models.build import build_model
 from orchestrator.pruning import fewer_channels
@@ -24,8 +28,7 @@ from orchestrator.training.state import model_tensors
 
 def built(name, density=None):
     spec = f"export.networks:{name}" if hasattr(networks, name) else name
-    module = build_model(spec, {}, {"num_classes": len(GREY.labels), "input_shape": GREY.input_shape}, seed=3)
-    module = settled(module)
+    module = settled(build_model(spec, {}, ARGUMENTS, seed=3))
     return spec, pruned(module, density) if density else module
 
 
@@ -34,13 +37,13 @@ def bits(module):
         torch.int16).numpy().tobytes()) for n, t in model_tensors(module).items()}  # fmt: skip
 
 
+def named_input(module):
+    return "input" if isinstance(module, nn.Sequential) else "x"
+
+
 def loaded(path):
     """The network of a file of this test's own."""
     return load_packed(path, model=packed_file.read_network(path).model)
-
-
-def images(n=4):
-    return torch.randn((n, *GREY.input_shape), generator=torch.Generator().manual_seed(1))
 
 
 VALUES = st.sampled_from([0.0, -0.0, 1.0, -2.5, float("inf"), float("nan"), 1e-45])
@@ -85,13 +88,19 @@ def test_a_network_comes_back_bit_by_bit(tmp_path, name, density):
     spec, module = built(name, density)
     module.train()
     before = bits(module)
-    path = save_packed(module, tmp_path / "new" / "n.packed", model=spec, preprocessing=GREY)
+    example = None if name == "no_channels" else GREY  # which torch cannot run
+    path = save_packed(module, tmp_path / "new" / "n.packed", model=spec, arguments=ARGUMENTS, example=example)
     assert bits(module) == before
     assert module.training
     again = loaded(path)
     assert not again.training
     assert bits(again) == before
-    assert packed_file.read_network(path).preprocessing == GREY
+    expected = Interface(
+        (TensorInfo(named_input(module), "float32", ("batch", *networks.SHAPE)),),
+        (TensorInfo("output", "float32", ("batch", 4)),),
+        *dataclasses.astuple(ABOUT),
+    )
+    assert packed_file.read_network(path).interface == (expected if example else Interface())
     assert [file.name for file in path.parent.iterdir()] == ["n.packed"]
 
 
@@ -106,9 +115,9 @@ def test_a_network_comes_back_bit_by_bit(tmp_path, name, density):
 )
 def test_a_network_with_fewer_channels_comes_back(tmp_path, name, half, fold):
     spec, module = built(name)
-    smaller, kept = fewer_channels(module, GREY.input_shape, 0.5)
-    dense = save_packed(module, tmp_path / "dense", model=spec, preprocessing=GREY)
-    options = {"model": spec, "channels": kept, "preprocessing": GREY}
+    smaller, kept = fewer_channels(module, images(1), 0.5)
+    dense = save_packed(module, tmp_path / "dense", model=spec, arguments=ARGUMENTS, example=GREY)
+    options = {"model": spec, "arguments": ARGUMENTS, "channels": kept, "example": GREY}
     path = save_packed(smaller, tmp_path / "n", **options, half=half, fold=fold)
     assert path.stat().st_size < 0.6 * dense.stat().st_size
     again = load_packed(path)
@@ -125,20 +134,20 @@ def test_of_a_torchvision_classifier_the_name_is_enough(tmp_path):
     module = build_model("torchvision:squeezenet1_1", {}, {"num_classes": 17, "input_shape": (3, 224, 224)}, seed=0)
     path = save_packed(module, tmp_path / "n", model="torchvision:squeezenet1_1")
     assert bits(loaded(path)) == bits(module)
-    assert packed_file.read_network(path).preprocessing.labels == tuple(map(str, range(17)))
+    assert packed_file.read_network(path).interface.labels == tuple(map(str, range(17)))
 
 
 def test_the_same_network_gives_the_same_bytes(tmp_path):
     files = [tmp_path / "a", tmp_path / "b"]
     for file in files:
         spec, module = built("flow", 0.3)
-        save_packed(module, file, model=spec, preprocessing=GREY)
+        save_packed(module, file, model=spec, arguments=ARGUMENTS, example=GREY)
     assert files[0].read_bytes() == files[1].read_bytes()
 
 
 def test_a_shared_weight_is_stored_once(tmp_path):
     spec, module = built("tied")
-    path = save_packed(module, tmp_path / "n", model=spec, preprocessing=GREY)
+    path = save_packed(module, tmp_path / "n", model=spec, arguments=ARGUMENTS, example=GREY)
     values = 192 * 192 + 2 * 192 + 192 * 4 + 4
     assert 3 * values < path.stat().st_size < 4 * values + 2000
     again = loaded(path)
@@ -148,27 +157,27 @@ def test_a_shared_weight_is_stored_once(tmp_path):
 def test_a_negative_zero_is_a_removed_weight(tmp_path):
     """Which `weight * mask` leaves of a negative one: as a value it would cost as much as any other."""
     spec, module = built("tied", 0.1)
-    positive = save_packed(module, tmp_path / "a", model=spec, preprocessing=GREY).read_bytes()
+    positive = save_packed(module, tmp_path / "a", model=spec, arguments=ARGUMENTS, example=GREY).read_bytes()
     with torch.no_grad():
         module.first.weight[module.first.weight == 0] = -0.0
-    assert save_packed(module, tmp_path / "b", model=spec, preprocessing=GREY).read_bytes() == positive
+    assert save_packed(module, tmp_path / "b", model=spec, arguments=ARGUMENTS, example=GREY).read_bytes() == positive
 
 
 def test_half_rounds_weights_and_nothing_else(tmp_path):
     spec, module = built("flow", 0.5)
-    again = loaded(save_packed(module, tmp_path / "n", model=spec, preprocessing=GREY, half=True))
+    again = loaded(save_packed(module, tmp_path / "n", model=spec, arguments=ARGUMENTS, example=GREY, half=True))
     for name, tensor in model_tensors(module).items():
         expected = tensor.half().float() if tensor.ndim >= 2 else tensor
         assert torch.equal(model_tensors(again)[name], expected), name
     with torch.no_grad():
         module.fc.weight[0, 0] = 70000.0
     with pytest.raises(ExportError, match=r"float16 holds finite values up to 65504, but fc\.weight has others"):
-        save_packed(module, tmp_path / "n", model=spec, preprocessing=GREY, half=True)
+        save_packed(module, tmp_path / "n", model=spec, arguments=ARGUMENTS, example=GREY, half=True)
 
 
 def test_folded_is_the_same_function_with_fewer_tensors(tmp_path):
     spec, module = built("flow", 0.5)
-    again = loaded(save_packed(module, tmp_path / "n", model=spec, preprocessing=GREY, fold=True))
+    again = loaded(save_packed(module, tmp_path / "n", model=spec, arguments=ARGUMENTS, example=GREY, fold=True))
     assert isinstance(again.bn1, nn.Identity)
     assert isinstance(module.bn1, nn.BatchNorm2d)
     with torch.no_grad():
@@ -192,7 +201,9 @@ def test_resnet50_at_a_tenth_is_as_small_as_promised(tmp_path):
 @pytest.fixture(scope="module")
 def good(tmp_path_factory):
     spec, module = built("flow", 0.3)
-    return save_packed(module, tmp_path_factory.mktemp("good") / "n", model=spec, preprocessing=GREY).read_bytes()
+    return save_packed(
+        module, tmp_path_factory.mktemp("good") / "n", model=spec, arguments=ARGUMENTS, example=GREY
+    ).read_bytes()
 
 
 def test_a_file_cut_short_anywhere_is_refused(tmp_path, good):
@@ -247,7 +258,12 @@ def with_tensor(name, dtype, shape, kept):
         ({"tensors": lambda t: 3}, "is cut short or damaged"),
         ({"model": lambda m: 3}, "model must be a text, got 3"),
         ({"options": lambda o: [1]}, r"options must be an object, got \[1\]"),
-        ({"preprocessing": lambda p: {**p, "std": [0, 1, 1]}}, r"std\[0\] must be a finite number above 0"),
+        ({"interface": lambda i: {**i, "std": [0, 1, 1]}}, r"std\[0\] must be a finite number above 0"),
+        ({"interface": lambda i: {**i, "mean": [1]}}, "std must be a tuple of 1"),
+        ({"interface": lambda i: {**i, "inputs": [{"name": "x"}]}}, r"interface\.inputs\[0\]\.dtype is missing"),
+        ({"interface": lambda i: []}, "interface must be an object"),
+        ({"arguments": lambda a: [4]}, r"arguments must be an object, got \[4\]"),
+        ({"arguments": lambda a: {**a, "num_classes": 5}}, "this installation's 'export.networks:flow' is another"),
         ({"channels": lambda c: "all"}, "channels must be an object, got 'all'"),
         ({"channels": lambda c: {"conv1": {"out": ["0"]}}}, "must be a whole number, got '0'"),
         ({"model": lambda m: "export.networks:tied"}, "this installation's 'export.networks:tied' is another network"),
@@ -314,11 +330,18 @@ def test_options_that_build_nothing_are_told(tmp_path, good, options):
         load_packed(path)
 
 
-def test_a_newer_format_is_refused(tmp_path, good):
+@pytest.mark.parametrize(
+    ("number", "words"),
+    [
+        (3, "has format 3, this one reads up to 2: update rewind-orchestrator"),
+        (1, "was written by an earlier version, whose format 1 is not read any more: export its network again"),
+    ],
+)
+def test_another_format_is_refused(tmp_path, good, number, words):
     path = tmp_path / "n"
-    content = {"format": 2, "sha256": "of what we do not know"}
+    content = {"format": number, "sha256": "of what we do not know"}
     path.write_bytes(save(load(good), {"packed": json.dumps(content)}))
-    with pytest.raises(DamagedError, match="has format 2, this one reads up to 1: update rewind-orchestrator"):
+    with pytest.raises(DamagedError, match=words):
         loaded(path)
 
 
@@ -334,7 +357,7 @@ def test_a_format_that_is_no_number_of_ours_is_damage(tmp_path, good, number):
 def test_a_network_without_weights_is_not_written(tmp_path, fold):
     spec, module = built("resnet8")
     with pytest.raises(ExportError, match=r"has no values to write, as of .*weight: load them"):
-        save_packed(module.to("meta"), tmp_path / "n", model=spec, preprocessing=GREY, fold=fold)
+        save_packed(module.to("meta"), tmp_path / "n", model=spec, arguments=ARGUMENTS, example=GREY, fold=fold)
     assert not list(tmp_path.iterdir())
 
 
@@ -361,30 +384,30 @@ def test_a_fold_that_would_change_the_function_is_refused(tmp_path, monkeypatch)
 
     monkeypatch.setattr(batch_norm, "fold_batch_norm", wrong)
     with pytest.raises(ExportError, match="that changes what the network says"):
-        save_packed(settled(module), tmp_path / "n", model=spec, preprocessing=GREY, fold=True)
+        save_packed(settled(module), tmp_path / "n", model=spec, arguments=ARGUMENTS, example=GREY, fold=True)
     assert not (tmp_path / "n").exists()
 
 
 def test_the_name_must_build_the_network(tmp_path):
     _, module = built("flow")
     with pytest.raises(ConfigError, match=r"got 'export.networks:tied': only one of the two has"):
-        save_packed(module, tmp_path / "n", model="export.networks:tied", preprocessing=GREY)
-    other = GREY.__class__(GREY.input_shape, GREY.mean, GREY.std, ("a", "b"))
+        save_packed(module, tmp_path / "n", model="export.networks:tied", arguments=ARGUMENTS, example=GREY)
+    other = {**ARGUMENTS, "num_classes": 2}
     with pytest.raises(ConfigError, match=r"fc\.weight is float32 \(4, 8\), there it is float32 \(2, 8\)"):
-        save_packed(module, tmp_path / "n", model="export.networks:flow", preprocessing=other)
+        save_packed(module, tmp_path / "n", model="export.networks:flow", arguments=other)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_images_of_another_shape_must_be_told(tmp_path):
-    with pytest.raises(ExportError, match=r"Tied cannot take images of shape \(3, 224, 224\), say which"):
-        save_packed(built("tied")[1], tmp_path / "n", model="export.networks:tied")
+    with pytest.raises(ExportError, match=r"Tied cannot take images of shape \(3, 224, 224\), say what it takes"):
+        save_packed(built("tied")[1], tmp_path / "n", model="torchvision:resnet18")
 
 
 def test_a_place_that_cannot_be_written(tmp_path):
     spec, module = built("tied")
     (tmp_path / "file").write_text("")
     with pytest.raises(ExportError, match=r"cannot write .*/file/n .*: choose another folder"):
-        save_packed(module, tmp_path / "file" / "n", model=spec, preprocessing=GREY)
+        save_packed(module, tmp_path / "file" / "n", model=spec, arguments=ARGUMENTS, example=GREY)
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch, good):
@@ -397,7 +420,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch, good):
     spec, module = built("flow")
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(ExportError, match="No space left on device"):
-        save_packed(module, path, model=spec, preprocessing=GREY)
+        save_packed(module, path, model=spec, arguments=ARGUMENTS, example=GREY)
     assert path.read_bytes() == good
     assert [file.name for file in tmp_path.iterdir()] == ["n"]
 
@@ -405,17 +428,35 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch, good):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"input_shape": (8, 8)}, "input_shape must be"),
-        ({"mean": (0.5,)}, "mean must be a tuple of 3"),
+        ({"mean": (0.5,)}, "std must be a tuple of 1"),
         ({"std": (1.0, 0.0, 1.0)}, r"std\[1\] must be a finite number above 0, got 0.0"),
         ({"mean": (float("nan"),) * 3}, r"mean\[0\] must be a finite number, got nan"),
-        ({"labels": ()}, "labels must name at least one output"),
+        ({"labels": "cat"}, r"labels must be a tuple, got 'cat': write \['cat'\]"),
     ],
 )
-def test_preprocessing_is_checked(change, words):
-    good = {"input_shape": (3, 8, 8), "mean": (0.5,) * 3, "std": (1.0,) * 3, "labels": ("a",)}
+def test_what_the_data_says_is_checked(tmp_path, change, words):
+    spec, module = built("tied")
+    about = dataclasses.replace(ABOUT, **change)
     with pytest.raises(ConfigError, match=words):
-        packed_file.Preprocessing(**{**good, **change})
+        save_packed(
+            module, tmp_path / "n", model=spec, arguments=ARGUMENTS, example=dataclasses.replace(GREY, about=about)
+        )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_json_cannot_hold_is_one_sentence(tmp_path):
+    spec, module = built("tied")
+    with pytest.raises(ConfigError, match="arguments must hold only JSON values by name"):
+        save_packed(module, tmp_path / "n", model=spec, arguments={**ARGUMENTS, "weights": torch.ones(4)})
+
+
+def test_without_an_example_a_file_says_nothing_of_its_inputs_and_nothing_is_folded(tmp_path):
+    spec, module = built("flow")
+    path = save_packed(module, tmp_path / "n", model=spec, arguments=ARGUMENTS)
+    assert packed_file.read_network(path).interface == Interface()
+    assert bits(loaded(path)) == bits(module)
+    with pytest.raises(ExportError, match="fold needs an example, on which the folded network is checked"):
+        save_packed(module, tmp_path / "m", model=spec, arguments=ARGUMENTS, fold=True)
 
 
 @pytest.mark.parametrize(
@@ -426,9 +467,17 @@ def test_preprocessing_is_checked(change, words):
         (None, None, ((0.0,), (1.0,))),
     ],
 )
-def test_preprocessing_of_data(normalize, normalized, expected):
-    data = dataclasses.replace(tiny.data(), normalize=normalize, normalized=normalized)
-    got = packed_file.Preprocessing.of(data)
-    assert got == packed_file.Preprocessing((1, 6, 6), *expected, ("0", "1", "2"))
-    named = packed_file.Preprocessing.of(dataclasses.replace(data, labels=("a", "b", "c")))
-    assert named.labels == ("a", "b", "c")
+def test_the_interface_says_what_the_data_says(normalize, normalized, expected):
+    made = tiny.data()
+    data = complete(
+        image_data(made.train, made.val, made.test, 3, (1, 6, 6), normalize=normalize, normalized=normalized)
+    )
+    example = ExampleInputs.of(data)
+    assert example.others == ()
+    interface = observe(tiny.model(3, (1, 6, 6)).eval(), example).call.interface
+    assert interface == Interface(
+        (TensorInfo("input", "float32", ("batch", 1, 6, 6)),),
+        (TensorInfo("output", "float32", ("batch", 3)),),
+        ("0", "1", "2"),
+        *expected,
+    )

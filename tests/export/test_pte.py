@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 import torch
 from export import networks
-from export.networks import GREY, settled
+from export.networks import ARGUMENTS, GREY, images, settled
 
 from orchestrator.errors import ExportError
 from orchestrator.export import save_pte
 from orchestrator.export.agreement import relative_error
+from orchestrator.export.example import observe
 from orchestrator.export.measure import measure
 from orchestrator.export.runtimes import runtime_of
 from orchestrator.models.build import build_model
@@ -28,14 +29,14 @@ def test_without_its_package(tmp_path, monkeypatch):
 def test_its_runtime_gives_the_same_outputs(tmp_path, name):
     pytest.importorskip("executorch.runtime")
     spec = f"export.networks:{name}" if hasattr(networks, name) else name
-    module = settled(build_model(spec, {}, {"num_classes": 4, "input_shape": GREY.input_shape}, seed=2))
+    module = settled(build_model(spec, {}, ARGUMENTS, seed=2))
     path = save_pte(module, tmp_path / "n.pte", GREY)
-    batch = np.random.default_rng(0).standard_normal((3, *GREY.input_shape), dtype=np.float32)
-    got = runtime_of(path).load(path, 1)(batch)
+    call, batch = observe(module, GREY).call, images(3)
+    (got,) = runtime_of(path, call).load(path, 1)([batch.numpy()])
     with torch.no_grad():
-        expected = np.concatenate([module(torch.from_numpy(image[None])).numpy() for image in batch])
+        expected = np.concatenate([module(image[None]).numpy() for image in batch])
     assert relative_error(got, expected) < 1e-4
-    speed, _ = measure(path, GREY.input_shape)
+    speed = measure(path, call, [images(1).numpy()]).speed
     assert speed.runtime.startswith("executorch ")
     assert speed.threads == 1
 

@@ -189,12 +189,14 @@ def deployment(name: str = "unstructured", reason: str = "not installed") -> Exp
     """Return two networks in three formats, one of which was skipped, with plausible numbers."""
     networks = [
         Facts(name=n, parameters=25_557_032, nonzero=nonzero, raw_bytes=102_546_848, macs=4_089_184_256,
-              effective_macs=nonzero * 160, accuracy=0.7612, origin={"key": digest(n), "round": r})
+              effective_macs=nonzero * 160, objective=ACCURACY, metrics={"accuracy": 0.7612},
+              origin={"key": digest(n), "round": r})
         for r, (n, nonzero) in enumerate((("dense", 25_557_032), (name, 2_600_000)))
     ]  # fmt: skip
     artifacts = [
         Artifact(network=facts.name, format=form, file=f"{facts.name}.{form}", sha256=digest(facts.name, form),
-                 bytes=102_546_848, download_bytes=12_000_000 + facts.nonzero * 3, accuracy=0.7610, relative_error=2e-6,
+                 bytes=102_546_848, download_bytes=12_000_000 + facts.nonzero * 3,
+                 objective=ACCURACY, metrics={"accuracy": 0.7610}, relative_error=2e-6,
                  speed=Speed(f"{form} 1.0", "Some Processor 3000", 1, 10, 100, 0.25, seconds, 1.2 * seconds, 50_000_000,
                              110_000_000, 180_000_000, False))
         for facts in networks for form, seconds in (("packed", 0.21), ("onnx", 0.115))

@@ -112,7 +112,7 @@ def _quick_export(monkeypatch: pytest.MonkeyPatch) -> None:
     """Replace loading, exporting and measuring, so that an export takes no time."""
     monkeypatch.setattr(DataSource, "load", lambda self: None)
     place = "orchestrator.export.finished_rounds"
-    monkeypatch.setattr(f"{place}.side_by_side", lambda ledger, records, data: records)
+    monkeypatch.setattr(f"{place}.side_by_side", lambda ledger, records, data, task: records)
     monkeypatch.setattr(f"{place}.deploy", lambda networks, out, **_: exported(out, list(networks)))
 
 

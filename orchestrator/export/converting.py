@@ -1,0 +1,45 @@
+"""What every converter needs: its errors in a few words, its notes left out, and weights that have values."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Iterator
+
+from torch import nn
+
+from orchestrator.errors import ExportError
+from orchestrator.user_code import one_line
+
+
+def first_cause(error: BaseException) -> str:
+    """The error that a chain began with, in a few words."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return one_line(error)[:300]
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Exporters and quantizers explain themselves at length; what they fail with is raised anyhow."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with (
+            warnings.catch_warnings(),
+            contextlib.redirect_stdout(io.StringIO()),
+            contextlib.redirect_stderr(io.StringIO()),
+        ):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
+
+
+def check_weights(module: nn.Module) -> None:
+    """Raise ExportError if a tensor of `module` holds no values, as on the meta device."""
+    tensors = (*module.named_parameters(), *module.named_buffers())
+    if abstract := next((name for name, tensor in tensors if tensor.is_meta), None):
+        raise ExportError(f"{type(module).__name__} has no values to write, as of {abstract}: load them first")
