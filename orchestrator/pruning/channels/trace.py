@@ -21,7 +21,7 @@ from torch.nn.modules.conv import _ConvNd
 from orchestrator.errors import ConfigError
 from orchestrator.extras import extra
 from orchestrator.modules import copy_module, logits_of, model_call
-from orchestrator.nested import mapped
+from orchestrator.nested import mapped, number_of_samples
 from orchestrator.pruning.channels.graph import SIDES, ChannelGraph, Cut, Group, Kept, Layer, Member, tensor_sides
 from orchestrator.pruning.channels.shrink import shrink
 from orchestrator.pruning.macs import weight_uses
@@ -41,6 +41,10 @@ def trace_channels(module: nn.Module, inputs: Any) -> ChannelGraph:
     """
     with extra("channels", "pruning of channels"):
         import torch_pruning
+    if number_of_samples(inputs) == 0:
+        raise ConfigError(
+            f"inputs must be the tensors of one sample, such as torch.zeros(1, 3, 224, 224), got {inputs!r:.100}"
+        )
     name = type(module).__name__
     network = _traceable(module)
     inputs = mapped(lambda tensor: tensor.float() if tensor.is_floating_point() else tensor, inputs)

@@ -197,3 +197,8 @@ def test_a_network_may_return_more_than_its_logits(answer):
     plain.load_state_dict(dense.state_dict())
     found, expected = (fewer_channels(network, torch.zeros(1, *SHAPE), round_to=1)[1] for network in (dense, plain))
     assert found == expected != {}
+
+
+def test_a_shape_in_the_place_of_inputs_is_one_sentence():
+    with pytest.raises(ConfigError, match=r"inputs must be the tensors of one sample, .* got \(1, 6, 6\)"):
+        fewer_channels(three(), (1, 6, 6))
