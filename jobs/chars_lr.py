@@ -21,7 +21,7 @@ from orchestrator.techniques import LearningRateRewinding
 from orchestrator.training.config import TrainingConfig
 from orchestrator.training.optimizer import AdamW
 
-# "char_transformer" is the other network, at a tenth of the rate: MODEL, OPTIONS, RATE = "char_transformer", {}, 1e-3
+# The other network: MODEL, OPTIONS, RATE = "char_transformer", {"width": 128, "depth": 2, "heads": 4}, 3e-3
 MODEL, OPTIONS, RATE = "char_gru", {"width": 128}, 1e-2
 
 EXPERIMENT = Experiment(

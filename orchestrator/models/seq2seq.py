@@ -105,7 +105,12 @@ class AttentionTranscriber(nn.Module):
 
     @torch.no_grad()
     def decode(self, memory: Memory, state: Tensor) -> Tensor:
-        """Return the likeliest phone after those chosen so far, again and again, up to `end`: ids (n, steps)."""
+        """Return the likeliest phone after those chosen so far, again and again, up to `end`: ids (n, steps).
+
+        It computes in the precision of the weights, whatever that of `memory` and `state`.
+        """
+        exact = self.head.weight.dtype
+        memory, state = memory._replace(values=memory.values.to(exact), keys=memory.keys.to(exact)), state.to(exact)
         ids = torch.full((state.shape[1], 1), self.end, device=state.device)
         ended = torch.zeros_like(ids, dtype=torch.bool)
         chosen: list[Tensor] = []

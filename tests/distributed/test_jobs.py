@@ -117,7 +117,7 @@ def test_the_comparison_of_text_shares_what_the_techniques_have_in_common(tmp_pa
     """Five techniques, in their short form on a short text: one dense round, and two rounds of each."""
     monkeypatch.syspath_prepend(JOBS)
     compare = importlib.import_module("chars_compare")
-    short = partial(Experiment.shortened, data_options={"characters": 8000})
+    short = partial(Experiment.shortened, data_options={"characters": 5000})
     records = [record for experiment in compare.EXPERIMENTS for record in run(short(experiment), str(tmp_path))]
     assert len({record.key for record in records}) == 1 + 2 * 5
     assert {record.objective.name for record in records} == {"bits_per_character"}

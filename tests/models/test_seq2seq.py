@@ -81,6 +81,15 @@ def test_greedy_decoding_is_the_likeliest_phone_after_those_before(seed: int) ->
         assert row[end:] == [PAD] * (len(row) - end)
 
 
+def test_it_decodes_what_was_encoded_in_less_precision() -> None:
+    """Metrics are updated outside of the context in which bf16 models are called."""
+    model = build().eval()
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        transcript = model(LETTERS, BEFORE)
+    assert transcript.logits.dtype == torch.bfloat16
+    assert transcript.decode().equal(model(LETTERS, BEFORE).decode())
+
+
 def test_decoding_ends_at_the_longest_or_where_every_word_has_ended() -> None:
     model = build(longest=5).eval()
     with torch.no_grad():
