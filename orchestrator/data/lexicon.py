@@ -54,7 +54,7 @@ def lexicon(entries: Sequence[tuple[str, Sequence[str]]], words: int | None = No
     """
     spoken: dict[str, dict[tuple[str, ...], None]] = {}  # dicts, as sets have no order
     for word, phones in entries:
-        if set(word) <= set(LETTERS):
+        if word and set(word) <= set(LETTERS):
             spoken.setdefault(word, {})[_without_stress(word, phones)] = None
     names = sorted(spoken)
     if len(names) < HELD_OUT:

@@ -61,7 +61,7 @@ def test_a_batch_is_padded_at_the_end() -> None:
     assert inputs["before"].tolist() == [[END, 7, END], [END, 8, 9]]
 
 
-@pytest.mark.parametrize("word", ["a-b", "a.", "ab2", "Ab", "é"])
+@pytest.mark.parametrize("word", ["a-b", "a.", "ab2", "Ab", "é", ""])
 def test_words_of_other_signs_are_left_out(word: str) -> None:
     assert lexicon([*ENTRIES, (word, ["T"])]).identity == lexicon(ENTRIES).identity
 
