@@ -15,6 +15,8 @@ from torch.utils.data import TensorDataset
 from orchestrator.data.dataset import Data, fixed_order
 from orchestrator.data.image_data import image_data
 from orchestrator.data.images import imagefolder
+from orchestrator.data.lexicon import cmudict
+from orchestrator.data.text import chars
 from orchestrator.errors import DataError
 from orchestrator.extras import extra
 from orchestrator.validate import whole
@@ -76,7 +78,13 @@ def cifar10(root: str | None = None, samples: int | None = None) -> Data:
     )
 
 
-BUILTIN: Mapping[str, Callable[..., Data]] = {"digits": digits, "cifar10": cifar10, "imagefolder": imagefolder}
+BUILTIN: Mapping[str, Callable[..., Data]] = {
+    "digits": digits,
+    "cifar10": cifar10,
+    "imagefolder": imagefolder,
+    "chars": chars,
+    "cmudict": cmudict,
+}
 
 
 @dataclass(frozen=True)

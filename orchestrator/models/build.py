@@ -1,4 +1,4 @@
-"""Models by name: CIFAR ResNets, classifiers of torchvision and timm, the user's own by "package.module:function"."""
+"""Models by name: CIFAR ResNets, text models, classifiers of torchvision and timm, or "package.module:function"."""
 
 from __future__ import annotations
 
@@ -11,12 +11,19 @@ from torch.nn.parameter import is_lazy
 from orchestrator.errors import ConfigError
 from orchestrator.lookup import call, lookup
 from orchestrator.models.classifiers import CLASSIFIERS, is_classifier
+from orchestrator.models.language import CausalTransformer, RecurrentLanguageModel
 from orchestrator.models.resnet import DEPTHS, CifarResNet
+from orchestrator.models.seq2seq import AttentionTranscriber
 from orchestrator.modules import own_memory
 from orchestrator.pruning import KINDS, prunable_weights
 from orchestrator.randomness import one_thread, own_randomness, seed_all
 
-BUILTIN: Mapping[str, Callable[..., nn.Module]] = {f"resnet{depth}": partial(CifarResNet, depth) for depth in DEPTHS}
+BUILTIN: Mapping[str, Callable[..., nn.Module]] = {
+    **{f"resnet{depth}": partial(CifarResNet, depth) for depth in DEPTHS},
+    "char_gru": RecurrentLanguageModel,
+    "char_transformer": CausalTransformer,
+    "g2p_gru": AttentionTranscriber,
+}
 
 
 def build_model(

