@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from orchestrator.amc.amc_selection import Amc
     from orchestrator.data.dataset import Data
     from orchestrator.experiment import Experiment
     from orchestrator.own_loop import hold, prune
@@ -45,6 +46,7 @@ __all__ = [
     "SGD",
     "AdamW",
     "AdaptiveLinearRestart",
+    "Amc",
     "Channels",
     "Constant",
     "Cosine",
@@ -74,6 +76,7 @@ __all__ = [
     "run",
 ]
 _PLACES = {
+    "amc.amc_selection": ("Amc",),
     "data.dataset": ("Data",),
     "experiment": ("Experiment",),
     "own_loop": ("hold", "prune"),
