@@ -23,7 +23,7 @@ from orchestrator.pruning.view import View
 from orchestrator.randomness import derive, own_randomness, seed_all
 from orchestrator.validate import one_of, whole
 
-SHORT_EVALUATIONS, SHORT_GENERATION, SHORT_FINALISTS = 8, 4, 2  # of --smoke
+SHORT_EVALUATIONS, SHORT_GENERATION, SHORT_FINALISTS = 12, 6, 2  # of --smoke
 
 
 @dataclass(frozen=True)
