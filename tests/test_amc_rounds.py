@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+import time
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from searching import AMC, SEARCHED, begun, scored, searching, works
 from torch.utils.data import Dataset, TensorDataset
 
 from orchestrator import Amc, Explicit, FineTuning, OneShot
+from orchestrator.__main__ import main
 from orchestrator.amc.agents import Cem, Evolution
 from orchestrator.amc.ddpg import Ddpg
 from orchestrator.amc.latency import LatencyTable, LayerTimes, read_latency_table
@@ -25,11 +27,13 @@ from orchestrator.experiment import Experiment, round_keys, round_settings
 from orchestrator.problem import load_problem
 from orchestrator.pruning.macs import count_macs
 from orchestrator.record import Record
+from orchestrator.storage.claims import Claims
+from orchestrator.storage.clean import leftovers
 from orchestrator.storage.ledger import Ledger
 from orchestrator.storage.opening import open_store
-from orchestrator.storage.score_files import score_files
+from orchestrator.storage.score_files import read_scores, score_files
 from orchestrator.storage.verify import verify
-from orchestrator.work import Evaluate, Train
+from orchestrator.work import Evaluate, Train, scores_key
 
 
 def ledger_of(folder: Path) -> Ledger:
@@ -322,6 +326,24 @@ def test_scores_are_verified_and_a_damaged_file_is_named(tmp_path: Path) -> None
     store.delete(file)
     with pytest.raises(DamagedError, match="it is of the work"):
         begun(SEARCHED, tmp_path)[0].next_work()
+
+
+def test_status_tells_how_many_candidates_were_scored(whole: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["status", str(whole)]) == 0
+    store = open_store(str(whole))
+    best = max(score.value for file in score_files(store) for score in read_scores(store, file).values())
+    line = f"searched, seed 0: {len(scored_in(whole))} candidates for the round after 0 were scored; the best has val "
+    assert f"{line}{100 * best:.2f} %" in capsys.readouterr().out
+
+
+def test_claims_on_generations_go_when_they_are_scored(whole: Path) -> None:
+    store = open_store(str(whole))
+    key = begun(SEARCHED, whole)[0].keys[0]
+    names = [scores_key(key, Path(file).stem) for file in score_files(store)]
+    with Claims(store, "searched.0 on here, 1", lease_seconds=3600) as claims:
+        assert all(claims.acquire(name) for name in [*names, scores_key(key, "0" * 24)])
+    found = [left.file.path for left in leftovers(Ledger(store), now=time.time() + 1e6).found]
+    assert {path.split("/")[1] for path in found if path.startswith("claims/")} == set(names)
 
 
 def test_the_network_that_is_trained_costs_what_the_record_says(whole: Path) -> None:

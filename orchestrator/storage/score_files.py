@@ -6,16 +6,17 @@ A file is created once and never changed, so that what was read of it stays true
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Annotated
 
 from orchestrator.decode import Rule, decode
 from orchestrator.errors import DamagedError
 from orchestrator.pruning.candidate import Score, Scores
-from orchestrator.record import Key, Sha256
+from orchestrator.record import Key, Record, Sha256
 from orchestrator.sealed import seal, unseal
-from orchestrator.storage.store import JSON_BYTES, MissingError, Store, read_each
+from orchestrator.storage.store import JSON_BYTES, MissingError, Store, listed, read_each
 from orchestrator.work import answer_file
 
 SCORES = r"scores/([A-Za-z0-9_-]{1,100})/([0-9a-f]+)\.json"
@@ -69,3 +70,23 @@ def read_new_scores(store: Store, round_key: str, known: Collection[str]) -> dic
             return None
 
     return dict(read_each(store, read, [file for file in score_files(store, round_key) if file not in known], None))
+
+
+def search_lines(store: Store, records: Iterable[Record], problems: list[str]) -> Iterator[str]:
+    """Yield a line for each of `records` that candidates follow from: how many were scored, and the best score.
+
+    `problems` gets a sentence for each file that cannot be read.
+    """
+    files: dict[str, list[str]] = {}
+    for file in listed(store, "scores/", problems):
+        if match := re.fullmatch(SCORES, file):
+            files.setdefault(match[1], []).append(file)
+    for record in records:
+        found = read_each(store, partial(read_scores, store), files.get(record.key, []), problems)
+        gains = {digest: score.value for scores in found for digest, score in scores.items()}
+        if gains:
+            best = record.objective.text(record.objective.gain(max(gains.values())))
+            yield (
+                f"{record.experiment}, seed {record.seed}: {len(gains)} candidates for the round after {record.round} "
+                f"were scored; the best has val {best}"
+            )

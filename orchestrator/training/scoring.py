@@ -45,6 +45,7 @@ class Scorer:
 
     def __init__(self, experiment: Experiment, data: Data, start: Callable[[], WholeTrainer]) -> None:
         self._training, self._objective = experiment.training, objective_of(experiment.task)
+        self._highest_rate = RateRange.of(self._training.schedule, self._training.epochs).highest
         self._data, self._start = data, start
         self._tools: tuple[WholeTrainer, Calibration] | None = None
 
@@ -81,7 +82,6 @@ class Scorer:
 
     def _training_of(self, work: Evaluate, candidate: SearchCandidate, start: TrainState) -> Train:
         """Return the training before a score: as that of a round, but at one rate."""
-        rate = work.scoring.rate or RateRange.of(self._training.schedule, self._training.epochs).highest
         return Train(
             key=candidate.digest,
             parent=work.round_key,
@@ -91,7 +91,7 @@ class Scorer:
             kept=0,
             prunable=0,
             seed=derive(work.round_key, candidate.digest),
-            schedule=Constant(rate),
+            schedule=Constant(work.scoring.rate or self._highest_rate),
             first_epoch=0,
             epochs=candidate.epochs,
             start=start,
