@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from orchestrator.amc.least_squares import input_products, reconstructed
 from orchestrator.amc.recalibrate import recalibrated
 from orchestrator.data.batches import Batch, Batches
-from orchestrator.data.dataset import Data
 from orchestrator.modules import model_call
 from orchestrator.pruning.structure import Structure
 from orchestrator.randomness import derive
@@ -23,9 +22,8 @@ from orchestrator.work import Evaluate
 class Calibration:
     """Makes the start of each candidate; keeps what candidates of one round share."""
 
-    def __init__(self, data: Data, batch_size: int, networks: Networks, device: torch.device) -> None:
-        self._data, self._batch_size, self._networks, self._device = data, batch_size, networks, device
-        self._batches: CalibrationBatches | None = None
+    def __init__(self, networks: Networks, batches: CalibrationBatches) -> None:
+        self._networks, self._batches = networks, batches
         self._products: tuple[tuple[str, int], dict[str, Tensor]] = (("", 0), {})
 
     def start(self, work: Evaluate, structure: Structure) -> TrainState:
@@ -55,13 +53,11 @@ class Calibration:
         return network
 
     def _samples(self, work: Evaluate) -> Iterator[Batch]:
-        if self._batches is None:
-            self._batches = CalibrationBatches(self._data, batch_size=self._batch_size, device=self._device)
         return self._batches.calibration(derive(work.round_key, "calibration"), work.scoring.calibration)
 
 
 class CalibrationBatches(Batches):
-    """Batches of training samples that nothing augments."""
+    """The batches of a trainer, and besides them training samples that nothing augments, the same on every rank."""
 
     def calibration(self, seed: int, samples: int) -> Iterator[Batch]:
         """Return batches of `samples` training samples in all, drawn by `seed`; of fewer if there are no more."""

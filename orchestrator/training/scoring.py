@@ -12,7 +12,6 @@ from typing import Protocol
 
 import torch
 
-from orchestrator.data.dataset import Data
 from orchestrator.errors import DivergedError
 from orchestrator.experiment import Experiment
 from orchestrator.pruning.candidate import Score, SearchCandidate
@@ -21,7 +20,7 @@ from orchestrator.schedules import Constant, RateRange
 from orchestrator.task import objective_of
 from orchestrator.train_state import TrainState
 from orchestrator.training import collectives
-from orchestrator.training.calibration import Calibration
+from orchestrator.training.calibration import Calibration, CalibrationBatches
 from orchestrator.training.kept_networks import Networks
 from orchestrator.work import Evaluate, Scored, Train
 
@@ -37,16 +36,19 @@ class WholeTrainer(Protocol):
     @property
     def networks(self) -> Networks: ...
 
+    @property
+    def batches(self) -> CalibrationBatches: ...
+
     def validated(self, work: Train) -> Mapping[str, float]: ...
 
 
 class Scorer:
     """Scores generation after generation; `start` makes the trainer when it is first needed."""
 
-    def __init__(self, experiment: Experiment, data: Data, start: Callable[[], WholeTrainer]) -> None:
+    def __init__(self, experiment: Experiment, start: Callable[[], WholeTrainer]) -> None:
         self._training, self._objective = experiment.training, objective_of(experiment.task)
         self._highest_rate = RateRange.of(self._training.schedule, self._training.epochs).highest
-        self._data, self._start = data, start
+        self._start = start
         self._tools: tuple[WholeTrainer, Calibration] | None = None
 
     def score(self, work: Evaluate, on_score: OnScore | None = None) -> Scored:
@@ -72,7 +74,7 @@ class Scorer:
 
     def _made(self) -> tuple[WholeTrainer, Calibration]:
         trainer = self._start()
-        return trainer, Calibration(self._data, self._training.batch_size, trainer.networks, trainer.device)
+        return trainer, Calibration(trainer.networks, trainer.batches)
 
     def _gain(self, trainer: WholeTrainer, work: Train) -> float:
         try:

@@ -15,7 +15,7 @@ from functools import partial
 import torch
 from torch import nn
 
-from orchestrator.data.batches import Batch, Batches, Split
+from orchestrator.data.batches import Batch, Split
 from orchestrator.data.dataset import Data
 from orchestrator.errors import ConfigError, DamagedError, DivergedError
 from orchestrator.experiment import Experiment
@@ -28,6 +28,7 @@ from orchestrator.storage.store import JSON_BYTES
 from orchestrator.train_state import Tensors, TrainState
 from orchestrator.training import collectives
 from orchestrator.training.attempt import Attempt, OnStep, TakeProgress, check_progress
+from orchestrator.training.calibration import CalibrationBatches
 from orchestrator.training.evaluate import evaluate
 from orchestrator.training.kept_networks import Networks
 from orchestrator.training.moving_average import MovingAverage
@@ -56,7 +57,7 @@ class Trainer:
         self.device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self._experiment = experiment
         self._step = Step(experiment, self.device)
-        self.batches = Batches(
+        self.batches = CalibrationBatches(
             data,
             batch_size=self.training.batch_size,
             rank=collectives.rank(),
@@ -67,7 +68,7 @@ class Trainer:
         )
         self.networks = Networks(experiment, data, self.device)
         self.module = self.networks.network("student", Dense())
-        self._scorer = Scorer(experiment, data, partial(self._alone, experiment, data, loader_workers))
+        self._scorer = Scorer(experiment, partial(self._alone, experiment, data, loader_workers))
 
     def _alone(self, experiment: Experiment, data: Data, loader_workers: int) -> Trainer:
         """Return a trainer that trains whole batches by itself: this one, if there are no other workers."""

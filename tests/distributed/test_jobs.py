@@ -90,7 +90,12 @@ def test_a_job_imports_no_other_job(job):
 
 @pytest.mark.parametrize(
     ("job", "other"),
-    [("imagenet_lr", "imagenet_channels"), ("digits_lr", "digits_compare"), ("cifar10_lr", "cifar10_compare")],
+    [
+        ("imagenet_lr", "imagenet_channels"),
+        ("imagenet_lr", "imagenet_amc"),
+        ("digits_lr", "digits_compare"),
+        ("cifar10_lr", "cifar10_compare"),
+    ],
 )
 def test_two_jobs_share_their_dense_run(monkeypatch, job, other):
     monkeypatch.syspath_prepend(JOBS)

@@ -23,7 +23,6 @@ from orchestrator.experiment import Experiment
 from orchestrator.pruning.channels.shrink import shrink
 from orchestrator.randomness import derive
 from orchestrator.training.calibration import Calibration
-from orchestrator.training.kept_networks import Networks
 from orchestrator.training.trainer import Trainer
 from orchestrator.work import Evaluate, Scored
 
@@ -130,8 +129,8 @@ def test_work_travels_apart_from_its_tensors(tmp_path: Path) -> None:
 
 
 def calibration_of(experiment: Experiment) -> Calibration:
-    data = load_data(experiment.data, {})
-    return Calibration(data, experiment.training.batch_size, Networks(experiment, data, CPU), CPU)
+    trainer = Trainer(experiment, load_data(experiment.data, {}), device=CPU)
+    return Calibration(trainer.networks, trainer.batches)
 
 
 def drawn(work: Evaluate, count: int) -> Tensor:
