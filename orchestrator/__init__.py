@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from orchestrator.amc.amc_selection import Amc
     from orchestrator.data.dataset import Data
     from orchestrator.data.image_data import image_data
     from orchestrator.experiment import Experiment
@@ -47,6 +48,7 @@ __all__ = [
     "SGD",
     "AdamW",
     "AdaptiveLinearRestart",
+    "Amc",
     "Channels",
     "Classification",
     "Constant",
@@ -81,6 +83,7 @@ __all__ = [
     "run",
 ]
 _PLACES = {
+    "amc.amc_selection": ("Amc",),
     "data.dataset": ("Data",),
     "data.image_data": ("image_data",),
     "experiment": ("Experiment",),

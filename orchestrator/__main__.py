@@ -41,7 +41,7 @@ def status(
     as_json: Annotated[bool, tyro.conf.arg(name="json", help="One JSON object a line and finished round.")] = False,
     follow: Annotated[bool, tyro.conf.arg(help="Then go on: a line for whatever is new, until Ctrl-C.")] = False,
 ) -> int:
-    """Show every finished round, and every failed one with its reason.
+    """Show every finished round, every failed one with its reason, and how far searches are.
 
     orchestrator status ./runs
 
@@ -50,6 +50,7 @@ def status(
     orchestrator status s3://bucket/digits --json | jq .metrics.test_accuracy
     """
     from orchestrator.report import json_line, print_status
+    from orchestrator.storage.score_files import search_lines
 
     if as_json and follow:
         raise ConfigError("--json ends when all is printed, so it does not go with --follow: give one of them")
@@ -64,6 +65,8 @@ def status(
     if not records:
         print(no_rounds(ledger.store.uri))
     print_status(records, failures)
+    for line in search_lines(ledger.store, records, problems):
+        print(plain(line))
     code = print_problems(problems)
     if follow:
         from orchestrator.report.follow import follow_storage

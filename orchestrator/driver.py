@@ -25,8 +25,21 @@ from orchestrator.rounds import Rounds
 from orchestrator.stopping import Floor
 from orchestrator.storage.ledger import Ledger
 from orchestrator.storage.progress import discard_progress
+from orchestrator.storage.score_files import write_scores
 from orchestrator.train_state import TrainState
-from orchestrator.work import GRADIENTS, Answer, Gradients, Snapshot, Train, Trained, Work, split_key
+from orchestrator.work import (
+    GRADIENTS,
+    Answer,
+    Evaluate,
+    Gradients,
+    Scored,
+    Snapshot,
+    Train,
+    Trained,
+    Work,
+    answer_file,
+    split_key,
+)
 
 
 class Driver:
@@ -84,10 +97,21 @@ class Driver:
     def _planned(self) -> Work | None:
         with self._lock:
             index = self._rounds.next_index(self.floor)
-            # A round's own work is planned once. What it needs first may be stored by another path at any time.
-            if index is None or self._work is None or self._work.key != self.keys[index]:
+            if index is None or not self._is_current(index):
                 self._work = plan(self.experiment, self._rounds, self.floor)
             return self._work
+
+    def _is_current(self, index: int) -> bool:
+        """Whether the newest plan is what round `index` needs.
+
+        A round's own work is planned once, and so are candidates until all have scores. What a round needs besides may
+        be stored by another path at any time.
+        """
+        if isinstance(self._work, Evaluate):
+            digests = {candidate.digest for candidate in self._work.generation.candidates}
+            is_next = index > 0 and self._work.round_key == self.keys[index - 1]
+            return is_next and not digests <= self._rounds.scores(self._work.round_key).keys()
+        return self._work is not None and self._work.key == self.keys[index]
 
     def is_over(self) -> bool:
         """Whether every round, or every one down to the floor, is finished."""
@@ -108,6 +132,8 @@ class Driver:
             self.ledger.write_snapshot(work.round_key, str(work.epoch), answer)
         elif isinstance(work, Gradients) and isinstance(answer, dict):
             self.ledger.write_snapshot(work.round_key, GRADIENTS, TrainState(answer))
+        elif isinstance(work, Evaluate) and isinstance(answer, Scored):
+            write_scores(self.ledger.store, work.key, answer.scores)
         else:
             raise TypeError(f"{type(work).__name__} is not answered by {type(answer).__name__}")
         self._discard_progress(work.key)
@@ -149,13 +175,14 @@ class Driver:
 
     def is_stored(self, key: str) -> bool:
         """Whether the answer to the work with this key is in storage."""
-        round_key, name = split_key(key)
-        return self.ledger.record(key) is not None if name is None else self.ledger.has_snapshot(round_key, name)
+        if split_key(key)[1] is None:
+            return self.ledger.record(key) is not None
+        return self.ledger.store.exists(answer_file(key))
 
     def fail(self, key: str, reason: str, job: str = "") -> None:
         """Write down that a round cannot be trained; it is not committed, and another job may ask for it again.
 
-        If the work was for a snapshot or gradients, the round that cannot be trained is the one that needs them.
+        If the work was for something beside a round, the round that cannot be trained is the one that needs it.
         """
         index = self._index(split_key(key)[0])
         if key != self.keys[index]:
@@ -217,6 +244,7 @@ class Driver:
             attempts=answer.attempts,
             workers=answer.workers,
             channels=work.structure.to_json(),
+            search=dict(work.proof) if work.proof else None,
             settings=self.settings[index],
             versions={"python": platform.python_version(), "torch": torch.__version__},
             finished_at=_now(),

@@ -15,6 +15,7 @@ from typing import Any
 from orchestrator.errors import ConfigError
 from orchestrator.objective import Objective
 from orchestrator.pruning.channels.graph import ChannelGraph
+from orchestrator.pruning.geometry import Geometry
 from orchestrator.pruning.masks import DEFAULT_KINDS, KINDS, Kind
 from orchestrator.pruning.path import Explicit, Geometric, Path
 from orchestrator.pruning.selection import Global, Selection, check_selection
@@ -140,6 +141,7 @@ class Experiment:
             training=self.training.shortened(after, batch_size),
             technique=shortened(self.technique, before, after),
             path=Explicit(tuple(dict.fromkeys((densities[0], densities[-1])))),
+            selection=self.selection.shortened(),
             data_options={**self.data_options, **(data_options or {})},
             dense_epochs=None if self.dense_epochs is None else min(self.dense_epochs, after),
             seeds=self.seeds[:1],
@@ -153,7 +155,8 @@ class Problem:
     `prunable` maps each prunable weight tensor to its shape, in parameter order, and `unpruned` every other weight
     tensor to its number of weights. The identities are hashes of the model's structure and constants, and of the
     data's content, and are part of every key. `channels`: which belong together, where the experiment removes whole
-    channels. `constants`: digests of the model's constants and start weights by name (see `constants_of`).
+    channels. `geometry`: the shapes of the layers, where the selection looks at them. `constants`: digests of the
+    model's constants and start weights by name (see `constants_of`).
     `gpu_only`: names of layers that cannot be trained on CPUs.
     """
 
@@ -162,6 +165,7 @@ class Problem:
     data_identity: str
     objective: Objective
     channels: ChannelGraph | None = None
+    geometry: Geometry | None = None
     unpruned: Mapping[str, int] = field(default_factory=dict)
     constants: Mapping[str, str] = field(default_factory=dict)
     gpu_only: tuple[str, ...] = ()
@@ -216,8 +220,13 @@ def round_keys(settings: list[dict[str, Any]]) -> list[str]:
 
 
 def as_json(value: Any) -> Any:
-    """A frozen dataclass as JSON with its type's name; every field counts, defaults included."""
+    """A frozen dataclass as JSON with its type's name; every field counts, defaults included.
+
+    One with a `digest`, which says all that is in it, stands there by that.
+    """
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        if isinstance(digest := getattr(value, "digest", None), str):
+            return {"type": type(value).__name__, "digest": digest}
         fields = {f.name: as_json(getattr(value, f.name)) for f in dataclasses.fields(value)}
         kind = type(value)
         ours = kind.__module__.startswith("orchestrator.")  # our classes may move between files, others are told apart

@@ -10,6 +10,8 @@ from orchestrator.validate import flag, text
 
 LOSS = "loss"  # the task's own loss per sample, token or pixel, which is measured beside the metrics
 
+NO_GAIN = -1e6  # of a network that diverged, where the objective has no bound
+
 
 @dataclass(frozen=True)
 class Objective:
@@ -27,6 +29,13 @@ class Objective:
     def gain(self, value: float) -> float:
         """Return a number that is larger for a better `value`: itself, or its negative."""
         return value if self.higher_is_better else -value
+
+    @property
+    def worst_gain(self) -> float:
+        """The gain of a network that has none, such as one whose training diverged: finite, and below all others."""
+        if self.fraction:
+            return self.gain(0.0 if self.higher_is_better else 1.0)
+        return NO_GAIN
 
     def is_better(self, value: float, than: float) -> bool:
         """Whether `value` is better than the other value; NaN is not better than anything."""

@@ -1,19 +1,22 @@
 """Decide what is next: the whole algorithm of a path on one screen.
 
 The first round that is not committed is next. Before it, what it needs and storage lacks: a snapshot of the dense run,
-or gradients. A round prunes the network of the round before it; the technique says where the round starts.
+gradients, or scores of candidates. A round prunes the network of the round before it; the technique says where the
+round starts.
 """
 
 from __future__ import annotations
 
 import logging
 from dataclasses import replace
+from functools import partial
 
 import torch
 
 from orchestrator.errors import ConfigError, DensityError
 from orchestrator.experiment import Experiment, Problem
 from orchestrator.pruning import resolve_criterion
+from orchestrator.pruning.candidate import Chosen, Generation
 from orchestrator.pruning.criteria import needs_gradients
 from orchestrator.pruning.structure import Dense, Structure
 from orchestrator.pruning.view import View
@@ -22,7 +25,7 @@ from orchestrator.rounds import CutRound, Round, Rounds
 from orchestrator.stopping import Floor
 from orchestrator.techniques import Removed, Start, check_rewind
 from orchestrator.train_state import TrainState
-from orchestrator.work import Gradients, Snapshot, Train, Work
+from orchestrator.work import Evaluate, Gradients, Snapshot, Train, Work
 
 logger = logging.getLogger(__name__)
 
@@ -45,32 +48,48 @@ def plan(experiment: Experiment, rounds: Rounds, floor: Floor | None = None) -> 
         return Snapshot.of(_train_dense(experiment, rounds), epoch, dense.workers)
     if needs_gradients(resolve_criterion(experiment.criterion)) and not parent.has_gradients():
         return Gradients(parent.key, index - 1, experiment.seed, parent.state(), parent.structure)
-    structure = select(experiment, rounds.problem, parent, index)
+    chosen = choose(experiment, rounds, parent, index)
+    if isinstance(chosen, Evaluate):
+        return chosen
+    structure = chosen.structure
     dense_cut, parent_cut = (CutRound(each, experiment.training, structure) for each in (dense, parent))
     removed = _removed(rounds.problem, parent, parent_cut)
     start = experiment.technique.start_after(removed, dense_cut, parent_cut)
     teacher = TrainState(dense.state().model) if experiment.distillation else None
-    return replace(_train(experiment, rounds, index, start, structure), teacher=teacher)
+    work = _train(experiment, rounds, index, start, structure)
+    return replace(work, teacher=teacher, proof=chosen.proof or None)
 
 
-def select(experiment: Experiment, problem: Problem, parent: Round, index: int) -> Structure:
-    """Return what is left of the network in round `index` >= 1."""
-    state, density = parent.state().model, experiment.densities()[index]
-    criterion = resolve_criterion(experiment.criterion)
-    view = View(
+def choose(experiment: Experiment, rounds: Rounds, parent: Round, index: int) -> Chosen | Evaluate:
+    """Return what is left of the network in round `index` >= 1, or the candidates that a search needs scores of."""
+    density, selection = experiment.densities()[index], experiment.selection
+    with own_randomness():  # for a criterion that draws its scores
+        seed_all(derive(experiment.seed, "criterion", index))
+        seed = derive(experiment.seed, "search", index)
+        view = partial(view_of, experiment, rounds.problem, parent)
+        search = rounds.search(index, lambda: selection.search(view(), density, seed))
+        step = search.step(rounds.scores(parent.key)) if search else Chosen(selection.select(view(), density), {})
+    if search and isinstance(step, Generation):
+        state, last = TrainState(parent.state().model), len(rounds.keys) - 1
+        return Evaluate(parent.key, index - 1, last, state, parent.structure, search.scoring, step)
+    assert isinstance(step, Chosen)
+    for name in step.structure.dead_layers():
+        logger.warning("round %d at density %.4g leaves no weight in %s", index, density, name)
+    return step
+
+
+def view_of(experiment: Experiment, problem: Problem, parent: Round) -> View:
+    """Return what the selection looks at: the finished round `parent`."""
+    state, criterion = parent.state().model, resolve_criterion(experiment.criterion)
+    return View(
         {name: state[name] for name in problem.prunable},
         parent.structure,
         criterion,
         parent.gradients() if needs_gradients(criterion) else None,
         experiment.min_kept_per_layer,
         problem.channels,
+        problem.geometry,
     )
-    with own_randomness():  # for a criterion that draws its scores
-        seed_all(derive(experiment.seed, "criterion", index))
-        structure = experiment.selection.select(view, density)
-    for name in structure.dead_layers():
-        logger.warning("round %d at density %.4g leaves no weight in %s", index, density, name)
-    return structure
 
 
 def _removed(problem: Problem, parent: Round, cut: CutRound) -> Removed:
@@ -114,7 +133,12 @@ def check_path(experiment: Experiment, problem: Problem, keep: tuple[int, ...]) 
     for epoch in keep:
         check_rewind(epoch, experiment.training, experiment.epochs_of_dense_round())
     weights = {name: torch.empty(shape, device="meta") for name, shape in problem.prunable.items()}
-    view = View(weights, min_kept_per_layer=experiment.min_kept_per_layer, graph=problem.channels)
+    view = View(
+        weights,
+        min_kept_per_layer=experiment.min_kept_per_layer,
+        graph=problem.channels,
+        geometry=problem.geometry,
+    )
     for index, density in enumerate(experiment.densities()[1:], start=1):
         try:
             experiment.selection.check(view, density)

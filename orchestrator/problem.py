@@ -22,6 +22,7 @@ from orchestrator.models.start_weights import load_start_weights
 from orchestrator.nested import rows
 from orchestrator.pruning import prunable_weights, unpruned_weights
 from orchestrator.pruning.channels.trace import trace_channels
+from orchestrator.pruning.geometry import geometry_of
 from orchestrator.randomness import derive
 from orchestrator.rehearsal import rehearse
 from orchestrator.task import objective_of
@@ -55,7 +56,8 @@ def load_problem(experiment: Experiment, data_root: str | None = None, workers: 
             f"kinds of layers to prune {experiment.prune}"
         )
     prunable = {name: tuple(weight.shape) for name, weight in weights.items()}
-    channels = trace_channels(model, rows(data.inputs, 0, 1)) if experiment.selection.needs_channels else None
+    selection, inputs = experiment.selection, rows(data.inputs, 0, 1)
+    channels = trace_channels(model, inputs) if selection.needs_channels else None
     rehearse(experiment, model, prunable, channels)
     unpruned = {name: weight.numel() for name, weight in unpruned_weights(model, prunable).items()}
     _warn_of_unpruned(experiment, model, prunable, unpruned)
@@ -66,6 +68,7 @@ def load_problem(experiment: Experiment, data_root: str | None = None, workers: 
         data_identity=data.identity,
         objective=objective_of(experiment.task),
         channels=channels,
+        geometry=geometry_of(model, inputs) if selection.needs_geometry else None,
         unpruned=unpruned,
         constants=constants,
         gpu_only=gpu_only(model),

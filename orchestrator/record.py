@@ -36,9 +36,10 @@ class Record:
     and all weights of each prunable tensor; `unpruned`: those of every other weight tensor, which only a round that
     removes channels can make smaller. `epochs`: trained in this round.
     `channels`, of a round that removed some: the `unit` that the density counts, exact [kept, dense] counts of
-    `parameters` and `macs`, and the configuration `kept`, which the model's tensors belong to. Two runs of the same
-    settings may differ in `seconds`, `samples_per_second`, `attempts`, `finished_at` and `versions`, and in nothing
-    else.
+    `parameters` and `macs`, and the configuration `kept`, which the model's tensors belong to. `search`, of a round
+    whose structure was searched for: what it found and cost, and its rivals (see `AmcSearch`). Two runs of the same
+    settings may differ in `seconds`, also those of `search`, `samples_per_second`, `attempts`, `finished_at` and
+    `versions`, and in nothing else.
     """
 
     key: Key
@@ -64,6 +65,7 @@ class Record:
     versions: dict[str, str]
     finished_at: str
     channels: dict[str, Any] | None = None
+    search: dict[str, Any] | None = None
     unpruned: dict[str, Counts] = field(default_factory=dict)
     blobs: dict[str, Blob] = field(default_factory=dict)
     format: Count = FORMAT

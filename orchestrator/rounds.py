@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol
 
 from orchestrator.errors import ConfigError, DamagedError
 from orchestrator.experiment import Problem
+from orchestrator.pruning.candidate import Scores, StructureSearch
 from orchestrator.pruning.structure import Structure, from_json
 from orchestrator.record import Record
 from orchestrator.stopping import Floor
 from orchestrator.storage.ledger import Ledger
+from orchestrator.storage.score_files import read_new_scores
 from orchestrator.storage.store import JSON_BYTES
 from orchestrator.train_state import Tensors, TrainState
 from orchestrator.training.config import TrainingConfig
@@ -182,6 +184,8 @@ class Rounds:
     def __init__(self, keys: Sequence[str], problem: Problem, ledger: Ledger, keep: tuple[int, ...]) -> None:
         self.keys, self.problem, self.ledger, self.keep = tuple(keys), problem, ledger, keep
         self._finished: dict[str, Round] = {}
+        self._scores: dict[str, dict[str, Scores]] = {}  # by round and file; a file never changes
+        self._searches: dict[str, StructureSearch | None] = {}
 
     def __getitem__(self, index: int) -> Round | None:
         key = self.keys[index]
@@ -198,6 +202,25 @@ class Rounds:
         index = self.first_unfinished()
         return None if index and self._is_cut_after(index, floor) else index
 
+    def scores(self, key: str) -> Scores:
+        """Return the scores, by their digest, of all candidates that follow from the round `key`.
+
+        Raises DamagedError, naming the file.
+        """
+        files = self._scores.setdefault(key, {})
+        files |= read_new_scores(self.ledger.store, key, files)
+        return {digest: score for _, scores in sorted(files.items()) for digest, score in scores.items()}
+
+    def search(self, index: int, begin: Callable[[], StructureSearch | None]) -> StructureSearch | None:
+        """Return the search for the structure of a round, which is begun once.
+
+        It follows from its beginning and the scores, so that it may be begun again at any time.
+        """
+        key = self.keys[index]
+        if key not in self._searches:
+            self._searches[key] = begin()
+        return self._searches[key]
+
     def add(self, work: Train, answer: Trained) -> None:
         """Count a round as finished that is on its way to storage."""
         self._finished[work.key] = NewRound(work, answer, self.ledger, self.problem)
@@ -205,11 +228,13 @@ class Rounds:
     def remove(self, key: str) -> None:
         """Count a round as not finished, because it could not be stored."""
         self._finished.pop(key, None)
+        self._searches.clear()  # they look at the network that was lost
 
     def release_before(self, index: int) -> None:
         """Keep the tensors of earlier rounds in storage only."""
         for key in self.keys[:index]:
             self._finished[key] = StoredRound(key, self.ledger, self.problem)
+            self._searches.pop(key, None)
 
     def _is_cut_after(self, count: int, floor: Floor | None) -> bool:
         """Whether the newest of the first `count` rounds, as many as the floor's patience, are all below it."""

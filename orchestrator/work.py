@@ -1,10 +1,11 @@
-"""Define what the driver asks of a trainer: to train a round, to replay a snapshot, or to compute gradients.
+"""Define what the driver asks of a trainer: a round, a snapshot, gradients, or scores of candidates.
 
-| work        | answer                                   |
-| ----------- | ---------------------------------------- |
-| `Train`     | `Trained`                                |
-| `Snapshot`  | `TrainState`, that of the dense run      |
-| `Gradients` | `Tensors`, by the name of their weights  |
+| work        | answer                                         |
+| ----------- | ---------------------------------------------- |
+| `Train`     | `Trained`                                      |
+| `Snapshot`  | `TrainState`, that of the dense run            |
+| `Gradients` | `Tensors`, by the name of their weights        |
+| `Evaluate`  | `Scored`, by the digest of their candidates    |
 """
 
 from __future__ import annotations
@@ -17,12 +18,13 @@ from typing import Any, TypeAlias
 
 from torch import Tensor
 
+from orchestrator.pruning.candidate import Generation, Scores, Scoring
 from orchestrator.pruning.structure import Structure
 from orchestrator.schedules import Schedule
 from orchestrator.train_state import Tensors, TrainState, raw_bytes
 
 GRADIENTS = "gradients"  # name of their file among a round's snapshots
-_WORK_KEY = re.compile(rf"(.+)-(?:({GRADIENTS})|epoch([0-9]+))")
+_WORK_KEY = re.compile(rf"(.+)-(?:({GRADIENTS}|scores-[0-9a-f]+)|epoch([0-9]+))")
 
 
 def snapshot_key(round_key: str, epoch: int) -> str:
@@ -35,13 +37,28 @@ def gradients_key(round_key: str) -> str:
     return f"{round_key}-{GRADIENTS}"
 
 
+def scores_key(round_key: str, name: str) -> str:
+    """Return the key of the work that scores candidates of a round; `name` is that of the scores' file."""
+    return f"{round_key}-scores-{name}"
+
+
 def split_key(key: str) -> tuple[str, str | None]:
-    """Return the key of the round that a work's key belongs to, and the name of the snapshot that the work makes.
+    """Return the key of the round that a work's key belongs to, and the name of what the work makes beside it.
 
     The name is None for the work that trains the round.
     """
     match = _WORK_KEY.fullmatch(key)
     return (match[1], match[2] or match[3]) if match else (key, None)
+
+
+def answer_file(key: str) -> str:
+    """Return the file that is in storage when the work with this key is done."""
+    round_key, name = split_key(key)
+    if name is None:
+        return f"rounds/{key}/record.json"
+    if name.startswith("scores-"):
+        return f"scores/{round_key}/{name.removeprefix('scores-')}.json"
+    return f"snapshots/{round_key}/{name}.safetensors"
 
 
 @dataclass(frozen=True)
@@ -52,7 +69,7 @@ class Train:
     `start` None is a fresh initialisation that follows from `seed` and `round`. `structure`: what is left of the dense
     network, whose tensors `start` holds. `keep`: epochs of the dense run after which the answer must hold a snapshot.
     `constants`: digests of tensors that the dense network must begin with (see `constants_of`). `teacher`: the dense
-    round's final model, where that teaches.
+    round's final model, where that teaches. `proof`: what the search that found the structure says of itself.
     """
 
     key: str
@@ -71,6 +88,7 @@ class Train:
     keep: tuple[int, ...] = ()
     constants: Mapping[str, str] = field(default_factory=dict)
     teacher: TrainState | None = None
+    proof: Mapping[str, Any] | None = None
 
     @property
     def round_key(self) -> str:
@@ -176,6 +194,60 @@ class Gradients:
 
 
 @dataclass(frozen=True)
+class Evaluate:
+    """Score a generation of candidates, which follow from a finished round and have no round of their own.
+
+    `round`, `state` and `structure` are those of the finished round. `rounds`: how many the path has.
+    """
+
+    round_key: str
+    round: int
+    rounds: int
+    state: TrainState
+    structure: Structure
+    scoring: Scoring
+    generation: Generation
+
+    @property
+    def name(self) -> str:
+        """The name of the scores' file: a digest of the candidates, whose digests hold the settings."""
+        digests = sorted(candidate.digest for candidate in self.generation.candidates)
+        return hashlib.sha256("".join(digests).encode()).hexdigest()[:24]
+
+    @property
+    def key(self) -> str:
+        return scores_key(self.round_key, self.name)
+
+    @property
+    def training(self) -> None:
+        """No epochs of a round are trained."""
+
+    def split(self) -> tuple[Evaluate, Any]:
+        """Return this work without its tensors, and the tensors, which travel apart from it on a cluster."""
+        tensors = tuple(candidate.structure.tensors() for candidate in self.generation.candidates)
+        light = self._with(TrainState({}), self.structure.with_tensors({}), tuple({} for _ in tensors))
+        return light, (self.state, self.structure.tensors(), tensors)
+
+    def joined(self, tensors: Any) -> Evaluate:
+        """Return this work with the tensors that `split` took away."""
+        state, masks, candidates = tensors
+        return self._with(state, self.structure.with_tensors(masks), candidates)
+
+    def _with(self, state: TrainState, structure: Structure, tensors: tuple[Tensors, ...]) -> Evaluate:
+        pairs = zip(self.generation.candidates, tensors, strict=True)
+        candidates = tuple(candidate.with_tensors(masks) for candidate, masks in pairs)
+        generation = replace(self.generation, candidates=candidates)
+        return replace(self, state=state, structure=structure, generation=generation)
+
+
+@dataclass(frozen=True)
+class Scored:
+    """The answer to `Evaluate`: the score of each of its candidates, by their digest."""
+
+    scores: Scores
+
+
+@dataclass(frozen=True)
 class EpochMetrics:
     """One epoch of a round.
 
@@ -232,8 +304,8 @@ class Trained:
         return replace(self, state=state, snapshots=snapshots)
 
 
-Work: TypeAlias = Train | Snapshot | Gradients
-Answer: TypeAlias = Trained | TrainState | Tensors
+Work: TypeAlias = Train | Snapshot | Gradients | Evaluate
+Answer: TypeAlias = Trained | TrainState | Tensors | Scored
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ LAYERS = (
     ("errors", "validate", "decode", "user_code", "formatting", "sealed", "files", "extras", "randomness"),
     ("lookup", "processor"),
     ("objective", "record", "train_state", "modules", "nested", "schedules", "training.collectives"),
+    ("amc.layer_shape", "amc.forward_shapes"),
     (
         "task",
         "task_metrics",

@@ -134,6 +134,7 @@ class RatioSearch:
         }
         self._history: list[Evaluation] = []
         self._asked: dict[str, Allocation] = {}
+        self._number = 0
         self._steps = self._run()
         self._wanted = next(self._steps)
         self._outcome: SearchOutcome | None = None
@@ -156,6 +157,14 @@ class RatioSearch:
             except StopIteration as stop:
                 self._outcome = stop.value
         return self._outcome
+
+    @property
+    def place(self) -> tuple[int, int]:
+        """The number of the generation that is wanted, counted from 1, and how many there are with the finalists."""
+        settings = self._settings
+        full = -(-settings.evaluations // settings.generation)
+        generations = sum(1 if name == Uniform.__name__ else full for name in self._agents)
+        return self._number, max(generations + 1, self._number)
 
     def _run(self) -> Steps:
         found: dict[str, dict[Sizes, float]] = {}
@@ -209,6 +218,7 @@ class RatioSearch:
         self, candidates: Iterable[Sizes], epochs: int
     ) -> Generator[tuple[Allocation, ...], Mapping[str, float], dict[Sizes, float]]:
         wanted = {sizes: self._allocation(sizes, epochs) for sizes in candidates}
+        self._number += 1
         scores = yield tuple(wanted.values())
         self._asked |= {candidate.digest: candidate for candidate in wanted.values()}
         return {sizes: float(scores[candidate.digest]) for sizes, candidate in wanted.items()}

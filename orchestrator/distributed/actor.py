@@ -34,6 +34,7 @@ from orchestrator.distributed.path_state import (
     StopAsked,
     decide,
 )
+from orchestrator.distributed.search_report import SearchReport
 from orchestrator.distributed.tensors import share, unshare
 from orchestrator.driver import Driver
 from orchestrator.errors import OrchestratorError, StorageError, is_full
@@ -92,7 +93,7 @@ class Status:
     waits for, if it waits. `crash`: what the last worker that died of an error said.
     """
 
-    report: Report | None
+    report: Report | SearchReport | None
     records: tuple[Record, ...]
     failure: str | None
     starts: int
@@ -145,7 +146,7 @@ class DriverActor:
         self._shared: dict[str, tuple[Work, list[ray.ObjectRef[Any]]]] = {}
         self._sharing = threading.Lock()
         self._records: list[Record] = []
-        self._report: Report | None = None
+        self._report: Report | SearchReport | None = None
         self._job = job
         self._state = PathState()
         self._deciding = threading.Lock()
@@ -289,7 +290,7 @@ class DriverActor:
         """Take into account that the workers go on from this place."""
         self._apply(Resumed(key, place))
 
-    def report(self, key: str, report: Report | None) -> Order:
+    def report(self, key: str, report: Report | SearchReport | None) -> Order:
         """Take into account how far the work `key` is; return what the workers should do."""
         if self._new and self._next_key() == key:
             # Started again in the middle of a round, whose claim nobody renews any more.
@@ -300,6 +301,7 @@ class DriverActor:
         if report is not None:
             self._report = report
             self._apply(Progressed())
+        if isinstance(report, Report):
             self._metrics.show(
                 round=report.round,
                 density=report.density,

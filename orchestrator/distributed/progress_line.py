@@ -15,6 +15,7 @@ from rich.markup import escape
 from rich.status import Status as Spinner
 
 from orchestrator.distributed.actor import Report, Status
+from orchestrator.distributed.search_report import SearchReport
 from orchestrator.formatting import compression, duration, make_console, plain, size
 from orchestrator.record import Record
 
@@ -73,7 +74,7 @@ def _follow(driver: Any, console: Console, stop: threading.Event) -> None:
             finished = max([finished, *(record.round for record in status.records)])
             if status.report is None or status.report.round <= finished:
                 continue
-            line = epoch_line(status.report, pace.left(status.report))
+            line = report_line(status.report, pace)
             if isinstance(live, Spinner):
                 live.update(line)
             elif time.monotonic() - logged >= (LOG_SECONDS if status.report != shown_last else WAITING_SECONDS):
@@ -112,7 +113,7 @@ def path_line(owner: str, status: Status) -> str:
         return f"{path}: waits for {escape(status.holder.partition(' on ')[0])}, which trains the round that is next"
     if status.report is None or (status.records and status.records[-1].round >= status.report.round):
         return f"{path}: starting its workers" if not status.starts else f"{path}: between two rounds"
-    return f"{path}: {epoch_line(status.report, None)}"
+    return f"{path}: {report_line(status.report)}"
 
 
 class Pace:
@@ -129,6 +130,13 @@ class Pace:
         began, at_first = self._first
         done = at_first - report.epochs_left
         return (now - began) / done * report.epochs_left if done > 0 else None
+
+
+def report_line(report: Report | SearchReport, pace: Pace | None = None) -> str:
+    """Return the line of a round or of a search; `pace` tells how much time a round's path has left."""
+    if isinstance(report, SearchReport):
+        return report.line
+    return epoch_line(report, pace.left(report) if pace else None)
 
 
 def epoch_line(report: Report, seconds_left: float | None) -> str:

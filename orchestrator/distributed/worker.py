@@ -26,6 +26,7 @@ from orchestrator.distributed.cluster import check_folder_is_here
 from orchestrator.distributed.failures import is_lost, log_file, may_pass, said, sentence
 from orchestrator.distributed.logs import RoundLog
 from orchestrator.distributed.metrics import MeteredStore, Metrics
+from orchestrator.distributed.search_report import SearchReport
 from orchestrator.distributed.tensors import share, unshare
 from orchestrator.errors import DivergedError, StorageError
 from orchestrator.experiment import Experiment
@@ -39,7 +40,7 @@ from orchestrator.training import collectives
 from orchestrator.training.attempt import TakeProgress
 from orchestrator.training.trainer import Trainer
 from orchestrator.user_code import ERRORS
-from orchestrator.work import Answer, EpochMetrics, Progress, Train, Trained, Work
+from orchestrator.work import Answer, EpochMetrics, Evaluate, Progress, Train, Trained, Work
 
 logger = logging.getLogger(__name__)
 
@@ -93,6 +94,7 @@ def train_path(config: WorkerConfig) -> None:
                 on_epoch=watch.epoch_done,
                 on_step=watch.step_done,
                 on_snapshot=partial(_keep, store, key),
+                on_score=watch.scored,
             )
             with metrics.blocked_on_storage():
                 writer.wait()  # so that nothing of the round is written after its commit
@@ -195,7 +197,7 @@ class DriverLink:
         if self._first:
             self._driver.workers_stopped.remote()
 
-    def report(self, key: str, report: Report | None) -> None:
+    def report(self, key: str, report: Report | SearchReport | None) -> None:
         """Tell the driver how far the round is, if it does not know; it answers what to do, in `order`."""
         if self.order() != "go on" or (self._answer is not None and report is None):
             return
@@ -234,11 +236,12 @@ class Watch:
         self._config, self._key, self._link, self._writer, self._log = config, key, link, writer, log
         self._trainer, self._metrics = trainer, metrics
         self._objective = objective_of(config.experiment.task)
-        self._saved = self._looked = time.monotonic()
+        self._began = self._saved = self._looked = time.monotonic()
         self._reported = 0.0
         self._steps = self._steps_to_look = 1
         self._looks = 0
         self._preempted = False
+        self._rank, self._workers = collectives.rank(), collectives.world_size()
 
     def epoch_done(
         self,
@@ -259,6 +262,14 @@ class Watch:
             )
         if self._is_due() and done < work.epochs and (progress := take_progress()):
             self._save(progress)
+
+    def scored(self, work: Evaluate, done: int, best: float) -> None:
+        """Tell how far a generation is. The workers score apart from each other, so a stop waits for its end."""
+        if self._rank != 0 or (now := time.monotonic()) - self._reported <= LOOK_SECONDS:
+            return
+        self._reported = now
+        per_second = done * self._workers / max(now - self._began, 1e-9)
+        self._link.report(self._key, SearchReport.of(work, self._objective, done, best, per_second, self._workers))
 
     def step_done(self, take_progress: TakeProgress) -> None:
         """Raises Stopped on every worker when the run is to end."""

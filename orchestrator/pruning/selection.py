@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from orchestrator.errors import ConfigError
+from orchestrator.pruning.candidate import StructureSearch
 from orchestrator.pruning.counts import count_to_keep, kept_count
 from orchestrator.pruning.global_magnitude import prune_globally
 from orchestrator.pruning.masks import check_tensors, count_true
@@ -30,12 +31,19 @@ class Selection(Protocol):
             def select(self, view: View, density: float) -> Structure:
                 return Masks(prune_globally(view.weights, density, masks=view.masks))
 
-    `needs_channels`: whether the view must have the graph of the network's channels. `any_density`: whether there are
-    other densities between two that it can give.
+    `needs_channels`: whether the view must have the graph of the network's channels; `needs_geometry`: whether it must
+    have the layers' shapes. `any_density`: whether there are other densities between two that it can give.
     """
 
-    needs_channels: ClassVar[bool] = False
     any_density: ClassVar[bool] = True
+
+    @property
+    def needs_channels(self) -> bool:
+        return False
+
+    @property
+    def needs_geometry(self) -> bool:
+        return False
 
     def check(self, view: View, density: float) -> None:
         """Raise ConfigError, before anything is trained, if the network cannot be given this density.
@@ -50,6 +58,14 @@ class Selection(Protocol):
         passed in is changed.
         """
         ...
+
+    def search(self, view: View, density: float, seed: int) -> StructureSearch | None:
+        """Return, at its beginning, the search that decides in the place of `select`; None: `select` decides."""
+        return None
+
+    def shortened(self) -> Selection:
+        """Return this selection as a run of a few minutes needs it, for --smoke."""
+        return self
 
 
 def check_selection(value: Selection) -> Selection:

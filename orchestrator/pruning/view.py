@@ -11,6 +11,7 @@ from torch import Tensor
 
 from orchestrator.pruning.channels.graph import ChannelGraph
 from orchestrator.pruning.criteria import Criterion, magnitude, score
+from orchestrator.pruning.geometry import Geometry
 from orchestrator.pruning.masks import check_tensors
 from orchestrator.pruning.structure import Dense, Masks, Structure
 from orchestrator.train_state import Tensors
@@ -23,7 +24,7 @@ class View:
     `weights`: the prunable ones by name, of the network that `structure` leaves. Weights on the meta device are enough
     for `Selection.check`. `gradients`: dL/dw, of other tensors too, for a criterion that reads them.
     `min_kept_per_layer`: how many weights each layer keeps, if it has as many. `graph`: the channels of the dense
-    network, for a selection that needs them.
+    network, `geometry`: the shapes of its layers, each for a selection that needs it.
     """
 
     weights: Mapping[str, Tensor]
@@ -32,6 +33,7 @@ class View:
     gradients: Mapping[str, Tensor] | None = None
     min_kept_per_layer: int = 0
     graph: ChannelGraph | None = None
+    geometry: Geometry | None = None
 
     @property
     def masks(self) -> Tensors | None:

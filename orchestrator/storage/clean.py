@@ -16,7 +16,7 @@ from orchestrator.storage.experiments import StoredExperiment, read_experiments,
 from orchestrator.storage.ledger import Ledger
 from orchestrator.storage.store import TEMPORARY, File, Store, clock, side_by_side, unreadable
 from orchestrator.storage.verify import BLOB, KEY, RUN
-from orchestrator.work import split_key
+from orchestrator.work import answer_file, split_key
 
 PATIENCE_SECONDS = 600.0  # since a file was written: longer than any job that lives is silent, or takes for one write
 UNENDED = "writes that never ended"
@@ -24,7 +24,7 @@ PROBE = re.compile(r"probe-[0-9a-f]{32}/file")
 CHECKPOINT = re.compile(rf"train/({KEY})/\d{{6}}-\d{{8}}\.safetensors")
 SNAPSHOT = re.compile(rf"snapshots/({KEY})/([a-z0-9]+)\.safetensors")
 NOTE = re.compile(rf"rounds/({KEY})/failed\.json")
-UNFINISHED = re.compile(rf"(?:rounds|snapshots|train)/({KEY})/.+|(?:.+/)?{re.escape(TEMPORARY)}[0-9a-f]{{32}}")
+UNFINISHED = re.compile(rf"(?:rounds|snapshots|scores|train)/({KEY})/.+|(?:.+/)?{re.escape(TEMPORARY)}[0-9a-f]{{32}}")
 
 
 @dataclass(frozen=True)
@@ -124,8 +124,7 @@ class _Contents:
 
     def is_done(self, key: str) -> bool:
         """Whether the answer to the work with this key is in storage."""
-        round_key, name = split_key(key)
-        return (f"snapshots/{round_key}/{name}.safetensors" if name else f"rounds/{key}/record.json") in self.paths
+        return answer_file(key) in self.paths
 
 
 def _without_use(files: Sequence[File], contents: _Contents, records: Mapping[str, Record]) -> Iterator[Leftover]:

@@ -14,6 +14,7 @@ from orchestrator.sealed import unseal
 from orchestrator.storage.claims import LINK, LINK_BYTES, holders, is_link
 from orchestrator.storage.experiments import FILE, contradiction, read_experiment, without_file
 from orchestrator.storage.ledger import Ledger
+from orchestrator.storage.score_files import SCORES, read_scores
 from orchestrator.storage.store import JSON_BYTES, File, MissingError, Store, unreadable
 
 CHUNK_BYTES = 64 << 20
@@ -116,6 +117,10 @@ def _check_failure(store: Store, file: File, match: re.Match[str]) -> None:
     Ledger(store).read_failure(match[1])
 
 
+def _check_scores(store: Store, file: File, match: re.Match[str]) -> None:
+    read_scores(store, file.path)
+
+
 def _check_link(store: Store, file: File, match: re.Match[str]) -> None:
     if not is_link(store.read(file.path, LINK_BYTES)):
         raise DamagedError(f"{file.path} is damaged: delete claims/{match[1]} while no job runs")
@@ -165,6 +170,7 @@ _CHECKS: dict[str, Callable[[Store, File, re.Match[str]], None]] = {
     BLOB.pattern: _check_blob,
     rf"rounds/({KEY})/failed\.json": _check_failure,
     LINK.pattern: _check_link,
+    SCORES: _check_scores,
     r"sweeps/[0-9a-f]{64}/(.+)\.json": _check_stop,
     r"train/[^/]+/\d{6}-\d{8}\.safetensors": _check_state,
     r"snapshots/[^/]+/[^/]+\.safetensors": _check_state,

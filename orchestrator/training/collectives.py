@@ -5,8 +5,9 @@ from __future__ import annotations
 import functools
 import os
 import time
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextvars import ContextVar
 from typing import ParamSpec, Protocol, TypeVar
 
 import torch
@@ -16,6 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 # How long a worker stays awake for the others: in small steps, waking up costs more than waiting does.
 _AWAKE_SECONDS = 0.02
+_ALONE = ContextVar("alone", default=False)
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -38,12 +40,27 @@ def _collective(call: Callable[P, R]) -> Callable[P, R]:
     return wrapped
 
 
+@contextmanager
+def alone() -> Iterator[None]:
+    """Have this process compute as the only worker: nothing inside waits for the others, or is seen by them."""
+    token = _ALONE.set(True)
+    try:
+        yield
+    finally:
+        _ALONE.reset(token)
+
+
+def in_group() -> bool:
+    """Return whether this process computes together with others."""
+    return dist.is_initialized() and not _ALONE.get()
+
+
 def rank() -> int:
-    return dist.get_rank() if dist.is_initialized() else 0
+    return dist.get_rank() if in_group() else 0
 
 
 def world_size() -> int:
-    return dist.get_world_size() if dist.is_initialized() else 1
+    return dist.get_world_size() if in_group() else 1
 
 
 @_collective

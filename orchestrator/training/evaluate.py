@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -29,6 +30,7 @@ def evaluate(module: nn.Module, batches: Batches, split: Split, step: Step) -> d
     metrics = dict(task.metrics())
     for metric in metrics.values():
         metric.to(step.device)
+        _stay_local(metric)
     totals = torch.zeros(2, device=step.device, dtype=torch.float64)  # loss and count
     for batch in batches.evaluate(split):
         with step.autocast():
@@ -41,6 +43,15 @@ def evaluate(module: nn.Module, batches: Batches, split: Split, step: Step) -> d
     if count <= 0:
         raise DataError(f"{type(task).__name__}.count() must be above 0 over the {split} split, got {count:g}")
     return {LOSS: loss / count, **{name: value_of(name, metric) for name, metric in metrics.items()}}
+
+
+def _stay_local(metric: Metric) -> None:
+    """Keep a torchmetrics metric from adding up over workers where this process computes as the only one."""
+    if isinstance(metric, nn.Module) and not collectives.in_group():
+        parts: Iterable[Any] = metric.modules()
+        for part in parts:
+            if hasattr(part, "distributed_available_fn"):
+                part.distributed_available_fn = collectives.in_group
 
 
 def update(metrics: dict[str, Metric], task: Task, outputs: Any, targets: Any) -> None:

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 
 import torch
 from torch import nn
 
-from orchestrator.data.batches import Batch, Batches, Split
+from orchestrator.data.batches import Batch, Split
 from orchestrator.data.dataset import Data
 from orchestrator.errors import ConfigError, DamagedError, DivergedError
 from orchestrator.experiment import Experiment
@@ -28,12 +28,14 @@ from orchestrator.storage.store import JSON_BYTES
 from orchestrator.train_state import Tensors, TrainState
 from orchestrator.training import collectives
 from orchestrator.training.attempt import Attempt, OnStep, TakeProgress, check_progress
+from orchestrator.training.calibration import CalibrationBatches
 from orchestrator.training.evaluate import evaluate
 from orchestrator.training.kept_networks import Networks
 from orchestrator.training.moving_average import MovingAverage
+from orchestrator.training.scoring import OnScore, Scorer
 from orchestrator.training.state import model_tensors, put_model, put_state, take_model, take_state
 from orchestrator.training.step import Step
-from orchestrator.work import Answer, EpochMetrics, Gradients, Progress, Snapshot, Train, Trained, Work
+from orchestrator.work import Answer, EpochMetrics, Evaluate, Gradients, Progress, Snapshot, Train, Trained, Work
 
 # (work, the epoch's metrics, training samples per second over all workers, a function that takes a checkpoint)
 OnEpoch = Callable[[Train, EpochMetrics, float, TakeProgress], None]
@@ -55,7 +57,7 @@ class Trainer:
         self.device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self._experiment = experiment
         self._step = Step(experiment, self.device)
-        self.batches = Batches(
+        self.batches = CalibrationBatches(
             data,
             batch_size=self.training.batch_size,
             rank=collectives.rank(),
@@ -64,8 +66,16 @@ class Trainer:
             loader_workers=loader_workers,
             channels_last=self.training.channels_last,
         )
-        self._networks = Networks(experiment, data, self.device)
-        self.module = self._networks.network("student", Dense())
+        self.networks = Networks(experiment, data, self.device)
+        self.module = self.networks.network("student", Dense())
+        self._scorer = Scorer(experiment, partial(self._alone, experiment, data, loader_workers))
+
+    def _alone(self, experiment: Experiment, data: Data, loader_workers: int) -> Trainer:
+        """Return a trainer that trains whole batches by itself: this one, if there are no other workers."""
+        if not collectives.in_group():
+            return self
+        with collectives.alone():
+            return Trainer(experiment, data, device=self.device, loader_workers=loader_workers)
 
     def do(
         self,
@@ -75,15 +85,18 @@ class Trainer:
         on_epoch: OnEpoch | None = None,
         on_step: OnStep | None = None,
         on_snapshot: OnSnapshot | None = None,
+        on_score: OnScore | None = None,
     ) -> Answer:
         """Do `work` to its end, from `resume` if given, and return its answer.
 
         `on_epoch` is called on every worker after each epoch, `on_step` after each step, `on_snapshot` with each
-        snapshot that the work wants kept.
+        snapshot that the work wants kept, `on_score` on a worker after each candidate that it has scored.
 
         Raises DivergedError when a loss of an epoch, training or validation, is not finite, DataError on a bad sample,
         ConfigError when the work needs another number of workers.
         """
+        if isinstance(work, Evaluate):
+            return self._scorer.score(work, on_score)
         if isinstance(work, Gradients):
             return self._gradients(work)
         if isinstance(work, Snapshot):
@@ -118,6 +131,15 @@ class Trainer:
             start_val=start_val,
         )
 
+    def validated(self, work: Train) -> Mapping[str, float]:
+        """Train the epochs of `work`, if it has any, and return the validation metrics. No test data are read.
+
+        Raises DivergedError, DataError as `do` does.
+        """
+        attempt = self._begin(work, None, None)
+        self._run_epochs(attempt, None, None)
+        return attempt.history[-1].val if work.epochs else self._measure(work, attempt.outcome)
+
     def evaluate(self, module: nn.Module, split: Split) -> dict[str, float]:
         """Return the task's metrics and the mean loss over every sample of `split`, each counted once."""
         return evaluate(module, self.batches, split, self._step)
@@ -129,13 +151,13 @@ class Trainer:
 
     def check(self, work: Train, progress: Progress) -> None:
         """Raise DamagedError unless `work` can go on from `progress`."""
-        self.module = self._networks.network("student", work.structure)
+        self.module = self.networks.network("student", work.structure)
         check_progress(progress, work, self.module, self.training, self.batches.steps_per_epoch)
 
     def _begin(self, work: Train, resume: Progress | None, on_step: OnStep | None) -> Attempt:
         """Put the network where `work` starts, or where `resume` left it."""
         began = time.perf_counter() - (resume.seconds if resume else 0.0)
-        self.module = self._networks.network("student", work.structure)
+        self.module = self.networks.network("student", work.structure)
         optimizer = self.training.optimizer.build(self.module)
         start = resume.state if resume else work.start or self._initial(work)
         with _starting_from(f"round {work.round}", work.parent):
@@ -241,7 +263,7 @@ class Trainer:
 
     def _teacher(self, state: TrainState) -> nn.Module:
         """Return the dense network with these tensors, in evaluation mode. Raises DamagedError."""
-        module = self._networks.network("teacher", Dense())
+        module = self.networks.network("teacher", Dense())
         put_model(state.model, module)
         collectives.start_alike(module)
         return module.eval()
@@ -250,7 +272,7 @@ class Trainer:
         """Return the moving average as it is at the start of the round or in `resume`, if the training has one."""
         if self.training.ema is None:
             return None
-        network = self._networks.network("average", work.structure)
+        network = self.networks.network("average", work.structure)
         average = MovingAverage(network, self.module, self.training.ema)
         if resume and resume.average is not None:
             put_model(resume.average, average.module)
@@ -259,18 +281,18 @@ class Trainer:
     def _initial(self, work: Train) -> TrainState:
         """Return the dense round's initialisation, start weights included, or a random one for another round."""
         purpose = ("model",) if work.round == 0 else ("reinitialisation", work.round)
-        fresh = self._networks.built(derive(work.seed, *purpose), work.structure)
+        fresh = self.networks.built(derive(work.seed, *purpose), work.structure)
         if work.round == 0:
-            load_start_weights(fresh, self._experiment, self._networks.arguments)
+            load_start_weights(fresh, self._experiment, self.networks.arguments)
         if work.constants:
-            again = self._networks.built(derive(work.seed, *DRAWN_AGAIN), work.structure)
-            load_start_weights(again, self._experiment, self._networks.arguments)
+            again = self.networks.built(derive(work.seed, *DRAWN_AGAIN), work.structure)
+            load_start_weights(again, self._experiment, self.networks.arguments)
             check_constants(fresh, again, work.constants, self._experiment.model)
         return take_state(fresh, self.training.optimizer.build(fresh))
 
     def _gradients(self, work: Gradients) -> Tensors:
         """Return {name: dL/dw} of the mean training loss over an epoch's batches, with running statistics fixed."""
-        self.module = self._networks.network("student", work.structure)
+        self.module = self.networks.network("student", work.structure)
         with _starting_from(f"the gradients of round {work.round}", work.round_key):
             put_model(work.state.model, self.module)
         collectives.start_alike(self.module)

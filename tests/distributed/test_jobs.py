@@ -94,6 +94,7 @@ def test_a_job_imports_no_other_job(job):
     ("job", "other"),
     [
         ("imagenet_lr", "imagenet_channels"),
+        ("imagenet_lr", "imagenet_amc"),
         ("digits_lr", "digits_compare"),
         ("cifar10_lr", "cifar10_compare"),
         ("chars_lr", "chars_compare"),

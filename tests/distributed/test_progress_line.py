@@ -11,12 +11,16 @@ from tiny import measured
 
 from orchestrator.distributed.actor import Report, Status
 from orchestrator.distributed.progress_line import Pace, epoch_line, path_line, round_line
+from orchestrator.distributed.search_report import SearchReport
 from orchestrator.distributed.sweep import sweep_paths
-from orchestrator.objective import ACCURACY
+from orchestrator.objective import ACCURACY, Objective
 from orchestrator.pruning import OneShot
+from orchestrator.pruning.candidate import Generation, Scoring, SearchCandidate
+from orchestrator.pruning.structure import Dense
 from orchestrator.record import Blob, Record
 from orchestrator.techniques import FineTuning
-from orchestrator.work import EpochMetrics
+from orchestrator.train_state import TrainState
+from orchestrator.work import EpochMetrics, Evaluate
 
 REPORT = Report(2, 14, 0.64, 7, 30, 383, EpochMetrics(6, 0.1, 0.0123, measured(0.97, 0.5)), ACCURACY, 5400.0, 2)
 RECORD = Record(
@@ -83,3 +87,16 @@ def test_a_sweep_tells_what_its_paths_are_at(ray, tmp_path, monkeypatch, capsys)
     assert re.search(r"^[ab]\.0: round 0/1  epoch \d+/50  density 1.000", output, re.MULTILINE), output
     assert re.search(r"^([ab]).0: waits for (?!\1)[ab].0, which trains", output, re.MULTILINE), output
     assert "path 2 of 2 has ended" in output
+
+
+def test_a_search_shows_its_generation_its_best_score_and_the_time_left():
+    candidates = tuple(SearchCandidate(str(number), Dense(), 1) for number in range(16))
+    generation = Generation(candidates, 3, 18, 0.9312)
+    work = Evaluate("k", 0, 1, TrainState({}), Dense(), Scoring(), generation)
+    report = SearchReport.of(work, ACCURACY, done=4, best=0.9, per_second=2.0, workers=2)
+    assert report.line == (
+        "round 1/1  search: generation 3 of 18  best val 93.12 %  2 evaluations/s on 2 worker(s)  2 m 04 s left"
+    )
+    loss = Objective("loss", higher_is_better=False)
+    first = dataclasses.replace(work, generation=dataclasses.replace(generation, best=None))
+    assert "best val 0.25  " in SearchReport.of(first, loss, done=1, best=-0.25, per_second=0.0, workers=1).line

@@ -1,16 +1,18 @@
-"""A storage with a file of every kind: two rounds, a failed one, one under way, and what a job leaves beside them."""
+"""A storage with a file of every kind: two rounds, a failed one, one under way, scores, and what a job leaves."""
 
 from __future__ import annotations
 
 from storage.test_ledger import MASKS, STATE, record
 
+from orchestrator.pruning.candidate import Score
 from orchestrator.sealed import seal
 from orchestrator.storage.claims import Claims
 from orchestrator.storage.ledger import Ledger
 from orchestrator.storage.progress import write_progress
+from orchestrator.storage.score_files import write_scores
 from orchestrator.storage.store import Store
 from orchestrator.train_state import TrainState
-from orchestrator.work import Progress
+from orchestrator.work import Progress, scores_key
 
 KEYS = [f"{index:02}" * 32 for index in range(4)]
 EXPERIMENT = "experiments/e.0.json"
@@ -40,6 +42,7 @@ def whole_storage(store: Store) -> Ledger:
     commit(ledger, 1)
     ledger.write_snapshot(KEYS[0], "2", TrainState(STATE.model))
     ledger.write_failure(KEYS[3], {"experiment": "e", "key": KEYS[3], "round": 3, "reason": "the loss is nan"})
+    write_scores(store, scores_key(KEYS[1], "0" * 24), {"7" * 64: Score(0.5, 1.0)})
     checkpoint(store, KEYS[2])
     with Claims(store, "e.0 on here, 1", lease_seconds=3600) as claims:  # released at the end
         assert all(claims.acquire(key) for key in KEYS[:3])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import nn
@@ -51,8 +51,6 @@ class Channels(Selection):
     network until training renews them.
     """
 
-    needs_channels: ClassVar[bool] = True
-
     unit: Unit = "macs"
     ratios: str | Mapping[str, float] | None = None
     round_to: int = 8
@@ -65,6 +63,10 @@ class Channels(Selection):
         elif self.ratios is not None:
             check_ratios(self.ratios)
             object.__setattr__(self, "ratios", dict(self.ratios))
+
+    @property
+    def needs_channels(self) -> bool:
+        return True
 
     def check(self, view: View, density: float) -> None:
         """Raise ConfigError, before anything is trained, if the network cannot be given this density.

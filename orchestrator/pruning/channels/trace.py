@@ -68,7 +68,7 @@ def trace_channels(module: nn.Module, inputs: Any) -> ChannelGraph:
     except Exception as error:
         raise ConfigError(
             f"the channels of model {name} cannot be traced ({type(error).__name__}: "
-            f"{' '.join(str(error).split())[:200]}): choose another selection than Channels"
+            f"{' '.join(str(error).split())[:200]}): choose a selection that removes single weights"
         ) from error
     groups = _in_order(_whole(found, layers), layers)
     parameters = sum(parameter.numel() for parameter in module.parameters())
@@ -123,7 +123,7 @@ def _way_out(network: nn.Module) -> str:
     ]
     if computed:
         return f"make the computed weights of {_some(computed)} plain parameters first, or choose another selection"
-    return "choose another selection than Channels"
+    return "choose a selection that removes single weights"
 
 
 def _some(names: Iterable[str]) -> str:

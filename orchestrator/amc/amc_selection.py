@@ -1,0 +1,243 @@
+"""AMC as a selection: a search decides what each layer keeps (He et al., "AMC", ECCV 2018)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
+
+from orchestrator.amc.agents import AgentSettings, Cem
+from orchestrator.amc.bounds import Budget, Sizes
+from orchestrator.amc.cost import SEARCH_UNITS, SearchUnit
+from orchestrator.amc.decisions import channel_budget, kept_channels, kept_weights, weight_budget
+from orchestrator.amc.latency import LatencyTable
+from orchestrator.amc.ratio_search import Allocation, Mode, RatioSearch, SearchOutcome, SearchSettings
+from orchestrator.errors import ConfigError
+from orchestrator.pruning.candidate import Chosen, Generation, Reconstruction, Score, Scoring, SearchCandidate
+from orchestrator.pruning.geometry import Geometry
+from orchestrator.pruning.masks import count_true
+from orchestrator.pruning.selection import Selection
+from orchestrator.pruning.structure import FewerChannels, Masks, Structure
+from orchestrator.pruning.view import View
+from orchestrator.randomness import derive, own_randomness, seed_all
+from orchestrator.validate import one_of, whole
+
+SHORT_EVALUATIONS, SHORT_GENERATION, SHORT_FINALISTS = 12, 6, 2  # of --smoke
+
+
+@dataclass(frozen=True)
+class Amc(Selection):
+    """Search how much each layer keeps, so that the network has the density; then the round is trained as any other.
+
+    `unit`: what the density counts: macs, parameters, prunable weights, or latency by `table`. `mode`: "channels" takes
+    whole channels out, `round_to` of a layer together; "weights" removes single ones. Within a layer the criterion
+    decides. Layers that share channels keep the same number.
+
+    The `agent` asks for `evaluations` candidates, a `generation` at a time, and so does each of its rivals, `Uniform`
+    and `Random`. A candidate is trained for `tune_epochs` and then scored on validation data. The best `finalists` of
+    each are scored again after `finalist_epochs`; the best of these is the result. `tune_rate`, `reconstruct` and
+    `calibration`: see `Scoring`. `Amc(agent=Ddpg(), tune_epochs=0, reconstruct="least_squares", evaluations=400)` is
+    the method of the paper.
+    """
+
+    unit: SearchUnit = "macs"
+    agent: AgentSettings = field(default_factory=Cem)
+    evaluations: int = 128
+    generation: int = 16
+    finalists: int = 4
+    tune_epochs: int = 1
+    finalist_epochs: int = 4
+    tune_rate: float | None = None
+    reconstruct: Reconstruction = "none"
+    calibration: int = 1024
+    round_to: int = 8
+    mode: Mode = "channels"
+    table: LatencyTable | None = None
+
+    def __post_init__(self) -> None:
+        one_of("Amc.unit", self.unit, SEARCH_UNITS)
+        whole("Amc.round_to", self.round_to, minimum=1)
+        _ = self.settings, self.scoring  # which check the other fields
+        if self.mode == "weights" and self.reconstruct == "least_squares":
+            raise ConfigError("Amc.reconstruct must be none or bn with mode='weights', whose layers keep all inputs")
+        if self.table is not None and self.unit != "latency":
+            raise ConfigError(f"Amc.table must be None unless unit is 'latency', got a table with unit {self.unit!r}")
+        if self.table is None and self.unit == "latency":
+            raise ConfigError("Amc.table must be a LatencyTable with unit 'latency': make one with latency_table(...)")
+
+    @property
+    def needs_channels(self) -> bool:
+        return self.mode == "channels"
+
+    @property
+    def needs_geometry(self) -> bool:
+        return True
+
+    @property
+    def settings(self) -> SearchSettings:
+        """How the search spends its evaluations."""
+        own = {item.name: getattr(self, item.name) for item in fields(SearchSettings)}
+        return SearchSettings(**own)
+
+    @property
+    def scoring(self) -> Scoring:
+        """How candidates are scored."""
+        return Scoring(self.reconstruct, self.calibration, self.tune_rate)
+
+    def check(self, view: View, density: float) -> None:
+        """Raise ConfigError for a density that cannot be reached, and for an agent that needs more evaluations."""
+        if view.min_kept_per_layer:
+            raise ConfigError("min_kept_per_layer must be 0 with Amc, which decides what each layer keeps")
+        RatioSearch(self.settings, self.budget(view, density), seed=0)
+
+    def select(self, view: View, density: float) -> Structure:
+        """Raise ConfigError: a search needs scores of trained networks."""
+        raise ConfigError("Amc decides by scores of networks, which an Experiment trains: run it as one")
+
+    def search(self, view: View, density: float, seed: int) -> AmcSearch:
+        """Return the search at its beginning. Raises ConfigError as `check` does."""
+        return AmcSearch(self, view, self.budget(view, density), seed)
+
+    def shortened(self) -> Amc:
+        """Return the same search with few evaluations."""
+        evaluations = min(self.evaluations, SHORT_EVALUATIONS)
+        agent: Any = self.agent
+        if getattr(agent, "warm_up", 0) >= evaluations:
+            agent = replace(agent, warm_up=evaluations // 2)
+        return replace(
+            self,
+            agent=agent,
+            evaluations=evaluations,
+            generation=min(self.generation, SHORT_GENERATION),
+            finalists=min(self.finalists, SHORT_FINALISTS),
+            tune_epochs=min(self.tune_epochs, 1),
+            finalist_epochs=min(self.finalist_epochs, min(self.tune_epochs, 1) + 1),
+        )
+
+    def budget(self, view: View, density: float) -> Budget:
+        """Return what the search chooses from, within `density` of the dense network. Raises ConfigError."""
+        sizes, geometry = _dense_sizes(view), view.geometry or Geometry()
+        if self.mode == "weights":
+            alive = {name: count_true(view.masks[name]) if view.masks else size for name, size in sizes.items()}
+            return weight_budget(
+                alive,
+                density,
+                unit=self.unit,
+                sizes=sizes,
+                uses=geometry.uses,
+                macs=geometry.macs,
+                parameters=geometry.parameters,
+                shapes=geometry.shapes,
+            )
+        if view.graph is None:
+            raise ConfigError("Amc needs the graph of the network's channels: View(graph=trace_channels(...))")
+        return channel_budget(
+            view.graph,
+            sizes,
+            density,
+            unit=self.unit,
+            round_to=self.round_to,
+            kept=view.structure.channels,
+            shapes=geometry.shapes,
+            table=self.table,
+        )
+
+    def structure(self, view: View, sizes: Sizes) -> Structure:
+        """Return the structure whose decisions keep these sizes, by the criterion of `view`."""
+        how: dict[str, Any] = {"criterion": view.criterion, "gradients": view.gradients}
+        if self.mode == "weights":
+            return Masks(kept_weights(view.weights, sizes, masks=view.masks, **how))
+        assert view.graph is not None  # `budget` needs it too
+        kept = kept_channels(view.graph, view.weights, sizes, kept=view.structure.channels, **how)
+        return FewerChannels(kept, view.graph, self.unit if self.unit == "parameters" else "macs")
+
+
+class AmcSearch:
+    """One search of `Amc`, as `StructureSearch` has it."""
+
+    def __init__(self, selection: Amc, view: View, budget: Budget, seed: int) -> None:
+        self._selection, self._view, self._budget, self._seed = selection, view, budget, seed
+        self._search = RatioSearch(selection.settings, budget, seed)
+        self._scores: dict[str, Score] = {}  # by the digest of the allocation
+        self._digests: dict[str, str] = {}  # of candidates, by that of their allocation
+        self._wanted: tuple[SearchCandidate, ...] = ()
+
+    @property
+    def scoring(self) -> Scoring:
+        return self._selection.scoring
+
+    def step(self, scores: Mapping[str, Score]) -> Generation | Chosen:
+        while True:
+            step = self._search.step({digest: score.value for digest, score in self._scores.items()})
+            if isinstance(step, SearchOutcome):
+                return Chosen(self._structure(step.chosen), self._proof(step))
+            missing = [allocation for allocation in step if self._digest(allocation) not in scores]
+            if missing:
+                return self._generation(missing)
+            self._scores |= {allocation.digest: scores[self._digest(allocation)] for allocation in step}
+
+    def _digest(self, allocation: Allocation) -> str:
+        """Return the digest of the allocation's candidate, which is made only once for that."""
+        if allocation.digest not in self._digests:
+            self._digests[allocation.digest] = self._candidate(allocation).digest
+        return self._digests[allocation.digest]
+
+    def _candidate(self, allocation: Allocation) -> SearchCandidate:
+        return SearchCandidate.of(self._structure(allocation), allocation.epochs, self.scoring)
+
+    def _structure(self, allocation: Allocation) -> Structure:
+        with own_randomness():  # a criterion that draws its scores draws the same for all candidates
+            seed_all(derive(self._seed, "criterion"))
+            return self._selection.structure(self._view, allocation.sizes)
+
+    def _generation(self, missing: list[Allocation]) -> Generation:
+        digests = [self._digest(allocation) for allocation in missing]
+        if [candidate.digest for candidate in self._wanted] != digests:
+            self._wanted = tuple(self._candidate(allocation) for allocation in missing)
+        number, of = self._search.place
+        best = max((score.value for score in self._scores.values()), default=None)
+        return Generation(self._wanted, number, of, best)
+
+    def _proof(self, outcome: SearchOutcome) -> dict[str, Any]:
+        """Return what a record says of the search: plain JSON."""
+        selection, budget = self._selection, self._budget
+        fractions = budget.fractions(outcome.chosen.sizes)
+        curves: dict[str, list[list[float]]] = {}
+        for evaluation in outcome.history:
+            curve = curves.setdefault(evaluation.agent, [])
+            curve.extend([] for _ in range(evaluation.generation + 1 - len(curve)))
+            curve[evaluation.generation].append(evaluation.score)
+        return {
+            "agent": type(selection.agent).__name__,
+            "unit": selection.unit,
+            "mode": selection.mode,
+            "cost": budget.cost(outcome.chosen.sizes) / budget.dense,
+            "found_by": outcome.found_by,
+            "score": outcome.score,
+            "scored": outcome.scored,
+            "epochs": outcome.epochs,
+            "seconds": sum(score.seconds for score in self._scores.values()),
+            "results": {
+                result.agent: {
+                    "evaluations": result.evaluations,
+                    "score": result.score,
+                    "final_score": result.final_score,
+                    "ratios": _by_name(budget, budget.fractions(result.best.sizes)),
+                }
+                for result in outcome.results
+            },
+            "correlation": outcome.correlation,
+            "ratios": _by_name(budget, fractions),
+            "scores": curves,
+        }
+
+
+def _by_name(budget: Budget, fractions: list[float]) -> dict[str, float]:
+    return dict(zip((decision.name for decision in budget.decisions), fractions, strict=True))
+
+
+def _dense_sizes(view: View) -> dict[str, int]:
+    """Return how many elements each prunable weight has in the dense network."""
+    cuts = {name: view.graph.cut_of(name) if view.graph else None for name in view.weights}
+    return {name: math.prod(cut.shape) if cut else view.weights[name].numel() for name, cut in cuts.items()}

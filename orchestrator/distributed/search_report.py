@@ -1,0 +1,57 @@
+"""How far a search for a round's structure is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from orchestrator.formatting import duration
+from orchestrator.objective import Objective
+from orchestrator.work import Evaluate
+
+
+@dataclass(frozen=True)
+class SearchReport:
+    """`generation` of `generations`; `best`: the best value of the objective so far.
+
+    `left`: candidates that are still to be scored, as far as that is known. `per_second`: over all workers.
+    """
+
+    round: int
+    rounds: int
+    generation: int
+    generations: int
+    best: float
+    objective: Objective
+    left: int
+    per_second: float
+    workers: int
+
+    @staticmethod
+    def of(
+        work: Evaluate, objective: Objective, done: int, best: float, per_second: float, workers: int
+    ) -> SearchReport:
+        """Return the report of a worker that has scored `done` candidates of its own share, the best with `best`."""
+        generation = work.generation
+        size = len(generation.candidates)
+        gain = best if generation.best is None else max(best, generation.best)
+        return SearchReport(
+            round=work.round + 1,
+            rounds=work.rounds,
+            generation=generation.number,
+            generations=generation.of,
+            best=objective.gain(gain),
+            objective=objective,
+            left=max(0, size - done * workers) + (generation.of - generation.number) * size,
+            per_second=per_second,
+            workers=workers,
+        )
+
+    @property
+    def line(self) -> str:
+        """What a person reads."""
+        left = f"  {duration(self.left / self.per_second)} left" if self.per_second > 0 else ""
+        return (
+            f"round {self.round}/{self.rounds}  search: generation {self.generation} of {self.generations}  "
+            f"best val {self.objective.text(self.best)}  {self.per_second:.2g} evaluations/s on "
+            f"{self.workers} worker(s){left}"
+        )
