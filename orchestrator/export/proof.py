@@ -20,7 +20,7 @@ DEPLOY_FORMAT = 3  # 2: accuracy alone
 
 
 @dataclass(frozen=True, kw_only=True)
-class Scored:
+class HasMetrics:
     """What was measured on the test set: the finite metrics of the task by name, and the one that decides.
 
     Without data there are none, and the objective is None.
@@ -41,7 +41,7 @@ class Scored:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Facts(Scored):
+class Facts(HasMetrics):
     """A network before it is exported, measured by torch.
 
     `raw_bytes`: of its parameters and buffers as they are in memory. `macs` of one sample; `effective_macs` leaves out
@@ -58,7 +58,7 @@ class Facts(Scored):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Artifact(Scored):
+class Artifact(HasMetrics):
     """One file of a network, measured through the file itself where it runs.
 
     `bytes` as it lies there, `download_bytes` compressed by zstd. `relative_error`: how far its outputs are from
