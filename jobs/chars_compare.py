@@ -48,4 +48,4 @@ TECHNIQUES = {
 EXPERIMENTS = [replace(BASE, name=f"chars-{name}", technique=technique) for name, technique in TECHNIQUES.items()]
 
 if __name__ == "__main__":
-    sys.exit(main(EXPERIMENTS, shorten=partial(Experiment.shortened, data_options={"characters": 40_000})))
+    sys.exit(main(EXPERIMENTS, shorten=partial(Experiment.shortened, data_options={"characters": 20_000})))

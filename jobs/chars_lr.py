@@ -2,7 +2,7 @@
 
 python jobs/chars_lr.py                              # on this machine, results in ./runs
 python jobs/chars_lr.py --data ~/shakespeare.txt     # another text, in UTF-8
-python jobs/chars_lr.py --smoke --storage /tmp/look  # two short rounds on a tenth of the text
+python jobs/chars_lr.py --smoke --storage /tmp/look  # two short rounds on less text
 ray job submit --working-dir . -- python jobs/chars_lr.py --storage s3://bucket/chars
 
 The objective is bits per character, and less is better. A network that knows only how frequent each character is needs
@@ -43,4 +43,4 @@ EXPERIMENT = Experiment(
 )
 
 if __name__ == "__main__":
-    sys.exit(main(EXPERIMENT, shorten=partial(Experiment.shortened, data_options={"characters": 40_000})))
+    sys.exit(main(EXPERIMENT, shorten=partial(Experiment.shortened, data_options={"characters": 20_000})))
