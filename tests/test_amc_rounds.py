@@ -33,7 +33,7 @@ from orchestrator.storage.ledger import Ledger
 from orchestrator.storage.opening import open_store
 from orchestrator.storage.score_files import read_scores, score_files
 from orchestrator.storage.verify import verify
-from orchestrator.work import Evaluate, Train, scores_key
+from orchestrator.work import Evaluate, Scored, Train, scores_key
 
 
 def ledger_of(folder: Path) -> Ledger:
@@ -102,6 +102,23 @@ def test_a_generation_of_which_a_part_is_stored_is_completed(whole: Path, tmp_pa
     driver.finish(part, trainer.do(part))
     digests = scored(works(SEARCHED, tmp_path))
     assert not {candidate.digest for candidate in candidates} & set(digests)
+    assert result_of(tmp_path) == result_of(whole)
+
+
+def test_a_generation_that_was_stopped_in_its_middle_is_completed(whole: Path, tmp_path: Path) -> None:
+    """What was scored by then is kept, and an answer without a score changes nothing."""
+    works(SEARCHED, tmp_path, 1)
+    driver, trainer, _ = begun(SEARCHED, tmp_path)
+    work = driver.next_work()
+    driver.finish(work, Scored({}))
+    assert driver.next_work().key == work.key
+    answer = trainer.do(work, on_score=lambda work, done, best: done < 2)
+    assert list(answer.scores) == [candidate.digest for candidate in work.generation.candidates[:2]]
+    driver.finish(work, answer)
+    assert driver.next_work().generation.candidates == work.generation.candidates[2:]
+    digests = scored(works(SEARCHED, tmp_path))
+    assert not answer.scores.keys() & set(digests)
+    assert len(digests) + 2 == len(scored_in(whole))
     assert result_of(tmp_path) == result_of(whole)
 
 
