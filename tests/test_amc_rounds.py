@@ -27,6 +27,7 @@ from orchestrator.experiment import Experiment, round_keys, round_settings
 from orchestrator.problem import load_problem
 from orchestrator.pruning.macs import count_macs
 from orchestrator.record import Record
+from orchestrator.schedules import Constant
 from orchestrator.storage.claims import Claims
 from orchestrator.storage.clean import leftovers
 from orchestrator.storage.ledger import Ledger
@@ -371,3 +372,27 @@ def test_the_network_that_is_trained_costs_what_the_record_says(whole: Path) -> 
     dense = trainer.networks.built(0, driver._rounds[0].structure)
     costs = [count_macs(module, data.inputs).dense for module in (network, dense)]
     assert costs[0] / costs[1] == record.search["cost"]
+
+
+@pytest.mark.parametrize("network", ["Chain", "Joined", "Depthwise", "Attention", "residual"])
+def test_searches_cut_every_kind_of_network(network: str, tmp_path: Path) -> None:
+    """Channels that are chained, concatenated, filtered one by one, mixed by attention, and added."""
+    experiment = dataclasses.replace(
+        tiny.with_training(epochs=1, batch_size=128, schedule=Constant(0.02)),
+        model=f"amc.channel_networks:{network}",
+        data="digits",
+        path=OneShot(0.6),
+        selection=Amc(
+            evaluations=4,
+            generation=4,
+            finalists=1,
+            tune_epochs=0,
+            finalist_epochs=1,
+            reconstruct="least_squares",
+            round_to=2,
+        ),
+    )
+    works(experiment, tmp_path)
+    record = result_of(tmp_path, experiment)
+    assert record.metrics["macs_kept"] == pytest.approx(record.search["cost"])
+    assert record.search["cost"] <= 0.6
