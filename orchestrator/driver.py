@@ -134,6 +134,8 @@ class Driver:
             self.ledger.write_snapshot(work.round_key, GRADIENTS, TrainState(answer))
         elif isinstance(work, Evaluate) and isinstance(answer, Scored):
             write_scores(self.ledger.store, work.key, answer.scores)
+            with self._lock:
+                self._work = None  # it may still need some of the scores, as other work
         else:
             raise TypeError(f"{type(work).__name__} is not answered by {type(answer).__name__}")
         self._discard_progress(work.key)

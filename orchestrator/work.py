@@ -242,7 +242,7 @@ class Evaluate:
 
 @dataclass(frozen=True)
 class Scored:
-    """The answer to `Evaluate`: the score of each of its candidates, by their digest."""
+    """The answer to `Evaluate`: the scores of its candidates by their digest, or of some if the workers had to stop."""
 
     scores: Scores
 

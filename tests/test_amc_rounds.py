@@ -27,13 +27,14 @@ from orchestrator.experiment import Experiment, round_keys, round_settings
 from orchestrator.problem import load_problem
 from orchestrator.pruning.macs import count_macs
 from orchestrator.record import Record
+from orchestrator.schedules import Constant
 from orchestrator.storage.claims import Claims
 from orchestrator.storage.clean import leftovers
 from orchestrator.storage.ledger import Ledger
 from orchestrator.storage.opening import open_store
 from orchestrator.storage.score_files import read_scores, score_files
 from orchestrator.storage.verify import verify
-from orchestrator.work import Evaluate, Train, scores_key
+from orchestrator.work import Evaluate, Scored, Train, scores_key
 
 
 def ledger_of(folder: Path) -> Ledger:
@@ -102,6 +103,23 @@ def test_a_generation_of_which_a_part_is_stored_is_completed(whole: Path, tmp_pa
     driver.finish(part, trainer.do(part))
     digests = scored(works(SEARCHED, tmp_path))
     assert not {candidate.digest for candidate in candidates} & set(digests)
+    assert result_of(tmp_path) == result_of(whole)
+
+
+def test_a_generation_that_was_stopped_in_its_middle_is_completed(whole: Path, tmp_path: Path) -> None:
+    """What was scored by then is kept, and an answer without a score changes nothing."""
+    works(SEARCHED, tmp_path, 1)
+    driver, trainer, _ = begun(SEARCHED, tmp_path)
+    work = driver.next_work()
+    driver.finish(work, Scored({}))
+    assert driver.next_work().key == work.key
+    answer = trainer.do(work, on_score=lambda work, done, best: done < 2)
+    assert list(answer.scores) == [candidate.digest for candidate in work.generation.candidates[:2]]
+    driver.finish(work, answer)
+    assert driver.next_work().generation.candidates == work.generation.candidates[2:]
+    digests = scored(works(SEARCHED, tmp_path))
+    assert not answer.scores.keys() & set(digests)
+    assert len(digests) + 2 == len(scored_in(whole))
     assert result_of(tmp_path) == result_of(whole)
 
 
@@ -245,7 +263,7 @@ def test_every_field_changes_the_key_of_the_round_and_not_of_the_dense_one() -> 
         ),
         ({"evaluations": 4, "finalists": 5}, "finalists must be a whole number from 1 to 4, got 5"),
         ({"finalist_epochs": 1}, "finalist_epochs must be a whole number of 2 or more, got 1"),
-        ({"unit": "latency"}, "Amc.table must be a LatencyTable with unit 'latency': make one"),
+        ({"unit": "latency"}, "Amc.table must be a LatencyTable with unit 'latency': measure_latency"),
         ({"table": TABLE}, "Amc.table must be None unless unit is 'latency'"),
         ({"unit": "flops"}, "Amc.unit must be one of macs, parameters, weights, latency, got 'flops'"),
         ({"mode": "weights", "reconstruct": "least_squares"}, "must be none or bn with mode='weights'"),
@@ -354,3 +372,27 @@ def test_the_network_that_is_trained_costs_what_the_record_says(whole: Path) -> 
     dense = trainer.networks.built(0, driver._rounds[0].structure)
     costs = [count_macs(module, data.inputs).dense for module in (network, dense)]
     assert costs[0] / costs[1] == record.search["cost"]
+
+
+@pytest.mark.parametrize("network", ["Chain", "Joined", "Depthwise", "Attention", "residual"])
+def test_searches_cut_every_kind_of_network(network: str, tmp_path: Path) -> None:
+    """Channels that are chained, concatenated, filtered one by one, mixed by attention, and added."""
+    experiment = dataclasses.replace(
+        tiny.with_training(epochs=1, batch_size=128, schedule=Constant(0.02)),
+        model=f"amc.channel_networks:{network}",
+        data="digits",
+        path=OneShot(0.6),
+        selection=Amc(
+            evaluations=4,
+            generation=4,
+            finalists=1,
+            tune_epochs=0,
+            finalist_epochs=1,
+            reconstruct="least_squares",
+            round_to=2,
+        ),
+    )
+    works(experiment, tmp_path)
+    record = result_of(tmp_path, experiment)
+    assert record.metrics["macs_kept"] == pytest.approx(record.search["cost"])
+    assert record.search["cost"] <= 0.6

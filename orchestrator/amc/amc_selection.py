@@ -64,7 +64,7 @@ class Amc(Selection):
         if self.table is not None and self.unit != "latency":
             raise ConfigError(f"Amc.table must be None unless unit is 'latency', got a table with unit {self.unit!r}")
         if self.table is None and self.unit == "latency":
-            raise ConfigError("Amc.table must be a LatencyTable with unit 'latency': make one with latency_table(...)")
+            raise ConfigError("Amc.table must be a LatencyTable with unit 'latency': measure_latency(...) makes one")
 
     @property
     def needs_channels(self) -> bool:

@@ -172,7 +172,7 @@ class DriverLink:
     def finish(self, work: Work, finished: Answer) -> None:
         """Hand the answer over; it is uploaded while the next round trains, and commits stay in order."""
         self.wait()
-        if self._first:
+        if self._first and self._order != "leave":  # else another owner does the work
             light, tensors = finished.split() if isinstance(finished, Trained) else (None, finished)
             refs = [ray.put(share(tensors))]
             self._committing = (work.key, self._driver.finish.remote(work.split()[0], light, refs))
@@ -263,13 +263,18 @@ class Watch:
         if self._is_due() and done < work.epochs and (progress := take_progress()):
             self._save(progress)
 
-    def scored(self, work: Evaluate, done: int, best: float) -> None:
-        """Tell how far a generation is. The workers score apart from each other, so a stop waits for its end."""
-        if self._rank != 0 or (now := time.monotonic()) - self._reported <= LOOK_SECONDS:
-            return
-        self._reported = now
-        per_second = done * self._workers / max(now - self._began, 1e-9)
-        self._link.report(self._key, SearchReport.of(work, self._objective, done, best, per_second, self._workers))
+    def scored(self, work: Evaluate, done: int, best: float) -> bool:
+        """Tell how far a generation is; return whether this worker should go on.
+
+        The workers score apart from each other, so each asks by itself. They meet at the end of the generation.
+        """
+        report, now = None, time.monotonic()
+        if self._rank == 0 and now - self._reported > LOOK_SECONDS:
+            self._reported = now
+            per_second = done * self._workers / max(now - self._began, 1e-9)
+            report = SearchReport.of(work, self._objective, done, best, per_second, self._workers)
+        self._link.report(self._key, report)
+        return self._link.order() == "go on"
 
     def step_done(self, take_progress: TakeProgress) -> None:
         """Raises Stopped on every worker when the run is to end."""

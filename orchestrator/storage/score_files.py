@@ -36,7 +36,9 @@ class _ScoresFile:
 
 
 def write_scores(store: Store, key: str, scores: Scores) -> None:
-    """Store the answer to the work with this key. What is there already stays."""
+    """Store the answer to the work with this key, if it holds a score. What is there already stays."""
+    if not scores:
+        return
     content = {"key": key, "scores": {digest: asdict(score) for digest, score in sorted(scores.items())}}
     store.create(answer_file(key), seal(content))
 

@@ -24,7 +24,8 @@ from orchestrator.training.calibration import Calibration, CalibrationBatches
 from orchestrator.training.kept_networks import Networks
 from orchestrator.work import Evaluate, Scored, Train
 
-OnScore = Callable[[Evaluate, int, float], None]  # (work, candidates that this worker has scored, the best of them)
+# (work, candidates that this worker has scored, the best of them): whether it should go on
+OnScore = Callable[[Evaluate, int, float], bool]
 
 
 class WholeTrainer(Protocol):
@@ -52,13 +53,14 @@ class Scorer:
         self._tools: tuple[WholeTrainer, Calibration] | None = None
 
     def score(self, work: Evaluate, on_score: OnScore | None = None) -> Scored:
-        """Return the scores of all candidates of `work`; every worker must call it.
+        """Return the scores of the candidates of `work`; every worker must call it.
 
-        A candidate that diverges has the objective's `worst_gain`. Raises DataError on a bad sample.
+        All have one, unless `on_score` told a worker to stop. A candidate that diverges has the objective's
+        `worst_gain`. Raises DataError on a bad sample.
         """
         trainer, calibration = self._tools = self._tools or self._made()
         candidates = work.generation.candidates
-        rows = torch.zeros(len(candidates), 2, dtype=torch.float64, device=trainer.device)
+        rows = torch.zeros(len(candidates), 3, dtype=torch.float64, device=trainer.device)
         mine = range(collectives.rank(), len(candidates), collectives.world_size())
         values: list[float] = []
         with collectives.alone(), one_thread(), own_randomness():
@@ -66,11 +68,11 @@ class Scorer:
                 began = time.perf_counter()
                 start = calibration.start(work, candidates[place].structure)
                 values.append(self._gain(trainer, self._training_of(work, candidates[place], start)))
-                rows[place] = torch.tensor([values[-1], time.perf_counter() - began], dtype=torch.float64)
-                if on_score:
-                    on_score(work, len(values), max(values))
-        found = collectives.sum_over_workers(rows).tolist()
-        return Scored({c.digest: Score(*row) for c, row in zip(candidates, found, strict=True)})
+                rows[place] = torch.tensor([1, values[-1], time.perf_counter() - began], dtype=torch.float64)
+                if on_score and not on_score(work, len(values), max(values)):
+                    break
+        found = zip(candidates, collectives.sum_over_workers(rows).tolist(), strict=True)
+        return Scored({candidate.digest: Score(*row) for candidate, (scored, *row) in found if scored})
 
     def _made(self) -> tuple[WholeTrainer, Calibration]:
         trainer = self._start()
