@@ -99,4 +99,4 @@ def test_a_search_shows_its_generation_its_best_score_and_the_time_left():
     )
     loss = Objective("loss", higher_is_better=False)
     first = dataclasses.replace(work, generation=dataclasses.replace(generation, best=None))
-    assert "best val 0.25  " in SearchReport.of(first, loss, done=1, best=-0.25, per_second=0.0, workers=1).line
+    assert "best val 0.2500  " in SearchReport.of(first, loss, done=1, best=-0.25, per_second=0.0, workers=1).line
