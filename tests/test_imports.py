@@ -18,7 +18,7 @@ LAYERS = (
     ("errors", "validate", "decode", "user_code", "formatting", "sealed", "files", "extras", "randomness", "lookup"),
     ("record", "train_state", "modules", "schedules"),
     ("training.optimizer", "training.config", "training.distillation", "training.masked"),
-    ("pruning",),
+    ("pruning", "layer_masks"),
     ("work", "own_loop", "torch_schedulers"),
     ("techniques", "stopping", "storage"),
     ("data", "experiment"),
