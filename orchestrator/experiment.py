@@ -40,7 +40,7 @@ class Experiment:
     `new_layers`: patterns of the layers that start from the seed all the same (see `load_start_weights`).
     `dense_epochs`: how many epochs of the schedule the dense round trains; None: all of them. 0 only measures a network
     that is trained already. Pruned rounds follow the whole schedule in any case.
-    `prune`: the kinds of layers whose weights are pruned, `exclude`: which of these weights are not (see
+    `kinds`: of layers whose weights are pruned, `exclude`: which of these weights are not (see
     `prunable_weights`).
     """
 
@@ -59,7 +59,7 @@ class Experiment:
     distillation: Distillation | None = None
     criterion: str = "magnitude"
     selection: Selection = field(default_factory=Global)
-    prune: tuple[Kind, ...] = DEFAULT_KINDS
+    kinds: tuple[Kind, ...] = DEFAULT_KINDS
     exclude: tuple[str, ...] = ()
     min_kept_per_layer: int = 0
     seed: int = 0
@@ -86,10 +86,10 @@ class Experiment:
         if self.start_from is not None:
             text("start_from", self.start_from, way_out="give the path of a safetensors file")
         object.__setattr__(self, "new_layers", texts("new_layers", self.new_layers))
-        object.__setattr__(self, "prune", tuple_of("prune", self.prune, lambda name, kind: one_of(name, kind, KINDS)))
-        if not self.prune:
-            raise ConfigError(f"prune must hold one or more of {', '.join(KINDS)}, got {self.prune!r}")
-        object.__setattr__(self, "prune", tuple(kind for kind in KINDS if kind in self.prune))
+        object.__setattr__(self, "kinds", tuple_of("kinds", self.kinds, lambda name, kind: one_of(name, kind, KINDS)))
+        if not self.kinds:
+            raise ConfigError(f"kinds must hold one or more of {', '.join(KINDS)}, got {self.kinds!r}")
+        object.__setattr__(self, "kinds", tuple(kind for kind in KINDS if kind in self.kinds))
         if not isinstance(self.training, TrainingConfig):
             raise ConfigError(f"training must be a TrainingConfig, got {self.training!r}")
         if not isinstance(self.distillation, Distillation | None):
@@ -196,7 +196,7 @@ def round_settings(experiment: Experiment, problem: Problem) -> list[dict[str, A
     pruning = {
         "criterion": experiment.criterion,
         "selection": as_json(experiment.selection),
-        "prune": list(experiment.prune),
+        "kinds": list(experiment.kinds),
         "exclude": list(experiment.exclude),
         "prunable": list(problem.prunable),  # a model may leave out weights by itself
         "min_kept_per_layer": experiment.min_kept_per_layer,

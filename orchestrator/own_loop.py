@@ -1,16 +1,10 @@
-"""Prune any module, and keep what was removed at zero in a training loop of your own: no experiment, no storage.
-
-`prune` leaves its masks on the layers, in an attribute that no state dict holds and that copies of the module take
-along. The masks say what is removed. Zeros alone could not: a layer may begin at zero, and removed weights are not zero
-any more once other weights are loaded, as weight rewinding does.
-"""
+"""Prune any module, and keep what was removed at zero in a training loop of your own: no experiment, no storage."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
-from functools import partial
-from typing import NamedTuple, TypeVar
+from collections.abc import Sequence
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +12,7 @@ from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from orchestrator.errors import ConfigError
+from orchestrator.layer_masks import Factor, combined_masks, leave_masks, masks_on, multiply, places_of
 from orchestrator.pruning import (
     DEFAULT_KINDS,
     KINDS,
@@ -33,7 +28,6 @@ from orchestrator.pruning import (
 from orchestrator.pruning.masks import count_true
 from orchestrator.validate import one_of, texts
 
-MASKS = "kept_weights"  # attribute of a layer: {name of its parameter: mask, True = kept}
 Module = TypeVar("Module", bound=nn.Module)
 
 
@@ -65,9 +59,7 @@ def prune(
         one_of("kinds", kind, KINDS)
     weights = _weights(inner, kinds, exclude)
     score = resolve_criterion(criterion) if isinstance(criterion, str) else criterion
-    earlier: dict[nn.Parameter, Tensor] = {}
-    for held in _held(inner):
-        earlier[held.weight] = held.mask & earlier.get(held.weight, held.mask)
+    earlier = combined_masks(inner)
     masks = prune_globally(
         weights,
         density,
@@ -77,8 +69,8 @@ def prune(
         min_kept_per_layer=min_kept_per_layer,
     )
     for name, mask in masks.items():
-        _zero(weights[name], mask)
-    _leave(inner, {weights[name]: mask for name, mask in masks.items()})
+        weights[name].detach().masked_fill_(~mask, 0)
+    leave_masks(inner, {weights[name]: mask for name, mask in masks.items()})
     if dead := dead_layers(masks):
         warnings.warn(f"nothing is left of {', '.join(dead)}: min_kept_per_layer=1 keeps a weight each", stacklevel=2)
     return module
@@ -88,9 +80,10 @@ def hold(module: nn.Module, *optimizers: Optimizer) -> Hold:
     """Keep the removed weights of `module` at exactly zero while `optimizers` train it, until `remove()` is called.
 
     This is training of `weight * mask`. Gradients are masked as soon as a backward pass has left them, so that clipping
-    sees the masked ones; before each step once more; and after it the weights and the optimizer's state, such as
-    momentum. It does not matter who calls the optimizers: a loop, a gradient scaler, Lightning or Hugging Face's
-    Trainer; nor whether the module is compiled before or after. Give all optimizers that train it.
+    sees the masked ones; before each step once more if they have changed; and after it the weights, and what is new in
+    the optimizer's state, such as momentum. It does not matter who calls the optimizers: a loop, a gradient scaler,
+    Lightning or Hugging Face's Trainer; nor whether the module is compiled before or after. Give all optimizers that
+    train it.
 
     Removed is what the masks of `prune` say, also those of later calls. In a module without masks, such as one from a
     file, it is every weight of the default kinds that is exactly zero at this call. Call `prune` first if a layer of it
@@ -100,9 +93,10 @@ def hold(module: nn.Module, *optimizers: Optimizer) -> Hold:
     """
     module = _uncompiled(module)
     inner = [_unwrapped(optimizer) for optimizer in optimizers]
-    held = list(_held(module)) or _zeros_as_masks(module)
+    if not any(masks_on(module)):
+        _leave_zeros_as_masks(module)
     trained = {weight for optimizer in inner for group in optimizer.param_groups for weight in group["params"]}
-    for each in held:
+    for each in masks_on(module):
         if each.weight.requires_grad and each.weight not in trained:
             raise ConfigError(
                 f"optimizers must train every pruned weight, but {each.name} is in none of the {len(inner)} given: "
@@ -116,6 +110,7 @@ class Hold:
 
     def __init__(self, module: nn.Module, optimizers: Sequence[Optimizer]) -> None:
         self._module = module
+        self._factors: dict[Tensor, Factor] = {}
         self._gradient_hooks: dict[nn.Parameter, RemovableHandle] = {}
         self._step_hooks: list[RemovableHandle] = []
         self._before_step()
@@ -127,7 +122,7 @@ class Hold:
     @property
     def density(self) -> float:
         """Fraction of the prunable weights that is kept."""
-        masks = {held.weight: held.mask for held in _held(self._module)}
+        masks = combined_masks(self._module)
         return sum(map(count_true, masks.values())) / sum(weight.numel() for weight in masks)
 
     def remove(self) -> None:
@@ -136,66 +131,69 @@ class Hold:
             handle.remove()
 
     def _before_step(self, *_: object) -> None:
-        for held in _held(self._module):
-            _mask_gradient(held.layer, held.attribute)
-            # Again in every step, because a parameter may have been replaced, or pruned for the first time.
-            if held.weight.requires_grad and held.weight not in self._gradient_hooks:
-                hook = partial(_mask_gradient, held.layer, held.attribute)
-                self._gradient_hooks[held.weight] = held.weight.register_post_accumulate_grad_hook(hook)
+        """Mask what has changed since it was masked: clipped gradients and those set by hand, weights that are loaded.
+
+        A sparse gradient is left to the end of the step.
+        """
+        self._follow()
+        self._mask_gradients(*self._factors)
+        multiply(
+            [
+                (factor, "weight", weight)
+                for weight, factor in self._factors.items()
+                if not factor.has_masked("weight", weight, as_it_is=True)
+            ]
+        )
 
     def _after_step(self, optimizer: Optimizer, *_: object) -> None:
-        for held in _held(self._module):
-            _zero(held.weight, held.mask)
-            for slot in optimizer.state.get(held.weight, {}).values():
-                if isinstance(slot, Tensor) and slot.shape == held.weight.shape:
-                    _zero(slot, held.mask)
+        """Mask the weights, and new tensors of the optimizer's state, which masked gradients and weights keep so."""
+        self._follow()
+        multiply([(factor, "weight", weight) for weight, factor in self._factors.items()])
+        multiply(
+            [
+                (factor, role, slot)
+                for weight, factor in self._factors.items()
+                for role, slot in optimizer.state.get(weight, {}).items()
+                if isinstance(slot, Tensor) and slot.shape == weight.shape
+                if _is_sparse(weight.grad) or not factor.has_masked(role, slot, as_it_is=False)
+            ]
+        )
+
+    def _follow(self) -> None:
+        """Find the held weights again, because a parameter may have been replaced, or pruned for the first time."""
+        before, self._factors = self._factors, {}
+        for weight, places in places_of(self._module).items():
+            self._factors[weight] = before.get(weight) or Factor(weight)
+            self._factors[weight].places = places
+            if weight.requires_grad and weight not in self._gradient_hooks:
+                hook = weight.register_post_accumulate_grad_hook(self._mask_gradients)
+                self._gradient_hooks[weight] = hook
+
+    def _mask_gradients(self, *weights: Tensor) -> None:
+        found = [(self._factors[weight], weight.grad) for weight in weights if weight in self._factors]
+        multiply(
+            [
+                (factor, "gradient", gradient)
+                for factor, gradient in found
+                if gradient is not None and not _is_sparse(gradient)
+                if not factor.has_masked("gradient", gradient, as_it_is=True)
+            ]
+        )
 
 
-class _Held(NamedTuple):
-    """A weight with a mask: the parameter `attribute` of `layer`."""
-
-    name: str
-    layer: nn.Module
-    attribute: str
-    weight: nn.Parameter
-    mask: Tensor
+def _is_sparse(gradient: Tensor | None) -> bool:
+    return gradient is not None and gradient.layout is not torch.strided
 
 
-def _held(module: nn.Module) -> Iterator[_Held]:
-    """Yield every weight with a mask; a shared one for each layer that has it.
-
-    Raises ConfigError for a weight that its mask does not fit.
-    """
-    for name, layer in module.named_modules():
-        for attribute, mask in vars(layer).get(MASKS, {}).items():
-            weight, full_name = getattr(layer, attribute, None), f"{name}.{attribute}".lstrip(".")
-            if not isinstance(weight, nn.Parameter) or weight.shape != mask.shape:
-                got = type(weight).__name__ if not isinstance(weight, Tensor) else tuple(weight.shape)
-                raise ConfigError(
-                    f"{full_name} must still be a parameter of the shape {tuple(mask.shape)} that it was pruned in, "
-                    f"got {got}: put a new layer in its place, or delete the layer's attribute {MASKS}"
-                )
-            yield _Held(full_name, layer, attribute, weight, mask)
-
-
-def _leave(module: nn.Module, masks: dict[nn.Parameter, Tensor]) -> None:
-    """Put the mask of each weight on every layer that has the weight."""
-    for layer in module.modules():
-        for attribute, weight in layer.named_parameters(recurse=False, remove_duplicate=False):
-            if weight in masks:
-                vars(layer).setdefault(MASKS, {})[attribute] = masks[weight]
-
-
-def _zeros_as_masks(module: nn.Module) -> list[_Held]:
-    """Leave masks that keep every prunable weight that is not zero, and return them with their weights."""
+def _leave_zeros_as_masks(module: nn.Module) -> None:
+    """Leave masks that keep every prunable weight that is not zero. Raise ConfigError if none is."""
     weights = _weights(module, DEFAULT_KINDS, ())
     if all(bool(weight.all()) for weight in weights.values()):
         raise ConfigError(
             f"module must be pruned before it is held, but {type(module).__name__} has no removed weight: "
             "call orchestrator.prune(module, density) first"
         )
-    _leave(module, {weight: weight.detach() != 0 for weight in weights.values()})
-    return list(_held(module))
+    leave_masks(module, {weight: weight.detach() != 0 for weight in weights.values()})
 
 
 def _weights(module: nn.Module, kinds: Sequence[Kind], exclude: Sequence[str]) -> dict[str, nn.Parameter]:
@@ -217,18 +215,6 @@ def _gradients(weights: dict[str, nn.Parameter]) -> dict[str, Tensor]:
 
 def _all_kept(weight: Tensor) -> Tensor:
     return torch.ones(weight.shape, dtype=torch.bool, device=weight.device)
-
-
-def _mask_gradient(layer: nn.Module, attribute: str, *_: object) -> None:
-    gradient = getattr(layer, attribute).grad
-    if gradient is not None and gradient.layout is torch.strided:  # of a sparse one, the step's end takes care
-        _zero(gradient, vars(layer)[MASKS][attribute])
-
-
-@torch.no_grad()
-def _zero(tensor: Tensor, mask: Tensor) -> None:
-    """Set what `mask` does not keep to zero, also where it is NaN or infinite."""
-    tensor.masked_fill_(~mask.to(tensor.device), 0)
 
 
 def _uncompiled(module: nn.Module) -> nn.Module:

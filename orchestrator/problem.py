@@ -49,11 +49,11 @@ def load_problem(experiment: Experiment, data_root: str | None = None, workers: 
         load_start_weights(each, experiment, data.model_arguments)
     constants = constants_of(model, again)
     check_model(model, data, experiment.task, part)
-    weights = prunable_weights(model, experiment.exclude, experiment.prune)
+    weights = prunable_weights(model, experiment.exclude, experiment.kinds)
     if not weights:
         raise ConfigError(
             f"model {experiment.model!r} has no prunable weight left: loosen exclude {experiment.exclude}, or add "
-            f"kinds of layers to prune {experiment.prune}"
+            f"kinds of layers to prune {experiment.kinds}"
         )
     prunable = {name: tuple(weight.shape) for name, weight in weights.items()}
     selection, inputs = experiment.selection, rows(data.inputs, 0, 1)
@@ -100,7 +100,7 @@ def _warn_of_unpruned(
     experiment: Experiment, model: nn.Module, prunable: Mapping[str, tuple[int, ...]], unpruned: Mapping[str, int]
 ) -> None:
     """Log which weights are not prunable though `exclude` does not name them, largest first."""
-    sizes = {name: unpruned[name] for name in unpruned_weights(model, prunable_weights(model, (), experiment.prune))}
+    sizes = {name: unpruned[name] for name in unpruned_weights(model, prunable_weights(model, (), experiment.kinds))}
     if not sizes:
         return
     count = sum(math.prod(shape) for shape in prunable.values())
@@ -108,7 +108,7 @@ def _warn_of_unpruned(
     logger.warning(
         f"{experiment.name}: {count:,} of the {total:,} weights of model {experiment.model!r} are prunable "
         f"({count / total:.1%}), and compression counts all of them. Not pruned, because they are frozen, computed "
-        f"from other parameters, or not those of a layer that prune names ({', '.join(experiment.prune)}): "
+        f"from other parameters, or not those of a layer that kinds names ({', '.join(experiment.kinds)}): "
         f"{name_largest(sizes)}"
     )
 

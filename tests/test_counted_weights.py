@@ -199,7 +199,7 @@ CELL, TABLE, HEAD = 4 * 6 * (6 + 6), 8 * 6, 8 * 2  # weights of the layers of Wo
 
 
 @pytest.mark.parametrize(
-    ("tied", "prune", "prunable", "unpruned"),
+    ("tied", "kinds", "prunable", "unpruned"),
     [
         (False, DEFAULT_KINDS, CELL + TABLE + HEAD, TABLE),
         (False, EMBEDDINGS, CELL + 2 * TABLE + HEAD, 0),
@@ -210,9 +210,9 @@ CELL, TABLE, HEAD = 4 * 6 * (6 + 6), 8 * 6, 8 * 2  # weights of the layers of Wo
     ],
 )
 def test_embeddings_are_pruned_on_request_and_a_tied_weight_once(
-    tmp_path: Path, tied: bool, prune: tuple[Kind, ...], prunable: int, unpruned: int
+    tmp_path: Path, tied: bool, kinds: tuple[Kind, ...], prunable: int, unpruned: int
 ) -> None:
-    experiment = of("words", model_options={"tied": tied}, prune=prune)
+    experiment = of("words", model_options={"tied": tied}, kinds=kinds)
     record = run(experiment, str(tmp_path))[-1]
     assert (record.prunable, record.weights) == (prunable, prunable + unpruned)
     state, masks = Ledger(open_store(str(tmp_path))).load(record)
@@ -224,20 +224,20 @@ def test_embeddings_are_pruned_on_request_and_a_tied_weight_once(
 
 
 def test_what_is_pruned_is_part_of_the_keys_of_pruned_rounds() -> None:
-    kinds: list[tuple[Kind, ...]] = [DEFAULT_KINDS, EMBEDDINGS, ("linear", "recurrent"), ("recurrent", "linear")]
-    found = [keys(of("words", prune=kind)) for kind in kinds]
+    choices: list[tuple[Kind, ...]] = [DEFAULT_KINDS, EMBEDDINGS, ("linear", "recurrent"), ("recurrent", "linear")]
+    found = [keys(of("words", kinds=kinds)) for kinds in choices]
     assert len({dense for dense, _ in found}) == 1, "the dense round is shared"
     default, more, fewer, swapped = (pruned for _, pruned in found)
     assert len({default, more, fewer}) == 3
     assert fewer == swapped, "their order decides nothing"
 
 
-@pytest.mark.parametrize("prune", [(), ("embeddings",), ("linear", 3), ([],)])
-def test_kinds_of_layers_that_do_not_exist_are_refused(prune: tuple[Kind, ...]) -> None:
-    with pytest.raises(ConfigError, match=r"prune(\[\d\])? must (hold one or more|be one) of convolution, .*, got"):
-        of("words", prune=prune)
-    with pytest.raises(ConfigError, match="prune must be a tuple, got 'linear'"):
-        of("words", prune="linear")
+@pytest.mark.parametrize("kinds", [(), ("embeddings",), ("linear", 3), ([],)])
+def test_kinds_of_layers_that_do_not_exist_are_refused(kinds: tuple[Kind, ...]) -> None:
+    with pytest.raises(ConfigError, match=r"kinds(\[\d\])? must (hold one or more|be one) of convolution, .*, got"):
+        of("words", kinds=kinds)
+    with pytest.raises(ConfigError, match="kinds must be a tuple, got 'linear'"):
+        of("words", kinds="linear")
 
 
 def test_sparse_gradients_are_refused_before_training() -> None:
@@ -248,7 +248,7 @@ def test_sparse_gradients_are_refused_before_training() -> None:
 @pytest.mark.parametrize("optimizer", [SGD(weight_decay=0.1), AdamW(weight_decay=0.1)], ids=str)
 def test_frozen_weights_keep_their_bits(tmp_path: Path, optimizer: SGD | AdamW) -> None:
     training = dataclasses.replace(EXPERIMENT.training, optimizer=optimizer)
-    dense, pruned = run(of("frozen", training=training, prune=KINDS), str(tmp_path))
+    dense, pruned = run(of("frozen", training=training, kinds=KINDS), str(tmp_path))
     assert (pruned.layers.keys(), pruned.unpruned) == ({"3.weight"}, {"1.weight": [1024, 1024]})
     ledger = Ledger(open_store(str(tmp_path)))
     first, last = (ledger.load(record)[0].model["1.weight"] for record in (dense, pruned))

@@ -351,7 +351,7 @@ PRUNING_CHANGES = {
     "criterion": {"criterion": "tiny:model"},
     "path": {"path": Geometric(remove=0.3, rounds=3)},
     "exclude": {"exclude": ("fc*",)},
-    "kinds of layers": {"prune": ("linear",)},
+    "kinds of layers": {"kinds": ("linear",)},
     "min kept": {"min_kept_per_layer": 1},
     "distillation": {"distillation": Distillation()},
     "restart": {"technique": LinearRestart()},

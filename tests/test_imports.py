@@ -28,7 +28,7 @@ LAYERS = (
         "training.distillation",
         "training.masked",
     ),
-    ("pruning",),
+    ("pruning", "layer_masks"),
     ("amc", "ofa"),
     ("work", "own_loop", "torch_schedulers"),
     ("techniques", "stopping", "storage"),

@@ -99,17 +99,8 @@ def count_kept(masks: Mapping[str, Tensor]) -> int:
 
 
 def count_true(mask: Tensor) -> int:
-    """How many of a bool tensor are True, four times as fast as `count_nonzero`.
-
-    Eight bytes are added as one integer, which is exact up to 255 of them: no byte then carries into the next.
-    """
-    flat = mask.contiguous().view(-1)
-    if flat.storage_offset() % 8:
-        return int(flat.count_nonzero())
-    columns = flat.numel() // (255 * 8)
-    whole = columns * 255 * 8
-    bytes_added = flat[:whole].view(torch.int64).view(255, columns).sum(0).view(torch.uint8)
-    return int(bytes_added.sum()) + int(flat[whole:].count_nonzero())
+    """Return how many elements of a bool tensor are True."""
+    return int(mask.count_nonzero())
 
 
 def dead_layers(masks: Mapping[str, Tensor]) -> list[str]:
