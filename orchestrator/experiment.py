@@ -80,6 +80,10 @@ class Experiment:
         object.__setattr__(self, "exclude", texts("exclude", self.exclude))
         whole("min_kept_per_layer", self.min_kept_per_layer, minimum=0)
         dataclass_with("task", self.task, ["loss", "count", "metrics"])
+        if not self.task.__dataclass_params__.frozen:  # type: ignore[attr-defined]
+            raise ConfigError(
+                f"task must be a frozen dataclass: write @dataclass(frozen=True) above {type(self.task).__name__}"
+            )
         dataclass_with("path", self.path, ["densities"])
         dataclass_with("technique", self.technique, ["start", "start_after", "check", "rewinds_to"])
         check_selection(self.selection)
@@ -101,6 +105,8 @@ class Experiment:
             )
         self.technique.check(self.training)
         self._check_dense_epochs()
+        for name in ("task", "training", "path", "selection", "technique"):
+            _check_json(name, getattr(self, name))
         json_options("model_options", self.model_options)
         json_options("data_options", self.data_options)
 
@@ -148,6 +154,17 @@ class Experiment:
         )
 
 
+def _check_json(name: str, value: Any) -> None:
+    """Raise ConfigError unless the fields of `value` are what JSON can hold: they are a part of the keys."""
+    try:
+        json.dumps(as_json(value), allow_nan=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ConfigError(
+            f"the fields of {name} {type(value).__name__} must be numbers, texts, or tuples and dataclasses of them "
+            f"({error}): give a name or a number instead"
+        ) from None
+
+
 @dataclass(frozen=True)
 class Problem:
     """What is known of model and data before training.
@@ -190,6 +207,7 @@ def round_settings(experiment: Experiment, problem: Problem) -> list[dict[str, A
         "data_options": dict(experiment.data_options),
         "data_identity": problem.data_identity,
         "task": as_json(experiment.task),
+        "objective": experiment.task.objective,
         "training": as_json(experiment.training),
         "seed": experiment.seed,
     }

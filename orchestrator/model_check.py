@@ -8,34 +8,46 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from orchestrator.data.batches import with_channels_last
 from orchestrator.data.dataset import Data
 from orchestrator.errors import ConfigError
 from orchestrator.modules import copy_module, model_call
-from orchestrator.nested import concatenated, number_of_samples, rows, tensors_of
+from orchestrator.nested import concatenated, mapped, number_of_samples, rows, tensors_of
 from orchestrator.randomness import own_randomness
 from orchestrator.task import Task, objective_of
+from orchestrator.training.distillation import Distillation
 from orchestrator.training.evaluate import update, value_of
 from orchestrator.user_code import ERRORS, called, described
 
 _MEAN = 1e-4  # relative: a loss that two equal samples leave as it is of one is a mean
 
 
-def check_model(model: nn.Module, data: Data, task: Task, smallest_batch: int = 2) -> None:
+def check_model(
+    model: nn.Module,
+    data: Data,
+    task: Task,
+    smallest_batch: int = 2,
+    *,
+    distillation: Distillation | None = None,
+    channels_last: bool = False,
+) -> None:
     """Raise ConfigError unless `model` can be trained and measured for `task` on the data's example.
 
     In evaluation mode it must take the inputs, and give outputs of which the task makes a loss, a sum over the batch,
-    and its metrics. In training mode a copy must give every parameter a gradient, from `smallest_batch` samples (what a
-    worker trains on at once) if those are fewer than two.
+    its metrics, and its divergence where there is `distillation`. In training mode a copy must give every parameter a
+    gradient, from `smallest_batch` samples (what a worker trains on at once) if those are fewer than two, in the layout
+    of `channels_last`.
     """
     inputs, targets = data.example or (None, None)
-    if number_of_samples(inputs) < 1:
-        raise ConfigError("example must hold tensors whose first dimension counts samples, got none")
+    _check_first_dimension(inputs, targets)
     was_training = model.training
     try:
         with torch.no_grad(), own_randomness():
             outputs = _outputs(model.eval(), inputs)
             _check_outputs(task, outputs, data)
             loss = checked_loss(task, outputs, targets)
+            if distillation is not None:
+                _check_divergence(task, outputs, targets, distillation)
             one = (rows(inputs, 0, 1), rows(targets, 0, 1))
             _check_sum(model, task, one)
         _check_metrics(task, outputs, targets)
@@ -43,7 +55,30 @@ def check_model(model: nn.Module, data: Data, task: Task, smallest_batch: int = 
         model.train(was_training)
     assert math.isfinite(loss)
     samples = min(number_of_samples(inputs), smallest_batch)
-    _check_training(copy_module(model).train(), task, rows(inputs, 0, samples), rows(targets, 0, samples), samples)
+    copy, some = copy_module(model).train(), rows(inputs, 0, samples)
+    if channels_last:
+        copy, some = copy.to(memory_format=torch.channels_last), mapped(with_channels_last, some)
+    _check_training(copy, task, some, rows(targets, 0, samples), samples)
+
+
+def _check_first_dimension(inputs: Any, targets: Any) -> None:
+    """Raise ConfigError unless the first dimension of every tensor of a batch counts its samples."""
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors_of((inputs, targets)) if tensor.dim()}
+    if len({shape[0] for shape in shapes.values()}) != 1:
+        got = ", ".join(f"{name} {shape}" for name, shape in shapes.items()) or "no tensor"
+        raise ConfigError(
+            f"the first dimension of every tensor of a batch must count its samples, got {got} (0 are the inputs, 1 "
+            "the targets): put samples first in collate, and keep what all samples share in the model"
+        )
+
+
+def _check_divergence(task: Task, outputs: Any, targets: Any, distillation: Distillation) -> None:
+    """Raise ConfigError unless the task measures how far a network is from its teacher by a finite scalar."""
+    name, measure = type(task).__name__, task.divergence  # type: ignore[attr-defined]
+    with called(f"{name}.divergence(), called with (outputs, taught, targets, temperature),", measure):
+        apart: object = measure(outputs, outputs, targets, distillation.temperature)
+    if not isinstance(apart, Tensor) or apart.dim() != 0 or not apart.isfinite():
+        raise ConfigError(f"{name}.divergence() must return a finite scalar, summed over the batch, got {apart!r:.100}")
 
 
 def _outputs(model: nn.Module, inputs: Any) -> Any:
@@ -83,9 +118,12 @@ def checked_loss(task: Task, outputs: Any, targets: Any) -> float:
 
 def _check_sum(model: nn.Module, task: Task, one: tuple[Any, Any]) -> None:
     """Raise ConfigError if the loss of one sample twice is that of it once, so that it is a mean."""
-    once = task.loss(model_call(model, one[0]), one[1]).item()
-    inputs, targets = concatenated([one, one])
-    twice = task.loss(model_call(model, inputs), targets).item()
+    try:
+        once = task.loss(model_call(model, one[0]), one[1]).item()
+        inputs, targets = concatenated([one, one])
+        twice = task.loss(model_call(model, inputs), targets).item()
+    except ERRORS:  # a model that takes no single sample is not one whose loss is a mean
+        return
     if once != 0 and abs(twice - once) <= _MEAN * abs(once):
         raise ConfigError(
             f"{type(task).__name__}.loss() must be summed over the batch, got {twice:.6g} for a sample twice and "

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence
 
 from orchestrator.train_state import raw_bytes
 
@@ -27,6 +28,14 @@ def mapped(function: Callable[[Tensor], Any], value: Any) -> Any:
 def _like(value: Any, items: list[Any]) -> Any:
     """Return `items` as a tuple, named tuple or list as `value` is."""
     return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
+
+
+def unknown_part(value: Any) -> object | None:
+    """Return a part of `value` in which tensors would not be found, such as an object, or None."""
+    if isinstance(value, Mapping | tuple | list) and not isinstance(value, PackedSequence):
+        parts = value.values() if isinstance(value, Mapping) else value
+        return next((found for part in parts if (found := unknown_part(part)) is not None), None)
+    return None if isinstance(value, Tensor | str | bytes | int | float | bool | None) else value
 
 
 def tensors_of(value: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:

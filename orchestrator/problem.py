@@ -43,12 +43,20 @@ def load_problem(experiment: Experiment, data_root: str | None = None, workers: 
     data = load_data(experiment.data, experiment.data_options, root=data_root)
     batch_size = experiment.training.batch_size
     check_batch_size(len(data.train), batch_size, workers)
+    _check_splits(data, workers)
     part = _smallest_part(experiment.training, workers)
     model, again = (_build(experiment, data, *purpose) for purpose in (("model",), DRAWN_AGAIN))
     for each in (model, again):
         load_start_weights(each, experiment, data.model_arguments)
     constants = constants_of(model, again)
-    check_model(model, data, experiment.task, part)
+    check_model(
+        model,
+        data,
+        experiment.task,
+        part,
+        distillation=experiment.distillation,
+        channels_last=experiment.training.channels_last,
+    )
     weights = prunable_weights(model, experiment.exclude, experiment.kinds)
     if not weights:
         raise ConfigError(
@@ -74,6 +82,13 @@ def load_problem(experiment: Experiment, data_root: str | None = None, workers: 
         gpu_only=gpu_only(model),
     )
     return problem, data
+
+
+def _check_splits(data: Data, workers: int) -> None:
+    """Raise ConfigError unless each worker has a sample to evaluate: some metrics wait for each other's."""
+    for split in ("val", "test"):
+        if (samples := len(data.split(split))) < workers:
+            raise ConfigError(f"workers must be at most {samples}, the number of {split} samples, got {workers}")
 
 
 def _smallest_part(training: TrainingConfig, workers: int) -> int:

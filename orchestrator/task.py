@@ -18,6 +18,8 @@ from orchestrator.training import collectives
 from orchestrator.user_code import called
 from orchestrator.validate import fraction, text, whole
 
+_NO_CLASS = -(2**62)  # for cross_entropy, which would leave out -100
+
 
 class Metric(Protocol):
     """What a metric needs; every torchmetrics.Metric has it.
@@ -76,16 +78,18 @@ class Classification:
     def check_outputs(self, outputs: Any, arguments: Mapping[str, Any]) -> None:
         """Raise ConfigError unless there is a logit for each of the data's num_classes, where it says how many."""
         logits = logits_of(outputs)
-        classes = arguments.get("num_classes", logits.shape[-1] if logits.dim() else 0)
-        if logits.dim() != 2 or logits.shape[1] != classes or not logits.is_floating_point():
+        count = arguments.get("num_classes", logits.shape[-1] if logits.dim() else 0)
+        if logits.dim() != 2 or logits.shape[1] != count or not logits.is_floating_point():
             raise ConfigError(
-                f"the model must give float logits of shape (samples, {classes}), got {tuple(logits.shape)} of "
+                f"the model must give float logits of shape (samples, {count}), got {tuple(logits.shape)} of "
                 f"{logits.dtype}"
             )
 
     def loss(self, outputs: Any, targets: Tensor) -> Tensor:
-        logits = logits_of(outputs)
-        return F.cross_entropy(logits, targets.long(), reduction="sum", label_smoothing=self.label_smoothing)
+        smoothing = self.label_smoothing
+        return F.cross_entropy(
+            logits_of(outputs), classes(targets), ignore_index=_NO_CLASS, reduction="sum", label_smoothing=smoothing
+        )
 
     def count(self, targets: Tensor) -> None:
         return None
@@ -138,17 +142,17 @@ class Segmentation:
         return logits_of(outputs)
 
     def loss(self, outputs: Any, targets: Tensor) -> Tensor:
-        return F.cross_entropy(logits_of(outputs), targets.long(), ignore_index=self.ignore, reduction="sum")
+        return F.cross_entropy(logits_of(outputs), classes(targets), ignore_index=self.ignore, reduction="sum")
 
     def count(self, targets: Tensor) -> Tensor:
-        return (targets != self.ignore).sum()
+        return (classes(targets) != self.ignore).sum()
 
     def metrics(self) -> dict[str, Metric]:
         return {"mean_iou": MeanIoU(self.ignore), "accuracy": Accuracy(ignore=self.ignore)}
 
     def divergence(self, outputs: Any, taught: Any, targets: Tensor, temperature: float) -> Tensor:
         by_pixel = divergence(logits_of(outputs), logits_of(taught), temperature, dim=1)
-        return (by_pixel * (targets != self.ignore)).sum()
+        return (by_pixel * (classes(targets) != self.ignore)).sum()
 
 
 class MeanIoU:
@@ -169,18 +173,18 @@ class MeanIoU:
         self._device = device
 
     def update(self, outputs: Tensor, targets: Tensor) -> None:
-        classes = outputs.shape[1]
+        count, targets = outputs.shape[1], classes(targets)
         if self._pixels is None:
-            self._pixels = torch.zeros((classes, classes), dtype=torch.int64, device=self._device)
+            self._pixels = torch.zeros((count, count), dtype=torch.int64, device=self._device)
         counted = targets != self._ignore
-        pairs = targets.long()[counted] * classes + outputs.argmax(dim=1)[counted]
-        self._pixels += torch.bincount(pairs, minlength=classes**2).view(classes, classes)
+        pairs = targets[counted] * count + outputs.argmax(dim=1)[counted]
+        self._pixels += torch.bincount(pairs, minlength=count**2).view(count, count)
 
     def compute(self) -> Tensor:
         """Return the value over all workers, some of which may have had no batch."""
         mine = torch.zeros((0, 0), dtype=torch.int64, device=self._device) if self._pixels is None else self._pixels
-        classes = int(collectives.gather(torch.tensor([len(mine)], device=self._device)).max())
-        pixels = torch.zeros((classes, classes), dtype=torch.int64, device=self._device)
+        count = int(collectives.gather(torch.tensor([len(mine)], device=self._device)).max())
+        pixels = torch.zeros((count, count), dtype=torch.int64, device=self._device)
         pixels[: len(mine), : len(mine)] = mine
         pixels = collectives.sum_over_workers(pixels)
         intersection = pixels.diagonal()
@@ -213,10 +217,10 @@ class Tokens:
 
     def loss(self, outputs: Any, targets: Tensor) -> Tensor:
         logits = logits_of(outputs).flatten(0, -2)
-        return F.cross_entropy(logits, targets.flatten().long(), ignore_index=self.ignore, reduction="sum")
+        return F.cross_entropy(logits, classes(targets).flatten(), ignore_index=self.ignore, reduction="sum")
 
     def count(self, targets: Tensor) -> Tensor:
-        return (targets != self.ignore).sum()
+        return (classes(targets) != self.ignore).sum()
 
     def metrics(self) -> dict[str, Metric]:
         return {
@@ -227,16 +231,29 @@ class Tokens:
 
     def divergence(self, outputs: Any, taught: Any, targets: Tensor, temperature: float) -> Tensor:
         by_place = divergence(logits_of(outputs), logits_of(taught), temperature, dim=-1)
-        return (by_place * (targets != self.ignore)).sum()
+        return (by_place * (classes(targets) != self.ignore)).sum()
+
+
+def classes(targets: Tensor) -> Tensor:
+    """Return targets as int64: of 8 bits, 156 would equal -100. Raises ConfigError unless they are whole numbers."""
+    if targets.is_floating_point() or targets.is_complex():
+        raise ConfigError(f"the targets must be whole numbers, each that of a class, got {targets.dtype}")
+    return targets.long()
 
 
 def objective_of(task: Task) -> Objective:
     """Return the metric of `task` that decides. Raises ConfigError if the task does not have it, or its direction."""
-    name, kind = task.objective, type(task).__name__
+    kind = type(task).__name__
+    with called(f"{kind}.objective"):
+        name: object = task.objective
+    if not isinstance(name, str):
+        raise ConfigError(f"{kind}.objective must be the name of a metric, got {name!r:.100}")
     if name == LOSS:
         return Objective(LOSS, higher_is_better=False)
     with called(f"{kind}.metrics()", task.metrics):
-        metrics = dict(task.metrics())
+        metrics, others = dict(task.metrics()), dict(task.metrics())
+    if any(metrics[known] is others.get(known) for known in metrics):
+        raise ConfigError(f"{kind}.metrics() must return new metrics at each call, or they would add up all splits")
     if name not in metrics or LOSS in metrics:
         raise ConfigError(
             f"{kind}.objective must be one of its metrics() or {LOSS!r}, which no metric may be called, got {name!r} "

@@ -60,6 +60,7 @@ class Accuracy(Ratio):
         self._dim, self._ignore = dim, ignore
 
     def update(self, outputs: Tensor, targets: Tensor) -> None:
+        targets = targets.long()  # of 8 bits, 156 would equal -100
         right = outputs.argmax(dim=self._dim) == targets
         if self._ignore is None:
             self.add(right.sum(), targets.numel())
@@ -112,7 +113,7 @@ class TokenEntropy(Ratio):
         nats = torch.nn.functional.cross_entropy(
             outputs.float().flatten(0, -2), targets.flatten().long(), ignore_index=self._ignore, reduction="sum"
         )
-        self.add(nats, (targets != self._ignore).sum())
+        self.add(nats, (targets.long() != self._ignore).sum())
 
     def finish(self, ratio: Tensor) -> Tensor:
         return ratio.exp() if self._perplexity else ratio / math.log(2)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import any_task
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -297,3 +298,137 @@ def check() -> Callable[[nn.Module], None]:
     from orchestrator.model_check import check_model
 
     return lambda module: check_model(module, complete(given()), Regression())
+
+
+# What a reader of the code broke.
+
+
+def test_classes_of_eight_bits_are_not_taken_for_the_ignored_one() -> None:
+    """In 8 bits, -100 is 156."""
+    logits, targets = torch.zeros(1, 2, 200), torch.tensor([[156, 1]], dtype=torch.uint8)
+    assert Tokens().count(targets) == 2
+    assert Tokens().loss(logits, targets).item() == pytest.approx(2 * math.log(200))
+    assert measured(Tokens(), (logits, targets))["bits_per_token"] == pytest.approx(math.log2(200))
+
+
+@pytest.mark.parametrize("task", [Classification(), Tokens(), Segmentation()])
+def test_classes_are_whole_numbers(task: Task) -> None:
+    with pytest.raises(ConfigError, match=r"the targets must be whole numbers, .* got torch.float32"):
+        task.loss(torch.zeros(2, 3), torch.tensor([0.7, 1.4]))
+
+
+def test_a_label_of_minus_a_hundred_is_not_left_out() -> None:
+    with pytest.raises(IndexError):
+        Classification().loss(LOGITS, torch.tensor([0, 1, -100]))
+
+
+def test_metrics_are_new_at_each_call() -> None:
+    kept = Regression().metrics()
+    with pytest.raises(ConfigError, match=r"Changed.metrics\(\) must return new metrics at each call"):
+        load_problem(with_task("metrics", lambda self: kept))
+
+
+@pytest.mark.parametrize("name", [None, ["rmse"]])
+def test_an_objective_is_a_name(name: Any) -> None:
+    with pytest.raises(ConfigError, match=r"Changed.objective must be the name of a metric, got"):
+        objective_of(Own().made("objective", name))
+
+
+def test_the_objective_is_a_part_of_the_keys() -> None:
+    from orchestrator.experiment import round_settings
+
+    experiment = any_task.EXPERIMENTS["regression"]
+    problem, _ = load_problem(experiment)
+    settings = [
+        round_settings(dataclasses.replace(experiment, task=Own().made("objective", name)), problem)[0]
+        for name in ("rmse", "mae")
+    ]
+    assert settings[0] != settings[1]
+
+
+def test_fields_that_json_cannot_hold_are_refused() -> None:
+    @dataclass(frozen=True)
+    class WithFunction(Regression):
+        function: Any = len
+
+    with pytest.raises(ConfigError, match=r"the fields of task WithFunction must be numbers, texts, .*: give a name"):
+        dataclasses.replace(any_task.EXPERIMENTS["regression"], task=WithFunction())
+
+
+def test_samples_come_first_in_every_tensor() -> None:
+    def length_first(samples: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+        return torch.stack([sample[0] for sample in samples], dim=1), torch.stack([sample[1] for sample in samples])
+
+    data = complete(given(collate=length_first))
+    from orchestrator.model_check import check_model
+
+    with pytest.raises(ConfigError, match=r"first dimension of every tensor .* got 0 \(3, 2\), 1 \(2,\)"):
+        check_model(nn.Linear(2, 1), data, Regression())
+
+
+def test_a_divergence_that_fails_is_told_before_training() -> None:
+    changed = with_task("divergence", lambda self, outputs, taught, targets, temperature: outputs)
+    with pytest.raises(ConfigError, match=r"Changed.divergence\(\) must return a finite scalar"):
+        load_problem(dataclasses.replace(changed, distillation=Distillation()))
+
+
+def test_a_class_beyond_the_last_is_named() -> None:
+    split = TensorDataset(COLUMNS, torch.tensor([0, 1, 2, 7, 0, 1, 2, 0]))
+    with pytest.raises(DataError, match=r"train sample 3 must have as its target an integer in \[0, 3\), .* got 7"):
+        complete(given(train=split, model_arguments={"num_classes": 3}))
+
+
+class Scaled:
+    def __init__(self, scale: float) -> None:
+        self.scale = scale
+
+    def __call__(self, samples: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+        return torch.stack([s[0] * self.scale for s in samples]), torch.stack([s[1] for s in samples])
+
+
+def scaled_by(scale: float) -> Callable[[list[Any]], tuple[Tensor, Tensor]]:
+    return lambda samples: Scaled(scale)(samples)
+
+
+@pytest.mark.parametrize("make", [Scaled, scaled_by])
+def test_what_a_collate_holds_is_a_part_of_the_identity(make: Callable[[float], Any]) -> None:
+    identities = [
+        complete(given(collate=make(scale), example=(COLUMNS[:2], NUMBERS[:2]))).identity for scale in (1, 2, 1)
+    ]
+    assert identities[0] == identities[2] != identities[1]
+
+
+class Arrays(torch.utils.data.Dataset):
+    """Samples that are no tensors, of more elements than a repr shows; each has an address of its own."""
+
+    def __init__(self, value: float) -> None:
+        self.value = value
+
+    def __len__(self) -> int:
+        return 8
+
+    def __getitem__(self, index: int) -> Any:
+        array = np.zeros(1200, np.float32)
+        array[600] = self.value
+        return Box(array), float(index)
+
+
+class Box:
+    def __init__(self, content: Any) -> None:
+        self.content = content
+
+
+def unboxed(samples: list[Any]) -> tuple[Tensor, Tensor]:
+    return torch.stack([torch.from_numpy(box.content) for box, _ in samples]), torch.tensor([s[1] for s in samples])
+
+
+def test_the_content_of_samples_of_any_type_is_a_part_of_the_identity() -> None:
+    identities = [
+        complete(Data(*[Arrays(value) for _ in range(3)], collate=unboxed)).identity for value in (1.0, 2.0, 1.0)
+    ]
+    assert identities[0] == identities[2] != identities[1]
+
+
+def test_a_batch_of_objects_is_refused() -> None:
+    with pytest.raises(DataError, match=r"a batch must be tensors in tuples, lists and dicts, got Box"):
+        complete(given(collate=lambda samples: (Box(1), torch.zeros(2))))

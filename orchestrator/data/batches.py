@@ -147,11 +147,11 @@ class Batches:
         """Return the batch as the model takes it, in the layout that was asked for."""
         inputs, targets = prepared(self._data, batch.inputs, batch.targets, u)
         if self._channels_last:
-            inputs = mapped(_with_channels_last, inputs)
+            inputs = mapped(with_channels_last, inputs)
         return Batch(inputs, targets)
 
 
-def _with_channels_last(tensor: Tensor) -> Tensor:
+def with_channels_last(tensor: Tensor) -> Tensor:
     return tensor.to(memory_format=torch.channels_last) if tensor.dim() == 4 else tensor
 
 
@@ -173,7 +173,8 @@ def _on_device(data: Data, split: Split, device: torch.device) -> tuple[Tensor, 
     if (samples := data.in_memory(split)) is None:
         return None
     inputs, targets = samples.tensors
-    return inputs.to(device), targets.to(device, torch.int64 if are_labels(targets) else None)
+    is_class = are_labels(targets) and targets.dtype is not torch.bool  # which a user's loss may read as they are
+    return inputs.to(device), targets.to(device, torch.int64 if is_class else None)
 
 
 class _Request(NamedTuple):

@@ -15,6 +15,7 @@ from torch.utils.data import Dataset, Subset, TensorDataset
 
 from orchestrator.data.builtin import BUILTIN
 from orchestrator.data.dataset import SPLITS, Data, InBlocks, Samples, Split, fixed_order, is_known, is_tensors
+from orchestrator.data.description import describe
 from orchestrator.data.sample_checks import (
     check_fields,
     check_split,
@@ -28,9 +29,8 @@ from orchestrator.data.sample_checks import (
 from orchestrator.data.separate_process import run_apart
 from orchestrator.errors import ConfigError, DataError
 from orchestrator.lookup import call, lookup, signature_of, takes
-from orchestrator.nested import mapped, packed, tensors_of, unpacked
+from orchestrator.nested import packed, tensors_of, unknown_part, unpacked
 from orchestrator.randomness import own_randomness, seed_all
-from orchestrator.train_state import raw_bytes
 from orchestrator.validate import fraction
 
 _Parts = tuple[list[int], list[int]]  # indices of the given training split that become train and val
@@ -100,7 +100,13 @@ def _example(data: Data) -> tuple[Any, Any]:
         for index in (0, min(1, len(data.train) - 1)):
             seed_all(index)  # a sample may be augmented when read
             samples.append(read_sample(data, "train", index))
-        return prepared(data, *collated(data, "train", samples), None)
+        example = prepared(data, *collated(data, "train", samples), None)
+    if (part := unknown_part(example)) is not None:
+        raise DataError(
+            f"a batch must be tensors in tuples, lists and dicts, got {type(part).__name__}: unpack it in collate, and "
+            "put it together in the model"
+        )
+    return example
 
 
 def _cut_validation(data: Data, labels: Tensor | None) -> _Parts:
@@ -143,9 +149,9 @@ def _take(samples: Samples, indices: list[int]) -> Samples:
 
 def _identity(data: Data, spec: str, example: tuple[Any, Any]) -> str:
     """sha256 of the tensors that samples are made of; where `__getitem__` decides, also of `spec` and a few samples."""
-    done = [_described(part) for part in (data.prepare, data.collate, data.check)]
+    done = [describe(part) for part in (data.prepare, data.collate, data.check)]
     shapes = [(name, tuple(tensor.shape), str(tensor.dtype)) for name, tensor in tensors_of(example)]
-    digest = hashlib.sha256(repr((sorted(data.model_arguments.items()), done, shapes)).encode())
+    digest = hashlib.sha256(repr((describe(data.model_arguments), done, shapes)).encode())
     for split in SPLITS:
         samples = data.split(split)
         if not is_tensors(samples):
@@ -173,24 +179,6 @@ def _some_content(data: Data, split: Split) -> bytes:
     with own_randomness():
         for index in spread(len(samples)):
             seed_all(index)  # a sample may be augmented when read
-            sample = read_sample(data, split, index)
-            digest.update(
-                repr((index, mapped(lambda tensor: (tuple(tensor.shape), str(tensor.dtype)), sample))).encode()
-            )
-            for _, tensor in tensors_of(sample):
-                digest.update(raw_bytes(tensor))
+            batch = collated(data, split, [read_sample(data, split, index)])  # a sample may be any object
+            digest.update(repr((index, describe(batch))).encode())
     return digest.digest()
-
-
-def _described(part: object) -> str:
-    """Return what a function or object of the user's is, without an address: its type or name, and its fields."""
-    if dataclasses.is_dataclass(part) and not isinstance(part, type):
-        fields = [(field.name, _described(getattr(part, field.name))) for field in dataclasses.fields(part)]
-        return f"{type(part).__qualname__}{fields}"
-    if isinstance(part, functools.partial):
-        return f"partial{[_described(value) for value in (part.func, *part.args, *sorted(part.keywords.items()))]}"
-    if isinstance(part, tuple | list):
-        return repr([_described(item) for item in part])
-    if callable(part):
-        return str(getattr(part, "__qualname__", type(part).__qualname__))
-    return repr(part)

@@ -122,7 +122,7 @@ def check_split(data: Data, split: Split) -> Tensor | None:
     labels, places = stated_labels(samples), [0]
     if labels is not None:
         more = [] if known_labels(samples) is not None else spread(len(samples))
-        places = [*_outside(data, labels), *places, *more]
+        places = [*_outside(data, split, labels), *places, *more]
     with own_randomness():
         given = [read_sample(data, split, place) for place in places]
         inputs, targets = collated(data, split, [given[0], given[0]])
@@ -137,12 +137,18 @@ def _label(sample: Any) -> Any:
     return label.item() if isinstance(label, Tensor) and label.numel() == 1 else label
 
 
-def _outside(data: Data, labels: Tensor) -> list[int]:
-    """Return the place of a label that is that of no class, so that reading its sample says so."""
+def _outside(data: Data, split: Split, labels: Tensor) -> list[int]:
+    """Return the place of a label that belongs to no class, so that reading its sample says so. Raises DataError."""
     classes = data.model_arguments.get("num_classes")
-    if data.check is None or not isinstance(classes, int):
+    if not isinstance(classes, int):
         return []
-    return ((labels < 0) | (labels >= classes)).nonzero().flatten()[:1].tolist()
+    outside: list[int] = ((labels < 0) | (labels >= classes)).nonzero().flatten()[:1].tolist()
+    if outside and data.check is None and is_tensors(data.split(split)):
+        raise DataError(
+            f"{split} sample {outside[0]} must have as its target an integer in [0, {classes}), the num_classes of "
+            f"model_arguments, got {labels[outside[0]].item()}"
+        )
+    return outside
 
 
 def known_labels(samples: object) -> Tensor | None:
@@ -176,7 +182,7 @@ def stated_labels(samples: object) -> Tensor | None:
 
 
 def are_labels(labels: Tensor) -> bool:
-    """Whether `labels` are whole numbers of shape (n,)."""
+    """Whether `labels` are whole numbers, or True and False, of shape (n,)."""
     return labels.dim() == 1 and not labels.is_floating_point() and not labels.is_complex()
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import math
 import warnings
 from collections.abc import Iterable
 from typing import Any
@@ -18,12 +20,15 @@ from orchestrator.training import collectives
 from orchestrator.training.step import Step
 from orchestrator.user_code import called
 
+logger = logging.getLogger(__name__)
+
 
 @torch.no_grad()
 def evaluate(module: nn.Module, batches: Batches, split: Split, step: Step) -> dict[str, float]:
     """Return the metrics of `module` over all workers' samples of `split`, and the mean loss as "loss".
 
-    Every worker must call it. Raises DataError where the task counts nothing, ConfigError where a metric fails.
+    A metric other than the objective that is not finite is left out. Every worker must call it. Raises DataError where
+    the task counts nothing, ConfigError where a metric fails.
     """
     task = step.experiment.task
     module.eval()
@@ -42,7 +47,10 @@ def evaluate(module: nn.Module, batches: Batches, split: Split, step: Step) -> d
     loss, count = collectives.sum_over_workers(totals).tolist()
     if count <= 0:
         raise DataError(f"{type(task).__name__}.count() must be above 0 over the {split} split, got {count:g}")
-    return {LOSS: loss / count, **{name: value_of(name, metric) for name, metric in metrics.items()}}
+    values = {name: value_of(name, metric) for name, metric in metrics.items()}
+    for name in [name for name, value in values.items() if name != task.objective and not math.isfinite(value)]:
+        logger.warning("metric %s is %s on the %s split, and left out", name, values.pop(name), split)
+    return {LOSS: loss / count, **values}
 
 
 def _stay_local(metric: Metric) -> None:

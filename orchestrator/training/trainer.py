@@ -119,6 +119,8 @@ class Trainer:
         self._run_epochs(attempt, on_epoch, on_snapshot)
         start_val = None if work.epochs else self._measure(work, attempt.outcome)
         test = self.evaluate(attempt.outcome, "test")
+        if not all(map(math.isfinite, test.values())):
+            raise DivergedError(f"round {work.round} has test metrics of {_listed(test)}, which no record can hold")
         return Trained(
             state=TrainState(take_model(attempt.outcome), take_state(self.module, attempt.optimizer).optimizer),
             history=tuple(attempt.history),
@@ -301,7 +303,8 @@ class Trainer:
         self.module.zero_grad(set_to_none=True)
         count = torch.zeros((), device=self.device, dtype=torch.float64)
         for batch in self.batches.train(derive(work.seed, work.round, "gradients")):
-            self._step.loss(self.module, batch).backward()
+            for part in batch.parts(self.training.accumulate):
+                self._step.loss(self.module, part).backward()
             counts = self._step.counts(batch)
             count += batch.samples if counts is None else counts
         share = 1 / collectives.sum_over_workers(count).clamp(min=1)
