@@ -95,7 +95,7 @@ def test_a_path_is_held_against_the_records(ledger: Ledger, index: int) -> None:
     experiment(ledger, keys=[*KEYS[:index], "f" * 64, *KEYS[index + 1 :]])
     commit(ledger, 2)
     assert (
-        f"has rounds/{KEYS[index + 1]} as its round {index + 1}, which its record denies"
+        f"has rounds/{KEYS[index + 1]} as its round {index + 1}, but its record disagrees"
         in problems(ledger)[EXPERIMENT]
     )
 
