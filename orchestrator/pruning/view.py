@@ -1,4 +1,4 @@
-"""What a selection looks at to decide what goes."""
+"""Define `View`, the input of a selection."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from orchestrator.train_state import Tensors
 class View:
     """A network before it is pruned further.
 
-    `weights`: the prunable ones by name, of the network that `structure` leaves. Weights on the meta device are enough
-    for `Selection.check`. `gradients`: dL/dw, of other tensors too, for a criterion that reads them.
-    `min_kept_per_layer`: how many weights each layer keeps, if it has as many. `graph`: the channels of the dense
+    `weights`: the prunable ones by name, of the network that `structure` leaves. For `Selection.check` they may be on
+    the meta device. `gradients`: dL/dw, possibly of other tensors too, for a criterion that reads them.
+    `min_kept_per_layer`: how many weights each layer keeps, or all if it has fewer. `graph`: the channels of the dense
     network, for a selection that needs them.
     """
 
@@ -35,18 +35,18 @@ class View:
 
     @property
     def masks(self) -> Tensors | None:
-        """The masks so far by the name of their weight, or None where the structure has none."""
+        """Return the current masks by the name of their weight, or None if the structure has no masks."""
         return self.structure.masks if isinstance(self.structure, Masks) else None
 
     @cached_property
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """The shapes of the weights."""
+        """Return the shapes of the weights by name."""
         return {name: tuple(weight.shape) for name, weight in self.weights.items()}
 
     @cached_property
     @torch.no_grad()
     def scores(self) -> Tensors:
-        """The scores of the weights by the criterion, of their shapes, on their device; computed when first asked for.
+        """Return the criterion's scores of the weights, with their shapes, on their device; computed once.
 
         Raises ConfigError as `check_tensors` and `score` do.
         """
