@@ -170,7 +170,7 @@ def test_what_is_not_checked_is_said(ledger: Ledger, capsys: pytest.CaptureFixtu
         ledger.store.write(path, b"")
     assert main(["verify", ledger.store.uri]) == 0
     left, foreign, count = capsys.readouterr().out.splitlines()
-    assert left.startswith("not checked: 2 files of jobs that run or were killed")
+    assert left.startswith("not checked: 2 files of running or killed jobs")
     assert foreign == "not checked: 2 files that this program did not write: experiments/.DS_Store, notes.txt"
     assert count.endswith(" files checked, 0 damaged")
     told: list[str] = []
