@@ -112,7 +112,7 @@ def test_a_local_ray_that_cannot_start_is_told_with_the_way_out(tmp_path):
     environment = {"RAY_TMPDIR": str(tmp_path / ("long" * 20))}
     code, output = job_runs.run(tmp_path / "log", "--storage", "./runs", env=environment)
     assert code == 1
-    assert re.search(r"error: Ray does not start on this machine \(.*short path; RAY_TMPDIR, now ", output), output
+    assert re.search(r"error: Ray does not start on this machine \(.*short path; set RAY_TMPDIR, now ", output), output
     assert "Traceback" not in output
 
 
