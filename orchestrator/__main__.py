@@ -1,4 +1,4 @@
-"""The command line: look at what a storage holds, take networks out of it, and pack a data set.
+"""The command line: show, verify and clean a storage, report on it, export its networks, and pack a data set.
 
 orchestrator status ./runs
 orchestrator verify s3://bucket/digits
@@ -22,7 +22,7 @@ from orchestrator.errors import ConfigError, OrchestratorError, StorageError
 from orchestrator.formatting import no_rounds, plain, print_problems
 from orchestrator.storage.opening import open_store
 
-if TYPE_CHECKING:  # the ledger imports torch, which takes seconds: help and mistakes are answered without it
+if TYPE_CHECKING:  # the ledger imports torch, which takes seconds; --help and wrong usage do not need it
     from orchestrator.storage.ledger import Ledger
 
 Storage = Annotated[
@@ -38,8 +38,10 @@ datasets = tyro.extras.SubcommandApp()
 @app.command
 def status(
     storage: Storage,
-    as_json: Annotated[bool, tyro.conf.arg(name="json", help="One JSON object a line and finished round.")] = False,
-    follow: Annotated[bool, tyro.conf.arg(help="Then go on: a line for whatever is new, until Ctrl-C.")] = False,
+    as_json: Annotated[
+        bool, tyro.conf.arg(name="json", help="One JSON object per line for each finished round.")
+    ] = False,
+    follow: Annotated[bool, tyro.conf.arg(help="Continue with a line for everything new, until Ctrl-C.")] = False,
 ) -> int:
     """Show every finished round, every failed one with its reason, and how far searches are.
 
@@ -53,7 +55,7 @@ def status(
     from orchestrator.storage.score_files import search_lines
 
     if as_json and follow:
-        raise ConfigError("--json ends when all is printed, so it does not go with --follow: give one of them")
+        raise ConfigError("--json and --follow cannot be combined: give one of them")
     ledger = _ledger(storage)
     problems: list[str] = []
     records = ledger.records(problems)
@@ -99,7 +101,9 @@ def verify(storage: Storage) -> int:
     if not files:
         print(no_rounds(ledger.store.uri))
     if leftovers:
-        print(f"not checked: {leftovers} files of jobs that run or were killed: orchestrator clean removes what may go")
+        print(
+            f"not checked: {leftovers} files of running or killed jobs: orchestrator clean removes those of killed ones"
+        )
     if foreign:
         named = ", ".join(foreign[:3]) + (", ..." if len(foreign) > 3 else "")
         print(plain(f"not checked: {len(foreign)} files that this program did not write: {named}"))
@@ -115,15 +119,15 @@ def clean(
         bool, tyro.conf.arg(help="Also snapshots and checkpoints that no unfinished experiment will read.")
     ] = False,
 ) -> int:
-    """Remove what killed jobs have left in a storage; safe while other jobs run.
+    """Remove the files that killed jobs have left in a storage; safe while other jobs run.
 
-    Gone are: writes that never ended (multi-part uploads too), files of storage checks and of Ray Train, checkpoints
-    and claims of finished rounds, and tensors that no record names. What a living owner has claimed stays, and what was
-    written in the last ten minutes.
+    It removes writes that never ended (multi-part uploads too), files of storage checks and of Ray Train, checkpoints
+    and claims of finished rounds, and tensors that no record names. It keeps everything that a living owner has
+    claimed or that was written in the last ten minutes.
 
-    --snapshots removes the states to rewind to, once no unfinished experiment of the storage rewinds to them, and what
-    is left of rounds that no unfinished experiment asks for. A path that was cut counts as unfinished. An experiment
-    that starts later trains its snapshot again.
+    --snapshots also removes the states to rewind to that no unfinished experiment of the storage needs, and the
+    remains of rounds that are not part of one. A path that was cut counts as unfinished. An experiment that starts
+    later trains its snapshot again.
 
     orchestrator clean ./runs --dry-run
     """
@@ -147,10 +151,12 @@ def clean(
 @app.command
 def report(
     storage: Storage,
-    out: Annotated[Path, tyro.conf.arg(metavar="DIR", help="Folder for report.html and its files; made if need be.")],
+    out: Annotated[
+        Path, tyro.conf.arg(metavar="DIR", help="Folder for report.html and its files; created if missing.")
+    ],
     experiment: Annotated[
         tyro.conf.UseAppendAction[tuple[str, ...]],
-        tyro.conf.arg(metavar="NAME", help="Only this one, again for more of them; left out: all."),
+        tyro.conf.arg(metavar="NAME", help="Only this one; repeat it for more. Default: all."),
     ] = (),
 ) -> int:
     """Show the rounds of each experiment as a table, and write a web page, its pictures and a CSV file.
@@ -159,7 +165,7 @@ def report(
 
     orchestrator report s3://bucket/runs --out ./report --experiment digits_lr
 
-    What orchestrator export measured stands on the page too, if its deploy.json lies in the same folder.
+    If the folder holds the deploy.json of orchestrator export, the page shows its measurements too.
     """
     from orchestrator.files import expand_home
     from orchestrator.report import report_storage
@@ -170,37 +176,37 @@ def report(
 @app.command
 def export(
     storage: Storage,
-    out: Annotated[Path, tyro.conf.arg(metavar="DIR", help="Folder for the files and the page; made if need be.")],
+    out: Annotated[Path, tyro.conf.arg(metavar="DIR", help="Folder for the files and the page; created if missing.")],
     round: Annotated[
         tyro.conf.UseAppendAction[tuple[str, ...]],
         tyro.conf.arg(
             metavar="KEY",
-            help="Beginning of a round's key, again for more rounds side by side; left out: the recommended ones.",
+            help="Beginning of a round's key; repeat it to compare rounds. Default: the recommended ones.",
         ),
     ] = (),
     formats: Annotated[
         tuple[str, ...],
         tyro.conf.arg(
             metavar="FORMAT ...",
-            help="Of packed, packed-fp16, onnx, onnx-fp16, onnx-int8, pte, coreml; left out: all that are installed.",
+            help="Of packed, packed-fp16, onnx, onnx-fp16, onnx-int8, pte, coreml. Default: all that are installed.",
         ),
     ] = (),
     data: Annotated[
-        str | None, tyro.conf.arg(metavar="DIR", help="Where the data lies, for data sets that live in files.")
+        str | None, tyro.conf.arg(metavar="DIR", help="Folder or uri of the data, for data sets in files.")
     ] = None,
     trust: Annotated[
         tyro.conf.UseAppendAction[tuple[str, ...]],
         tyro.conf.arg(
             metavar="MODULE:NAME",
-            help="A function or class of yours that the rounds name, for model, data or task; again for more.",
+            help="Your own function or class that the rounds name as model, data or task; repeat it for more.",
         ),
     ] = (),
 ) -> int:
     """Write networks of rounds, and the dense one they come from, as files for users; measure each and show it.
 
-    Every file that this machine can run goes over the whole test set by itself: deploy.json and the report page tell
-    size, speed and accuracy. The page shows these files first, then all experiments with their model and data.
-    Left to itself, it takes the recommended round of masks and that of fewer channels, if there are both.
+    Every file that this machine can run is measured on the whole test set: deploy.json and the report page show size,
+    speed and accuracy. The page shows these files first, then all experiments with the same model and data.
+    Without --round it exports the recommended round with masks and the one with fewer channels, if both exist.
 
     orchestrator export ./runs --out ./deploy
 
@@ -222,7 +228,7 @@ def pack(
     out: Annotated[
         str, tyro.conf.Positional, tyro.conf.arg(metavar="OUT", help="New folder, or s3://bucket/prefix without files.")
     ],
-    shard_mb: Annotated[int, tyro.conf.arg(help="Size at which the next file is begun, in MiB.")] = 256,
+    shard_mb: Annotated[int, tyro.conf.arg(help="Size in MiB after which the next file begins.")] = 256,
 ) -> int:
     """Pack train/CLASS/*.jpg and val/CLASS/*.jpg into a few Parquet files that a job's --data can name.
 
@@ -254,12 +260,13 @@ app.command(datasets, name="dataset", help="Pack a folder of images for training
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command in `argv` (default: the program's arguments) and return its exit code.
 
-    0: done; 1: an error that the message explains, or damage; 2: wrong usage (raised as SystemExit, as --help is).
+    0: done; 1: an error that the message explains, or damage; 2: wrong usage (raised as SystemExit, like --help);
+    130: Ctrl-C.
     """
     try:
         code: int = app.cli(
             prog="orchestrator",
-            description="Look at what a storage holds, export networks from it, and pack a data set.",
+            description="Show and maintain a storage, export networks from it, and pack a data set.",
             args=argv,
             config=(tyro.conf.FlagCreatePairsOff,),
         )
@@ -269,7 +276,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {plain(error)}", file=sys.stderr)
         return 1
     except BrokenPipeError:
-        # The reader, such as `head`, has seen enough. Python would try once more at exit, and complain.
+        # The reader, such as `head`, has closed the pipe. Without this, Python would print an error at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except KeyboardInterrupt:
@@ -277,7 +284,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _ledger(storage: str) -> Ledger:
-    """The ledger of a storage that is there: to look at a mistyped folder must not make it."""
+    """Return the ledger of an existing storage, so that a mistyped folder is not created. Raises StorageError."""
     store = open_store(storage)
     if store.is_local and not os.path.isdir(store.uri):
         raise StorageError(f"there is no folder {store.uri}: give the --storage of a job that has run")

@@ -1,4 +1,4 @@
-"""Files and folders of this machine that results are written to."""
+"""Check and write result files and folders on this machine."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 from orchestrator.errors import ConfigError, ExportError, OrchestratorError
 
-NEEDED_BYTES = 8 * 2**20  # more than a usual report takes
+NEEDED_BYTES = 8 * 2**20  # more than a usual report needs
 
 
 def expand_home(folder: str) -> str:
@@ -27,7 +27,7 @@ def check_writable(folder: Path, flag: str) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder) as file:
             file.write(bytes(NEEDED_BYTES))
-            os.fsync(file.fileno())  # some file systems find out only here that they are full
+            os.fsync(file.fileno())  # some file systems report only here that they are full
     except OSError as error:
         reason = error.strerror or error
         raise ConfigError(f"{flag} must be a folder that can be written to, got {str(folder)!r} ({reason})") from None

@@ -1,4 +1,4 @@
-"""Numbers and names as people read them."""
+"""Format numbers and names for people."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ MAX_NAMES = 8  # in one sentence
 
 @functools.cache
 def make_console() -> Console:
-    """Standard output, one for the process; wide when it is no terminal, so that no log or file gets broken rows."""
+    """Return the console of this process, wide if it is not a terminal, so that rows in logs are not broken."""
     return Console(width=None if sys.stdout.isatty() else 200)
 
 
@@ -26,29 +26,30 @@ def print_problems(problems: Sequence[str]) -> int:
 
 
 def no_rounds(uri: str) -> str:
-    """Return the line about a storage that holds nothing to show."""
+    """Return the line about a storage without finished rounds."""
     return f"no finished round in {uri}"
 
 
 def plain(text: object) -> str:
-    """One line without control characters: names and reasons come from storage, where anybody may have written."""
+    """Return `text` as one line without control characters: names and reasons from storage are not trusted."""
     line = str(text)
     return line if line.isprintable() else "".join(char if char.isprintable() else " " for char in line)
 
 
 def compression(ratio: float) -> str:
-    """`4.8x`, `215x`; a tie goes up, as in the page's script: 1.25 is `1.3x`."""
+    """Format as `4.8x`, `215x`; a tie is rounded up, as in the page's script: 1.25 is `1.3x`."""
     exact = Decimal(ratio)
     digits = Decimal("0.1") if exact < Decimal("99.95") else Decimal(1)
     return f"{exact.quantize(digits, ROUND_HALF_UP)}x"
 
 
 def percent(fraction: float) -> str:
+    """Format 0.9712 as `97.12`."""
     return f"{100 * fraction:.2f}"
 
 
 def duration(seconds: float) -> str:
-    """`5.2 s`, `3 m 07 s`, `2 h 05 m`."""
+    """Format as `5.2 s`, `3 m 07 s`, `2 h 05 m`."""
     if seconds < 59.95:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
@@ -56,13 +57,13 @@ def duration(seconds: float) -> str:
 
 
 def milliseconds(seconds: float) -> str:
-    """`0.018 ms`, `4.21 ms`, `137 ms`."""
+    """Format as `0.018 ms`, `4.21 ms`, `137 ms`."""
     value = 1000 * seconds
     return f"{value:.{3 if value < 0.0995 else 2 if value < 9.995 else 1 if value < 99.95 else 0}f} ms"
 
 
 def size(count: int) -> str:
-    """`804 B`, `76.2 kB`, `94.1 MB`, `1.20 GB`: powers of 1000."""
+    """Format as `804 B`, `76.2 kB`, `94.1 MB`, `1.20 GB`: powers of 1000."""
     if count < 1000:
         return f"{count} B"
     value, unit = count / 1000, "kB"
@@ -73,7 +74,7 @@ def size(count: int) -> str:
 
 
 def shorten(text: str, max_length: int) -> str:
-    """`text` on one line of at max_length `max_length` characters, the middle left out: names differ at both ends."""
+    """Shorten `text` to one line of `max_length` characters by cutting the middle, because names differ at the ends."""
     line = plain(text)
     if len(line) <= max_length:
         return line
@@ -82,13 +83,13 @@ def shorten(text: str, max_length: int) -> str:
 
 
 def name_largest(sizes: Mapping[str, int]) -> str:
-    """The names of `sizes`, largest first, with their sizes: `fc (4,096), norm (64) and 3 more`."""
+    """List the names of `sizes`, largest first, with their sizes: `fc (4,096), norm (64) and 3 more`."""
     names = sorted(sizes, key=lambda name: -sizes[name])
     named = ", ".join(f"{plain(name)} ({sizes[name]:,})" for name in names[:MAX_NAMES])
     return named + (f" and {len(names) - MAX_NAMES} more" if len(names) > MAX_NAMES else "")
 
 
 def points(fraction: float) -> str:
-    """A difference of accuracies: `+0.42`, `-1.30`, `0.00`."""
+    """Format a difference of accuracies in per cent points: `+0.42`, `-1.30`, `0.00`."""
     value = f"{100 * fraction:+.2f}"
     return value[1:] if float(value) == 0 else value

@@ -17,10 +17,10 @@ T = TypeVar("T")
 
 
 def lookup(spec: str, builtin: Mapping[str, T], what: str) -> T:
-    """The function that `spec` names: a key of `builtin`, or "package.module:function".
+    """Return the function named `spec`: a key of `builtin`, or "package.module:function".
 
-    `what` is the noun of the messages: "model", "criterion". Raises ConfigError for an unknown short name (the valid
-    ones are listed), what `find` refuses, and an attribute that cannot be called.
+    `what` is the noun of the messages: "model", "criterion". Raises ConfigError for an unknown short name (it lists
+    the valid ones), an attribute that cannot be called, and as `find` does.
     """
     if ":" not in spec:
         if spec not in builtin:
@@ -34,11 +34,11 @@ def lookup(spec: str, builtin: Mapping[str, T], what: str) -> T:
 
 
 def find(spec: str, what: str) -> object:
-    """Return what `spec`, "package.module:name", names.
+    """Import and return the object `spec`, "package.module:name".
 
-    A module is also looked for in the current directory, because a script in a folder of its own is run from the
-    user's project. Raises ConfigError for a module that cannot be imported, with the line of the user's own that
-    failed, and for an attribute that is missing.
+    Modules are also searched in the current directory, because a script in a subfolder is run from the user's project.
+    Raises ConfigError for a module that cannot be imported, with the line of the user's code that failed, and for a
+    missing attribute.
     """
     module_name, _, attribute = spec.partition(":")
     if not module_name or not attribute or module_name.startswith("."):
@@ -54,7 +54,7 @@ def find(spec: str, what: str) -> object:
 def _import(name: str, wanted: str) -> ModuleType:
     here = os.getcwd()
     if "" not in sys.path and here not in sys.path:
-        sys.path.append(here)  # last, so that nothing installed is hidden by a file that happens to lie here
+        sys.path.append(here)  # last, so that a file here does not hide an installed package
     importlib.invalidate_caches()  # the file may be newer than this process
     with called(f"{wanted}: the import of {name}"):
         try:
@@ -72,7 +72,7 @@ def call(
     offered: Mapping[str, object],
     failure: type[OrchestratorError],
 ) -> T:
-    """`function(**options)`, with those of `offered` that its signature takes.
+    """Return `function(**options)`, with those arguments of `offered` that its signature takes.
 
     Raises ConfigError if the options do not fit the signature, `failure` if the function itself fails.
     """
@@ -94,11 +94,13 @@ def call(
 
 
 def signature_of(function: Callable[..., object], what: str) -> inspect.Signature:
+    """Return the signature of `function`. Raises ConfigError that names `what` if it has none, as some C functions."""
     try:
         return inspect.signature(function)
     except ValueError:
-        raise ConfigError(f"{what} must be a function written in Python, whose parameters can be known") from None
+        raise ConfigError(f"{what} must be a function written in Python, so that its parameters are known") from None
 
 
 def takes(signature: inspect.Signature, name: str) -> bool:
+    """Return whether a function with this signature takes an argument `name`."""
     return name in signature.parameters or any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values())

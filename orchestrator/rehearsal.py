@@ -1,7 +1,7 @@
-"""Call every function of the user's once, on small tensors, before any training time is spent.
+"""Call every function of the user once, on small tensors, before training.
 
-An error that would end a job after hours is a ConfigError within a second. What belongs to this package needs no such
-call where it costs time: its rules are checked when it is built.
+An error that would end a job after hours is a ConfigError within a second. Slow calls are skipped for classes of this
+package: they check their own rules when they are built.
 """
 
 from __future__ import annotations
@@ -36,7 +36,10 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 
 def rehearse(experiment: Experiment, model: nn.Module, prunable: Shapes, channels: ChannelGraph | None = None) -> None:
-    """Raise ConfigError, with the error's text and line, if a function that `experiment` names fails on `model`."""
+    """Raise ConfigError, with the error's text and line, if a function of `experiment` fails on `model`.
+
+    `prunable`: shapes of the prunable weights by name.
+    """
     training = experiment.training
     with own_randomness():
         seed_all(0)
@@ -51,7 +54,7 @@ def rehearse(experiment: Experiment, model: nn.Module, prunable: Shapes, channel
 
 
 def is_ours(value: object) -> bool:
-    """Whether the class of `value` belongs to this package."""
+    """Return whether the class of `value` belongs to this package."""
     return type(value).__module__.startswith("orchestrator.")
 
 
@@ -63,7 +66,10 @@ def _rehearse_path(path: Path) -> tuple[float, ...]:
 
 
 def rehearse_schedule(schedule: Schedule, first: int, epochs: int, of_epochs: int) -> None:
-    """Ask `schedule` for the rates of a round of `epochs` epochs from `first` on, of a dense run of `of_epochs`."""
+    """Check some rates of `schedule`: a round of `epochs` epochs from epoch `first` of a dense run of `of_epochs`.
+
+    Raises ConfigError if the schedule fails or a rate is negative or not finite.
+    """
     what = f"{type(schedule).__name__}.lr_at()"
     for epoch in (float(first), first + epochs - 1.0, math.nextafter(first + epochs, 0)):
         with called(what, schedule.lr_at):
@@ -72,7 +78,7 @@ def rehearse_schedule(schedule: Schedule, first: int, epochs: int, of_epochs: in
 
 
 def _rehearse_criterion(name: str, prunable: Shapes) -> Criterion:
-    """Score the smallest tensor of each number of dimensions."""
+    """Score the smallest prunable tensor of each number of dimensions."""
     criterion = resolve_criterion(name)
     by_size = sorted(prunable.items(), key=lambda item: -math.prod(item[1]))
     for tensor, shape in {len(shape): (tensor, shape) for tensor, shape in by_size}.values():
@@ -89,7 +95,7 @@ def _rehearse_selection(
     densities: tuple[float, ...],
     channels: ChannelGraph | None,
 ) -> None:
-    """Select in the first two rounds of the path, from random weights of the network's own shapes."""
+    """Select in the first two rounds of the path, from random weights with the network's shapes."""
     selection = experiment.selection
     structure: Structure = Dense()
     what = f"{type(selection).__name__}.select()"
@@ -111,9 +117,9 @@ def _rehearse_selection(
 
 
 def _rehearse_optimizer(training: TrainingConfig, model: nn.Module) -> TrainState | None:
-    """Build the optimizer, and return its state after one step of gradients that are zero.
+    """Build the optimizer, and return the state after one step with zero gradients.
 
-    Returns None, with a warning, if the step fails: the model is on the CPU here, and optimizers may need a GPU.
+    Returns None, with a warning, if the step fails: the model is on the CPU here, and some optimizers need a GPU.
     """
     name = type(training.optimizer).__name__
     what = f"{name}.build()"
@@ -129,7 +135,7 @@ def _rehearse_optimizer(training: TrainingConfig, model: nn.Module) -> TrainStat
         optimizer.step()
     except Exception as error:
         logger.warning(
-            "the optimizer of %s cannot make a step on the CPU, so that training is the first to try it: %s",
+            "the optimizer of %s cannot make a step on the CPU, so it is first tried in training: %s",
             name,
             described(error, optimizer.step),
         )
@@ -139,7 +145,7 @@ def _rehearse_optimizer(training: TrainingConfig, model: nn.Module) -> TrainStat
 
 @dataclass(frozen=True)
 class _Example:
-    """A finished round of the network's own shapes, for a technique to start from."""
+    """An imitation of a finished round, with the network's shapes, for a technique to start from."""
 
     training: TrainingConfig
     example: TrainState
@@ -150,14 +156,14 @@ class _Example:
 
     def snapshot(self, epoch: int) -> TrainState:
         if epoch != self.rewinds_to:
-            raise ConfigError(f"start() must read no snapshot but that of rewinds_to(), {self.rewinds_to}, got {epoch}")
+            raise ConfigError(f"start() must read only the snapshot of rewinds_to(), {self.rewinds_to}, got {epoch}")
         return self.state()
 
 
 def _rehearse_technique(experiment: Experiment, state: TrainState | None, prunable: Shapes, model: nn.Module) -> None:
-    """Ask the technique where to rewind to and, where there is a `state` to start from, how a round starts.
+    """Call the technique's `rewinds_to`, and `start_after` if there is a `state` to start from.
 
-    As if pruning had removed the weights below 0.
+    It is called as if pruning had removed the weights below 0.
     """
     technique, training = experiment.technique, experiment.training
     name = type(technique).__name__
@@ -194,5 +200,5 @@ def _check_start_state(name: str, state: object, model: nn.Module) -> None:
         check_state(state, model)
     except DamagedError as error:
         raise ConfigError(
-            f"{name}.start() must return the tensors that dense.state() or dense.snapshot() has: {error}"
+            f"{name}.start() must return the tensors of dense.state() or dense.snapshot(): {error}"
         ) from error

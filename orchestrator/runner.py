@@ -1,4 +1,4 @@
-"""Run an experiment in this process, without Ray: for a small problem, a test, or a look at the algorithm."""
+"""Run an experiment in this process, without Ray: for a small problem, for a test, or to study the algorithm."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ def run(
     on_round: Callable[[Record], None] | None = None,
     on_epoch: OnEpoch | None = None,
 ) -> list[Record]:
-    """Train every round of `experiment` that `storage` does not hold yet; returns the records of its path.
+    """Train every round of `experiment` that is not in `storage` yet; return the records of its path.
 
-    `data` is where the data lies, for data sets that live in files. Raises OrchestratorError for what users can mend.
+    `data`: folder or uri of the data, for data sets in files. Raises OrchestratorError for errors that users can fix.
     """
     store = open_store(storage)
     store.check()

@@ -1,7 +1,7 @@
-"""Learning-rate schedules as pure functions of the place in training, so that rewinding is a change of argument.
+"""Define learning-rate schedules as pure functions of the place in training, so that rewinding changes an argument.
 
-A place is an epoch with a fraction: step s of an epoch of n steps is epoch + s/n. Nothing is remembered between
-calls: a round that rewinds to epoch 60 asks for the rate at 60.0 and gets what the original run got there.
+A place is an epoch with a fraction: step s of an epoch of n steps is epoch + s/n. A schedule has no state: a round
+that rewinds to epoch 60 asks for the rate at 60.0 and gets the rate of the original run.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from orchestrator.validate import finite, fraction, tuple_of, whole
 
 class Schedule(Protocol):
     def lr_at(self, epoch: float, epochs: int) -> float:
-        """Learning rate at `epoch` (0 = the first step, fractions count) of a dense run of `epochs` epochs."""
+        """Return the learning rate at `epoch` (0.0 = the first step) of a dense run of `epochs` epochs."""
         ...
 
 
 @dataclass(frozen=True)
 class StepDecay:
-    """Linear warm-up from 0 to `peak`, then a multiplication by `factor` at each epoch of `drops`.
+    """Warm up linearly from 0 to `peak`, then multiply by `factor` at each epoch of `drops`.
 
     The schedule of He et al. 2016 (CIFAR-10) and of Goyal et al. 2017 (ImageNet).
     """
@@ -49,7 +49,7 @@ class StepDecay:
 
 @dataclass(frozen=True)
 class Cosine:
-    """Linear warm-up from 0 to `peak`, then half a cosine to `final` (Loshchilov and Hutter 2017, equation 5)."""
+    """Warm up linearly from 0 to `peak`, then follow half a cosine to `final` (Loshchilov and Hutter 2017, eq. 5)."""
 
     peak: float
     warmup_epochs: float = 0.0
@@ -69,7 +69,7 @@ class Cosine:
 
 @dataclass(frozen=True)
 class Linear:
-    """Linear warm-up from 0 to `peak`, then a straight line to 0."""
+    """Warm up linearly from 0 to `peak`, then follow a straight line to 0."""
 
     peak: float
     warmup_epochs: float = 0.0
@@ -87,10 +87,10 @@ class Linear:
 
 @dataclass(frozen=True)
 class Squeezed:
-    """Linear warm-up from 0 to the highest rate of `original`, then all of `original` in the epochs that are left.
+    """Warm up linearly from 0 to the highest rate of `original`, then squeeze all of it into the remaining epochs.
 
-    `original_epochs`: the length of the run that `original` was made for. The warm-up of `original` is not repeated:
-    until its highest rate is reached, the rate is that one.
+    `original_epochs`: the length of the run for which `original` was made. Its warm-up is not repeated: the rate stays
+    at its highest until the place where `original` reaches it.
     """
 
     original: Schedule
@@ -109,13 +109,13 @@ class Squeezed:
         if epoch < self.warmup_epochs:
             return rates.highest * epoch / self.warmup_epochs
         done = (epoch - self.warmup_epochs) / max(epochs - self.warmup_epochs, 1e-12)
-        place = round(done * self.original_epochs, 9)  # so that a drop falls on its step and not one later
+        place = round(done * self.original_epochs, 9)  # rounded, so that a drop is not one step late
         return rates.highest if place < rates.peak_epoch else self.original.lr_at(place, self.original_epochs)
 
 
 @dataclass(frozen=True)
 class OfLength:
-    """`schedule` over a run of `epochs` epochs, whatever the length of the dense run."""
+    """Follow `schedule` over `epochs` epochs, independent of the length of the dense run."""
 
     schedule: Schedule
     epochs: int
@@ -126,7 +126,7 @@ class OfLength:
 
 @dataclass(frozen=True)
 class Rescaled:
-    """`schedule`, which was made for a run of `epochs` epochs, in the shape it has there, for a run of another length.
+    """Stretch `schedule`, which was made for a run of `epochs` epochs, to the length of the dense run.
 
     The warm-up and the drops move in proportion. All rates are multiplied by `factor`.
     """
@@ -140,13 +140,13 @@ class Rescaled:
         finite("Rescaled.factor", self.factor, above=0)
 
     def lr_at(self, epoch: float, epochs: int) -> float:
-        place = round(epoch * self.epochs / epochs, 9)  # so that a drop falls on its step and not one later
+        place = round(epoch * self.epochs / epochs, 9)  # rounded, so that a drop is not one step late
         return self.factor * self.schedule.lr_at(place, self.epochs)
 
 
 @dataclass(frozen=True)
 class Constant:
-    """The same rate throughout."""
+    """Keep the same rate throughout."""
 
     rate: float
 
@@ -159,7 +159,7 @@ class Constant:
 
 @dataclass(frozen=True)
 class RateRange:
-    """The highest rate of a schedule, where it is first reached, and the lowest from there on."""
+    """The highest rate of a schedule, the epoch where it is first reached, and the lowest rate from there on."""
 
     highest: float
     peak_epoch: float
@@ -167,7 +167,7 @@ class RateRange:
 
     @staticmethod
     def of(schedule: Schedule, epochs: int) -> RateRange:
-        """Return the range of `schedule` over a dense run of `epochs` epochs, which leaves out its warm-up."""
+        """Return the range of `schedule` without its warm-up, over a dense run of `epochs` epochs."""
         rates = sampled_rates(schedule, epochs)
         peak, highest = max(rates, key=lambda place: place[1])
         return RateRange(highest, peak, min(rate for epoch, rate in rates if epoch >= peak))

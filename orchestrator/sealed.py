@@ -1,4 +1,4 @@
-"""JSON with the sha256 of its own content as its last field, so that one flipped bit is found."""
+"""Seal JSON with the sha256 of its content as its last field, so that one flipped bit is detected."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from orchestrator.decode import parse
 
 
 def sha256_of(value: dict[str, Any]) -> str:
-    """The sha256 of `value` as JSON, whatever the order of its fields."""
+    """Return the sha256 of `value` as JSON, independent of the order of its fields."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def seal(value: dict[str, Any]) -> bytes:
-    """`value` as JSON that holds its own sha256."""
+    """Return `value` as JSON with its own sha256. Raises ValueError for NaN or infinity."""
     return json.dumps({**value, "sha256": sha256_of(value)}, indent=1, allow_nan=False).encode()
 
 
 def unseal(text: bytes) -> dict[str, Any]:
-    """Return the object that `seal` was given. Raise ValueError for anything that `seal` did not write."""
+    """Invert `seal`. Raises ValueError for bytes that `seal` did not write."""
     return without_seal(parse(text))
 
 
 def without_seal(value: Any) -> dict[str, Any]:
-    """Remove the sha256 from the parsed JSON `value` and return it. Raise ValueError if it is not that of the rest."""
+    """Remove the sha256 from the parsed JSON `value`, and return `value`. Raises ValueError if it does not match."""
     if not isinstance(value, dict):
         raise ValueError(f"it holds a {type(value).__name__}, not an object")
     found = value.pop("sha256", None)
@@ -36,5 +36,5 @@ def without_seal(value: Any) -> dict[str, Any]:
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
     if found != digest:
-        raise ValueError("its content does not have the sha256 that stands in it")
+        raise ValueError("its content does not match its sha256")
     return value

@@ -1,7 +1,7 @@
-"""Retraining techniques: where a round's weights and its place in the schedule come from.
+"""Define retraining techniques: where a round's weights and its place in the schedule come from.
 
-Each is a small dataclass with `start(dense, parent)`; a new one is a new class and nothing elsewhere. T is the
-epochs of the dense run, t those of retraining, and dense@e the dense run's state after epoch e.
+Each is a small dataclass with `start(dense, parent)`; a new technique needs only a new class. T is the epochs of the
+dense run, t those of retraining, and dense@e the dense run's state after epoch e.
 """
 
 from __future__ import annotations
@@ -21,25 +21,25 @@ from orchestrator.validate import one_of, whole
 
 
 class FinishedRound(Protocol):
-    """A round whose result exists: what a technique may start from."""
+    """A finished round, from which a technique may start."""
 
     @property
     def training(self) -> TrainingConfig: ...
 
     def state(self) -> TrainState:
-        """The final weights, buffers and optimizer state (already masked); a fresh copy of the dictionaries."""
+        """Return the final weights, buffers and optimizer state (already masked) in new dictionaries."""
         ...
 
     def snapshot(self, epoch: int) -> TrainState:
-        """The same after `epoch` epochs; of the dense round, and only for the epoch that `rewinds_to` names."""
+        """Return the state after `epoch` epochs; only of the dense round, for the epoch that `rewinds_to` returns."""
         ...
 
 
 @dataclass(frozen=True)
 class Start:
-    """Where a round begins: its state, which the driver masks, and its place in the dense run's schedule.
+    """The start of a round: its state, which the driver masks, and its place in the dense run's schedule.
 
-    A state of None is a fresh initialisation, another one in every round.
+    A state of None is a new initialisation, different in every round.
     """
 
     state: TrainState | None
@@ -50,15 +50,15 @@ class Start:
 
 @dataclass(frozen=True)
 class Removed:
-    """The parent's prunable weights before and after pruning, by name. What is gone is zero or missing in `after`."""
+    """The parent's prunable weights before and after pruning, by name. Removed ones are 0 or missing in `after`."""
 
     before: Tensors
     after: Tensors
 
     def relative_change(self) -> float:
-        """Return the relative norm of what was removed over the root of the fraction removed; 0 if nothing was.
+        """Return the relative norm of the removed weights over the root of the fraction removed; 0 if it is 0.
 
-        A weight of 0 counts as removed before.
+        A weight of 0 before pruning is ignored, because it was removed earlier.
         """
         norm, count = _norm_and_count(self.before)
         norm_left, count_left = _norm_and_count({n: self.after[n] for n in self.before if n in self.after})
@@ -68,34 +68,34 @@ class Removed:
 
 
 def _norm_and_count(tensors: Tensors) -> tuple[float, int]:
-    """Return the Euclidean norm over all `tensors`, and how many of their elements are not zero."""
+    """Return the Euclidean norm of all `tensors` together, and the number of their nonzero elements."""
     norms = [float(torch.linalg.vector_norm(tensor, dtype=torch.float64)) for tensor in tensors.values()]
     return math.hypot(*norms), sum(int(torch.count_nonzero(tensor)) for tensor in tensors.values())
 
 
 class RetrainingTechnique(Protocol):
-    """Derive from it for a technique of your own: a frozen dataclass with `start`, and the others where needed."""
+    """Base class for your own techniques: write a frozen dataclass with `start`, and other methods if needed."""
 
     def check(self, training: TrainingConfig) -> None:
-        """Raise ConfigError if the technique cannot retrain what `training` trains."""
+        """Raise ConfigError if the technique does not work with this `training`."""
         return
 
     def rewinds_to(self, training: TrainingConfig) -> int | None:
-        """The epoch of the dense run whose snapshot `start` reads (0: the initialisation); None: it reads none."""
+        """Return the epoch of the dense run whose snapshot `start` reads (0: the initialisation), or None."""
         return None
 
     def start(self, dense: FinishedRound, parent: FinishedRound) -> Start: ...
 
     def start_after(self, removed: Removed, dense: FinishedRound, parent: FinishedRound) -> Start:
-        """Return where the round starts. Override it where that depends on what pruning removed from the parent."""
+        """Return where the round starts. Override it if that depends on the weights removed from the parent."""
         return self.start(dense, parent)
 
 
 @dataclass(frozen=True)
 class _FromParentWeights(RetrainingTechnique):
-    """What techniques share that go on from the parent's final weights, for `epochs` epochs.
+    """Base class of techniques that continue from the parent's final weights, for `epochs` epochs.
 
-    `epochs` is the papers' t; None means all T of the dense run. `optimizer_state="kept"` goes on with the parent's
+    `epochs` is the papers' t; None means all T of the dense run. `optimizer_state="kept"` continues with the parent's
     masked optimizer state, "fresh" with an empty one.
     """
 
@@ -107,7 +107,7 @@ class _FromParentWeights(RetrainingTechnique):
         one_of(f"{type(self).__name__}.optimizer_state", self.optimizer_state, ["kept", "fresh"])
 
     def start(self, dense: FinishedRound, parent: FinishedRound) -> Start:
-        """Start at the place in the original schedule that is `epochs` epochs before its end."""
+        """Return a start `epochs` epochs before the end of the original schedule."""
         state = parent.state()
         if self.optimizer_state == "fresh":
             state = TrainState(state.model)
@@ -124,7 +124,7 @@ class LearningRateRewinding(_FromParentWeights):
     """
 
     def warning(self, training: TrainingConfig) -> str | None:
-        """Return a sentence if a round would stay under a tenth of the schedule's highest rate."""
+        """Return a sentence if a round would always stay below a tenth of the schedule's highest rate, else None."""
         rates, first = sampled_rates(training.schedule, training.epochs), training.epochs - (self.epochs or 0)
         highest = max(rate for _, rate in rates)
         last_high = max(epoch for epoch, rate in rates if rate >= highest / 10)
@@ -133,8 +133,8 @@ class LearningRateRewinding(_FromParentWeights):
         return (
             f"{type(self).__name__}({self.epochs}) starts at a learning rate of "
             f"{training.schedule.lr_at(first, training.epochs):.3g}, under a tenth of the schedule's highest, "
-            f"{highest:.3g}, so it does little more than fine-tune: its epochs must reach back further, "
-            f"{training.epochs - math.floor(last_high)} or more; or use LinearRestart({self.epochs})"
+            f"{highest:.3g}, so it does little more than fine-tune: give it "
+            f"{training.epochs - math.floor(last_high)} epochs or more, or use LinearRestart({self.epochs})"
         )
 
 
@@ -152,10 +152,10 @@ class FineTuning(_FromParentWeights):
 
 @dataclass(frozen=True)
 class _Restart(_FromParentWeights):
-    """What restarts share: a schedule of their own length t = `epochs`, which begins with a warm-up of t/10 epochs.
+    """Base class of restarts: their schedule has length t = `epochs`, and begins with a warm-up of t/10 epochs.
 
-    The warm-up is linear and begins at 0, as that of the built-in schedules. "Highest" and "lowest" are the rates of
-    the original schedule without its warm-up (see `RateRange`).
+    The warm-up is linear from 0, like that of the built-in schedules. "Highest" and "lowest" are the rates of the
+    original schedule without its warm-up (see `RateRange`).
     """
 
     def start(self, dense: FinishedRound, parent: FinishedRound) -> Start:
@@ -206,7 +206,7 @@ class LinearRestart(_Restart):
 
 @dataclass(frozen=True)
 class AdaptiveLinearRestart(LinearRestart):
-    """ALLR: as `LinearRestart`, but from a lower rate where pruning changed the network little.
+    """ALLR: as `LinearRestart`, but from a lower rate if pruning changed the network little.
 
     The line begins at clip(highest * d, highest * t/T, highest), with d the norm of the removed weights relative to
     that of all weights, divided by the square root of the fraction that was removed (Zimmer, Spiegel and Pokutta, ICLR
@@ -256,16 +256,16 @@ class LowRateWeightRewinding(WeightRewinding):
 
 @dataclass(frozen=True)
 class RandomReinitialisation(RetrainingTechnique):
-    """Control: the mask stays, the weights are drawn anew; the whole schedule (Frankle and Carbin 2019, section 2)."""
+    """Control: keep the mask, draw new weights, train the whole schedule (Frankle and Carbin 2019, section 2)."""
 
     def start(self, dense: FinishedRound, parent: FinishedRound) -> Start:
         return Start(None, dense.training.schedule, 0, dense.training.epochs)
 
 
 def paper_techniques(rewind: int) -> dict[str, RetrainingTechnique]:
-    """Return what Renda, Frankle and Carbin compare, and two controls, by name.
+    """Return the techniques that Renda, Frankle and Carbin compare, and two controls, by name.
 
-    Weights are rewound by `rewind` epochs, but for the lottery ticket.
+    Weights are rewound by `rewind` epochs, except in the lottery ticket.
     """
     return {
         "learning-rate-rewinding": LearningRateRewinding(),
@@ -280,10 +280,10 @@ def paper_techniques(rewind: int) -> dict[str, RetrainingTechnique]:
 def shortened(technique: RetrainingTechnique, before: int, after: int) -> RetrainingTechnique:
     """Return `technique` for a dense run of `after` epochs instead of `before`: its `epochs` shrink in proportion.
 
-    They stay at least 1. If they were below `before`, they stay below `after` where that is possible, so that weights
-    are still rewound to an epoch in the middle of the dense run. No other field changes.
+    They stay at least 1. If they were below `before`, they stay below `after` if possible, so that weights are still
+    rewound to an epoch in the middle of the dense run. No other field changes.
     """
-    changed: Any = technique  # a dataclass, which its protocol cannot say
+    changed: Any = technique  # a dataclass, but a protocol cannot require that
     epochs = getattr(technique, "epochs", None)
     if isinstance(epochs, int):
         longest = after if epochs >= before else after - 1
@@ -292,21 +292,22 @@ def shortened(technique: RetrainingTechnique, before: int, after: int) -> Retrai
 
 
 def last_rate(training: TrainingConfig) -> Constant:
-    """The learning rate of the dense run's last epoch, at its beginning, for ever.
+    """Return a constant schedule with the learning rate at the beginning of the dense run's last epoch.
 
-    At its end, a schedule such as `Cosine` is as good as 0. Raises ConfigError where it is 0 at the beginning too.
+    At the end of that epoch, a schedule such as `Cosine` is almost 0. Raises ConfigError if the rate is 0 even at its
+    beginning.
     """
     rate = training.schedule.lr_at(training.epochs - 1, training.epochs)
     if not rate > 0:
         raise ConfigError(
-            f"the schedule's last epoch must begin at a learning rate above 0 to be retrained at, got {rate} at epoch "
+            f"the schedule's last epoch must begin at a learning rate above 0 for retraining, got {rate} at epoch "
             f"{training.epochs - 1} of {training.schedule}: shorten its warm-up or train for more epochs"
         )
     return Constant(rate)
 
 
 def check_epochs(technique: RetrainingTechnique, epochs: int | None, training: TrainingConfig) -> None:
-    """Raise ConfigError unless `epochs` is None or lies within the dense run."""
+    """Raise ConfigError unless `epochs` is None or between 1 and the epochs of the dense run."""
     if epochs is not None:
         way_out = f"the dense run has {training.epochs} epochs"
         whole(f"{type(technique).__name__}.epochs", epochs, minimum=1, maximum=training.epochs, way_out=way_out)
@@ -315,7 +316,7 @@ def check_epochs(technique: RetrainingTechnique, epochs: int | None, training: T
 def check_rewind(epoch: object, training: TrainingConfig, dense_epochs: int) -> None:
     """Raise ConfigError unless the dense round, of `dense_epochs` epochs, has a state after `epoch` epochs.
 
-    The schedule must have epochs left after it.
+    The schedule must have at least one epoch after it.
     """
     way_out = f"the dense run has {training.epochs} epochs"
     if dense_epochs < training.epochs:

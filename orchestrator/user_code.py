@@ -1,4 +1,4 @@
-"""Errors that code of the user's raises: what it says and which line raised it, in one sentence."""
+"""Describe an error of the user's code in one sentence: its message, and the line that raised it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 from orchestrator.errors import ConfigError, OrchestratorError
 
-ERRORS = (Exception, SystemExit)  # what code of the user's may raise; a KeyboardInterrupt ends the job itself
+ERRORS = (Exception, SystemExit)  # what the user's code may raise; a KeyboardInterrupt ends the job itself
 _OURS = (os.path.dirname(os.path.abspath(__file__)) + os.sep, "<")
 _PYTHON = tuple(sysconfig.get_path(name) + os.sep for name in ("stdlib", "platstdlib"))
 _INSTALLED = (f"{os.sep}site-packages{os.sep}", f"{os.sep}dist-packages{os.sep}")
@@ -19,24 +19,24 @@ _LIBRARIES = tuple(f"{os.sep}{name}{os.sep}" for name in ("torch", "ray", "torch
 
 
 def one_line(error: BaseException) -> str:
-    """The error's type and message, without line breaks."""
+    """Return the error's type and message, without line breaks."""
     return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
 def described(error: BaseException, function: object = None) -> str:
-    """The error's type, message and place: "TypeError: score() takes 1 argument (/home/me/job.py:12)".
+    """Return the error's type, message and place: "TypeError: score() takes 1 argument (/home/me/job.py:12)".
 
-    `function`: what was called; the place is its definition where the call itself failed, as for wrong arguments.
+    `function`: the called function; the place is its definition if the call itself failed, as for wrong arguments.
     """
     where = place(error, function)
     return f"{one_line(error)} ({where})" if where else one_line(error)
 
 
 def place(error: BaseException, function: object = None) -> str:
-    """Return "file:line" of the innermost frame of the user's own files, or "" for an error that was never raised.
+    """Return "file:line" of the innermost frame in the user's own files, or "" for an error that was never raised.
 
-    Without such a frame: where `function` is defined, else the innermost frame of a package that the user chose, else
-    the innermost of all.
+    Without such a frame: the definition of `function`, else the innermost frame of an installed package that is not
+    one of our dependencies (`_LIBRARIES`), else the innermost frame.
     """
     frames = [(frame.f_code.co_filename, line) for frame, line in traceback.walk_tb(error.__traceback__)]
     defined = _definition(function)
@@ -49,7 +49,7 @@ def place(error: BaseException, function: object = None) -> str:
 
 
 def _definition(function: object) -> list[tuple[str, int]]:
-    """File and line of a function, a method, or the call of an object, if it is written in Python."""
+    """Return [(file, line)] of a function, a method, or an object's `__call__`; [] if it is not written in Python."""
     if not callable(function):
         return []
     code = getattr(inspect.unwrap(function), "__code__", None) or getattr(type(function).__call__, "__code__", None)
@@ -57,7 +57,7 @@ def _definition(function: object) -> list[tuple[str, int]]:
 
 
 def _is_own(file: str) -> bool:
-    """Whether `file` is neither installed nor a part of Python or of this package."""
+    """Return whether `file` is neither installed nor a part of Python or of this package."""
     return not (file.startswith((*_OURS, *_PYTHON)) or _is_installed(file))
 
 
@@ -71,9 +71,9 @@ def _is_installed(file: str) -> bool:
 
 @contextlib.contextmanager
 def called(what: str, function: object = None) -> Iterator[None]:
-    """Turn what `function` of the user's raises in the block into a ConfigError that names `what`, error and line.
+    """Turn an error of the user's `function` in the block into a ConfigError that names `what`, error and line.
 
-    An OrchestratorError passes as it is.
+    An OrchestratorError is raised unchanged.
     """
     try:
         yield

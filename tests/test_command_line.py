@@ -214,7 +214,7 @@ def test_verify_passes_a_whole_storage_and_ignores_unfinished_uploads(folder, ca
     (folder / "rounds" / key(3) / "model-0123456789abcdef.safetensors").write_bytes(b"the upload was killed after this")
     assert main(["verify", str(folder)]) == 0
     notice, count = capsys.readouterr().out.splitlines()
-    assert notice.startswith("not checked: 1 files of jobs that run or were killed")
+    assert notice.startswith("not checked: 1 files of running or killed jobs")
     assert count == "21 files checked, 0 damaged"
 
 

@@ -388,7 +388,7 @@ def test_a_node_whose_bits_tip_over_where_the_digest_is_rounded_is_not_refused()
     assert 5 < len(edges) < 20
     for one, other in edges:
         check_constants(holding(one, True), holding(one, True), digests(other, buffer=True), "m")
-    with pytest.raises(ConfigError, match="but it differ here"):
+    with pytest.raises(ConfigError, match="but it differ from those"):
         check_constants(holding(one * 2, True), holding(one * 2, True), digests(one, buffer=True), "m")
 
 
@@ -426,7 +426,7 @@ def test_a_buffer_and_rows_that_are_loaded_belong_to_the_key(tmp_path: Path, row
     assert trainer.train(request).history
     write(file, seed=2)
     assert not set(first) & set(keys(experiment))
-    with pytest.raises(ConfigError, match=f"but {'first.weight' if rows else 'basis'} differ here"):
+    with pytest.raises(ConfigError, match=f"but {'first.weight' if rows else 'basis'} differ from those"):
         trainer.train(request)
 
 
@@ -444,7 +444,7 @@ def test_a_worker_that_builds_other_weights_is_refused(tmp_path: Path) -> None:
     trainer, request = first_work(experiment, problem, tmp_path / "runs", loaded)
     assert trainer.train(request).history
     write(file, seed=2)
-    with pytest.raises(ConfigError, match=r"must begin with the same weights on every node .* but 1\.weight, 1\.bias"):
+    with pytest.raises(ConfigError, match=r"must start with the same weights on every node, but 1\.weight, 1\.bias"):
         trainer.train(request)
 
 

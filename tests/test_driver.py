@@ -275,7 +275,7 @@ def test_the_end_is_told_only_when_the_last_round_is_in_storage(store):
         ({"path": OneShot(0.001)}, "round 1: density must keep at least 1 of 308 weights, got 0.001, which keeps 0"),
         (
             {"path": OneShot(0.1), "min_kept_per_layer": 30},
-            "keeps 31 of 308 weights, but min_kept_per_layer=30 wants 60",
+            "keeps 31 of 308 weights, but min_kept_per_layer=30 needs 60",
         ),
     ],
 )

@@ -202,7 +202,7 @@ class BuildsNothing(SGD):
             "must return a Start with a TrainState or None, got str",
         ),
         ({"technique": StartsFrom("no tensors")}, "StartsFrom.start() must return a TrainState of dicts of tensors"),
-        ({"technique": StartsFrom("nothing")}, "StartsFrom.start() must return the tensors that dense.state()"),
+        ({"technique": StartsFrom("nothing")}, "StartsFrom.start() must return the tensors of dense.state()"),
         ({"technique": StartsFrom("other names")}, "tensors are not those of the model: '0.bias, 0.weight"),
         ({"technique": StartsFrom("other shapes")}, "0.weight: the model has (8, 1, 3, 3)"),
         ({"technique": StartsFrom("an unknown slot")}, "the optimizer's state 'weight' is of no parameter"),
@@ -213,7 +213,7 @@ class BuildsNothing(SGD):
         ({"model": "test_rehearsal:unprintable"}, "repr() of model Unprintable failed: RuntimeError: no text"),
         ({"model": "test_rehearsal:undecided"}, "prune_exclude of model Undecided failed: RuntimeError: no list"),
         ({"model": "test_rehearsal:excludes_none"}, "prune_exclude must be a tuple, got None"),
-        ({"technique": OtherSnapshot()}, "must read no snapshot but that of rewinds_to(), None, got 2"),
+        ({"technique": OtherSnapshot()}, "must read only the snapshot of rewinds_to(), None, got 2"),
         ({"optimizer": BuildsNothing()}, "BuildsNothing.build() must return a torch.optim.Optimizer, got list"),
     ],
 )
@@ -327,7 +327,7 @@ def test_an_optimizer_that_needs_a_gpu_is_not_refused_for_its_step(technique, ca
 def test_a_model_whose_weights_hooks_compute_is_rehearsed():
     model = normed(3, (1, 6, 6))
     experiment = dataclasses.replace(tiny.EXPERIMENT, technique=OtherSnapshot())
-    with pytest.raises(ConfigError, match="must read no snapshot"):
+    with pytest.raises(ConfigError, match="must read only the snapshot"):
         rehearse(experiment, model, {"2.weight": (3, 4)})
 
 

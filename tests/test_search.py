@@ -390,7 +390,7 @@ def test_names_tell_the_probes_apart_and_are_allowed_to_be_long() -> None:
     ("change", "probes", "message"),
     [
         ({}, -1, "probes must be a whole number of 0 or more, got -1"),
-        ({"selection": NofM(4)}, 1, r"NofM\(m=4\) has no density between two of its own, got probes=1: pass 0"),
+        ({"selection": NofM(4)}, 1, r"NofM\(m=4\) has only fixed densities, so probes must be 0, got 1"),
     ],
 )
 def test_what_is_refused_before_training(change: dict[str, object], probes: int, message: str) -> None:

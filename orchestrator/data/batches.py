@@ -1,6 +1,6 @@
-"""One worker's share of every batch, the same samples whatever the number of workers and of loader processes.
+"""Read one worker's part of every batch; the global batches do not depend on the number of workers or loaders.
 
-All randomness of an epoch comes from its seed and is laid out for the global batch, then sliced by rank.
+All randomness of an epoch comes from its seed and is drawn for the global batch, then sliced by rank.
 """
 
 from __future__ import annotations
@@ -15,35 +15,35 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from orchestrator.data.dataset import SPLITS, Data, InBlocks
-from orchestrator.data.dataset import Split as Split  # for those who name a split to `evaluate`
+from orchestrator.data.dataset import Split as Split  # callers of `evaluate` need it
 from orchestrator.data.sample_checks import are_labels, collated, prepared, read_sample
 from orchestrator.errors import ConfigError, DataError, OrchestratorError
 from orchestrator.nested import concatenated, in_parts, mapped, moved, number_of_samples, tensors_of
 from orchestrator.randomness import own_randomness, seed_all
 from orchestrator.validate import whole
 
-EVALUATION_BATCH = 512  # samples, for small ones
-EVALUATION_VALUES = 2**24  # fewer samples where that would hold more numbers than this
+EVALUATION_BATCH = 512  # maximum number of samples in a batch of evaluation
+EVALUATION_VALUES = 2**24  # maximum number of input values in such a batch
 
 
 class Batch(NamedTuple):
-    """Inputs and targets, any nesting of tensors whose first dimension counts samples."""
+    """Inputs and targets, each a tensor or any nesting of tensors; their first dimension counts samples."""
 
     inputs: Any
     targets: Any
 
     @property
     def samples(self) -> int:
-        """How many samples there are."""
+        """Return the number of samples."""
         return number_of_samples(self)
 
     def parts(self, count: int) -> list[Batch]:
-        """Return the batch in `count` parts, whose sizes differ by at most one."""
+        """Return the batch split into `count` parts, whose sizes differ by at most one."""
         return [self] if count == 1 else in_parts(self, self.samples, count)
 
 
 def check_batch_size(samples: int, batch_size: int, world: int = 1) -> None:
-    """Raises ConfigError unless every one of `world` workers has a sample in every step."""
+    """Raise ConfigError unless each of `world` workers has a sample in every step."""
     if batch_size > samples:
         raise ConfigError(f"batch_size must be at most {samples}, the number of training samples, got {batch_size}")
     if world > batch_size:
@@ -51,10 +51,11 @@ def check_batch_size(samples: int, batch_size: int, world: int = 1) -> None:
 
 
 class Batches:
-    """The batches of worker `rank` of `world`, on `device`; lives from epoch to epoch and round to round.
+    """Read the batches of worker `rank` of `world`, on `device`, for any number of epochs and rounds.
 
     `batch_size` is global. Samples that are not in memory are read by `loader_workers` processes, started at the
-    first use and kept (0: read in this process). Raises ConfigError if batch, data and workers do not fit.
+    first use and kept (0: read in this process). Raises ConfigError if the numbers of samples, batch and workers do
+    not fit.
     """
 
     def __init__(
@@ -85,9 +86,9 @@ class Batches:
         self._loader = _Loader(data, loader_workers, pin_memory=device.type == "cuda")
 
     def train(self, epoch_seed: int, first: int = 0) -> Iterator[Batch]:
-        """This rank's part of each of the epoch's `steps_per_epoch` global batches of exactly `batch_size` samples.
+        """Yield this rank's part of each of the epoch's `steps_per_epoch` global batches of `batch_size` samples.
 
-        `first`: the step to begin with; those before it are not read. The order, the seed of every sample and the draws
+        `first`: the step to begin with; earlier ones are not read. The order, the seed of every sample and the draws
         of the augmentation follow from `epoch_seed` alone. The remainder of the shuffled samples is left out. Raises
         DataError for a sample that cannot be used.
         """
@@ -106,7 +107,7 @@ class Batches:
             yield self._finish(batch, u[step])
 
     def evaluate(self, split: Split) -> Iterator[Batch]:
-        """This rank's part of a split, in order; over all ranks every sample comes exactly once."""
+        """Yield this rank's part of a split, in order; over all ranks every sample occurs exactly once."""
         begin, end = self._bounds(len(self._data.split(split)))
         if begin == end:
             return
@@ -115,12 +116,12 @@ class Batches:
             yield self._finish(batch, None)
 
     def take_waited(self) -> float:
-        """Seconds that were spent waiting for samples to be read and decoded, since this was last asked."""
+        """Return the seconds spent waiting for samples to be read and decoded since the last call."""
         waited, self._loader.waited = self._loader.waited, 0.0
         return waited
 
     def close(self) -> None:
-        """End the loader processes; the next use would start new ones."""
+        """End the loader processes; the next use starts new ones."""
         self._loader.close()
 
     def _bounds(self, n: int) -> tuple[int, int]:
@@ -133,18 +134,18 @@ class Batches:
         return torch.randperm(len(train), generator=generator)[: shape[0] * shape[1]].view(shape)
 
     def _raw(self, split: Split, order: Tensor, seeds: Tensor, batch: int, parts: int = 1) -> Iterator[Batch]:
-        """The samples `order` in batches, on the device, as stored; always copies that the caller may change."""
+        """Yield the samples `order` in batches, on the device, as stored; copies that the caller may change."""
         if (memory := self._memory[split]) is None:
             for pieces in self._loader.read(split, order, seeds, batch, parts):
-                there = [moved(piece, self._device) for piece in pieces]
-                yield there[0] if parts == 1 else concatenated(there)
+                on_device = [moved(piece, self._device) for piece in pieces]
+                yield on_device[0] if parts == 1 else concatenated(on_device)
             return
-        for indices in torch.split(order.to(self._device), batch):  # one transfer an epoch
+        for indices in torch.split(order.to(self._device), batch):  # one transfer per epoch
             inputs, targets = (tensor.index_select(0, indices) for tensor in memory)
             yield Batch(inputs, targets)
 
     def _finish(self, batch: Batch, u: Tensor | None) -> Batch:
-        """Return the batch as the model takes it, in the layout that was asked for."""
+        """Prepare the batch for the model, in the memory format of this object."""
         inputs, targets = prepared(self._data, batch.inputs, batch.targets, u)
         if self._channels_last:
             inputs = mapped(with_channels_last, inputs)
@@ -156,9 +157,9 @@ def with_channels_last(tensor: Tensor) -> Tensor:
 
 
 def _evaluation_batch(data: Data, share: int) -> int:
-    """Return how many samples are evaluated at once, at the least `share`, as many as are trained at once.
+    """Return how many samples to evaluate at once: at least `share`, the number trained at once.
 
-    More of those that are made of floating-point numbers; whole numbers, such as tokens, may have large outputs.
+    It is larger only for floating-point inputs, because whole numbers, such as tokens, may have large outputs.
     """
     if data.example is None:
         return max(share, EVALUATION_BATCH)
@@ -178,7 +179,7 @@ def _on_device(data: Data, split: Split, device: torch.device) -> tuple[Tensor, 
 
 
 class _Request(NamedTuple):
-    """What a loader process reads at once: a batch of this rank or a part of it, with the seed of each sample."""
+    """The samples that a loader process reads at once: a batch of this rank or a part of it, with seeds."""
 
     split: Split
     indices: list[int]
@@ -187,13 +188,13 @@ class _Request(NamedTuple):
 
 
 class _Reader(Dataset[Batch | str]):
-    """Reads requests, in a loader process or in this one."""
+    """Read the samples of requests, in a loader process or in this one."""
 
     def __init__(self, data: Data) -> None:
         self._data = data
 
     def __getitem__(self, request: _Request) -> Batch | str:
-        """The batch, or the sentence of an error: an exception would come out as a loader's traceback."""
+        """Return the batch, or the message of an error: torch would turn an exception into a loader's traceback."""
         read = []
         samples = self._data.split(request.split)
         with own_randomness():
@@ -215,7 +216,7 @@ class _Reader(Dataset[Batch | str]):
 
 
 class _Loader:
-    """A DataLoader that is built once and serves any split: each pass gives it another list of requests."""
+    """Wrap one DataLoader for all splits and epochs: each pass gives it another list of requests."""
 
     def __init__(self, data: Data, workers: int, pin_memory: bool) -> None:
         self._data, self._workers, self._pin_memory = data, workers, pin_memory
@@ -225,7 +226,10 @@ class _Loader:
         self.waited = 0.0  # seconds
 
     def read(self, split: Split, order: Tensor, seeds: Tensor, batch: int, parts: int) -> Iterator[list[Batch]]:
-        """Batches in `parts`. The processes take turns: with as many parts as processes, each keeps to its columns."""
+        """Yield batches, each as `parts` pieces.
+
+        Processes take turns: with as many parts as processes, each process always reads the same part of a batch.
+        """
         if self._loader is None:
             self._loader = self._build()
         self._requests.plan = (split, _split(order, batch, parts), _split(seeds, batch, parts))
@@ -240,7 +244,7 @@ class _Loader:
                 continue
             yield pieces
             pieces = []
-            if this_pass != self._passes:  # the loader now follows the other one
+            if this_pass != self._passes:  # the loader now serves the other pass
                 raise RuntimeError("another pass over the data began before this one ended")
 
     def _results(self, loader: Iterator[Batch | str]) -> Iterator[Batch | str]:
@@ -265,28 +269,28 @@ class _Loader:
             persistent_workers=self._workers > 0,
             worker_init_fn=_ignore_interrupts,
             pin_memory=self._pin_memory,
-            generator=torch.Generator(),  # else each pass would draw from the process's own
+            generator=torch.Generator(),  # else each pass would draw from the process's own generator
         )
 
 
 class _RequestSampler:
-    """The requests of the current pass, written when it is their turn: an epoch has a million samples."""
+    """Yield the requests of the current pass one by one, because an epoch may have a million samples."""
 
     plan: tuple[Split, tuple[Tensor, ...], tuple[Tensor, ...]]
 
     def __init__(self, processes: int) -> None:
-        self._processes = processes  # which take turns
+        self._processes = processes  # process i reads requests i, i + processes, ...
 
     def __iter__(self) -> Iterator[_Request]:
         split, order, seeds = self.plan
-        nothing = torch.empty(0, dtype=torch.int64)
-        ahead = (*order[self._processes :], *[nothing] * self._processes)[: len(order)]
+        empty = torch.empty(0, dtype=torch.int64)
+        ahead = (*order[self._processes :], *[empty] * self._processes)[: len(order)]
         for indices, draws, soon in zip(order, seeds, ahead, strict=True):
             yield _Request(split, indices.tolist(), draws.tolist(), soon.tolist())
 
 
 def _split(values: Tensor, batch: int, parts: int) -> tuple[Tensor, ...]:
-    """`values` in batches, each in `parts`."""
+    """Split `values` into batches of size `batch`, and each batch into `parts`."""
     return tuple(part for whole in torch.split(values, batch) for part in torch.tensor_split(whole, parts))
 
 
@@ -295,5 +299,5 @@ def _as_is(batch: object) -> object:
 
 
 def _ignore_interrupts(worker: int) -> None:
-    """Ctrl-C reaches the whole process group; the main process answers it and ends the loaders."""
+    """Ignore Ctrl-C, which reaches the whole process group: the main process handles it and ends the loaders."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)

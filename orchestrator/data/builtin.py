@@ -1,4 +1,4 @@
-"""The built-in data sets by short name; each is an example of what "package.module:function" must return."""
+"""Provide the built-in data sets by short name; each shows what a user's "package.module:function" must return."""
 
 from __future__ import annotations
 
@@ -25,7 +25,10 @@ Array = np.ndarray[Any, Any]
 
 
 def digits() -> Data:
-    """1,797 handwritten digits of 8 x 8 pixels, 1,200 / 300 / 297 (Alpaydin and Kaynak 1998; in scikit-learn)."""
+    """Return 1,797 handwritten digits of 8 x 8 pixels, split 1,200 / 300 / 297.
+
+    Alpaydin and Kaynak 1998; scikit-learn holds them. Raises DataError without scikit-learn.
+    """
     with extra("digits", "data 'digits'", DataError):
         from sklearn.datasets import load_digits
     source = load_digits()
@@ -45,10 +48,10 @@ def digits() -> Data:
 
 
 def cifar10(root: str | None = None, samples: int | None = None) -> Data:
-    """CIFAR-10 (Krizhevsky 2009), 45,000 / 5,000 / 10,000, with the augmentation of He et al. 2016, section 4.2.
+    """Return CIFAR-10 (Krizhevsky 2009), split 45,000 / 5,000 / 10,000, augmented as in He et al. 2016, section 4.2.
 
-    `root` holds torchvision's folder cifar-10-batches-py. Raises DataError if it is not there or damaged. `samples`:
-    train on only so many of the 45,000.
+    `root` holds torchvision's folder cifar-10-batches-py. `samples`: how many of the 45,000 to train on, None for all.
+    Raises DataError if the folder is missing or damaged.
     """
     from torchvision.datasets import CIFAR10
 
@@ -59,7 +62,7 @@ def cifar10(root: str | None = None, samples: int | None = None) -> Data:
     if root is None:
         raise DataError(rule)
     try:
-        # Unpickles the files in `root`, after their md5 sums were found to be those of the published ones.
+        # This unpickles the files in `root`, but only after their md5 sums match those of the published files.
         training, held_out = (CIFAR10(root, train=train, download=False) for train in (True, False))
     except RuntimeError:
         raise DataError(rule) from None
@@ -89,13 +92,13 @@ BUILTIN: Mapping[str, Callable[..., Data]] = {
 
 @dataclass(frozen=True)
 class CropAndFlip:
-    """Zero padding, a random crop of the original size, a random horizontal flip (He et al. 2016, section 4.2)."""
+    """Pad with zeros, crop at random to the original size, flip at random horizontally (He et al. 2016, sec. 4.2)."""
 
     pad: int
     draws: ClassVar[int] = 3
 
     def __call__(self, images: Tensor, u: Tensor) -> Tensor:
-        """`images` (n, C, H, W); `u` (n, 3) uniform in [0, 1): the crop's row, its column, flip below one half."""
+        """Return augmented `images` (n, C, H, W). `u` (n, 3) in [0, 1): the crop's row and column; flip if < 0.5."""
         n, channels, height, width = images.shape
         top, left = (u[:, :2] * (2 * self.pad + 1)).long().unbind(1)
         ahead = torch.arange(width, device=u.device)
@@ -107,6 +110,6 @@ class CropAndFlip:
 
 
 def _cifar_tensors(source: Any, indices: Array) -> TensorDataset:
-    """uint8 images (n, 3, 32, 32): a quarter of the memory, and the padding of a crop is black."""
+    """Return uint8 images (n, 3, 32, 32), which need a quarter of float32's memory and make a crop's padding black."""
     images = torch.from_numpy(source.data[indices]).permute(0, 3, 1, 2).contiguous()
     return TensorDataset(images, torch.tensor(source.targets)[indices])

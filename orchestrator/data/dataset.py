@@ -1,4 +1,4 @@
-"""Define what data is: samples in three splits, how they become batches, and what a model needs to know of them."""
+"""Define `Data`: samples in three splits, how they become batches, and the arguments that a model takes from them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
 
 class Samples(Protocol):
-    """A map-style data set: torch's Dataset with a length. A sample is (input, target), or what `collate` takes."""
+    """A map-style data set: torch's Dataset with a length. A sample is (input, target), or an input of `collate`."""
 
     def __len__(self) -> int: ...
 
@@ -25,38 +25,38 @@ class Samples(Protocol):
 
 @runtime_checkable
 class InBlocks(Samples, Protocol):
-    """Samples that can only be reached a block at a time: they lay out an epoch so that few blocks serve many steps."""
+    """Samples that are read a block at a time, and shuffled so that few blocks serve many steps."""
 
     def shuffled(self, steps: int, batch_size: int, generator: torch.Generator) -> Tensor:
-        """A random order (steps, batch_size) of different indices; each column goes through block after block."""
+        """Return distinct indices (steps, batch_size) in random order; each column reads one block after another."""
         ...
 
     def fetch(self, indices: Sequence[int], ahead: Sequence[int]) -> None:
-        """Begin to bring the blocks of `indices`, then those of `ahead`, into this process, and drop all others."""
+        """Start to read the blocks of `indices`, then of `ahead`, into this process, and drop all others."""
         ...
 
 
 class Prepare(Protocol):
-    """Change batches on the device, such as by augmentation and normalisation; a frozen dataclass is told apart best.
+    """Change batches on the device, for example by augmentation and normalisation.
 
-    Randomness comes from outside, so that it can be repeated.
+    The random numbers are passed in, so that they can be repeated. Use a frozen dataclass: its fields go into the key.
     """
 
     @property
     def draws(self) -> int:
-        """How many random numbers a training sample needs."""
+        """Return how many random numbers a training sample needs."""
         ...
 
     def __call__(self, inputs: Any, targets: Any, u: Tensor | None) -> tuple[Any, Any]:
-        """Return the batch as the model and the task take it. `u` (n, draws), uniform in [0, 1), only in training."""
+        """Return the batch as the model and the task take it. `u` (n, draws) in [0, 1); None outside training."""
         ...
 
 
 @dataclass(frozen=True)
 class About:
-    """What is written into exported files, for those who use the network; it changes nothing in training.
+    """Facts for the users of the network, written into exported files; they change nothing in training.
 
-    `labels`: names of the classes. `mean`, `std`: what samples were normalised by, for each channel.
+    `labels`: names of the classes. `mean`, `std`: the normalisation of samples, one value per channel.
     """
 
     labels: tuple[str, ...] = ()
@@ -66,23 +66,26 @@ class About:
 
 @dataclass(frozen=True)
 class Data:
-    """Samples in three splits. `image_data` makes one of labelled images.
+    """Samples in three splits. `image_data` makes one from labelled images.
 
-    A batch is (inputs, targets), any nesting of tensors whose first dimension counts samples. `collate` makes it of a
-    list of samples; without it samples are pairs, stacked by torch's `default_collate`. The model is called with the
-    inputs: a tensor, a tuple of arguments, or a dict of named ones.
+    A batch is (inputs, targets), any nesting of tensors whose first dimension counts samples. `collate` turns a list
+    of samples into a batch; without it samples are pairs, stacked by torch's `default_collate`. The model is called
+    with the inputs: a tensor, a tuple of arguments, or a dict of named ones.
 
-    A TensorDataset(inputs, targets), but no subclass of it, is kept in the device's memory if there is no `collate`.
-    Any other data set is read by loader processes, and what its `__getitem__` gives out is what counts. They are
-    forked before this process has read a sample or asked for a length, so a data set may open its file then; the
-    function that makes it must not.
+    A TensorDataset(inputs, targets) is kept in the device's memory, unless it is a subclass or `collate` is given.
+    Loader processes read any other data set by its `__getitem__`. They are forked before this process has read a
+    sample or asked for a length. So a data set may open its file at the first sample; the function that makes it must
+    not.
 
-    `val` None is cut from `train` by a seed that never changes. `model_arguments`: what the model's function is called
-    with, by name, as far as it takes it: num_classes, vocabulary, ... `prepare` works on batches on the device. `check`
-    is called with every sample that is read and returns it as `collate` takes it; it raises ValueError for one that
-    cannot be used. `example`: a batch (inputs, targets) of two samples, as the model takes it; None: the first two of
-    `train`. It serves to trace the model, count its operations, and export it. `identity` is what makes the data what
-    it is and part of every key; if empty: the content (in memory), or the spec, the lengths, labels and a few samples.
+    - `val`: if None, cut from `train` by a seed that never changes.
+    - `model_arguments`: arguments of the model's function by name, such as num_classes or vocabulary. The function
+      gets those that it takes.
+    - `prepare`: works on batches on the device.
+    - `check`: is called with every sample that is read. It returns the sample for `collate`, or raises ValueError.
+    - `example`: a batch (inputs, targets) of two samples, as the model takes it, to trace, count and export the model.
+      If None, the first two samples of `train`.
+    - `identity`: stands for the data in every key. If empty, a digest of the content (in memory), or of the spec, the
+      lengths, labels and a few samples.
     """
 
     train: Samples
@@ -98,47 +101,47 @@ class Data:
     identity: str = ""
 
     def split(self, name: Split) -> Samples:
-        """The samples of a split; `val` exists once `complete` has seen the data."""
+        """Return the samples of a split. Raises ValueError if `val` is not cut yet, which `complete` does."""
         samples: Samples | None = getattr(self, name)
         if samples is None:
             raise ValueError("the validation split is not cut yet: pass the data through load_data or complete")
         return samples
 
     def in_memory(self, name: Split) -> TensorDataset | None:
-        """Return the tensors of a split that is kept in the device's memory, else None."""
+        """Return the tensors of a split if it is kept in the device's memory, else None."""
         samples = self.split(name)
         return samples if is_tensors(samples) and self.collate is None else None
 
     @property
     def inputs(self) -> Any:
-        """The inputs of `example`, which exists once `complete` has seen the data."""
+        """Return the inputs of `example`. Raises ValueError before `complete` has set it."""
         if self.example is None:
             raise ValueError("there is no example yet: pass the data through load_data or complete")
         return self.example[0]
 
 
 def is_tensors(samples: object) -> TypeGuard[TensorDataset]:
-    """Whether `samples` gives out its tensors as they are: a subclass may change what it gives out."""
+    """Return whether `samples` returns its tensors unchanged; a subclass of TensorDataset may change them."""
     return type(samples) is TensorDataset
 
 
 class KnownSamples(Dataset[tuple[Tensor, int]]):
-    """Base of the samples of this package (see `is_known`).
+    """Base class of the samples of this package (see `is_known`).
 
-    They give out `targets` as their labels, and keep nothing open that would be shared with forked processes.
+    Their labels are exactly `targets`, and they keep nothing open that forked processes would share.
     """
 
     targets: Tensor
 
 
 def is_known(samples: object) -> TypeGuard[KnownSamples]:
-    """Whether `samples` keeps what `KnownSamples` promises: a subclass of a class of this package may not."""
+    """Return whether `samples` fulfils the contract of `KnownSamples`; a user's subclass of ours may not."""
     return KnownSamples in type(samples).__bases__
 
 
 def fixed_order(labels: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """A fixed shuffle of range(n) that spreads every class evenly, so cutting it anywhere gives stratified parts."""
-    shuffled = np.random.RandomState(0).permutation(len(labels))  # numpy promises this stream for ever
+    """Return a fixed shuffle of range(n) that spreads every class evenly, so that every cut gives stratified parts."""
+    shuffled = np.random.RandomState(0).permutation(len(labels))  # numpy guarantees that this stream never changes
     by_class = shuffled[np.argsort(labels[shuffled], kind="stable")]
     _, first, counts = np.unique(labels[by_class], return_index=True, return_counts=True)
     rank = np.arange(len(labels)) - np.repeat(first, counts)

@@ -1,4 +1,4 @@
-"""Decode one image file: which formats are read, and what is done about depth, rotation and transparency."""
+"""Decode one image file: choose the formats, and handle depth, rotation and transparency."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 Transform = Callable[[Any], Any]  # of PIL images
 IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")  # or in capitals
 IMAGE_FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "GIF", "TIFF", "PPM")  # by content; other decoders start programs (EPS)
-PIXELS = "16 bits >> 8, tRNS"  # raised whenever the same file would give other pixels; part of a folder's identity
+PIXELS = "16 bits >> 8, tRNS"  # part of a folder's identity: change it when the same file gives other pixels
 _BITS, _PHOTOMETRIC = 258, 262  # TIFF tags: bits of each channel; 0 if zero is white, 1 if it is black
 
 
 class DepthError(ValueError):
-    """An image has pixels of more than 8 bits, and nothing says how they become 8 bits."""
+    """An image has pixels of more than 8 bits, and its format does not define their scale."""
 
 
 def decoded(
@@ -30,12 +30,12 @@ def decoded(
 ) -> Tensor:
     """Return the image in `file` as RGB after `transform`, as uint8 (3, H, W).
 
-    Of several frames or pages the first one. `upright`: turned as its EXIF orientation says, else as it is stored.
-    `background`: the colour behind transparent pixels; None: transparency is left out, which shows the colours that
-    are stored below it. Sixteen bits a channel become eight. A PNG of 16 bits may name a colour as
-    transparent: of a grey image all 16 bits count, of colours the upper 8, which are all that Pillow gives.
+    It reads the first of several frames or pages. `upright`: turn the image by its EXIF orientation. `background`: the
+    colour behind transparent pixels; None drops transparency, which shows the colours stored below it. Channels of 16
+    bits keep the upper 8. A PNG of 16 bits may name a transparent colour: all 16 bits are compared in a grey image,
+    but only the upper 8 in a coloured one, because Pillow gives no more.
 
-    Raises DepthError, and whatever a decoder does.
+    Raises DepthError, and any exception of a decoder.
     """
     from PIL import Image, ImageOps
 
@@ -49,7 +49,7 @@ def decoded(
 def check_depth(image: Image) -> None:
     """Raise DepthError for pixels of more than 8 bits that have no scale to 8 bits; Pillow would clip them at 255."""
     if image.mode not in ("I", "F") and not image.mode.startswith("I;"):
-        return  # Pillow itself scales colours of 16 bits down
+        return  # Pillow itself scales 16-bit colours to 8 bits
     if image.format == "TIFF":
         tags: Any = image.tag_v2  # type: ignore[attr-defined]
         scaled = image.mode.startswith("I;16") and tags[_BITS][0] == 16 and tags[_PHOTOMETRIC] == 1
@@ -58,7 +58,7 @@ def check_depth(image: Image) -> None:
     if not scaled:
         raise DepthError(
             f"pixels must have 8 or 16 bits a channel, with zero as black, got {image.format} mode {image.mode}: "
-            "save the image so"
+            "save the image in that form"
         )
 
 
@@ -76,7 +76,7 @@ def check_background(background: str | None) -> None:
 
 
 def _scale_transparent_colour(image: Image) -> None:
-    """Bring the transparent colour of a PNG of 16 bits a channel to the 8 bits that Pillow decodes its colours to."""
+    """Scale the transparent colour of a 16-bit PNG to 8 bits, as Pillow does with the pixels."""
     tile: Any = image.tile  # type: ignore[attr-defined]
     colour = image.info.get("transparency")
     if image.format == "PNG" and isinstance(colour, tuple) and tile and tile[0][3] == "RGB;16B":

@@ -1,4 +1,4 @@
-"""Labelled images as data: the checks of a sample, and augmentation and normalisation on the device."""
+"""Make `Data` from labelled images: check samples; augment and normalise batches on the device."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ ChannelValues = tuple[float, ...]  # one for each channel
 
 
 class Augment(Protocol):
-    """Random changes to a batch of training images; the randomness comes from outside, so it can be repeated."""
+    """Change a batch of training images at random. The random numbers are passed in, so that they can be repeated."""
 
     @property
     def draws(self) -> int:
-        """How many random numbers one image needs."""
+        """Return how many random numbers one image needs."""
         ...
 
     def __call__(self, images: Tensor, u: Tensor) -> Tensor:
-        """Change `images` (n, C, H, W), float32 or uint8 as stored, by `u` (n, draws), uniform in [0, 1)."""
+        """Return changed `images` (n, C, H, W), float32 or uint8 as stored. `u` (n, draws) is uniform in [0, 1)."""
         ...
 
 
@@ -46,14 +46,14 @@ def image_data(
     val_fraction: float = 0.1,
     identity: str = "",
 ) -> Data:
-    """Return labelled images as data. A sample is (image (C, H, W), label), and `input_shape` is (C, H, W).
+    """Make `Data` from labelled images. A sample is (image (C, H, W), label), and `input_shape` is (C, H, W).
 
     Images are float32, or uint8 that become float32 in [0, 1] on the device; `normalize` is a (mean, std) per
     channel applied after that. `augment` works on batches of `train`, on the device. A validation split that is cut
     from `train` has train's own transforms. The model's function may take num_classes and input_shape.
 
-    For those who use the network: `labels` names the classes, and `normalized` is the (mean, std) that images in
-    [0, 1] went through before they came here. They change nothing in training and are no part of a key.
+    Two arguments inform users of the exported network, and affect neither training nor keys: `labels` names the
+    classes; `normalized` is the (mean, std) by which the given images, once in [0, 1], are normalized already.
 
     Raises DataError or ConfigError for a wrong value.
     """
@@ -93,11 +93,11 @@ class ImagePreparation:
 
     @property
     def draws(self) -> int:
-        """How many random numbers a training image needs."""
+        """Return how many random numbers a training image needs."""
         return self.augment.draws if self.augment else 0
 
     def __call__(self, inputs: Tensor, targets: Tensor, u: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Return images as the model takes them, and the labels as they are; `inputs` may be changed."""
+        """Return images (n, C, H, W) as float32 for the model, and the labels unchanged. May overwrite `inputs`."""
         images = inputs
         if self.augment is not None and u is not None:
             with called(f"augment {_name(self.augment)}, called with (images, u),", self.augment):
@@ -110,7 +110,7 @@ class ImagePreparation:
         return result.sub_(mean).div_(std) if self.normalize else result, targets
 
     def _constants(self) -> tuple[ChannelValues, ChannelValues]:
-        """Return mean and standard deviation of each channel."""
+        """Return the mean and standard deviation of each channel."""
         channels = self.input_shape[0]
         return self.normalize or ((0.0,) * channels, (1.0,) * channels)
 
@@ -130,13 +130,13 @@ class ImagePreparation:
 
 @dataclass(frozen=True)
 class ImageSample:
-    """Check a sample, and return it as (image, label), the label an int."""
+    """Check a sample, and return it as (image, label) with an int label."""
 
     num_classes: int
     input_shape: tuple[int, int, int]
 
     def __call__(self, sample: Any) -> tuple[Tensor, int]:
-        """Raise ValueError, with what the sample must be, for a sample that cannot be used."""
+        """Return the checked sample. Raises ValueError with the rule that it breaks."""
         if not (isinstance(sample, tuple | list) and len(sample) == 2):
             several = isinstance(sample, tuple | list)
             got = f"{type(sample).__name__} of {len(sample)}" if several else type(sample).__name__
@@ -152,7 +152,7 @@ class ImageSample:
         return image, self.label(label)
 
     def label(self, label: Any) -> int:
-        """Return a label as an int. Raise ValueError unless it is that of a class."""
+        """Return a label as an int. Raises ValueError unless it is in [0, num_classes)."""
         try:
             number = operator.index(label)
         except (TypeError, ValueError):
@@ -163,7 +163,7 @@ class ImageSample:
         return number
 
     def check_tensors(self, samples: Samples) -> None:
-        """Raise ValueError unless all labels of a split that is in memory can be those of images."""
+        """Raise ValueError unless the labels of a split in memory are integers of shape (n,)."""
         if not is_tensors(samples) or len(samples.tensors) != 2:
             return
         labels = samples.tensors[1]

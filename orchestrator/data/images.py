@@ -1,4 +1,4 @@
-"""Images in class folders, as ImageNet's, or packed into Parquet files: the same images, labels and splits."""
+"""Load images from class folders, laid out as ImageNet's, or from packed Parquet files with the same content."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ if TYPE_CHECKING:
     from hashlib import _Hash as Hash
 
 Array = np.ndarray[Any, Any]
-Decode = Callable[[Any], Tensor]  # of a file, by name or open
+Decode = Callable[[Any], Tensor]  # takes a file name or an open file
 
-LEFT_OUT = 8  # endings that a warning names
+MAX_ENDINGS = 8  # in a warning about ignored files
 
 logger = logging.getLogger(__name__)
 
@@ -42,18 +42,19 @@ def imagefolder(
     upright: bool = False,
     background: str | None = None,
 ) -> Data:
-    """Folders as ImageNet's: root/train/CLASS/*.jpg, and root/val/CLASS/*.jpg, which is the TEST split here.
+    """Load root/train/CLASS/*.jpg, and root/val/CLASS/*.jpg as the TEST split: ImageNet's layout.
 
-    Or what `orchestrator dataset pack` made of them, in a folder or at s3://bucket/prefix. Validation is cut from train
-    by a fixed seed and has the evaluation's transform. Training: random resized crop and flip; evaluation: the shorter
-    side to 8/7 of `image_size`, central crop (Krizhevsky et al. 2012; Szegedy et al. 2015).
+    `root` may also be the output of `orchestrator dataset pack`, in a folder or at s3://bucket/prefix. Validation is
+    cut from train by a fixed seed and has the evaluation's transform. Training: random resized crop and flip;
+    evaluation: resize the shorter side to 8/7 of `image_size`, central crop (Krizhevsky et al. 2012; Szegedy et al.
+    2015).
 
-    Names that begin with a dot are neither classes nor images. Files without one of `IMAGE_ENDINGS` are left out, and
-    a warning counts them. An image of 16 bits a channel keeps the upper 8; one of floats is refused. EXIF orientation
-    is not applied unless `upright`. Transparency is dropped, which shows the colours that are stored below it, unless
-    `background` names a colour to put behind, such as "white".
+    Names that begin with a dot are ignored. Files without one of `IMAGE_ENDINGS` are ignored with a warning that
+    counts them. An image of 16 bits a channel keeps the upper 8; one of floats is refused. EXIF orientation is applied
+    only if `upright`. Transparency is dropped, which shows the colours stored below it, unless `background` names a
+    colour to put behind it, such as "white".
 
-    Raises DataError where the data is not laid out so, or not whole, ConfigError for a wrong option.
+    Raises DataError if the layout is wrong or files are missing, ConfigError for a wrong option.
     """
     whole("image_size", image_size, minimum=1)
     flag("upright", upright)
@@ -78,7 +79,7 @@ def imagefolder(
 
 
 class Scan(NamedTuple):
-    """The images of a split: names (n,), as bytes relative to its folder, sorted within a class, and labels (n,)."""
+    """The images of a split: names (n,) as bytes relative to its folder, sorted within a class, and labels (n,)."""
 
     folder: Path
     names: Array
@@ -86,9 +87,9 @@ class Scan(NamedTuple):
 
 
 def scan(root: str) -> tuple[list[str], dict[str, Scan]]:
-    """Return the class names, sorted, which is the labels' order, and the images in root/train and root/val.
+    """Return the class names, sorted and in the order of the labels, and the images in root/train and root/val.
 
-    Hidden names are skipped; other files that are left out are counted in a warning. Raises DataError.
+    Hidden names are skipped; a warning counts the other files that are ignored. Raises DataError.
     """
     folders = {split: Path(os.path.expanduser(root)) / split for split in ("train", "val")}
     classes = _classes(folders["train"])
@@ -111,7 +112,7 @@ def _folder(root: str, val_fraction: float, digest: Hash, training: Decode, eval
     val, train = np.sort(order[:cut]), np.sort(order[cut:])
     for array in (whole.names, whole.labels, test.names, test.labels):
         digest.update(repr(array.dtype).encode() + array.tobytes())
-    for name in whole.names[np.linspace(0, len(whole.names) - 1, 16).astype(int)]:  # the files themselves, a few
+    for name in whole.names[np.linspace(0, len(whole.names) - 1, 16).astype(int)]:  # the content of a few files
         digest.update((whole.folder / os.fsdecode(name)).read_bytes())
     return (
         classes,
@@ -125,7 +126,7 @@ def _packed(root: str, val_fraction: float, digest: Hash, training: Decode, eval
     packed = open_packed(root)
     digest.update(packed.identity)
     rows = len(packed.train.labels)
-    cut = _cut(val_fraction, rows)  # the rows lie in the order that `_folder` cuts
+    cut = _cut(val_fraction, rows)  # the rows are in the same fixed order that `_folder` cuts
     return (
         list(packed.classes),
         PackedImages(packed.train, cut, rows, training),
@@ -135,10 +136,10 @@ def _packed(root: str, val_fraction: float, digest: Hash, training: Decode, eval
 
 
 class ImageFiles(KnownSamples):
-    """Image files and their labels; an image is decoded when asked for, as uint8 (3, H, W).
+    """Image files and their labels; each image is decoded on access, as uint8 (3, H, W).
 
-    Names and labels are arrays: the pages of a list of a million strings would be copied into every loader process,
-    because reading a Python object writes its reference count.
+    Names and labels are arrays: every loader process would copy the pages of a list of a million strings, because
+    reading a Python object writes its reference count.
     """
 
     def __init__(self, folder: Path, names: Array, labels: Array, decode: Decode) -> None:
@@ -163,7 +164,7 @@ def _cut(val_fraction: float, samples: int) -> int:
 
 
 def _decoders(size: int, upright: bool, background: str | None) -> tuple[Decode, Decode]:
-    """For training and for evaluation; the rest happens on the device, on whole batches."""
+    """Return the decoders for training and evaluation; the other changes happen on the device, on whole batches."""
     from torchvision import transforms as t
 
     training = t.Compose([t.RandomResizedCrop(size), t.RandomHorizontalFlip()])
@@ -178,18 +179,18 @@ def _classes(folder: Path) -> list[str]:
     expected = f"expected {folder}/CLASS/*.jpg, one folder for each class"
     if not folder.is_dir():
         raise DataError(f"{folder} is not a folder: {expected}")
-    names = [entry.name for entry in _entries(folder) if _leads(entry.is_dir)]
+    names = [entry.name for entry in _entries(folder) if _is_true(entry.is_dir)]
     if not names:
         raise DataError(f"{folder} holds no class folders: {expected}")
     return names
 
 
 def _scan(folder: Path, classes: list[str]) -> tuple[Array, Array]:
-    """Names (n,), as bytes relative to `folder`, sorted within a class, and labels (n,) of all images."""
+    """Return names (n,), as bytes relative to `folder`, sorted within a class, and labels (n,) of all images."""
     above = {_identity(place) for place in (folder, *folder.resolve().parents)}
-    with ThreadPoolExecutor(8) as pool:  # a network file system answers many questions at once
+    with ThreadPoolExecutor(8) as pool:  # a network file system serves several requests at once
         found = list(pool.map(lambda name: _images(folder, name, set(above)), classes))
-    _tell_left_out(folder, sum((others for _, others in found), Counter[str]()))
+    _warn_of_ignored_files(folder, sum((others for _, others in found), Counter[str]()))
     for name, (files, _) in zip(classes, found, strict=True):
         if not files:
             raise DataError(f"{folder / name} holds no images: expected files ending in {', '.join(IMAGE_ENDINGS)}")
@@ -197,23 +198,23 @@ def _scan(folder: Path, classes: list[str]) -> tuple[Array, Array]:
     return names, np.repeat(np.arange(len(classes)), [len(files) for files, _ in found])
 
 
-def _tell_left_out(folder: Path, others: Counter[str]) -> None:
-    """Warn of files that are not read: `others`, counted by what they are, and images that lie in no class folder."""
+def _warn_of_ignored_files(folder: Path, others: Counter[str]) -> None:
+    """Warn of ignored files: `others`, counted by their ending, and images that are not in a class folder."""
     for entry in _entries(folder):
-        if not _leads(entry.is_dir):
+        if not _is_true(entry.is_dir):
             others["in no class folder" if entry.name.lower().endswith(IMAGE_ENDINGS) else _ending(entry.name)] += 1
     first = not (dist.is_available() and dist.is_initialized()) or dist.get_rank() == 0
     if others and first:
-        counts = ", ".join(f"{count} {what}" for what, count in others.most_common(LEFT_OUT))
-        more = ", ..." if len(others) > LEFT_OUT else ""
+        counts = ", ".join(f"{count} {what}" for what, count in others.most_common(MAX_ENDINGS))
+        more = ", ..." if len(others) > MAX_ENDINGS else ""
         rule = f"images must lie in a class folder and end in {', '.join(IMAGE_ENDINGS)}"
         logger.warning("%s: %d file(s) are left out: %s%s; %s", folder, others.total(), counts, more, rule)
 
 
 def _images(folder: Path, name: str, seen: set[tuple[int, int]]) -> tuple[list[str], Counter[str]]:
-    """Return the images of a class, sorted, and how many other files there are, by their ending.
+    """Return the sorted images of a class, and the number of other files by ending.
 
-    Links are followed, but no folder is read twice, and none of those `seen`: links may go round.
+    Follows links, but skips the folders in `seen` and reads none twice, because links may form a cycle.
     """
     found, others, ahead = list[str](), Counter[str](), [name]
     for inside in ahead:
@@ -221,10 +222,10 @@ def _images(folder: Path, name: str, seen: set[tuple[int, int]]) -> tuple[list[s
             continue
         seen.add(identity)
         for entry in _entries(folder / inside):
-            if _leads(entry.is_dir):
+            if _is_true(entry.is_dir):
                 ahead.append(f"{inside}/{entry.name}")
             elif entry.name.lower().endswith(IMAGE_ENDINGS):
-                if not _leads(entry.is_file):  # to open a pipe would wait for ever
+                if not _is_true(entry.is_file):  # opening a pipe would wait for ever
                     raise DataError(f"{entry.path} must be a file or a link to one: put the image there, or remove it")
                 found.append(f"{inside}/{entry.name}")
             else:
@@ -240,7 +241,7 @@ def _ending(name: str) -> str:
 def _entries(folder: Path) -> list[os.DirEntry[str]]:
     """Return the visible entries, sorted, so that the same folder gives the same images on every machine.
 
-    Names that begin with a dot are what Jupyter, macOS and others leave behind. Raises DataError.
+    Names that begin with a dot are skipped: Jupyter, macOS and others create such files. Raises DataError.
     """
     try:
         with os.scandir(folder) as entries:
@@ -250,10 +251,10 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
     return sorted(visible, key=lambda entry: entry.name)
 
 
-def _leads(there: Callable[[], bool]) -> bool:
+def _is_true(test: Callable[[], bool]) -> bool:
     try:
-        return there()
-    except OSError:  # a link to itself
+        return test()
+    except OSError:  # such as for a link to itself
         return False
 
 

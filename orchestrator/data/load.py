@@ -1,4 +1,4 @@
-"""Load the data that an experiment names: call its function, complete what it returns, and check it once."""
+"""Load the data of an experiment: call its function, complete the `Data` that it returns, and check it once."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ from orchestrator.randomness import own_randomness, seed_all
 from orchestrator.validate import fraction
 
 _Parts = tuple[list[int], list[int]]  # indices of the given training split that become train and val
-WIDE = (torch.uint16, torch.uint32, torch.uint64)  # which torch does not compare, nor index
+WIDE = (torch.uint16, torch.uint32, torch.uint64)  # torch can neither compare nor index by these
 
 
 def load_data(spec: str, options: Mapping[str, object], *, root: str | None = None) -> Data:
-    """The data named by a built-in short name or "package.module:function", complete and checked.
+    """Return the data named by a built-in short name or "package.module:function", complete and checked.
 
-    The function is called with the options, and with `root` if one is given. Raises ConfigError for an unknown name,
+    The function is called with the options, and with `root` if it is given. Raises ConfigError for an unknown name,
     options that do not fit or a `root` that its signature does not take, DataError for data that cannot be used.
     """
     function: Callable[..., object] = lookup(spec, BUILTIN, "data")
@@ -53,7 +53,7 @@ def load_data(spec: str, options: Mapping[str, object], *, root: str | None = No
 
 
 def complete(data: Data, spec: str = "") -> Data:
-    """`data` with its validation split and its identity, every split checked. Raises DataError."""
+    """Return `data` with its validation split, example and identity, after a check of every split. Raises DataError."""
     check_fields(data)
     data = dataclasses.replace(
         data,
@@ -72,16 +72,16 @@ def complete(data: Data, spec: str = "") -> Data:
 
 
 class _Found(NamedTuple):
-    """What a look at the samples found: `parts` is None if train and val were both given."""
+    """The result of a first look at the samples. `parts` is None if train and val were both given."""
 
     parts: _Parts | None
     lengths: dict[Split, int]
     identity: str
-    example: Any  # whose tensors are arrays, because the look may come from another process
+    example: Any  # its tensors are packed as arrays, because it may come from another process
 
 
 def _look(data: Data, spec: str) -> _Found:
-    """Check every split, and cut validation where there is none."""
+    """Check every split, and cut validation from train if it is missing."""
     parts, labels = None, check_split(data, "train")
     if data.val is None:
         parts = _cut_validation(data, labels)
@@ -94,7 +94,7 @@ def _look(data: Data, spec: str) -> _Found:
 
 
 def _example(data: Data) -> tuple[Any, Any]:
-    """Return the batch of the first two samples of `train`, as evaluation would prepare it."""
+    """Return the batch of the first two samples of `train`, prepared as in evaluation."""
     with own_randomness():
         samples = []
         for index in (0, min(1, len(data.train) - 1)):
@@ -124,13 +124,15 @@ def _divided(data: Data, parts: _Parts) -> Data:
 
 
 def _with_length(samples: Samples, length: int) -> Samples:
-    """Return the same samples, which no longer ask `__len__` of the user's: that may open the file in this process."""
-    asks = not (is_tensors(samples) or is_known(samples) or type(samples) is Subset or isinstance(samples, InBlocks))
-    return Subset(cast(Dataset[Any], samples), range(length)) if asks else samples
+    """Return the same samples with a known length: a user's `__len__` may open the file in this process."""
+    has_user_length = not (
+        is_tensors(samples) or is_known(samples) or type(samples) is Subset or isinstance(samples, InBlocks)
+    )
+    return Subset(cast(Dataset[Any], samples), range(length)) if has_user_length else samples
 
 
 def _as_tensors(samples: Samples) -> Samples:
-    """A part of a TensorDataset, as `random_split` gives it, as a TensorDataset; anything else as it is."""
+    """Turn a Subset of a TensorDataset, as from `random_split`, into a TensorDataset; return anything else as it is."""
     if type(samples) is Subset:
         whole, indices = _as_tensors(cast(Samples, samples.dataset)), indices_of(samples)
         return _take(whole, indices) if is_tensors(whole) else Subset(cast(Dataset[Any], whole), indices)
@@ -164,14 +166,14 @@ def _identity(data: Data, spec: str, example: tuple[Any, Any]) -> str:
 
 
 def _tensors(samples: object) -> Sequence[Tensor]:
-    """The tensors of a TensorDataset, of a subclass, or of a part of one; none of other samples."""
+    """Return the tensors of a TensorDataset, a subclass of it, or a Subset of one; () for other samples."""
     if isinstance(samples, Subset):
         return [tensor[indices_of(samples)] for tensor in _tensors(samples.dataset)]
     return samples.tensors if isinstance(samples, TensorDataset) else ()
 
 
 def _some_content(data: Data, split: Split) -> bytes:
-    """sha256 of all labels where they are stated, and of 16 samples spread evenly over the split."""
+    """Return a sha256 of all labels, if the data set states them, and of 16 samples spread evenly over the split."""
     samples = data.split(split)
     digest = hashlib.sha256()
     if (labels := stated_labels(samples)) is not None:

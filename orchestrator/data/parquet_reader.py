@@ -1,4 +1,4 @@
-"""A packed data set, read in blocks of rows from a folder or a bucket: see parquet_layout for the files."""
+"""Read a packed data set in blocks of rows from a folder or a bucket; parquet_layout describes the files."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ from orchestrator.errors import DataError
 from orchestrator.storage.opening import open_store
 from orchestrator.storage.store import Store
 
-REQUESTS = 16  # at once
+REQUESTS = 16  # simultaneous requests
 
 Decode = Callable[[io.BytesIO], Tensor]
 
 
 class Packed(NamedTuple):
-    """`identity`: the classes, and every name, label and image's sum as they are read; not how many files hold them."""
+    """A packed data set. `identity`: digest of classes, names, labels, image sums and order; not of the file sizes."""
 
     classes: list[str]
     train: PackedSplit
@@ -46,34 +46,36 @@ class Packed(NamedTuple):
 
 
 def is_packed(root: str) -> bool:
-    """Whether `root` must be a packed data set: a uri, or a folder with its table of contents."""
+    """Return whether `root` must be a packed data set: it is a uri, or a folder with dataset.json."""
     return "://" in root or os.path.isfile(os.path.join(os.path.expanduser(root), CONTENTS))
 
 
 def open_packed(uri: str) -> Packed:
-    """The packed data set at `uri`, after a look at the end of every file.
+    """Open the packed data set at `uri`, and check the end of every file.
 
-    Raises DataError for what is missing, cut off, of another format or no packed data set, StorageError for a storage
-    that cannot be reached.
+    Raises DataError if a file is missing, cut off or of another format, or if this is not a packed data set;
+    StorageError if the storage cannot be reached.
     """
     store = open_store(uri)
     classes, *described = read_contents(store)
     train, val = (PackedSplit(store, split, files) for split, files in zip(("train", "val"), described, strict=True))
     if without := sorted(set(range(len(classes))) - set(train.labels.tolist())):
-        raise DataError(f"{store.uri}/train must have images of every class, not none of {classes[without[0]]!r:.99}")
+        raise DataError(
+            f"{store.uri}/train must have images of every class, but has none of {classes[without[0]]!r:.99}"
+        )
     contents = [train.content, val.content]
     identity = hashlib.sha256(repr(("packed", PARQUET_FORMAT, BLOCK_ROWS, classes, contents)).encode()).digest()
     return Packed(classes, train, val, identity)
 
 
 class PackedSplit:
-    """The rows of a split: names and labels in memory, images a block at a time."""
+    """The rows of a split: names and labels are in memory, images are read a block at a time."""
 
     def __init__(self, store: Store, split: str, described: SplitFiles) -> None:
         self._uri, self._split = store.uri, split
         self._store, self._process, self._pool = store, os.getpid(), ThreadPoolExecutor(REQUESTS)
         rows, sizes = zip(*described.files, strict=True)
-        self._ends = np.cumsum(rows)  # of each file
+        self._ends = np.cumsum(rows)  # the row after the last one of each file
         list(self._pool.map(lambda number, size: check_file(store, shard_file(split, number), size), count(), sizes))
         self._index = read_index(store, split, described)
         self.labels = self._index.labels
@@ -83,22 +85,22 @@ class PackedSplit:
         return self._index.content()
 
     def __getstate__(self) -> dict[str, object]:
-        """For a loader process that is spawned (macOS): it begins with threads of its own."""
+        """Leave the threads out, for a spawned loader process (macOS), which starts its own."""
         return {**self.__dict__, "_pool": None, "_process": None}
 
     def file_of(self, row: int) -> str:
         return f"{self._uri}/{self._file(row)}: {self._index.names[row]}"
 
     def begin(self, block: int) -> Future[list[memoryview]]:
-        """What `block` will return, once it is read in a thread of this process."""
-        if self._process != os.getpid():  # a forked process has none of its parent's threads, nor its connections
+        """Start to read a block in a thread of this process. The future's result is that of `block`."""
+        if self._process != os.getpid():  # a forked process has neither its parent's threads nor its connections
             self._store, self._process, self._pool = open_store(self._uri), os.getpid(), ThreadPoolExecutor(REQUESTS)
-            self._store.exists(CONTENTS)  # connects, here and not in all threads at once
+            self._store.exists(CONTENTS)  # connects here, so that not all threads do it at once
         return self._pool.submit(self.block, block)
 
     def block(self, block: int) -> list[memoryview]:
-        """The encoded images of a block's rows. Raises DataError for damage, StorageError."""
-        rows = slice(block * BLOCK_ROWS, (block + 1) * BLOCK_ROWS)  # they lie in one file
+        """Return the encoded images of a block's rows. Raises DataError for damage, StorageError."""
+        rows = slice(block * BLOCK_ROWS, (block + 1) * BLOCK_ROWS)  # all in one file
         return read_images(self._store, self._file(rows.start), Index(*(column[rows] for column in self._index)))
 
     def _file(self, row: int) -> str:
@@ -106,11 +108,11 @@ class PackedSplit:
 
 
 class PackedImages(KnownSamples):
-    """Rows `first` to `last` of a split; an image is decoded when asked for, as uint8 (3, H, W).
+    """Rows `first` to `last` (excluded) of a split; each image is decoded on access, as uint8 (3, H, W).
 
-    An epoch: blocks in random order, rows in random order within each; this sequence is cut into one run for each
-    place in the batch. So a batch has images of as many blocks as it has images, each place of the batch has one
-    block open, and a process that reads some of the places needs only theirs.
+    An epoch puts the blocks in random order, and the rows of each block too. It cuts this sequence into as many runs
+    as a batch has images, and image i of every batch comes from run i. So the images of a batch come from different
+    blocks, each run needs one block at a time, and a process that reads some of the runs needs only their blocks.
     """
 
     def __init__(self, split: PackedSplit, first: int, last: int, decode: Decode) -> None:
@@ -144,7 +146,7 @@ class PackedImages(KnownSamples):
         self._blocks = {block: before.get(block) or self._split.begin(block) for block in needed}
 
     def _own_blocks(self) -> dict[int, Future[list[memoryview]]]:
-        if self._process != os.getpid():  # what a parent has begun never ends in a forked process
+        if self._process != os.getpid():  # reads that the parent has started never end in a forked process
             self._process, self._blocks = os.getpid(), {}
         return self._blocks
 

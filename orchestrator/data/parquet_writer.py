@@ -1,4 +1,4 @@
-"""Pack a folder of images into a few large Parquet files, which a bucket serves faster than a million small ones."""
+"""Pack a folder of images into a few large Parquet files; a bucket serves them faster than a million small ones."""
 
 from __future__ import annotations
 
@@ -42,15 +42,15 @@ from orchestrator.storage.store import Store
 from orchestrator.validate import whole
 
 MB = 1 << 20
-NUMBERS = 60  # characters of a row of the index beside its name
-PACKING = "_packing"  # there while a pack is under way
+NUMBERS = 60  # maximum number of characters in a row of the index, beside its name
+PACKING = "_packing"  # a file that exists while a pack is running
 
 
 @dataclass
 class Packing:
-    """What a split has become so far. `index`: sha256 of its index."""
+    """The packed part of a split. `files`: rows and bytes of each; `index`: sha256 of its index."""
 
-    files: list[tuple[int, int]] = field(default_factory=list)  # rows and bytes of each
+    files: list[tuple[int, int]] = field(default_factory=list)
     index: str = ""
 
 
@@ -59,17 +59,19 @@ def pack(
 ) -> dict[str, Packing]:
     """Pack folder/train/CLASS/*.jpg and folder/val/CLASS/*.jpg into `out`, a folder or s3://bucket/prefix.
 
-    Image files are stored as they are; the same folder gives the same files. Hidden names are skipped, files of other
-    endings left out with a warning, as `imagefolder` does. `on_progress(done, total)`: images.
-    Whatever is interrupted lacks dataset.json and is no data set. Raises DataError for a folder not laid out so or a
-    file that is no image, whatever its name, ConfigError for an `out` that is not empty, StorageError.
+    Image files are stored unchanged; the same folder gives the same files. Hidden names are skipped, and files of
+    other endings are ignored with a warning, as `imagefolder` does. `on_progress(done, total)` counts images. An
+    interrupted pack lacks dataset.json, so it cannot be read.
+
+    Raises DataError for a folder of another layout or a file that is not an image, ConfigError for an `out` that is
+    not empty, StorageError.
     """
     whole("--shard-mb", shard_mb, minimum=1)
     store = open_store(out)
     _check_empty(store)
     classes, splits = scan(folder)
     names = {split: _text(images) for split, images in splits.items()}
-    store.check()  # not after hours of uploads
+    store.check()  # now, so that a wrong setting does not show after hours of uploads
     with _alone(store):
         packings = {split: Packing() for split in splits}
         total, before = sum(len(each.names) for each in splits.values()), 0
@@ -83,7 +85,7 @@ def pack(
         described = {split: {"index": one.index, "files": one.files} for split, one in packings.items()}
         contents = {"format": PARQUET_FORMAT, "classes": classes, "splits": described}
         if not store.create(CONTENTS, json.dumps(contents).encode()):
-            raise ConfigError(f"{store.uri} must be empty, another one has packed a data set there meanwhile")
+            raise ConfigError(f"{store.uri} must be empty, but another process has packed a data set there meanwhile")
     return packings
 
 
@@ -93,18 +95,20 @@ def _check_empty(store: Store, *allowed: str) -> None:
         if CONTENTS in found:
             what = "a packed data set already"
         elif all(re.fullmatch(rf"{PACKING}|(train|val)/(\d{{5}}\.parquet|_index\.csv)", path) for path in found):
-            what += ", of a pack that was interrupted, which starts anew, or is still under way"
-        raise ConfigError(f"{store.uri} must be empty, it holds {what}: choose another place, or empty this one first")
+            what += ", of a pack that was interrupted or is still running"
+        raise ConfigError(f"{store.uri} must be empty, got {what}: choose another place, or empty this one first")
 
 
 @contextlib.contextmanager
 def _alone(store: Store) -> Iterator[None]:
-    """No other pack writes to `store` meanwhile: it would replace files that this one's dataset.json names."""
+    """Keep other packs away from `store`: they would replace files that this one's dataset.json names."""
     if not store.create(PACKING, uuid.uuid4().hex.encode()):
         _check_empty(store)
-        raise ConfigError(f"{store.uri} must be empty, another pack has begun there: wait, or choose another place")
+        raise ConfigError(
+            f"{store.uri} must be empty, but another pack is running there: wait, or choose another place"
+        )
     try:
-        _check_empty(store, PACKING)  # what another one has written since the first look
+        _check_empty(store, PACKING)  # another pack may have written since the first check
         yield
     finally:
         with contextlib.suppress(StorageError):
@@ -132,7 +136,7 @@ def _pack_split(
                 if len(packing.files) == FILES:
                     raise ConfigError(f"{split} has more than {FILES:,} files of --shard-mb {limit // MB}: choose more")
                 if upload:
-                    upload.result()  # one file on its way while the next is made, not more
+                    upload.result()  # upload one file while the next is made, not more
                 rows_and_bytes, data = shard.finish()
                 upload = uploader.submit(store.write, shard_file(split, len(packing.files)), data)
                 packing.files.append(rows_and_bytes)
@@ -145,7 +149,7 @@ def _pack_split(
 
 
 class _Shard:
-    """A Parquet file in the making: images are compressed already, and found by their place, not by statistics."""
+    """Write one Parquet file, without compression, because images are compressed already, and without statistics."""
 
     def __init__(self) -> None:
         self._sink = io.BytesIO()
@@ -165,7 +169,7 @@ class _Shard:
         return self._sink.tell()
 
     def append(self, names: list[str], labels: Array, images: list[bytes]) -> pa.Table:
-        """One block, and the index of its rows."""
+        """Append one block. Return the index of its rows."""
         begin = self._sink.tell()
         self._writer.write_table(pa.table([names, labels, images], schema=SCHEMA), row_group_size=BLOCK_ROWS)
         self._rows += len(images)
@@ -175,14 +179,14 @@ class _Shard:
         return pa.table([names, labels, starts, sizes, sums], schema=INDEX_SCHEMA)
 
     def finish(self) -> tuple[tuple[int, int], memoryview]:
-        """(rows, bytes), and the bytes."""
+        """End the file. Return (number of rows, number of bytes), and its content."""
         self._writer.close()
         data = self._sink.getbuffer()
         return (self._rows, data.nbytes), data
 
 
 def _places(images: list[bytes], written: memoryview) -> Iterator[int]:
-    """Where each image begins: before it lie its length and, at times, the head of a Parquet page."""
+    """Yield the offset of each image in `written`; its length and sometimes a Parquet page header come before it."""
     place = 0
     for image in images:
         while written[place : place + 16] != image[:16] or bytes(written[place : place + len(image)]) != image:
@@ -215,11 +219,11 @@ def _read(file: str) -> bytes:
     try:
         with Image.open(io.BytesIO(content), formats=IMAGE_FORMATS) as image:
             check_depth(image)
-            image.verify()  # its head, and sums where it has some; decoding would take 5 to 50 times as long
+            image.verify()  # checks the header and any checksums; decoding would take 5 to 50 times as long
     except DepthError as error:
         raise DataError(f"{file} cannot be packed: {error}") from None
-    except Exception as error:  # whatever its decoder finds
+    except Exception as error:  # decoders raise many types
         raise DataError(
-            f"{file} is no image, or a damaged one ({type(error).__name__}): put the image there again, or remove it"
+            f"{file} is not an image, or is damaged ({type(error).__name__}): put the image there again, or remove it"
         ) from error
     return content

@@ -1,4 +1,4 @@
-"""What data must be like: one sentence for each way in which a split, a label or a sample can be wrong."""
+"""Check splits, labels and samples, with one sentence for each way in which they can be wrong."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from orchestrator.validate import whole
 
 
 def read_sample(data: Data, split: Split, index: int) -> Any:
-    """One checked sample. Raises DataError naming split, index, file (where known) and what is wrong.
+    """Read and check one sample. Raises DataError that names split, index, file (if known) and the reason.
 
-    An OrchestratorError of the samples themselves says enough, and passes as it is.
+    An OrchestratorError of the samples themselves is raised unchanged.
     """
     samples = data.split(split)
     try:
@@ -45,7 +45,7 @@ def read_sample(data: Data, split: Split, index: int) -> Any:
 
 
 def collated(data: Data, split: Split, samples: list[Any]) -> tuple[Any, Any]:
-    """Return samples as a batch (inputs, targets). Raises DataError, with the user's line, if they do not fit."""
+    """Collate samples into a batch (inputs, targets). Raises DataError, with the user's line, if that fails."""
     collate = data.collate or default_collate
     what = f"collate {getattr(collate, '__name__', type(collate).__name__)}"
     try:
@@ -60,7 +60,7 @@ def collated(data: Data, split: Split, samples: list[Any]) -> tuple[Any, Any]:
 
 
 def prepared(data: Data, inputs: Any, targets: Any, u: Tensor | None) -> tuple[Any, Any]:
-    """Return a batch as the model and the task take it. Raises ConfigError, with the user's line, if that fails."""
+    """Apply `data.prepare` to a batch. Raises ConfigError, with the user's line, if that fails."""
     prepare = data.prepare
     if prepare is None:
         return inputs, targets
@@ -73,7 +73,7 @@ def prepared(data: Data, inputs: Any, targets: Any, u: Tensor | None) -> tuple[A
 
 
 def check_fields(data: Data) -> None:
-    """Raise DataError, or ConfigError, if a field of `data` cannot be used. Read no sample, and ask for no length."""
+    """Raise DataError or ConfigError if a field of `data` cannot be used, without reading a sample or a length."""
     for split in SPLITS:
         samples: object = getattr(data, split)
         if split == "val" and samples is None:
@@ -106,15 +106,15 @@ def check_fields(data: Data) -> None:
 
 
 def check_size(split: Split, samples: Samples) -> None:
-    """Raise DataError unless `samples` is not empty."""
+    """Raise DataError if `samples` is empty."""
     if len(samples) == 0:
         raise DataError(f"the {split} split must hold at least one sample, got none")
 
 
 def check_split(data: Data, split: Split) -> Tensor | None:
-    """Check what can be known of a split without reading every sample: labels, tensors, some samples.
+    """Check a split without reading every sample: its labels, its tensors and some samples. Raises DataError.
 
-    Return its labels (n,) where they are known, or stated and equal to those of the samples read. Raises DataError.
+    Return its labels (n,) if they are known, or stated and equal to those of the samples read; else None.
     """
     samples = data.split(split)
     check_size(split, samples)
@@ -152,7 +152,7 @@ def _outside(data: Data, split: Split, labels: Tensor) -> list[int]:
 
 
 def known_labels(samples: object) -> Tensor | None:
-    """All labels (n,) where it is certain, without reading a sample, that `samples` gives out these."""
+    """Return all labels (n,) if they are certain without reading a sample, else None."""
     if is_tensors(samples):
         labels = samples.tensors[1] if len(samples.tensors) > 1 else None
         return labels if labels is not None and are_labels(labels) else None
@@ -163,7 +163,10 @@ def known_labels(samples: object) -> Tensor | None:
 
 
 def stated_labels(samples: object) -> Tensor | None:
-    """The known labels (n,), or those that a data set states in `targets` or its tensors; it may give out others."""
+    """Return the known labels (n,), or those in `targets` or the tensors of a data set, else None.
+
+    The samples of a data set may have other labels than it states.
+    """
     if (known := known_labels(samples)) is not None:
         return known
     if type(samples) is Subset:
@@ -178,7 +181,7 @@ def stated_labels(samples: object) -> Tensor | None:
         return None
     if not are_labels(labels) or len(labels) != len(samples):  # type: ignore[arg-type]
         return None
-    return labels.to(torch.int64)  # torch compares no unsigned integers of more than 8 bits
+    return labels.to(torch.int64)  # torch cannot compare unsigned integers of more than 8 bits
 
 
 def are_labels(labels: Tensor) -> bool:
@@ -187,7 +190,7 @@ def are_labels(labels: Tensor) -> bool:
 
 
 def indices_of(part: Subset[Any]) -> list[int]:
-    """Return the indices of a part as plain numbers. Raises DataError if they are something else."""
+    """Return the indices of a Subset as ints. Raises DataError unless they are whole numbers."""
     given: Any = part.indices
     values = given.tolist() if hasattr(given, "tolist") else list(given)
     try:
@@ -200,13 +203,13 @@ def indices_of(part: Subset[Any]) -> list[int]:
 
 
 def spread(n: int, count: int = 16) -> list[int]:
-    """Up to `count` indices, evenly spread over range(n)."""
+    """Return up to `count` indices, evenly spread over range(n)."""
     places: list[int] = torch.linspace(0, n - 1, min(count, n)).long().tolist()
     return places
 
 
 def _check_tensors(data: Data, split: Split) -> None:
-    """Raise DataError for what no sample of tensors in memory would tell."""
+    """Raise DataError for faults of tensors in memory that the samples read would not show."""
     samples = data.split(split)
     if not is_tensors(samples):
         return
@@ -228,7 +231,10 @@ def _check_tensors(data: Data, split: Split) -> None:
 
 
 def _name(samples: Any, split: Split, index: int) -> str:
-    """As "train sample 7 (/data/train/cat/7.jpg)"; the file is known for torchvision's folders and our own."""
+    """Name a sample, as in "train sample 7 (/data/train/cat/7.jpg)".
+
+    The file is known for torchvision's folders and our own.
+    """
     source: Any = samples
     place = index
     while isinstance(source, Subset):

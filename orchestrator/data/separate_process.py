@@ -1,7 +1,7 @@
-"""Look at samples in a process of its own, so that this one opens nothing that loader processes would share.
+"""Read samples in a separate process, so that this process opens nothing that loader processes would share.
 
-A data set may open its file at the first sample. Opened here, before the loader processes are forked, the file would
-have one position for all of them, and each would read images that another one has asked for.
+A data set may open its file at the first sample. If it were opened here, before the loader processes are forked, all
+of them would share one file position, and each would read images that another process has requested.
 """
 
 from __future__ import annotations
@@ -25,30 +25,30 @@ from orchestrator.user_code import ERRORS, described
 D = TypeVar("D")
 T = TypeVar("T")
 
-SILENT_SECONDS = 30.0  # until the log says what is waited for
-LOOK_S = 0.5  # between two looks at whether the process still lives
-END_S = 5.0  # for the process to end what the data set has started
+SILENT_SECONDS = 30.0  # wait before a warning names the data set
+LOOK_S = 0.5  # between two checks that the process is alive
+END_S = 5.0  # time for the process to end what the data set has started
 
 logger = logging.getLogger(__name__)
 
 
 def run_apart(look: Callable[[D], T], data: D, name: str) -> T:
-    """Return `look(data)`, called where it leaves no trace in `data` or in this process.
+    """Return `look(data)`, called where it changes neither `data` nor this process.
 
-    There is no time limit, as a data set may be slow; a warning names it, as `name`, after half a minute.
+    There is no time limit, because a data set may be slow; after half a minute a warning names it as `name`.
     Raises the OrchestratorError that `look` raises, DataError for any other exception or if the process dies.
     """
     methods = multiprocessing.get_all_start_methods()  # the default one first
     if (multiprocessing.get_start_method(allow_none=True) or methods[0]) != "fork":
         try:
-            return look(_copied(data))  # loaders get `data` pickled, which what is open cannot be
+            return look(_copied(data))  # loaders get `data` pickled, and an open file cannot be pickled
         except OrchestratorError:
             raise
         except ERRORS as error:
             raise DataError(_unchecked(error)) from error
     here, there = multiprocessing.Pipe(duplex=False)
     process = multiprocessing.get_context("fork").Process(target=_answer, args=(there, look, data))
-    process.start()  # no daemon: those must not start processes of their own, as a data set may
+    process.start()  # not a daemon: daemons cannot start processes, but a data set may
     there.close()
     try:
         with here:
@@ -57,8 +57,8 @@ def run_apart(look: Callable[[D], T], data: D, name: str) -> T:
         process.join(END_S)
     except EOFError:
         process.join()
-        said = f"the process that reads the first samples ended with exit code {process.exitcode}"
-        raise DataError(f"{said}: read some samples of the data set in a process of your own") from None
+        reason = f"the process that reads the first samples ended with exit code {process.exitcode}"
+        raise DataError(f"{reason}: read some samples of the data set in a script of your own") from None
     finally:
         process.kill()
         process.join()
@@ -69,26 +69,26 @@ def run_apart(look: Callable[[D], T], data: D, name: str) -> T:
 
 
 def _wait(answer: Connection, process: BaseProcess, name: str) -> None:
-    """Return when there is an `answer`. Raises EOFError if `process` ends without one.
+    """Wait until there is an `answer`. Raises EOFError if `process` ends without one.
 
-    The end of `process` alone does not end the connection, which the processes of a data set have inherited.
+    The end of `process` does not close the connection if the data set has started processes, which inherit it.
     """
-    began, told = time.monotonic(), False
+    began, warned = time.monotonic(), False
     while not answer.poll(min(LOOK_S, SILENT_SECONDS)):
         if not (process.is_alive() or answer.poll()):
             raise EOFError
-        if not told and time.monotonic() - began >= SILENT_SECONDS:
+        if not warned and time.monotonic() - began >= SILENT_SECONDS:
             logger.warning(
                 "still waiting for the first samples of %s, after %.0f s: process %d reads them",
                 name,
                 SILENT_SECONDS,
                 process.pid,
             )
-            told = True
+            warned = True
 
 
 def _answer(there: Connection, look: Callable[[D], T], data: D) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent answers it, and ends this process
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles it, and ends this process
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     torch.set_num_threads(1)  # as in a loader; the parent's threads are not here
     answer: tuple[str | None, Any]
@@ -108,5 +108,5 @@ def _unchecked(error: BaseException) -> str:
 def _copied(data: D) -> D:
     try:
         return copy.deepcopy(data)
-    except Exception:  # of the user's samples; loaders will not get these either
+    except Exception:  # the user's samples cannot be copied, so loaders cannot get them either
         return data

@@ -1,4 +1,4 @@
-"""A tiny data set in ImageNet's layout, for a run through the code of a large one."""
+"""Write a tiny data set in ImageNet's layout, to try the code for a large one."""
 
 from __future__ import annotations
 

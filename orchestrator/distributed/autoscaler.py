@@ -1,4 +1,4 @@
-"""What an autoscaler may still add to the cluster. Ray tells nobody its limits, so it is asked and its answer read."""
+"""Ask the autoscaler whether it can add workers to the cluster. Ray does not publish its limits."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from ray.autoscaler.sdk import request_resources
 from orchestrator.distributed.deployment import Workers
 from orchestrator.distributed.ray_private import cluster_status
 
-_ANSWER_SECONDS = 20.0  # it looks at what is asked every few seconds
+_ANSWER_SECONDS = 20.0  # the autoscaler reads requests every few seconds
 
 
-def is_there() -> bool:
-    """Whether an autoscaler of version 2 has reported: the cluster may grow."""
+def is_present() -> bool:
+    """Return whether an autoscaler of version 2 has reported, so that the cluster may grow."""
     return bool(cluster_status().autoscaling_state.autoscaler_state_version)
 
 
 def can_hold(workers: Workers) -> bool:
-    """Whether the autoscaler can bring the cluster to `workers.minimum` workers, and has begun to.
+    """Request `workers.minimum` workers from the autoscaler. Return whether the cluster can hold them.
 
-    False at once where no autoscaler of version 2 has reported (that of version 1 does not tell what it cannot do).
-    The cluster has one such request: of two jobs that ask within seconds, one may get the other's answer.
+    False at once if no autoscaler of version 2 has reported; version 1 does not say what it cannot do. The cluster
+    has one such request: if two jobs ask within seconds, one may get the other's answer.
     """
-    if not is_there():
+    if not is_present():
         return False
     request_resources(bundles=[workers.resources] * workers.minimum)
     try:
@@ -36,4 +36,4 @@ def can_hold(workers: Workers) -> bool:
             time.sleep(0.5)
         return False
     finally:
-        request_resources(bundles=[])  # nodes on their way still come, and the training asks for its own
+        request_resources(bundles=[])  # nodes that are starting still join, and the training requests its own

@@ -1,4 +1,4 @@
-"""Find or start the cluster, and check that it can hold what is asked before anything waits for it."""
+"""Find or start the cluster, and check that it can hold the requested workers before anything waits for them."""
 
 from __future__ import annotations
 
@@ -27,25 +27,26 @@ from orchestrator.storage.store import Store
 _NO_CLUSTER = "start one with `ray start --head`, or leave --address and RAY_ADDRESS unset for a local one"
 _CHDIR, _TRACKING = "RAY_CHDIR_TO_TRIAL_DIR", "RAY_TRAIN_ENABLE_STATE_TRACKING"
 _NOTICES, _NOTICE_LOOKS = "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S"
-WAIT_SECONDS = 20.0  # for nodes of a cluster that is just starting
+WAIT_SECONDS = 20.0  # for the nodes of a cluster that is starting
 
 
 def connect(address: str | None) -> bool:
     """Join the cluster at `address` or RAY_ADDRESS; without either, start a local one for this process alone.
 
-    Returns whether a cluster was joined, whose nodes may still be starting. Raises ConfigError for an address that
-    cannot be one, ResourceError for a cluster that does not answer or does not let this process in.
+    Return whether a cluster was joined, whose nodes may still be starting. Raises ConfigError for a malformed address,
+    ResourceError for a cluster that does not answer or that refuses this process.
     """
-    os.environ.setdefault(_CHDIR, "0")  # relative paths and modules mean what they mean here
-    if address in (None, "", "auto"):  # as in Ray, RAY_ADDRESS says which one is meant
+    os.environ.setdefault(_CHDIR, "0")  # so that relative paths and modules are found as in this process
+    if address in (None, "", "auto"):  # as in Ray, RAY_ADDRESS decides
         address = os.environ.get("RAY_ADDRESS") or address or "local"
     options = {"log_to_driver": False, "logging_level": logging.ERROR}
     joined, environment = address != "local", dict[str, str]()
-    os.environ.setdefault(_TRACKING, "1" if joined else "0")  # the API's list of runs
-    os.environ.setdefault(_NOTICES, "1" if joined else "0")  # of nodes that go: a process for each group of workers
-    os.environ.setdefault(_NOTICE_LOOKS, "2")  # seconds; a notice may be no longer than some of Ray's own five
+    os.environ.setdefault(_TRACKING, "1" if joined else "0")  # needed for the API's list of runs
+    # Notices of nodes that will be taken away cost a process for each group of workers.
+    os.environ.setdefault(_NOTICES, "1" if joined else "0")
+    os.environ.setdefault(_NOTICE_LOOKS, "2")  # seconds; Ray's default of 5 may be too long for a short notice
     if not joined:
-        # Ray asks for a token by default. One of its own leaves no file in the home folder and dies with the job.
+        # Ray requires a token by default. This one leaves no file in the home folder and ends with the job.
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
         logging.getLogger(TOKEN_LOGGER).setLevel(logging.ERROR)
         options |= {"include_dashboard": False}
@@ -59,8 +60,8 @@ def connect(address: str | None) -> bool:
             init = partial(ray.init, address=address, **options)
             init() if joined else own_ray.start(init)
         if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, terminated)  # Ray's own would end the job without a word
-    except SystemExit:  # how Ray answers SIGTERM while it starts
+            signal.signal(signal.SIGTERM, terminated)  # Ray's own handler would end the job without a message
+    except SystemExit:  # Ray's reaction to SIGTERM while it starts
         raise Terminated from None
     except ray.exceptions.AuthenticationError as error:
         raise ResourceError(f"there is no token for the Ray cluster: {str(error).splitlines()[0]}") from None
@@ -69,11 +70,11 @@ def connect(address: str | None) -> bool:
             raise ResourceError(f"no Ray cluster runs on this machine; {_NO_CLUSTER}") from None
         if not joined:
             raise ResourceError(
-                f"Ray does not start on this machine ({error}): its folder must be writable, with space left, and of a "
-                f"short path; RAY_TMPDIR, now {os.environ.get('RAY_TMPDIR', '/tmp')}, says where it is"
+                f"Ray does not start on this machine ({error}): its folder must be writable, with free space and a "
+                f"short path; set RAY_TMPDIR, now {os.environ.get('RAY_TMPDIR', '/tmp')}, to choose another"
             ) from None
         raise ResourceError(
-            f"the Ray cluster at {address} does not let this process in ({error}): check that RAY_AUTH_TOKEN, or the "
+            f"the Ray cluster at {address} refuses this process ({error}): check that RAY_AUTH_TOKEN, or the "
             "file that RAY_AUTH_TOKEN_PATH names, is this cluster's token, and that it runs the same version of Ray"
         ) from None
     return joined
@@ -81,7 +82,7 @@ def connect(address: str | None) -> bool:
 
 @contextlib.contextmanager
 def _restored(*names: str) -> Iterator[None]:
-    """Gives these variables of the environment their values back when the block ends."""
+    """Restore these environment variables when the block ends."""
     before = {name: os.environ.get(name) for name in names}
     try:
         yield
@@ -91,7 +92,7 @@ def _restored(*names: str) -> Iterator[None]:
 
 
 def _check_reachable(address: str) -> None:
-    """Try whether somebody listens at `address`: Ray itself would try for minutes."""
+    """Raise an error unless a process listens at `address`: Ray itself would try for minutes."""
     parts = re.fullmatch(r"(?:\[([0-9a-fA-F:.]+(?:%[\w.-]+)?)\]|([^/:\s]+)):(\d{1,5})", address)
     if not parts or not 0 < int(parts[3]) < 65536:
         raise ConfigError(
@@ -100,17 +101,20 @@ def _check_reachable(address: str) -> None:
         )
     try:
         socket.create_connection((parts[1] or parts[2], int(parts[3])), timeout=10).close()
-    except (OSError, UnicodeError) as error:  # the latter for what no name of a host may be
+    except (OSError, UnicodeError) as error:  # UnicodeError: not a valid host name
         raise ResourceError(f"no Ray cluster answers at {address} ({error}); {_NO_CLUSTER}") from None
 
 
 @contextlib.contextmanager
 def connected(address: str | None) -> Iterator[bool]:
-    """A connection to Ray while the block runs: the one that there is, else `connect`'s, which ends with the block."""
+    """Connect to Ray while the block runs: use an existing connection, else `connect`, and disconnect at the end.
+
+    Gives the block whether a cluster was joined. Raises as `connect` does.
+    """
     if ray.is_initialized():
         yield True
         return
-    with _restored(_CHDIR, _TRACKING, _NOTICES, _NOTICE_LOOKS):  # the next cluster may be of the other kind
+    with _restored(_CHDIR, _TRACKING, _NOTICES, _NOTICE_LOOKS):  # the next cluster may need other values
         joined = connect(address)
         try:
             with contextlib.nullcontext() if joined else own_ray.watched():
@@ -120,7 +124,7 @@ def connected(address: str | None) -> Iterator[bool]:
 
 
 def fit_deployment(deployment: Deployment, store: Store, joined: bool) -> Deployment:
-    """`deployment` as it will run on the cluster. Raises OrchestratorError if the cluster cannot hold it."""
+    """Return `deployment` as it will run on the cluster. Raises OrchestratorError if the cluster cannot hold it."""
     if joined:
         check_storage_is_shared(store)
     workers = with_gpus(deployment.workers) if deployment.gpus_if_there else deployment.workers
@@ -129,26 +133,26 @@ def fit_deployment(deployment: Deployment, store: Store, joined: bool) -> Deploy
 
 
 def capacity(resources: dict[str, float]) -> int:
-    """How many workers fit, node by node: a worker never spans two."""
+    """Return how many workers fit on the nodes; a worker cannot span two nodes."""
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     return sum(min(int((node.get(name, 0) + 1e-6) // amount) for name, amount in resources.items()) for node in nodes)
 
 
 def with_gpus(workers: Workers) -> Workers:
-    """One GPU for each worker where the cluster has enough of them."""
+    """Give each worker one GPU if the cluster has enough of them, or can get them."""
     gpu = replace(workers, gpus=1.0)
     return gpu if capacity(gpu.resources) >= workers.minimum or autoscaler.can_hold(gpu) else workers
 
 
 def check_storage_is_shared(store: Store) -> None:
-    """Raise ConfigError for a local folder on a cluster of several nodes, which do not see each other's disks.
+    """Raise ConfigError for a local folder on a cluster of several nodes, which do not share their disks.
 
-    Whatever runs on a node that came later, without an autoscaler, looks for itself: see `check_folder_is_here`.
+    Processes on a node that joins later, without an autoscaler, check it themselves: see `check_folder_is_here`.
     """
     if not store.is_local:
         return
     nodes = len([node for node in ray.nodes() if node["Alive"]])
-    if nodes > 1 or autoscaler.is_there():
+    if nodes > 1 or autoscaler.is_present():
         what = f"the {nodes} nodes of this cluster" if nodes > 1 else "the nodes that the autoscaler adds"
         raise ConfigError(
             f"storage {store.uri!r} is a local folder, and {what} do not share it: pass --storage s3://bucket/prefix"
@@ -156,7 +160,7 @@ def check_storage_is_shared(store: Store) -> None:
 
 
 def check_folder_is_here(store: Store, home: str | None) -> None:
-    """Raise ConfigError for a folder if this process runs on another node than the job, `home` if it is known."""
+    """Raise ConfigError for a local folder if this process runs on another node than the job (`home`, if known)."""
     if store.is_local and home and ray.get_runtime_context().get_node_id() != home:
         raise ConfigError(
             f"storage {store.uri!r} is a local folder, and a part of the job was placed on another node, which does "
@@ -167,17 +171,17 @@ def check_folder_is_here(store: Store, home: str | None) -> None:
 def check_capacity(workers: Workers, wait_seconds: float) -> None:
     """Raise ResourceError if `workers.minimum` workers can never fit on the cluster's nodes.
 
-    What an autoscaler may still add counts as being there.
+    Nodes that an autoscaler may still add count as well.
     """
     deadline = time.monotonic() + wait_seconds
     while (fitting := capacity(workers.resources)) < workers.minimum:
         if autoscaler.can_hold(workers):
             return
         if time.monotonic() >= deadline:
-            there = ray.cluster_resources()
+            total = ray.cluster_resources()
             raise ResourceError(
                 f"{workers.minimum} workers of {_amounts(workers.resources)} each were asked for, and the cluster "
-                f"holds {fitting} of them: it has {_amounts({k: there.get(k, 0) for k in ('CPU', 'GPU')})} on "
+                f"holds {fitting} of them: it has {_amounts({k: total.get(k, 0) for k in ('CPU', 'GPU')})} on "
                 f"{len([n for n in ray.nodes() if n['Alive']])} node(s); "
                 "ask for fewer --workers, fewer --cpus-per-worker, or add nodes"
             )

@@ -1,4 +1,4 @@
-"""Where and on what an experiment runs: plain values, without Ray."""
+"""Describe where and on which resources an experiment runs: plain values, without Ray."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Workers:
 
     @staticmethod
     def parse(count: str, cpus: float, gpus: float) -> Workers:
-        """`count` is "4", or "2:8" for an elastic group. Raises ConfigError."""
+        """Parse `count`, "4", or "2:8" for an elastic group. Raises ConfigError."""
         parts = count.split(":")
         if not (1 <= len(parts) <= 2 and all(part.isdecimal() for part in parts)):
             raise ConfigError(f"--workers must be a number such as 4, or a range such as 2:8, got {count!r}")
@@ -31,21 +31,22 @@ class Workers:
         if round(cpus, 4) != cpus:
             raise ConfigError(f"--cpus-per-worker must be a multiple of 0.0001, as Ray counts, got {cpus}")
         if gpus != int(gpus):
-            raise ConfigError(f"--gpus-per-worker must be a whole number, as NCCL wants a GPU a worker, got {gpus}")
+            raise ConfigError(f"--gpus-per-worker must be a whole number, because NCCL needs whole GPUs, got {gpus}")
         return Workers(minimum, maximum, cpus, gpus)
 
     @property
     def resources(self) -> dict[str, float]:
+        """Return the resources of one worker as Ray names them."""
         return {"CPU": self.cpus, **({"GPU": self.gpus} if self.gpus else {})}
 
 
 @dataclass(frozen=True)
 class Deployment:
-    """Where and on what an experiment runs; decides nothing of its result but the order of floating-point sums.
+    """Where and on which resources an experiment runs; it affects results only by the order of floating-point sums.
 
-    `data_root`: where the data lies. `loader_workers`: decoding processes for each worker, None for one for each of its
-    CPUs. `checkpoint_seconds`: minimum time between checkpoints in a round. `gpus_if_there`: a GPU a worker if
-    the cluster has them. `home`: Ray's name of the job's node, with a folder for storage the only one that has it.
+    `data_root`: folder or uri of the data. `loader_workers`: decoding processes of each worker, None for one per CPU.
+    `checkpoint_seconds`: minimum time between checkpoints in a round. `gpus_if_there`: use a GPU per worker if the
+    cluster has them. `home`: Ray's id of the job's node, the only one that sees a local storage folder.
     """
 
     workers: Workers = field(default_factory=lambda: Workers(1, 1, 1.0, 0.0))
@@ -61,7 +62,7 @@ class Deployment:
             whole("--loader-workers", self.loader_workers, minimum=0)
 
     def check_layers(self, gpu_only: tuple[str, ...]) -> None:
-        """Raise ConfigError if the workers have no GPU, for layers that need one."""
+        """Raise ConfigError if there are layers that need a GPU, `gpu_only`, and the workers have none."""
         if gpu_only and not self.workers.gpus:
             raise ConfigError(
                 f"SyncBatchNorm can be trained on GPUs only, and the workers have none; the model has it in "

@@ -1,4 +1,4 @@
-"""The flags of all jobs: where and on what a job runs; and how a job begins and ends."""
+"""Define the flags of all jobs, and run a job with them, from its checks to its exit code."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from typing import Annotated, TypeVar
 import tyro
 
 from orchestrator.distributed.deployment import Deployment, Workers
-from orchestrator.distributed.termination import GO_ON, Terminated, print_last, raise_terminated
+from orchestrator.distributed.termination import RESUME, Terminated, print_last, raise_terminated
 from orchestrator.distributed.trackers import TrackerName
 from orchestrator.errors import ConfigError, OrchestratorError
 from orchestrator.experiment import Experiment
@@ -31,14 +31,14 @@ _AS = "97 is 97 % of the samples, 0.5 is one of 200 samples"
 
 @dataclass(frozen=True)
 class Flags:
-    """Where and on what a job runs. What it computes stands in the script."""
+    """Where and on which resources a job runs. The script defines what it computes."""
 
     storage: str = "./runs"
     """Folder, or s3://bucket/prefix (credentials and endpoint from the AWS variables)."""
     data: str | None = None
-    """Where the data lies, for data sets that live in files."""
+    """Folder or uri of the data, for data sets in files."""
     seed: int | None = None
-    """Seed of initialisation, data order and augmentation; left out: the script's."""
+    """Seed of initialisation, data order and augmentation. Default: the script's."""
     smoke: bool = False
     """A very short run through the same code."""
     workers: str = "2"
@@ -46,22 +46,22 @@ class Flags:
     cpus_per_worker: float = 1.0
     """CPU cores of each worker."""
     gpus_per_worker: float | None = None
-    """GPUs of each worker; left out: 1 if the cluster has enough of them, else 0."""
+    """GPUs of each worker. Default: 1 if the cluster has enough of them, else 0."""
     loader_workers: int | None = None
-    """Processes that decode images for each worker; left out: one for each of its CPU cores."""
+    """Processes that decode images for each worker. Default: one for each of its CPU cores."""
     checkpoint_seconds: float = 30.0
-    """Least time between two checkpoints in the middle of a round, in seconds."""
+    """Minimum time between two checkpoints in the middle of a round, in seconds."""
     address: str | None = None
-    """Ray cluster to join; left out: RAY_ADDRESS, else a local Ray for this job alone."""
+    """Ray cluster to join. Default: RAY_ADDRESS, else a local Ray for this job alone."""
     report: str | None = None
-    """Folder for the report; left out: none."""
+    """Folder for the report. Default: no report."""
 
     def seeded(self, experiment: Experiment) -> Experiment:
-        """`experiment` with the seed that the flags name, if they name one."""
+        """Return `experiment` with the seed of the flags, if they have one."""
         return experiment if self.seed is None else dataclasses.replace(experiment, seed=self.seed, seeds=())
 
     def deployment(self) -> Deployment:
-        """Raises ConfigError for what cannot be."""
+        """Return the deployment of these flags. Raises ConfigError for values that are not allowed."""
         return Deployment(
             Workers.parse(self.workers, self.cpus_per_worker, self.gpus_per_worker or 0.0),
             os.path.abspath(expand_home(self.data)) if self.data and "://" not in self.data else self.data,
@@ -73,14 +73,14 @@ class Flags:
 
 @dataclass(frozen=True)
 class SweepFlags(Flags):
-    """Where and on what a sweep runs, and when it stops. What it computes stands in the script."""
+    """Where and on which resources a sweep runs, and when it stops. The script defines what it computes."""
 
     workers: str = "1"
     """Training workers of each path: a number, or an elastic range such as 2:8."""
     report: str | None = "./report"
     """Folder for the report."""
     max_concurrent: int | None = None
-    """Paths at a time; left out: as many as the cluster holds."""
+    """Paths at a time. Default: as many as the cluster holds."""
     target: Annotated[float | None, tyro.conf.arg(aliases=["--target-accuracy"])] = None
     """Cut a path after a round whose validation objective is worse than this: an accuracy in per cent, as 97, another
     objective in its own unit."""
@@ -93,7 +93,7 @@ class SweepFlags(Flags):
     """Log every path to a tracker."""
 
     def stop(self, objective: Objective) -> Floor | None:
-        """Return the floor that the flags name, if any. Raises ConfigError."""
+        """Return the floor of the flags, or None without --target and --max-drop. Raises ConfigError."""
         target, drop = self.target, self.max_drop
         if target is not None and drop is not None:
             raise ConfigError(f"give --target or --max-drop, not both, got {target:g} and {drop:g}")
@@ -112,14 +112,17 @@ F = TypeVar("F", bound=Flags)
 
 
 def run_job(flags: F, job: Callable[[F], int], make_smoke_data: Callable[[Path], None] | None = None) -> int:
-    """`job(flags)`, with a folder of small data for --smoke without --data, and errors as sentences."""
+    """Return the exit code of `job(flags)`; print errors as sentences.
+
+    For --smoke without --data, `make_smoke_data` fills a temporary folder, which becomes `flags.data`.
+    """
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     signal.signal(signal.SIGTERM, raise_terminated)
     try:
         if flags.report:
             from orchestrator.report import check_folder
 
-            # Checked now, because the report is written after all training.
+            # Check it now, because the report is written after all training.
             check_folder(Path(expand_home(flags.report)), "--report")
         with contextlib.ExitStack() as stack:
             if flags.smoke and flags.data is None and make_smoke_data:
@@ -131,13 +134,13 @@ def run_job(flags: F, job: Callable[[F], int], make_smoke_data: Callable[[Path],
         print_last(f"error: {plain(error)}")
         return 1
     except KeyboardInterrupt as stop:
-        if not (isinstance(stop, Terminated) and stop.told):
-            print_last(GO_ON)
+        if not (isinstance(stop, Terminated) and stop.reported):
+            print_last(RESUME)
         return 128 + (stop.number if isinstance(stop, Terminated) else signal.SIGINT)
 
 
 def write_report(flags: Flags, experiments: Iterable[Experiment]) -> int:
-    """Write the report of these experiments, as a storage may hold others as well. Return the exit code."""
+    """Write the report of these experiments alone: the storage may hold others. Return the exit code."""
     from orchestrator.report import report_storage
     from orchestrator.storage.ledger import Ledger
 

@@ -1,4 +1,4 @@
-"""Successive halving over the rounds of a sweep's paths; what it has stopped stays stopped when the sweep goes on."""
+"""Stop weak paths of a sweep by successive halving; they stay stopped when the sweep is started again."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from orchestrator.storage.store import Store
 
 
 class Stops:
-    """Which paths of one sweep were stopped, in `sweeps/<its paths' keys>/<path>.json`."""
+    """Store which paths of a sweep were stopped, in `sweeps/<sha256 of the keys>/<path>.json`."""
 
     def __init__(self, store: Store, keys: Iterable[str]) -> None:
-        """`keys`: of every path's last round, which make the sweep what it is."""
+        """Open the list of the sweep that `keys`, those of every path's last round, identify."""
         self._store = store
         self._folder = f"sweeps/{hashlib.sha256(' '.join(sorted(keys)).encode()).hexdigest()}"
 
@@ -29,14 +29,14 @@ class Stops:
 
 
 class Halving(ASHAScheduler):  # type: ignore[misc]
-    """ASHA (Li et al. 2020) with the round as its resource: the weaker half of the paths that reach a rung stops."""
+    """Run ASHA (Li et al. 2020) with the round as its resource: it stops the weaker half of the paths at each rung."""
 
     def __init__(
         self, stops: Stops, rounds: int, before: Mapping[str, Sequence[float]], objective: Objective = ACCURACY
     ) -> None:
-        """`before`: of every path, the objective on validation data of the rounds that storage holds already.
+        """Fill the rungs with `before`: for every path, the validation objective of the rounds already in storage.
 
-        They stand in the rungs from the start, and a path is not judged again by what it has passed.
+        A path is not stopped at rungs that it passed before.
         """
         super().__init__(
             time_attr="round", metric=f"val_{objective.name}", mode=objective.mode, max_t=rounds, reduction_factor=2

@@ -1,4 +1,4 @@
-"""Run experiments as a job: flags, checks, training on Ray, and the table at the end."""
+"""Run experiments as a job: parse flags, check, train on Ray, and print the table."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ def main(
 ) -> int:
     """Parse the flags, train one experiment, or several as a sweep, show the table, and return the exit code.
 
-    The docstring of the script is the text of --help. With --smoke, `shorten(experiment)` is trained in place of each
-    experiment. `make_smoke_data` fills a temporary folder that stands for --data in a --smoke run without one.
+    The docstring of the script is the text of --help. --smoke trains `shorten(experiment)` instead of each experiment.
+    Without --data, `make_smoke_data` then fills a temporary folder, which is used as --data.
     """
     listed = [experiments] if isinstance(experiments, Experiment) else experiments
     kind = Flags if isinstance(experiments, Experiment) else SweepFlags
@@ -58,7 +58,10 @@ def _run_one(experiment: Experiment, flags: Flags) -> int:
 
 
 def run(experiment: Experiment, flags: Flags, console: Console) -> list[Record]:
-    """Train what `flags.storage` does not hold yet. Everything that can be checked is checked before Ray starts."""
+    """Train the rounds that are not in `flags.storage` yet, and return all records; check all input before Ray starts.
+
+    Raises OrchestratorError.
+    """
     deployment = flags.deployment()
     deployment.check_batch(experiment.training.batch_size)
     store = open_store(flags.storage)
@@ -69,8 +72,8 @@ def run(experiment: Experiment, flags: Flags, console: Console) -> list[Record]:
     records = driver.records()
     if before and before[0] != driver.keys[0]:
         console.print(
-            f"{experiment.name}: what decides the dense round has changed since seed {experiment.seed} was run here "
-            "(settings, data, loaded weights, or an earlier version): it begins anew, and the old rounds stay",
+            f"{experiment.name}: the dense round has another key than when seed {experiment.seed} was run here before "
+            "(settings, data, loaded weights or version have changed): it starts again, and the old rounds are kept",
             highlight=False,
         )
     console.print(
@@ -93,7 +96,7 @@ def _train(
     flags: Flags,
     console: Console,
 ) -> None:
-    # Imported late: a finished job shows its table without starting, or even importing, Ray.
+    # Imported late, so that a finished job shows its table without importing Ray.
     from orchestrator.distributed import cluster, orphans, path_trainer, progress_line, termination
 
     store = driver.ledger.store

@@ -1,4 +1,4 @@
-"""Logs of actors and workers: one JSON object a line, each with the experiment, the seed and the round's key."""
+"""Log in actors and workers: one JSON object per line, with the experiment, the seed and the round's key."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _ABOUT: ContextVar[str | None] = ContextVar("about", default=None)
 
 @contextlib.contextmanager
 def about_round(key: str) -> Iterator[None]:
-    """Lines of this thread are of round `key` meanwhile, whatever round the process is at."""
+    """Log the lines of this thread under round `key` in the block, whatever round the process is training."""
     token = _ABOUT.set(key)
     try:
         yield
@@ -28,7 +28,7 @@ def about_round(key: str) -> Iterator[None]:
 
 
 class JsonLines(logging.Formatter):
-    """`context` stands in every line, and whatever a call passes as `extra`."""
+    """Format records as JSON, with the fields of `context` and of the call's `extra` in every line."""
 
     def __init__(self, context: dict[str, Any]) -> None:
         super().__init__()
@@ -51,7 +51,7 @@ class JsonLines(logging.Formatter):
 
 
 class RoundLog:
-    """This process's log, of one path. Lines go to standard error, which Ray keeps for each of its processes."""
+    """Write this process's log, for one path, to standard error, which Ray keeps for each of its processes."""
 
     def __init__(self, experiment: Experiment, process: str) -> None:
         self._context: dict[str, Any] = {
@@ -67,11 +67,11 @@ class RoundLog:
         self._logger.setLevel(logging.INFO)
 
     def round(self, key: str | None) -> None:
-        """From now on lines are of this round."""
+        """Log all further lines under this round."""
         self._context["round_key"] = key
 
     def exception(self, message: str) -> None:
-        """A line with the traceback of the exception that is being handled."""
+        """Log a line with the traceback of the exception that is being handled."""
         self._logger.exception(message)
 
     def info(self, message: str, **extra: Any) -> None:

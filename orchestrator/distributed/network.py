@@ -1,4 +1,4 @@
-"""Which of a machine's addresses its workers talk to each other at: the one that the cluster knows it by."""
+"""Make workers communicate through the address of a machine that the cluster knows."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from ray.train.torch import TorchConfig
 
 
 class OwnAddress(TorchConfig):  # type: ignore[misc]
-    """Has Gloo listen at the node's own address.
+    """Make Gloo listen at the node's own address.
 
-    By itself it takes the address that the machine's name has, and on Debian that is 127.0.1.1: no other machine
-    reaches it there. (NCCL leaves the loopback interface out by itself.)
+    By default it uses the address of the machine's name. On Debian that is 127.0.1.1, which other machines cannot
+    reach. (NCCL avoids the loopback interface by itself.)
     """
 
     @property
@@ -29,12 +29,12 @@ class _Backend(TorchConfig().backend_cls):  # type: ignore[misc]
 
 
 def use_own_address() -> None:
-    """Name the interface in this process's environment, unless the user did; Gloo looks there."""
+    """Set Gloo's network interface in this process's environment, unless the user has set it."""
     if interface := interface_of(ray.util.get_node_ip_address()):
         os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
 
 
 def interface_of(address: str) -> str | None:
-    """Name of the interface that has this IP `address`; None behind a translation of addresses."""
+    """Return the name of the interface with this IP `address`, or None (behind network address translation)."""
     interfaces = psutil.net_if_addrs().items()
     return next((name for name, has in interfaces if any(one.address == address for one in has)), None)

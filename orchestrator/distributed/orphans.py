@@ -1,7 +1,7 @@
-"""Give back what a killed trial, or a killed controller, left reserved.
+"""Give back the resources that a killed trial, or a killed controller, left reserved.
 
-Ray ends a placement group with its job, not with the actor that made it, and Ray Train's own cleaner hears of a group
-only when its workers have started: who is killed before that leaves CPUs behind that nobody can use.
+Ray ends a placement group with its job, not with the actor that made it. Ray Train's own cleaner learns of a group
+only when its workers have started. So an actor that is killed earlier would leave CPUs reserved for ever.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _POLL_SECONDS = 5.0
 
 @contextlib.contextmanager
 def orphans_removed() -> Iterator[None]:
-    """Until the block ends, remove this job's placement groups whose maker is dead."""
+    """Remove this job's placement groups whose maker is dead, until the block ends."""
     stop = threading.Event()
     thread = threading.Thread(target=_watch, args=(stop,), daemon=True)
     thread.start()
@@ -39,8 +39,8 @@ def _watch(stop: threading.Event) -> None:
             for group in orphans():
                 remove_placement_group(PlacementGroup(group))
                 logger.warning("gave back the CPUs and GPUs that a killed process had reserved")
-        except Exception as error:  # Ray's head may be restarting; the sweep goes on without
-            logger.warning("cannot look for what killed processes had reserved: %s", error)
+        except Exception as error:  # Ray's head may be restarting, and the sweep can continue
+            logger.warning("cannot find the resources that killed processes had reserved: %s", error)
 
 
 def orphans() -> list[ray.PlacementGroupID]:

@@ -1,6 +1,6 @@
-"""A Ray of the job's own, on this machine alone: patient at its start, and gone with a sentence when a part of it dies.
+"""Run a Ray for this job alone, on this machine: wait for a slow start, and end with one sentence if a part dies.
 
-Without these parts Ray's own answer is an exception without a type, or a hundred lines from all of its processes.
+Ray itself would raise an exception without a type, or print a hundred lines from all its processes.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from orchestrator.distributed.ray_private import filter_printed_lines, processes
 from orchestrator.errors import ResourceError
 
 logger = logging.getLogger(__name__)
-# Ray gives its own parts half a minute to start, of which a busy machine needs several.
+# Ray gives its own parts half a minute to start, but a busy machine needs several minutes.
 START_LIMITS = {"RAY_agent_register_timeout_ms": "300000"}
-_RAY_PROCESSES = ("gcs_server", "raylet")  # none of which Ray can do without
+_RAY_PROCESSES = ("gcs_server", "raylet")  # Ray needs both
 _LOOK_SECONDS = 0.5
-# How Ray begins the last lines of a dead raylet's log, and its paragraph about a worker that died.
+# Beginnings of the last lines of a dead raylet's log, and of Ray's paragraph about a worker that died.
 _DEATH_LINES = ("Raylet is terminated", "A worker died or was killed")
 
 
 def start(init: Callable[[], object]) -> None:
-    """Call `init`, which starts Ray, and once more if Ray gives up; what the first try left behind is ended.
+    """Call `init`, which starts Ray. If Ray gives up, end the processes of this try, and call it once more.
 
-    Raises ResourceError if it gives up again. An error of the disk or of access passes as it is.
+    Raises ResourceError if Ray gives up again. Errors of the disk or of access are raised unchanged.
     """
     for again in (True, False):
         before = set(_children())
@@ -47,20 +47,20 @@ def start(init: Callable[[], object]) -> None:
             if not again:
                 raise ResourceError(
                     f"Ray does not start on this machine ({_first_line(error)}): it may be too busy or short of "
-                    f"memory; run the same command again when it has less to do; Ray's logs: {_logs()}"
+                    f"memory; run the same command again when it is less busy; Ray's logs: {_logs()}"
                 ) from error
             logger.warning("Ray takes long to start on this machine: trying once more")
         else:
-            # `watched` and the job itself report deaths.
+            # `watched` and the job itself report deaths, so Ray's lines are not needed.
             filter_printed_lines(lambda line: line.startswith(_DEATH_LINES))
             return
 
 
 @contextlib.contextmanager
 def watched(on_death: Callable[[str], None] | None = None) -> Iterator[None]:
-    """Until the block ends, end the job with a sentence, and all that is left of Ray, if a part of its Ray dies.
+    """Watch Ray until the block ends: if a part dies, end the job with a sentence, and the rest of Ray.
 
-    `on_death` is called with the part's name instead; from another thread.
+    If `on_death` is given, it is called with the part's name from another thread, and the job is not ended.
     """
     started = _started_by_ray()
     names = {process: name for process in started if (name := _name(process)) in _RAY_PROCESSES}
@@ -70,14 +70,16 @@ def watched(on_death: Callable[[str], None] | None = None) -> Iterator[None]:
         known: set[psutil.Process] = set()
         while not over.wait(_LOOK_SECONDS):
             for process in started:
-                with contextlib.suppress(psutil.Error):  # those of a raylet that dies have another parent then
+                with contextlib.suppress(
+                    psutil.Error
+                ):  # remembered, because the children of a dead raylet get another parent
                     known |= set(process.children(recursive=True))
             dead = next((part for part in names if not _lives(part)), None)
             if dead is not None and not over.is_set():
                 (on_death or _give_up)(names[dead])
                 end([*started, *known])
                 if on_death is None:
-                    os._exit(1)  # Ray's threads hang, or print what they think of it
+                    os._exit(1)  # Ray's threads may hang, or print more errors
                 return
 
     thread = threading.Thread(target=watch, daemon=True)
@@ -90,17 +92,17 @@ def watched(on_death: Callable[[str], None] | None = None) -> Iterator[None]:
 
 
 def end(processes: Iterable[psutil.Process]) -> None:
-    """SIGKILL for each of them that still runs."""
+    """Kill each process that still runs."""
     for process in processes:
-        with contextlib.suppress(psutil.Error):  # psutil compares its start: the id may be another one's by now
+        with contextlib.suppress(psutil.Error):  # psutil compares start times, because ids are reused
             process.kill()
 
 
 def _give_up(part: str) -> None:
     sys.stdout.flush()
     print(
-        f"error: Ray's {part} on this machine has died (short of memory is the usual cause): run the same command "
-        f"again, it goes on from the last checkpoint; Ray's logs: {_logs()}",
+        f"error: Ray's {part} on this machine has died (usually for lack of memory): run the same command "
+        f"again, it resumes from the last checkpoint; Ray's logs: {_logs()}",
         file=sys.stderr,
         flush=True,
     )
@@ -112,7 +114,7 @@ def _children() -> list[psutil.Process]:
 
 
 def _started_by_ray() -> list[psutil.Process]:
-    """Children of this process that run programs of Ray, and no others that the user may have started."""
+    """Return the children of this process that run programs of Ray, without those that the user has started."""
     found = []
     for process in psutil.Process().children():
         with contextlib.suppress(psutil.Error):

@@ -1,4 +1,4 @@
-"""One TorchTrainer for a whole path: start the driver actor, fit, and clean up what only this run needed."""
+"""Train a whole path with one TorchTrainer: start the driver actor, fit, and stop it."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ from orchestrator.stopping import Floor
 from orchestrator.storage.opening import open_store
 from orchestrator.storage.store import Store
 
-MAX_FAILURES = 300  # of workers, over a whole path; a round without progress is given up much earlier
-START_SECONDS = 3600.0  # until a group that finds no room counts as a failure, of which a path may have ten
-# The same for a group that can start with fewer. Ray plans with a node for up to 20 s after its death, so nearly every
-# node that dies costs one such start: as many are allowed as workers may fail.
+MAX_FAILURES = 300  # failed workers in a whole path; a round without progress is given up much earlier
+START_SECONDS = 3600.0  # time limit for a group of workers to get resources; a path may fail so ten times
+# The same for an elastic group. Ray plans with a node for up to 20 s after its death, so nearly every dead node costs
+# one failed start: as many of these are allowed as failed workers.
 ELASTIC_START_SECONDS = 30.0
-ANSWER_SECONDS = 30.0  # until a driver that does not answer counts as being started again
-MAX_WAIT_SECONDS = 5.0  # between two looks at a round that another owner trains
+ANSWER_SECONDS = 30.0  # a driver that does not answer for so long is being restarted
+MAX_WAIT_SECONDS = 5.0  # between two checks of a round that another owner trains
 
 _MIN_PAUSE = 0.5
 
@@ -50,14 +50,14 @@ def start_driver(
     keep: Iterable[int] = (),
     floor: Floor | None = None,
 ) -> Any:
-    """A handle on the driver actor of this path; `job` is shared by paths that need not repeat each other's failures.
+    """Start the driver actor of this path, and return its handle. Raises OrchestratorError if it cannot start.
 
-    Raises OrchestratorError if it cannot start where it was placed.
+    Paths with the same `job` do not repeat each other's failures.
     """
     unique = uuid.uuid4().hex
     owner = f"{experiment.name}.{experiment.seed} on {platform.node()}, {unique[:8]}"
     options: dict[str, Any] = {"name": f"{job or unique}/{owner}"}
-    if open_store(storage).is_local:  # wherever it is started again, the folder must be there
+    if open_store(storage).is_local:  # it must be restarted on the node that has the folder
         options["scheduling_strategy"] = NodeAffinitySchedulingStrategy(
             ray.get_runtime_context().get_node_id(), soft=False
         )
@@ -72,7 +72,7 @@ def start_driver(
 
 
 def stop(drivers: Iterable[Any], late: threading.Event) -> None:
-    """End paths in order; returns when each round under way has its checkpoint, or `late` is set."""
+    """Stop paths cleanly; return when each unfinished round has its checkpoint, or `late` is set."""
     waiting = list(drivers)
     for driver in waiting:
         driver.stop.remote()
@@ -82,12 +82,12 @@ def stop(drivers: Iterable[Any], late: threading.Event) -> None:
 
 
 def _has_stopped(driver: Any) -> bool:
-    """Asked again and again, as an actor that is started again knows of no earlier time."""
+    """Ask the driver to stop, and return whether it has; repeated, because a restarted actor forgets the request."""
     try:
         return bool(ray.get(driver.stop.remote(), timeout=1))
     except ray.exceptions.GetTimeoutError:
         return False
-    except ray.exceptions.RayError:  # dead, as its path has ended
+    except ray.exceptions.RayError:  # dead, because its path has ended
         return True
 
 
@@ -98,53 +98,51 @@ def train_rounds(
     deployment: Deployment,
     on_wait: Callable[[str], None] = lambda holder: None,
 ) -> None:
-    """Train the path to its end; while another owner trains the round that is next, hold no workers.
+    """Train the path to its end; while another owner trains the next round, wait without workers.
 
-    `on_wait` is told once who that is. Raises OrchestratorError when the path fails, or the workers keep dying.
+    `on_wait` is called once with each such owner. Raises OrchestratorError if the path fails or workers keep dying.
     """
-    told, since = None, time.monotonic()
+    reported, since = None, time.monotonic()
     while (step := answer(driver.next_step.remote())).what != "end":
         if step.what == "train":
-            # It returns early when its controller died: the next step says whether to start anew.
+            # It returns early if Ray Train's controller died: the next step says whether to start again.
             fit(experiment, driver, store, deployment)
             since = time.monotonic()
             continue
-        if step.holder and step.holder != told:
-            told = step.holder
-            on_wait(told)
+        if step.holder and step.holder != reported:
+            reported = step.holder
+            on_wait(reported)
         time.sleep(pause(time.monotonic() - since, MAX_WAIT_SECONDS))
     if failure := answer(driver.status.remote(0)).failure:
         raise OrchestratorError(failure)
 
 
 def pause(waited: float, maximum: float) -> float:
-    """Seconds until the next look at what was waited for already: short rounds are seen soon, long ones cost little."""
+    """Return the seconds until the next check: a tenth of the time `waited`, so that checks are prompt but few."""
     return min(max(_MIN_PAUSE, waited / 10), maximum)
 
 
 class GiveUp(ray.train.UserCallback):  # type: ignore[misc]
-    """Has Ray Train start no further group of workers for a run that has failed: an error here ends it."""
+    """Keep Ray Train from starting another group of workers for a failed run: an error here ends it."""
 
     def __init__(self, driver: Any) -> None:
         self._driver = driver
 
     def after_exception(self, run_context: Any, worker_exceptions: Any) -> None:
-        with contextlib.suppress(
-            ray.exceptions.RayError
-        ):  # a driver that is started again right now has given up nothing
+        with contextlib.suppress(ray.exceptions.RayError):  # a driver that is being restarted has not given up
             if failure := ray.get(self._driver.status.remote(0), timeout=ANSWER_SECONDS).failure:
                 raise OrchestratorError(failure)
 
 
 def fit(experiment: Experiment, driver: Any, store: Store, deployment: Deployment) -> None:
-    """Train rounds with one group of workers; returns when the driver has no further one for them, or has failed.
+    """Train rounds with one group of workers, until the driver has no further round for them or has failed.
 
-    Returns too when Ray Train's controller died, which happens to the process that needs least of the memory that is
-    short as well. Raises OrchestratorError when the workers keep dying, with what Ray says of it.
+    Returns too if Ray Train's controller died: when memory is short, even a process that needs little may be killed.
+    Raises OrchestratorError, with Ray's reason, if the workers keep dying.
     """
     workers = deployment.workers
     loaders = deployment.loader_workers
-    # Ray Train has nothing to keep: the workers write checkpoints to `store`, by the round's key.
+    # Ray Train does not store anything: the workers write checkpoints to `store`, by the round's key.
     run = f"{experiment.name}.{experiment.seed}-{uuid.uuid4().hex}"
     config = WorkerConfig(
         experiment=experiment,
@@ -156,7 +154,7 @@ def fit(experiment: Experiment, driver: Any, store: Store, deployment: Deploymen
         loader_workers=max(1, int(workers.cpus)) if loaders is None else loaders,
         checkpoint_seconds=deployment.checkpoint_seconds,
     )
-    # Whoever asks for what the cluster can never hold was refused before; the rest waits until others are done.
+    # `check_capacity` has refused workers that can never fit; here they wait until other jobs end.
     elastic = workers.minimum < workers.maximum
     patience, starts = (ELASTIC_START_SECONDS, MAX_FAILURES) if elastic else (START_SECONDS, 10)
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", str(patience))
@@ -183,5 +181,5 @@ def fit(experiment: Experiment, driver: Any, store: Store, deployment: Deploymen
         why = f"Ray Train's controller died: {death(error)}"
         answer(driver.crashed.remote("", why, "", lost=True))
     except ray.train.TrainingFailedError as error:
-        if not answer(driver.status.remote(0)).failure:  # which the caller asks for
+        if not answer(driver.status.remote(0)).failure:  # else the caller raises it
             raise OrchestratorError(f"training stopped: {last_line(error)}") from error

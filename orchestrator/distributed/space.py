@@ -1,4 +1,4 @@
-"""Search a space of experiments with Optuna, where there is a space rather than a list."""
+"""Search a space of experiments with Optuna, instead of a list of them."""
 
 from __future__ import annotations
 
@@ -47,10 +47,10 @@ def sweep_space(
 ) -> SweepResult:
     """Train `samples` points of `space`, chosen one after another by Optuna's sampler (TPE, Bergstra et al. 2011).
 
-    `space`: name -> a domain of `ray.tune` (`tune.choice`, `tune.uniform`, ...); `build` makes an experiment of a
-    point {name: value}, whose name gets an ending of its own. `metrics`: what of a path's last round is to be "max" or
-    "min"; by default the `objective` of the experiments on validation data, in its better direction, and
-    {"compression": "max"}, whose best trade-offs are sought. The rest as in `sweep_paths`. Raises ConfigError.
+    `space`: {name: domain of `ray.tune`} (`tune.choice`, `tune.uniform`, ...). `build` makes an experiment from a
+    point {name: value}; a unique ending is added to its name. `metrics`: which numbers of a path's last round to
+    optimise, {name: "max" or "min"}. The default is the best trade-off between the experiments' `objective` on
+    validation data and the compression. The other arguments are those of `sweep_paths`. Raises ConfigError.
     """
     with extra("optuna", "sweep_space"):
         import optuna
@@ -80,13 +80,13 @@ def sweep_space(
         try:
             path = path_of(result.config)
         except OrchestratorError:
-            continue  # no experiment, which was told when it was tried
+            continue  # not an experiment, which was reported when it was tried
         outcomes.append(outcome_of(path.driver(ledger, floor), result))
     return SweepResult(tuple(outcomes), time.perf_counter() - began)
 
 
 def _path_of(build: Build, deployment: Deployment, point: dict[str, Any]) -> SweptPath:
-    """The one path of a point. Raises OrchestratorError where it makes no experiment that can be trained."""
+    """Return the path of a point. Raises OrchestratorError if its experiment cannot be trained."""
     digest = hashlib.sha256(json.dumps(point, sort_keys=True, default=repr).encode()).hexdigest()
     experiment, *more = build(point).replicates()
     if more:

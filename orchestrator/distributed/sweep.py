@@ -1,6 +1,6 @@
-"""Many sparsity paths at once with Ray Tune. Rounds with the same key are trained once, whoever asks first.
+"""Train many sparsity paths at once with Ray Tune. Rounds with the same key are trained only once.
 
-The ledger is the sweep's memory: killed and started again, a sweep goes on.
+All results are in the ledger: a sweep that was killed resumes when it is started again.
 """
 
 from __future__ import annotations
@@ -55,12 +55,12 @@ class SweepResult:
 
     @property
     def epochs_asked(self) -> int:
-        """Epochs of all rounds, had each path trained its own."""
+        """Return the epochs that all paths together would need without sharing rounds."""
         return sum(record.epochs for outcome in self.outcomes for record in outcome.records)
 
     @property
     def epochs_trained(self) -> int:
-        """Epochs of the distinct rounds among them."""
+        """Return the epochs of the distinct rounds."""
         distinct = {record.key: record for outcome in self.outcomes for record in outcome.records}
         return sum(record.epochs for record in distinct.values())
 
@@ -78,16 +78,15 @@ def sweep_paths(
     folder: str | None = None,
     problems: dict[str, Problem] | None = None,
 ) -> SweepResult:
-    """Train every replicate of every experiment that `storage` does not hold yet, several paths at a time.
+    """Train every replicate of every experiment that is not in `storage` yet, several paths at a time.
 
     `max_concurrent`: paths at a time; None: as many as the cluster holds. `floor`: a path is cut after a round that
     falls below it. `asha`: successive halving over the round number (Li et al. 2020), for paths whose rounds have the
-    same densities; what it stopped stays stopped when the same sweep is started again. `callbacks`: of Ray Tune, such
-    as a tracker's; what they write to Tune's own folder goes to `folder`, None: nowhere. `problems`: what
-    earlier calls have loaded; this call uses it and adds to it. Uses the Ray that is connected, or the one at
-    `address`, or a local one of its own.
+    same densities; stopped paths stay stopped when the same sweep is started again. `callbacks`: of Ray Tune, such as
+    a tracker's; files that they write to Tune's own folder go to `folder`, None: they are deleted. `problems`: a cache
+    of loaded problems, which this call extends. It uses a connected Ray, else the one at `address`, else a local one.
 
-    A path that fails does not stop the others. Raises OrchestratorError, before anything is trained, for bad input.
+    A path that fails does not stop the others. Raises OrchestratorError, before any training, for bad input.
     """
     began = time.perf_counter()
     replicates = distinct(experiments)
@@ -128,9 +127,9 @@ def search(
     max_concurrent: int | None = None,
     probes: int = 4,
 ) -> SearchResult:
-    """The smallest density of `experiment` that stays above `floor` (see `search_density`), trained on Ray.
+    """Find the smallest density of `experiment` above `floor` (see `search_density`), trained on Ray.
 
-    Raises OrchestratorError for bad input, and when a path fails.
+    Raises OrchestratorError for bad input, and if a path fails.
     """
 
     problems: dict[str, Problem] = {}
@@ -149,7 +148,7 @@ def search(
 
 
 def distinct(experiments: Sequence[Experiment]) -> list[Experiment]:
-    """Every replicate once. Raises ConfigError for an empty list, or one name with two contents (seeds apart)."""
+    """Return every replicate once. Raises ConfigError for an empty list, or for different experiments of one name."""
     if not experiments:
         raise ConfigError("a sweep needs at least one experiment, got an empty list")
     named: dict[str, Experiment] = {}
@@ -158,8 +157,8 @@ def distinct(experiments: Sequence[Experiment]) -> list[Experiment]:
         content = replace(replicate, seed=0)
         if as_json(named.setdefault(replicate.name, content)) != as_json(content):
             raise ConfigError(
-                f"experiments of one name must be equal but for their seeds, and two different ones are named "
-                f"{replicate.name!r}: give each a name of its own"
+                f"experiments of one name must be equal except for their seeds, but two different ones are named "
+                f"{replicate.name!r}: give each its own name"
             )
         found.setdefault((replicate.name, replicate.seed), replicate)
     return list(found.values())
@@ -168,6 +167,7 @@ def distinct(experiments: Sequence[Experiment]) -> list[Experiment]:
 def checked_sweep(
     storage: str, deployment: Deployment | None, max_concurrent: int | None, floor: Floor | None
 ) -> Sweep:
+    """Check the storage and `max_concurrent`, and return the sweep of a new job. Raises OrchestratorError."""
     if max_concurrent is not None:
         whole("max_concurrent", max_concurrent, minimum=1)
     store = open_store(storage)
@@ -178,17 +178,17 @@ def checked_sweep(
 def _paths(
     replicates: list[Experiment], deployment: Deployment, problems: dict[str, Problem] | None = None
 ) -> list[SweptPath]:
-    """Return the paths so ordered that those that run at the same time share little: sharing means waiting.
+    """Return the paths, ordered so that those that run at the same time share few rounds: sharing means waiting.
 
-    Loads what is not in `problems`, and adds it.
+    Loads problems that are not in `problems`, and adds them.
     """
     problems = {} if problems is None else problems
     paths = []
     for experiment in replicates:
         deployment.check_batch(experiment.training.batch_size)
-        # Whatever an experiment may come to hold counts, but for what surely says nothing of model and data.
+        # All fields distinguish problems, except those that certainly do not affect model and data.
         alike = replace(experiment, name="any", seed=0)
-        if is_ours(alike.path):  # one of the user's is called once, with the model
+        if is_ours(alike.path):  # the rehearsal calls a user's path with the model
             alike = replace(alike, path=Geometric())
         if is_ours(alike.technique):
             alike = replace(alike, technique=LearningRateRewinding())
@@ -218,7 +218,7 @@ def _halving(stops: Stops, drivers: Mapping[str, Driver]) -> Halving:
 
 
 def outcome_of(driver: Driver, result: tune.Result | None) -> Outcome:
-    """How the path of `driver` ended."""
+    """Return how the path of `driver` ended; `result`: that of its trial, if it ran."""
     experiment, floor, records = driver.experiment, driver.floor, tuple(driver.records())
     if len(records) == len(driver.keys):
         return Outcome(experiment, "finished", records)

@@ -1,4 +1,4 @@
-"""Run a list of experiments as one job: the sweep, the tables, and what sharing rounds has saved."""
+"""Run a list of experiments as one job: the sweep, the tables, and the epochs that sharing rounds has saved."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def run_sweep(experiments: Sequence[Experiment], flags: SweepFlags) -> int:
-    """Train all paths, show what came of them, and return the exit code."""
+    """Train all paths, show the results, and return the exit code."""
     from orchestrator.distributed.sweep import sweep_paths
 
     floor, deployment = flags.stop(objective_of(experiments[0].task)), flags.deployment()
@@ -41,7 +41,7 @@ def run_sweep(experiments: Sequence[Experiment], flags: SweepFlags) -> int:
 
 
 def run_search(experiment: Experiment, flags: SweepFlags, *, probes: int) -> int:
-    """Find the smallest density above the flags' floor, say what it is, and return 1 if nothing stays above it."""
+    """Find and print the smallest density above the flags' floor. Return the exit code, 1 if no round is above it."""
     from orchestrator.distributed.sweep import search
 
     if (floor := flags.stop(objective_of(experiment.task))) is None:
@@ -73,7 +73,7 @@ def run_search(experiment: Experiment, flags: SweepFlags, *, probes: int) -> int
 
 
 def show(result: SweepResult, flags: SweepFlags) -> int:
-    """Print what a sweep found, write its report, and return the exit code."""
+    """Print the result of a sweep, write its report, and return the exit code."""
     console = make_console()
     records = [record for outcome in result.outcomes for record in outcome.records]
     if flags.report is None:

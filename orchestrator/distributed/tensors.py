@@ -1,4 +1,4 @@
-"""Tensors through Ray's object store: as numpy arrays, which processes on a node share without copying."""
+"""Send tensors through Ray's object store as numpy arrays, which processes on a node share without copying."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ _NOT_IN_NUMPY = {torch.bfloat16}
 
 
 def share(value: Any) -> Any:
-    """Return `value` with every tensor that numpy can hold as an array.
+    """Return `value` with every tensor as a numpy array, if numpy has its dtype.
 
-    `value` is a tensor or a TrainState, or nests them in dictionaries and tuples; anything else stays as it is.
+    `value` is a tensor or a TrainState, or nests them in dictionaries and tuples; anything else is returned unchanged.
     """
     if isinstance(value, torch.Tensor):
         return value if value.dtype in _NOT_IN_NUMPY else np.asarray(value)
@@ -25,7 +25,7 @@ def share(value: Any) -> Any:
 
 
 def unshare(value: Any) -> Any:
-    """Return the inverse of `share`. The tensors are shared and read-only: copy before writing."""
+    """Invert `share`. The tensors are shared and read-only: copy them before writing."""
     if isinstance(value, np.ndarray):
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="The given NumPy array is not writable")

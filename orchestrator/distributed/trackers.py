@@ -1,4 +1,4 @@
-"""Experiment trackers as callbacks of Ray Tune: a run for every path, a step for every round. Off unless asked for."""
+"""Log to experiment trackers through callbacks of Ray Tune: a run per path, a step per round. Off by default."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ _MODULES: dict[str, tuple[str, str]] = {
 
 
 def tracker(name: TrackerName, project: str) -> tune.Callback:
-    """Return the callback that logs to `project` of the tracker, reached as its own environment variables say.
+    """Return the callback that logs to `project` of the tracker, whose environment variables say where it is.
 
-    MLFLOW_TRACKING_URI; WANDB_API_KEY, or WANDB_MODE=offline (of the nodes: W&B logs from there). TensorBoard writes
-    to the sweep's folder (see `sweep_paths`).
+    These are MLFLOW_TRACKING_URI; WANDB_API_KEY, or WANDB_MODE=offline (on the nodes, because W&B logs from there).
+    TensorBoard writes to the sweep's folder (see `sweep_paths`).
 
     Raises ConfigError for an unknown name, and for a tracker whose package cannot be imported or that cannot be set up.
     """

@@ -1,4 +1,4 @@
-"""One path of a sweep: a light function that holds no training resources while it waits for another path's round."""
+"""Run one path of a sweep as a light trial, which holds no training resources while it waits for another path."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from orchestrator.stopping import Floor
 from orchestrator.storage.ledger import Ledger
 from orchestrator.storage.opening import open_store
 
-MAX_POLL_SECONDS = 30.0  # between two looks whether a round was committed
-_MEASURES = ("density", "compression", "train_loss", "model_bytes", "epochs")  # of a round, beside its metrics
+MAX_POLL_SECONDS = 30.0  # between two checks whether a round was committed
+_MEASURES = ("density", "compression", "train_loss", "model_bytes", "epochs")  # reported beside a round's metrics
 
 
 @dataclass(frozen=True)
@@ -46,9 +46,9 @@ class SweptPath:
 
 @dataclass(frozen=True)
 class Sweep:
-    """What all trials of a sweep share.
+    """The values that all trials of a sweep share.
 
-    `job` tells its actors and failures from those of other sweeps. `objective`: the metric that decides in all of them.
+    `job` distinguishes its actors and failures from those of other sweeps. `objective`: the deciding metric of all.
     """
 
     storage: str
@@ -60,25 +60,25 @@ class Sweep:
 
 
 def run_trial(config: dict[str, Any], path_of: Callable[[dict[str, Any]], SweptPath], sweep: Sweep) -> None:
-    """Train the path of `config` and report every round of it to Tune, whoever trained it."""
-    metrics = [f"{split}_{sweep.objective.name}" for split in ("val", "test")]  # Tune wants them of a failure, too
-    told: dict[str, Any] = {"path": "", "round": -1, **dict.fromkeys((*_MEASURES, *metrics), math.nan)}
+    """Train the path of `config`, and report every round to Tune, also rounds that another path trained."""
+    metrics = [f"{split}_{sweep.objective.name}" for split in ("val", "test")]  # Tune needs them for a failure too
+    reported: dict[str, Any] = {"path": "", "round": -1, **dict.fromkeys((*_MEASURES, *metrics), math.nan)}
     try:
         path = path_of(config)
-        told["path"] = path.label
+        reported["path"] = path.label
         store = open_store(sweep.storage)
         check_folder_is_here(store, sweep.deployment.home)
         sweep.deployment.check_layers(path.problem.gpu_only)
         driver = path.driver(Ledger(store), sweep.floor)
         for record in _rounds(path, driver, sweep):
-            told = metrics_of(record, path.label, rounds=len(driver.keys) - 1)
-            tune.report(told)
+            reported = metrics_of(record, path.label, rounds=len(driver.keys) - 1)
+            tune.report(reported)
     except OrchestratorError as error:
-        tune.report({**told, "failure": str(error)})
+        tune.report({**reported, "failure": str(error)})
 
 
 def _rounds(path: SweptPath, driver: Driver, sweep: Sweep) -> Any:
-    """The records of the path, each as soon as it is committed, while a thread trains those that are missing."""
+    """Yield the records of the path as soon as they are committed, while a thread trains the missing ones."""
     actor = path_trainer.start_driver(
         path.experiment, sweep.storage, path.problem, job=sweep.job, keep=path.keep, floor=sweep.floor
     )
@@ -92,20 +92,20 @@ def _rounds(path: SweptPath, driver: Driver, sweep: Sweep) -> Any:
 
     thread = threading.Thread(target=train, daemon=True)
     thread.start()
-    told, alive, since = 0, True, time.monotonic()
+    yielded, alive, since = 0, True, time.monotonic()
     while alive:
         thread.join(path_trainer.pause(time.monotonic() - since, MAX_POLL_SECONDS))
         alive = thread.is_alive()
-        while told < len(driver.keys) and (record := driver.ledger.record(driver.keys[told])) is not None:
+        while yielded < len(driver.keys) and (record := driver.ledger.record(driver.keys[yielded])) is not None:
             yield record
-            told, since = told + 1, time.monotonic()
+            yielded, since = yielded + 1, time.monotonic()
     ray.kill(actor)
     if failures:
         raise failures[0]
 
 
 def metrics_of(record: Record, path: str, rounds: int) -> dict[str, Any]:
-    """What Tune, its schedulers and the trackers see of a round."""
+    """Return the values of a round for Tune, its schedulers and the trackers."""
     return {
         "path": path,
         "round": record.round,
@@ -113,7 +113,7 @@ def metrics_of(record: Record, path: str, rounds: int) -> dict[str, Any]:
         "technique": record.technique,
         "density": record.density,
         "compression": record.compression,
-        "train_loss": math.nan,  # of a round that trains no epoch: Tune's CSV files have the columns of the first round
+        "train_loss": math.nan,  # if no epoch was trained: Tune's CSV files have the columns of the first round
         **record.metrics,
         "model_bytes": record.model_bytes,
         "epochs": record.epochs,

@@ -1,4 +1,4 @@
-"""Ray Tune as the sweeps use it: quiet, light trials, and a line for every round."""
+"""Run a sweep's paths with Ray Tune: quietly, with light trials, and a line for every round."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from orchestrator.formatting import compression, duration, make_console
 from orchestrator.objective import Objective
 from orchestrator.storage.opening import open_store
 
-_RESTARTS = 3  # of a trial whose process dies; the ledger makes each a resume
-# A part of a CPU for each trial would take a whole one from the training of a small cluster.
+_RESTARTS = 3  # of a trial whose process dies; it resumes from the ledger
+# Trials request memory, not CPU: even a fraction of a CPU would take a whole one from training on a small cluster.
 _TRIAL_RESOURCES = {"memory": 256 * 2**20}
 
 
@@ -40,14 +40,15 @@ def run_paths(
     callbacks: Sequence[tune.Callback],
     folder: str | None,
 ) -> list[tune.Result]:
-    """Train the paths that `path_of` makes of the points of `space`, several at a time; Tune's files go to `folder`.
+    """Train the paths that `path_of` makes from points of `space`, several at a time. Return their trials' results.
 
-    Uses the Ray that is connected, or the one at `address`, or a local one of its own.
+    Tune's files go to `folder`; None: they are deleted. It uses a connected Ray, else the one at `address`, else a
+    local one.
     """
     with cluster.connected(address) as joined, tempfile.TemporaryDirectory(prefix="rewind-sweep-") as temporary:
         sweep = replace(sweep, deployment=cluster.fit_deployment(sweep.deployment, open_store(sweep.storage), joined))
-        most = config.max_concurrent_trials or concurrent_paths(sweep.deployment.workers, sweep.paths)
-        config = replace(config, max_concurrent_trials=most)
+        concurrent = config.max_concurrent_trials or concurrent_paths(sweep.deployment.workers, sweep.paths)
+        config = replace(config, max_concurrent_trials=concurrent)
         with orphans.orphans_removed(), paths_shown(sweep.job), termination.stop_cleanly(partial(_stop, sweep.job)):
             return list(_make_tuner(path_of, sweep, space, config, callbacks, folder or temporary).fit())
 
@@ -71,8 +72,8 @@ def _make_tuner(
 ) -> tune.Tuner:
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # else verbose=0 still prints tables
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")  # the ledger is the log
-    os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")  # the job answers Ctrl-C, with checkpoints
-    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # a path that dies is told by `ShowRounds`
+    os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")  # the job handles Ctrl-C, with checkpoints
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # `ShowRounds` reports a path that dies
     trainable = tune.with_parameters(run_trial, path_of=path_of, sweep=sweep)
     return tune.Tuner(
         tune.with_resources(trainable, tune.PlacementGroupFactory([_TRIAL_RESOURCES])),
@@ -89,7 +90,7 @@ def _make_tuner(
 
 
 def concurrent_paths(workers: Workers, paths: int) -> int:
-    """How many of `paths` the cluster can train at a time, with the nodes that an autoscaler may still add."""
+    """Return how many of `paths` the cluster can train at a time, with the nodes that an autoscaler may still add."""
     fit = min(max(1, cluster.capacity(workers.resources) // workers.minimum), paths)
     too_many = paths + 1
     while fit + 1 < too_many:  # without an autoscaler the answer is no at once
@@ -102,7 +103,7 @@ def concurrent_paths(workers: Workers, paths: int) -> int:
 
 
 class ShowRounds(tune.Callback):  # type: ignore[misc]
-    """A line for every round of every path, and for what happens to a path."""
+    """Print a line for every round of every path, and for every failure and end of a path."""
 
     def __init__(self, paths: int, objective: Objective) -> None:
         self._paths, self._ended, self._began = paths, 0, time.monotonic()
@@ -110,10 +111,10 @@ class ShowRounds(tune.Callback):  # type: ignore[misc]
 
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any) -> None:
         if "failure" in result:
-            _say(result, f"[red]failed[/red]: {escape(result['failure'])}")
+            _print(result, f"[red]failed[/red]: {escape(result['failure'])}")
             return
         name, text = self._objective.name, self._objective.text
-        _say(
+        _print(
             result,
             f"round {result['round']}/{result['rounds']}  {result['technique']}  "
             f"{compression(result['compression'])}  val {text(result[f'val_{name}'])}  "
@@ -121,10 +122,10 @@ class ShowRounds(tune.Callback):  # type: ignore[misc]
         )
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
-        _say(trial.last_result, "[yellow]its process died, it is started again[/yellow]")
+        _print(trial.last_result, "[yellow]its process died and is restarted[/yellow]")
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
-        _say(trial.last_result, "[red]its process died too often[/red]")
+        _print(trial.last_result, "[red]its process died too often[/red]")
         self._end(trial)
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
@@ -132,12 +133,12 @@ class ShowRounds(tune.Callback):  # type: ignore[misc]
 
     def _end(self, trial: Any) -> None:
         self._ended += 1
-        _say(
+        _print(
             trial.last_result,
             f"path {self._ended} of {self._paths} has ended, after {duration(time.monotonic() - self._began)}",
         )
 
 
-def _say(result: Mapping[str, Any] | None, text: str) -> None:
+def _print(result: Mapping[str, Any] | None, text: str) -> None:
     path = (result or {}).get("path") or "a path that has not begun"
     make_console().print(f"{path}: {text}", highlight=False)  # made here, because Tune pickles its callbacks

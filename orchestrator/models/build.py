@@ -33,9 +33,9 @@ def build_model(
     *,
     seed: int,
 ) -> nn.Module:
-    """The model named `spec` on the CPU, initialised by `seed`; the process's own randomness stays untouched.
+    """Build the model `spec` on the CPU, initialised by `seed`, without touching the process's random state.
 
-    Nothing is downloaded, whatever the options: `load_start_weights` puts trained weights into the model.
+    It never downloads anything: `load_start_weights` puts trained weights into the model.
 
     `spec` is a short name (resnet20), "torchvision:NAME", "timm:NAME", or "package.module:function": a function that is
     called with the options, and with those of `arguments`, the data's `model_arguments`, that it takes.
@@ -48,7 +48,7 @@ def build_model(
         function = partial(CLASSIFIERS[package], name)
     else:
         function = lookup(spec, BUILTIN, "model")
-    with own_randomness(), one_thread():  # a sum over other threads has other bits
+    with own_randomness(), one_thread():  # another number of threads changes the last bits of a sum
         seed_all(seed)
         model = call(function, what, options, arguments, ConfigError)
     if not isinstance(model, nn.Module):
@@ -64,5 +64,5 @@ def build_model(
 
 
 def gpu_only(model: nn.Module) -> tuple[str, ...]:
-    """Names of the layers that torch refuses to train on CPUs when there are workers."""
+    """Return the names of the layers that several workers cannot train on CPUs (SyncBatchNorm)."""
     return tuple(name for name, layer in model.named_modules() if isinstance(layer, nn.SyncBatchNorm))

@@ -1,4 +1,4 @@
-"""Classifiers of torchvision and timm by name, and the weights that those packages publish for them."""
+"""Build classifiers of torchvision and timm by name, and load the weights that those packages publish for them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from orchestrator.randomness import one_thread, own_randomness, seed_all
 from orchestrator.train_state import Tensors
 from orchestrator.user_code import one_line
 
-_TWO_OUTPUTS = ("googlenet", "inception_v3")  # of torchvision, when they are trained
+_TWO_OUTPUTS = ("googlenet", "inception_v3")  # of torchvision, with two outputs in training
 _AUXILIARY = ("aux1.", "aux2.", "AuxLogits.")  # the tensors of their second outputs
 _TIMM_FILES = ("checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir")
 
@@ -22,14 +22,14 @@ _TIMM_FILES = ("checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay", "c
 def torchvision_model(
     name: str, num_classes: int, input_shape: tuple[int, int, int], pretrained: bool = False, **options: Any
 ) -> nn.Module:
-    """Build torchvision's classifier `name` with weights that are drawn.
+    """Build torchvision's classifier `name` with random weights.
 
-    `pretrained` builds the architecture that the published weights belong to, and loads nothing.
+    `pretrained` builds the architecture that the published weights belong to, but does not load them.
     Raises ConfigError for an unknown name, options that do not fit, or images without 3 channels.
     """
     from torchvision import models
 
-    names = models.list_models(module=models)  # of this module alone: the classifiers
+    names = models.list_models(module=models)  # the models of this module alone are classifiers
     if name not in names:
         raise ConfigError(f"torchvision has no classifier {name!r}: {_hint(name, names, ', '.join(names))}")
     if input_shape[0] != 3:
@@ -40,11 +40,11 @@ def torchvision_model(
             raise ConfigError(f"{name} must have aux_logits False: two classifiers cannot be trained by one loss")
         if pretrained:
             options = {"transform_input": True, **options}
-        # The default would be True; and leaving init_weights unsaid is warned about.
+        # aux_logits is True by default, and torchvision warns if init_weights is not given.
         options = {"init_weights": True, **options, "aux_logits": False}
     try:
         model: nn.Module = models.get_model(name, weights=None, num_classes=num_classes, **options)
-    except Exception as error:  # as many kinds as there are ways to get an option wrong
+    except Exception as error:  # wrong options raise many types
         raise ConfigError(f"torchvision's {name} does not take the options {options}: {one_line(error)}") from error
     return model
 
@@ -52,10 +52,10 @@ def torchvision_model(
 def timm_model(
     name: str, num_classes: int, input_shape: tuple[int, int, int], pretrained: bool = False, **options: Any
 ) -> nn.Module:
-    """Build timm's model `name`, with weights that are drawn, for images with any number of channels.
+    """Build timm's model `name` with random weights, for images with any number of channels.
 
-    `pretrained` changes nothing: the architecture is the same. A name may end with the tag of its published weights.
-    Raises ConfigError if timm is not installed, for an unknown name, and for options that do not fit.
+    `pretrained` has no effect here: the architecture is the same. A name may end with the tag of its published
+    weights. Raises ConfigError if timm is not installed, for an unknown name, and for options that do not fit.
     """
     with extra("timm", f"model 'timm:{name}'"):
         import timm
@@ -79,16 +79,16 @@ CLASSIFIERS: Mapping[str, Callable[..., nn.Module]] = {"torchvision": torchvisio
 
 
 def is_classifier(spec: str) -> bool:
-    """Return whether `spec` is "torchvision:NAME" or "timm:NAME", and not a function of the user's."""
+    """Return whether `spec` is "torchvision:NAME" or "timm:NAME", not a user's function."""
     package, colon, _ = spec.partition(":")
     return bool(colon) and package in CLASSIFIERS
 
 
 def published_tensors(spec: str, options: Mapping[str, Any], arguments: Mapping[str, Any]) -> Tensors:
-    """Return the published weights of a classifier that can be built, by name, with their own number of classes.
+    """Return the published weights of a classifier by tensor name, with their own number of classes.
 
-    They are downloaded, unless torch's or Hugging Face's cache holds them. timm changes the first convolution for
-    images without 3 channels. Raises ConfigError where there are no such weights or they cannot be loaded.
+    They are downloaded, unless torch's or Hugging Face's cache holds them. timm adapts the first convolution to
+    images without 3 channels. Raises ConfigError if such weights do not exist or cannot be loaded.
     """
     package, _, name = spec.partition(":")
     others = {key: value for key, value in options.items() if key != "pretrained"}
@@ -101,10 +101,10 @@ def published_tensors(spec: str, options: Mapping[str, Any], arguments: Mapping[
                 module = _published_torchvision(name, others)
     except OrchestratorError:
         raise
-    except Exception as error:  # of the network, of the file, of an option that these weights do not allow
+    except Exception as error:  # from the network, the file, or an option that these weights do not allow
         raise ConfigError(
             f"the published weights of {spec} cannot be loaded ({one_line(error)}): start the job where there is a "
-            "network, or give a file of yours by start_from"
+            "network, or give your own file by start_from"
         ) from error
     return {key: tensor for key, tensor in module.state_dict().items() if not key.startswith(_AUXILIARY)}
 
@@ -113,7 +113,7 @@ def _published_torchvision(name: str, options: dict[str, Any]) -> nn.Module:
     from torchvision import models
 
     weights = models.get_model_weights(name).DEFAULT
-    # torchvision's own loading unpickles. This one fails for a file that holds anything but tensors.
+    # torchvision's own loading unpickles. This call, which fills the cache, fails if the file holds more than tensors.
     weights.get_state_dict(progress=False, check_hash=True, weights_only=True)
     if name in _TWO_OUTPUTS:
         options = {key: value for key, value in options.items() if key not in ("aux_logits", "init_weights")}

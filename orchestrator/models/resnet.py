@@ -1,4 +1,4 @@
-"""The residual networks for small images of He, Zhang, Ren, Sun, "Deep Residual Learning" (2016), section 4.2."""
+"""Define the residual networks for small images of He, Zhang, Ren, Sun, "Deep Residual Learning" (2016), sec. 4.2."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ Shortcut = Literal["projection", "padding"]
 class CifarResNet(nn.Module):
     """A convolution, three stages of `(depth - 2) / 6` blocks with 1, 2 and 4 times `width` channels, a linear layer.
 
-    `shortcut` is what a block that halves the image adds: a strided 1 x 1 convolution ("projection", the paper's
+    `shortcut` is the shortcut of a block that halves the image: a strided 1 x 1 convolution ("projection", the paper's
     option B, as in the experiments of Renda et al.), or the strided image with zero channels ("padding", option A,
-    no weights). ResNet-20 of width 16 for 3 channels and 10 classes has 270,896 or 268,336 prunable weights.
+    without weights). ResNet-20 of width 16 for 3 channels and 10 classes has 270,896 or 268,336 prunable weights.
+    Raises ConfigError for an unknown depth or shortcut, or a width below 1.
     """
 
     def __init__(
@@ -46,7 +47,7 @@ class CifarResNet(nn.Module):
         nn.init.zeros_(self.fc.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(n, channels, H, W) to logits (n, num_classes)."""
+        """Map (n, channels, H, W) to logits (n, num_classes)."""
         x = F.relu(self.bn1(self.conv1(x)), inplace=True)
         x = self.layer3(self.layer2(self.layer1(x)))
         logits: Tensor = self.fc(x.mean(dim=(2, 3)))
@@ -54,7 +55,7 @@ class CifarResNet(nn.Module):
 
 
 class _Block(nn.Module):
-    """Two 3 x 3 convolutions and a shortcut; with `shortcut`, half the image's size and twice the channels."""
+    """Two 3 x 3 convolutions and a shortcut; a `shortcut` kind halves the image and doubles the channels."""
 
     def __init__(self, channels: int, shortcut: Shortcut | None = None) -> None:
         super().__init__()
@@ -76,7 +77,7 @@ class _Block(nn.Module):
 
 
 class _Padding(nn.Module):
-    """Every second row and column, between zero channels: (n, C, H, W) to (n, 2 C, H / 2, W / 2) rounded up."""
+    """Take every second row and column, and add zero channels: (n, C, H, W) to (n, 2 C, ceil(H / 2), ceil(W / 2))."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Start a model from weights that were trained already: the published ones, or the user's own file."""
+"""Start a model from trained weights: published ones, or a user's file."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from orchestrator.models.classifiers import is_classifier, published_tensors
 from orchestrator.pruning.masks import matches
 from orchestrator.train_state import Tensors
 
-MAX_NAMES = 5  # of tensors in a message
+MAX_NAMES = 5  # names of tensors in a message
 
 
 def load_start_weights(module: nn.Module, experiment: Experiment, arguments: Mapping[str, Any]) -> list[str]:
-    """Put the weights that `experiment` starts from into `module`; return the names of the loaded tensors.
+    """Load the weights that `experiment` starts from into `module`; return the names of the loaded tensors.
 
-    These are the tensors of the file `start_from`, or the published ones of a torchvision or timm classifier with the
-    option `pretrained`. Without either, nothing is loaded. Parameters and buffers must be those of the model, by name
-    and shape. `arguments`: those that the model was built with. The layers that `new_layers` names keep what `module`
-    has. Values are converted to the model's types. Raises ConfigError for weights that cannot be read or are not those
-    of the model.
+    They come from the file `start_from`, or are the published ones of a torchvision or timm classifier with the
+    option `pretrained`. Without either, nothing is loaded. Names and shapes must be those of the model's parameters
+    and buffers. `arguments`: those that the model was built with. The layers in `new_layers` keep the weights of
+    `module`. Values are converted to the model's types. Raises ConfigError if the weights cannot be read or do not
+    belong to the model.
     """
     model, path = experiment.model, experiment.start_from
     published = is_classifier(model) and bool(experiment.model_options.get("pretrained"))
@@ -65,7 +65,7 @@ def _read(path: str) -> Tensors:
 
 
 def _persistent(module: nn.Module) -> Tensors:
-    """Parameters and persistent buffers by name; a shared one under each of its names."""
+    """Return parameters and persistent buffers by name, a shared one under each of its names."""
     named = (
         *module.named_parameters(remove_duplicate=False),
         *module.named_buffers(remove_duplicate=False),
@@ -75,9 +75,10 @@ def _persistent(module: nn.Module) -> Tensors:
 
 
 def _fitting(targets: Tensors, given: Tensors, new_layers: Iterable[str], rule: str) -> Tensors:
-    """Return what of `given` goes into `targets`, by name; of a shared tensor once, under its first name in `given`.
+    """Return the tensors of `given` to load into `targets`, a shared one once, under its first name in `given`.
 
-    Raises ConfigError, which begins with `rule`, unless every tensor is there, of its shape, and no other.
+    Raises ConfigError, which begins with `rule`, unless `given` has exactly the tensors of `targets`, with their
+    shapes and kinds.
     """
     names: dict[Tensor, list[str]] = {}  # a tensor hashes by identity
     for name, target in targets.items():
@@ -115,16 +116,16 @@ def _fitting(targets: Tensors, given: Tensors, new_layers: Iterable[str], rule: 
 
 
 def _way_out(misshapen: list[str]) -> str:
-    """What to do about it; a classifier for other classes is the usual cause of another shape."""
+    """Return the way out of an error; the usual cause of another shape is a classifier for other classes."""
     if not misshapen:
-        return "give weights of this very model"
+        return "give weights of exactly this model"
     layers = dict.fromkeys(text.partition(" ")[0].rpartition(".")[0] for text in misshapen)
     named = ", ".join(f'"{layer}"' for layer in list(layers)[:MAX_NAMES])
     return f"new_layers=({named},) draws these layers anew, as for a classifier with other classes"
 
 
 def _some(names: Iterable[str]) -> str:
-    """The first few of `names`, and how many more there are."""
+    """List the first few of `names`, and how many more there are."""
     listed = list(names)
     more = f" and {len(listed) - MAX_NAMES} more" if len(listed) > MAX_NAMES else ""
     return f"{', '.join(listed[:MAX_NAMES])}{more}"

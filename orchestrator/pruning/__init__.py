@@ -1,4 +1,5 @@
-"""Pruning: what is left (structure), scores of weights (criteria), which go (selection), how many and when (path)."""
+"""Prune: score weights (criteria), decide which to remove (selection), how many and when (path), and hold the result
+(structure)."""
 
 from orchestrator.pruning.channels.removal import Channels, fewer_channels
 from orchestrator.pruning.counts import kept_count

@@ -1,4 +1,4 @@
-"""How many weights a density keeps."""
+"""Compute how many weights a density keeps."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ def kept_count(density: float, total: int) -> int:
 
 
 def count_to_keep(density: float, total: int, candidates: Sequence[int], min_kept_per_layer: int) -> int:
-    """How many of `total` weights to keep in all layers together; `candidates`: how many each layer has to offer.
+    """Return how many of `total` weights to keep in all layers together; `candidates`: how many each layer has left.
 
-    Raises ConfigError for none, for more than all candidates, or less than `min_kept_per_layer` asks for.
+    Raises ConfigError if that is 0, more than all candidates, or less than `min_kept_per_layer` requires.
     """
     whole("min_kept_per_layer", min_kept_per_layer, minimum=0)
     keep, available = kept_count(density, total), sum(candidates)
-    least = sum(min(count, min_kept_per_layer) for count in candidates)
+    minimum = sum(min(count, min_kept_per_layer) for count in candidates)
     if keep == 0:
         raise ConfigError(f"density must keep at least 1 of {total} weights, got {density:g}, which keeps 0")
     if keep > available:
@@ -28,9 +28,9 @@ def count_to_keep(density: float, total: int, candidates: Sequence[int], min_kep
             f"density {density:g} keeps {keep} of {total} weights, but the masks given leave only {available}: "
             f"it must be at most {available / total:g}"
         )
-    if keep < least:
+    if keep < minimum:
         raise ConfigError(
-            f"density {density:g} keeps {keep} of {total} weights, but min_kept_per_layer={min_kept_per_layer} wants "
-            f"{least} in {len(candidates)} layers: raise the density or lower the minimum"
+            f"density {density:g} keeps {keep} of {total} weights, but min_kept_per_layer={min_kept_per_layer} needs "
+            f"{minimum} in {len(candidates)} layers: raise the density or lower the minimum"
         )
     return keep

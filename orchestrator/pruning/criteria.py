@@ -1,4 +1,4 @@
-"""Which weights matter: a criterion gives every weight a score, and the highest are kept."""
+"""Score weights: a criterion gives every weight a score, and the highest are kept."""
 
 from __future__ import annotations
 
@@ -19,35 +19,35 @@ _C = TypeVar("_C", bound=Criterion)
 
 
 def reads_gradients(criterion: _C) -> _C:
-    """Decorator of a criterion that reads dL/dw: whoever prunes by it is then given gradients."""
+    """Mark a criterion that reads dL/dw, so that its callers compute gradients for it. A decorator."""
     criterion.needs_gradients = True  # type: ignore[attr-defined]
     return criterion
 
 
 def needs_gradients(criterion: Criterion) -> bool:
-    """Whether `criterion` reads dL/dw (see `reads_gradients`)."""
+    """Return whether `criterion` reads dL/dw (see `reads_gradients`)."""
     return bool(getattr(criterion, "needs_gradients", False))
 
 
 def magnitude(weight: Tensor, grad: Tensor | None = None) -> Tensor:
-    """|w|: remove what contributes least (Han et al., "Learning both Weights and Connections", NeurIPS 2015)."""
+    """Return |w|, so that small weights are removed (Han et al., "Learning both Weights and Connections", 2015)."""
     return weight.abs()
 
 
 def random(weight: Tensor, grad: Tensor | None = None) -> Tensor:
-    """Uniform in [0, 1), by torch's global generator: the control that any criterion should beat."""
-    # In single precision whatever the weight's, so that ties are rare; in logical order whatever its memory format.
+    """Return uniform scores in [0, 1) from torch's global generator: the baseline that any criterion should beat."""
+    # Single precision makes ties rare for every dtype; the contiguous format makes the order of draws always the same.
     return torch.rand_like(weight, dtype=torch.float32, memory_format=torch.contiguous_format)
 
 
 @reads_gradients
 def gradient_magnitude(weight: Tensor, grad: Tensor | None) -> Tensor:
-    """|w * dL/dw|: how much the loss changes, to first order, when the weight goes.
+    """Return |w * dL/dw|: how much the loss changes, to first order, if the weight is removed.
 
     Lee et al., "SNIP", ICLR 2019, equation 5; "gradient magnitude" in Blalock et al., "What is the State of Neural
     Network Pruning?", MLSys 2020, section 7.2.
     """
-    assert grad is not None  # `score` sees to it
+    assert grad is not None  # `score` checks it
     return (weight * grad).abs()
 
 
@@ -59,18 +59,20 @@ CRITERIA: Mapping[str, Criterion] = {
 
 
 def resolve_criterion(name: str) -> Criterion:
-    """The criterion of a short name ("magnitude") or of "package.module:function"; ConfigError if there is none."""
+    """Return the criterion of a short name ("magnitude") or "package.module:function". Raises ConfigError."""
     return lookup(name, CRITERIA, "criterion")
 
 
 def score(criterion: Criterion, name: str, weight: Tensor, gradient: Tensor | None) -> Tensor:
-    """Scores of the weight tensor `name`, of its shape, on its device.
+    """Return the scores of the weight tensor `name`, with its shape, on its device.
 
     Raises ConfigError if weight or gradient is not finite, or the criterion breaks its rule or lacks gradients.
     """
     if gradient is None and needs_gradients(criterion):
-        called = getattr(criterion, "__name__", repr(criterion))
-        raise ConfigError(f"criterion {called} reads gradients, but none were given: pass gradients=, dL/dw by name")
+        criterion_name = getattr(criterion, "__name__", repr(criterion))
+        raise ConfigError(
+            f"criterion {criterion_name} reads gradients, but none were given: pass gradients=, dL/dw by name"
+        )
     _check_finite("weights", name, weight)
     if gradient is not None:
         _check_finite("gradients", name, gradient)

@@ -1,4 +1,4 @@
-"""The selection of whole convolution filters, which a smaller dense network can do without."""
+"""Select whole convolution filters, which can then be taken out to make a smaller dense network."""
 
 from __future__ import annotations
 
@@ -20,23 +20,25 @@ from orchestrator.validate import whole
 
 @dataclass(frozen=True)
 class Filters(Selection):
-    """The filters of lowest mean score in the whole network go, one after another, until the budget is met.
+    """Remove the filters of lowest mean score in the whole network, one after another, until the budget is met.
 
-    By `magnitude` the mean score is the filter's L1 norm over its size (Li et al., "Pruning Filters for Efficient
-    ConvNets", ICLR 2017, section 3.1; the division makes layers comparable). A filter is a slice (C_in, kh, kw) of a
-    convolution's (C_out, C_in, kh, kw), along dimension 0 (of a transposed one's (C_in, C_out, kh, kw), what reads one
-    input); none is split. The budget is round(density * N) of the N prunable weights: what stays is the longest
-    beginning of the ranking that fits, so less than one filter below the budget, and of equal filters the first.
-    Every convolution keeps its best filter, or as many of its best as hold `min_kept_per_layer` weights. Linear layers
-    stay whole (their rows may be classes), and so do recurrent ones. A weight that earlier masks removed scores 0 and
-    weighs nothing; one whose score is +inf keeps its filter, whatever else is in it.
+    With `magnitude` the mean score is the filter's L1 norm over its size (Li et al., "Pruning Filters for Efficient
+    ConvNets", ICLR 2017, section 3.1; the division makes layers comparable). A filter is a slice (C_in, kh, kw) along
+    dimension 0 of a convolution's (C_out, C_in, kh, kw); in a transposed one's (C_in, C_out, kh, kw) it reads one
+    input. A filter is kept or removed as a whole.
+
+    The budget is round(density * N) of the N prunable weights. The highest filters are kept while they fit, which is
+    less than one filter below the budget; of equal filters the first is kept. Every convolution keeps its best filter,
+    or as many of its best as hold `min_kept_per_layer` weights. Linear layers stay whole, because their rows may be
+    classes, and so do recurrent ones. A weight that earlier masks removed scores 0 and does not count; a score of +inf
+    always keeps its filter.
     """
 
     def check(self, view: View, density: float) -> None:
         whole("min_kept_per_layer", view.min_kept_per_layer, minimum=0)
         total = sum(math.prod(shape) for shape in view.shapes.values())
-        least = sum(_least(shape, view.min_kept_per_layer) for shape in view.shapes.values())
-        _check_budget(kept_count(density, total), least, total, density)
+        minimum = sum(_minimum(shape, view.min_kept_per_layer) for shape in view.shapes.values())
+        _check_budget(kept_count(density, total), minimum, total, density)
 
     @torch.no_grad()
     def select(self, view: View, density: float) -> Structure:
@@ -52,14 +54,14 @@ class Filters(Selection):
         if excess > 0:
             removed, freed = _weakest(list(layers.values()), excess)
             _check_budget(budget, budget + excess - freed, total, density)
-            for name, gone in zip(layers, removed, strict=True):
-                kept[name][gone] = False
+            for name, flags in zip(layers, removed, strict=True):
+                kept[name][flags] = False
         return Masks(kept)
 
 
 @dataclass(frozen=True, eq=False)
 class _Ranked:
-    """Of each filter of a layer (C_out,): mean score, weights left, and whether the layer cannot do without it."""
+    """For each filter of a layer (C_out,): its mean score, weights left, and whether the layer must keep it."""
 
     means: Tensor
     sizes: Tensor
@@ -69,7 +71,7 @@ class _Ranked:
 def _ranked(scores: Tensor, candidates: Tensor, minimum: int) -> _Ranked:
     sizes = candidates.flatten(1).sum(1)
     means = scores.masked_fill(~candidates, 0).flatten(1).mean(1, dtype=torch.float64)
-    means = means.masked_fill(means.isnan(), math.inf)  # both infinities in one filter
+    means = means.masked_fill(means.isnan(), math.inf)  # NaN: the filter has both +inf and -inf
     best_first = means.argsort(descending=True, stable=True)
     before = sizes[best_first].cumsum(0) - sizes[best_first]
     needed = torch.empty_like(sizes, dtype=torch.bool)
@@ -78,32 +80,35 @@ def _ranked(scores: Tensor, candidates: Tensor, minimum: int) -> _Ranked:
 
 
 def _weakest(layers: list[_Ranked], excess: int) -> tuple[list[Tensor], int]:
-    """Flags (C_out,) for each layer: the fewest weakest filters that free `excess` weights; and how many they free."""
+    """Choose the fewest weakest filters that free `excess` weights.
+
+    Return flags (C_out,) for each layer, and how many weights they free.
+    """
     means = torch.cat([layer.means for layer in layers])
     sizes = torch.cat([layer.sizes for layer in layers])
     needed = torch.cat([layer.needed for layer in layers])
-    weakest_first = means.argsort(descending=True, stable=True).flip(0)  # of equal filters the last goes first
+    weakest_first = means.argsort(descending=True, stable=True).flip(0)  # of equal filters the last is removed first
     weakest_first = weakest_first[~needed[weakest_first]]
     freed = sizes[weakest_first].cumsum(0)
-    gone = weakest_first[: int((freed < excess).sum()) + 1]
+    chosen = weakest_first[: int((freed < excess).sum()) + 1]
     removed = torch.zeros_like(needed)
-    removed[gone] = True
-    return list(removed.split([layer.means.numel() for layer in layers])), int(sizes[gone].sum())
+    removed[chosen] = True
+    return list(removed.split([layer.means.numel() for layer in layers])), int(sizes[chosen].sum())
 
 
-def _least(shape: tuple[int, ...], minimum: int) -> int:
-    """How many weights of a layer stay, however low the density."""
+def _minimum(shape: tuple[int, ...], min_kept: int) -> int:
+    """Return how many weights a layer keeps at any density."""
     if len(shape) <= 2:
         return math.prod(shape)
     size = math.prod(shape[1:])
-    return size * min(shape[0], max(1, math.ceil(minimum / size)))
+    return size * min(shape[0], max(1, math.ceil(min_kept / size)))
 
 
-def _check_budget(budget: int, least: int, total: int, density: float) -> None:
-    if budget < least:
-        lowest = Context(prec=4, rounding=ROUND_CEILING).create_decimal(Decimal(repr(least / total)))
+def _check_budget(budget: int, minimum: int, total: int, density: float) -> None:
+    if budget < minimum:
+        lowest = Context(prec=4, rounding=ROUND_CEILING).create_decimal(Decimal(repr(minimum / total)))
         raise ConfigError(
             f"density {density:g} keeps {budget} of {total} weights, but linear and recurrent layers stay whole and "
-            f"every convolution keeps a filter, or its minimum, {least} weights together: the smallest density is "
+            f"every convolution keeps a filter, or its minimum, {minimum} weights together: the smallest density is "
             f"{lowest}"
         )

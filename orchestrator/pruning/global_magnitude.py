@@ -1,4 +1,4 @@
-"""Global pruning: keep the best weights of the whole network, exactly as many as a density asks for."""
+"""Prune globally: keep the best weights of the whole network, exactly as many as a density keeps."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ def prune_globally(
     """Return masks that keep exactly round(density * N) of the N `weights`, the best of all layers together.
 
     Global magnitude pruning as in Renda, Frankle, Carbin (ICLR 2020), section 2. `weights` are floating point, of any
-    shape, on one device; N counts what earlier `masks` (bool, True = kept) removed, and that never comes back. Of
-    equal scores the lower flat index is kept, in the order of `weights`. Each layer keeps its `min_kept_per_layer`
-    best candidates (or all, if it has fewer), at the expense of the weakest of other layers. The result has the
-    keys and shapes of `weights`: contiguous bool tensors on their device. `gradients` (dL/dw) may be those of other
-    tensors too, such as biases. Nothing passed in is changed. As many threads as `torch.get_num_threads()` take part;
-    where other programs keep the processors busy, they share them and do not wait for each other.
+    shape, on one device. N includes the weights that earlier `masks` (bool, True = kept) removed; those stay removed.
+    Of equal scores the lower flat index is kept, in the order of `weights`. Each layer keeps its `min_kept_per_layer`
+    best candidates (or all, if it has fewer), at the expense of the weakest of other layers. The result has the keys
+    and shapes of `weights`: contiguous bool tensors on their device. `gradients` (dL/dw) may include those of other
+    tensors, such as biases. The arguments are not changed. It uses `torch.get_num_threads()` threads, which do not
+    wait for each other while other programs use the processors.
 
-    Raises ConfigError for a density that keeps nothing, or more than `masks` or less than the minimum allow; for a
-    weight, gradient or score that is not finite, a criterion that reads gradients without them, and tensors
-    that do not match `weights`.
+    Raises ConfigError for a density that keeps no weight, more than `masks` leave or less than the minimum; for a
+    weight or gradient that is not finite, a score that is NaN, a criterion that reads gradients without them, and
+    tensors that do not match `weights`.
     """
     check_tensors(weights, masks, gradients)
     total = sum(weight.numel() for weight in weights.values())
@@ -62,17 +62,17 @@ def _scores(
 def _best(layers: Mapping[str, LayerScores], keep: int, minimum: int, threads: Threads) -> dict[str, Tensor]:
     """Return flat masks of the `keep` best candidates of all layers.
 
-    A layer that would keep fewer than `minimum` keeps just its minimum, and the others share what is left.
+    A layer that would keep fewer than `minimum` keeps exactly its minimum, and the others share the rest.
     """
     kept = dict(zip(layers, top_k(list(layers.values()), keep, threads), strict=True))
     if minimum == 0:
         return kept
-    least = {name: min(minimum, layer.candidates) for name, layer in layers.items()}
-    short = {name: layer for name, layer in layers.items() if count_true(kept[name]) < least[name]}
+    minima = {name: min(minimum, layer.candidates) for name, layer in layers.items()}
+    short = {name: layer for name, layer in layers.items() if count_true(kept[name]) < minima[name]}
     if not short:
         return kept
     for name, layer in short.items():
-        (kept[name],) = top_k([layer], least[name], threads)
+        (kept[name],) = top_k([layer], minima[name], threads)
     others = {name: layer for name, layer in layers.items() if name not in short}
-    left = keep - sum(least[name] for name in short)
-    return kept | (_best(others, left, minimum, threads) if others else {})  # another one may fall short now
+    left = keep - sum(minima[name] for name in short)
+    return kept | (_best(others, left, minimum, threads) if others else {})  # now another layer may fall short

@@ -1,8 +1,8 @@
-"""How much of each layer went in Li, Kadav, Durdanovic, Samet, Graf, "Pruning Filters for Efficient ConvNets".
+"""List the ratios of each layer in Li, Kadav, Durdanovic, Samet, Graf, "Pruning Filters for Efficient ConvNets".
 
 ICLR 2017, sections 4.2 (ResNet-56 and ResNet-110 on CIFAR-10) and 4.3 (ResNet-34 on ImageNet). Only the first
-convolution of a residual block loses filters, as many in every block of a stage, and sensitive blocks lose none. The
-paper numbers convolutions from 1, without those of shortcuts: the first one of block k is layer 2k.
+convolution of a residual block loses filters, the same number in every block of a stage; sensitive blocks lose none.
+The paper numbers convolutions from 1, without those of shortcuts: the first one of block k is layer 2k.
 """
 
 from __future__ import annotations
@@ -11,7 +11,10 @@ from collections.abc import Mapping, Sequence
 
 
 def _ratios(blocks: Sequence[int], removed: Sequence[float], skipped: Sequence[int]) -> dict[str, float]:
-    """{layer: fraction of its filters that goes}: `blocks` and `removed` by stage, `skipped` by the paper's numbers."""
+    """Return {layer: fraction of filters to remove}.
+
+    `blocks`: their number in each stage; `removed`: the fraction of each stage; `skipped`: the paper's layer numbers.
+    """
     ratios, number = {}, 0
     for stage, (count, ratio) in enumerate(zip(blocks, removed, strict=True), start=1):
         for block in range(count):
@@ -31,4 +34,4 @@ PRESETS: Mapping[str, Mapping[str, float]] = {
     "li2017:resnet34-A": _ratios((3, 4, 6, 3), (0.3, 0.3, 0.3, 0), _RESNET34_SKIPPED),
     "li2017:resnet34-B": _ratios((3, 4, 6, 3), (0.5, 0.6, 0.4, 0), _RESNET34_SKIPPED),
 }
-"""By name. The CIFAR networks have `shortcut="padding"`, and nothing is rounded: `Channels(ratios=..., round_to=1)`."""
+"""Ratios by name. Use `shortcut="padding"` in the CIFAR networks, and `Channels(ratios=..., round_to=1)`."""

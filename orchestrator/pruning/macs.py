@@ -1,4 +1,4 @@
-"""Multiply-accumulate operations (MACs) of one sample."""
+"""Count the multiply-accumulate operations (MACs) of one sample."""
 
 from __future__ import annotations
 
@@ -26,8 +26,9 @@ class Macs(NamedTuple):
 def weight_uses(
     part: nn.Module, inputs: tuple[Any, ...], named: Mapping[str, Any], output: Any
 ) -> Iterator[tuple[Tensor, int]]:
-    """(weight, how often each of its elements multiplies) in one call of `part`, as a forward hook with kwargs sees it.
+    """Yield (weight, how often each of its elements multiplies) in one call of `part`.
 
+    The arguments are those of a forward hook with kwargs.
     A convolution's weight is used once for each output position (a transposed one's: input position), a linear
     layer's and an attention projection's once for each row, a recurrent layer's once for each step of each sequence.
     Biases, norms and the products of attention itself have no weights and do not count.
@@ -41,7 +42,7 @@ def weight_uses(
         yield part.weight, output.numel() // max(part.out_features, 1)
     elif isinstance(part, (nn.RNNBase, nn.RNNCellBase)):
         given = _arguments(part, inputs, named)["input"]
-        steps = given.data.numel() // part.input_size  # `data` is also what a packed sequence holds
+        steps = given.data.numel() // part.input_size  # `data`, because a packed sequence holds its values there
         layers: Any = [[part.weight_ih, part.weight_hh]] if isinstance(part, nn.RNNCellBase) else part.all_weights
         yield from ((weight, steps) for weight in itertools.chain(*layers) if weight.dim() > 1)
     elif isinstance(part, nn.MultiheadAttention):  # calls no layer of its own
@@ -61,11 +62,10 @@ def _arguments(part: nn.Module, inputs: tuple[Any, ...], named: Mapping[str, Any
 
 @torch.no_grad()
 def count_macs(module: nn.Module, inputs: Any) -> Macs:
-    """MACs of all convolutions, linear layers, attention projections and recurrent layers for one sample.
+    """Return the MACs of all convolutions, linear layers, attention projections and recurrent layers for one sample.
 
-    `inputs`: a batch as the model is called with it; the mean over its samples is returned.
-
-    The module is left as it is.
+    `inputs`: a batch as the model takes it; the result is the mean over its samples, rounded down. The module is not
+    changed.
     """
     dense = effective = 0
 

@@ -1,4 +1,4 @@
-"""What may be pruned, and what masks say. A mask is a boolean tensor of its weight's shape, True = kept."""
+"""Find the prunable weights, and check and count masks. A mask is bool, of its weight's shape, True = kept."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ Kind = Literal["convolution", "linear", "attention", "recurrent", "embedding"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 DEFAULT_KINDS: tuple[Kind, ...] = ("convolution", "linear", "attention", "recurrent")
 
-# The weights of each kind of layer, as patterns of the names of its own parameters; the first line that fits a layer
-# decides. Other names belong to what weights are computed from, such as `weight_g` and `weight_v` of
+# The weights of each kind of layer, as patterns of its own parameters' names; the first line that fits a layer counts.
+# Other names may be tensors from which a weight is computed, such as `weight_g` and `weight_v` of
 # `torch.nn.utils.weight_norm`.
 _WEIGHTS: tuple[tuple[Kind, tuple[type[nn.Module], ...], str], ...] = (
     ("attention", (nn.MultiheadAttention,), "(in|q|k|v)_proj_weight"),
@@ -41,17 +41,17 @@ def prunable_weights(
     """Return the weights of all layers of these `kinds`, in parameter order, the first and the last layer included.
 
     "attention" is `nn.MultiheadAttention`; attention that is built from linear layers is "linear". Biases and
-    normalisation are never among the weights. A shared (tied) weight is one tensor: it comes once, under its first
-    name, if any layer that uses it is of these kinds. So an output layer that shares its weight with an embedding is
-    pruned although embeddings are not, unless `exclude` names either of the two.
+    normalisation are never included. A shared (tied) weight is one tensor: it is returned once, under its first name,
+    if any layer that uses it is of these kinds. So an output layer that shares its weight with an embedding is pruned
+    although embeddings are not, unless `exclude` names either of the two.
 
     `exclude`, and the model's own `prune_exclude` if it has one, are patterns such as "fc", "layer1.*" or
-    "*.downsample.0.weight". One that matches a weight's name, or the name of a module around it, leaves the weight out
-    (of a shared one, any name).
+    "*.downsample.0.weight". A pattern excludes a weight if it matches its name (any name of a shared one), or the name
+    of a module around it.
 
-    A frozen parameter (`requires_grad` False) is not prunable, because no retraining can make up for what it loses.
-    Neither is a weight that is computed from others (parametrizations, weight norm), nor what it is computed from.
-    `unpruned_weights` has what this leaves out.
+    A frozen parameter (`requires_grad` False) is not prunable, because retraining cannot compensate for its losses.
+    Neither is a weight that is computed from others (parametrizations, weight norm), nor are those others.
+    `unpruned_weights` returns the weights that this function does not.
 
     Raises ConfigError for a pattern that matches no weight of any kind of layer.
     """
@@ -62,7 +62,7 @@ def prunable_weights(
     wanted = {weight for kind, weight in weights if kind in kinds and weight.requires_grad}
     prunable = {name: weight for name, weight in model.named_parameters() if weight in wanted}
     excluded: set[nn.Parameter] = set()
-    with called(f"prune_exclude of model {type(model).__name__}"):  # which may be a property
+    with called(f"prune_exclude of model {type(model).__name__}"):  # it may be a property
         own = getattr(model, "prune_exclude", ())
     for pattern in (*texts("exclude", exclude), *texts("prune_exclude", own)):
         hits = {weight for _, weight in weights if matches(pattern, names[weight])}
@@ -76,11 +76,10 @@ def prunable_weights(
 
 
 def unpruned_weights(model: nn.Module, prunable: Container[str]) -> dict[str, nn.Parameter]:
-    """Return the weights that stay at every density: those whose names are not in `prunable`.
+    """Return the weights that are kept at every density: those whose names are not in `prunable`.
 
-    A weight is a parameter of two or more dimensions. Two kinds of parameters are not weights, whatever their shape:
-    those of normalisation layers (see `is_normalisation`) and biases, which have the word in their name (`bias_k`,
-    `relative_position_bias_table`).
+    A weight is a parameter of two or more dimensions. Parameters of normalisation layers (see `is_normalisation`) and
+    biases are never weights. A bias has the word in its name (`bias_k`, `relative_position_bias_table`).
     """
     norms = {p for layer in model.modules() if is_normalisation(layer) for p in layer.parameters(recurse=False)}
     return {
@@ -94,7 +93,7 @@ def unpruned_weights(model: nn.Module, prunable: Container[str]) -> dict[str, nn
 
 
 def count_kept(masks: Mapping[str, Tensor]) -> int:
-    """How many weights all `masks` together keep."""
+    """Return how many weights all `masks` together keep."""
     return sum(count_true(mask) for mask in masks.values())
 
 
@@ -104,14 +103,14 @@ def count_true(mask: Tensor) -> int:
 
 
 def dead_layers(masks: Mapping[str, Tensor]) -> list[str]:
-    """Names of the layers of which nothing is kept: no signal passes them any more, except around them."""
+    """Return the names of the layers that keep no weight: a signal can only pass around them."""
     return [name for name, mask in masks.items() if not mask.any()]
 
 
 def check_tensors(
     weights: Mapping[str, Tensor], masks: Mapping[str, Tensor] | None, gradients: Mapping[str, Tensor] | None
 ) -> None:
-    """ConfigError unless `weights` can be pruned, and `masks` and `gradients` are None or match them."""
+    """Raise ConfigError unless `weights` can be pruned, and `masks` and `gradients` are None or match them."""
     if not weights:
         raise ConfigError("weights must hold at least one tensor to prune, got an empty dictionary")
     devices = {weight.device for weight in weights.values()}
@@ -128,17 +127,20 @@ def check_tensors(
 
 
 def check_masks(masks: Mapping[str, Tensor] | None, weights: Mapping[str, Tensor]) -> None:
-    """ConfigError unless there is one bool mask for every weight, of its shape, and no other; or None at all."""
+    """Raise ConfigError unless `masks` is None, or has exactly one bool mask of its shape for every weight."""
     check_matches("mask", masks, weights)
     for name, mask in (masks or {}).items():
         if name not in weights:
-            raise ConfigError(f"every mask must be of a weight that is pruned, but {name} is none")
+            raise ConfigError(f"mask {name!r} does not belong to a prunable weight: leave it out")
         if mask.dtype is not torch.bool:
             raise ConfigError(f"masks must be bool (True = kept), got {mask.dtype} for {name}: use mask.bool()")
 
 
 def check_matches(what: str, others: Mapping[str, Tensor] | None, weights: Mapping[str, Tensor]) -> None:
-    """ConfigError unless every weight has one of `others` (each a `what`: "mask", "gradient"), of its shape."""
+    """Raise ConfigError unless `others` is None or has a tensor of its shape for every weight.
+
+    `what` names these tensors in messages: "mask", "gradient".
+    """
     if others is None:
         return
     for name, weight in weights.items():
@@ -150,13 +152,13 @@ def check_matches(what: str, others: Mapping[str, Tensor] | None, weights: Mappi
 
 
 def matches(pattern: str, names: Sequence[str]) -> bool:
-    """Return whether `pattern` is, in any of a tensor's `names`, its own or that of a module around it."""
+    """Return whether `pattern` matches one of a tensor's `names`, or the name of a module around it."""
     parts = [name.split(".") for name in names]
     return any(fnmatchcase(".".join(p[:end]), pattern) for p in parts for end in range(1, len(p) + 1))
 
 
 def _layer_weights(model: nn.Module) -> Iterator[tuple[Kind, nn.Parameter]]:
-    """Yield every weight of a layer with the layer's kind; a shared one comes once for each layer."""
+    """Yield (kind of layer, weight) for every layer; a shared weight is yielded once for each layer."""
     for module in model.modules():
         found = next(((kind, pattern) for kind, types, pattern in _WEIGHTS if isinstance(module, types)), None)
         if found is None:

@@ -1,4 +1,4 @@
-"""How much to keep, and when: a path gives the densities of rounds 1, 2, ... as fractions of the dense network."""
+"""Define how much to keep, and when: a path gives the densities of rounds 1, 2, ... relative to the dense network."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from orchestrator.validate import fraction, tuple_of, whole
 
 
 class Path(Protocol):
-    """A frozen dataclass whose fields, all of them, decide its densities."""
+    """A frozen dataclass whose densities follow from its fields alone."""
 
     def densities(self) -> tuple[float, ...]:
-        """Density after each round's pruning: strictly decreasing, each in (0, 1)."""
+        """Return the density after each round's pruning: strictly decreasing, each in (0, 1)."""
         ...
 
 
 @dataclass(frozen=True)
 class Geometric:
-    """Remove the fraction `remove` of what is left, `rounds` times: densities (1 - remove)^r.
+    """Remove the fraction `remove` of the remaining weights, `rounds` times: densities (1 - remove)^r.
 
     The iterative pruning of Renda, Frankle, Carbin (ICLR 2020), section 3, where `remove` is 0.2.
     """
@@ -37,11 +37,11 @@ class Geometric:
 
     @classmethod
     def down_to(cls, density: float, remove: float = 0.2) -> Geometric:
-        """The fewest rounds that end at or below `density` (0.05 takes 14 rounds)."""
+        """Return the path with the fewest rounds that ends at or below `density` (0.05 takes 14 rounds)."""
         fraction("density", density)
         fraction("remove", remove)
         rounds = math.log(density) / math.log1p(-remove)
-        return cls(remove, max(1, math.ceil(rounds - 1e-9)))  # 0.512 = 0.8^3 but for rounding: 3 rounds, not 4
+        return cls(remove, max(1, math.ceil(rounds - 1e-9)))  # 0.512 is 0.8^3 up to rounding: 3 rounds, not 4
 
     def densities(self) -> tuple[float, ...]:
         return tuple((1 - self.remove) ** r for r in range(1, self.rounds + 1))
@@ -49,10 +49,10 @@ class Geometric:
 
 @dataclass(frozen=True)
 class Cubic:
-    """Down to `density` in `rounds` rounds, much at first and less and less: 1 - s_r, with s_r = s (1 - (1 - r/n)^3).
+    """Go down to `density` in `rounds` rounds of decreasing size: 1 - s_r, with s_r = s (1 - (1 - r/n)^3).
 
     The gradual schedule of Zhu and Gupta, "To prune, or not to prune", 2017, equation 1, from a dense network
-    (s_i = 0) to the final sparsity s = 1 - density, one step a round.
+    (s_i = 0) to the final sparsity s = 1 - density, one step per round.
     """
 
     density: float
@@ -65,12 +65,12 @@ class Cubic:
 
     def densities(self) -> tuple[float, ...]:
         left = ((1 - r / self.rounds) ** 3 for r in range(1, self.rounds + 1))
-        return tuple(self.density + (1 - self.density) * part for part in left)  # the last is `density` to the bit
+        return tuple(self.density + (1 - self.density) * part for part in left)  # the last one is exactly `density`
 
 
 @dataclass(frozen=True)
 class OneShot:
-    """One round that prunes the dense network to `density` at once."""
+    """Prune the dense network to `density` in one round."""
 
     density: float
 
@@ -83,7 +83,7 @@ class OneShot:
 
 @dataclass(frozen=True)
 class Explicit:
-    """The densities themselves, one a round: `Explicit([0.5, 0.25, 0.1])`."""
+    """Give the densities themselves, one per round: `Explicit([0.5, 0.25, 0.1])`."""
 
     values: Sequence[float]
 
@@ -98,11 +98,11 @@ class Explicit:
 
 
 def longer(path: Path) -> Path:
-    """Return `path` with one more round. Raises ConfigError where a number cannot hold a smaller density.
+    """Return `path` with one more round. Raises ConfigError if a float cannot hold a smaller density.
 
-    A `Geometric` keeps its own step. Any other path goes on by its mean step in log density, or by the default step of
-    `Geometric` if that removes more: a path that hardly prunes would not get anywhere. The rounds that both have keep
-    their keys, and a longer `Geometric` has those of a `Geometric` of that length.
+    A `Geometric` keeps its own step. Any other path continues by its mean step in log density, or by the default step
+    of `Geometric` if that removes more, because a path that hardly prunes would never end. Existing rounds keep their
+    keys, and a longer `Geometric` has the same keys as one that was made with that length.
     """
     if isinstance(path, Geometric):
         return replace(path, rounds=path.rounds + 1)
@@ -112,7 +112,9 @@ def longer(path: Path) -> Path:
 
 
 def check_decreasing(densities: tuple[float, ...]) -> None:
-    for earlier, later in itertools.pairwise((1.0, *densities)):  # so close to dense that it rounds to 1 counts too
+    for earlier, later in itertools.pairwise(
+        (1.0, *densities)
+    ):  # 1.0 itself, or a density that rounds to it, is refused too
         if not 0 < later < earlier:
             raise ConfigError(
                 f"densities must decrease from round to round and stay above 0, got {earlier} then {later}"

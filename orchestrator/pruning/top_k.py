@@ -1,6 +1,6 @@
 """Find the k highest scores of a network, fast: `top_k`.
 
-It returns what a stable sort of all scores in descending order would put first, in one pass over them.
+The result is that of a stable sort of all scores in descending order, but it takes one pass over them.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from torch import Tensor
 from orchestrator.errors import ConfigError
 from orchestrator.pruning.masks import count_true
 
-BLOCK = 1 << 20  # scores looked at together: several passes over a block then find it in the cache
-STRIDE = 211  # sampling step: a prime, so that it meets every place of a kernel and every channel alike
-SIGMAS = (3, 12, math.inf)  # half widths of the bracket, in standard errors of the quantile: tried until it holds
+BLOCK = 1 << 20  # scores processed together, few enough to stay in the cache
+STRIDE = 211  # sampling step: a prime, so that it samples every place of a kernel and every channel equally
+SIGMAS = (3, 12, math.inf)  # half widths of the bracket in standard errors of the quantile, tried in order
 MAX_THREADS = 8  # more would only wait for memory
 
 _selecting = threading.RLock()  # a criterion may select, too
@@ -33,7 +33,7 @@ _selecting = threading.RLock()  # a criterion may select, too
 
 @dataclass(frozen=True, eq=False)
 class LayerScores:
-    """The scores of one layer, flat: `values`, or |values| if `absolute`, so that magnitudes take no memory.
+    """The flat scores of one layer: `values`, or |values| if `absolute`, so that magnitudes need no memory.
 
     `mask` (bool): which of them are candidates; None: all. `name` is for errors.
     """
@@ -45,19 +45,20 @@ class LayerScores:
 
     @cached_property
     def candidates(self) -> int:
-        """How many of the scores are candidates."""
+        """Return how many of the scores are candidates."""
         return self.values.numel() if self.mask is None else count_true(self.mask)
 
 
 def top_k(layers: Sequence[LayerScores], k: int, threads: Threads) -> list[Tensor]:
     """Return a flat mask for each layer: the `k` highest candidates of all layers together, of equal ones the first.
 
-    One pass over the scores: what lies above a bracket around the threshold is kept, what lies inside is chosen from
-    exactly. A sample proposes the bracket; one that misses the threshold is widened, at last to everything. All layers
-    are `absolute` or none, and all have a mask or none. Raises ConfigError if values of absolute ones are not finite.
+    One pass keeps the scores above a bracket around the threshold; the exact choice is made among those inside. A
+    sample gives the bracket. If it misses the threshold, it is widened, in the end to all scores. Either all layers
+    are `absolute` or none is, and either all have a mask or none has. Raises ConfigError if values of absolute layers
+    are not finite.
     """
     wide = any(layer.values.dtype is torch.float64 for layer in layers)
-    dtype = torch.float64 if wide else torch.float32  # holds every score exactly, of whatever dtypes
+    dtype = torch.float64 if wide else torch.float32  # holds scores of every dtype exactly
     sample, fraction = _sample(layers, dtype), k / max(1, sum(layer.candidates for layer in layers))
     for sigmas in SIGMAS:
         split = _split(layers, dtype, *_bracket(sample, fraction, sigmas), threads)
@@ -73,7 +74,7 @@ def top_k(layers: Sequence[LayerScores], k: int, threads: Threads) -> list[Tenso
 
 
 class Threads(NamedTuple):
-    """How many threads there are, and what calls a function on them for each element, as `map` does."""
+    """The number of threads, and a `map` that calls a function on them for each element."""
 
     number: int
     map: Callable[..., Iterator[Any]]
@@ -81,12 +82,12 @@ class Threads(NamedTuple):
 
 @contextmanager
 def threads_of(device: torch.device) -> Iterator[Threads]:
-    """As many threads as torch would use on `device`, while each operation of torch runs on the thread that calls it.
+    """Give the number of threads that torch would use on `device`; each torch operation then uses only its caller's.
 
-    The threads of one operation wait for each other by spinning. Where other programs keep the processors busy, that
-    takes a hundred times as long as the operation itself.
+    The threads of one operation spin while they wait for each other. If other programs use the processors, that takes
+    a hundred times as long as the operation itself.
     """
-    with _selecting:  # the number of threads is the process's
+    with _selecting:  # torch has one number of threads for the whole process
         before = torch.get_num_threads()
         torch.set_num_threads(1)
         try:
@@ -101,10 +102,10 @@ def threads_of(device: torch.device) -> Iterator[Threads]:
 
 
 def _sample(layers: Sequence[LayerScores], dtype: torch.dtype) -> Tensor:
-    """Every STRIDE-th score of the network, less those that are no candidates."""
+    """Return every STRIDE-th score of the network, without those that are not candidates."""
     samples, offset = [], 0
     for layer in layers:
-        part = slice(-offset % STRIDE, None, STRIDE)  # go on where the layer before ended
+        part = slice(-offset % STRIDE, None, STRIDE)  # continue where the layer before ended
         offset += layer.values.numel()
         sample = layer.values[part] if layer.mask is None else layer.values[part][layer.mask[part]]
         samples.append(sample.to(dtype).abs() if layer.absolute else sample.to(dtype))
@@ -112,7 +113,7 @@ def _sample(layers: Sequence[LayerScores], dtype: torch.dtype) -> Tensor:
 
 
 def _bracket(sample: Tensor, fraction: float, sigmas: float) -> tuple[float, float]:
-    """Two scores that likely enclose the lowest of the highest `fraction` of what `sample` stands for."""
+    """Return two scores that probably enclose the (1 - fraction) quantile of the scores that were sampled."""
     size = sample.numel()
     margin = sigmas * (1 + math.sqrt(size * fraction * (1 - fraction)))
     first, last = size * (1 - fraction) - margin, size * (1 - fraction) + margin  # places in the sorted sample, from 1
@@ -122,9 +123,10 @@ def _bracket(sample: Tensor, fraction: float, sigmas: float) -> tuple[float, flo
 
 
 class _Split(NamedTuple):
-    """The network against a bracket: flat masks of the `above` candidates above it, and those `inside` it.
+    """The scores of a network compared with a bracket: flat `masks` mark the `above` candidates above it.
 
-    `inside` are indices into the whole network, ascending; layer i ends before `ends[i]`.
+    `inside`: ascending indices into the whole network of the candidates inside it, and `scores`: their scores. Layer i
+    ends before `ends[i]`.
     """
 
     masks: list[Tensor]
@@ -139,40 +141,40 @@ def _split(layers: Sequence[LayerScores], dtype: torch.dtype, low: float, high: 
     device = layers[0].values.device
     masks = [torch.empty(layer.values.numel(), dtype=torch.bool, device=device) for layer in layers]
     ends = list(accumulate(mask.numel() for mask in masks))
-    waiting = iter(range(0, ends[-1], BLOCK))  # shared: a thread that is free takes the next block
-    inference = torch.is_inference_mode_enabled()  # which, like no_grad, holds for one thread
+    waiting = iter(range(0, ends[-1], BLOCK))  # shared: a free thread takes the next block
+    inference = torch.is_inference_mode_enabled()  # like no_grad, it applies to one thread only
 
     @torch.no_grad()
-    def look(_: int) -> list[tuple[int, int, Tensor, Tensor]]:
+    def split_blocks(_: int) -> list[tuple[int, int, Tensor, Tensor]]:
         with torch.inference_mode(inference):
             buffers, found = _Buffers.of(dtype, device), []
             for start in waiting:
                 pieces = _pieces(ends, start, min(start + BLOCK, ends[-1]))
                 buffers.fill(layers, pieces)
-                size = pieces[-1].here.stop
+                size = pieces[-1].in_block.stop
                 if layers[0].absolute and not buffers.scores[:size].amax().item() < math.inf:
                     raise ConfigError(f"weights must be finite, but {_not_finite(layers)} holds NaN or infinity")
                 index = buffers.split(size, low, high, masked=layers[0].mask is not None)
-                for layer, here, there in pieces:
-                    masks[layer][there] = buffers.above[here]
+                for layer, in_block, in_layer in pieces:
+                    masks[layer][in_layer] = buffers.above[in_block]
                 found.append((start, count_true(buffers.above[:size]), index + start, buffers.scores[index]))
             return found
 
-    found = sorted(chain(*threads.map(look, range(threads.number))), key=lambda block: block[0])
+    found = sorted(chain(*threads.map(split_blocks, range(threads.number))), key=lambda block: block[0])
     _, above, inside, scores = zip(*found, strict=True)
     return _Split(masks, ends, sum(above), torch.cat(inside), torch.cat(scores))
 
 
 class _Piece(NamedTuple):
-    """The part of a layer that lies in a block: `here` in the block, `there` in the layer."""
+    """The part of a layer that belongs to a block, as slices of the block and of the flat layer."""
 
     layer: int
-    here: slice
-    there: slice
+    in_block: slice
+    in_layer: slice
 
 
 def _pieces(ends: list[int], start: int, stop: int) -> list[_Piece]:
-    """The parts of layers, of which the i-th ends before `ends[i]`, that make up the block `start` to `stop`."""
+    """Return the parts of layers that make up the block `start` to `stop`; layer i ends before `ends[i]`."""
     pieces, first = [], start
     for layer in range(bisect_right(ends, start), len(ends)):
         offset, last = ends[layer - 1] if layer else 0, min(stop, ends[layer])
@@ -185,9 +187,9 @@ def _pieces(ends: list[int], start: int, stop: int) -> list[_Piece]:
 
 @dataclass(frozen=True, eq=False)
 class _Buffers:
-    """What one thread needs to look at a block, each of BLOCK elements, used again for the next one.
+    """The buffers of one thread, each of BLOCK elements, reused for every block.
 
-    `scores` and `candidates` of the block are filled; `split` fills `above` and `inside`.
+    `fill` sets `scores` and `candidates`; `split` sets `above` and `inside`.
     """
 
     scores: Tensor
@@ -201,21 +203,21 @@ class _Buffers:
         return _Buffers(*(torch.empty(BLOCK, dtype=kind, device=device) for kind in kinds))
 
     def fill(self, layers: Sequence[LayerScores], pieces: list[_Piece]) -> None:
-        """Take the scores and masks of a block."""
-        for place, here, there in pieces:
-            layer = layers[place]
-            values = layer.values[there].to(self.scores.dtype)
+        """Copy the scores and masks of a block."""
+        for index, in_block, in_layer in pieces:
+            layer = layers[index]
+            values = layer.values[in_layer].to(self.scores.dtype)
             if layer.absolute:
-                torch.abs(values, out=self.scores[here])
+                torch.abs(values, out=self.scores[in_block])
             else:
-                self.scores[here].copy_(values)
+                self.scores[in_block].copy_(values)
             if layer.mask is not None:
-                self.candidates[here].copy_(layer.mask[there])
+                self.candidates[in_block].copy_(layer.mask[in_layer])
 
     def split(self, size: int, low: float, high: float, *, masked: bool) -> Tensor:
-        """Mark in `above` those of `size` candidates above `high`; return the indices of those from `low` to `high`.
+        """Mark in `above` the candidates above `high`; return the indices of those from `low` to `high`.
 
-        Unless `masked`, every element is a candidate.
+        Only the first `size` elements count. Unless `masked`, all of them are candidates.
         """
         scores, above, inside = self.scores[:size], self.above[:size], self.inside[:size]
         _compare(torch.gt, scores, high, above)
@@ -240,7 +242,7 @@ def _not_finite(layers: Sequence[LayerScores]) -> str:
 
 
 def _true_indices(flags: Tensor) -> Tensor:
-    """Indices of the few True of a contiguous 1-D bool tensor, ascending; eight flags are looked at together."""
+    """Return the ascending indices of the few True of a contiguous 1-D bool tensor; it tests eight flags at once."""
     if flags.numel() % 8:
         return flags.nonzero()[:, 0]
     words = flags.view(torch.int64).nonzero()[:, 0]
@@ -249,7 +251,7 @@ def _true_indices(flags: Tensor) -> Tensor:
 
 
 def _highest(scores: Tensor, count: int) -> Tensor:
-    """Bool tensor that marks the `count` highest of 1-D `scores`; of equal ones the first."""
+    """Return a bool tensor that marks the `count` highest of 1-D `scores`, of equal ones the first."""
     if count in (0, scores.numel()):
         return torch.full_like(scores, count > 0, dtype=torch.bool)
     threshold = scores.kthvalue(scores.numel() - count + 1).values

@@ -1,4 +1,4 @@
-"""What a selection looks at to decide what goes."""
+"""Define `View`, the input of a selection."""
 
 from __future__ import annotations
 
@@ -37,18 +37,18 @@ class View:
 
     @property
     def masks(self) -> Tensors | None:
-        """The masks so far by the name of their weight, or None where the structure has none."""
+        """Return the current masks by the name of their weight, or None if the structure has no masks."""
         return self.structure.masks if isinstance(self.structure, Masks) else None
 
     @cached_property
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """The shapes of the weights."""
+        """Return the shapes of the weights by name."""
         return {name: tuple(weight.shape) for name, weight in self.weights.items()}
 
     @cached_property
     @torch.no_grad()
     def scores(self) -> Tensors:
-        """The scores of the weights by the criterion, of their shapes, on their device; computed when first asked for.
+        """Return the criterion's scores of the weights, with their shapes, on their device; computed once.
 
         Raises ConfigError as `check_tensors` and `score` do.
         """

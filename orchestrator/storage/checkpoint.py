@@ -1,7 +1,7 @@
-"""Tensors to bytes and back: safetensors, where a masked tensor is its kept values and one bit a weight.
+"""Pack tensors into safetensors bytes and back; of a masked tensor only the kept values and one bit per weight.
 
 A masked tensor `w` of shape S is stored as `w` (kept values, flat order) and `w#mask` (bits, packed big-endian into
-bytes); S stands in the header. Removed weights are zero and are not stored. Nothing is ever unpickled.
+bytes); the header holds S. Removed weights are zero and are not stored. No pickle is ever loaded.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _Shape = Annotated[list[int], Rule("sizes above 0", lambda shape: len(shape) <= 
 
 @dataclass(frozen=True)
 class _Header:
-    """What a mid-round checkpoint holds beside tensors; see `Progress`."""
+    """The fields of a mid-round checkpoint that are not tensors; see `Progress`."""
 
     key: str
     epochs_done: _SmallCount
@@ -48,7 +48,7 @@ class _Header:
 
 
 def pack_model(model: Tensors, masks: Tensors) -> bytes:
-    """Model tensors as bytes: at most density x dense + 1/32 dense, and a header."""
+    """Return the model's tensors as bytes: at most (density + 1/32) x the dense size, and a header."""
     tensors = _cut(model, masks)
     for name, mask in masks.items():
         tensors[name + _MASK] = torch.from_numpy(np.packbits(mask.numpy()))
@@ -56,9 +56,10 @@ def pack_model(model: Tensors, masks: Tensors) -> bytes:
 
 
 def unpack_model(blob: bytes, file: str, shapes: Shapes | None = None) -> tuple[Tensors, Tensors]:
-    """(model, masks) from `pack_model`'s bytes; `shapes`: of the weights that have a mask, if any has one.
+    """Return (model, masks) from the bytes of `pack_model`.
 
-    Raises DamagedError, naming `file`, when they do not fit together, before anything of a wrong size is made.
+    `shapes`: the shapes of the model's prunable weights; either all of them have a mask or none. Raises DamagedError,
+    naming `file`, if the tensors do not fit together, before it allocates anything of a wrong size.
     """
     tensors, metadata = _open(blob, file)
     masks: Tensors = {}
@@ -67,7 +68,7 @@ def unpack_model(blob: bytes, file: str, shapes: Shapes | None = None) -> tuple[
         _check_shapes(tensors, masked, shapes, file)
     for name, shape in masked.items():
         if name not in tensors:
-            raise DamagedError(f"{file}: it has a mask of {name!r:.200}, and no such tensor")
+            raise DamagedError(f"{file}: it has a mask for {name!r:.200}, but no such tensor")
         bits = tensors.pop(name + _MASK, None)
         size = math.prod(shape)
         if bits is None or bits.dtype != torch.uint8 or bits.numel() != -(-size // 8):
@@ -77,13 +78,16 @@ def unpack_model(blob: bytes, file: str, shapes: Shapes | None = None) -> tuple[
 
 
 def pack_optimizer(optimizer: Tensors, masks: Tensors) -> bytes:
-    """Optimizer tensors as bytes; a slot of a masked weight is cut by the same mask, which is stored with the model."""
+    """Return the optimizer's tensors as bytes.
+
+    A slot of a masked weight keeps only what that weight's mask keeps; the mask is stored with the model.
+    """
     cut = _slot_masks(optimizer, masks)
     return save(_cut(optimizer, cut), {"cut": json.dumps(list(cut))})
 
 
 def unpack_optimizer(blob: bytes, masks: Tensors, file: str) -> Tensors:
-    """The inverse of `pack_optimizer`, given the masks of the model file beside it."""
+    """Invert `pack_optimizer`, given the masks of the model file beside it. Raises DamagedError naming `file`."""
     tensors, metadata = _open(blob, file)
     slots = _decoded(list[str], metadata.get("cut", "[]"), file)
     if missing := [slot for slot in slots if slot not in tensors]:
@@ -95,7 +99,7 @@ def unpack_optimizer(blob: bytes, masks: Tensors, file: str) -> Tensors:
 
 
 def pack_progress(progress: Progress) -> bytes:
-    """A round in its middle: sha256 and safetensors of whole tensors. It lives for minutes, so size does not count."""
+    """Return a mid-round checkpoint as sha256 and safetensors of whole tensors: it lives minutes, so may be large."""
     header = _Header(**{field.name: getattr(progress, field.name) for field in fields(_Header)})
     own = {} if progress.parts is None else {_PARTS: progress.parts}
     own |= {_AVERAGE + name: tensor for name, tensor in (progress.average or {}).items()}
@@ -104,7 +108,7 @@ def pack_progress(progress: Progress) -> bytes:
 
 
 def unpack_progress(blob: bytes, file: str) -> Progress:
-    """The inverse of `pack_progress`. Raises DamagedError naming `file`."""
+    """Invert `pack_progress`. Raises DamagedError naming `file`."""
     state, metadata = _unseal(blob, file)
     try:
         header = decode(_Header, parse(metadata.get("progress", "null")))
@@ -119,12 +123,12 @@ def unpack_progress(blob: bytes, file: str) -> Progress:
 
 
 def pack_snapshot(state: TrainState) -> bytes:
-    """A state that is no round's result: sha256 and safetensors of whole tensors."""
+    """Return a state that is not a round's result as sha256 and safetensors of whole tensors."""
     return _seal(state, {})
 
 
 def unpack_snapshot(blob: bytes, file: str) -> TrainState:
-    """The inverse of `pack_snapshot`. Raises DamagedError naming `file`."""
+    """Invert `pack_snapshot`. Raises DamagedError naming `file`."""
     return _unseal(blob, file)[0]
 
 
@@ -138,13 +142,13 @@ def _seal(state: TrainState, metadata: dict[str, str]) -> bytes:
 def _unseal(blob: bytes, file: str) -> tuple[TrainState, dict[str, str]]:
     digest, blob = blob[:32], blob[32:]
     if hashlib.sha256(blob).digest() != digest:
-        raise DamagedError(f"{file} is damaged: it does not have the sha256 that it begins with")
+        raise DamagedError(f"{file} is damaged: its content does not match the sha256 in its first 32 bytes")
     tensors, metadata = _open(blob, file)
     state = TrainState({}, {})
     for path, tensor in tensors.items():
         part, _, name = path.partition("/")
         if part not in ("model", "optimizer"):
-            raise DamagedError(f"{file}: not a state, it holds {path!r:.200}")
+            raise DamagedError(f"{file}: not a training state, it holds {path!r:.200}")
         getattr(state, part)[name] = tensor
     return state, metadata
 
@@ -166,7 +170,7 @@ def _decoded(kind: type[T], text: str, file: str) -> T:
 
 
 def _check_shapes(tensors: Tensors, masked: dict[str, list[int]], shapes: Shapes, file: str) -> None:
-    """Raise DamagedError unless the prunable tensors are those of the model, all of them masked or none."""
+    """Raise DamagedError unless the prunable tensors are those of the model, and all or none are masked."""
     if masked and masked.keys() != shapes.keys():
         name = min(masked.keys() ^ shapes.keys())
         raise DamagedError(f"{file}: its masks are not those of the model's prunable weights: {name!r:.200}")
@@ -175,15 +179,15 @@ def _check_shapes(tensors: Tensors, masked: dict[str, list[int]], shapes: Shapes
         if found != list(shape):
             raise DamagedError(f"{file}: the model's {name!r} has the shape {list(shape)}, this one's is {found}")
         if not tensors[name].is_floating_point():
-            raise DamagedError(f"{file}: {name!r} holds {tensors[name].dtype}, which are no weights")
+            raise DamagedError(f"{file}: {name!r} must hold floating-point weights, got {tensors[name].dtype}")
 
 
 def _check_consistent(header: _Header, parts: Tensor | None) -> None:
-    """Raise ValueError unless the values of a checkpoint fit together; the round's own limits are its trainer's."""
+    """Raise ValueError unless the values of a checkpoint fit together; the trainer checks the round's own limits."""
     if len(header.history) != header.epochs_done or any(metrics.epoch < 0 for metrics in header.history):
-        raise ValueError(f"its history is not that of {header.epochs_done} epochs")
+        raise ValueError(f"its history does not have {header.epochs_done} epochs")
     if (parts is not None) != (header.steps_done > 0):
-        raise ValueError("steps and the workers' parts belong together")
+        raise ValueError("the workers' parts must be present exactly if steps_done is above 0")
     if parts is not None and not (parts.dim() == 2 and parts.numel() > 0 and parts.dtype is torch.float64):
         raise ValueError("the workers' parts must be float64 of shape (workers, n)")
 
@@ -205,7 +209,7 @@ def _fill(tensors: Tensors, masks: Mapping[str, Tensor], file: str) -> Tensors:
 
 
 def _slot_masks(optimizer: Tensors, masks: Tensors) -> Tensors:
-    """Masks of the slots that have one entry a weight (a step counter has not)."""
+    """Return the masks of the slots that have one entry per weight, unlike a step counter."""
     return {
         name: masks[_parameter(name)]
         for name, tensor in optimizer.items()

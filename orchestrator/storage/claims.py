@@ -1,12 +1,13 @@
-"""Claims: who is training which round, so that rounds with equal keys are trained once.
+"""Claim rounds, so that rounds with equal keys are trained once.
 
 The claim on a key is a chain of small files `claims/<key>/<number>.json`; the highest link counts. Every link is made
-with create-if-absent, so of all who want to append the next one exactly one does. The owner appends a link as its
-heartbeat, whoever takes over appends one, and a release appends one that says so. The highest link is never removed
-and numbers never go down: a process that stalled and goes on from an old number sees a higher link, and has lost.
+with create-if-absent, so of all who want to append the next one exactly one succeeds. The owner appends a link as its
+heartbeat, a new owner appends one to take over, and a release appends one that says so. The highest link is never
+removed and numbers never go down: a process that stalled and continues from an old number sees a higher link, and
+knows that it has lost the claim.
 
-A claim is a lease (Gray and Cheriton, "Leases", SOSP 1989) that compares no clocks of different nodes: a waiter
-measures by its own how long the chain has not grown.
+A claim is a lease (Gray and Cheriton, "Leases", SOSP 1989) that never compares the clocks of different nodes: a waiter
+measures with its own clock how long the chain has not grown.
 """
 
 from __future__ import annotations
@@ -29,19 +30,19 @@ from orchestrator.storage.process import is_alive, is_gone, this_process
 from orchestrator.storage.store import File, MissingError, Store, side_by_side
 from orchestrator.validate import finite, text
 
-BEATS = 3  # heartbeats in a lease
-RETRIES = 20  # tries in a lease while the storage fails
-MAX_LEASE = 86_400.0  # seconds; who claims longer than a day is not believed
+BEATS = 3  # heartbeats per lease
+RETRIES = 20  # tries per lease while the storage fails
+MAX_LEASE = 86_400.0  # seconds; a link with a longer lease is damaged
 _Lease = Annotated[float, Rule("a lease", lambda seconds: 0 < seconds <= MAX_LEASE)]
 LINK_BYTES = 1 << 16
 LINK = re.compile(r"claims/([^/]+)/([1-9][0-9]*)\.json")
-SWEPT = 20  # old links that one heartbeat removes; there is one, unless somebody filled the folder
+SWEPT = 20  # old links that one heartbeat removes at most; there is one, unless the folder was filled from outside
 
 log = logging.getLogger(__name__)
 
 
 class Claims:
-    """The claims of one owner. Safe for threads; a daemon thread renews what is held until `close`.
+    """Hold the claims of one owner. Safe for threads; a daemon thread renews the held claims until `close`.
 
     `owner` must be unique among living processes: another process with the same name counts as this owner started
     again, and takes its claims over at once. Raises ConfigError for an empty owner or a lease that is not positive.
@@ -51,7 +52,7 @@ class Claims:
         text("owner", owner, way_out="give a name that no other living process has")
         finite("lease_seconds", lease_seconds, above=0, maximum=MAX_LEASE)
         self._store = store
-        self._hasty = _hasty(store, lease_seconds / BEATS)
+        self._impatient = _impatient(store, lease_seconds / BEATS)
         self._me = _Link(
             owner=owner,
             host=platform.node(),
@@ -72,10 +73,10 @@ class Claims:
         self.close()
 
     def acquire(self, key: str) -> bool:
-        """Whether the claim on `key` is ours, already or from now on. Waits for nobody.
+        """Try once to claim `key`, without waiting. Return whether the claim is now ours.
 
-        A waiter calls it again and again, at least `BEATS` times in a lease: a claim is free when it was released,
-        when its process on this machine is gone, or when these calls saw no heartbeat for the length of its lease.
+        To wait, call it repeatedly, at least `BEATS` times per lease: a claim is free when it was released, when its
+        process on this machine has ended, or when these calls saw no heartbeat for the length of its lease.
         Raises StorageError.
         """
         if self._closed.is_set():
@@ -83,39 +84,39 @@ class Claims:
         return self._chain(key).acquire()
 
     def holds(self, key: str) -> bool:
-        """Whether the claim on `key` is surely ours at this moment; asks no storage.
+        """Return whether the claim on `key` is certainly ours at this moment, without asking the storage.
 
-        False as soon as a heartbeat found it taken over, and while none succeeded for a whole lease. In the latter
-        case it is True again if the storage comes back before anybody took over.
+        False as soon as a heartbeat finds it taken over, and while no heartbeat has succeeded for a whole lease. In
+        the latter case it is True again if the storage comes back before another owner takes over.
         """
         chain = self._chains.get(key)
         return chain is not None and chain.holds()
 
     def lost(self, key: str) -> bool:
-        """Whether the claim on `key` was ours until a heartbeat found it taken over; asks no storage."""
+        """Return whether a heartbeat found our claim on `key` taken over, without asking the storage."""
         chain = self._chains.get(key)
         return chain is not None and chain.lost
 
     def holder(self, key: str) -> str | None:
-        """The owner, dead or alive, of the claim on `key`; "unknown" if it is damaged. Raises StorageError."""
+        """Return the owner, dead or alive, of the claim on `key`, or "unknown" if it is damaged.
+
+        None if the claim is free. Raises StorageError.
+        """
         return self._chain(key).holder()
 
     def release(self, key: str) -> None:
-        """Give the claim on `key` to whoever asks next; nothing happens if it is not ours.
-
-        If the storage fails the claim is let expire.
-        """
+        """Release the claim on `key` if it is ours. If the storage fails, the claim expires instead."""
         self._chain(key).release()
 
     def close(self) -> None:
-        """Stop the heartbeat and release everything."""
+        """Stop the heartbeat and release every claim."""
         self._closed.set()
         self._heartbeat.join()
         for chain in list(self._chains.values()):
             chain.release()
 
     def _chain(self, key: str) -> _Chain:
-        return self._chains.setdefault(key, _Chain(self._store, self._hasty, key, self._me))
+        return self._chains.setdefault(key, _Chain(self._store, self._impatient, key, self._me))
 
     def _beat(self) -> None:
         lease, fails = self._me.lease_seconds, False
@@ -123,7 +124,7 @@ class Claims:
             fails = not self._renew(quiet=fails)
 
     def _renew(self, quiet: bool = False) -> bool:
-        """One heartbeat of all that is held; whether none of them failed."""
+        """Send one heartbeat for every held claim. Return whether all succeeded."""
         failed = False
         for chain in list(self._chains.values()):
             try:
@@ -137,7 +138,7 @@ class Claims:
 
 @dataclass(frozen=True, kw_only=True)
 class _Link:
-    """What a link says: who made it, and for how long it counts. The links of one `Claims` share its `instance`."""
+    """The content of a link: its owner, and for how long it counts. The links of one `Claims` share its `instance`."""
 
     owner: str
     host: str
@@ -151,7 +152,7 @@ class _Link:
 
     @staticmethod
     def from_json(text: bytes) -> _Link | None:
-        """None for what is no link."""
+        """Parse a link. Return None if it is malformed."""
         try:
             return decode(_Link, unseal(text), more_fields=True)
         except ValueError:
@@ -159,14 +160,14 @@ class _Link:
 
 
 class _Chain:
-    """One key's chain, as far as this process knows it. `lock` lets one thread at a time take a step."""
+    """One key's chain, as far as this process knows it. The lock lets one thread at a time take a step."""
 
     def __init__(self, store: Store, hasty: Store, key: str, me: _Link) -> None:
-        self._store, self._hasty, self._key, self._me = store, hasty, key, me
+        self._store, self._impatient, self._key, self._me = store, hasty, key, me
         self._lock = threading.Lock()
         self._number = 0  # of the highest link seen; 0: there is none
-        self._link: _Link | None = None  # what it says; None: it is damaged
-        self._looked = self._unchanged = 0.0  # when it was last looked at; seconds that it was watched in vain
+        self._link: _Link | None = None  # its content; None: it is damaged
+        self._looked = self._unchanged = 0.0  # when it was last read; seconds for which it was seen not to change
         self._mine = self.lost = False
         self._renewed = 0.0
 
@@ -192,10 +193,10 @@ class _Chain:
 
     def renew(self) -> None:
         if not self._lock.acquire(blocking=False):
-            return  # `acquire` or `release` is at it
+            return  # `acquire` or `release` is running
         try:
             if self._mine:
-                self._mine = self._append(self._hasty, self._me)
+                self._mine = self._append(self._impatient, self._me)
                 if not self._mine:
                     self.lost = True
                     log.warning("%s has lost its claim on %s: it was taken over", self._me.owner, self._key)
@@ -207,16 +208,16 @@ class _Chain:
             if self._mine:
                 self._mine = False
                 try:
-                    self._append(self._hasty, replace(self._me, released=True))
+                    self._append(self._impatient, replace(self._me, released=True))
                 except StorageError as error:
-                    log.warning("the claim on %s is not released but will expire: %s", self._key, error)
+                    log.warning("cannot release the claim on %s, it will expire instead: %s", self._key, error)
 
     def _look(self) -> None:
-        # A chain never comes out empty again: where its folder is gone, the disk is away.
+        # A chain is never empty again: if its folder is gone, the disk is not mounted.
         number = max(self._numbers(self._store), default=self._number)
         now = time.monotonic()
         if number == self._number:
-            # A gap longer than a heartbeat counts as one: storage, or all of us, may have stood still.
+            # A gap longer than a heartbeat counts as one heartbeat: the storage, or all nodes, may have been paused.
             self._unchanged += min(now - self._looked, self._lease() / BEATS)
         else:
             self._number, self._link, self._unchanged = number, self._read(self._store, number), 0.0
@@ -232,28 +233,28 @@ class _Chain:
         return (self._link or self._me).lease_seconds
 
     def _append(self, store: Store, link: _Link) -> bool:
-        """Make `link` the next one; False if somebody else went on from here."""
+        """Make `link` the next one. Return False if another owner has done so first."""
         started = time.monotonic()
         while not store.create(self._path(self._number + 1), link.to_json()):
             found = self._read(store, self._number + 1)
             if found is None or found.instance != self._me.instance:
                 return False
-            self._number, self._link = self._number + 1, found  # written, though its answer was lost
+            self._number, self._link = self._number + 1, found  # ours: it was written, though the answer was lost
         self._number, self._link, self._unchanged = self._number + 1, link, 0.0
         numbers = self._numbers(store)
-        if max(numbers, default=0) != self._number:  # what we went on from was old, our link stands in a gap
+        if max(numbers, default=0) != self._number:  # we appended to an old link, so ours fills a gap
             return False
-        self._renewed = started  # nobody can have begun to watch this link earlier
-        with contextlib.suppress(StorageError):  # the next one will remove them
+        self._renewed = started  # no waiter can have begun to watch this link earlier
+        with contextlib.suppress(StorageError):  # the next heartbeat removes what is left
             old = [number for number in numbers if number < self._number - 1]
-            for number in old[:SWEPT]:  # one stays, so that no listing in between comes out empty
+            for number in old[:SWEPT]:  # one old link stays, so that no listing in between is empty
                 store.delete(self._path(number))
         return True
 
     def _read(self, store: Store, number: int) -> _Link | None:
         try:
             return _Link.from_json(store.read(self._path(number), LINK_BYTES))
-        except (MissingError, DamagedError):  # the chain has just gone on; it is no link
+        except (MissingError, DamagedError):  # removed because the chain has just grown, or too large for a link
             return None
 
     def _numbers(self, store: Store) -> list[int]:
@@ -266,7 +267,7 @@ class _Chain:
 
 
 def holders(store: Store, *, finished: Container[str] = ()) -> dict[str, str]:
-    """{key: owner}, dead or alive, of every claim that was not released, but for rounds that are `finished`.
+    """Return {key: owner}, dead or alive, of every claim that was not released, except for `finished` rounds.
 
     Raises StorageError.
     """
@@ -277,9 +278,9 @@ def holders(store: Store, *, finished: Container[str] = ()) -> dict[str, str]:
 
 
 def living(store: Store, files: Iterable[File], now: float, patience: float) -> dict[str, str]:
-    """{key: owner} of the claims among `files` whose owner may be alive. Raises StorageError.
+    """Return {key: owner} of the claims among `files` whose owner may be alive. Raises StorageError.
 
-    A process of this machine is asked of the system: it may have been silent because the machine slept. Any other
+    For a process of this machine the system decides: it may have been silent because the machine slept. Any other
     owner may be alive if the claim was renewed within its lease or `patience` seconds before `now`, by the storage's
     clock.
     """
@@ -297,12 +298,12 @@ def living(store: Store, files: Iterable[File], now: float, patience: float) -> 
 
 
 def is_link(text: bytes) -> bool:
-    """Whether a file of a claim holds one."""
+    """Return whether `text` is a well-formed link."""
     return _Link.from_json(text) is not None
 
 
 def _newest(paths: Iterable[str]) -> dict[str, int]:
-    """{key: number of its highest link}."""
+    """Return {key: number of its highest link}."""
     newest: dict[str, int] = {}
     for path in paths:
         if found := LINK.fullmatch(path):
@@ -311,7 +312,7 @@ def _newest(paths: Iterable[str]) -> dict[str, int]:
 
 
 def _read_newest(store: Store, key: str, number: int) -> _Link:
-    """A damaged link is of an "unknown" owner; one that is gone was followed by another, and counts as released."""
+    """Read a link. A damaged one has an "unknown" owner; one that a newer link replaced counts as released."""
     unknown = _Link(owner="unknown", host="", process="", instance="", lease_seconds=1.0, released=False)
     try:
         return _Link.from_json(store.read(_path(key, number), LINK_BYTES)) or unknown
@@ -325,8 +326,8 @@ def _path(key: str, number: int) -> str:
     return f"claims/{key}/{number}.json"
 
 
-def _hasty(store: Store, seconds: float) -> Store:
-    """The same storage without its patience: a request that hangs for `seconds` must not cost the claim."""
+def _impatient(store: Store, seconds: float) -> Store:
+    """Return the same storage without retries and with a time limit: a hanging request must not cost the claim."""
     if store.is_local:
         return store
     from orchestrator.storage.s3 import S3Store  # boto3 takes a second to import

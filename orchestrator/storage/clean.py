@@ -1,4 +1,4 @@
-"""Find and remove what killed jobs left in a storage, and nothing that a living job needs."""
+"""Find and remove the files that killed jobs left in a storage, but nothing that a living job needs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from orchestrator.storage.store import TEMPORARY, File, Store, clock, side_by_si
 from orchestrator.storage.verify import BLOB, KEY, RUN
 from orchestrator.work import answer_file, split_key
 
-PATIENCE_SECONDS = 600.0  # since a file was written: longer than any job that lives is silent, or takes for one write
+# A file must be this old to be removed: longer than a living job is ever silent, and than one write takes.
+PATIENCE_SECONDS = 600.0
 UNENDED = "writes that never ended"
 PROBE = re.compile(r"probe-[0-9a-f]{32}/file")
 CHECKPOINT = re.compile(rf"train/({KEY})/\d{{6}}-\d{{8}}\.safetensors")
@@ -29,7 +30,7 @@ UNFINISHED = re.compile(rf"(?:rounds|snapshots|scores|train)/({KEY})/.+|(?:.+/)?
 
 @dataclass(frozen=True)
 class Leftover:
-    """A file that may go. `what`: its kind, in the plural."""
+    """A file that may be removed. `what`: its kind, in the plural."""
 
     what: str
     file: File
@@ -37,9 +38,10 @@ class Leftover:
 
 @dataclass(frozen=True)
 class Leftovers:
-    """`found`: in the order in which they are to be removed. `fresh`: how many more were written too recently.
+    """The files that may be removed.
 
-    `warning`: why writes that never ended are not among them, if they cannot be listed.
+    `found`: in the order in which to remove them. `fresh`: how many more were written too recently. `warning`: why
+    writes that never ended could not be listed, or None.
     """
 
     found: tuple[Leftover, ...]
@@ -48,9 +50,10 @@ class Leftovers:
 
 
 def leftovers(ledger: Ledger, *, snapshots: bool = False, now: float | None = None) -> Leftovers:
-    """What no job will read again; with `snapshots`, also what an unfinished experiment could read, and none will.
+    """Return the files that no job will read again.
 
-    `now` is the time by the storage's clock; left out, a small file is written to read it. Raises StorageError if that
+    With `snapshots`, also the snapshots, checkpoints and half-written rounds that no unfinished experiment needs.
+    `now` is the time by the storage's clock; if None, a small file is written to read it. Raises StorageError if that
     fails, or if a folder or a claim cannot be read, which may be a living job's; with `snapshots` also
     DamagedError unless every record and every experiment can be read.
     """
@@ -66,7 +69,7 @@ def leftovers(ledger: Ledger, *, snapshots: bool = False, now: float | None = No
         warning = str(error)
     alive = living(store, files, now, PATIENCE_SECONDS)
     contents = _Contents(frozenset(file.path for file in files), alive)
-    # After the files: what is committed in between has a record that names its tensors.
+    # Read after the files, so that a round committed in between has a record that names its tensors.
     records = {record.key: record for record in ledger.records(None if snapshots else [])}
     found = [
         *(Leftover(UNENDED, file) for file in unfinished if not contents.is_live(file.path)),
@@ -78,7 +81,7 @@ def leftovers(ledger: Ledger, *, snapshots: bool = False, now: float | None = No
 
 
 def remove(store: Store, found: Sequence[Leftover]) -> None:
-    """Remove them; those of one folder in their order. Raises StorageError."""
+    """Remove the files, those of one folder in their order. Raises StorageError."""
     folders: dict[str, list[Leftover]] = {}
     for leftover in found:
         folders.setdefault("/".join(leftover.file.path.split("/")[:-1][:2]), []).append(leftover)
@@ -90,13 +93,13 @@ def remove(store: Store, found: Sequence[Leftover]) -> None:
             else:
                 store.delete(leftover.file.path)
         if folder.startswith(("probe-", "train/", "claims/")) and not store.list(folder):
-            store.delete_tree(folder)  # what is left of it: an empty folder, or S3's marker of one
+            store.delete_tree(folder)  # the empty folder itself, or S3's marker of one
 
     side_by_side(store, empty, folders)
 
 
 def totals(found: Sequence[Leftover]) -> Iterator[tuple[str, int, int]]:
-    """(kind, files, bytes) of each kind."""
+    """Yield (kind, files, bytes) for each kind."""
     for what, group in groupby(sorted(found, key=lambda each: each.what), key=lambda each: each.what):
         sizes = [leftover.file.bytes for leftover in group]
         yield what, len(sizes), sum(sizes)
@@ -104,22 +107,22 @@ def totals(found: Sequence[Leftover]) -> Iterator[tuple[str, int, int]]:
 
 @dataclass(frozen=True)
 class _Contents:
-    """The names of all files, and {key of a work: owner} of the claims that may be alive."""
+    """The names of all files, and {key of a work: owner} of the claims whose owner may be alive."""
 
     paths: frozenset[str]
     alive: dict[str, str]
 
     @cached_property
     def claimed(self) -> frozenset[str]:
-        """The keys of the rounds for which living owners have claimed any work."""
+        """Return the keys of the rounds for which living owners have claimed any work."""
         return frozenset(split_key(key)[0] for key in self.alive)
 
     def is_live(self, path: str) -> bool:
-        """Whether a living owner has claimed any work for the round that `path` belongs to."""
+        """Return whether a living owner has claimed any work for the round that `path` belongs to."""
         return "/" in path and split_key(path.split("/")[1])[0] in self.claimed
 
     def runs(self, experiment: str) -> bool:
-        """Whether a living owner trains `experiment`, "<name>.<seed>"."""
+        """Return whether a living owner trains `experiment`, "<name>.<seed>"."""
         return any(owner == "unknown" or owner.startswith(f"{experiment} on ") for owner in self.alive.values())
 
     def is_done(self, key: str) -> bool:
@@ -128,7 +131,7 @@ class _Contents:
 
 
 def _without_use(files: Sequence[File], contents: _Contents, records: Mapping[str, Record]) -> Iterator[Leftover]:
-    """What no job will read again."""
+    """Yield the files that no job will read again."""
     links: dict[str, list[File]] = {}
     for file in files:
         path = file.path
@@ -147,7 +150,7 @@ def _without_use(files: Sequence[File], contents: _Contents, records: Mapping[st
             links.setdefault(found[1], []).append(file)
     for key, chain in links.items():
         if contents.is_done(key) and not contents.is_live(chain[0].path):
-            # The highest link goes last: a chain that ends lower would be another one.
+            # Remove the highest link last: a chain with a lower end would be a different claim.
             for file in sorted(chain, key=lambda file: int(file.path.rpartition("/")[2].removesuffix(".json"))):
                 yield Leftover("claims on finished rounds", file)
 
@@ -155,14 +158,14 @@ def _without_use(files: Sequence[File], contents: _Contents, records: Mapping[st
 def _unneeded(
     store: Store, files: Sequence[File], contents: _Contents, finished: Mapping[str, Record]
 ) -> Iterator[Leftover]:
-    """Snapshots, checkpoints and half-written rounds that no experiment will ask for."""
+    """Yield the snapshots, checkpoints and half-written rounds that no experiment will ask for."""
     experiments = read_experiments(store)
     for problem in without_file(experiments, finished.values()).values():
-        raise DamagedError(f"{problem}; until then nobody knows which snapshots are needed")
+        raise DamagedError(f"{problem}; until then it is unknown which snapshots are needed")
     going = [experiment for experiment in experiments if experiment.missing(finished)]
     asked = {key for experiment in going for key in experiment.keys}
     blobs = {found.groups()[:2] for file in files if (found := BLOB.fullmatch(file.path))}
-    kinds = Counter(key for key, _ in blobs)  # both without a record: perhaps a round whose record was lost
+    kinds = Counter(key for key, _ in blobs)  # a round with both files but no record may have lost its record
     for file in (file for file in files if not contents.is_live(file.path)):
         path = file.path
         if (found := SNAPSHOT.fullmatch(path)) and not _is_needed(found[1], found[2], going, finished):
@@ -175,7 +178,7 @@ def _unneeded(
 
 
 def _is_needed(key: str, name: str, going: Sequence[StoredExperiment], finished: Collection[str]) -> bool:
-    """Whether an unfinished experiment will read snapshots/<key>/<name>."""
+    """Return whether an unfinished experiment will read snapshots/<key>/<name>."""
     for experiment in (each for each in going if key in each.keys):
         after = experiment.keys.index(key) + 1
         if name == "gradients" and after < len(experiment.keys) and experiment.keys[after] not in finished:

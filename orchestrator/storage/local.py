@@ -1,4 +1,4 @@
-"""Bytes in a local folder: the embedded default."""
+"""Store files in a local folder, the default storage."""
 
 from __future__ import annotations
 
@@ -31,16 +31,16 @@ _WAY_OUT = {
     errno.EACCES: "permission denied: choose a folder that you may write to",
     errno.EPERM: "permission denied: choose a folder that you may write to",
     errno.EROFS: "the file system is read-only: choose another storage",
-    errno.ENOTDIR: "a file stands where a folder is needed: remove it, or choose another folder",
-    errno.EEXIST: "a file stands where a folder is needed: remove it, or choose another folder",
-    errno.EISDIR: "a folder stands where a file is needed: remove it, or choose another folder",
+    errno.ENOTDIR: "a file is in the place of a folder: remove it, or choose another folder",
+    errno.EEXIST: "a file is in the place of a folder: remove it, or choose another folder",
+    errno.EISDIR: "a folder is in the place of a file: remove it, or choose another folder",
     errno.ENOTSUP: "the file system has no hard links, which keep two writers apart: choose another storage",
 }
 Names = list[str]  # inside the class, `list` is a method
 
 
 class LocalStore:
-    """A folder, made by the first write; relative ones are fixed to the working directory of this moment."""
+    """Store files in a folder, which the first write creates. A relative folder is made absolute at once."""
 
     is_local = True
 
@@ -52,12 +52,12 @@ class LocalStore:
 
     @property
     def uri(self) -> str:
-        """The absolute folder: Ray's workers have other working directories, where "./runs" is elsewhere."""
+        """Return the absolute folder: Ray's workers have other working directories, where "./runs" is elsewhere."""
         return self._root
 
     def read(self, path: str, max_bytes: int | None = None) -> bytes:
         place = self._place(path)
-        with _told("read", place):
+        with _storage_error("read", place):
             try:
                 with open(place, "rb") as file:
                     check_size(path, os.fstat(file.fileno()).st_size, max_bytes)
@@ -67,11 +67,11 @@ class LocalStore:
 
     def read_part(self, path: str, start: int, size: int) -> bytes:
         place = self._place(path)
-        with _told("read", place):
+        with _storage_error("read", place):
             try:
                 with open(place, "rb") as file:
                     data = b""
-                    if start + size <= os.fstat(file.fileno()).st_size:  # for any other size read() would make room
+                    if start + size <= os.fstat(file.fileno()).st_size:  # else read() would allocate `size` bytes
                         file.seek(start)
                         data = file.read(size)
             except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
@@ -80,24 +80,24 @@ class LocalStore:
 
     def write(self, path: str, data: bytes | memoryview) -> None:
         place = self._place(path)
-        with _told("write", place), self._temporary(place, data) as temporary:
+        with _storage_error("write", place), self._temporary(place, data) as temporary:
             os.replace(temporary, place)
             _sync_folder(place)
 
     def create(self, path: str, data: bytes) -> bool:
         place = self._place(path)
-        with _told("write", place), self._temporary(place, data) as temporary:
+        with _storage_error("write", place), self._temporary(place, data) as temporary:
             try:
                 os.link(temporary, place)
             except FileExistsError:
-                # NFS may repeat a link() whose answer was lost: then it was ours.
+                # NFS may repeat a link() whose answer was lost: then the existing file is ours.
                 return os.stat(temporary).st_nlink == 2
             _sync_folder(place)
             return True
 
     def exists(self, path: str) -> bool:
         place = self._place(path)
-        with _told("read", place):
+        with _storage_error("read", place):
             try:
                 return stat.S_ISREG(os.stat(place).st_mode)
             except (FileNotFoundError, NotADirectoryError):
@@ -105,12 +105,12 @@ class LocalStore:
 
     def list(self, prefix: str = "") -> list[str]:
         top = os.path.join(self._root, clean_folder(prefix))
-        with _told("list", top):
+        with _storage_error("list", top):
             return sorted(path for path in self._walk(top, _unless_gone) if is_clean(path))
 
     def delete(self, path: str) -> None:
         place = self._place(path)
-        with _told("delete", place):
+        with _storage_error("delete", place):
             try:
                 os.unlink(place)
             except (FileNotFoundError, NotADirectoryError):
@@ -123,12 +123,12 @@ class LocalStore:
         if not prefix:
             raise StorageError("delete_tree needs a folder: it never empties a whole store, got ''")
         top = os.path.join(self._root, clean_folder(prefix))
-        with _told("delete", top):
+        with _storage_error("delete", top):
             for folder, _, names in os.walk(top, topdown=False, onerror=_unless_gone):
                 for name in names:
                     with contextlib.suppress(FileNotFoundError):
                         os.unlink(os.path.join(folder, name))
-                with contextlib.suppress(OSError):  # not empty: somebody writes here at this moment
+                with contextlib.suppress(OSError):  # not empty: another process is writing here
                     os.rmdir(folder)
 
     def files(self, prefix: str = "") -> tuple[Files, Files]:
@@ -138,24 +138,24 @@ class LocalStore:
             if not isinstance(error, (FileNotFoundError, NotADirectoryError)):
                 refused.append(File(self._relative(str(error.filename)), 0, 0.0))
 
-        with _told("list", top):
+        with _storage_error("list", top):
             return self._measured(sorted(path for path in self._walk(top, note) if is_clean(path))), refused
 
     def unfinished(self) -> Files:
-        with _told("list", self._root):
-            paths = self._walk(self._root, lambda _: None)  # a folder that cannot be read is not ours to empty
+        with _storage_error("list", self._root):
+            paths = self._walk(self._root, lambda _: None)  # skip folders that cannot be read
             return self._measured(sorted(path for path in paths if path.rpartition("/")[2].startswith(TEMPORARY)))
 
     def discard(self, file: File) -> None:
         place = os.path.join(self._root, file.path)
-        with _told("delete", place), contextlib.suppress(FileNotFoundError):
+        with _storage_error("delete", place), contextlib.suppress(FileNotFoundError):
             os.unlink(place)
 
     def check(self) -> None:
         probe(self)
 
     def _walk(self, top: str, on_error: Callable[[OSError], None]) -> Iterator[str]:
-        """The path of every file below the folder `top`, whatever it is named."""
+        """Yield the path of every file below the folder `top`, of any name."""
         for folder, _, names in os.walk(top, onerror=on_error):
             yield from (self._relative(os.path.join(folder, name)) for name in names)
 
@@ -175,7 +175,7 @@ class LocalStore:
 
     @contextlib.contextmanager
     def _temporary(self, place: str, data: bytes | memoryview) -> Iterator[str]:
-        """A finished, synced file of `data` beside `place`, for a moment; left behind only by a kill."""
+        """Write and sync `data` to a temporary file beside `place`; it is removed unless the process is killed."""
         folder = os.path.dirname(place)
         os.makedirs(folder, exist_ok=True)
         temporary = os.path.join(folder, f"{TEMPORARY}{uuid.uuid4().hex}")
@@ -191,8 +191,8 @@ class LocalStore:
 
 
 @contextlib.contextmanager
-def _told(action: str, place: str) -> Iterator[None]:
-    """Turn an OSError into one sentence with the way out."""
+def _storage_error(action: str, place: str) -> Iterator[None]:
+    """Turn an OSError into a StorageError of one sentence with the way out."""
     try:
         yield
     except OSError as error:
@@ -203,13 +203,13 @@ def _told(action: str, place: str) -> Iterator[None]:
 
 
 def _unless_gone(error: OSError) -> None:
-    """For os.walk: a folder that vanished, or never was, holds nothing; any other error counts."""
+    """Ignore the error of os.walk if the folder is missing, which is an empty one; raise any other."""
     if not isinstance(error, (FileNotFoundError, NotADirectoryError)):
         raise error
 
 
 def _sync_folder(place: str) -> None:
-    """Make the new name itself survive a power cut, so that a record never outlives its blobs."""
+    """Sync the folder, so that the new name survives a power cut and a record never outlives its blobs."""
     folder = os.open(os.path.dirname(place), os.O_RDONLY)
     try:
         os.fsync(folder)

@@ -15,8 +15,8 @@ SCHEMES = "a folder (./runs, /data/runs, ~/runs), file:///data/runs or s3://buck
 def open_store(uri: str) -> Store:
     """Return the store at `uri`: a folder, `file:///folder` or `s3://bucket/prefix`.
 
-    Does not contact the storage; `check()` does. Raises ConfigError for an unknown scheme, a malformed uri, or one
-    with credentials or options in it, which are not repeated in the message.
+    Does not contact the storage; `check()` does. Raises ConfigError for an unknown scheme, a malformed uri, or a uri
+    with credentials or options in it; the message does not repeat those.
     """
     if not uri or not uri.isprintable():
         raise ConfigError(f"storage must be {SCHEMES}, got {uri!r}")

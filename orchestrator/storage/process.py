@@ -1,4 +1,4 @@
-"""Names a process so that another one can tell whether it is gone, though process ids are used again."""
+"""Name a process so that another process can tell whether it has ended, although process ids are reused."""
 
 from __future__ import annotations
 
@@ -6,39 +6,39 @@ import os
 
 
 def this_process() -> str:
-    """This process: "<id> <start> <id namespace> <boot>"; "" where the system does not say (it needs Linux's /proc)."""
+    """Return this process as "<id> <start> <id namespace> <boot>", or "" without Linux's /proc."""
     started, machine = _started(os.getpid()), _machine()
     return f"{os.getpid()} {started} {machine}" if started and machine else ""
 
 
 def is_gone(process: str) -> bool:
-    """Whether `process` surely ran on this machine and has ended; False for what is no name of a process."""
+    """Return whether `process` certainly ran on this machine and has ended; False for a malformed name."""
     return _lives(process) is False
 
 
 def is_alive(process: str) -> bool:
-    """Whether `process` surely runs on this machine; False for what is no name of a process."""
+    """Return whether `process` certainly runs on this machine; False for a malformed name."""
     return _lives(process) is True
 
 
 def _lives(process: str) -> bool | None:
-    """Whether `process` runs; None if it is not of this machine, or the system does not tell."""
+    """Return whether `process` runs; None if it belongs to another machine, or the system does not say."""
     pid, _, rest = process.partition(" ")
     started, _, machine = rest.partition(" ")
     if not (pid.isdecimal() and len(pid) <= 10 and 0 < int(pid) < 2**31 and machine and machine == _machine()):
         return None
     try:
-        os.kill(int(pid), 0)  # /proc may hide the processes of other users, this does not
+        os.kill(int(pid), 0)  # /proc may hide the processes of other users; kill does not
     except ProcessLookupError:
         return False
-    except PermissionError:  # it is another user's
+    except PermissionError:  # it belongs to another user
         pass
     found = _started(int(pid))
     return found == started if found else None
 
 
 def _machine() -> str:
-    """The id namespace (containers have their own) and the boot of this machine."""
+    """Return the id namespace (containers have their own) and the boot id of this machine, or "" if unknown."""
     try:
         with open("/proc/sys/kernel/random/boot_id") as file:
             return f"{os.readlink('/proc/self/ns/pid')} {file.read().strip()}"
@@ -47,7 +47,10 @@ def _machine() -> str:
 
 
 def _started(pid: int) -> str:
-    """Clock ticks from boot to the start of the process, field 22 of proc_pid_stat(5); "ended" for a zombie."""
+    """Return the clock ticks from boot to the start of the process, or "ended" for a zombie, or "" if unknown.
+
+    They are field 22 of proc_pid_stat(5).
+    """
     try:
         with open(f"/proc/{pid}/stat") as file:
             state, *fields = file.read().rpartition(")")[2].split()

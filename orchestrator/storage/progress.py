@@ -1,6 +1,7 @@
-"""Checkpoints in the middle of a round: `train/<key>/<epochs done>-<steps done>.safetensors`.
+"""Keep checkpoints in the middle of a round: `train/<key>/<epochs done>-<steps done>.safetensors`.
 
-They belong to the round and not to who trains it, so whoever takes it over goes on from there. Gone when it commits.
+They belong to the round, not to its trainer, so a trainer that takes the round over resumes from them. They are
+deleted when the round commits.
 """
 
 from __future__ import annotations
@@ -21,9 +22,9 @@ logger = logging.getLogger(__name__)
 
 
 def write_progress(store: Store, progress: Progress) -> None:
-    """Keep `progress` instead of what was kept of this round before.
+    """Write the checkpoint `progress`, and delete the earlier ones of its round.
 
-    Raises StorageError, also for a disk where it would take the space that the round's commit needs.
+    Raises StorageError, also if the disk would then lack the space that the round's commit needs.
     """
     file = f"{_folder(progress.key)}/{progress.epochs_done:06d}-{progress.steps_done:08d}.safetensors"
     data = pack_progress(progress)
@@ -37,29 +38,29 @@ def write_progress(store: Store, progress: Progress) -> None:
 def newest_progress(
     store: Store, key: str, check: Callable[[Progress], None] = lambda _: None, max_bytes: int | None = None
 ) -> Progress | None:
-    """The furthest checkpoint of round `key` that is whole and of which `check` raises no DamagedError, or None.
+    """Return the furthest undamaged checkpoint of round `key`, or None. Raises StorageError.
 
-    `max_bytes`: bytes that one may have.
+    `check` raises DamagedError for one that cannot be used. `max_bytes`: the maximum size of one, None for any.
     """
-    passed: set[str] = set()  # damaged, or gone
-    while files := [file for file in store.list(_folder(key)) if file not in passed]:
+    skipped: set[str] = set()  # damaged, or deleted
+    while files := [file for file in store.list(_folder(key)) if file not in skipped]:
         file = files[-1]
-        passed.add(file)
+        skipped.add(file)
         try:
             progress = unpack_progress(store.read(file, max_bytes), file)
             if progress.key != key:
-                raise DamagedError(f"it is of another round, {progress.key!r:.100}")
+                raise DamagedError(f"it belongs to another round, {progress.key!r:.100}")
             check(progress)
             return progress
         except DamagedError as error:
-            logger.warning("%s: %s; the round goes on from an earlier checkpoint, or its beginning", file, error)
+            logger.warning("%s: %s; the round resumes from an earlier checkpoint, or its beginning", file, error)
         except MissingError:
-            continue  # replaced by a newer one, or its round was committed, a moment ago
+            continue  # deleted a moment ago, because a newer one was written or the round was committed
     return None
 
 
 def places(store: Store) -> dict[str, tuple[int, int]]:
-    """{key of a round: (epochs, steps of the next one) that its furthest checkpoint holds}; reads names only."""
+    """Return {key of a round: (epochs done, steps done in the next one)} of the furthest checkpoints, by file name."""
     found = {}
     for path in store.list("train"):  # sorted
         if match := re.fullmatch(r"train/([^/]+)/(\d{6})-(\d{8})\.safetensors", path):
@@ -68,12 +69,12 @@ def places(store: Store) -> dict[str, tuple[int, int]]:
 
 
 def discard_progress(store: Store, key: str) -> None:
-    """Forget the checkpoints of round `key`."""
+    """Delete the checkpoints of round `key`. Raises StorageError."""
     store.delete_tree(_folder(key))
 
 
 class ProgressWriter:
-    """Writes checkpoints while training goes on, one at a time."""
+    """Write checkpoints in the background, one at a time, while training continues."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -82,15 +83,15 @@ class ProgressWriter:
 
     @property
     def is_busy(self) -> bool:
-        """Whether the last one is still on its way: the storage is slow, or cut off."""
+        """Return whether the last write has not ended, because the storage is slow or cannot be reached."""
         return self._writing is not None and not self._writing.done()
 
     def start(self, progress: Progress) -> None:
-        """Write `progress` in the background, after what is on its way."""
+        """Write `progress` in the background, after the write that is running."""
         self._writing = self._pool.submit(self._write, progress)
 
     def wait(self) -> None:
-        """Return when nothing is on its way any more."""
+        """Wait until the last write has ended."""
         if self._writing is not None:
             self._writing.result()
 
@@ -98,11 +99,11 @@ class ProgressWriter:
         try:
             write_progress(self._store, progress)
         except StorageError as error:
-            logger.warning("a checkpoint in the middle of a round could not be written, training goes on: %s", error)
+            logger.warning("cannot write a checkpoint in the middle of a round, training continues: %s", error)
 
 
 def _check_space(store: Store, size: int) -> None:
-    """Raise StorageError unless a folder has space for `size` bytes and for a commit, which has at most as many."""
+    """Raise StorageError unless a local folder has space for `size` bytes and for a commit of at most that size."""
     if store.is_local and os.path.isdir(store.uri) and (free := shutil.disk_usage(store.uri).free) < 2 * size:
         raise StorageError(
             f"the disk of {store.uri} has {free:,} bytes left, and a checkpoint of {size:,} would take the space that "

@@ -1,7 +1,7 @@
-"""Bytes in an S3-compatible bucket, through boto3.
+"""Store files in an S3-compatible bucket, through boto3.
 
-Endpoint, region and credentials come from the standard AWS places (variables, profiles, instance roles), on each node
-anew: nothing of them is ever pickled.
+Each node reads endpoint, region and credentials from the standard AWS places (variables, profiles, instance roles):
+they are never pickled.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ from orchestrator.storage.store import (
     whole_part,
 )
 
-PATIENCE_S = 300.0  # how long a storage that fails for a while is waited for
-# Before a run. A store that starts with the run, or is started again, takes seconds; who mistyped an address reads
-# so in the first warning, at once.
+PATIENCE_S = 300.0  # how long to retry while the storage fails
+# The same for the check before a run: a store that starts with the run needs seconds. A mistyped address is named by
+# the first warning, at once.
 CHECK_PATIENCE_S, CHECK_ANSWER_S = 60.0, 15.0
 FIRST_PAUSE_S = 0.25  # between two tries; it doubles
 MAX_PAUSE_S = 15.0
-PAGE = 1000  # names in one answer to a listing, the maximum of S3
+PAGE = 1000  # names per page of a listing, the maximum of S3
 
 log = logging.getLogger(__name__)
 _random = random.SystemRandom()  # stateless: the process's own generator belongs to the training
@@ -53,7 +53,11 @@ Names = list[str]  # inside the class, `list` is a method
 
 
 class S3Store:
-    """Objects below `s3://bucket/prefix`. One PUT, or one completed multi-part upload, is one file."""
+    """Store files as objects below `s3://bucket/prefix`: one PUT, or one completed multi-part upload, for each.
+
+    `patience_s`: how long to retry; `answer_s`: the time limit of an answer; `bulk_bytes`: files of this size and more
+    are sent and read in parts. Raises ConfigError for a malformed uri.
+    """
 
     is_local = False
 
@@ -117,15 +121,15 @@ class S3Store:
             except ClientError as error:
                 if diagnose(error).code != "preconditionfailed":
                     raise
-            # It exists. If an earlier try failed, it may have been carried out and only its answer lost.
-            with contextlib.suppress(MissingError, DamagedError):  # the latter: it has more bytes than ours
+            # It exists. An earlier try that failed may have written it, with only the answer lost.
+            with contextlib.suppress(MissingError, DamagedError):  # DamagedError: it is larger than our data
                 return tried_before and self._download(key, len(data))() == data
             return False
 
         return self._patiently("s3:PutObject", key, put)
 
     def exists(self, path: str) -> bool:
-        # A listing, not a HEAD, whose answers have no body and so no reason for a refusal.
+        # A listing, because the answer to a HEAD has no body, and so no reason for a refusal.
         key = self._key(path)
 
         def first() -> bool:
@@ -144,11 +148,11 @@ class S3Store:
     def delete_tree(self, prefix: str) -> None:
         if not prefix:
             raise StorageError("delete_tree needs a folder: it never empties a whole store, got ''")
-        # One request for each object: not every store has DeleteObjects.
+        # One request per object, because not every store has DeleteObjects.
         side_by_side(self, self._delete, self._keys(self._root + clean_folder(prefix)))
 
     def check(self) -> None:
-        # With every byte counted as bulk, the small probe is sent and read in parts.
+        # bulk_bytes=0, so that even the small probe is sent and read in parts.
         probe(S3Store(self.uri, patience_s=CHECK_PATIENCE_S, answer_s=CHECK_ANSWER_S, bulk_bytes=0))
 
     @cached_property
@@ -162,7 +166,8 @@ class S3Store:
         return {"Bucket": self.bucket, "Key": key}
 
     @contextlib.contextmanager
-    def _missing_told(self, key: str) -> Iterator[None]:
+    def _missing_error(self, key: str) -> Iterator[None]:
+        """Turn "no such key" into MissingError."""
         try:
             yield
         except ClientError as error:
@@ -179,7 +184,7 @@ class S3Store:
         )
 
         def found() -> bytes:
-            with self._missing_told(key):
+            with self._missing_error(key):
                 return download()
 
         return found
@@ -187,7 +192,7 @@ class S3Store:
     def _get_part(self, key: str, start: int, size: int) -> bytes:
         wanted = f"bytes={start}-{start + size - 1}"
         try:
-            with self._missing_told(key):
+            with self._missing_error(key):
                 answer = self._client.get_object(**self._place(key), Range=wanted)
             with contextlib.closing(answer["Body"]) as body:
                 return bytes(body.read())
@@ -198,7 +203,7 @@ class S3Store:
 
     def _delete(self, key: str) -> None:
         def remove() -> None:
-            with contextlib.suppress(MissingError), self._missing_told(key):
+            with contextlib.suppress(MissingError), self._missing_error(key):
                 self._client.delete_object(**self._place(key))
 
         self._patiently("s3:DeleteObject", key, remove)
@@ -212,7 +217,7 @@ class S3Store:
         return objects(self._client.list_objects_v2, prefix, Bucket=self.bucket, MaxKeys=PAGE)
 
     def _patiently(self, permission: str, key: str, call: Callable[[], T]) -> T:
-        """`call()`, again and again while it fails in a way that may pass, for up to `patience_s`."""
+        """Return `call()`, retried for up to `patience_s` while its failures are transient. Raises StorageError."""
         failing_since = 0.0
         for failures in itertools.count():
             try:
@@ -220,14 +225,14 @@ class S3Store:
             except FAILURES as error:
                 fault, now = diagnose(error), time.monotonic()
                 failing_since = failing_since or now
-                told = sentence(fault, permission, f"s3://{self.bucket}/{key}", address(self._client))
+                message = sentence(fault, permission, f"s3://{self.bucket}/{key}", address(self._client))
                 pause = min(FIRST_PAUSE_S * 2**failures, MAX_PAUSE_S) * _random.uniform(0.5, 1.0)
                 if not fault.transient:
-                    raise StorageError(told) from error
+                    raise StorageError(message) from error
                 if now - failing_since + pause > self.patience_s:
-                    raise StorageError(f"{told} (tried for {self.patience_s:g} s)") from error
+                    raise StorageError(f"{message} (tried for {self.patience_s:g} s)") from error
                 if failures == 0:
-                    log.warning("%s (trying again for up to %g s)", told, self.patience_s)
+                    log.warning("%s (trying again for up to %g s)", message, self.patience_s)
                 time.sleep(pause)
             else:
                 if failures:

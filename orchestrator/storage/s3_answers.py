@@ -1,4 +1,4 @@
-"""Read the answers of a server that may not be S3: a website answers anything with status 200."""
+"""Check the answers of a server that may not be S3: a website answers every request with status 200."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ LISTING = {"Name", "KeyCount", "Bucket"}  # every listing has one of them
 
 
 def field(answer: Mapping[str, Any], name: str, kind: type[T]) -> T:
-    """Return the field `name` of an answer. Raises ResponseParserError unless it is there, and of this kind."""
+    """Return the field `name` of an answer. Raises ResponseParserError if it is missing or not of type `kind`."""
     value = answer.get(name)
     if not isinstance(value, kind):
         raise ResponseParserError(f"no {name} in the answer")
@@ -20,27 +20,27 @@ def field(answer: Mapping[str, Any], name: str, kind: type[T]) -> T:
 
 
 Entry = Mapping[str, Any]
-Ask = Callable[..., Mapping[str, Any]]  # one page of a listing, by boto3
+Ask = Callable[..., Mapping[str, Any]]  # boto3's request for one page of a listing
 
 
 def entries(page: Mapping[str, Any], name: str, prefix: str) -> list[Entry]:
-    """Return what a page of a listing holds under `name`, each with a key that begins with `prefix`.
+    """Return the entries of a page of a listing under `name`.
 
-    Raises ResponseParserError for what is not a listing of this prefix.
+    Raises ResponseParserError if the page is not a listing, or has keys that do not begin with `prefix`.
     """
     if LISTING.isdisjoint(page):
         raise ResponseParserError("the answer is not a listing")
     found = list(page.get(name) or ())
     if any(not field(entry, "Key", str).startswith(prefix) for entry in found):
-        raise ResponseParserError("the listing has keys that were not asked for")
+        raise ResponseParserError(f"the listing has keys that do not begin with {prefix!r}")
     return found
 
 
 def objects(ask: Ask, prefix: str, **request: Any) -> Iterator[Entry]:
-    """Yield the objects below `prefix`, by `ask` = `list_objects_v2`, from all pages.
+    """Yield the objects below `prefix` from all pages; `ask` is boto3's `list_objects_v2`.
 
-    Where a page should be followed by another, but has no token for it, the listing goes on after its last key.
-    Raises ResponseParserError for what is not a listing, or goes round.
+    If a page says that more follow but has no token, the next request starts after its last key.
+    Raises ResponseParserError if a page is not a listing or the pages repeat.
     """
 
     def follow(page: Mapping[str, Any], found: Sequence[Entry]) -> dict[str, str]:
@@ -51,14 +51,14 @@ def objects(ask: Ask, prefix: str, **request: Any) -> Iterator[Entry]:
             return {}
         keys = [field(entry, "Key", str).encode() for entry in found]
         if keys != sorted(keys):
-            raise ResponseParserError("more keys follow, but the last one does not say which")
+            raise ResponseParserError("more keys follow, but without a token, and the keys are not sorted")
         return {"StartAfter": _last(found, "Key")}
 
     return _all_pages(ask, "Contents", follow, {**request, "Prefix": prefix})
 
 
 def uploads(ask: Ask, prefix: str, **request: Any) -> Iterator[Entry]:
-    """Yield the unfinished uploads below `prefix`, by `ask` = `list_multipart_uploads`; see `objects`."""
+    """Yield the unfinished uploads below `prefix`; `ask` is boto3's `list_multipart_uploads`. See `objects`."""
 
     def follow(page: Mapping[str, Any], found: Sequence[Entry]) -> dict[str, str]:
         if not page.get("IsTruncated"):
@@ -74,20 +74,20 @@ def uploads(ask: Ask, prefix: str, **request: Any) -> Iterator[Entry]:
 def _all_pages(
     ask: Ask, name: str, follow: Callable[[Mapping[str, Any], Sequence[Entry]], dict[str, str]], request: dict[str, Any]
 ) -> Iterator[Entry]:
-    """Yield the entries of every page; `follow` says where the next one begins, {} after the last."""
+    """Yield the entries of every page; `follow` returns the request fields of the next page, {} after the last."""
     place: dict[str, str] = {}
     places: list[dict[str, str]] = []
     while True:
         page = ask(**request, **place)
         found = entries(page, name, request["Prefix"])
         if "StartAfter" in place and found and field(found[0], "Key", str).encode() <= place["StartAfter"].encode():
-            raise ResponseParserError("the listing does not go on after the key that was asked for")
+            raise ResponseParserError("the listing ignores StartAfter")
         yield from found
         place = follow(page, found)
         if not place:
             return
         if place in places:
-            raise ResponseParserError("the pages of the listing go round")
+            raise ResponseParserError("the pages of the listing repeat")
         places.append(place)
 
 

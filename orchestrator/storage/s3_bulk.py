@@ -1,4 +1,4 @@
-"""Large objects in parts, several at a time. Each call tries once; a further one goes on with what is missing."""
+"""Send and read large objects in parts, several at a time. Each call tries once; the next resumes where it failed."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from orchestrator.storage.s3_answers import field
 from orchestrator.storage.s3_faults import FAILURES, diagnose
 
 PART_BYTES = 8 << 20  # S3 takes parts of 5 MiB and more
-MAX_PARTS = 10_000  # of one upload
+MAX_PARTS = 10_000  # per upload, the maximum of S3
 THREADS = 8
 
 Place = dict[str, str]  # {"Bucket": ..., "Key": ...}
 
 
 class Upload:
-    """One multi-part upload. Readers see the old object until all parts of the new one have arrived."""
+    """Send one object as a multi-part upload. Readers see the old object until all parts have arrived."""
 
     def __init__(self, client: Any, place: Place, data: bytes | memoryview) -> None:
         self._client, self._place = client, place
         self._data = memoryview(data).cast("B")
         self._part_bytes = max(PART_BYTES, -(-len(self._data) // MAX_PARTS))
         self._id: str | None = None
-        self._tags: dict[int, str] = {}  # of the parts that have arrived
+        self._tags: dict[int, str] = {}  # {number: ETag} of the parts that have arrived
 
     def __call__(self) -> None:
-        """Send the parts that are missing and complete the object. Raises what boto3 raises."""
+        """Send the missing parts and complete the object. Raises what boto3 raises (FAILURES)."""
         try:
             if self._id is None:
                 self._id = field(self._client.create_multipart_upload(**self._place), "UploadId", str)
@@ -40,12 +40,12 @@ class Upload:
             parts = [{"PartNumber": number, "ETag": self._tags[number]} for number in numbers]
             self._client.complete_multipart_upload(**self._place, UploadId=self._id, MultipartUpload={"Parts": parts})
         except ClientError as error:
-            if diagnose(error).code == "nosuchupload":  # somebody removed it: the next call begins anew
+            if diagnose(error).code == "nosuchupload":  # it was removed: the next call starts again
                 self._id, self._tags = None, {}
             raise
 
     def abort(self) -> None:
-        """Remove the parts that have arrived, as far as the storage lets us."""
+        """Remove the parts that have arrived, if the storage answers."""
         if self._id is not None:
             with contextlib.suppress(*FAILURES):
                 self._client.abort_multipart_upload(**self._place, UploadId=self._id)
@@ -57,7 +57,7 @@ class Upload:
 
 
 class Download:
-    """The bytes of one object. `check` is called with its size, before anything is read."""
+    """Read one object, in parts if it has `bulk_bytes` or more. Calls `check(size)` before it reads the content."""
 
     def __init__(self, client: Any, place: Place, bulk_bytes: int, check: Callable[[int], None]) -> None:
         self._client, self._place = client, place
@@ -66,11 +66,11 @@ class Download:
 
     def _begin(self, size: int, version: dict[str, str]) -> None:
         self._version = version
-        self._buffer = io.BytesIO(bytes(size))  # gives its bytes away without a copy
+        self._buffer = io.BytesIO(bytes(size))  # because getvalue() does not copy
         self._missing = set(range(0, size, PART_BYTES))
 
     def __call__(self) -> bytes:
-        """Read the parts that are missing. Return the whole object. Raises what boto3 raises."""
+        """Read the missing parts and return the whole object. Raises what boto3 raises (FAILURES)."""
         if not self._missing:
             answer = self._client.get_object(**self._place)
             with contextlib.closing(answer["Body"]) as body:
@@ -87,7 +87,7 @@ class Download:
         except ClientError as error:
             if diagnose(error).code != "preconditionfailed":
                 raise
-            self._begin(0, {})  # the next call reads what is there now
+            self._begin(0, {})  # the next call reads the new object
             raise ResponseStreamingError(error="the object was replaced while it was read") from error
         return self._buffer.getvalue()
 
@@ -103,6 +103,6 @@ class Download:
 
 
 def _side_by_side(call: Callable[[int], None], parts: Iterable[int]) -> None:
-    """Call for each part, several at a time. After a failure no further part begins."""
+    """Call `call` for each part, several at a time. After a failure no further part starts."""
     with ThreadPoolExecutor(THREADS) as pool:
         list(pool.map(call, parts))

@@ -1,4 +1,4 @@
-"""The boto3 client, set up from the standard AWS variables, files and instance roles."""
+"""Set up the boto3 client from the standard AWS variables, files and instance roles."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from orchestrator.errors import StorageError
 from orchestrator.storage.s3_faults import CREDENTIALS
 
 CONNECT_S = 5.0
-ANSWER_S = 60.0  # silence on an open connection that counts as a failure
-POOL = 64  # connections that are kept for the next request; more threads than that only connect more often
-# boto3 adds checksums to every request unless told otherwise. Ceph 16 and other stores refuse some of them.
+ANSWER_S = 60.0  # a connection that is silent for so long has failed
+POOL = 64  # connections kept for the next request; more threads than that only connect more often
+# boto3 adds checksums to every request by default. Ceph 16 and other stores refuse some of them.
 CHECKSUMS = ("request_checksum_calculation", "response_checksum_validation")
 
 
 @functools.cache
 def _service_descriptions() -> Loader:
-    """boto3's description of S3, parsed once a process: it is most of the time that a new client takes."""
+    """Return boto3's description of S3, parsed once per process, because parsing it takes longest in a new client."""
     return create_loader()
 
 
 def s3_client(answer_s: float = ANSWER_S) -> Any:
-    """Build a boto3 client without retries of its own. Raise StorageError when the settings make no sense.
+    """Build a boto3 client without retries of its own. Raises StorageError for settings that boto3 cannot use.
 
     Endpoint, region, profile, role, proxies, CA bundle and addressing style come from where every AWS tool reads
     them. boto3 refreshes credentials that expire.
@@ -55,13 +55,13 @@ def s3_client(answer_s: float = ANSWER_S) -> Any:
         raise StorageError(f"no complete credentials for S3: {CREDENTIALS}") from error
     except (BotoCoreError, ValueError) as error:
         raise StorageError(
-            f"the AWS settings make no sense ({type(error).__name__}): check AWS_ENDPOINT_URL "
+            f"the AWS settings cannot be used ({type(error).__name__}): check AWS_ENDPOINT_URL "
             "(http://host:port), AWS_REGION, AWS_PROFILE and the AWS configuration file"
         ) from error
 
 
 def _checksums(core: botocore.session.Session) -> dict[str, str]:
-    """Only the checksums that S3 requires, except where the user's variables or configuration file choose."""
+    """Return the settings for only the checksums that S3 requires, except those that the user has set."""
     chosen = core.get_scoped_config()
     return {
         name: "when_required" for name in CHECKSUMS if name not in chosen and f"AWS_{name.upper()}" not in os.environ
@@ -69,16 +69,16 @@ def _checksums(core: botocore.session.Session) -> dict[str, str]:
 
 
 def _do_not_redirect(context: dict[str, Any], **_: Any) -> None:
-    """Mark a request as redirected already.
+    """Mark a request as already redirected.
 
-    boto3 answers a redirect without a region by asking for the bucket's region. Where that is redirected too, it would
+    On a redirect without a region boto3 asks for the bucket's region. If that request is redirected too, it would
     ask again without end.
     """
     context.setdefault("s3_redirect", {})["redirected"] = True
 
 
 def address(client: Any) -> str:
-    """Where `client` sends its requests, for messages: the endpoint, and the proxy on the way to it."""
+    """Return where `client` sends its requests, for messages: the endpoint, and the proxy if there is one."""
     endpoint: str = client.meta.endpoint_url
     proxy = get_environ_proxies(endpoint).get(urlsplit(endpoint).scheme)
     return f"{endpoint} (through the proxy {proxy})" if proxy else endpoint

@@ -1,7 +1,7 @@
-"""What a failed S3 request means: worth waiting for or not, and the sentence that tells the user what to do.
+"""Diagnose a failed S3 request: whether to retry it, and the sentence that tells the user what to do.
 
 Error codes: "Error responses" of the Amazon S3 API reference. Other servers leave out the code or the message (Ceph
-sends no message), so every field of an answer may be missing, empty or of another kind.
+sends no message), so every field of an answer may be missing, empty or of another type.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from botocore import exceptions as boto
 from botocore.exceptions import BotoCoreError, ClientError
 from botocore.parsers import ResponseParserError
 
-# What boto3 raises about an answer that is not S3's: only the first on purpose.
+# What boto3 raises for an answer that is not S3's; only the first is deliberate.
 STRANGE = (ResponseParserError, TypeError, KeyError, ValueError, OverflowError, RuntimeError)
-FAILURES = (BotoCoreError, ClientError, OSError, *STRANGE)  # what boto3 raises
+FAILURES = (BotoCoreError, ClientError, OSError, *STRANGE)  # everything that boto3 raises
 
 CREDENTIALS = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, or give this node an instance role"
 UNREACHABLE = "unreachable"
@@ -29,7 +29,7 @@ _ROLE = "role"
 _DISK_FULL = "full"
 _REDIRECT = "redirect"
 
-# The code of an answer that has none.
+# The code to assume for an answer without one, by its HTTP status.
 _BY_STATUS = {
     301: _REDIRECT,
     302: _REDIRECT,
@@ -51,7 +51,7 @@ _TRANSIENT = {
     "conditionalrequestconflict",  # two creates at the same moment
     "internalerror",
     "internalfailure",
-    "nosuchupload",  # the multi-part upload got lost: start again
+    "nosuchupload",  # the multi-part upload was lost: start again
     "operationaborted",
     "requestlimitexceeded",
     "requesttimeout",
@@ -63,12 +63,12 @@ _TRANSIENT = {
     UNREACHABLE,
 }
 _PASSING_STATUS = {408, 429}
-_LASTING_STATUS = {501, 505, 507}  # of those from 500 on
+_LASTING_STATUS = {501, 505, 507}  # every other status of 500 or more is transient
 _FULL_ANSWERS = re.compile("quota|insufficientstorage|storagefull|storageexceeded")
 _BAD_CERTIFICATE = re.compile("CERTIFICATE_VERIFY_FAILED|WRONG_VERSION_NUMBER|NO_CERTIFICATE|No such file|denied")
 
 
-# Codes, and what they mean. `told` is the code as received and the server's message.
+# (codes, message). {answer} is the code as received and the server's message.
 _SENTENCES: list[tuple[set[str], str]] = [
     (
         {UNREACHABLE},
@@ -80,7 +80,7 @@ _SENTENCES: list[tuple[set[str], str]] = [
         "certificate of its authority, and check http or https in {variable}",
     ),
     ({_NOT_S3}, "{endpoint} does not answer as S3 does: check the address in {variable}"),
-    ({_REDIRECT}, "{endpoint} redirects {place} {told}, as S3 does not: check the address in {variable}"),
+    ({_REDIRECT}, "{endpoint} redirects {place} {answer}, as S3 does not: check the address in {variable}"),
     (
         {"nosuchbucket"},
         "bucket {bucket!r} does not exist at {endpoint}: create it, or name another in the storage uri",
@@ -106,7 +106,7 @@ _SENTENCES: list[tuple[set[str], str]] = [
     ),
     (
         {_ROLE},
-        "the role for {place} cannot be assumed {told}: check role_arn and source_profile in the AWS configuration "
+        "the role for {place} cannot be assumed {answer}: check role_arn and source_profile in the AWS configuration "
         "file, and whom the role trusts",
     ),
     ({NO_CREDENTIALS}, "no credentials for {place}: " + CREDENTIALS),
@@ -121,27 +121,30 @@ _SENTENCES: list[tuple[set[str], str]] = [
     ),
     (
         {"requesttimetooskewed", "requestexpired"},
-        "{endpoint} refuses {place} because its clock and this machine's differ {told}: set both with NTP",
+        "{endpoint} refuses {place} because its clock and this machine's differ {answer}: set both with NTP",
     ),
-    ({_DISK_FULL}, "{endpoint} has no space left for {place} {told}: remove old runs, or raise the bucket's quota"),
+    ({_DISK_FULL}, "{endpoint} has no space left for {place} {answer}: remove old runs, or raise the bucket's quota"),
     (
         {"notimplemented", "methodnotallowed"},
-        "{endpoint} refuses {permission} on {place}, which it does not implement {told}: use AWS S3 or a recent "
+        "{endpoint} refuses {permission} on {place}, which it does not implement {answer}: use AWS S3 or a recent "
         "S3-compatible server, with If-None-Match on writes, multi-part uploads and single deletes",
     ),
     (
         {"missingcontentlength"},
-        "{endpoint} refuses {permission} on {place} {told}: set AWS_REQUEST_CHECKSUM_CALCULATION=when_required",
+        "{endpoint} refuses {permission} on {place} {answer}: set AWS_REQUEST_CHECKSUM_CALCULATION=when_required",
     ),
 ]
-_LASTING = "{endpoint} refuses {permission} on {place} {told}: look the code up in the server's documentation or log"
-_PASSING = "{endpoint} fails at {permission} on {place} {told}: look at the server's log if this lasts"
+_LASTING = "{endpoint} refuses {permission} on {place} {answer}: look the code up in the server's documentation or log"
+_PASSING = "{endpoint} fails at {permission} on {place} {answer}: look at the server's log if this lasts"
 
 
 @dataclass(frozen=True)
 class Fault:
-    """`name`: S3's error code as received; `code`: the same in lower case without underscores, never empty;
-    `transient`: the same request may work later; `address`: the server that was asked, if the error names it."""
+    """The diagnosis of a failed request.
+
+    `name`: S3's error code as received; `code`: the same in lower case without underscores, never empty;
+    `transient`: the same request may work later; `address`: the server of the request, if the error names it.
+    """
 
     name: str
     code: str
@@ -151,7 +154,7 @@ class Fault:
 
 
 def diagnose(error: Exception) -> Fault:
-    """Say what `error`, one of FAILURES, means."""
+    """Diagnose `error`, one of FAILURES."""
     if isinstance(error, ClientError):
         return _diagnose_answer(error)
     if isinstance(error, BotoCoreError):
@@ -165,10 +168,12 @@ def _diagnose_answer(error: ClientError) -> Fault:
     answer, metadata = (_table(error.response, name) for name in ("Error", "ResponseMetadata"))
     status = metadata.get("HTTPStatusCode")
     status = status if isinstance(status, int) else 0
-    target = _text(_table(metadata, "HTTPHeaders").get("location")).partition("?")[0]  # a login's may hold a token
+    target = _text(_table(metadata, "HTTPHeaders").get("location")).partition("?")[
+        0
+    ]  # the query of a login page may hold a token
     message = f"to {target}" if 300 <= status < 400 and target else _text(answer.get("Message"))
     fault = _fault(_text(answer.get("Code")), status, message)
-    # The credentials come from another service than S3, and its refusal is about them.
+    # Another service than S3 gives out the credentials of a role, so its refusal is about the role.
     if "Role" in error.operation_name and not fault.transient:
         return Fault(fault.name, _ROLE, False, fault.detail)
     return fault
@@ -184,7 +189,7 @@ def _text(value: Any) -> str:
 
 
 def _diagnose_boto(error: BotoCoreError) -> Fault:
-    """boto3's own errors, before or instead of an answer."""
+    """Diagnose boto3's own errors, raised before or instead of an answer."""
     no_credentials = (
         boto.NoCredentialsError,
         boto.PartialCredentialsError,
@@ -196,7 +201,7 @@ def _diagnose_boto(error: BotoCoreError) -> Fault:
     unreachable = (boto.ConnectionError, boto.HTTPClientError, *broken_answer)
     if isinstance(error, no_credentials):
         return _fault(NO_CREDENTIALS, 0, str(error))
-    if isinstance(error, boto.SSLError) and _BAD_CERTIFICATE.search(str(error)):  # which does not mend itself
+    if isinstance(error, boto.SSLError) and _BAD_CERTIFICATE.search(str(error)):  # which does not pass by itself
         return _fault(_CERTIFICATE, 0, str(error))
     if isinstance(error, unreachable):
         asked = urlsplit(str(error.kwargs.get("endpoint_url", "")))
@@ -219,16 +224,16 @@ def _fault(name: str, status: int, detail: str, where: str = "") -> Fault:
 
 
 def sentence(fault: Fault, permission: str, place: str, endpoint: str) -> str:
-    """One sentence with the way out. `permission`: the one needed, "s3:PutObject"; `place`: s3://bucket/key."""
+    """Return one sentence with the way out. `permission`: as in "s3:PutObject"; `place`: s3://bucket/key."""
     endpoint, code = _without_secrets(endpoint), fault.code
-    if code == "nosuchkey" and permission != "s3:GetObject":  # from a server that does not say what is missing
+    if code == "nosuchkey" and permission != "s3:GetObject":  # some servers do not say that the bucket is missing
         code = "nosuchbucket"
     elsewhere = fault.address not in ("", endpoint.split(" ")[0])
     template = next((text for codes, text in _SENTENCES if code in codes), _PASSING if fault.transient else _LASTING)
     return template.format(
         name=fault.name,
         detail=fault.detail,
-        told=f"({fault.name} {fault.detail})".replace(" )", ")"),
+        answer=f"({fault.name} {fault.detail})".replace(" )", ")"),
         permission=permission,
         place=place,
         bucket=place.split("/")[2],
@@ -240,7 +245,7 @@ def sentence(fault: Fault, permission: str, place: str, endpoint: str) -> str:
 
 
 def _without_secrets(text: str) -> str:
-    """Leave out name and password, which the address of an endpoint or a proxy may hold."""
+    """Remove the name and password that the address of an endpoint or a proxy may hold."""
     return re.sub(r"//[^/@\s]*@", "//", text)
 
 

@@ -1,4 +1,4 @@
-"""Where bytes live: one small interface over a local folder and an S3-compatible bucket."""
+"""Define a store of files: one small interface to a local folder and to an S3-compatible bucket."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from typing import ParamSpec, Protocol, TypeVar
 
 from orchestrator.errors import DamagedError, StorageError
 
-JSON_BYTES = 64 << 20  # the most of a file that is not tensors, which is read whole
-CONNECTIONS = 16  # requests on their way at a time, of one process to a store in the network
-TEMPORARY = ".tmp-"  # names a local write that is not finished; hidden from `list`, refused in a path
+JSON_BYTES = 64 << 20  # the maximum size of a file without tensors, which is read whole
+CONNECTIONS = 16  # simultaneous requests of one process to a store in the network
+TEMPORARY = ".tmp-"  # begins the name of an unfinished local write; hidden from `list`, refused in a path
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -21,77 +21,77 @@ P = ParamSpec("P")
 
 
 class MissingError(StorageError):
-    """Nothing is stored under this path."""
+    """There is no file with this path."""
 
 
 @dataclass(frozen=True)
 class File:
-    """A file in a store, or a write that has not ended. `modified`: seconds since the epoch, by the storage's clock."""
+    """A file in a store, or an unfinished write. `modified`: seconds since the epoch, by the storage's clock."""
 
     path: str
     bytes: int
     modified: float
-    upload: str = ""  # S3's id of a write that has not ended
+    upload: str = ""  # S3's id of an unfinished write
 
 
 Files = list[File]  # inside a store, `list` is a method
 
 
 class Store(Protocol):
-    """Files under relative POSIX paths (`rounds/ab12/record.json`); every method may raise StorageError.
+    """Store files under relative POSIX paths (`rounds/ab12/record.json`); every method may raise StorageError.
 
     A path that is absolute, or has an empty part, ".", "..", a backslash or an unprintable character, is
-    refused. Nobody ever sees a file half-written. A store can be pickled, and holds no secret.
+    refused. A half-written file is never visible. A store can be pickled, and holds no secret.
     """
 
     is_local: bool
 
     @property
     def uri(self) -> str:
-        """What `open_store` takes to open this store, on any node; a relative local folder made absolute."""
+        """Return the uri with which `open_store` opens this store on any node; a local folder is absolute."""
 
     def read(self, path: str, max_bytes: int | None = None) -> bytes:
         """Return the bytes of a file. Raises MissingError, or DamagedError if it has more than `max_bytes`."""
 
     def read_part(self, path: str, start: int, size: int) -> bytes:
-        """`size` (1 or more) bytes from byte `start` on. Raises MissingError, DamagedError if the file ends before."""
+        """Return `size` >= 1 bytes from `start` on. Raises MissingError, or DamagedError if the file is shorter."""
 
     def write(self, path: str, data: bytes | memoryview) -> None:
         """Create or replace the file, atomically."""
 
     def create(self, path: str, data: bytes) -> bool:
-        """Create the file unless it exists: of racing writers exactly one gets True."""
+        """Create the file unless it exists. Return True to exactly one of several simultaneous writers."""
 
     def exists(self, path: str) -> bool:
-        """Whether a file (not a folder) has this path."""
+        """Return whether a file (not a folder) has this path."""
 
     def list(self, prefix: str = "") -> list[str]:
-        """All files below the folder `prefix` whose path is not refused, sorted, relative to the store's root."""
+        """Return the sorted paths of all files below the folder `prefix`, without those that would be refused."""
 
     def delete(self, path: str) -> None:
-        """Remove the file; fine if there is none."""
+        """Remove the file if it exists."""
 
     def delete_tree(self, prefix: str) -> None:
-        """Remove all files below the folder `prefix`, which must not be empty."""
+        """Remove all files below the folder `prefix`. Raises StorageError for the empty prefix."""
 
     def files(self, prefix: str = "") -> tuple[Files, Files]:
-        """What `list` names, with sizes and times; and the folders, as files of 0 bytes, that cannot be read."""
+        """Return the files of `list` with sizes and times, and the unreadable folders, as files of 0 bytes."""
 
     def unfinished(self) -> Files:
-        """Writes that have not ended: they are under way, or were cut off by a kill."""
+        """Return the unfinished writes: those that are running, and those that a kill has cut off."""
 
     def discard(self, file: File) -> None:
-        """Remove one of the `unfinished`; fine if it is gone."""
+        """Remove one of the `unfinished` writes, if it still exists."""
 
     def check(self) -> None:
-        """Try everything on a small file that is then removed. Raises StorageError, at once for a wrong setting.
+        """Try every operation on a small file, then remove it. Raises StorageError, at once for a wrong setting.
 
-        A storage that fails for a moment, or cannot be reached, is waited for: less long than in mid-run.
+        Retries while the storage fails or cannot be reached, for a shorter time than during a run.
         """
 
 
 def clean_path(path: str) -> str:
-    """`path` itself, if it may name a file in a store; StorageError otherwise."""
+    """Return `path`. Raises StorageError unless it may name a file in a store."""
     if not _is_plain(path):
         raise StorageError(f"a path in storage is relative and plain, rounds/ab12/record.json, got {path!r}")
     if not path.isprintable():
@@ -100,7 +100,7 @@ def clean_path(path: str) -> str:
 
 
 def is_clean(path: str) -> bool:
-    """Whether `path` may name a file in a store; what others put under another name is not listed."""
+    """Return whether `path` may name a file in a store; files that others put under other names are not listed."""
     return _is_plain(path) and path.isprintable()
 
 
@@ -110,25 +110,25 @@ def _is_plain(path: str) -> bool:
 
 
 def clean_folder(prefix: str) -> str:
-    """`prefix` with exactly one slash at its end, or "" for everything."""
+    """Return `prefix` with exactly one slash at its end, or "" for the whole store. Raises StorageError."""
     return clean_path(prefix.removesuffix("/")) + "/" if prefix else ""
 
 
 def check_size(place: str, size: int, max_bytes: int | None) -> None:
-    """Raise DamagedError for a file that has more than `max_bytes` bytes, if that is given."""
+    """Raise DamagedError if `max_bytes` is given and the file `place` has more bytes."""
     if max_bytes is not None and size > max_bytes:
-        raise DamagedError(f"{place} is damaged: it has {size:,} bytes, at most {max_bytes:,} belong there")
+        raise DamagedError(f"{place} is damaged: it has {size:,} bytes, at most {max_bytes:,} are allowed")
 
 
 def side_by_side(store: Store, call: Callable[[T], R], items: Iterable[T]) -> list[R]:
-    """`call` of each item, in their order: several at a time where each waits for the answers of `store`."""
-    # A folder has nothing to wait for: there threads would only take turns, in more time than one needs.
+    """Return `call(item)` of each item, in order; several run at a time if `store` is in the network."""
+    # A local folder does not make threads wait: several would take longer than one.
     with ThreadPoolExecutor(1 if store.is_local else CONNECTIONS) as pool:
         return list(pool.map(call, items))
 
 
 def listed(store: Store, prefix: str, problems: list[str] | None) -> list[str]:
-    """`store.list(prefix)`; a folder that cannot be read is a sentence in `problems`, if that is given."""
+    """Return `store.list(prefix)`; if `problems` is given, append a sentence for each unreadable folder to it."""
     if problems is None:
         return store.list(prefix)
     files, refused = store.files(prefix)
@@ -137,14 +137,14 @@ def listed(store: Store, prefix: str, problems: list[str] | None) -> list[str]:
 
 
 def unreadable(folder: File) -> str:
-    """A sentence about a folder of the second list of `files`."""
+    """Return the message about an unreadable folder, one of the second list of `Store.files`."""
     return f"{folder.path} cannot be read: let this user read the folder and what is in it"
 
 
 def read_each(
     store: Store, read: Callable[[str], T | None], items: Iterable[str], problems: list[str] | None
 ) -> list[T]:
-    """What `read` gives for each item, without None; its errors are sentences in `problems`, if that is given."""
+    """Return `read(item)` of each item, without None; if `problems` is given, append its errors to it as sentences."""
 
     def attempt(item: str) -> T | StorageError | None:
         try:
@@ -161,7 +161,7 @@ def read_each(
 
 
 def problem_of(read: Callable[P, object], *args: P.args, **kwargs: P.kwargs) -> str | None:
-    """What is wrong with a file that `read` reads, as a sentence; None if nothing is."""
+    """Return the StorageError of `read(...)` as a sentence, or None if it succeeds."""
     try:
         read(*args, **kwargs)
     except StorageError as error:
@@ -170,16 +170,16 @@ def problem_of(read: Callable[P, object], *args: P.args, **kwargs: P.kwargs) -> 
 
 
 def whole_part(data: bytes, place: str, start: int, size: int) -> bytes:
-    """`data` itself, if it is all of the part that was asked for; DamagedError otherwise."""
+    """Return `data`. Raises DamagedError unless it has `size` bytes, the whole requested part."""
     if len(data) != size:
-        raise DamagedError(f"{place} ends before byte {start + size}: it was cut off; put it there again")
+        raise DamagedError(f"{place} ends before byte {start + size}: it was cut off; copy it there again")
     return data
 
 
 def clock(store: Store) -> float:
-    """Return the time by the clock of `store`, in seconds since the epoch: that of a small file, which is removed.
+    """Return the time by the clock of `store`, in seconds since the epoch. Raises StorageError.
 
-    The clock of this machine may differ from it. Raises StorageError.
+    It writes a small file and removes it. The clock of this machine may differ.
     """
     folder, path = _probe_file()
     store.write(path, b"")
@@ -188,7 +188,7 @@ def clock(store: Store) -> float:
     finally:
         store.delete_tree(folder)
     if not files:
-        raise StorageError(f"{store.uri} does not show what was just written: use another storage")
+        raise StorageError(f"{store.uri} does not show a file that was just written: use another storage")
     return files[0].modified
 
 
@@ -198,7 +198,7 @@ def _probe_file() -> tuple[str, str]:
 
 
 def probe(store: Store) -> None:
-    """Do with `store` all that a run does, on one small file; StorageError if anything goes wrong."""
+    """Do with `store` all that a run does, on one small file. Raises StorageError if anything fails."""
     folder, path = _probe_file()
     created = store.create(path, b"first")  # if this fails there is nothing to remove
     try:
@@ -209,18 +209,18 @@ def probe(store: Store) -> None:
             )
         store.write(path, b"third")
         if store.list(folder) != [path] or store.read(path) != b"third":
-            raise StorageError(f"{store.uri} does not show what was just written: use another storage")
+            raise StorageError(f"{store.uri} does not show a file that was just written: use another storage")
         if _part(store, path, 1, 3) != b"hir":
             raise StorageError(f"{store.uri} does not give parts of a file (Range on reads): use another storage")
     except BaseException:
         with contextlib.suppress(StorageError):
-            store.delete(path)  # listing may be what failed
+            store.delete(path)  # first, because the listing that delete_tree needs may be what failed
             store.delete_tree(folder)
         raise
     store.delete_tree(folder)
 
 
 def _part(store: Store, path: str, start: int, size: int) -> bytes | None:
-    with contextlib.suppress(DamagedError):  # a part of another size
+    with contextlib.suppress(DamagedError):  # the part has another size
         return store.read_part(path, start, size)
     return None

@@ -168,7 +168,7 @@ def world(monkeypatch):
     monkeypatch.setattr(actor_module, "share", lambda value: value)
     monkeypatch.setattr(actor_module, "unshare", lambda value: value)
     monkeypatch.setattr(actor_module, "open_store", lambda uri: store)
-    monkeypatch.setattr(claims, "_hasty", lambda store, seconds: getattr(store, "_store", store))
+    monkeypatch.setattr(claims, "_impatient", lambda store, seconds: getattr(store, "_store", store))
     monkeypatch.setattr(claims, "time", clock)
     monkeypatch.setattr(claims.Claims, "_beat", lambda self: None)  # Path.heartbeat beats on the simulated clock
     yield World(clock, store, random.Random(0))

@@ -126,7 +126,7 @@ def test_pixels_without_a_scale_to_eight_bits_are_refused(folder, tmp_path, imag
     file = folder / "val" / "cat" / "0.tif"
     image.save(file, **options)
     (folder / "val" / "cat" / "0.png").unlink()
-    rule = f"pixels must have 8 or 16 bits a channel, with zero as black, got TIFF mode {mode}: save the image so"
+    rule = f"pixels must have 8 or 16 bits a channel, with zero as black, got TIFF mode {mode}: save the image"
     with pytest.raises(DataError, match=rf"test sample 0 \({file}\) cannot be read: DepthError: {rule}"):
         load(folder)
     with pytest.raises(DataError, match=f"{file} cannot be packed: {rule}"):

@@ -86,17 +86,20 @@ def endless_block(root: Path) -> None:
 
 
 NO_CONTENTS = r"dataset.json is not the table of contents of a packed data set \("
-NO_ORDER = r"train/_index.csv must have the images of a file one after another in it"
+NO_ORDER = r"train/_index.csv must place the images of a file one after another"
 DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "missing": (lambda r: (r / "train" / "00001.parquet").unlink(), r"train/00001.parquet is missing: copy it there"),
-    "cut off": (lambda r: cut_short(r / "train" / "00000.parquet"), r"train/00000.parquet is cut off .*of \d+ bytes"),
+    "cut off": (
+        lambda r: cut_short(r / "train" / "00000.parquet"),
+        r"train/00000.parquet is cut off .*of [\d,]+ bytes",
+    ),
     "empty": (lambda r: (r / "val" / "00000.parquet").write_bytes(b""), "val/00000.parquet is cut off or damaged"),
     "another file": (
         lambda r: shutil.copy(r / "train" / "00001.parquet", r / "train" / "00000.parquet"),
         "train/00000.parquet is cut off or damaged",
     ),
     "no index": (lambda r: (r / index_file("val")).unlink(), "val/_index.csv is missing: copy it there"),
-    "another index": (lambda r: cut_short(r / index_file("val")), r"val/_index.csv is not the file .*sha256"),
+    "another index": (lambda r: cut_short(r / index_file("val")), r"val/_index.csv does not have the sha256"),
     "index of a terabyte": (lambda r: grow(r / index_file("train")), "train/_index.csv is damaged: it has 1,099,511,"),
     "index of another kind": (
         lambda r: reindexed(r, lambda lines: ["PAR1", "\0" * 1000]),
@@ -121,19 +124,22 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "no JSON": (lambda r: (r / CONTENTS).write_text("{"), NO_CONTENTS),
     "an index of a terabyte for as many rows": (
         endless,
-        "train/_index.csv is damaged: it has 1,099,511,.* at most 2,147,483,648 belong",
+        "train/_index.csv is damaged: it has 1,099,511,.* at most 2,147,483,648 are allowed",
     ),
     "no object": (lambda r: (r / CONTENTS).write_text("[1]"), NO_CONTENTS),
     "nested": (lambda r: (r / CONTENTS).write_text(BOMB), NO_CONTENTS + "it is nested too deeply"),
-    "a terabyte": (lambda r: grow(r / CONTENTS), rf"dataset.json is damaged: .* at most {CONTENTS_BYTES:,} belong"),
+    "a terabyte": (
+        lambda r: grow(r / CONTENTS),
+        rf"dataset.json is damaged: .* at most {CONTENTS_BYTES:,} are allowed",
+    ),
     "no val": (lambda r: edit(r, lambda c: c["splits"].pop("val")), NO_CONTENTS + "splits.val is missing"),
     "no files": (
         lambda r: files(r, lambda f: f.clear()),
-        NO_CONTENTS + "splits.train .*: a split has 1 to 100,000",
+        NO_CONTENTS + "splits.train .*: a split must have 1 to 100,000",
     ),
     "endless files": (
         lambda r: files(r, lambda f: f.extend(f[:1] * FILES)),
-        NO_CONTENTS + "splits.train .*: a split has 1",
+        NO_CONTENTS + "splits.train .*: a split must have 1",
     ),
     "infinite": (
         lambda r: files(r, lambda f: f.append([1, float("inf")])),
@@ -149,7 +155,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "half a block": (
         lambda r: files(r, lambda f: f[0].__setitem__(0, BLOCK_ROWS + 1)),
-        NO_CONTENTS + "splits.train .*: every file but the last has whole blocks of 32 rows",
+        NO_CONTENTS + "splits.train .*: every file but the last must have whole blocks of 32 rows",
     ),
     "an exabyte": (lambda r: files(r, lambda f: f[-1].__setitem__(1, 1 << 60)), "train/0000.*.parquet is cut off"),
     "endless rows": (lambda r: files(r, lambda f: f[-1].__setitem__(0, f[-1][1])), "_index.csv must name the rows of"),
@@ -165,13 +171,13 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "a class twice": (
         lambda r: edit(r, lambda c: c["classes"].append("cat")),
-        NO_CONTENTS + ".*: two of its",
+        NO_CONTENTS + ".*: the names of its classes must differ",
     ),
     "a class without images": (
         lambda r: edit(r, lambda c: c["classes"].extend(["newt", "owl"])),
-        "train must have images of every class, not none of 'newt'",
+        "train must have images of every class, but has none of 'newt'",
     ),
-    "older": (lambda r: edit(r, lambda c: c.update(format=1)), "dataset.json is of format 1, this version reads 3"),
+    "older": (lambda r: edit(r, lambda c: c.update(format=1)), "dataset.json has format 1, but this version reads 3"),
     "a format without end": (lambda r: edit(r, lambda c: c.update(format="9" * 9999)), NO_CONTENTS + "format must be"),
 }
 
@@ -203,7 +209,7 @@ def test_a_changed_byte_is_found_when_it_is_read(copy: Path, loader_workers: int
 def test_a_file_that_goes_while_it_is_read_is_named(copy: Path) -> None:
     data = load(copy)
     (copy / "train" / "00001.parquet").unlink()
-    with pytest.raises(DataError, match=r"train/00001.parquet is not what it was \(there is no file"):
+    with pytest.raises(DataError, match=r"train/00001.parquet has changed since it was opened \(there is no file"):
         list(Batches(data, batch_size=12, device=torch.device("cpu")).train(0))
 
 

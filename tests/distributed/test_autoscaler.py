@@ -49,7 +49,7 @@ from orchestrator.distributed.deployment import Workers
 from orchestrator.errors import ConfigError, ResourceError
 from orchestrator.storage.opening import open_store
 cluster.connect(sys.argv[1])
-while not autoscaler.is_there():
+while not autoscaler.is_present():
     time.sleep(0.1)
 try:
     cluster.check_storage_is_shared(open_store("./runs"))

@@ -101,7 +101,7 @@ def test_auto_is_the_cluster_of_the_environment_or_of_this_machine(monkeypatch, 
     nobody = ConnectionError("Could not find any running Ray instance. Please specify the one to connect to.")
     # Really looking would find the clusters of other tests; so at least these are the words of the Ray that is here.
     assert "Could not find any running Ray instance. " in inspect.getsource(services)
-    for error, words in ((refused, "does not let this process in"), (nobody, "no Ray cluster runs on this machine")):
+    for error, words in ((refused, "refuses this process"), (nobody, "no Ray cluster runs on this machine")):
         monkeypatch.setattr(ray, "init", mock.Mock(side_effect=error))
         with pytest.raises(ResourceError, match=words):
             cluster.connect("auto")
@@ -112,7 +112,7 @@ def test_a_local_ray_that_cannot_start_is_told_with_the_way_out(tmp_path):
     environment = {"RAY_TMPDIR": str(tmp_path / ("long" * 20))}
     code, output = job_runs.run(tmp_path / "log", "--storage", "./runs", env=environment)
     assert code == 1
-    assert re.search(r"error: Ray does not start on this machine \(.*short path; RAY_TMPDIR, now ", output), output
+    assert re.search(r"error: Ray does not start on this machine \(.*short path; set RAY_TMPDIR, now ", output), output
     assert "Traceback" not in output
 
 

@@ -108,7 +108,7 @@ def test_rounds_of_other_settings_are_not_passed_over_in_silence(tmp_path, monke
     monkeypatch.setattr("orchestrator.distributed.job._train", lambda *_: None)
     changed = tiny.with_training(SHORT, epochs=epochs)
     assert main(changed) == anew  # 1, as nothing was trained
-    assert ("it begins anew, and the old rounds stay" in " ".join(capsys.readouterr().out.split())) == anew
+    assert ("it starts again, and the old rounds are kept" in " ".join(capsys.readouterr().out.split())) == anew
 
 
 def test_a_storage_that_is_not_there_is_told_before_ray_starts(mistake, s3_uri, monkeypatch):

@@ -161,7 +161,7 @@ def test_the_comparison_on_digits_stopped_and_started_again(tmp_path, monkeypatc
         job.wait_for(ledger.records, "a round is committed")
         os.kill(job.processes()[0].pid, signal.SIGTERM)
         assert job.wait() == 143, job.output()
-        assert job.output().count("the same command goes on from the last checkpoint") == 1
+        assert job.output().count("run the same command again to resume from the last checkpoint") == 1
         assert "Traceback" not in job.output()
     before = {record.key: record for record in ledger.records()}
     assert 1 <= len(before) < 13

@@ -127,7 +127,7 @@ def test_sigterm_ends_in_order_with_a_checkpoint_and_the_same_command_goes_on(tm
         os.kill(job.processes()[0].pid, signal.SIGTERM)
         (tmp_path / "hold").unlink()
         assert job.wait() == 143, job.output()
-        assert "the same command goes on from the last checkpoint" in job.output()
+        assert "run the same command again to resume from the last checkpoint" in job.output()
     (checkpoint,) = checkpoints(tmp_path)
     assert unpack_progress(checkpoint.read_bytes(), "").steps_done > 0
 
@@ -150,7 +150,7 @@ def test_ctrl_c_says_how_to_go_on(tmp_path):
         os.kill(job.processes()[0].pid, signal.SIGINT)
         (tmp_path / "hold").unlink()
         assert job.wait() == 130, job.output()
-        assert "the same command goes on from the last checkpoint" in job.output()
+        assert "run the same command again to resume from the last checkpoint" in job.output()
     assert checkpoints(tmp_path)
 
 
@@ -188,6 +188,6 @@ def test_sigterm_while_ray_and_while_the_workers_start(tmp_path, started):
         job.wait_for(lambda: job.find(started), started)
         os.kill(job.processes()[0].pid, signal.SIGTERM)
         assert job.wait() == 143, job.output()
-        assert job.output().count("the same command goes on from the last checkpoint") == 1
+        assert job.output().count("run the same command again to resume from the last checkpoint") == 1
         assert "Traceback" not in job.output()
         assert "SIGTERM handler is not set" not in job.output(), "a second Ray was started"

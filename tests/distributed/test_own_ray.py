@@ -66,7 +66,7 @@ def test_a_disk_that_is_full_is_no_slow_start(monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(own_ray.ray, "init", init)
-    with pytest.raises(ResourceError, match=r"its folder must be writable, with space left"):
+    with pytest.raises(ResourceError, match=r"its folder must be writable, with free space"):
         cluster.connect("local")
 
 

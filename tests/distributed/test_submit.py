@@ -129,7 +129,7 @@ def test_stop_leaves_a_checkpoint_and_another_submission_goes_on(
     assert stopped.returncode == 0, stopped.stdout
     assert head.get("/api/jobs/stopped")["status"] == "STOPPED"
     assert "workers started again" in logs()
-    assert "the same command goes on from the last checkpoint" in logs()
+    assert "run the same command again to resume from the last checkpoint" in logs()
     (checkpoint,) = [path for path in ledger.store.list("train/") if path.endswith(".safetensors")]
 
     earlier_runs = [run["id"] for run in train_runs(head)]
@@ -210,7 +210,7 @@ def test_what_cannot_run_fails_with_a_sentence(head, storage, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"RAY_AUTH_TOKEN": "wrong"}, "does not let this process in"),
+        ({"RAY_AUTH_TOKEN": "wrong"}, "refuses this process"),
         ({"RAY_AUTH_TOKEN": "", "RAY_AUTH_TOKEN_PATH": "/nowhere"}, "there is no token for the Ray cluster"),
     ],
 )

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from orchestrator.distributed.flags import Flags, run_job
-from orchestrator.distributed.termination import GO_ON, Terminated, stop_cleanly
+from orchestrator.distributed.termination import RESUME, Terminated, stop_cleanly
 from orchestrator.errors import ConfigError
 
 
@@ -37,9 +37,9 @@ def test_a_signal_is_heard_and_what_it_asks_for_is_waited_for(number, words, cap
     with pytest.raises(Terminated) as caught:
         job(lambda late: stopped.set(), number)
     assert stopped.is_set()
-    assert (caught.value.number, caught.value.told) == (number, True)
+    assert (caught.value.number, caught.value.reported) == (number, True)
     assert words in (said := capfd.readouterr().err)
-    assert said.endswith(GO_ON + "\n")
+    assert said.endswith(RESUME + "\n")
     assert signal.getsignal(number) is before
 
 

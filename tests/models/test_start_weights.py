@@ -148,7 +148,7 @@ def test_a_worker_with_another_file_is_refused(file: Path, tmp_path: Path) -> No
     request = Driver(experiment, Ledger(open_store(str(tmp_path / "runs"))), problem).next_work()
     assert request is not None
     save_file({**load_file(file), "1.running_mean": torch.zeros(4)}, file)
-    with pytest.raises(ConfigError, match=r"same weights on every node .* but 1\.running_mean differ here"):
+    with pytest.raises(ConfigError, match=r"same weights on every node, but 1\.running_mean differ from those"):
         Trainer(experiment, loaded).train(request)
     file.unlink()
     with pytest.raises(
@@ -176,9 +176,9 @@ Change = Callable[[dict[str, Tensor]], object]
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda t: t.pop("0.bias"), r"missing: 0\.bias: give weights of this very model"),
+        (lambda t: t.pop("0.bias"), r"missing: 0\.bias: give weights of exactly this model"),
         (lambda t: [t.pop(n) for n in list(t) if n != "0.bias"], r"missing: 0\.weight, .* and 6 more: give"),
-        (lambda t: t.update(extra=torch.ones(1)), "unexpected: extra: give weights of this very model"),
+        (lambda t: t.update(extra=torch.ones(1)), "unexpected: extra: give weights of exactly this model"),
         (
             lambda t: t.update({"head.weight": torch.ones(7, 144), "head.bias": torch.ones(7)}),
             r"of another shape: head\.(weight|bias) .*instead of.*: new_layers=\(\"head\",\) draws these layers anew",

@@ -134,7 +134,7 @@ def test_a_shared_weight_counts_once(selection: Selection) -> None:
         ({"w": torch.ones(4, 4), "bad": torch.full((4, 4), math.inf)}, {}, "weights must be finite, but bad holds"),
         ({"w": torch.ones(4, 4)}, {"masks": {"w": torch.ones(4, 4)}}, "masks must be bool .*float32 for w"),
         ({"w": torch.ones(4, 4)}, {"masks": {}}, "every weight must have one mask, but w has none"),
-        ({"w": torch.ones(4, 4)}, {"masks": {n: torch.ones(4, 4).bool() for n in "vw"}}, "pruned, but v is none"),
+        ({"w": torch.ones(4, 4)}, {"masks": {n: torch.ones(4, 4).bool() for n in "vw"}}, "mask 'v' does not belong"),
         ({"w": torch.ones(4, 4)}, {"masks": {"w": torch.ones(4).bool()}}, r"shape of its weight \(4, 4\), got \(4,\)"),
         ({"w": torch.ones(4, 4)}, {"gradients": {"v": torch.ones(4, 4)}}, "one gradient.* but w has none"),
         ({"w": torch.ones(4, 4)}, {"criterion": lambda w, g: w * math.nan}, "scores must be numbers.* NaN for w"),

@@ -503,7 +503,7 @@ def test_an_outage_of_the_storage_for_all_ends_no_heartbeat_and_moves_no_claim(
     assert not waiter.acquire("k")
     disk.swap("broken")
     wait_until(lambda: not owner.holds("k"))
-    with pytest.raises(StorageError, match="file stands where a folder is needed"):
+    with pytest.raises(StorageError, match="a file is in the place of a folder"):
         owner.acquire("k")
     time.sleep(1.0)
     disk.swap("real")
@@ -563,7 +563,7 @@ def test_a_release_that_fails_is_told_and_the_claim_expires(
     wait_until(lambda: owner.acquire("k"))
     disk.swap("broken")
     owner.release("k")
-    assert "not released" in caplog.text
+    assert "cannot release the claim" in caplog.text
     disk.swap("real")
     assert not waiter.acquire("k")
     wait_until(lambda: waiter.acquire("k"))

@@ -126,7 +126,7 @@ def test_a_storage_that_is_cut_off_does_not_stop_the_training(tmp_path, monkeypa
         assert writer.is_busy
         release.set()
         writer.wait()
-    assert "training goes on: the storage cannot be reached" in caplog.text
+    assert "training continues: the storage cannot be reached" in caplog.text
     writer.start(progress(2))
     writer.wait()
     assert not writer.is_busy

@@ -335,14 +335,14 @@ def test_permission_denied_is_told(tmp_path: Path, call: str) -> None:
 
 def test_a_file_where_a_folder_should_be_is_told(tmp_path: Path) -> None:
     (tmp_path / "runs").write_text("a file")
-    with pytest.raises(StorageError, match="a file stands where a folder is needed"):
+    with pytest.raises(StorageError, match="a file is in the place of a folder"):
         open_store(str(tmp_path / "runs")).check()
     store = open_store(str(tmp_path))
     for call in (store.write, store.create):
-        with pytest.raises(StorageError, match="a file stands where a folder is needed"):
+        with pytest.raises(StorageError, match="a file is in the place of a folder"):
             call("runs/below/x", b"")
     (tmp_path / "folder").mkdir()
-    with pytest.raises(StorageError, match="a folder stands where a file is needed"):
+    with pytest.raises(StorageError, match="a folder is in the place of a file"):
         store.write("folder", b"")
     assert store.list() == ["runs"]
 

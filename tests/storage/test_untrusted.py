@@ -182,7 +182,7 @@ def test_hostile_progress_with_a_right_sha256_is_named(case: str) -> None:
 def test_a_snapshot_of_neither_model_nor_optimizer_is_named() -> None:
     with pytest.raises(DamagedError, match=r"^snapshots/k/1: not a safetensors file"):
         unpack_snapshot(sealed(MODELS["a tensor of terabytes"]), "snapshots/k/1")
-    with pytest.raises(DamagedError, match=r"^snapshots/k/1: not a state"):
+    with pytest.raises(DamagedError, match=r"^snapshots/k/1: not a training state"):
         unpack_snapshot(sealed(save({"../w": torch.ones(1)})), "snapshots/k/1")
 
 
@@ -251,7 +251,7 @@ def test_a_checkpoint_that_is_too_large_is_passed_over(
     write_progress(driver.ledger.store, kept[0])
     grow(driver.ledger, f"train/{request.key}/000099-00000000.safetensors", 1 << 40)
     assert newest_progress(driver.ledger.store, request.key, max_bytes=trainer.max_progress_bytes).place == (1, 0)
-    assert f"at most {trainer.max_progress_bytes:,} belong there" in caplog.text
+    assert f"at most {trainer.max_progress_bytes:,} are allowed" in caplog.text
 
 
 def test_a_round_that_would_start_from_another_model_names_where_it_lies(driver: Driver, trainer: Trainer) -> None:
@@ -348,7 +348,7 @@ def test_files_that_are_too_large_are_not_read(ledger: Ledger) -> None:
     grow(ledger, unfinished, 1 << 40)
     with pytest.raises(DamagedError, match=rf"^{unfinished} is of a round that is not finished"):
         ledger.snapshot(KEY[::-1], "0")
-    with pytest.raises(DamagedError, match=rf"^{unfinished} is damaged: .* at most 5,000 belong there"):
+    with pytest.raises(DamagedError, match=rf"^{unfinished} is damaged: .* at most 5,000 are allowed"):
         ledger.snapshot(KEY[::-1], "0", 5000)
     assert unfinished not in [file for file, _ in ledger.verify()]
     grow(ledger, f"rounds/{KEY}/record.json", 1 << 40)
@@ -375,7 +375,7 @@ def test_an_object_that_is_exchanged_while_it_is_read_is_read_up_to_the_limit(
         return answer
 
     monkeypatch.setattr(store._client, "get_object", exchanged)
-    with pytest.raises(DamagedError, match=r"^a is damaged: it has 100,000 bytes, at most 5 belong there"):
+    with pytest.raises(DamagedError, match=r"^a is damaged: it has 100,000 bytes, at most 5 are allowed"):
         store.read("a", 5)
 
 
@@ -393,7 +393,7 @@ def test_a_store_reads_up_to_the_limit(uri: str, tmp_path, request: pytest.Fixtu
     store = open_store(str(tmp_path) if uri == "local" else request.getfixturevalue("s3_uri"))
     store.write("a/b", b"12345")
     assert store.read("a/b", 5) == b"12345"
-    with pytest.raises(DamagedError, match=r"^a/b is damaged: it has 5 bytes, at most 4 belong there"):
+    with pytest.raises(DamagedError, match=r"^a/b is damaged: it has 5 bytes, at most 4 are allowed"):
         store.read("a/b", 4)
 
 

@@ -95,7 +95,7 @@ def test_a_path_is_held_against_the_records(ledger: Ledger, index: int) -> None:
     experiment(ledger, keys=[*KEYS[:index], "f" * 64, *KEYS[index + 1 :]])
     commit(ledger, 2)
     assert (
-        f"has rounds/{KEYS[index + 1]} as its round {index + 1}, which its record denies"
+        f"has rounds/{KEYS[index + 1]} as its round {index + 1}, but its record disagrees"
         in problems(ledger)[EXPERIMENT]
     )
 
@@ -170,7 +170,7 @@ def test_what_is_not_checked_is_said(ledger: Ledger, capsys: pytest.CaptureFixtu
         ledger.store.write(path, b"")
     assert main(["verify", ledger.store.uri]) == 0
     left, foreign, count = capsys.readouterr().out.splitlines()
-    assert left.startswith("not checked: 2 files of jobs that run or were killed")
+    assert left.startswith("not checked: 2 files of running or killed jobs")
     assert foreign == "not checked: 2 files that this program did not write: experiments/.DS_Store, notes.txt"
     assert count.endswith(" files checked, 0 damaged")
     told: list[str] = []

@@ -1,4 +1,4 @@
-"""Which channels stay: by a budget over the whole network, or by a ratio for each layer."""
+"""Choose the channels to keep, by a budget for the whole network or a ratio for each layer."""
 
 from __future__ import annotations
 
@@ -28,7 +28,10 @@ def keep_by_budget(
     criterion: Criterion = magnitude,
     gradients: Mapping[str, Tensor] | None = None,
 ) -> Kept:
-    """The lowest channels of the whole network go until `density` of the dense `unit` is left (see `Channels`)."""
+    """Remove the lowest channels of the whole network until `density` of the dense `unit` is left (see `Channels`).
+
+    Raises ConfigError as `check_budget` and `score` do.
+    """
     check_budget(graph, set(weights), density, unit, round_to)
     alive = graph.alive(kept or {})
     blocks: list[tuple[float, int, int, Tensor]] = []  # score, -group, order within the group, its channels
@@ -41,7 +44,7 @@ def keep_by_budget(
         sizes = _block_sizes(len(lowest_first), round_to)
         for order, channels in enumerate(lowest_first[: sum(sizes)].split(sizes) if sizes else ()):
             blocks.append((float(means[channels].mean() / typical), -index, order, channels))
-    blocks.sort(key=lambda block: block[:3])  # of equal blocks that of the last layer goes first
+    blocks.sort(key=lambda block: block[:3])  # of equal blocks that of the last layer is removed first
     budget = density * graph.counts({}).of(unit)
 
     def without(count: int) -> Kept:
@@ -50,7 +53,7 @@ def keep_by_budget(
             left[-group][channels] = False
         return graph.configuration(left)
 
-    low, high = 0, len(blocks)  # the fewest blocks that free enough lie in [low, high]
+    low, high = 0, len(blocks)  # the minimum number of blocks to remove is in [low, high]
     while low < high:
         middle = (low + high) // 2
         if graph.counts(without(middle)).of(unit) <= budget:
@@ -71,10 +74,10 @@ def keep_by_ratio(
     criterion: Criterion = magnitude,
     gradients: Mapping[str, Tensor] | None = None,
 ) -> Kept:
-    """Every layer loses a fraction of its channels, its lowest: one for all, or by patterns of layers' names.
+    """Remove a fraction of each layer's channels, the lowest: one ratio for all layers, or ratios by name patterns.
 
-    A layer keeps (1 - ratio) of the channels of the dense network, rounded down to a multiple of `round_to`, one such
-    at least. `weights` are of the network that `kept` leaves; a layer that has no more channels than that loses none.
+    A layer keeps (1 - ratio) of the channels of the dense network, rounded down to a multiple of `round_to`, and at
+    least `round_to`. `weights` are those of the network that `kept` leaves; a layer with fewer channels loses none.
     Raises ConfigError for a pattern that matches no layer that may lose channels, or two ratios for layers that must
     agree.
     """
@@ -93,9 +96,9 @@ def keep_sizes(
     criterion: Criterion = magnitude,
     gradients: Mapping[str, Tensor] | None = None,
 ) -> Kept:
-    """Return the configuration in which each group keeps as many channels as `sizes` says, its highest.
+    """Return the configuration in which group i keeps its `sizes[i]` highest channels.
 
-    `weights` are of the network that `kept` leaves; a group that has no more channels than its size loses none.
+    `weights` are those of the network that `kept` leaves; a group with fewer channels loses none.
     """
     alive = graph.alive(kept or {})
     for group, flags, size in zip(graph.groups, alive, sizes, strict=True):
@@ -106,7 +109,7 @@ def keep_sizes(
 
 
 def may_lose(graph: ChannelGraph, group: Group, prunable: Iterable[str]) -> bool:
-    """Whether the channels of `group` may go: all weights that give them are `prunable`."""
+    """Return whether channels of `group` may be removed: all weights that write them are `prunable`."""
     return all(weight in prunable for _, weight in graph.writers(group))
 
 
@@ -118,7 +121,7 @@ def _means(
     criterion: Criterion,
     gradients: Mapping[str, Tensor] | None,
 ) -> Tensor:
-    """Mean score (size,) of the weights that give each channel of a group; 0 for one that is gone."""
+    """Return the mean score (size,) of the weights that write each channel of a group; 0 for a removed channel."""
     sums, counts = torch.zeros(2, group.size, dtype=torch.float64)
     for member, name in graph.writers(group):
         scores = score(criterion, name, weights[name], gradients[name] if gradients else None)
@@ -137,13 +140,16 @@ def _means(
 
 
 def _lowest_first(means: Tensor, alive: Tensor) -> Tensor:
-    """The channels alive, lowest mean first; of equal ones the last."""
+    """Return the channels that are left, lowest mean first; of equal ones the last first."""
     order = means.argsort(descending=True, stable=True).flip(0)
     return order[alive[order]]
 
 
 def _block_sizes(count: int, round_to: int) -> list[int]:
-    """How `count` channels go: first down to a multiple of `round_to`, then `round_to` at a time; that many stay."""
+    """Return the sizes of the blocks in which `count` channels are removed.
+
+    The first goes down to a multiple of `round_to`, the others have `round_to` channels, and `round_to` stay.
+    """
     if count <= round_to:
         return []
     first = count % round_to or round_to
@@ -151,7 +157,7 @@ def _block_sizes(count: int, round_to: int) -> list[int]:
 
 
 def ratio_sizes(graph: ChannelGraph, prunable: set[str], table: Mapping[str, float], round_to: int) -> list[int]:
-    """How many channels of each group the ratios keep."""
+    """Return how many channels of each group the ratios in `table` ({pattern: ratio}) keep. Raises ConfigError."""
     sizes, unused = [], set(table)
     for group in graph.groups:
         layers = [member.layer for member, _ in graph.writers(group)] if may_lose(graph, group, prunable) else []
@@ -173,23 +179,25 @@ def ratio_sizes(graph: ChannelGraph, prunable: set[str], table: Mapping[str, flo
 
 
 def check_ratios(ratios: Mapping[str, float]) -> Mapping[str, float]:
+    """Return `ratios`. Raises ConfigError unless it maps patterns of layers to fractions in [0, 1)."""
     if not isinstance(ratios, Mapping) or not ratios:
-        raise ConfigError(f"ratios must map layers to the fraction of channels that goes, got {ratios!r}")
+        raise ConfigError(f"ratios must map layers to the fraction of channels to remove, got {ratios!r}")
     for layer, ratio in ratios.items():
         fraction(f"the ratio of {layer!r}", ratio, zero=True, way_out="a layer must keep a channel")
     return ratios
 
 
 def check_budget(graph: ChannelGraph, prunable: set[str], density: float, unit: Unit, round_to: int) -> None:
+    """Raise ConfigError unless the network can be given this density. `prunable`: names of the prunable weights."""
     whole("round_to", round_to, minimum=1)
     fraction("density", density, one=True)
     fewest = [
         torch.arange(group.size) < (round_to if may_lose(graph, group, prunable) else group.size)
         for group in graph.groups
     ]
-    least = graph.counts(graph.configuration(fewest)).of(unit) / graph.counts({}).of(unit)
-    if density < least:
-        lowest = Context(prec=4, rounding=ROUND_CEILING).create_decimal(Decimal(repr(least)))
+    minimum = graph.counts(graph.configuration(fewest)).of(unit) / graph.counts({}).of(unit)
+    if density < minimum:
+        lowest = Context(prec=4, rounding=ROUND_CEILING).create_decimal(Decimal(repr(minimum)))
         raise ConfigError(
             f"density {density:g} of the {unit} cannot be reached: every layer keeps {round_to} channels (round_to), "
             f"or all where it must; the smallest density is {lowest}"

@@ -1,8 +1,8 @@
-"""Which channels of a network belong together, and what it costs with some of them gone.
+"""Represent which channels of a network belong together, and count what the network costs without some of them.
 
-A channel is written by some layers and read by others, and leaves all of them at once. A channel configuration says
-which are kept: {layer: {"out": [...], "in": [...]}}, ascending indices into the dense layer, only for the sides that
-lost some; {} is the dense network. It is plain JSON.
+Some layers write a channel and others read it; it can only be removed from all of them at once. A channel
+configuration says which channels are kept: {layer: {"out": [...], "in": [...]}}, ascending indices into the dense
+layer, only for the sides that lost some; {} is the dense network. It is plain JSON.
 """
 
 from __future__ import annotations
@@ -26,10 +26,11 @@ UNITS: tuple[Unit, ...] = ("macs", "parameters")
 
 
 def tensor_sides(layer: nn.Module) -> dict[str, tuple[Side, ...]] | None:
-    """The side of each leading dimension of each of the layer's tensors; None for a layer that cannot lose channels.
+    """Return {tensor of the layer: side of each leading dimension}, or None for a layer that cannot lose channels.
 
-    A depthwise convolution, a normalisation and a PReLU with a slope for each channel have only an "out": what goes in
-    is what comes out. A layer whose weight is computed, by a hook or a parametrization, cannot lose channels.
+    A depthwise convolution, a normalisation and a PReLU with a slope for each channel have only an "out", because
+    their inputs and outputs are the same channels. A layer whose weight is computed, by a hook or a parametrization,
+    cannot lose channels.
     """
     tensors = [getattr(layer, name, None) for name in ("weight", "bias")]
     if not all(tensor is None or isinstance(tensor, nn.Parameter) for tensor in tensors):
@@ -64,8 +65,9 @@ class Cut:
 
 @dataclass(frozen=True)
 class Layer:
-    """`cuts`: by the tensor's name in the network. `weight`: which of them mixes channels, None for the others.
+    """A layer that can lose channels.
 
+    `cuts`: by the tensor's name in the network. `weight`: the name of the one that mixes channels, or None.
     `positions`: how often each weight is used for one sample (the pixels of the output).
     """
 
@@ -74,14 +76,14 @@ class Layer:
     positions: int
 
     def size(self, side: Side) -> int:
-        """Channels of the dense layer on a side; 0 where it has no such side."""
+        """Return the channels of the dense layer on a side; 0 if it does not have this side."""
         found = (c.shape[c.sides.index(side)] for c in self.cuts.values() if side in c.sides)
         return next(found, 0)
 
 
 @dataclass(frozen=True)
 class Member:
-    """One side of a layer that holds a group's channels: place `positions[i]` there is channel `channels[i]`."""
+    """One side of a layer that holds a group's channels: index `positions[i]` of it is channel `channels[i]`."""
 
     layer: str
     side: Side
@@ -91,7 +93,7 @@ class Member:
 
 @dataclass(frozen=True)
 class Group:
-    """`size` channels that leave all `members` together."""
+    """`size` channels, each of which is removed from all `members` together."""
 
     size: int
     members: tuple[Member, ...]
@@ -99,7 +101,7 @@ class Group:
 
 @dataclass(frozen=True)
 class Counts:
-    """Of one network and one sample. `macs`: multiplications of its convolutions and linear layers."""
+    """The costs of one network for one sample. `macs`: multiplications of its convolutions and linear layers."""
 
     parameters: int
     macs: int
@@ -110,9 +112,10 @@ class Counts:
 
 @dataclass(frozen=True)
 class ChannelGraph:
-    """`layers`: those of the network whose tensors are known, by name. `groups`: the channels that may go.
+    """The channels of a network.
 
-    `parameters`, `macs`: of the dense network, other layers included.
+    `layers`: the layers that can lose channels, by name. `groups`: the channels that may be removed. `parameters`,
+    `macs`: of the dense network, including its other layers.
     """
 
     layers: Mapping[str, Layer]
@@ -122,22 +125,22 @@ class ChannelGraph:
 
     @property
     def identity(self) -> str:
-        """Hash of all that it says."""
+        """Return a sha256 of layers and groups."""
         return hashlib.sha256(repr((sorted(self.layers.items()), self.groups)).encode()).hexdigest()
 
     def sizes(self) -> dict[str, dict[Side, int]]:
-        """Channels of every layer of the dense network, by side."""
+        """Return the number of channels of every layer of the dense network, by side."""
         return {name: {s: layer.size(s) for s in SIDES if layer.size(s)} for name, layer in self.layers.items()}
 
     def writers(self, group: Group) -> Iterator[tuple[Member, str]]:
-        """(member, name of the weight) of the convolutions and linear layers whose filters give the channels."""
+        """Yield (member, name of the weight) of the convolutions and linear layers whose filters write the channels."""
         for member in group.members:
             weight = self.layers[member.layer].weight
             if member.side == "out" and weight is not None:
                 yield member, weight
 
     def configuration(self, alive: Sequence[Tensor]) -> Kept:
-        """The configuration that keeps, of each group, the channels whose flag (size,) is True."""
+        """Return the configuration that keeps the channels whose flag is True; `alive` has flags (size,) by group."""
         flags: dict[tuple[str, Side], Tensor] = {}
         for group, kept in zip(self.groups, alive, strict=True):
             for member in group.members:
@@ -153,7 +156,7 @@ class ChannelGraph:
         return configuration
 
     def alive(self, kept: Kept) -> list[Tensor]:
-        """The inverse of `configuration`: for each group, flags (size,) of the channels that `kept` keeps."""
+        """Invert `configuration`: return for each group flags (size,) of the channels that `kept` keeps."""
         found = []
         for group in self.groups:
             member = group.members[0]
@@ -166,7 +169,7 @@ class ChannelGraph:
         return found
 
     def counts(self, kept: Kept) -> Counts:
-        """Exactly, of the network that `kept` leaves."""
+        """Return the exact costs of the network that `kept` leaves."""
         parameters, macs = self.parameters, self.macs
         for name, sides in kept.items():
             layer = self.layers[name]
@@ -177,17 +180,17 @@ class ChannelGraph:
         return Counts(parameters, macs)
 
     def cut_of(self, tensor: str) -> Cut | None:
-        """Return how channels cut the tensor of this name; None for one that they do not cut."""
+        """Return the `Cut` of the tensor of this name, or None if it does not depend on channels."""
         layer = self.layers.get(tensor.rpartition(".")[0])
         return layer.cuts.get(tensor) if layer else None
 
     def kept_shape(self, tensor: str, kept: Kept) -> tuple[int, ...] | None:
-        """Return the shape that `kept` leaves of the tensor of this name; None for one that channels do not cut."""
+        """Return the shape that `kept` leaves of the tensor of this name, or None if it does not depend on channels."""
         cut = self.cut_of(tensor)
         return cut.kept_shape(kept.get(tensor.rpartition(".")[0], {})) if cut else None
 
     def kept_weights(self, kept: Kept) -> dict[str, int]:
-        """How many entries the weight of each layer in `kept` has left, by the weight's name."""
+        """Return {name of the weight: number of its entries that are left} for the layers in `kept`."""
         layers = {name: self.layers[name] for name in kept}
         return {
             layer.weight: math.prod(layer.cuts[layer.weight].kept_shape(kept[name]))

@@ -1,4 +1,4 @@
-"""The selection of whole channels, which are then taken out: the network becomes a smaller dense one."""
+"""Select whole channels, which are then taken out, so that the network becomes a smaller dense one."""
 
 from __future__ import annotations
 
@@ -29,25 +29,25 @@ from orchestrator.pruning.structure import FewerChannels, Structure
 from orchestrator.pruning.view import View
 from orchestrator.validate import one_of, whole
 
-DENSITY_TOLERANCE = 5e-4  # between a path's density and what given ratios keep
+DENSITY_TOLERANCE = 5e-4  # between a path's density and the density that given ratios keep
 
 
 @dataclass(frozen=True)
 class Channels(Selection):
-    """Whole channels leave the network until it has the density, which counts MACs or parameters (`unit`).
+    """Remove whole channels until the network has the density, which counts MACs or parameters (`unit`).
 
-    Without `ratios` the channels that are lowest in their layer go first, wherever they are: a channel's score is that
-    of its filters, by `magnitude` their L1 norm (Li et al., "Pruning Filters for Efficient ConvNets", ICLR 2017,
-    section 3.1), over the mean of the layer's channels. A wide layer has small weights and batch norm undoes any scale,
-    so that norms of different layers say nothing of each other. `round_to` channels of a layer go together, so that it
-    keeps a multiple of that, or all it has; what stays is the longest beginning of the ranking that fits. Layers that
-    must agree, such as those that a residual connection adds, lose the same channels, by the mean over their filters.
+    Without `ratios` the channels that are lowest relative to their layer are removed first. The score of a channel is
+    that of its filters, for `magnitude` their L1 norm (Li et al., "Pruning Filters for Efficient ConvNets", ICLR 2017,
+    section 3.1), over the mean of the layer's channels. Norms of different layers cannot be compared, because a wide
+    layer has small weights and batch norm undoes any scale. `round_to` channels of a layer are removed together, so
+    that it keeps a multiple of that, or all it has. The highest channels are kept while they fit. Layers that must
+    agree, such as those that a residual connection adds, lose the same channels, by the mean over their filters.
 
-    `ratios`: which fraction of which layer's channels goes, {"layer1.*.conv1": 0.5}, or a name in `PRESETS`; the path
-    is then `OneShot` of the density that they give.
+    `ratios`: which fraction of which layer's channels to remove, {"layer1.*.conv1": 0.5}, or a name in `PRESETS`; the
+    path is then `OneShot` of the resulting density.
 
-    The classifier's outputs stay, as do those of layers that `exclude` names. A round starts from what the kept
-    channels had: nothing makes up for those removed, and the running statistics of batch norm are those of the larger
+    The classifier keeps its outputs, and so do layers that `exclude` names. A round starts from the values of the kept
+    channels, without compensation for the removed ones. The running statistics of batch norm are those of the larger
     network until training renews them.
     """
 
@@ -69,12 +69,14 @@ class Channels(Selection):
         return True
 
     def check(self, view: View, density: float) -> None:
-        """Raise ConfigError, before anything is trained, if the network cannot be given this density.
+        """Raise ConfigError, before any training, if the network cannot be given this density.
 
-        A layer whose weight is not among those of `view` keeps its outputs.
+        A layer whose weight is not in `view` keeps its outputs.
         """
         if view.min_kept_per_layer:
-            raise ConfigError("min_kept_per_layer must be 0 with Channels, where round_to says what a layer keeps")
+            raise ConfigError(
+                "min_kept_per_layer must be 0 with Channels: use round_to, the minimum that a layer keeps"
+            )
         graph, prunable = _graph_of(view), set(view.weights)
         if self.ratios is None:
             check_budget(graph, prunable, density, self.unit, self.round_to)
@@ -89,9 +91,9 @@ class Channels(Selection):
             )
 
     def select(self, view: View, density: float) -> Structure:
-        """Return the smaller network, within what `view` has left.
+        """Return the smaller network, a part of what the structure of `view` leaves.
 
-        `ratios` are of the dense network: a layer that has lost as much already loses nothing more. Raises ConfigError
+        `ratios` refer to the dense network: a layer that has lost as much already loses no more. Raises ConfigError
         as `check` does, and for weights that are not finite.
         """
         self.check(view, density)
@@ -122,10 +124,10 @@ def _graph_of(view: View) -> ChannelGraph:
 
 
 def fewer_channels(module: nn.Module, inputs: Any, ratio: float = 0.5, *, round_to: int = 8) -> tuple[nn.Module, Kept]:
-    """A copy of `module` in which every layer has lost `ratio` of its channels, its lowest; and its configuration.
+    """Return a copy of `module` in which every layer has lost `ratio` of its channels, the lowest; and a configuration.
 
-    `inputs`: of one sample, as the module is called with them. As trained as what is left of the weights: for sizes and
-    speed, or as a beginning. A layer that is frozen (`requires_grad` False) keeps its outputs, and so do those that
+    `inputs`: those of one sample, as the module takes them. The copy is not retrained: use it to measure size and
+    speed, or as a start for training. A frozen layer (`requires_grad` False) keeps its outputs, and so do those that
     must agree with it. Raises ConfigError for a bad `ratio` or `round_to`, a network whose layers are all frozen, and
     as `trace_channels` and `check_removal` do.
     """
@@ -135,7 +137,7 @@ def fewer_channels(module: nn.Module, inputs: Any, ratio: float = 0.5, *, round_
     if not any(may_lose(graph, group, weights) for group in graph.groups):
         raise ConfigError(
             f"model {type(module).__name__} has no channels that may be removed, because its layers are frozen: set "
-            "requires_grad to True where channels may go"
+            "requires_grad to True in layers that may lose channels"
         )
     kept = keep_by_ratio(graph, weights, ratio, round_to=round_to)
     check_removal(module, graph, kept, inputs)

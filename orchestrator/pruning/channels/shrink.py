@@ -1,4 +1,4 @@
-"""Take channels out of a module, or out of tensors by name: what is left is a smaller dense network."""
+"""Take channels out of a module, or out of tensors by name, to make a smaller dense network."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ _SIZES: dict[str, tuple[str, ...]] = {
 
 @torch.no_grad()
 def shrink(module: nn.Module, kept: Kept) -> nn.Module:
-    """`module`, dense and from here on changed in place, with only the channels that `kept` keeps.
+    """Reduce the dense `module` in place to the channels that `kept` keeps, and return it.
 
-    Needs no graph, so that who rebuilds a network does not trace it. Raises ConfigError, before anything is changed,
-    for a configuration that is none or does not fit the module.
+    It does not need a graph, so that a network can be rebuilt without tracing it. Raises ConfigError, before any
+    change, for a configuration that is malformed or does not fit the module.
     """
     check_configuration(module, kept)
     for name, sides in kept.items():
@@ -49,7 +49,7 @@ def shrink(module: nn.Module, kept: Kept) -> nn.Module:
 
 
 def check_configuration(network: nn.Module | ChannelGraph, kept: Kept) -> None:
-    """ConfigError unless `kept` is a channel configuration of the dense `network`; its content is not trusted."""
+    """Raise ConfigError unless `kept`, which is not trusted, is a channel configuration of the dense `network`."""
     given: Any = kept
     if not isinstance(given, dict):
         raise ConfigError(f"a channel configuration must map layers to kept channels, got {type(given).__name__}")
@@ -64,7 +64,7 @@ def check_configuration(network: nn.Module | ChannelGraph, kept: Kept) -> None:
 
 
 def _sizes(module: nn.Module) -> dict[str, dict[Side, int]]:
-    """Channels of every layer that can lose some, by side."""
+    """Return the number of channels of every layer that can lose some, by side."""
     return {
         name: {
             side: getattr(layer, attribute).shape[dim]
@@ -87,15 +87,15 @@ def _check_places(name: str, side: str, places: object, size: int) -> None:
 
 
 def cut_model(graph: ChannelGraph, tensors: Mapping[str, Tensor], kept: Kept, base: Kept) -> dict[str, Tensor]:
-    """`tensors` by name, of the network that `base` leaves, as they are in the smaller one that `kept` leaves.
+    """Cut `tensors` by name, of the network that `base` leaves, to the smaller network that `kept` leaves.
 
-    Raises DamagedError for a tensor whose shape is not the one that `base` gives it.
+    Raises DamagedError for a tensor without the shape that `base` gives it, or a kept channel that `base` lacks.
     """
     return {name: _cut(graph, name, name, tensor, kept, base, strict=True) for name, tensor in tensors.items()}
 
 
 def cut_optimizer(graph: ChannelGraph, slots: Mapping[str, Tensor], kept: Kept, base: Kept) -> dict[str, Tensor]:
-    """The same for "<parameter>/<slot>"; a slot of another shape (a step counter) stays as it is."""
+    """Cut the optimizer's "<parameter>/<slot>" tensors likewise; one of another shape (a step counter) stays whole."""
     return {
         slot: _cut(graph, slot.rsplit("/", 1)[0], slot, tensor, kept, base, strict=False)
         for slot, tensor in slots.items()
@@ -112,7 +112,9 @@ def _cut(
     before, after = base.get(layer, {}), kept.get(layer, {})
     if tensor.shape != (expected := cut.kept_shape(before)):
         if strict:
-            raise DamagedError(f"{name}: its channel configuration gives it {expected}, saved is {tuple(tensor.shape)}")
+            raise DamagedError(
+                f"{name}: its channel configuration gives it the shape {expected}, got {tuple(tensor.shape)}"
+            )
         return tensor
     for dim, side in enumerate(cut.sides):
         if side in after:
@@ -121,12 +123,12 @@ def _cut(
 
 
 def _places(kept: list[int], base: list[int] | None, size: int, name: str) -> Tensor:
-    """Where, among the channels of `base`, those of `kept` are."""
+    """Return the places of the channels of `kept` among those of `base`. Raises DamagedError if one is missing."""
     if base is None:
         return torch.tensor(kept)
     place = torch.full((size,), -1)
     place[torch.tensor(base)] = torch.arange(len(base))
     found = place[torch.tensor(kept)]
     if (found < 0).any():
-        raise DamagedError(f"{name}: a channel is to be kept that an earlier round removed")
+        raise DamagedError(f"{name}: the channel configuration keeps a channel that an earlier round removed")
     return found

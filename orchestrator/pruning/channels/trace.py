@@ -1,7 +1,7 @@
 """Find out which channels of a network belong together, with the dependency graph of torch-pruning.
 
-Fang et al., "DepGraph: Towards Any Structural Pruning", CVPR 2023. What it says is not taken on trust: channels that
-it couples only in part stay (a zero-padded shortcut), and what is left is tried on the network itself.
+Fang et al., "DepGraph: Towards Any Structural Pruning", CVPR 2023. Its result is not trusted: channels that it couples
+only in part are kept (a zero-padded shortcut), and the removal of the others is tried on the network itself.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ logger = logging.getLogger(__name__)
 
 
 def trace_channels(module: nn.Module, inputs: Any) -> ChannelGraph:
-    """The channels of `module`, traced on the inputs of one sample in evaluation mode; `module` itself stays as it is.
+    """Trace the channels of `module` in evaluation mode, on the inputs of one sample, without changing `module`.
 
-    Channels that no layer reads are the network's outputs and stay, so the classifier does. So do channels in layers
-    that this cannot cut: grouped convolutions, normalisation over channels, attention, bare parameters, layers that
-    are called twice, share a weight, or have one that is computed (weight norm, masks of torch.nn.utils.prune). So do
-    channels that are split elsewhere than where a layer's end, and all others whose flow is not understood; a warning
-    names their layers. Raises ConfigError where torch-pruning is missing, the network cannot be copied or traced, its
-    answer is not a tensor, or no channel is left that may go.
+    These channels are never removed: the network's outputs, which no layer reads; those in layers that cannot be cut
+    (grouped convolutions, normalisation over channels, attention, bare parameters, layers that are called twice, share
+    a weight, or have a computed one, as by weight norm or masks of torch.nn.utils.prune); those that are split other
+    than between layers; and all others whose flow is not understood. A warning names the layers of the last ones.
+    Raises ConfigError if torch-pruning is missing, the network cannot be copied or traced, its output is not a tensor,
+    or no channel may be removed.
     """
     with extra("channels", "pruning of channels"):
         import torch_pruning
@@ -49,10 +49,10 @@ def trace_channels(module: nn.Module, inputs: Any) -> ChannelGraph:
     network = _traceable(module)
     inputs = mapped(lambda tensor: tensor.float() if tensor.is_floating_point() else tensor, inputs)
     try:
-        layers, macs, answer = _layers(network, inputs)
-        logits_of(answer)
+        layers, macs, output = _layers(network, inputs)
+        logits_of(output)
         widest = max((layer.size(side) for layer in layers.values() for side in SIDES), default=0)
-        with warnings.catch_warnings(), torch.enable_grad(), _forgiving(widest):
+        with warnings.catch_warnings(), torch.enable_grad(), _tolerant(widest):
             warnings.simplefilter("ignore")
             graph = torch_pruning.DependencyGraph().build_dependency(
                 network,
@@ -79,13 +79,13 @@ def trace_channels(module: nn.Module, inputs: Any) -> ChannelGraph:
         raise ConfigError(f"model {name} has no channels that can be removed: {_way_out(network)}")
     if unknown:
         logger.warning(
-            "model %s: these layers keep all their channels, whose flow is unknown: %s", name, _some(unknown)
+            "model %s: these layers keep all channels, because the flow of these is unknown: %s", name, _some(unknown)
         )
     return replace(dense, groups=tuple(confirmed))
 
 
 def check_removal(module: nn.Module, graph: ChannelGraph, kept: Kept, inputs: Any) -> None:
-    """Raise ConfigError unless the network that `kept` leaves does what `module` does with those channels silenced."""
+    """Raise ConfigError unless the network that `kept` leaves computes the same as `module` with channels zeroed."""
     generator = torch.Generator().manual_seed(0)
     network, inputs = _randomised(_traceable(module), inputs, generator)
     if not _same_without(network, graph, inputs, graph.alive(kept)):
@@ -100,14 +100,14 @@ def _traceable(module: nn.Module) -> nn.Module:
 
 
 def _continuous(network: nn.Module) -> list[nn.Parameter]:
-    """Parameters that can have gradients: those of whole numbers or flags cannot."""
+    """Return the parameters that can have gradients: not those of integers or bools."""
     return [p for p in network.parameters() if p.is_floating_point() or p.is_complex()]
 
 
 def _without_channels(network: nn.Module) -> list[nn.Module]:
-    """The PReLU layers with one slope for all channels, which the trace must pass over.
+    """Return the PReLU layers with one slope for all channels, which the trace must ignore.
 
-    Freezes the slopes of every PReLU: the trace would take them for another input of the layer.
+    It freezes the slopes of every PReLU: the trace would treat them as another input of the layer.
     """
     found = [part for part in network.modules() if isinstance(part, nn.PReLU)]
     for part in found:
@@ -127,19 +127,19 @@ def _way_out(network: nn.Module) -> str:
 
 
 def _some(names: Iterable[str]) -> str:
-    """The first five of `names`, and how many more there are."""
+    """List the first five of `names`, and how many more there are."""
     first, *others = dict.fromkeys(names)
     shown = ", ".join([first, *others[:4]])
     return f"{shown} and {len(others) - 4} more" if len(others) > 4 else shown
 
 
 @contextmanager
-def _forgiving(widest: int) -> Iterator[None]:
-    """Inside, what torch-pruning does not understand of a network is an error of one group, or nothing.
+def _tolerant(widest: int) -> Iterator[None]:
+    """Limit failures of torch-pruning to one group of channels, or to one reshape.
 
-    It takes some reshapes for flattened channels. Where they are windows of a transformer it would do so again and
-    again, until memory ends: a group with more places than the widest layer raises OverflowError. Where it knows of no
-    channels before one, it divides by zero: that one is left as it is.
+    It mistakes some reshapes for flattened channels. For the windows of a transformer it would expand them again and
+    again, until memory is full: here a group with more places than the widest layer raises OverflowError. It divides
+    by zero at a reshape before which it knows no channels: here that reshape is ignored.
     """
     from torch_pruning.dependency import index_mapping
 
@@ -165,7 +165,7 @@ def _forgiving(widest: int) -> Iterator[None]:
 
 
 def _layers(network: nn.Module, inputs: Any) -> tuple[dict[str, Layer], int, object]:
-    """Layers that can lose channels, by name in the network's order; the MACs of all that multiply; the answer."""
+    """Return the layers that can lose channels, by name in the network's order; the network's MACs; its output."""
     calls: Counter[nn.Module] = Counter()
     positions: Counter[nn.Module] = Counter()
     macs = 0
@@ -179,7 +179,7 @@ def _layers(network: nn.Module, inputs: Any) -> tuple[dict[str, Layer], int, obj
 
     hooks = [layer.register_forward_hook(count, with_kwargs=True) for layer in network.modules()]
     with torch.no_grad():
-        answer = model_call(network, inputs)
+        output = model_call(network, inputs)
     for hook in hooks:
         hook.remove()
     uses = Counter(id(p) for layer in network.modules() for p in layer.parameters(recurse=False))
@@ -197,11 +197,11 @@ def _layers(network: nn.Module, inputs: Any) -> tuple[dict[str, Layer], int, obj
             if (tensor := getattr(layer, attribute, None)) is not None
         }
         layers[name] = Layer(cuts, f"{name}.weight" if multiplies else None, positions[layer])
-    return layers, macs, answer
+    return layers, macs, output
 
 
 def _groups(graph: Any) -> tuple[list[Group | None], list[str]]:
-    """What leaves together with each layer's outputs, and names of layers of which torch-pruning cannot tell."""
+    """Return the group of each layer's outputs (None: unknown layers in it), and the layers that cannot be traced."""
     names = {module: name for name, module in graph.model.named_modules()}
     found: list[Group | None] = []
     unknown: list[str] = []
@@ -222,7 +222,7 @@ def _groups(graph: Any) -> tuple[list[Group | None], list[str]]:
 
 
 def _group(graph: Any, found: Any, names: Mapping[nn.Module, str]) -> Group | None:
-    """Convert a group of torch-pruning. Return None if it holds a layer that this module does not know."""
+    """Convert a group of torch-pruning. Return None if it has a layer that cannot lose channels."""
     members: dict[tuple[str, str], Member] = {}
     for item in found.items:
         target = item.dep.target.module
@@ -244,14 +244,14 @@ def _group(graph: Any, found: Any, names: Mapping[nn.Module, str]) -> Group | No
 
 
 def _short(indices: Iterable[int]) -> Sequence[int]:
-    """A range where they are one: most are, and it is smaller to send and to compare."""
+    """Return the indices as a range if possible, which is smaller to send and to compare, else as a tuple."""
     plain = tuple(int(index) for index in indices)
     run = range(plain[0], plain[0] + len(plain))
     return run if plain == tuple(run) else plain
 
 
 def _whole(found: Iterable[Group | None], layers: dict[str, Layer]) -> list[Group]:
-    """The groups that own every place of every side that they touch, and are written as well as read."""
+    """Return the groups that own every place of every side that they touch, and that layers both write and read."""
     known = [g for g in found if g is not None and all(member.layer in layers for member in g.members)]
     owners: Counter[tuple[str, str, int]] = Counter()
     for group in known:
@@ -270,7 +270,7 @@ def _whole(found: Iterable[Group | None], layers: dict[str, Layer]) -> list[Grou
 
 
 def _in_order(groups: Iterable[Group], layers: Iterable[str]) -> list[Group]:
-    """By the order of the layers, whatever the order of the trace: keys depend on it."""
+    """Sort groups and members by the order of the layers, not of the trace, because keys depend on it."""
     place = {name: index for index, name in enumerate(layers)}
     members = [sorted(group.members, key=lambda m: (place[m.layer], m.side)) for group in groups]
     ordered = [Group(g.size, tuple(m)) for g, m in zip(groups, members, strict=True)]
@@ -278,7 +278,10 @@ def _in_order(groups: Iterable[Group], layers: Iterable[str]) -> list[Group]:
 
 
 def _confirmed(network: nn.Module, graph: ChannelGraph, inputs: Any) -> list[Group]:
-    """The groups of `graph` whose removal does what it should: all of them, or those that do so with those before."""
+    """Return the groups of `graph` that can be removed correctly.
+
+    If not all of them can, each one is tried together with those confirmed before it.
+    """
     network, inputs = _randomised(network, inputs, torch.Generator().manual_seed(0))
     if _removal_is_masking(network, graph, inputs):
         return list(graph.groups)
@@ -291,9 +294,9 @@ def _confirmed(network: nn.Module, graph: ChannelGraph, inputs: Any) -> list[Gro
 
 @torch.no_grad()
 def _randomised(network: nn.Module, inputs: Any, generator: torch.Generator) -> tuple[nn.Module, Any]:
-    """`network`, in place, with weights that hide nothing, and such inputs: no zeros, no signal that dies or explodes.
+    """Draw weights, in place, and inputs that reveal every error: none is zero, and signals neither die nor explode.
 
-    Inputs that are no floating-point numbers, such as tokens, stay as they are.
+    Inputs that are not floating-point numbers, such as tokens, are returned unchanged.
     """
     network = network.double()
     for parameter in _continuous(network):
@@ -312,10 +315,10 @@ def _randomised(network: nn.Module, inputs: Any, generator: torch.Generator) -> 
 
 
 def _removal_is_masking(network: nn.Module, graph: ChannelGraph, inputs: Any) -> bool:
-    """Whether channels gone give the outputs of the same channels silenced: every second one, and random ones twice.
+    """Return whether removing channels gives the same outputs as zeroing them: every second one, and random ones twice.
 
-    Every second one alone would not tell a channel from the one two places on. Halves alone would not tell that groups
-    must stay of one size, as where two are joined and then split in the middle.
+    Every second one alone would not distinguish a channel from the one two places later. Halves alone would not show
+    that groups must keep equal sizes, for example if two are joined and then split in the middle.
     """
     generator = torch.Generator().manual_seed(0)
     return all(
@@ -329,7 +332,7 @@ def _removal_is_masking(network: nn.Module, graph: ChannelGraph, inputs: Any) ->
 
 
 def _random(size: int, count: int, generator: torch.Generator) -> Tensor:
-    """Flags (size,), `count` of them True."""
+    """Return flags (size,), `count` of them True."""
     return torch.randperm(size, generator=generator) < count
 
 
@@ -346,7 +349,7 @@ def _same_without(network: nn.Module, graph: ChannelGraph, inputs: Any, alive: S
                         tensors[name].index_fill_(cut.sides.index("out"), places, 0)
         expected = logits_of(model_call(masked, inputs))
         removed = logits_of(model_call(shrink(copy_module(network), graph.configuration(alive)), inputs))
-    except Exception:  # of any kind: it is the user's network that runs
+    except Exception:  # the user's network may raise any type
         return False
     return removed.shape == expected.shape and bool(
         torch.allclose(removed, expected, rtol=1e-7, atol=1e-9 * float(expected.abs().max()))

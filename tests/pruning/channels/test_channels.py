@@ -329,7 +329,7 @@ def test_a_network_without_channels_that_can_go_is_refused_with_a_sentence():
 def test_a_network_that_is_understood_in_part_loses_channels_there(spec, whole, caplog):
     dense = built(f"torchvision:{spec}", (3, 32, 32))
     smaller, _ = fewer_channels(dense, torch.zeros(1, 3, 32, 32))
-    assert "these layers keep all their channels, whose flow is unknown" in caplog.text
+    assert "these layers keep all channels, because the flow of these is unknown" in caplog.text
     assert whole in caplog.text
     assert sum(p.numel() for p in smaller.parameters()) < 0.75 * sum(p.numel() for p in dense.parameters())
 
@@ -439,7 +439,7 @@ def given_density(graph, module, ratios):
 
 def test_min_kept_per_layer_and_a_missing_graph_are_refused(graph, resnet8):
     weights = weights_of(resnet8)
-    with pytest.raises(ConfigError, match="min_kept_per_layer must be 0 with Channels, where round_to says"):
+    with pytest.raises(ConfigError, match="min_kept_per_layer must be 0 with Channels: use round_to"):
         Channels().check(View(weights, graph=graph, min_kept_per_layer=1), 0.5)
     with pytest.raises(ConfigError, match="Channels needs the graph of the network's channels"):
         Channels().select(View(weights), 0.5)
