@@ -134,7 +134,7 @@ def rewritten(**changes):
         (lambda data: b"", "is not a record"),
         (lambda data: b"[]", "is not a record"),
         (lambda data: b"{}", "is not a record"),
-        (lambda data: data.replace(b"0.9", b"0.99"), "does not have the sha256"),
+        (lambda data: data.replace(b"0.9", b"0.99"), "does not match its sha256"),
         (lambda data: data.replace(b'"sha256": ', b'"sha": '), "is not a record"),
         (rewritten(format=FORMAT + 1), "update rewind-orchestrator"),
         (rewritten(format=FORMAT - 1), "written by an earlier version"),
