@@ -70,7 +70,7 @@ def test_a_round_trains_what_the_search_found_and_its_record_holds_the_proof(who
     kept = {layer: len(sides["out"]) for layer, sides in record.kept_channels.items() if "out" in sides}
     for layer, ratio in record.search["ratios"].items():
         assert ratio == kept.get(layer, 8) / 8
-    assert record.search["epochs"] > record.search["scored"] == len(scored_in(whole)) > 8
+    assert record.search["epochs"] > record.search["scored"] == len(scored_in(whole)) >= 4
     assert ledger_of(whole).record(begun(SEARCHED, whole)[0].keys[0]).search is None
 
 
