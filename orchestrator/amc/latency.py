@@ -27,7 +27,7 @@ from orchestrator.sealed import sha256_of
 
 Positive = Annotated[int, Rule("a whole number of 1 or more", lambda number: number >= 1)]
 Seconds = Annotated[float, Rule("a time in seconds above 0", lambda number: number > 0)]
-MAKE_AGAIN = "make it again with `orchestrator latency`"
+MAKE_AGAIN = "make it again with orchestrator.amc.latency_measure.measure_latency()"
 
 
 @dataclass(frozen=True)

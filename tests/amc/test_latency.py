@@ -127,7 +127,7 @@ def test_a_file_that_is_no_table_is_refused(tmp_path, content):
     path = tmp_path / "table.json"
     path.write_text(content)
     for file in (path, tmp_path / "missing.json"):
-        with pytest.raises(ConfigError, match=r"cannot be used \(.*make it again with `orchestrator latency`"):
+        with pytest.raises(ConfigError, match=r"cannot be used \(.*make it again with orchestrator"):
             read_latency_table(file)
 
 
