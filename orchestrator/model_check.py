@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
@@ -45,7 +44,7 @@ def check_model(
         with torch.no_grad(), own_randomness():
             outputs = _outputs(model.eval(), inputs)
             _check_outputs(task, outputs, data)
-            loss = checked_loss(task, outputs, targets)
+            _check_loss(task, outputs, targets)
             if distillation is not None:
                 _check_divergence(task, outputs, targets, distillation)
             one = (rows(inputs, 0, 1), rows(targets, 0, 1))
@@ -53,7 +52,6 @@ def check_model(
         _check_metrics(task, outputs, targets)
     finally:
         model.train(was_training)
-    assert math.isfinite(loss)
     samples = min(number_of_samples(inputs), smallest_batch)
     copy, some = copy_module(model).train(), rows(inputs, 0, samples)
     if channels_last:
@@ -95,8 +93,8 @@ def _check_outputs(task: Task, outputs: Any, data: Data) -> None:
         check(outputs, data.model_arguments)
 
 
-def checked_loss(task: Task, outputs: Any, targets: Any) -> float:
-    """Return the loss of a batch. Raises ConfigError unless it is a finite scalar and what divides it is a count."""
+def _check_loss(task: Task, outputs: Any, targets: Any) -> None:
+    """Raise ConfigError unless the loss of a batch is a finite scalar and what divides it is a count."""
     name = type(task).__name__
     with called(f"{name}.loss(), called with (outputs, targets),", task.loss):
         loss: object = task.loss(outputs, targets)
@@ -113,7 +111,6 @@ def checked_loss(task: Task, outputs: Any, targets: Any) -> float:
     if count is not None and not (isinstance(count, Tensor) and count.dim() == 0 and count.item() >= 0):
         got = f"a tensor of shape {tuple(count.shape)}" if isinstance(count, Tensor) else repr(count)
         raise ConfigError(f"{name}.count() must return None or a scalar tensor of 0 or more, got {got:.100}")
-    return loss.item()
 
 
 def _check_sum(model: nn.Module, task: Task, one: tuple[Any, Any]) -> None:

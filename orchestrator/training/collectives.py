@@ -153,8 +153,7 @@ def average_gradients(module: nn.Module) -> None:
             parameter.grad = torch.zeros_like(parameter)
     if world_size() == 1:
         return
-    gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
-    flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
+    flat = torch.cat([parameter.grad.reshape(-1) for parameter in parameters if parameter.grad is not None])
     parts = sum_over_workers(flat.div_(world_size())).split([parameter.numel() for parameter in parameters])
     for parameter, part in zip(parameters, parts, strict=True):
         parameter.grad = _laid_out_as(parameter, part.view_as(parameter))
