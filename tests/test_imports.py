@@ -41,7 +41,7 @@ LAYERS = (
     ("plan",),
     ("driver",),
     ("runner",),
-    ("export", "report"),
+    ("export", "report", "supernet_search"),
     ("distributed",),
     ("commands",),
     ("__main__",),
