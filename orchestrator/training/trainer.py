@@ -144,6 +144,7 @@ class Trainer:
 
     def evaluate(self, module: nn.Module, split: Split) -> dict[str, float]:
         """Return the task's metrics and the mean loss over every sample of `split`, each counted once."""
+        self._seed(derive("evaluate", split, collectives.rank()))  # for a `prepare` that draws random numbers itself
         return evaluate(module, self.batches, split, self._step)
 
     @property
@@ -236,10 +237,7 @@ class Trainer:
         begun, attempt.begun = attempt.begun, 0
         self.module.train()
         model = collectives.data_parallel(self.module)
-        batches = self.batches.train(derive(work.seed, work.round, epoch), first=begun)
-        for step, batch in enumerate(batches, start=begun):
-            # Seeded at every step (dropout draws from it), so that no step depends on the ones before it.
-            self._seed(derive(work.seed, work.round, epoch, step, collectives.rank()))
+        for step, batch in self._seeded_batches((work.seed, work.round, epoch), first=begun):
             for parameters in attempt.optimizer.param_groups:
                 parameters["lr"] = work.schedule.lr_at(epoch + step / steps, self.training.epochs)
             self._train_step(attempt, model, batch, len(attempt.history) * steps + step)
@@ -249,6 +247,17 @@ class Trainer:
         loss, count = collectives.sum_over_workers(attempt.totals.clone()).tolist()
         attempt.totals.zero_()
         return loss / count if count else math.nan
+
+    def _seeded_batches(self, epoch: tuple[int | str, ...], first: int = 0) -> Iterator[tuple[int, Batch]]:
+        """Yield each step of an epoch, from step `first`, with its batch.
+
+        The generators are seeded before the batch is prepared, so that neither the random numbers of a `prepare` nor
+        those of dropout depend on the steps before.
+        """
+        batches = self.batches.train(derive(*epoch), first=first)
+        for step in range(first, self.batches.steps_per_epoch):
+            self._seed(derive(*epoch, step, collectives.rank()))
+            yield step, next(batches)
 
     def _train_step(self, attempt: Attempt, model: nn.Module, batch: Batch, number: int) -> None:
         """Change the weights, and their average, by the gradients of a batch. `number` is counted over the round."""
@@ -302,7 +311,7 @@ class Trainer:
         self.module.eval()
         self.module.zero_grad(set_to_none=True)
         count = torch.zeros((), device=self.device, dtype=torch.float64)
-        for batch in self.batches.train(derive(work.seed, work.round, "gradients")):
+        for _, batch in self._seeded_batches((work.seed, work.round, "gradients")):
             for part in batch.parts(self.training.accumulate):
                 self._step.loss(self.module, part).backward()
             counts = self._step.counts(batch)
