@@ -1,10 +1,9 @@
-"""Where a candidate's training begins: the round's weights cut, and adapted on samples that nothing augments."""
+"""Make the weights a candidate starts from: those of the round, cut, and adapted on samples without augmentation."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-import torch
 from torch import Tensor, nn
 
 from orchestrator.amc.least_squares import input_products, reconstructed
@@ -12,7 +11,7 @@ from orchestrator.amc.recalibrate import recalibrated
 from orchestrator.data.batches import Batch, Batches
 from orchestrator.modules import model_call
 from orchestrator.pruning.structure import Structure
-from orchestrator.randomness import derive
+from orchestrator.randomness import derive, seed_all
 from orchestrator.train_state import TrainState
 from orchestrator.training.kept_networks import Networks
 from orchestrator.training.state import put_model, take_model
@@ -20,9 +19,9 @@ from orchestrator.work import Evaluate
 
 
 class Calibration:
-    """Makes the start of each candidate; keeps what candidates of one round share."""
+    """Make the start of each candidate; keep what the candidates of one round share."""
 
-    def __init__(self, networks: Networks, batches: CalibrationBatches) -> None:
+    def __init__(self, networks: Networks, batches: Batches) -> None:
         self._networks, self._batches = networks, batches
         self._products: tuple[tuple[str, int], dict[str, Tensor]] = (("", 0), {})
 
@@ -53,18 +52,15 @@ class Calibration:
         return network
 
     def _samples(self, work: Evaluate) -> Iterator[Batch]:
-        return self._batches.calibration(derive(work.round_key, "calibration"), work.scoring.calibration)
+        """Yield the samples to calibrate on.
 
-
-class CalibrationBatches(Batches):
-    """The batches of a trainer, and besides them training samples that nothing augments, the same on every rank."""
-
-    def calibration(self, seed: int, samples: int) -> Iterator[Batch]:
-        """Return batches of `samples` training samples in all, drawn by `seed`; of fewer if there are no more."""
-        shape = (min(self.steps_per_epoch, -(-samples // self._batch_size)), self._batch_size)
-        order = self._shuffled(shape, torch.Generator().manual_seed(seed)).flatten()[:samples]
-        for batch in self._raw("train", order, order, self._batch_size):
-            yield self._finish(batch, None)
+        The generators are seeded before each batch, for a `prepare` that draws random numbers itself.
+        """
+        seed = derive(work.round_key, "calibration")
+        seed_all(seed)
+        for number, batch in enumerate(self._batches.calibration(seed, work.scoring.calibration)):
+            yield batch
+            seed_all(derive(seed, number))
 
 
 def _call(module: nn.Module, batch: Batch) -> object:
