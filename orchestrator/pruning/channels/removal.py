@@ -20,9 +20,10 @@ from orchestrator.pruning.channels.budget import (
     may_lose,
     ratio_sizes,
 )
+from orchestrator.pruning.channels.confirm import check_removal
 from orchestrator.pruning.channels.graph import UNITS, ChannelGraph, Kept, Unit
 from orchestrator.pruning.channels.shrink import shrink
-from orchestrator.pruning.channels.trace import check_removal, trace_channels
+from orchestrator.pruning.channels.trace import trace_channels
 from orchestrator.pruning.li2017 import PRESETS
 from orchestrator.pruning.selection import Selection
 from orchestrator.pruning.structure import FewerChannels, Structure
