@@ -10,13 +10,11 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from orchestrator.errors import ConfigError
 from orchestrator.objective import Objective
-from orchestrator.pruning.channels.graph import ChannelGraph
-from orchestrator.pruning.geometry import Geometry
-from orchestrator.pruning.masks import DEFAULT_KINDS, KINDS, Kind
+from orchestrator.pruning.choices import DEFAULT_KINDS, KINDS, Kind
 from orchestrator.pruning.path import Explicit, Geometric, Path
 from orchestrator.pruning.selection import Global, Selection, check_selection
 from orchestrator.record import FORMAT
@@ -25,6 +23,10 @@ from orchestrator.techniques import LearningRateRewinding, RetrainingTechnique, 
 from orchestrator.training.config import TrainingConfig
 from orchestrator.training.distillation import Distillation
 from orchestrator.validate import dataclass_with, json_options, one_of, text, texts, tuple_of, whole
+
+if TYPE_CHECKING:
+    from orchestrator.pruning.channels.graph import ChannelGraph
+    from orchestrator.pruning.geometry import Geometry
 
 SMOKE_EPOCHS = 2
 

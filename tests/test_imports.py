@@ -15,8 +15,8 @@ import orchestrator
 ROOT = Path(orchestrator.__file__).parent
 # From the bottom up. A name stands for a file or a whole folder; the longest name that fits a file decides.
 LAYERS = (
-    ("errors", "validate", "decode", "user_code", "formatting", "sealed", "files", "extras", "randomness"),
-    ("lookup", "processor"),
+    ("errors", "lazy", "validate", "decode", "user_code", "formatting", "sealed", "files", "extras", "randomness"),
+    ("lookup", "processor", "pruning.choices"),
     ("objective", "record", "train_state", "modules", "nested", "schedules", "training.collectives"),
     ("amc.layer_shape", "amc.forward_shapes"),
     (
@@ -40,7 +40,8 @@ LAYERS = (
     ("rounds",),
     ("plan",),
     ("driver",),
-    ("runner",),
+    ("runner", "settings", "examples"),
+    ("named_experiments",),
     ("export", "report"),
     ("distributed",),
     ("commands",),

@@ -16,8 +16,8 @@ from orchestrator.export.originals import Candidate
 from orchestrator.export.recorded_task import class_of_task
 from orchestrator.models.build import build_model
 from orchestrator.models.classifiers import is_classifier
-from orchestrator.pruning.channels.graph import UNITS
 from orchestrator.pruning.channels.shrink import shrink
+from orchestrator.pruning.choices import UNITS
 from orchestrator.record import Record
 from orchestrator.storage.ledger import Ledger
 from orchestrator.task import Task
