@@ -13,6 +13,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.errors import ConfigError
+from orchestrator.field_json import as_json, check_annotations
 from orchestrator.objective import Objective
 from orchestrator.pruning.choices import DEFAULT_KINDS, KINDS, Kind
 from orchestrator.pruning.path import Explicit, Geometric, Path
@@ -109,6 +110,7 @@ class Experiment:
         self._check_dense_epochs()
         for name in ("task", "training", "path", "selection", "technique"):
             _check_json(name, getattr(self, name))
+        check_annotations("task", self.task)
         json_options("model_options", self.model_options)
         json_options("data_options", self.data_options)
 
@@ -237,20 +239,3 @@ def round_keys(settings: list[dict[str, Any]]) -> list[str]:
         text = json.dumps({**setting, "parent": parent}, sort_keys=True, separators=(",", ":"))
         keys.append(hashlib.sha256(text.encode()).hexdigest())
     return keys
-
-
-def as_json(value: Any) -> Any:
-    """A frozen dataclass as JSON with its type's name; every field counts, defaults included.
-
-    One with a `digest`, which says all that is in it, stands there by that.
-    """
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        if isinstance(digest := getattr(value, "digest", None), str):
-            return {"type": type(value).__name__, "digest": digest}
-        fields = {f.name: as_json(getattr(value, f.name)) for f in dataclasses.fields(value)}
-        kind = type(value)
-        ours = kind.__module__.startswith("orchestrator.")  # our classes may move between files, others are told apart
-        return {"type": kind.__name__ if ours else f"{kind.__module__}.{kind.__qualname__}", **fields}
-    if isinstance(value, tuple):
-        return [as_json(item) for item in value]
-    return value
