@@ -224,7 +224,7 @@ class Driver:
             parent=work.parent,
             experiment=self.experiment.name,
             round=index,
-            technique=type(self.experiment.technique).__name__ if index else "Dense",
+            technique=self.experiment.technique_of(index),
             density=work.density,
             kept=sum(kept.values()),
             prunable=sum(sizes.values()),

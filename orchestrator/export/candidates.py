@@ -14,8 +14,7 @@ from orchestrator.export.example import ExampleInputs
 from orchestrator.export.measure import DataSource
 from orchestrator.export.originals import Candidate
 from orchestrator.export.recorded_task import class_of_task
-from orchestrator.models.build import build_model
-from orchestrator.models.classifiers import is_classifier
+from orchestrator.models.build import build_model, is_ours
 from orchestrator.pruning.channels.shrink import shrink
 from orchestrator.pruning.choices import UNITS
 from orchestrator.record import Record
@@ -68,7 +67,7 @@ def check_code(records: Iterable[Record], trusted: Iterable[str] = ()) -> None:
     for record in records:
         for name in ("model", "data"):
             spec = str(_setting(record, name))
-            ours = ":" not in spec or (name == "model" and is_classifier(spec))
+            ours = is_ours(spec) if name == "model" else ":" not in spec
             if not ours and spec not in trusted:
                 raise ConfigError(
                     f"round {record.key[:12]} names a function for its {name}, {spec!r}: pass --trust {spec} "
