@@ -44,6 +44,7 @@ class Experiment:
     decides nothing. `seeds`: the experiment stands for one replicate with each of them.
     `distillation`: how the dense round teaches every later one; None: it does not.
     `start_from`: a safetensors file of weights that the dense round starts from, and of which only the content counts;
+    or "STORAGE#KEY", the final weights of a stored round, of which a supernet gives those of the model's architecture;
     `new_layers`: patterns of the layers that start from the seed all the same (see `load_start_weights`).
     `dense_epochs`: how many epochs of the schedule the dense round trains; None: all of them. 0 only measures a network
     that is trained already. Pruned rounds follow the whole schedule in any case.
@@ -95,7 +96,7 @@ class Experiment:
         dataclass_with("technique", self.technique, ["start", "start_after", "check", "rewinds_to"])
         check_selection(self.selection)
         if self.start_from is not None:
-            text("start_from", self.start_from, way_out="give the path of a safetensors file")
+            text("start_from", self.start_from, way_out="give the path of a safetensors file, or STORAGE#KEY")
         object.__setattr__(self, "new_layers", texts("new_layers", self.new_layers))
         object.__setattr__(self, "kinds", tuple_of("kinds", self.kinds, lambda name, kind: one_of(name, kind, KINDS)))
         if not self.kinds:

@@ -43,7 +43,7 @@ LAYERS = (
     ("driver",),
     ("runner", "settings", "examples"),
     ("named_experiments",),
-    ("export", "report"),
+    ("export", "report", "supernet_search"),
     ("distributed",),
     ("commands",),
     ("__main__",),

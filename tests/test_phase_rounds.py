@@ -11,12 +11,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch.utils.data import TensorDataset
+from elastic import ALL, ELASTIC, SEARCH, begun, works
 
 from orchestrator.amc.recalibrate import recalibrated
-from orchestrator.data.dataset import Data
-from orchestrator.data.image_data import image_data
-from orchestrator.driver import Driver
 from orchestrator.errors import ConfigError, DamagedError
 from orchestrator.experiment import Experiment, round_keys, round_settings
 from orchestrator.ofa.elastic import Supernet
@@ -25,7 +22,6 @@ from orchestrator.ofa.extract import extract
 from orchestrator.ofa.front_search import FrontSearch
 from orchestrator.ofa.phases import ONE, SINGLE_STAGE, Phase, Phases
 from orchestrator.ofa.spaces import find_space
-from orchestrator.ofa.stage import Largest
 from orchestrator.problem import load_problem
 from orchestrator.pruning import Geometric
 from orchestrator.pruning.macs import count_macs
@@ -33,65 +29,13 @@ from orchestrator.pruning.structure import Dense
 from orchestrator.randomness import derive
 from orchestrator.record import Record
 from orchestrator.rounds import StoredRound
-from orchestrator.schedules import Cosine
 from orchestrator.storage.checkpoint import pack_progress, unpack_progress
 from orchestrator.storage.ledger import Ledger
 from orchestrator.storage.opening import open_store
 from orchestrator.storage.score_files import score_files
 from orchestrator.train_state import TrainState
-from orchestrator.training.config import TrainingConfig
 from orchestrator.training.distillation import Distillation
-from orchestrator.training.optimizer import SGD
-from orchestrator.training.trainer import Trainer
 from orchestrator.work import Evaluate, Train, Work
-
-
-def data() -> Data:
-    """Three classes of 4x4 images, told apart by where they are bright; noisy, so that no accuracy is 0 or 1."""
-    generator = torch.Generator().manual_seed(5)
-
-    def split(count: int) -> TensorDataset:
-        labels = torch.arange(count) % 3
-        images = torch.randn((count, 1, 4, 4), generator=generator)
-        images[torch.arange(count), 0, labels, labels] += 2.5
-        return TensorDataset(images, labels)
-
-    return image_data(train=split(48), val=split(30), test=split(31), num_classes=3, input_shape=(1, 4, 4))
-
-
-ALL = (
-    Phase(1, 0.05, 0, 1, Largest(depths=1, expands=1)),
-    Phase(2, 0.05, 0.5, 2, Largest(expands=1)),
-    Phase(1, 0.05, 0, 2),
-)
-SEARCH = FrontSearch(
-    macs=(0.4, 0.7), evaluations=6, first=4, batch=2, calibration=32, evolution=SubnetEvolution(8, generations=4)
-)
-ELASTIC = Experiment(
-    name="elastic",
-    model="ofa:small",
-    data=f"{__name__}:data",
-    training=TrainingConfig(
-        epochs=1, batch_size=16, schedule=Cosine(0.05), optimizer=SGD(weight_decay=1e-4, decay_normalisation=False)
-    ),
-    path=Phases(ALL, batch_size=16, search=SEARCH),
-)
-
-
-def begun(experiment: Experiment, folder: Path) -> tuple[Driver, Trainer]:
-    """Return what a new process that runs `experiment` has."""
-    problem, loaded = load_problem(experiment)
-    return Driver(experiment, Ledger(open_store(str(folder))), problem), Trainer(experiment, loaded)
-
-
-def works(experiment: Experiment, folder: Path, count: int | None = None) -> list[Work]:
-    """Do the next `count` works, or all, and be gone. Return them."""
-    driver, trainer = begun(experiment, folder)
-    done: list[Work] = []
-    while (count is None or len(done) < count) and (work := driver.next_work()) is not None:
-        driver.finish(work, trainer.do(work))
-        done.append(work)
-    return done
 
 
 def records(folder: Path, experiment: Experiment = ELASTIC) -> list[Record]:
