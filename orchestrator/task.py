@@ -4,19 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
-
-import torch
-import torch.nn.functional as F
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from orchestrator.errors import ConfigError
+from orchestrator.lazy import lazy
 from orchestrator.modules import logits_of
 from orchestrator.objective import LOSS, Objective, is_fraction
 from orchestrator.task_metrics import Accuracy, MeanAbsoluteError, RootMeanSquaredError, TokenEntropy
-from orchestrator.training import collectives
 from orchestrator.user_code import called
 from orchestrator.validate import fraction, text, whole
+
+if TYPE_CHECKING:
+    import torch
+    import torch.nn.functional as F
+    from torch import Tensor
+
+    from orchestrator.training import collectives
+else:
+    torch, F = lazy("torch"), lazy("torch.nn.functional")
+    collectives = lazy("orchestrator.training.collectives")
 
 _NO_CLASS = -(2**62)  # for cross_entropy, which would leave out -100
 

@@ -6,11 +6,17 @@ Sums are kept in float64 and added up over the workers when the value is asked f
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
+from orchestrator.lazy import lazy
 
-from orchestrator.training import collectives
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from orchestrator.training import collectives
+else:
+    torch, collectives = lazy("torch"), lazy("orchestrator.training.collectives")
 
 
 class Ratio:

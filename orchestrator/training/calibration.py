@@ -12,7 +12,7 @@ from orchestrator.data.batches import Batch, Batches
 from orchestrator.modules import model_call
 from orchestrator.pruning.structure import Structure
 from orchestrator.randomness import derive, seed_all
-from orchestrator.train_state import TrainState
+from orchestrator.train_state import Tensors, TrainState
 from orchestrator.training.kept_networks import Networks
 from orchestrator.training.state import put_model, take_model
 from orchestrator.work import Evaluate
@@ -31,7 +31,7 @@ class Calibration:
         match work.scoring.reconstruct:
             case "bn":
                 network = self._network(state, structure)
-                state = TrainState(take_model(recalibrated(network, self._samples(work), _call)))
+                state = TrainState(measured_again(network, self._batches, work.round_key, work.scoring.calibration))
             case "least_squares":
                 kept, base = structure.channels, work.structure.channels
                 state.model.update(reconstructed(work.state.model, self._input_products(work), kept, base))
@@ -42,7 +42,7 @@ class Calibration:
         key = (work.round_key, work.scoring.calibration)
         if self._products[0] != key:
             network = self._network(work.state, work.structure)
-            found = input_products(network, self._samples(work), seed=derive(*key), call=_call)
+            found = input_products(network, self._samples(work), seed=derive(*key), call=call_with_inputs)
             self._products = key, {name: product.cpu() for name, product in found.items()}
         return self._products[1]
 
@@ -52,16 +52,25 @@ class Calibration:
         return network
 
     def _samples(self, work: Evaluate) -> Iterator[Batch]:
-        """Yield the samples to calibrate on.
-
-        The generators are seeded before each batch, for a `prepare` that draws random numbers itself.
-        """
-        seed = derive(work.round_key, "calibration")
-        seed_all(seed)
-        for number, batch in enumerate(self._batches.calibration(seed, work.scoring.calibration)):
-            yield batch
-            seed_all(derive(seed, number))
+        return _samples(self._batches, work.round_key, work.scoring.calibration)
 
 
-def _call(module: nn.Module, batch: Batch) -> object:
+def _samples(batches: Batches, key: str, samples: int) -> Iterator[Batch]:
+    """Yield the samples on which candidates of the round `key` are calibrated.
+
+    The generators are seeded before each batch, for a `prepare` that draws random numbers itself.
+    """
+    seed = derive(key, "calibration")
+    seed_all(seed)
+    for number, batch in enumerate(batches.calibration(seed, samples)):
+        yield batch
+        seed_all(derive(seed, number))
+
+
+def measured_again(module: nn.Module, batches: Batches, key: str, samples: int) -> Tensors:
+    """Return the tensors of `module`, with batch norm measured on the samples of candidates of the round `key`."""
+    return take_model(recalibrated(module, _samples(batches, key, samples), call_with_inputs))
+
+
+def call_with_inputs(module: nn.Module, batch: Batch) -> object:
     return model_call(module, batch.inputs)

@@ -141,11 +141,12 @@ def averaging(module: nn.Module, last: bool) -> AbstractContextManager[object]:
 def average_gradients(module: nn.Module) -> None:
     """Replace the gradient of every trained parameter by its mean over the workers; a missing gradient counts as zero.
 
-    On CPUs this is one message, because there is no computation to overlap with.
+    This is one message: on CPUs there is no computation to overlap with, and a step of several networks has one
+    gradient at its end. What `data_parallel` has wrapped is averaged already.
 
     Its order of summation is the same in every step, so training that resumes in mid-epoch gives the same bits.
     """
-    if _averages_in_backward():
+    if isinstance(module, DistributedDataParallel):
         return
     parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
     for parameter in parameters:

@@ -21,19 +21,22 @@ from orchestrator.errors import ConfigError, DamagedError
 from orchestrator.experiment import Experiment
 from orchestrator.models.constants import DRAWN_AGAIN, check_constants
 from orchestrator.models.start_weights import load_start_weights
+from orchestrator.ofa.elastic import Supernet
+from orchestrator.ofa.subnet import Elastic
 from orchestrator.pruning.structure import Dense
 from orchestrator.randomness import derive, seed_all
 from orchestrator.storage.store import JSON_BYTES
 from orchestrator.train_state import Tensors, TrainState
 from orchestrator.training import collectives
 from orchestrator.training.attempt import Attempt, OnStep, TakeProgress, check_progress
+from orchestrator.training.calibration import measured_again
 from orchestrator.training.divergence import check_epoch, check_start, check_step, check_test
-from orchestrator.training.evaluate import evaluate
+from orchestrator.training.evaluate import evaluate, evaluate_supernet
 from orchestrator.training.kept_networks import Networks
 from orchestrator.training.moving_average import MovingAverage
 from orchestrator.training.scoring import OnScore, Scorer
 from orchestrator.training.state import model_tensors, put_model, put_state, take_model, take_state
-from orchestrator.training.step import Step
+from orchestrator.training.step import Step, SupernetStep
 from orchestrator.work import Answer, EpochMetrics, Evaluate, Gradients, Progress, Snapshot, Train, Trained, Work
 
 # (work, the epoch's metrics, training samples per second over all workers, a function that takes a checkpoint)
@@ -145,6 +148,9 @@ class Trainer:
     def evaluate(self, module: nn.Module, split: Split) -> dict[str, float]:
         """Return the task's metrics and the mean loss over every sample of `split`, each counted once."""
         self._seed(derive("evaluate", split, collectives.rank()))  # for a `prepare` that draws random numbers itself
+        if isinstance(module, Supernet):
+            seed = derive(self._experiment.seed, "statistics")
+            return evaluate_supernet(module, self.batches, split, self._step, seed)
         return evaluate(module, self.batches, split, self._step)
 
     @property
@@ -165,6 +171,9 @@ class Trainer:
         start = resume.state if resume else work.start or self._initial(work)
         with _starting_from(f"round {work.round}", work.parent):
             put_state(start, self.module, optimizer)
+            if work.calibration and not resume:
+                key, samples = work.calibration
+                put_model(measured_again(self.module, self.batches, key, samples), self.module)
             teacher = self._teacher(work.teacher) if work.teacher else None
         collectives.start_alike(self.module)
         masked = work.structure.hold(self.module)
@@ -175,6 +184,7 @@ class Trainer:
             optimizer=optimizer,
             masked=masked,
             teacher=teacher,
+            step=self._step_of(work),
             average=self._average(work, resume),
             totals=torch.zeros(2, device=self.device, dtype=torch.float64),
             began=began,
@@ -183,6 +193,13 @@ class Trainer:
         if resume:
             attempt.resume_from(resume)
         return attempt
+
+    def _step_of(self, work: Train) -> Step:
+        """Return how the gradients of a step are computed."""
+        if work.phase is None:
+            return self._step
+        assert isinstance(work.structure, Elastic)  # a phase trains nothing else
+        return SupernetStep(self._experiment, self.device, work.phase, work.structure.space)
 
     def _run_epochs(self, attempt: Attempt, on_epoch: OnEpoch | None, on_snapshot: OnSnapshot | None) -> None:
         """Train the epochs that are left of an attempt."""
@@ -226,11 +243,12 @@ class Trainer:
         steps, work = self.batches.steps_per_epoch, attempt.work
         begun, attempt.begun = attempt.begun, 0
         self.module.train()
-        model = collectives.data_parallel(self.module)
+        model = attempt.step.data_parallel(self.module)
         for step, batch in self._seeded_batches((work.seed, work.round, epoch), first=begun):
+            seed = derive(work.seed, work.round, epoch, step, "networks")
             for parameters in attempt.optimizer.param_groups:
                 parameters["lr"] = work.schedule.lr_at(epoch + step / steps, self.training.epochs)
-            self._train_step(attempt, model, batch, len(attempt.history) * steps + step)
+            self._train_step(attempt, model, batch, len(attempt.history) * steps + step, seed)
             if self._looks_at_steps:
                 check_step(work, epoch, step, steps, float(attempt.totals[0]), batch)
             if attempt.on_step:
@@ -251,11 +269,11 @@ class Trainer:
             self._seed(derive(*epoch, step, collectives.rank()))
             yield step, next(batches)
 
-    def _train_step(self, attempt: Attempt, model: nn.Module, batch: Batch, number: int) -> None:
+    def _train_step(self, attempt: Attempt, model: nn.Module, batch: Batch, number: int, seed: int) -> None:
         """Change the weights, and their average, by the gradients of a batch. `number` is counted over the round."""
         attempt.optimizer.zero_grad(set_to_none=True)
-        self._step.add_gradients(model, batch, attempt.teacher, attempt.totals)
-        collectives.average_gradients(self.module)
+        attempt.step.add_gradients(model, batch, attempt.teacher, attempt.totals, seed)
+        collectives.average_gradients(model)
         attempt.masked.mask_gradients()
         if self.training.clip_norm is not None:
             nn.utils.clip_grad_norm_(self.module.parameters(), self.training.clip_norm)
