@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from orchestrator.data.dataset import SPLITS, Data, Split, is_known, is_tensors
 from orchestrator.data.reading import collated, prepared, read_sample
+from orchestrator.data.sample_checks import are_labels
 from orchestrator.data.separate_process import run_apart
 from orchestrator.errors import ConfigError
 from orchestrator.modules import model_call
@@ -49,6 +50,8 @@ def _extremes(data: Data, split: Split, has_embeddings: bool) -> tuple[Any, Any]
         inputs, targets = memory.tensors
         if not has_embeddings and targets.dim() == 1:  # classes, which the data's own checks know
             return None
+        if are_labels(targets) and targets.dtype is not torch.bool:
+            targets = targets.to(torch.int64)  # as training gets them
         places = _places((inputs, targets) if has_embeddings else targets, len(memory))
         found = (inputs[places], targets[places]) if places else None
     elif has_embeddings:
@@ -90,6 +93,8 @@ def _places(batch: Any, samples: int) -> list[int]:
 
 def _check_indices(name: str, model: str, embedding: nn.Embedding, inputs: tuple[Tensor, ...]) -> None:
     """Raise ConfigError for an index that `embedding`, which is called with `inputs`, does not have."""
+    if not inputs:  # it is called by keyword
+        return
     ids = inputs[0]
     wrong = ids[(ids < 0) | (ids >= embedding.num_embeddings)]
     if len(wrong):
