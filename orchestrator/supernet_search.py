@@ -11,9 +11,10 @@ from typing import Any
 from orchestrator.decode import decode
 from orchestrator.driver import Driver
 from orchestrator.errors import ConfigError, DamagedError, DataError
-from orchestrator.experiment import Experiment, as_json, round_keys
+from orchestrator.experiment import Experiment, round_keys
 from orchestrator.export.candidates import check_code, find_round
 from orchestrator.export.recorded_task import task_from_json
+from orchestrator.field_json import as_json
 from orchestrator.ofa.front_search import FrontSearch
 from orchestrator.ofa.phases import Phase, Phases
 from orchestrator.ofa.stage import Largest
