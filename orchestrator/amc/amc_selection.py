@@ -10,11 +10,12 @@ from typing import Any
 from orchestrator.amc.agents import AgentSettings, Cem
 from orchestrator.amc.bounds import Budget, Sizes
 from orchestrator.amc.cost import SEARCH_UNITS, SearchUnit
-from orchestrator.amc.decisions import channel_budget, kept_channels, kept_weights, weight_budget
+from orchestrator.amc.decisions import channel_budget, group_sizes, kept_weights, weight_budget
 from orchestrator.amc.latency import LatencyTable
 from orchestrator.amc.ratio_search import Allocation, Mode, RatioSearch, SearchOutcome, SearchSettings
 from orchestrator.errors import ConfigError
 from orchestrator.pruning.candidate import Chosen, Generation, Reconstruction, Score, Scoring, SearchCandidate
+from orchestrator.pruning.channels.budget import keep_sizes
 from orchestrator.pruning.geometry import Geometry
 from orchestrator.pruning.masks import count_true
 from orchestrator.pruning.selection import Selection
@@ -149,7 +150,8 @@ class Amc(Selection):
         if self.mode == "weights":
             return Masks(kept_weights(view.weights, sizes, masks=view.masks, **how))
         assert view.graph is not None  # `budget` needs it too
-        kept = kept_channels(view.graph, view.weights, sizes, kept=view.structure.channels, **how)
+        by_group = group_sizes(view.graph, view.weights, sizes)
+        kept = keep_sizes(view.graph, view.weights, by_group, kept=view.structure.channels, **how)
         return FewerChannels(kept, view.graph, self.unit if self.unit == "parameters" else "macs")
 
 
