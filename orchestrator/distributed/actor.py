@@ -90,7 +90,8 @@ class Status:
     """What the actor knows of the run: the newest report, records committed by it, and why it gave up, if it did.
 
     `starts`: of groups of workers, `restarts`: those that nobody asked for. `holder`: who trains the round that the run
-    waits for, if it waits. `crash`: what the last worker that died of an error said.
+    waits for, if it waits. `crash`: what the last worker that died of an error said. `resumed`: the round that went on
+    from a checkpoint last, and the epochs and steps that it covers.
     """
 
     report: Report | SearchReport | None
@@ -100,6 +101,7 @@ class Status:
     restarts: int
     holder: str | None
     crash: str | None = None
+    resumed: tuple[int, int, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -153,6 +155,7 @@ class DriverActor:
         self._holder: str | None = None
         self._training: str | None = None  # key of the work that the workers do
         self._taken_over = False  # before this actor, started again, could renew its claim
+        self._resumed: tuple[int, int, int] | None = None
         self._new = True  # no worker has asked for work yet: perhaps they do what they asked for before a restart
 
     def next_step(self) -> NextStep:
@@ -288,6 +291,9 @@ class DriverActor:
 
     def resumed(self, key: str, place: tuple[int, int]) -> None:
         """Take into account that the workers go on from this place."""
+        work, _ = self._shared.get(key, (None, []))
+        if work is not None and work.training:
+            self._resumed = (work.training.round, *place)
         self._apply(Resumed(key, place))
 
     def report(self, key: str, report: Report | SearchReport | None) -> Order:
@@ -332,7 +338,16 @@ class DriverActor:
         """Return what is new since the record of round `after_round`."""
         records = tuple(record for record in self._records if record.round > after_round)
         state = self._state
-        return Status(self._report, records, state.failure, state.starts, state.restarts, self._holder, state.crash)
+        return Status(
+            report=self._report,
+            records=records,
+            failure=state.failure,
+            starts=state.starts,
+            restarts=state.restarts,
+            holder=self._holder,
+            crash=state.crash,
+            resumed=self._resumed,
+        )
 
     def pid(self) -> int:
         return os.getpid()
