@@ -16,6 +16,7 @@ ROOT = Path(orchestrator.__file__).parent
 # From the bottom up. A name stands for a file or a whole folder; the longest name that fits a file decides.
 LAYERS = (
     ("errors", "lazy", "validate", "decode", "user_code", "formatting", "sealed", "files", "extras", "randomness"),
+    ("field_json",),
     ("lookup", "processor", "pruning.choices"),
     ("objective", "record", "train_state", "modules", "nested", "schedules", "training.collectives"),
     ("amc.layer_shape", "amc.forward_shapes"),
@@ -42,7 +43,7 @@ LAYERS = (
     ("driver",),
     ("runner", "settings", "examples"),
     ("named_experiments",),
-    ("export", "report"),
+    ("export", "report", "supernet_search"),
     ("distributed",),
     ("commands",),
     ("__main__",),

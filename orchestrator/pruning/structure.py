@@ -32,6 +32,11 @@ class Structure(Protocol):
         """The channel configuration. Networks of equal ones have tensors of equal shapes; {} is that of the dense."""
         return {}
 
+    @property
+    def network(self) -> object:
+        """What `build` makes follows from it: equal values have modules of one kind, with tensors of equal shapes."""
+        return self.channels
+
     def apply(self, state: TrainState, base: Structure) -> TrainState:
         """Return `state`, of the network that `base` leaves, as it is in the network that this structure leaves.
 
