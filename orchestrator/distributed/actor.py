@@ -91,7 +91,7 @@ class Status:
 
     `starts`: number of groups of workers that started. `restarts`: how many of them Ray Train started again by itself.
     `holder`: the owner that trains the round the run waits for, if it waits. `crash`: the error of the last worker that
-    crashed.
+    crashed. `resumed`: the round that was last resumed from a checkpoint, and the epochs and steps that it covers.
     """
 
     report: Report | SearchReport | None
@@ -101,6 +101,7 @@ class Status:
     restarts: int
     holder: str | None
     crash: str | None = None
+    resumed: tuple[int, int, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -154,6 +155,7 @@ class DriverActor:
         self._holder: str | None = None
         self._training: str | None = None  # key of the work that the workers are doing
         self._taken_over = False  # before this actor, which was restarted, could renew its claim
+        self._resumed: tuple[int, int, int] | None = None
         self._new = True  # no worker has asked for work yet; after a restart they may still be doing earlier work
 
     def next_step(self) -> NextStep:
@@ -289,6 +291,9 @@ class DriverActor:
 
     def resumed(self, key: str, place: tuple[int, int]) -> None:
         """Remember the place from which the workers resume."""
+        work, _ = self._shared.get(key, (None, []))
+        if work is not None and work.training:
+            self._resumed = (work.training.round, *place)
         self._apply(Resumed(key, place))
 
     def report(self, key: str, report: Report | SearchReport | None) -> Order:
@@ -333,7 +338,16 @@ class DriverActor:
         """Return what is new since the record of round `after_round`."""
         records = tuple(record for record in self._records if record.round > after_round)
         state = self._state
-        return Status(self._report, records, state.failure, state.starts, state.restarts, self._holder, state.crash)
+        return Status(
+            report=self._report,
+            records=records,
+            failure=state.failure,
+            starts=state.starts,
+            restarts=state.restarts,
+            holder=self._holder,
+            crash=state.crash,
+            resumed=self._resumed,
+        )
 
     def pid(self) -> int:
         return os.getpid()
