@@ -56,8 +56,8 @@ bench-export: .venv/.installed  ## size and speed of exported files: MobileNetV2
 
 docs: .venv/.required  ## the API reference, in ./api
 	$(PIP) --quiet --editable '.[docs]'
-	$(BIN)/python -m pdoc orchestrator --output-directory api
-	@echo "== open ./api/orchestrator.html"
+	$(BIN)/python .ci/api.py api
+	@echo "== open ./api/index.html"
 
 dist: .venv/.required  ## wheel and sdist in ./dist, whose description links to the repository `origin`
 	$(PIP) --quiet 'setuptools>=77'
