@@ -151,7 +151,7 @@ if __name__ == "__main__":
 """
 
 
-def test_the_wheel_trains_and_its_command_shows_the_rounds(environment: Path, tmp_path: Path) -> None:
+def test_the_wheel_trains_and_its_command_runs_the_experiment(environment: Path, tmp_path: Path) -> None:
     (tmp_path / "alone.py").write_text(TRAIN)
     trained = run_in(environment, tmp_path, "python", "alone.py")
     assert trained.returncode == 0, trained.stderr
@@ -159,6 +159,13 @@ def test_the_wheel_trains_and_its_command_shows_the_rounds(environment: Path, tm
     assert kept == "[8, 4]"
     assert loaded == "loaded:", "the runner needs neither Ray nor S3"
     assert Path(place).is_relative_to(environment)
-    shown = run_in(environment, tmp_path, "orchestrator", "status", "./runs")
+    shown = run_in(environment, tmp_path, "orchestrator", "run", "alone:EXPERIMENT", "--storage", "./runs")
     assert shown.returncode == 0, shown.stderr
-    assert "alone, seed 0" in shown.stdout
+    assert "2 of 2 rounds are in" in shown.stdout
+
+
+def test_the_wheel_answers_with_its_version(environment: Path, tmp_path: Path) -> None:
+    assert (
+        run_in(environment, tmp_path, "orchestrator", "--version").stdout
+        == f"orchestrator {orchestrator.__version__}\n"
+    )

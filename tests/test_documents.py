@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import io
-import itertools
+import os
 import re
 import runpy
 import shlex
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any
 import pytest
 import tiny
 import torch
+from waiting import PATIENCE_S
 
 import orchestrator
 from orchestrator.__main__ import main
@@ -94,7 +96,7 @@ def prepare(name: str, source: str) -> str:
 
 @pytest.mark.parametrize("name", params())
 def test_a_block_runs_as_printed(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """A block with an experiment trains all its rounds, each of which keeps fewer weights than the one before."""
+    """A block with an experiment trains all its rounds, and the last one keeps the fewest weights."""
     file = Path(f"{name}.py").absolute()
     file.write_text(prepare(name, BLOCKS[name]), encoding="utf-8")
     on_ray = "sys.exit(main(EXPERIMENT))" in BLOCKS[name]
@@ -105,7 +107,8 @@ def test_a_block_runs_as_printed(name: str, capsys: pytest.CaptureFixture[str]) 
     records = run(experiment, "./runs") if on_ray else Ledger(open_store("./runs")).records()
     kept = [record.kept for record in sorted(records, key=lambda record: record.round)]
     assert len(kept) == len(experiment.densities())
-    assert all(later < earlier for earlier, later in itertools.pairwise(kept))
+    assert kept == sorted(kept, reverse=True)
+    assert kept[-1] < kept[0]
     assert on_ray or "round 0: " in capsys.readouterr().out
 
 
@@ -156,7 +159,7 @@ def test_the_two_lines_of_the_algorithm_train_a_path() -> None:
 
 # Commands: lines that begin with a program, in indented or fenced blocks.
 
-PROGRAMS = (".venv/bin/orchestrator ", ".venv/bin/python jobs/", "ray job submit ", "make ")
+PROGRAMS = (".venv/bin/orchestrator ", ".venv/bin/python jobs/", ".venv/bin/ray job submit ", "make ")
 
 
 def commands(document: Path) -> list[str]:
@@ -182,8 +185,9 @@ def test_a_command_is_one_that_its_program_takes(
     elif words[0].endswith("orchestrator"):
         flags_are_known(words[1:], capsys)
     else:
-        script = words.index("python") + 1 if words[0] == "ray" else 1
-        if words[0] == "ray":
+        submitted = words[0].endswith("ray")
+        script = words.index("python") + 1 if submitted else 1
+        if submitted:
             assert set(words[3 : script - 1]) <= {"--working-dir", ".", "--", "--address", "http://127.0.0.1:8265"}
         assert started(words[script], words[script + 1 :], monkeypatch)
 
@@ -215,6 +219,17 @@ def started(script: str, arguments: list[str], monkeypatch: pytest.MonkeyPatch) 
         runpy.run_path(str(PROJECT / script), run_name="__main__")
     assert not ended.value.code, said.getvalue()
     return bool(reached)
+
+
+@pytest.mark.slow
+def test_the_api_reference_has_each_public_name_and_a_page_of_each_file() -> None:
+    pytest.importorskip("pdoc")
+    script = str(PROJECT / ".ci" / "api.py")
+    environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
+    subprocess.run([sys.executable, script, "api"], env=environment, check=True, timeout=PATIENCE_S)
+    page = Path("api/orchestrator.html").read_text(encoding="utf-8")
+    assert all(f'id="{name}"' in page for name in orchestrator.__all__)
+    assert Path("api/orchestrator/plan.html").exists()
 
 
 def test_every_document_is_read_and_commands_are_found() -> None:
