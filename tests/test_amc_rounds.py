@@ -270,6 +270,10 @@ def test_every_field_changes_the_key_of_the_round_and_not_of_the_dense_one() -> 
         ({"reconstruct": "magic"}, "reconstruct must be one of none, bn, least_squares"),
         ({"tune_rate": 0.0}, "tune_rate must be a finite number above 0"),
         ({"round_to": 0}, "Amc.round_to must be a whole number of 1 or more"),
+        (
+            {"ratios": {"conv*": 0.5}},
+            "ratios and Amc cannot be combined, because Amc searches for the ratio of each layer",
+        ),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import InitVar, dataclass, field, fields, replace
 from typing import Any
 
 from orchestrator.amc.agents import AgentSettings, Cem
@@ -54,8 +54,14 @@ class Amc(Selection):
     round_to: int = 8
     mode: Mode = "channels"
     table: LatencyTable | None = None
+    ratios: InitVar[object] = None  # a field of `Channels`, which is refused here by a sentence
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, ratios: object) -> None:
+        if ratios is not None:
+            raise ConfigError(
+                "ratios and Amc cannot be combined, because Amc searches for the ratio of each layer: leave them out, "
+                f"or give them to Channels(ratios=...), got {ratios!r:.100}"
+            )
         one_of("Amc.unit", self.unit, SEARCH_UNITS)
         whole("Amc.round_to", self.round_to, minimum=1)
         _ = self.settings, self.scoring  # which check the other fields
