@@ -104,13 +104,13 @@ class Driver:
     def _is_current(self, index: int) -> bool:
         """Whether the newest plan is what round `index` needs.
 
-        A round's own work is planned once, and so are candidates until all have scores. What a round needs besides may
-        be stored by another path at any time.
+        A round's own work is planned once, and so are candidates until one has a score. What a round needs besides
+        may be stored by another path at any time.
         """
         if isinstance(self._work, Evaluate):
             digests = {candidate.digest for candidate in self._work.generation.candidates}
             is_next = index > 0 and self._work.round_key == self.keys[index - 1]
-            return is_next and not digests <= self._rounds.scores(self._work.round_key).keys()
+            return is_next and digests.isdisjoint(self._rounds.scores(self._work.round_key))
         return self._work is not None and self._work.key == self.keys[index]
 
     def is_over(self) -> bool:

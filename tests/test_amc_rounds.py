@@ -34,7 +34,7 @@ from orchestrator.storage.ledger import Ledger
 from orchestrator.storage.opening import open_store
 from orchestrator.storage.score_files import read_scores, score_files
 from orchestrator.storage.verify import verify
-from orchestrator.work import Evaluate, Scored, Train, scores_key
+from orchestrator.work import Evaluate, Scored, Train, claim_key, scores_key
 
 
 def ledger_of(folder: Path) -> Ledger:
@@ -358,14 +358,14 @@ def test_status_tells_how_many_candidates_were_scored(whole: Path, capsys: pytes
     assert f"{line}{100 * best:.2f} %" in capsys.readouterr().out
 
 
-def test_claims_on_generations_go_when_they_are_scored(whole: Path) -> None:
+def test_the_claim_on_scores_goes_when_there_are_some(whole: Path) -> None:
     store = open_store(str(whole))
-    key = begun(SEARCHED, whole)[0].keys[0]
-    names = [scores_key(key, Path(file).stem) for file in score_files(store)]
+    dense, searched = begun(SEARCHED, whole)[0].keys
+    names = [claim_key(scores_key(key, "0" * 24)) for key in (dense, searched)]
     with Claims(store, "searched.0 on here, 1", lease_seconds=3600) as claims:
-        assert all(claims.acquire(name) for name in [*names, scores_key(key, "0" * 24)])
+        assert all(claims.acquire(name) for name in names)
     found = [left.file.path for left in leftovers(Ledger(store), now=time.time() + 1e6).found]
-    assert {path.split("/")[1] for path in found if path.startswith("claims/")} == set(names)
+    assert {path.split("/")[1] for path in found if path.startswith("claims/")} == {names[0]}
 
 
 def test_the_network_that_is_trained_costs_what_the_record_says(whole: Path) -> None:

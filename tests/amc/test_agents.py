@@ -5,9 +5,10 @@ from __future__ import annotations
 import statistics
 
 import pytest
+from amc.regret_table import digits_truth
 from small_truth import ALLOWED, BUDGET, CANDIDATES, OPTIMUM, asked, best, score, shuffled
 
-from orchestrator.amc.agents import Cem, Evolution, Random, Uniform, check_agent
+from orchestrator.amc.agents import Cem, Evolution, Random, Uniform, check_agent, uniform_sizes
 from orchestrator.amc.ddpg import Ddpg
 from orchestrator.amc.sensitivity import Sensitivity
 from orchestrator.errors import ConfigError
@@ -43,6 +44,19 @@ def test_regret_after_32_evaluations(agent, regret):
     """The mean of five seeds; the scores of allowed candidates reach from 0.23 to 0.96."""
     found = statistics.mean(OPTIMUM - best(AGENTS[agent], seed, 32) for seed in range(5))
     assert 0 <= found <= regret
+
+
+@pytest.mark.slow
+def test_regret_on_a_network_whose_candidates_all_have_a_score(tmp_path):
+    """Three layers of 8 sizes on the digits, five seeds; regret_table.py prints the figures."""
+    budget, scores = digits_truth(tmp_path)
+    allowed = {sizes: value for sizes, value in scores.items() if budget.allows(sizes)}
+    assert (len(scores), len(allowed)) == (512, 247)
+    uniform = max(allowed.values()) - scores[uniform_sizes(budget)]
+    assert uniform > 0.05
+    for agent in (Random(), Cem(), Evolution()):
+        found = [best(agent, seed, 16, scores.__getitem__, budget) for seed in range(5)]
+        assert 0 <= max(allowed.values()) - statistics.mean(found) < uniform / 2
 
 
 @pytest.mark.parametrize("agent", ["cem", "evolution", "ddpg"])
