@@ -70,7 +70,7 @@ def test_a_score_is_that_of_the_same_training_by_hand(tmp_path: Path) -> None:
 
 
 def worker(rank: int, folder: str) -> None:
-    """Score as one of two workers, then of three and of four. No worker has the random state or the threads of another."""
+    """Score as one of two, three and four workers. No worker has the random state or the threads of another."""
     for world in (2, 3, 4):
         if rank >= world:
             continue
