@@ -262,7 +262,7 @@ def drawn(records: list[Record]) -> dict[str, Any]:
     ("objective", "value", "ticks", "tolerance", "edge", "bounds"),
     [
         (ACCURACY, 0.9, {90: "90 %", 101: "", -1: ""}, 0.5, 0, (0, 100)),
-        (ERROR_RATE, 0.1, {10: "10 %", 101: "", -1: ""}, 0.5, 1, (-100, 0)),
+        (ERROR_RATE, 0.1, {10: "10 %", 101: "101 %", -1: ""}, 0.5, 1, (-float("inf"), 0)),
         (BITS, 2.0, {2.5: "2.5", 0.1 + 0.2: "0.3"}, 0.02, 1, (-float("inf"), float("inf"))),
         (BITS, 0.0, {1: "1"}, 0.005, 1, (-float("inf"), float("inf"))),
     ],
