@@ -151,6 +151,19 @@ def test_searches_of_one_round_share_their_scores(whole: Path, tmp_path: Path) -
     assert len(scored_in(tmp_path)) == len(known) + len(digests)
 
 
+def test_the_best_of_a_rival_is_retrained_without_another_score(whole: Path, tmp_path: Path) -> None:
+    """So that scores and accuracy after retraining can be compared."""
+    works(SEARCHED, tmp_path)
+    best = result_of(tmp_path).search
+    for name, result in best["results"].items():
+        experiment = searching(dataclasses.replace(AMC, take=name))
+        assert not scored(works(experiment, tmp_path))
+        taken = result_of(tmp_path, experiment)
+        assert (taken.search["found_by"], taken.search["score"]) == (name, result["final_score"])
+        assert taken.search["ratios"] == result["ratios"]
+        assert {**taken.search, **{field: best[field] for field in ("found_by", "score", "ratios", "cost")}} == best
+
+
 def test_later_rounds_search_within_what_is_left(tmp_path: Path) -> None:
     for mode in ("channels", "weights"):
         experiment = searching(dataclasses.replace(AMC, mode=mode, evaluations=4), SEARCHED)
@@ -236,6 +249,7 @@ CHANGES = {
     "round_to": {"round_to": 2},
     "mode": {"mode": "weights"},
     "table": {"unit": "latency", "table": TABLE},
+    "take": {"take": "Uniform"},
 }
 
 
@@ -263,7 +277,7 @@ def test_every_field_changes_the_key_of_the_round_and_not_of_the_dense_one() -> 
         ),
         ({"evaluations": 4, "finalists": 5}, "finalists must be a whole number from 1 to 4, got 5"),
         ({"finalist_epochs": 1}, "finalist_epochs must be a whole number of 2 or more, got 1"),
-        ({"unit": "latency"}, "Amc.table must be a LatencyTable with unit 'latency': measure_latency"),
+        ({"unit": "latency"}, "Amc.table must be a LatencyTable with unit 'latency': orchestrator latency makes one"),
         ({"table": TABLE}, "Amc.table must be None unless unit is 'latency'"),
         ({"unit": "flops"}, "Amc.unit must be one of macs, parameters, weights, latency, got 'flops'"),
         ({"mode": "weights", "reconstruct": "least_squares"}, "must be none or bn with mode='weights'"),
