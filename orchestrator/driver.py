@@ -107,13 +107,13 @@ class Driver:
     def _is_current(self, index: int) -> bool:
         """Return whether the newest plan is what round `index` needs.
 
-        A round's own work is planned once, and so are candidates until all have scores. Another path may store what
+        A round's own work is planned once, and so are candidates until one has a score. Another path may store what
         else a round needs at any time.
         """
         if isinstance(self._work, Evaluate):
             digests = {candidate.digest for candidate in self._work.generation.candidates}
             is_next = index > 0 and self._work.round_key == self.keys[index - 1]
-            return is_next and not digests <= self._rounds.scores(self._work.round_key).keys()
+            return is_next and digests.isdisjoint(self._rounds.scores(self._work.round_key))
         return self._work is not None and self._work.key == self.keys[index]
 
     def is_over(self) -> bool:

@@ -42,10 +42,7 @@ def channel_budget(
         if unit != "latency":
             return ChannelCost(graph, prunable, unit, start)
         if table is None:
-            raise ConfigError(
-                "unit 'latency' needs a table of each layer's time: make it with "
-                "orchestrator.amc.latency_measure.measure_latency()"
-            )
+            raise ConfigError("unit 'latency' needs a table of each layer's time: make it with orchestrator latency")
         return LatencyCost(graph, table, Widths(graph, free_groups(graph, prunable), start))
 
     groups = [graph.groups[place] for place in free_groups(graph, prunable)]
