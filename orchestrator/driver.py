@@ -248,6 +248,7 @@ class Driver:
             samples_per_second=answer.samples_per_second,
             attempts=answer.attempts,
             workers=answer.workers,
+            processor=answer.processor,
             channels=work.structure.to_json(),
             search=dict(work.proof) if work.proof else None,
             settings=self.settings[index],
