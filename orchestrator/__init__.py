@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from orchestrator.experiment import Experiment
     from orchestrator.own_loop import hold, prune
     from orchestrator.pruning import (
+        AtMost,
+        Blocks,
         Channels,
         Cubic,
         Explicit,
@@ -49,6 +51,8 @@ __all__ = [
     "AdamW",
     "AdaptiveLinearRestart",
     "Amc",
+    "AtMost",
+    "Blocks",
     "Channels",
     "Classification",
     "Constant",
@@ -89,6 +93,8 @@ _PLACES = {
     "experiment": ("Experiment",),
     "own_loop": ("hold", "prune"),
     "pruning": (
+        "AtMost",
+        "Blocks",
         "Channels",
         "Cubic",
         "Explicit",

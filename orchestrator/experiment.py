@@ -19,7 +19,7 @@ from orchestrator.pruning.geometry import Geometry
 from orchestrator.pruning.masks import DEFAULT_KINDS, KINDS, Kind
 from orchestrator.pruning.path import Explicit, Geometric, Path
 from orchestrator.pruning.selection import Global, Selection, check_selection
-from orchestrator.record import FORMAT
+from orchestrator.record import FORMAT, NOT_IN_KEY_IF_NONE
 from orchestrator.task import Classification, Task
 from orchestrator.techniques import LearningRateRewinding, RetrainingTechnique, check_rewind, shortened
 from orchestrator.training.config import TrainingConfig
@@ -240,12 +240,17 @@ def round_keys(settings: list[dict[str, Any]]) -> list[str]:
 def as_json(value: Any) -> Any:
     """A frozen dataclass as JSON with its type's name; every field counts, defaults included.
 
+    Only a field that was added later for what did not exist before is left out where it is None (NOT_IN_KEY_IF_NONE).
     One with a `digest`, which says all that is in it, stands there by that.
     """
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         if isinstance(digest := getattr(value, "digest", None), str):
             return {"type": type(value).__name__, "digest": digest}
-        fields = {f.name: as_json(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        fields = {
+            f.name: as_json(item)
+            for f in dataclasses.fields(value)
+            if (item := getattr(value, f.name)) is not None or f.metadata != NOT_IN_KEY_IF_NONE
+        }
         kind = type(value)
         ours = kind.__module__.startswith("orchestrator.")  # our classes may move between files, others are told apart
         return {"type": kind.__name__ if ours else f"{kind.__module__}.{kind.__qualname__}", **fields}

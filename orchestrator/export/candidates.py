@@ -30,6 +30,7 @@ _STRUCTURES = {  # by the name of the selection
     "Filters": "filters",
     "Channels": "channels",
 }
+_PATTERNS = {"Blocks": "blocks", "AtMost": "n-of-m"}  # by the name of the selection's pattern
 
 
 def find_round(records: Iterable[Record], key: str) -> Record:
@@ -127,8 +128,13 @@ def side_by_side(ledger: Ledger, records: Sequence[Record], data: Data, task: Ta
 
 
 def structure(record: Record) -> str:
-    """What was removed from a round's network: unstructured, n-of-m, filters, channels; dense for nothing."""
-    return _STRUCTURES.get(_setting(record, "selection")["type"], "pruned") if record.round else "dense"
+    """What was removed from a round's network: unstructured, blocks, n-of-m, filters, channels; dense: nothing."""
+    if record.round == 0:
+        return "dense"
+    selection = _setting(record, "selection")
+    if pattern := (selection.get("pattern") or {}).get("type"):
+        return _PATTERNS.get(pattern, "pattern")
+    return _STRUCTURES.get(selection["type"], "pruned")
 
 
 def candidate(name: str, ledger: Ledger, record: Record, data: Data, example: ExampleInputs) -> Candidate:

@@ -24,6 +24,7 @@ from orchestrator.pruning.masks import (
     unpruned_weights,
 )
 from orchestrator.pruning.path import Cubic, Explicit, Geometric, OneShot, Path
+from orchestrator.pruning.patterns import AtMost, Blocks, Pattern
 from orchestrator.pruning.selection import Global, Layerwise, NofM, Selection
 from orchestrator.pruning.structure import Dense, FewerChannels, Masks, Structure
 from orchestrator.pruning.view import View
@@ -31,6 +32,8 @@ from orchestrator.pruning.view import View
 __all__ = [
     "DEFAULT_KINDS",
     "KINDS",
+    "AtMost",
+    "Blocks",
     "Channels",
     "Criterion",
     "Cubic",
@@ -46,6 +49,7 @@ __all__ = [
     "NofM",
     "OneShot",
     "Path",
+    "Pattern",
     "Selection",
     "Structure",
     "View",
