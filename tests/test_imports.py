@@ -42,8 +42,9 @@ LAYERS = (
     ("driver",),
     ("runner",),
     ("export", "report"),
-    ("__main__",),
     ("distributed",),
+    ("commands",),
+    ("__main__",),
 )
 
 
