@@ -107,13 +107,13 @@ class Driver:
     def _is_current(self, index: int) -> bool:
         """Return whether the newest plan is what round `index` needs.
 
-        A round's own work is planned once, and so are candidates until all have scores. Another path may store what
+        A round's own work is planned once, and so are candidates until one has a score. Another path may store what
         else a round needs at any time.
         """
         if isinstance(self._work, Evaluate):
             digests = {candidate.digest for candidate in self._work.generation.candidates}
             is_next = index > 0 and self._work.round_key == self.keys[index - 1]
-            return is_next and not digests <= self._rounds.scores(self._work.round_key).keys()
+            return is_next and digests.isdisjoint(self._rounds.scores(self._work.round_key))
         return self._work is not None and self._work.key == self.keys[index]
 
     def is_over(self) -> bool:
@@ -242,12 +242,14 @@ class Driver:
             history=[metrics.numbers() for metrics in answer.history],
             layers={name: [kept[name], sizes[name]] for name in sizes},
             unpruned={name: [unpruned_kept[name], unpruned[name]] for name in unpruned},
+            unstructured=self.experiment.selection.unstructured(self.problem.prunable) if index else [],
             dead_layers=work.structure.dead_layers(),
             epochs=len(answer.history),
             seconds=answer.seconds,
             samples_per_second=answer.samples_per_second,
             attempts=answer.attempts,
             workers=answer.workers,
+            processor=answer.processor,
             channels=work.structure.to_json(),
             search=dict(work.proof) if work.proof else None,
             settings=self.settings[index],

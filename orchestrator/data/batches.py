@@ -210,7 +210,8 @@ class _Reader(Dataset[Batch | str]):
     def __getitem__(self, request: _Request) -> Batch | str:
         """Return the batch, or the message of an error: torch would turn an exception into a loader's traceback."""
         read = []
-        data, split = self._source(request.part)
+        data = self._unaugmented if request.part == "calibration" else self._data
+        split: Split = "train" if request.part == "calibration" else request.part
         samples = data.split(split)
         with own_randomness():
             if isinstance(samples, InBlocks):
@@ -228,10 +229,6 @@ class _Reader(Dataset[Batch | str]):
                 return Batch(*collated(data, split, request.indices, read))
             except OrchestratorError as error:
                 return str(error)
-
-    def _source(self, part: Part) -> tuple[Data, Split]:
-        """Return the data to read a part from, and the split that it is."""
-        return (self._unaugmented, "train") if part == "calibration" else (self._data, part)
 
 
 class _Loader:

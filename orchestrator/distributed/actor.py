@@ -46,7 +46,7 @@ from orchestrator.storage.claims import Claims
 from orchestrator.storage.ledger import Ledger
 from orchestrator.storage.opening import open_store
 from orchestrator.user_code import described
-from orchestrator.work import Answer, EpochMetrics, Train, Trained, Work
+from orchestrator.work import Answer, EpochMetrics, Train, Trained, Work, claim_key
 
 Order = Literal["continue", "stop", "leave"]  # "leave": stop without a checkpoint, as another owner has the round
 
@@ -91,7 +91,7 @@ class Status:
 
     `starts`: number of groups of workers that started. `restarts`: how many of them Ray Train started again by itself.
     `holder`: the owner that trains the round the run waits for, if it waits. `crash`: the error of the last worker that
-    crashed.
+    crashed. `resumed`: the round that was last resumed from a checkpoint, and the epochs and steps that it covers.
     """
 
     report: Report | SearchReport | None
@@ -101,6 +101,7 @@ class Status:
     restarts: int
     holder: str | None
     crash: str | None = None
+    resumed: tuple[int, int, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -153,7 +154,9 @@ class DriverActor:
         self._deciding = threading.Lock()
         self._holder: str | None = None
         self._training: str | None = None  # key of the work that the workers are doing
+        self._search: str | None = None  # the claim on a round's scores, from the first generation to the last
         self._taken_over = False  # before this actor, which was restarted, could renew its claim
+        self._resumed: tuple[int, int, int] | None = None
         self._new = True  # no worker has asked for work yet; after a restart they may still be doing earlier work
 
     def next_step(self) -> NextStep:
@@ -163,7 +166,7 @@ class DriverActor:
         if self._state.is_over:
             return NextStep("end")
         key, ours = self._claim_next()
-        self._holder = None if ours or key is None else self._claims.holder(key)
+        self._holder = None if ours or key is None else self._claims.holder(claim_key(key))
         self._metrics.show(claims_waiting=self._holder is not None)
         if key is None:
             self._apply(NoGroupNeeded())
@@ -200,6 +203,7 @@ class DriverActor:
                     self._log.info("round failed", reason=reason)
                 self._driver.fail(key, reason, self._job)
                 self._claims.release(key)
+                self._end_search()
 
     def _next_key(self) -> str | None:
         if self._state.failure is not None:
@@ -223,17 +227,34 @@ class DriverActor:
     def _claim_next(self) -> tuple[str | None, bool]:
         """Return the key of the next work, if there is one, and whether it is ours to do."""
         try:
-            while (key := self._next_key()) is not None and self._claims.acquire(key):
+            while (key := self._next_key()) is not None and self._acquire(key):
                 if self._next_key() == key:
                     return key, True
                 # It was finished a moment ago. If another owner did, it is in storage. If this one did, `finish`, which
                 # runs in another thread, releases the claim.
-                if self._driver.is_stored(key):
+                if self._search is None and self._driver.is_stored(key):
                     self._claims.release(key)
         except StorageError as error:  # after all retries, or because access is denied now
             self._apply(GivenUp(str(error)), written=True)
             return None, False
+        if key is None:
+            self._end_search()
         return key, False
+
+    def _acquire(self, key: str) -> bool:
+        """Try to claim the work `key`. A search that is over gives its claim back: its scores are in storage."""
+        claim = claim_key(key)
+        if claim != self._search:
+            self._end_search()
+        acquired = self._claims.acquire(claim)
+        if acquired and claim != key:
+            self._search = claim
+        return acquired
+
+    def _end_search(self) -> None:
+        if self._search is not None:
+            self._claims.release(self._search)
+            self._search = None
 
     def work(self, key: str) -> tuple[Work, list[ray.ObjectRef[Any]]]:
         """Return the work without its tensors, and a reference to them that each worker fetches by itself."""
@@ -261,7 +282,7 @@ class DriverActor:
     def _finish(self, work: Work, answer: Answer) -> None:
         self._apply(Progressed())
         try:
-            if not self._claims.acquire(work.key):
+            if not self._claims.acquire(claim_key(work.key)):
                 raise OrchestratorError(f"another owner has taken over round {work.key}")
             record = self._driver.finish(work, answer)
         except Exception as error:
@@ -271,7 +292,8 @@ class DriverActor:
                 self._apply(CommitFailed(str(error)), written=True)
             raise
         self._apply(Committed())
-        self._claims.release(work.key)
+        if (claim := claim_key(work.key)) != self._search:  # that of a search stays until its last generation
+            self._claims.release(claim)
         if record is None:
             return
         self._log.info("round committed", objective=record.objective.name, test=record.test, seconds=record.seconds)
@@ -289,6 +311,9 @@ class DriverActor:
 
     def resumed(self, key: str, place: tuple[int, int]) -> None:
         """Remember the place from which the workers resume."""
+        work, _ = self._shared.get(key, (None, []))
+        if work is not None and work.training:
+            self._resumed = (work.training.round, *place)
         self._apply(Resumed(key, place))
 
     def report(self, key: str, report: Report | SearchReport | None) -> Order:
@@ -296,7 +321,7 @@ class DriverActor:
         if self._new and self._next_key() == key:
             # This actor was restarted in the middle of a round, whose claim is not renewed any longer.
             self._log.round(key)
-            self._taken_over = not self._claims.acquire(key)
+            self._taken_over = not self._acquire(key)
             self._training, self._new = key, False
             self._apply(GroupTrains())
         if report is not None:
@@ -316,7 +341,7 @@ class DriverActor:
 
     def _has_lost(self, key: str) -> bool:
         """Whether another owner has taken over the work that the workers do."""
-        return key == self._training and (self._taken_over or self._claims.lost(key))
+        return key == self._training and (self._taken_over or self._claims.lost(claim_key(key)))
 
     def stop(self) -> bool:
         """Stop the run cleanly: with a checkpoint of the round under way. Return whether that is done."""
@@ -333,7 +358,16 @@ class DriverActor:
         """Return what is new since the record of round `after_round`."""
         records = tuple(record for record in self._records if record.round > after_round)
         state = self._state
-        return Status(self._report, records, state.failure, state.starts, state.restarts, self._holder, state.crash)
+        return Status(
+            report=self._report,
+            records=records,
+            failure=state.failure,
+            starts=state.starts,
+            restarts=state.restarts,
+            holder=self._holder,
+            crash=state.crash,
+            resumed=self._resumed,
+        )
 
     def pid(self) -> int:
         return os.getpid()

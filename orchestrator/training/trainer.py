@@ -23,6 +23,7 @@ from orchestrator.models.constants import DRAWN_AGAIN, check_constants
 from orchestrator.models.start_weights import load_start_weights
 from orchestrator.ofa.elastic import Supernet
 from orchestrator.ofa.subnet import Elastic
+from orchestrator.processor import processor
 from orchestrator.pruning.structure import Dense
 from orchestrator.randomness import derive, seed_all
 from orchestrator.storage.store import JSON_BYTES
@@ -132,9 +133,14 @@ class Trainer:
             samples_per_second=attempt.samples / max(attempt.training_seconds, 1e-9),
             attempts=attempt.attempts,
             workers=collectives.world_size(),
+            processor=self._processor(),
             snapshots=attempt.snapshots,
             start_val=start_val,
         )
+
+    def _processor(self) -> str:
+        """Return the name of the processor that trains."""
+        return torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else processor()
 
     def validated(self, work: Train) -> Mapping[str, float]:
         """Train the epochs of `work`, if it has any, and return the validation metrics. No test data are read.
