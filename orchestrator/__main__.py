@@ -12,7 +12,9 @@ import tyro
 from orchestrator import __version__
 from orchestrator.commands.clean_storage import clean
 from orchestrator.commands.export_networks import export
+from orchestrator.commands.measure_latency_table import latency
 from orchestrator.commands.pack_images import pack
+from orchestrator.commands.run_experiment import run
 from orchestrator.commands.search_supernet_networks import search
 from orchestrator.commands.show_status import status
 from orchestrator.commands.verify_storage import verify
@@ -23,11 +25,13 @@ from orchestrator.validate import did_you_mean
 
 # A function is a command of its own name; a dict is a group of commands.
 COMMANDS: dict[str, Callable[..., int] | dict[str, Callable[..., int]]] = {
+    "run": run,
     "status": status,
     "verify": verify,
     "clean": clean,
     "report": report,
     "export": export,
+    "latency": latency,
     "dataset": {"pack": pack},
     "ofa": {"search": search},
 }

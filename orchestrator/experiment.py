@@ -10,16 +10,14 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from orchestrator.errors import ConfigError
+from orchestrator.field_json import as_json, check_annotations
 from orchestrator.objective import Objective
 from orchestrator.ofa.phases import Phases
 from orchestrator.ofa.spaces import find_space
-from orchestrator.ofa.subnet import Elastic
-from orchestrator.pruning.channels.graph import ChannelGraph
-from orchestrator.pruning.geometry import Geometry
-from orchestrator.pruning.masks import DEFAULT_KINDS, KINDS, Kind
+from orchestrator.pruning.choices import DEFAULT_KINDS, KINDS, Kind
 from orchestrator.pruning.path import Explicit, Geometric, Path
 from orchestrator.pruning.selection import Global, Selection, check_selection
 from orchestrator.record import FORMAT
@@ -28,6 +26,11 @@ from orchestrator.techniques import LearningRateRewinding, RetrainingTechnique, 
 from orchestrator.training.config import TrainingConfig
 from orchestrator.training.distillation import Distillation
 from orchestrator.validate import dataclass_with, json_options, one_of, text, texts, tuple_of, whole
+
+if TYPE_CHECKING:
+    from orchestrator.ofa.subnet import Elastic
+    from orchestrator.pruning.channels.graph import ChannelGraph
+    from orchestrator.pruning.geometry import Geometry
 
 SMOKE_EPOCHS = 2
 OFA = "ofa:"  # the model is a network of a Once-for-All space: "ofa:mobilenetv3"
@@ -114,6 +117,7 @@ class Experiment:
             self._check_phases(self.phases)
         for name in ("task", "training", "path", "selection", "technique"):
             _check_json(name, getattr(self, name))
+        check_annotations("task", self.task)
         json_options("model_options", self.model_options)
         json_options("data_options", self.data_options)
 
@@ -286,20 +290,3 @@ def round_keys(settings: list[dict[str, Any]]) -> list[str]:
         text = json.dumps({**setting, "parent": parent}, sort_keys=True, separators=(",", ":"))
         keys.append(hashlib.sha256(text.encode()).hexdigest())
     return keys
-
-
-def as_json(value: Any) -> Any:
-    """A frozen dataclass as JSON with its type's name; every field counts, defaults included.
-
-    One with a `digest`, which says all that is in it, stands there by that.
-    """
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        if isinstance(digest := getattr(value, "digest", None), str):
-            return {"type": type(value).__name__, "digest": digest}
-        fields = {f.name: as_json(getattr(value, f.name)) for f in dataclasses.fields(value)}
-        kind = type(value)
-        ours = kind.__module__.startswith("orchestrator.")  # our classes may move between files, others are told apart
-        return {"type": kind.__name__ if ours else f"{kind.__module__}.{kind.__qualname__}", **fields}
-    if isinstance(value, tuple):
-        return [as_json(item) for item in value]
-    return value

@@ -3,20 +3,37 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import ClassVar, Protocol, runtime_checkable
-
-import torch
-from torch import Tensor
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, ClassVar, Protocol, runtime_checkable
 
 from orchestrator.errors import ConfigError
-from orchestrator.pruning.candidate import StructureSearch
-from orchestrator.pruning.counts import count_to_keep, kept_count
-from orchestrator.pruning.global_magnitude import prune_globally
-from orchestrator.pruning.masks import check_tensors, count_true
-from orchestrator.pruning.structure import Masks, Structure
-from orchestrator.pruning.view import View
+from orchestrator.field_json import NOT_IN_KEY_IF_NONE
+from orchestrator.lazy import lazy
+from orchestrator.pruning.counts import kept_count
+from orchestrator.pruning.patterns import (
+    Pattern,
+    best_of_each_group,
+    check_count,
+    check_is_pattern,
+    check_pattern,
+    without_pattern,
+)
 from orchestrator.validate import dataclass_with, whole
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from orchestrator.pruning import global_magnitude, masks, structure
+    from orchestrator.pruning.candidate import StructureSearch
+    from orchestrator.pruning.structure import Structure
+    from orchestrator.pruning.view import View
+else:
+    torch = lazy("torch")
+    global_magnitude, masks, structure = (
+        lazy(f"orchestrator.pruning.{name}") for name in ("global_magnitude", "masks", "structure")
+    )
 
 
 @runtime_checkable
@@ -63,6 +80,10 @@ class Selection(Protocol):
         """Return, at its beginning, the search that decides in the place of `select`; None: `select` decides."""
         return None
 
+    def unstructured(self, shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
+        """Return the names of the prunable weights of these shapes that do not follow the selection's pattern."""
+        return []
+
     def shortened(self) -> Selection:
         """Return this selection as a run of a few minutes needs it, for --smoke."""
         return self
@@ -78,22 +99,35 @@ def check_selection(value: Selection) -> Selection:
 
 @dataclass(frozen=True)
 class Global(Selection):
-    """The lowest scores of the whole network go, wherever they are (see `prune_globally`)."""
+    """The lowest scores of the whole network go, wherever they are (see `prune_globally`).
+
+    `pattern`: what the zeros of each layer follow, such as `Blocks(4)` or `AtMost(2, of=4)`; None: nothing.
+    """
+
+    pattern: Pattern | None = field(default=None, metadata=NOT_IN_KEY_IF_NONE)
+
+    def __post_init__(self) -> None:
+        check_is_pattern("Global.pattern", self.pattern)
+
+    def unstructured(self, shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
+        return without_pattern(self.pattern, shapes)
 
     def check(self, view: View, density: float) -> None:
-        sizes = [math.prod(shape) for shape in view.shapes.values()]
-        count_to_keep(density, sum(sizes), sizes, view.min_kept_per_layer)
+        if self.pattern:
+            check_pattern(self.pattern, view.shapes, view.min_kept_per_layer)
+        check_count(self.pattern, view.shapes, density, view.min_kept_per_layer)
 
     def select(self, view: View, density: float) -> Structure:
-        masks = prune_globally(
+        kept = global_magnitude.prune_globally(
             view.weights,
             density,
             masks=view.masks,
             criterion=view.criterion,
             gradients=view.gradients,
             min_kept_per_layer=view.min_kept_per_layer,
+            pattern=self.pattern,
         )
-        return Masks(masks)
+        return structure.Masks(kept)
 
 
 @dataclass(frozen=True)
@@ -109,22 +143,22 @@ class Layerwise(Selection):
         kept_count(density, 1)
 
     def select(self, view: View, density: float) -> Structure:
-        check_tensors(view.weights, view.masks, view.gradients)
+        masks.check_tensors(view.weights, view.masks, view.gradients)
         self.check(view, density)
-        return Masks({name: self._best(view, name, density) for name in view.weights})
+        return structure.Masks({name: self._best(view, name, density) for name in view.weights})
 
     def _best(self, view: View, name: str, density: float) -> Tensor:
         """Return the mask of one layer."""
         weight, mask = view.weights[name], (view.masks or {}).get(name)
         size = weight.numel()
-        available = size if mask is None else count_true(mask)
+        available = size if mask is None else masks.count_true(mask)
         keep = max(kept_count(density, size), 1, min(available, view.min_kept_per_layer))
         if keep > available:
             raise ConfigError(
                 f"density {density:g} keeps {keep} of {size} weights in {name}, but the masks given leave only "
                 f"{available} there: lower the density, or give masks of the same selection"
             )
-        kept = prune_globally(
+        kept = global_magnitude.prune_globally(
             {name: weight},
             keep / size,
             masks=None if mask is None else {name: mask},
@@ -164,24 +198,19 @@ class NofM(Selection):
                     f"min_kept_per_layer={view.min_kept_per_layer} wants more: raise the density or lower the minimum"
                 )
 
-    @torch.no_grad()
     def select(self, view: View, density: float) -> Structure:
         self.check(view, density)
-        kept = {name: view.candidates(name) for name in view.weights}
-        for name, scores in view.scores.items():
-            if self._divides(scores.shape):
-                kept[name] = self._best(name, scores, kept[name], self._kept(density))
-        return Masks(kept)
+        with torch.no_grad():
+            kept = {name: view.candidates(name) for name in view.weights}
+            for name, scores in view.scores.items():
+                if self._divides(scores.shape):
+                    kept[name] = self._best(name, scores, kept[name], self._kept(density))
+        return structure.Masks(kept)
 
     def _best(self, name: str, scores: Tensor, candidates: Tensor, n: int) -> Tensor:
-        groups = (scores.shape[0], scores.shape[1] // self.m, self.m, -1)
-        if (candidates.reshape(groups).sum(2) < n).any():
+        if (candidates.unflatten(1, (-1, self.m)).sum(2) < n).any():
             raise ConfigError(f"{n} of every {self.m} inputs must stay, but the masks given leave fewer in {name}")
-        scores = scores.clamp(min=torch.finfo(scores.dtype).min)  # -inf is below every candidate's
-        ranked = scores.masked_fill(~candidates, -math.inf).reshape(groups).transpose(2, 3)
-        best = ranked.sort(dim=-1, descending=True, stable=True).indices[..., :n]
-        kept = torch.zeros(ranked.shape, dtype=torch.bool, device=scores.device).scatter_(-1, best, True)
-        return kept.transpose(2, 3).reshape(scores.shape)
+        return best_of_each_group(scores, candidates, n, self.m)
 
     def _kept(self, density: float) -> int:
         """n of n:m. Raises ConfigError unless it is a whole number of 1 or more."""

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from orchestrator.errors import ConfigError
-from orchestrator.pruning.channels.graph import UNITS, ChannelGraph, Kept, Unit
+from orchestrator.pruning.channels.graph import ChannelGraph, Kept
 from orchestrator.pruning.channels.shrink import check_configuration, cut_model, cut_optimizer, shrink
+from orchestrator.pruning.choices import UNITS, Unit
 from orchestrator.pruning.masks import count_true, dead_layers
 from orchestrator.train_state import Tensors, TrainState
 from orchestrator.training.masked import Masked

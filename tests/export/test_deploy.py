@@ -18,7 +18,6 @@ from report.synthetic import path_of
 
 from orchestrator.__main__ import main
 from orchestrator.errors import ConfigError, DamagedError, DataError, ExportError
-from orchestrator.experiment import as_json
 from orchestrator.export import ExampleInputs, load_packed, save_packed
 from orchestrator.export.arrays import save_arrays
 from orchestrator.export.candidates import (
@@ -37,6 +36,7 @@ from orchestrator.export.measure import DataSource, measure, measure_here
 from orchestrator.export.packed_file import read_network
 from orchestrator.export.proof import ExportedNetworks
 from orchestrator.export.runtimes import not_run
+from orchestrator.field_json import as_json
 from orchestrator.pruning import Channels, Filters, Geometric, Global, Layerwise, NofM, OneShot
 from orchestrator.report.exported import recommended_rounds
 from orchestrator.runner import run
@@ -158,7 +158,7 @@ def test_accuracy_is_that_of_the_file(exported):
         assert packed.relative_error == 0
         assert by_name[network, "onnx"].test == packed.test
         assert by_name[network, "onnx"].relative_error < 1e-5
-        for name in ("packed-fp16", "onnx-fp16", "onnx-int8"):
+        for name in ("packed-fp16", "packed-int8", "onnx-fp16", "onnx-int8"):
             assert 1e-6 < by_name[network, name].relative_error < 0.5
 
 
@@ -293,7 +293,7 @@ def test_the_recommended_round_is_the_default(storage, tmp_path, capsys):
         (["--round", ""], "--round must be the beginning of one key, got '', which 4 have"),
         (
             ["--formats", "packed", "gif"],
-            "a format must be one of packed, packed-fp16, onnx, onnx-fp16, onnx-int8, pte, coreml",
+            "a format must be one of packed, packed-fp16, packed-int8, onnx, onnx-fp16, onnx-int8, pte, coreml",
         ),
     ],
 )
