@@ -2,7 +2,6 @@
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/pip --disable-pip-version-check install --constraint constraints.txt
-CPU_WHEELS := https://download.pytorch.org/whl/cpu
 
 .PHONY: demo install test test-core test-slow check faults bench bench-export docs dist clean
 .DEFAULT_GOAL := demo
@@ -11,10 +10,10 @@ CPU_WHEELS := https://download.pytorch.org/whl/cpu
 	@echo "== A virtual environment in .venv, by $$($(PYTHON) --version)"
 	$(PYTHON) -m venv .venv
 
-# CPU=1 takes PyTorch's builds without CUDA.
+# TORCH_INDEX=URL takes PyTorch from another index, as that of its builds for CPUs, which have no CUDA libraries.
 .venv/.required: pyproject.toml constraints.txt | .venv/bin/python
-	@echo "== The package and what it requires, about 100 packages: PyTorch is the largest. CPU=1 leaves CUDA out."
-	$(if $(CPU),$(PIP) --no-deps --index-url $(CPU_WHEELS) torch torchvision)
+	@echo "== The package and what it requires, about 100 packages: PyTorch is the largest."
+	$(if $(TORCH_INDEX),$(PIP) --no-deps --index-url $(TORCH_INDEX) torch torchvision)
 	$(PIP) --editable .
 	touch $@
 

@@ -22,7 +22,7 @@ from orchestrator.record import Record
 from orchestrator.report.comparison import CONFIDENCE, RESAMPLES, Comparison, Difference
 from orchestrator.report.exported import ExportedSection
 from orchestrator.report.paths import count_sharing
-from orchestrator.report.pictures import COLOURS
+from orchestrator.report.pictures import COLOURS, Picture
 from orchestrator.report.published import SOURCE, PublishedPoint, PublishedResult
 from orchestrator.report.quantity import Quantity
 from orchestrator.report.summary import Row
@@ -44,15 +44,45 @@ class PublishedMatch:
 
 
 @dataclass(frozen=True)
+class TextTable:
+    """Hold a table of texts. The first cell of each line says what the line is about."""
+
+    caption: str
+    columns: Sequence[str]
+    lines: Sequence[Sequence[str]]
+
+
+@dataclass(frozen=True)
+class Section:
+    """Hold one section of a chapter. `name` is a word that no other section of the chapter has."""
+
+    name: str
+    title: str
+    paragraphs: Sequence[str] = ()
+    tables: Sequence[TextTable] = ()
+    pictures: Sequence[Picture] = ()
+
+
+@dataclass(frozen=True)
 class Chapter:
     """Prepare the part of the page about one comparison.
 
-    `references` has published results by experiment, `drawings` the pictures as SVG elements by name.
+    `references` has published results by experiment, `drawings` all pictures as SVG elements by name. `sections` stand
+    after the others. `command` exports the recommended round; "" if none is recommended. `may_need_data` says that the
+    command may need the folder of the data.
     """
 
     comparison: Comparison
     references: Mapping[str, PublishedResult]
     drawings: Mapping[str, str]
+    sections: Sequence[Section] = ()
+    command: str = ""
+    may_need_data: bool = False
+
+    @property
+    def end(self) -> str:
+        """Return what the names of this chapter's picture files end in: `-2` for the second chapter."""
+        return f"-{self.comparison.number}" if self.comparison.number > 1 else ""
 
     @property
     def quantity(self) -> Quantity:
