@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     )
     from orchestrator.runner import run
     from orchestrator.schedules import Constant, Cosine, StepDecay
+    from orchestrator.stored_networks import load
     from orchestrator.task import Classification, Regression, Segmentation, Tokens
     from orchestrator.techniques import (
         AdaptiveLinearRestart,
@@ -77,6 +78,7 @@ __all__ = [
     "WeightRewinding",
     "hold",
     "image_data",
+    "load",
     "prune",
     "prune_globally",
     "rewind",
@@ -101,6 +103,7 @@ _PLACES = {
         "prune_globally",
     ),
     "runner": ("run",),
+    "stored_networks": ("load",),
     "schedules": ("Constant", "Cosine", "StepDecay"),
     "task": ("Classification", "Regression", "Segmentation", "Tokens"),
     "techniques": (

@@ -6,16 +6,24 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
+from typing import TYPE_CHECKING
 
 from orchestrator.errors import ConfigError
+from orchestrator.lazy import lazy
 from orchestrator.ofa.architecture import Architecture
 from orchestrator.ofa.evolution import Limit, SubnetEvolution
 from orchestrator.ofa.predictor import Kind
-from orchestrator.ofa.predictor_quality import compare_predictors
-from orchestrator.ofa.subnet import Elastic, Subnet
 from orchestrator.ofa.subnet_search import Finalist, Front, Measure, SubnetSearch
-from orchestrator.pruning.candidate import Chosen, Generation, Score, Scoring, SearchCandidate
 from orchestrator.validate import finite, tuple_of, whole
+
+if TYPE_CHECKING:
+    from orchestrator.ofa import predictor_quality, subnet
+    from orchestrator.ofa.subnet import Elastic, Subnet
+    from orchestrator.pruning import candidate as asked
+    from orchestrator.pruning.candidate import Chosen, Generation, Score, Scoring, SearchCandidate
+else:
+    predictor_quality, subnet = lazy("orchestrator.ofa.predictor_quality"), lazy("orchestrator.ofa.subnet")
+    asked = lazy("orchestrator.pruning.candidate")
 
 CALIBRATION = 2000  # training images that batch norm is measured on, as in the paper's code
 SHORT_EVALUATIONS, SHORT_FIRST, SHORT_BATCH = 12, 8, 4  # of --smoke
@@ -57,7 +65,7 @@ class FrontSearch:
     @property
     def scoring(self) -> Scoring:
         """How networks are scored."""
-        return Scoring("bn", self.calibration)
+        return asked.Scoring("bn", self.calibration)
 
     def searches(self, supernet: Elastic, seed: int) -> dict[str, SubnetSearch]:
         """Return the search and its rival at equal cost. Raise ConfigError for a budget that no network meets."""
@@ -115,7 +123,7 @@ class FrontState:
     def _candidate(self, architecture: Architecture) -> SearchCandidate:
         """Return the candidate with the digest of its architecture and of how it is scored."""
         if (digest := architecture.digest) not in self._candidates:
-            self._candidates[digest] = candidate_of(Subnet(self._supernet, architecture), self.scoring)
+            self._candidates[digest] = candidate_of(subnet.Subnet(self._supernet, architecture), self.scoring)
         return self._candidates[digest]
 
     def _generation(
@@ -124,7 +132,7 @@ class FrontState:
         settings = self._settings
         generations = 1 + -(-(settings.evaluations - settings.first) // settings.batch)
         place = generations if name == "random" else number
-        return Generation(missing, min(place, generations) + 1, generations + 1, best)
+        return asked.Generation(missing, min(place, generations) + 1, generations + 1, best)
 
     def _chosen(self, fronts: Mapping[str, Front], known: Mapping[str, float], scores: Mapping[str, Score]) -> Chosen:
         finalists = {name: front.finalists[self._place] for name, front in fronts.items()}
@@ -152,7 +160,7 @@ class FrontState:
             },
             "predictors": self._predictors(fronts["predictor and evolution"].evaluations, known),
         }
-        return Chosen(Subnet(self._supernet, best.architecture), proof)
+        return asked.Chosen(subnet.Subnet(self._supernet, best.architecture), proof)
 
     def _part(self, finalist: Finalist, unit: str) -> float:
         """Return a finalist's cost as a fraction of the largest network's."""
@@ -164,12 +172,12 @@ class FrontState:
             return {}
         architectures = [self._architecture(digest) for digest in known]
         space, costs = self._supernet.space, self._supernet.costs
-        found = compare_predictors(space, costs, architectures, list(known.values()), known=fitted)
+        found = predictor_quality.compare_predictors(space, costs, architectures, list(known.values()), known=fitted)
         return {name: asdict(quality) for name, quality in found.items()}
 
     def _architecture(self, digest: str) -> Architecture:
         structure = self._candidates[digest].structure
-        assert isinstance(structure, Subnet)  # which `_candidate` made
+        assert isinstance(structure, subnet.Subnet)  # which `_candidate` made
         return structure.architecture
 
 
@@ -177,4 +185,4 @@ def candidate_of(subnet: Subnet, scoring: Scoring) -> SearchCandidate:
     """Return the candidate for a network: equal architectures have one digest, whatever search asks for them."""
     settings = {"architecture": subnet.architecture.digest, "scoring": asdict(scoring)}
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
-    return SearchCandidate(digest, subnet, 0)
+    return asked.SearchCandidate(digest, subnet, 0)
