@@ -64,8 +64,9 @@ class Shown:
         self.finished = -1
         self._console, self._live, self._pace = console, live, Pace()
         self._began = self._waited = time.monotonic()
-        self._logged, self._reported = -LOG_SECONDS, None
-        self._restarts, self._resumed = 0, None
+        self._logged, self._restarts = -LOG_SECONDS, 0
+        self._reported: Report | SearchReport | None = None
+        self._resumed: tuple[int, int, int] | None = None
 
     def update(self, status: Status) -> None:
         """Show what is new."""
