@@ -38,8 +38,8 @@ class Record:
     `channels`, of a round that removed some: the `unit` that the density counts, exact [kept, dense] counts of
     `parameters` and `macs`, and the configuration `kept`, which the model's tensors belong to. `search`, of a round
     whose structure was searched for: what it found and cost, and its rivals (see `AmcSearch`). Two runs of the same
-    settings may differ in `seconds`, also those of `search`, `samples_per_second`, `attempts`, `finished_at` and
-    `versions`, and in nothing else.
+    settings may differ in `seconds`, also those of `search`, `samples_per_second`, `attempts`, `finished_at`,
+    `versions` and `processor` (of the first worker; "" where it is not known), and in nothing else.
     """
 
     key: Key
@@ -68,6 +68,7 @@ class Record:
     search: dict[str, Any] | None = None
     unpruned: dict[str, Counts] = field(default_factory=dict)
     blobs: dict[str, Blob] = field(default_factory=dict)
+    processor: str = ""
     format: Count = FORMAT
 
     def file(self, name: str) -> str:

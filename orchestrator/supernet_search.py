@@ -11,9 +11,10 @@ from typing import Any
 from orchestrator.decode import decode
 from orchestrator.driver import Driver
 from orchestrator.errors import ConfigError, DamagedError, DataError
-from orchestrator.experiment import Experiment, as_json, round_keys
+from orchestrator.experiment import Experiment, round_keys
 from orchestrator.export.candidates import check_code, find_round
 from orchestrator.export.recorded_task import task_from_json
+from orchestrator.field_json import as_json
 from orchestrator.ofa.front_search import FrontSearch
 from orchestrator.ofa.phases import Phase, Phases
 from orchestrator.ofa.stage import Largest
@@ -25,7 +26,7 @@ from orchestrator.storage.claims import Claims
 from orchestrator.storage.ledger import Ledger
 from orchestrator.training.config import TrainingConfig
 from orchestrator.training.trainer import Trainer
-from orchestrator.work import Work
+from orchestrator.work import Work, claim_key
 
 WAIT_SECONDS = 1.0  # between two looks at work that another process does
 
@@ -59,13 +60,15 @@ def search_supernet(
     owner = f"{experiment.name}.{experiment.seed} on {platform.node()}, {os.getpid()}"
     with Claims(ledger.store, owner) as claims:
         while (work := driver.next_work()) is not None:
-            if not claims.acquire(work.key):
+            claim = claim_key(work.key)
+            if not claims.acquire(claim):
                 time.sleep(WAIT_SECONDS)
                 continue
-            if not driver.is_stored(work.key):  # another process may have finished it a moment ago
+            # Another process may have done it a moment ago, or a part of it.
+            if (work := driver.next_work()) is not None and claim_key(work.key) == claim:
                 on_work(work)
                 driver.finish(work, trainer.do(work))
-            claims.release(work.key)
+            claims.release(claim)
     return driver.records()[len(records) :]
 
 

@@ -4,17 +4,26 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import InitVar, dataclass, field, fields, replace
 from typing import Any
 
 from orchestrator.amc.agents import AgentSettings, Cem
 from orchestrator.amc.bounds import Budget, Sizes
 from orchestrator.amc.cost import SEARCH_UNITS, SearchUnit
-from orchestrator.amc.decisions import channel_budget, kept_channels, kept_weights, weight_budget
+from orchestrator.amc.decisions import channel_budget, group_sizes, kept_weights, weight_budget
 from orchestrator.amc.latency import LatencyTable
-from orchestrator.amc.ratio_search import Allocation, Mode, RatioSearch, SearchOutcome, SearchSettings
+from orchestrator.amc.ratio_search import (
+    RIVALS,
+    AgentResult,
+    Allocation,
+    Mode,
+    RatioSearch,
+    SearchOutcome,
+    SearchSettings,
+)
 from orchestrator.errors import ConfigError
 from orchestrator.pruning.candidate import Chosen, Generation, Reconstruction, Score, Scoring, SearchCandidate
+from orchestrator.pruning.channels.budget import keep_sizes
 from orchestrator.pruning.geometry import Geometry
 from orchestrator.pruning.masks import count_true
 from orchestrator.pruning.selection import Selection
@@ -23,6 +32,7 @@ from orchestrator.pruning.view import View
 from orchestrator.randomness import derive, own_randomness, seed_all
 from orchestrator.validate import one_of, whole
 
+BEST = "best"  # of all finalists
 SHORT_EVALUATIONS, SHORT_GENERATION, SHORT_FINALISTS = 12, 6, 2  # of --smoke
 
 
@@ -36,8 +46,10 @@ class Amc(Selection):
 
     The `agent` asks for `evaluations` candidates, a `generation` at a time, and so does each of its rivals, `Uniform`
     and `Random`. A candidate is trained for `tune_epochs` and then scored on validation data. The best `finalists` of
-    each are scored again after `finalist_epochs`; the best of these is the result. `tune_rate`, `reconstruct` and
-    `calibration`: see `Scoring`. `Amc(agent=Ddpg(), tune_epochs=0, reconstruct="least_squares", evaluations=400)` is
+    each are scored again after `finalist_epochs`, and the best of these is trained as the round. `take` names an agent
+    of the search, as "Uniform", whose best finalist is trained instead: such experiments share all scores, and show how
+    the score and the accuracy after retraining go together. `tune_rate`, `reconstruct` and `calibration`: see
+    `Scoring`. `Amc(agent=Ddpg(), tune_epochs=0, reconstruct="least_squares", evaluations=400)` is
     the method of the paper.
     """
 
@@ -54,17 +66,25 @@ class Amc(Selection):
     round_to: int = 8
     mode: Mode = "channels"
     table: LatencyTable | None = None
+    take: str = BEST
+    ratios: InitVar[object] = None  # a field of `Channels`, which is refused here by a sentence
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, ratios: object) -> None:
+        if ratios is not None:
+            raise ConfigError(
+                "ratios and Amc cannot be combined, because Amc searches for the ratio of each layer: leave them out, "
+                f"or give them to Channels(ratios=...), got {ratios!r:.100}"
+            )
         one_of("Amc.unit", self.unit, SEARCH_UNITS)
         whole("Amc.round_to", self.round_to, minimum=1)
         _ = self.settings, self.scoring  # which check the other fields
+        one_of("Amc.take", self.take, (BEST, *(type(agent).__name__ for agent in (self.agent, *RIVALS))))
         if self.mode == "weights" and self.reconstruct == "least_squares":
             raise ConfigError("Amc.reconstruct must be none or bn with mode='weights', whose layers keep all inputs")
         if self.table is not None and self.unit != "latency":
             raise ConfigError(f"Amc.table must be None unless unit is 'latency', got a table with unit {self.unit!r}")
         if self.table is None and self.unit == "latency":
-            raise ConfigError("Amc.table must be a LatencyTable with unit 'latency': measure_latency(...) makes one")
+            raise ConfigError("Amc.table must be a LatencyTable with unit 'latency': orchestrator latency makes one")
 
     @property
     def needs_channels(self) -> bool:
@@ -149,7 +169,8 @@ class Amc(Selection):
         if self.mode == "weights":
             return Masks(kept_weights(view.weights, sizes, masks=view.masks, **how))
         assert view.graph is not None  # `budget` needs it too
-        kept = kept_channels(view.graph, view.weights, sizes, kept=view.structure.channels, **how)
+        by_group = group_sizes(view.graph, view.weights, sizes)
+        kept = keep_sizes(view.graph, view.weights, by_group, kept=view.structure.channels, **how)
         return FewerChannels(kept, view.graph, self.unit if self.unit == "parameters" else "macs")
 
 
@@ -171,7 +192,8 @@ class AmcSearch:
         while True:
             step = self._search.step({digest: score.value for digest, score in self._scores.items()})
             if isinstance(step, SearchOutcome):
-                return Chosen(self._structure(step.chosen), self._proof(step))
+                taken = step.result_of(step.found_by if self._selection.take == BEST else self._selection.take)
+                return Chosen(self._structure(taken.best), self._proof(step, taken))
             missing = [allocation for allocation in step if self._digest(allocation) not in scores]
             if missing:
                 return self._generation(missing)
@@ -199,22 +221,21 @@ class AmcSearch:
         best = max((score.value for score in self._scores.values()), default=None)
         return Generation(self._wanted, number, of, best)
 
-    def _proof(self, outcome: SearchOutcome) -> dict[str, Any]:
-        """Return what a record says of the search: plain JSON."""
+    def _proof(self, outcome: SearchOutcome, taken: AgentResult) -> dict[str, Any]:
+        """Return what a record says of the search, and of the finalist that is trained: plain JSON."""
         selection, budget = self._selection, self._budget
-        fractions = budget.fractions(outcome.chosen.sizes)
-        curves: dict[str, list[list[float]]] = {}
+        curves: dict[str, list[list[float | None]]] = {}
         for evaluation in outcome.history:
             curve = curves.setdefault(evaluation.agent, [])
             curve.extend([] for _ in range(evaluation.generation + 1 - len(curve)))
-            curve[evaluation.generation].append(evaluation.score)
+            curve[evaluation.generation].append(evaluation.score if evaluation.allowed else None)
         return {
             "agent": type(selection.agent).__name__,
             "unit": selection.unit,
             "mode": selection.mode,
-            "cost": budget.cost(outcome.chosen.sizes) / budget.dense,
-            "found_by": outcome.found_by,
-            "score": outcome.score,
+            "cost": budget.cost(taken.best.sizes) / budget.dense,
+            "found_by": taken.agent,
+            "score": taken.final_score,
             "scored": outcome.scored,
             "epochs": outcome.epochs,
             "seconds": sum(score.seconds for score in self._scores.values()),
@@ -228,9 +249,16 @@ class AmcSearch:
                 for result in outcome.results
             },
             "correlation": outcome.correlation,
-            "ratios": _by_name(budget, fractions),
+            **({"table": _about(selection.table)} if selection.table else {}),
+            "ratios": _by_name(budget, budget.fractions(taken.best.sizes)),
             "scores": curves,
         }
+
+
+def _about(table: LatencyTable) -> dict[str, Any]:
+    """Return what a record says of a table: where it was measured, and its error on whole networks."""
+    names = ("digest", "processor", "threads", "runtime", "error")
+    return {name: getattr(table, name) for name in names} | {"networks": len(table.networks)}
 
 
 def _by_name(budget: Budget, fractions: list[float]) -> dict[str, float]:

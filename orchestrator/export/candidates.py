@@ -67,20 +67,24 @@ def check_code(records: Iterable[Record], trusted: Iterable[str] = (), *, way_ou
     """
     trusted = set(trusted)
     for record in records:
-        for name in ("model", "data"):
-            spec = str(_setting(record, name))
-            ours = is_ours(spec) if name == "model" else ":" not in spec
-            if not ours and spec not in trusted:
+        for name, spec in named_code(record).items():
+            if spec not in trusted:
+                what = "class" if name == "task" else "function"
                 raise ConfigError(
-                    f"round {record.key[:12]} names a function for its {name}, {spec!r}: pass {way_out.format(spec)} "
+                    f"round {record.key[:12]} names a {what} for its {name}, {spec!r}: pass {way_out.format(spec)} "
                     "if that is code of yours that may run here"
                 )
-        own = class_of_task(_setting(record, "task"))
-        if own is not None and own not in trusted:
-            raise ConfigError(
-                f"round {record.key[:12]} names a class for its task, {own!r}: pass {way_out.format(own)} if that is "
-                "code of yours that may run here"
-            )
+
+
+def named_code(record: Record) -> dict[str, str]:
+    """Return the functions and the class of the user's that a record names for its model, data and task, by these."""
+    found: dict[str, str] = {}
+    for name in ("model", "data"):
+        spec = str(_setting(record, name))
+        if not (is_ours(spec) if name == "model" else ":" not in spec):
+            found[name] = spec
+    own = class_of_task(_setting(record, "task"))
+    return found if own is None else {**found, "task": own}
 
 
 def source_of(records: Sequence[Record], root: str | None) -> DataSource:

@@ -126,19 +126,19 @@ def rounds_table(records: Iterable[Record]) -> SortableTable:
     records = sorted(records, key=lambda record: (record.experiment, record.seed, record.round, record.key))
     quantities = list(dict.fromkeys(Quantity(record.objective) for record in records))
     columns = [
-        ("experiment", "text"), ("technique", "text"), ("seed", "whole"), ("round", "whole"), ("density", "density"),
-        ("compression", "ratio"), ("kept", "whole"), *(c for each in quantities for c in _measured(each)),
-        ("train loss", "number"), ("epochs", "whole"), ("seconds", "seconds"), ("model file", "size"),
-        ("dead layers", "whole"), ("key", "text"),
+        ("key", "text"), ("experiment", "text"), ("technique", "text"), ("seed", "whole"), ("round", "whole"),
+        ("density", "density"), ("compression", "ratio"), ("kept", "whole"),
+        *(c for each in quantities for c in _measured(each)), ("train loss", "number"), ("epochs", "whole"),
+        ("seconds", "seconds"), ("model file", "size"), ("dead layers", "whole"),
     ]  # fmt: skip
     lines: list[list[Any]] = [
         [
-            plain(record.experiment), plain(record.technique), record.seed, record.round, record.density,
-            record.compression, record.weights_kept,
+            record.key[:12], plain(record.experiment), plain(record.technique), record.seed, record.round,
+            record.density, record.compression, record.weights_kept,
             *(value if record.objective == each.objective else None for each in quantities
               for value in (record.val, record.test)),
             record.metrics.get("train_loss"), record.epochs, record.seconds, record.model_bytes,
-            len(record.dead_layers), record.key[:12],
+            len(record.dead_layers),
         ]
         for record in records
     ]  # fmt: skip
