@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from orchestrator.data.image_data import image_data
     from orchestrator.experiment import Experiment
     from orchestrator.own_loop import hold, prune
-    from orchestrator.pruning import Channels, Geometric, Global, OneShot
+    from orchestrator.pruning import AtMost, Blocks, Channels, Geometric, Global, OneShot
     from orchestrator.runner import run
     from orchestrator.schedules import Cosine, StepDecay
     from orchestrator.stored_networks import load
@@ -31,6 +31,8 @@ __all__ = [
     "SGD",
     "AdamW",
     "Amc",
+    "AtMost",
+    "Blocks",
     "Channels",
     "Classification",
     "Cosine",
@@ -62,7 +64,7 @@ _PLACES = {
     "data.image_data": ("image_data",),
     "experiment": ("Experiment",),
     "own_loop": ("hold", "prune"),
-    "pruning": ("Channels", "Geometric", "Global", "OneShot"),
+    "pruning": ("AtMost", "Blocks", "Channels", "Geometric", "Global", "OneShot"),
     "runner": ("run",),
     "schedules": ("Cosine", "StepDecay"),
     "stored_networks": ("load",),

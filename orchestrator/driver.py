@@ -242,6 +242,7 @@ class Driver:
             history=[metrics.numbers() for metrics in answer.history],
             layers={name: [kept[name], sizes[name]] for name in sizes},
             unpruned={name: [unpruned_kept[name], unpruned[name]] for name in unpruned},
+            unstructured=self.experiment.selection.unstructured(self.problem.prunable) if index else [],
             dead_layers=work.structure.dead_layers(),
             epochs=len(answer.history),
             seconds=answer.seconds,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,6 +16,7 @@ from orchestrator.errors import ConfigError
 from orchestrator.pruning.channels.graph import ChannelGraph, Kept
 from orchestrator.pruning.criteria import Criterion, magnitude
 from orchestrator.pruning.global_magnitude import prune_globally
+from orchestrator.pruning.patterns import Pattern
 from orchestrator.validate import whole
 
 
@@ -70,17 +72,24 @@ def weight_budget(
     macs: int = 0,
     parameters: int = 0,
     shapes: Mapping[str, LayerShape] | None = None,
+    steps: Mapping[str, int] | None = None,
 ) -> Budget:
     """Return the budget of a search for per-layer densities: one decision for each prunable weight.
 
     `alive`: how many elements of each the parent round left. `sizes`: of the dense network; `uses`: how often each
-    element multiplies for one sample; `macs`, `parameters`: of the dense network. Raises ConfigError as `Budget` does.
+    element multiplies for one sample; `macs`, `parameters`: of the dense network. `steps`: how many weights go together
+    in the layers where it is not one. Raises ConfigError as `Budget` does.
     """
     cost = weight_cost(unit, uses, macs=macs, parameters=parameters, sizes=sizes)
     maxima = [alive[name] for name in sizes]
     parts, total = cost.parts(maxima), cost(maxima)
     decisions = [
-        Decision(name, count, 1, _traits((shapes or {}).get(name.rpartition(".")[0]), parts[name] / total))
+        Decision(
+            name,
+            count,
+            (steps or {}).get(name, 1),
+            _traits((shapes or {}).get(name.rpartition(".")[0]), parts[name] / total),
+        )
         for name, count in zip(sizes, maxima, strict=True)
     ]
     return Budget(tuple(decisions), cost, density, cost(list(sizes.values())), unit)
@@ -101,13 +110,15 @@ def kept_weights(
     masks: Mapping[str, Tensor] | None = None,
     criterion: Criterion = magnitude,
     gradients: Mapping[str, Tensor] | None = None,
+    pattern: Pattern | None = None,
 ) -> dict[str, Tensor]:
-    """Return masks that keep so many elements of each weight, those of highest score within `masks`."""
+    """Return masks that keep so many elements of each weight, those of highest score within `masks`, by `pattern`."""
     found: dict[str, torch.Tensor] = {}
     for (name, weight), size in zip(weights.items(), sizes, strict=True):
         own = {name: masks[name]} if masks else None
         slopes = {name: gradients[name]} if gradients else None
-        found |= prune_globally({name: weight}, size / weight.numel(), masks=own, criterion=criterion, gradients=slopes)
+        how: dict[str, Any] = {"criterion": criterion, "gradients": slopes, "pattern": pattern}
+        found |= prune_globally({name: weight}, size / weight.numel(), masks=own, **how)
     return found
 
 

@@ -25,7 +25,8 @@ def export(
         tuple[str, ...],
         tyro.conf.arg(
             metavar="FORMAT ...",
-            help="Of packed, packed-fp16, onnx, onnx-fp16, onnx-int8, pte, coreml. Default: all that are installed.",
+            help="Of packed, packed-fp16, packed-int8, onnx, onnx-fp16, onnx-int8, pte, coreml. Default: all that are "
+            "installed.",
         ),
     ] = (),
     data: Annotated[

@@ -210,7 +210,7 @@ def _paths(
         deployment.check_batch(experiment.training.batch_size)
         # All fields distinguish problems, except those that certainly do not affect model and data.
         alike = replace(experiment, name="any", seed=0)
-        if is_ours(alike.path):  # the rehearsal calls a user's path with the model
+        if is_ours(alike.path) and not alike.phases:  # the rehearsal calls a user's path with the model
             alike = replace(alike, path=Geometric())
         if is_ours(alike.technique):
             alike = replace(alike, technique=LearningRateRewinding())
