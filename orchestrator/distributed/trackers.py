@@ -12,7 +12,7 @@ from orchestrator.validate import one_of
 if TYPE_CHECKING:  # the flags of a job need the names only, and not Ray
     from ray import tune
 
-_MODULES: dict[str, tuple[str, str]] = {
+TRACKERS: dict[str, tuple[str, str]] = {
     "mlflow": ("mlflow", "ray.air.integrations.mlflow"),
     "wandb": ("wandb", "ray.air.integrations.wandb"),
     "tensorboard": ("tensorboardX", "ray.tune.logger.tensorboardx"),
@@ -27,8 +27,8 @@ def tracker(name: str, project: str) -> tune.Callback:
 
     Raises ConfigError for an unknown name, and for a tracker whose package cannot be imported or that cannot be set up.
     """
-    one_of("--tracker", name, _MODULES)
-    package, integration = _MODULES[name]
+    one_of("--tracker", name, TRACKERS)
+    package, integration = TRACKERS[name]
     with extra(name, f"tracker {name!r}"):
         importlib.import_module(package)
         module = importlib.import_module(integration)
