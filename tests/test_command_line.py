@@ -95,7 +95,7 @@ def test_status_is_a_table_with_the_failures_below(folder, capsys):
     assert [line for line in lines if line.startswith("digits, seed")] == [
         f"digits, seed {seed}: LearningRateRewinding, accuracy in per cent" for seed in (0, 1)
     ]
-    (row, _) = [line.split() for line in lines if line.split()[:1] == ["2"]]
+    (row, _) = [line.split() for line in lines if line.split()[:2] in (["2", key(2)[:8]], ["2", key(2, 1)[:8]])]
     assert row[:9] == ["2", key(2)[:8], "0.25", "4.0x", "16", "90.00", "85.50", "3", "1.5"]
     assert lines[-3:] == [
         "failed: digits, seed 0, round 3: the loss is nan",
@@ -177,9 +177,9 @@ def test_a_damaged_record_is_named_beside_the_good_ones(folder, tmp_path, monkey
     out, err = capsys.readouterr()
     shown = (tmp_path / "out" / "report.csv").read_text() if command[0] == "report" else out
     # Seed 0 has no round behind the damaged one in a report, where its cost would be unknown.
-    assert len([line for line in shown.splitlines() if "LearningRateRewinding" in line]) == (
-        2 if command[0] == "report" else 3
-    )
+    left = [key(round, seed)[:8] for round, seed in ((1, 0), (2, 0), (1, 1), (2, 1))]
+    found = [each for each in left if each in shown]
+    assert found == (left[2:] if command[0] == "report" else left[1:])
     assert err.startswith(f"error: rounds/{key(1)}/record.json is not a record")
 
 

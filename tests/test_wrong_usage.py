@@ -41,7 +41,7 @@ USAGE = [
     ("status missing", 1, "there is no folder .*/missing: give the --storage of a job that has run"),
     ("status file", 1, "there is no folder .*/file"),
     ("status empty", 1, "no finished round in .*/empty: give the --storage of a job that has run"),
-    ("status runs --jsn", 2, "Unrecognized options: --jsn .* Perhaps you meant: --json"),
+    ("status runs --jsn", 2, "Unrecognized options: --jsn.*Perhaps you meant: --json"),
     ("status runs --json --follow", 1, "--json and --follow cannot be combined: give one of them"),
     ("status s3:bucket", 1, "storage must be a folder .*, got 's3:bucket', without its slashes"),
     ("status s3://", 1, "an S3 uri names a bucket, s3://bucket/prefix, got 's3://'"),
