@@ -73,7 +73,7 @@ def job(flags: OfaFlags) -> int:
     records = run(experiment, flags, make_console())
     ledger, found = Ledger(open_store(flags.storage)), [record for record in records if record.search]
     if flags.every:
-        judge(ledger, experiment, records[len(experiment.path.phases)].key)
+        judge(ledger, experiment, records[len(PHASES)].key)
     folder = Path(expand_home(flags.report or "./ofa"))
     shown = found[:1] if flags.smoke else found
     formats = ("packed", "onnx") if flags.smoke else ()
@@ -82,14 +82,17 @@ def job(flags: OfaFlags) -> int:
 
 def judge(ledger: Ledger, experiment: Experiment, key: str) -> None:
     """Measure every network of the supernet, and print how far the search is from the best of all."""
-    search, problem = experiment.path.search, load_problem(experiment)[0]
+    supernet = load_problem(experiment)[0].supernet
+    search = experiment.phases.search if experiment.phases else None
+    assert search is not None
+    assert supernet is not None
     scores = measure_all(
         ledger, key, search, on_measured=lambda done, of: print(f"measured: {done} of {of}", flush=True)
     )
     seed = derive(experiment.seed, "search")
-    for line in judged(search, problem.supernet, scores, seed):
+    for line in judged(search, supernet, scores, seed):
         print(line)
-    for name, quality in predictors_judged(search, problem.supernet, scores, seed).items():
+    for name, quality in predictors_judged(search, supernet, scores, seed).items():
         print(f"{name}: {quality}")
 
 

@@ -93,7 +93,7 @@ class Flags:
     tracker: Annotated[str | None, _flag("mlflow|wandb|tensorboard", "none")] = None
     """Log every round to a tracker, under the experiment's name."""
     target: Annotated[float | None, _number(float), _flag("VALUE", "none", "--target-accuracy")] = None
-    """Cut a path after a round whose validation objective is worse: an accuracy in per cent, as 97."""
+    """Cut a path after a round whose validation objective is worse; a fraction in per cent, as 97."""
     max_drop: Annotated[float | None, _number(float), _flag("VALUE", "none")] = None
     """Cut a path after a round whose validation objective is so much worse than dense: per cent points, as 0.5."""
     max_concurrent: Annotated[int | None, _number(int), _flag("N", "as many as the cluster holds")] = None
