@@ -126,7 +126,7 @@ def test_a_round_that_goes_on_says_from_where():
 @pytest.mark.parametrize(
     ("state", "line"),
     [
-        ("CREATED", "waiting for the workers: they have their resources, and are starting"),
+        ("CREATED", "waiting for the workers, which are starting"),
         ("PENDING", "other jobs have taken their resources; 1 of 4 CPU and 0 of 0 GPU are free"),
     ],
 )
