@@ -14,6 +14,7 @@ import platform
 import threading
 from collections.abc import Iterable
 from dataclasses import replace
+from typing import Any
 
 import torch
 
@@ -46,7 +47,8 @@ class Driver:
     """Decides the work of one experiment. Thread-safe: a round may be committed while the next work is asked for.
 
     `keep`: epochs of the dense run that others will rewind to; what this experiment's technique needs is kept anyway.
-    `floor`: the path ends, which is not a failure, after a round that falls below it. Raises DensityError, before
+    `floor`: the path ends, which is not a failure, after a round that falls below it. `settings`: those of each round,
+    for a path that goes on from recorded ones; None: they follow from the experiment. Raises DensityError, before
     anything is trained, for densities that the selection cannot give.
     """
 
@@ -58,11 +60,12 @@ class Driver:
         *,
         keep: Iterable[int] = (),
         floor: Floor | None = None,
+        settings: list[dict[str, Any]] | None = None,
     ) -> None:
         self.experiment, self.ledger, self.problem, self.floor = experiment, ledger, problem, floor
         if floor is not None:
             floor.check(problem.objective)
-        self.settings = round_settings(experiment, problem)
+        self.settings = settings or round_settings(experiment, problem)
         self.keys = round_keys(self.settings)
         self.densities = experiment.densities()
         epoch = experiment.technique.rewinds_to(experiment.training)
@@ -224,7 +227,7 @@ class Driver:
             parent=work.parent,
             experiment=self.experiment.name,
             round=index,
-            technique=type(self.experiment.technique).__name__ if index else "Dense",
+            technique=self.experiment.technique_of(index),
             density=work.density,
             kept=sum(kept.values()),
             prunable=sum(sizes.values()),

@@ -35,10 +35,13 @@ class Floor:
 
     def check(self, objective: Objective) -> None:
         """Raise ConfigError if the floor lies outside the values that `objective` can have."""
-        if objective.fraction:
-            for name in ("target", "drop"):
-                if (value := getattr(self, name)) is not None:
-                    fraction(f"floor.{name}", value, zero=True, one=True)
+        for name in ("target", "drop") if objective.fraction else ():
+            if (value := getattr(self, name)) is None:
+                continue
+            if objective.higher_is_better:
+                fraction(f"floor.{name}", value, zero=True, one=True)
+            else:
+                finite(f"floor.{name}", value, minimum=0)  # an error rate may be above 1
 
     def cuts(self, dense: float, values: Sequence[float], objective: Objective) -> bool:
         """Whether a path goes no further that began with `dense` and whose newest rounds reached `values`."""

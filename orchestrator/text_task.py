@@ -64,7 +64,7 @@ class TokenErrorRate(Ratio):
     """
 
     higher_is_better = False
-    plot_lower_bound, plot_upper_bound = 0.0, 1.0
+    is_fraction = True
 
     def __init__(self, end: int) -> None:
         super().__init__()

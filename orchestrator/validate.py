@@ -7,6 +7,7 @@ True and False are not numbers here, nor are NaN and infinity.
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import json
 import math
 from collections.abc import Callable, Iterable, Mapping
@@ -85,8 +86,16 @@ def one_of(name: str, value: T, choices: Iterable[T], *, error: Error = ConfigEr
     """Return `value` if it is one of `choices`, of the same type."""
     choices = tuple(choices)
     if not any(type(value) is type(choice) and value == choice for choice in choices):
+        way_out = way_out or did_you_mean(value, map(str, choices))
         _refuse(name, f"one of {', '.join(map(str, choices))}", value, error, way_out)
     return value
+
+
+def did_you_mean(value: object, choices: Iterable[str]) -> str:
+    """Return `did you mean 'epochs'?` for the choice that is nearest to a mistyped `value`, or an empty text."""
+    choices = tuple(choices)
+    near = difflib.get_close_matches(str(value).lower(), {choice.lower(): None for choice in choices}, n=1)
+    return next((f"did you mean {choice!r}?" for choice in choices if [choice.lower()] == near), "")
 
 
 def tuple_of(

@@ -18,6 +18,7 @@ from typing import Any, TypeAlias
 
 from torch import Tensor
 
+from orchestrator.ofa.phases import Phase
 from orchestrator.pruning.candidate import Generation, Scores, Scoring
 from orchestrator.pruning.structure import Structure
 from orchestrator.schedules import Schedule
@@ -70,6 +71,8 @@ class Train:
     network, whose tensors `start` holds. `keep`: epochs of the dense run after which the answer must hold a snapshot.
     `constants`: digests of tensors that the dense network must begin with (see `constants_of`). `teacher`: the dense
     round's final model, where that teaches. `proof`: what the search that found the structure says of itself.
+    `phase`: of a round that trains a supernet. `calibration`: the key of a supernet and a number of training samples,
+    which batch norm is measured on before the round begins.
     """
 
     key: str
@@ -89,6 +92,8 @@ class Train:
     constants: Mapping[str, str] = field(default_factory=dict)
     teacher: TrainState | None = None
     proof: Mapping[str, Any] | None = None
+    phase: Phase | None = None
+    calibration: tuple[str, int] | None = None
 
     @property
     def round_key(self) -> str:

@@ -291,6 +291,7 @@ def test_report_into_a_place_that_cannot_be_written(folder, tmp_path, capsys):
     [
         [],
         ["show"],
+        ["statsu", "a"],
         ["status"],
         ["status", "a", "b"],
         ["status", "a", "--jsn"],
@@ -314,7 +315,7 @@ def test_help_shows_an_example(capsys, command):
     with pytest.raises(SystemExit) as caught:
         main([command, "--help"])
     assert caught.value.code == 0
-    assert f"\norchestrator {command} ./runs" in capsys.readouterr().out
+    assert f"\n$ orchestrator {command} ./runs" in capsys.readouterr().out
 
 
 # As a process of its own.

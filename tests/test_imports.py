@@ -15,8 +15,9 @@ import orchestrator
 ROOT = Path(orchestrator.__file__).parent
 # From the bottom up. A name stands for a file or a whole folder; the longest name that fits a file decides.
 LAYERS = (
-    ("errors", "validate", "decode", "user_code", "formatting", "sealed", "files", "extras", "randomness"),
-    ("lookup", "processor"),
+    ("errors", "lazy", "validate", "decode", "user_code", "formatting", "sealed", "files", "extras", "randomness"),
+    ("field_json",),
+    ("lookup", "processor", "pruning.choices"),
     ("objective", "record", "train_state", "modules", "nested", "schedules", "training.collectives"),
     ("amc.layer_shape", "amc.forward_shapes"),
     (
@@ -40,10 +41,12 @@ LAYERS = (
     ("rounds",),
     ("plan",),
     ("driver",),
-    ("runner",),
-    ("export", "report"),
-    ("__main__",),
+    ("runner", "settings", "examples"),
+    ("named_experiments",),
+    ("export", "report", "supernet_search"),
     ("distributed",),
+    ("commands",),
+    ("__main__",),
 )
 
 

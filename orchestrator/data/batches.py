@@ -16,7 +16,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from orchestrator.data.dataset import SPLITS, Data, InBlocks
 from orchestrator.data.dataset import Split as Split  # callers of `evaluate` need it
-from orchestrator.data.sample_checks import are_labels, collated, prepared, read_sample
+from orchestrator.data.reading import collated, prepared, read_sample
+from orchestrator.data.sample_checks import are_labels
 from orchestrator.errors import ConfigError, DataError, OrchestratorError
 from orchestrator.nested import concatenated, in_parts, mapped, moved, number_of_samples, tensors_of
 from orchestrator.randomness import own_randomness, seed_all
@@ -210,7 +211,7 @@ class _Reader(Dataset[Batch | str]):
                 except OrchestratorError as error:
                     return str(error)
             try:
-                return Batch(*collated(self._data, request.split, read))
+                return Batch(*collated(self._data, request.split, request.indices, read))
             except OrchestratorError as error:
                 return str(error)
 

@@ -39,7 +39,9 @@ class InBlocks(Samples, Protocol):
 class Prepare(Protocol):
     """Change batches on the device, for example by augmentation and normalisation.
 
-    The random numbers are passed in, so that they can be repeated. Use a frozen dataclass: its fields go into the key.
+    The random numbers are passed in, so that they do not depend on the number of workers. Numbers drawn from the global
+    generators of torch, random and numpy follow from the seeds of the step and the worker. Use a frozen dataclass: its
+    fields go into the key.
     """
 
     @property

@@ -22,7 +22,8 @@ from orchestrator.distributed.trial import Sweep, SweptPath
 from orchestrator.distributed.tuner import run_paths
 from orchestrator.driver import Driver
 from orchestrator.errors import ConfigError, OrchestratorError
-from orchestrator.experiment import Experiment, Problem, as_json, round_keys, round_settings
+from orchestrator.experiment import Experiment, Problem, round_keys, round_settings
+from orchestrator.field_json import as_json
 from orchestrator.problem import load_problem
 from orchestrator.pruning import Geometric
 from orchestrator.record import Record

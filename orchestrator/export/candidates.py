@@ -14,10 +14,10 @@ from orchestrator.export.example import ExampleInputs
 from orchestrator.export.measure import DataSource
 from orchestrator.export.originals import Candidate
 from orchestrator.export.recorded_task import class_of_task
-from orchestrator.models.build import build_model
-from orchestrator.models.classifiers import is_classifier
-from orchestrator.pruning.channels.graph import UNITS
+from orchestrator.models.build import build_model, is_ours
+from orchestrator.ofa.subnet import is_elastic
 from orchestrator.pruning.channels.shrink import shrink
+from orchestrator.pruning.choices import UNITS
 from orchestrator.record import Record
 from orchestrator.storage.ledger import Ledger
 from orchestrator.task import Task
@@ -80,7 +80,7 @@ def named_code(record: Record) -> dict[str, str]:
     found: dict[str, str] = {}
     for name in ("model", "data"):
         spec = str(_setting(record, name))
-        if ":" in spec and not (name == "model" and is_classifier(spec)):
+        if not (is_ours(spec) if name == "model" else ":" not in spec):
             found[name] = spec
     own = class_of_task(_setting(record, "task"))
     return found if own is None else {**found, "task": own}
@@ -131,8 +131,23 @@ def side_by_side(ledger: Ledger, records: Sequence[Record], data: Data, task: Ta
 
 
 def structure(record: Record) -> str:
-    """What was removed from a round's network: unstructured, n-of-m, filters, channels; dense for nothing."""
+    """What was removed from a round's network: unstructured, n-of-m, filters, channels; dense for nothing.
+
+    "subnet" is a network that was found in a supernet. Raises ConfigError for the supernet itself.
+    """
+    if is_elastic(record.channels):
+        _check_one_network(record)
+        return "subnet"
     return _STRUCTURES.get(_setting(record, "selection")["type"], "pruned") if record.round else "dense"
+
+
+def _check_one_network(record: Record) -> None:
+    """Raise ConfigError for the record of a supernet, which is many networks."""
+    if is_elastic(record.channels) and "architecture" not in (record.channels or {}):
+        raise ConfigError(
+            f"round {record.key[:12]} is a supernet of many networks: orchestrator ofa search finds one in it, whose "
+            "round can be exported"
+        )
 
 
 def candidate(name: str, ledger: Ledger, record: Record, data: Data, example: ExampleInputs) -> Candidate:
@@ -143,6 +158,9 @@ def candidate(name: str, ledger: Ledger, record: Record, data: Data, example: Ex
     model, options = _setting(record, "model"), _setting(record, "model_options")
     if data.identity != _setting(record, "data_identity"):
         raise DataError(f"round {record.key[:12]} was trained on other data: pass --data as the job had it")
+    if is_elastic(record.channels):
+        _check_one_network(record)
+        options = {**options, "architecture": (record.channels or {})["architecture"]}
     dense = build_model(model, options, data.model_arguments, seed=0)
     try:
         module = shrink(dense, record.kept_channels).eval()

@@ -28,7 +28,7 @@ from orchestrator.export.imagenet import imagenet_example
 from orchestrator.export.interface import Interface
 from orchestrator.export.streams import Layout, pack, unpack
 from orchestrator.files import atomic_write
-from orchestrator.models.build import build_model
+from orchestrator.models.build import build_model, is_ours
 from orchestrator.models.classifiers import is_classifier
 from orchestrator.pruning.channels.graph import Kept
 from orchestrator.pruning.channels.shrink import shrink
@@ -148,8 +148,7 @@ def load_packed(path: str | Path, *, model: str | None = None) -> nn.Module:
 
 
 def _check_trusted(path: str | Path, found: str, expected: str | None) -> None:
-    ours = ":" not in found or is_classifier(found)
-    if found != expected and (expected is not None or not ours):
+    if found != expected and (expected is not None or not is_ours(found)):
         raise ConfigError(f"{path} holds a network of {found!r}: pass model={found!r} if that function is to build it")
 
 

@@ -1,4 +1,5 @@
-"""Models by name: CIFAR ResNets, text models, classifiers of torchvision and timm, or "package.module:function"."""
+"""Models by name: CIFAR ResNets, text models, classifiers of torchvision and timm, networks of Once-for-All spaces, or
+"package.module:function"."""
 
 from __future__ import annotations
 
@@ -9,12 +10,14 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from orchestrator.errors import ConfigError
+from orchestrator.experiment import OFA
 from orchestrator.lookup import call, lookup
 from orchestrator.models.classifiers import CLASSIFIERS, is_classifier
 from orchestrator.models.language import CausalTransformer, RecurrentLanguageModel
 from orchestrator.models.resnet import DEPTHS, CifarResNet
 from orchestrator.models.seq2seq import AttentionTranscriber
 from orchestrator.modules import own_memory
+from orchestrator.ofa.networks import build_alone
 from orchestrator.pruning import KINDS, prunable_weights
 from orchestrator.randomness import one_thread, own_randomness, seed_all
 
@@ -37,8 +40,9 @@ def build_model(
 
     It never downloads anything: `load_start_weights` puts trained weights into the model.
 
-    `spec` is a short name (resnet20), "torchvision:NAME", "timm:NAME", or "package.module:function": a function that is
-    called with the options, and with those of `arguments`, the data's `model_arguments`, that it takes.
+    `spec` is a short name (resnet20), "torchvision:NAME", "timm:NAME", "ofa:SPACE" (with the option `architecture`, as
+    `Architecture.to_json` gives it, that network; without it the largest), or "package.module:function": a function
+    that is called with the options, and with those of `arguments`, the data's `model_arguments`, that it takes.
     Raises ConfigError for an unknown name, options that do not fit, or a model that cannot be pruned.
     """
     what = f"model {spec!r}"
@@ -46,6 +50,8 @@ def build_model(
     if is_classifier(spec):
         package, _, name = spec.partition(":")
         function = partial(CLASSIFIERS[package], name)
+    elif spec.startswith(OFA):
+        function = partial(build_alone, spec.removeprefix(OFA))
     else:
         function = lookup(spec, BUILTIN, "model")
     with own_randomness(), one_thread():  # another number of threads changes the last bits of a sum
@@ -61,6 +67,11 @@ def build_model(
             "with a weight that is trained (requires_grad True) and not computed from other parameters"
         )
     return own_memory(model.cpu())
+
+
+def is_ours(spec: str) -> bool:
+    """Return whether the model is one of this package or of a library that it knows: no function of the user's."""
+    return ":" not in spec or is_classifier(spec) or spec.startswith(OFA)
 
 
 def gpu_only(model: nn.Module) -> tuple[str, ...]:

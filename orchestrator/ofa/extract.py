@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from orchestrator.ofa.architecture import Architecture
-from orchestrator.ofa.elastic import Supernet
+from orchestrator.ofa.elastic import Supernet, subnet_tensors
 from orchestrator.ofa.networks import StagedNetwork
 
 
@@ -16,8 +16,8 @@ def extract(supernet: Supernet, architecture: Architecture) -> StagedNetwork:
     In evaluation mode it gives the same bits. Raises ConfigError for an architecture outside the supernet's space.
     """
     with torch.device("meta"):
-        network = StagedNetwork(supernet.parts(architecture))
-    tensors = supernet.subnet_tensors(architecture)
+        network = StagedNetwork(parts := supernet.parts(architecture), architecture.resolution)
+    tensors = subnet_tensors(supernet.tensors(), parts)
     own = {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()}
     network.load_state_dict(own, assign=True)
     return network.train(supernet.training)

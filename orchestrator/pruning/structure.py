@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from orchestrator.errors import ConfigError
-from orchestrator.pruning.channels.graph import UNITS, ChannelGraph, Kept, Unit
+from orchestrator.pruning.channels.graph import ChannelGraph, Kept
 from orchestrator.pruning.channels.shrink import check_configuration, cut_model, cut_optimizer, shrink
+from orchestrator.pruning.choices import UNITS, Unit
 from orchestrator.pruning.masks import count_true, dead_layers
 from orchestrator.train_state import Tensors, TrainState
 from orchestrator.training.masked import Masked
@@ -30,6 +31,11 @@ class Structure(Protocol):
     def channels(self) -> Kept:
         """The channel configuration. Networks of equal ones have tensors of equal shapes; {} is that of the dense."""
         return {}
+
+    @property
+    def network(self) -> object:
+        """What `build` makes follows from it: equal values have modules of one kind, with tensors of equal shapes."""
+        return self.channels
 
     def apply(self, state: TrainState, base: Structure) -> TrainState:
         """Return `state`, of the network that `base` leaves, as it is in the network that this structure leaves.

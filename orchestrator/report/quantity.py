@@ -149,9 +149,7 @@ class ValueAxis:
     @property
     def gain_bounds(self) -> tuple[float, float]:
         """Return the worst and the best gain that there can be."""
-        if not self._objective.fraction:
-            return -math.inf, math.inf
-        worst, best = sorted((self.gain(0), self.gain(1)))
+        worst, best = sorted(map(self.gain, self._objective.limits))
         return worst, best
 
     def drawn(self, value: float) -> float:

@@ -17,6 +17,7 @@ from orchestrator.training.config import TrainingConfig
 from orchestrator.training.masked import Masked
 from orchestrator.training.moving_average import MovingAverage
 from orchestrator.training.state import check_model_tensors, check_state, take_model, take_state
+from orchestrator.training.step import Step
 from orchestrator.work import EpochMetrics, Progress, Train
 
 TakeProgress = Callable[[], Progress | None]  # a checkpoint, on the first worker; None on the others
@@ -33,6 +34,7 @@ class Attempt:
     optimizer: torch.optim.Optimizer
     masked: Masked
     teacher: nn.Module | None
+    step: Step
     average: MovingAverage | None
     totals: Tensor
     began: float

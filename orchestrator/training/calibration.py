@@ -13,7 +13,7 @@ from orchestrator.data.batches import Batch, Batches
 from orchestrator.modules import model_call
 from orchestrator.pruning.structure import Structure
 from orchestrator.randomness import derive
-from orchestrator.train_state import TrainState
+from orchestrator.train_state import Tensors, TrainState
 from orchestrator.training.kept_networks import Networks
 from orchestrator.training.state import put_model, take_model
 from orchestrator.work import Evaluate
@@ -32,7 +32,7 @@ class Calibration:
         match work.scoring.reconstruct:
             case "bn":
                 network = self._network(state, structure)
-                state = TrainState(take_model(recalibrated(network, self._samples(work), _call)))
+                state = TrainState(measured_again(network, self._batches, work.round_key, work.scoring.calibration))
             case "least_squares":
                 kept, base = structure.channels, work.structure.channels
                 state.model.update(reconstructed(work.state.model, self._input_products(work), kept, base))
@@ -43,7 +43,7 @@ class Calibration:
         key = (work.round_key, work.scoring.calibration)
         if self._products[0] != key:
             network = self._network(work.state, work.structure)
-            found = input_products(network, self._samples(work), seed=derive(*key), call=_call)
+            found = input_products(network, self._samples(work), seed=derive(*key), call=call_with_inputs)
             self._products = key, {name: product.cpu() for name, product in found.items()}
         return self._products[1]
 
@@ -67,5 +67,11 @@ class CalibrationBatches(Batches):
             yield self._finish(batch, None)
 
 
-def _call(module: nn.Module, batch: Batch) -> object:
+def measured_again(module: nn.Module, batches: CalibrationBatches, key: str, samples: int) -> Tensors:
+    """Return the tensors of `module`, with batch norm measured on the samples of candidates of the round `key`."""
+    drawn = batches.calibration(derive(key, "calibration"), samples)
+    return take_model(recalibrated(module, drawn, call_with_inputs))
+
+
+def call_with_inputs(module: nn.Module, batch: Batch) -> object:
     return model_call(module, batch.inputs)

@@ -124,7 +124,7 @@ def start_alike(module: nn.Module) -> None:
 
 
 def data_parallel(module: nn.Module) -> nn.Module:
-    """`module`, on GPUs with gradients averaged over the workers while they are computed.
+    """Return `module`, on GPUs with gradients averaged over the workers while they are computed.
 
     Wrapped anew for every epoch: DistributedDataParallel reorders its buckets after its first step.
     """
@@ -141,11 +141,12 @@ def averaging(module: nn.Module, last: bool) -> AbstractContextManager[object]:
 def average_gradients(module: nn.Module) -> None:
     """Give every trained parameter the mean of the workers' gradients; where none is, that is zero.
 
-    On CPUs in one message, as there is nothing to overlap with.
+    In one message: on CPUs there is nothing to overlap with, and a step of several networks has one gradient at its
+    end. What `data_parallel` has wrapped is averaged already.
 
     Its order of summation is the same in every step, so training that goes on in the middle of an epoch keeps its bits.
     """
-    if _averages_in_backward():
+    if isinstance(module, DistributedDataParallel):
         return
     parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
     for parameter in parameters:

@@ -224,6 +224,52 @@ def test_a_sample_that_fails_is_named_in_one_sentence(loader_workers: int, closi
     assert len(list(one.evaluate("val"))) == 1  # the loaders survive
 
 
+class Holes(Dataset[object]):
+    """Sample i is (i, i), but of sample `index` the input or the target is `value`."""
+
+    def __init__(self, n: int, index: int = -1, value: float = float("nan"), part: int = 1) -> None:
+        self.n, self.index, self.value, self.part = n, index, value, part
+
+    def __len__(self) -> int:
+        return self.n
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        sample = [torch.full((2,), float(index)), torch.tensor(float(index))]
+        if index == self.index:
+            sample[self.part] = torch.full_like(sample[self.part], self.value)
+        return sample[0], sample[1]
+
+
+@pytest.mark.parametrize("loader_workers", [0, 2])
+@pytest.mark.parametrize(
+    ("value", "part", "message"),
+    [
+        ("nan", 1, "train sample 8 must have finite targets, got nan: leave such samples out, or replace the value"),
+        ("-inf", 1, "train sample 8 must have finite targets, got -inf: leave"),
+        ("nan", 0, "train sample 8 must have finite inputs, got nan: leave"),
+        ("-inf", 0, None),  # as in a mask of attention
+    ],
+)
+def test_a_sample_of_nan_is_named_when_it_is_read(
+    loader_workers: int, value: str, part: int, message: str | None, closing: list[Batches]
+) -> None:
+    data = complete(Data(Holes(40, 8, float(value), part), Holes(9), Holes(9)))  # 8 is not among those looked at
+    one = batches(data, loader_workers=loader_workers)
+    closing.append(one)
+    if message is None:
+        assert len(list(one.train(0))) == 4
+        return
+    with pytest.raises(DataError, match=message):
+        list(one.train(0))
+
+
+@pytest.mark.parametrize("split", ["train", "val", "test"])
+def test_a_first_sample_of_nan_is_named_before_training(split: str) -> None:
+    splits = {name: Holes(40, 0 if name == split else -1) for name in ("train", "val", "test")}
+    with pytest.raises(DataError, match=f"{split} sample 0 must have finite targets, got nan"):
+        complete(Data(**splits))
+
+
 @pytest.mark.parametrize(("classes", "shape"), [(30, (1, 1, 3)), (40, (1, 3, 1))])
 def test_samples_are_checked_when_read(classes: int, shape: tuple[int, int, int]) -> None:
     rule = r"train sample 3\d must have as its label an integer in \[0, 30\)" if classes == 30 else "must have shape"

@@ -60,8 +60,8 @@ def test_help_tells_the_flags(job, monkeypatch, capsys):
     [
         ("not_python_of_mine:x", "--experiment 'not_python_of_mine:x': cannot import .*not_python_of_mine.py, line 1"),
         ("failing_of_mine:x", r"the import of failing_of_mine failed: KeyError: 'x' \(.*failing_of_mine.py:1\)"),
-        ("failing_of_mine", "--experiment must be written as"),
-        ("digits_lr:Geometric", "must name an Experiment, and 'digits_lr:Geometric' is a type"),
+        ("failing_of_mine", "--experiment must be one of digits, or your own, got .failing_of_mine.: write"),
+        ("digits_lr:Geometric", "must name an Experiment or a list of them, and 'digits_lr:Geometric' is a"),
     ],
 )
 def test_each_wrong_experiment_has_its_sentence(tmp_path, monkeypatch, spec, message):

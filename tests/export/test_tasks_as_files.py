@@ -16,7 +16,6 @@ from orchestrator.data.dataset import About
 from orchestrator.data.load import load_data
 from orchestrator.decode import decode
 from orchestrator.errors import ConfigError, DamagedError, ExportError
-from orchestrator.experiment import as_json
 from orchestrator.export import ExampleInputs, load_packed, save_coreml, save_onnx, save_onnx_half, save_packed
 from orchestrator.export.agreement import relative_error
 from orchestrator.export.candidates import check_code, side_by_side, source_of, structure
@@ -28,6 +27,7 @@ from orchestrator.export.nesting import put_together
 from orchestrator.export.onnx_file import run_onnx
 from orchestrator.export.packed_file import read_network
 from orchestrator.export.recorded_task import task_from_json
+from orchestrator.field_json import as_json
 from orchestrator.models.build import build_model
 from orchestrator.nested import tensors_of
 from orchestrator.objective import Objective
@@ -428,11 +428,21 @@ def test_a_text_model_is_packed_with_its_arguments(tmp_path):
 @pytest.mark.parametrize(
     "task",
     [Classification(), Classification(label_smoothing=0.1), Classification(label_smoothing=0), Regression(),
-     Tokens(ignore=3, unit="phone"), texts.Uncertain(weights=(0.5, 2.0))],
+     Tokens(ignore=3, unit="phone"), texts.Uncertain(weights=(0.5, 2.0)),
+     texts.Weighted(even=texts.Even(2.0), weighting=texts.Rising((3,), texts.Even(0.5)),
+                    more=(texts.Rising(), texts.Even(4.0)))],
     ids=repr,
 )  # fmt: skip
 def test_a_task_comes_back_from_its_record(task):
     assert task_from_json(json.loads(json.dumps(as_json(task)))) == task
+
+
+@pytest.mark.parametrize(
+    ("value", "got"), [(texts.Even(), "'Any' for Even"), ((1, (texts.Even(),)), "'Any' for Even")], ids=repr
+)
+def test_a_part_of_a_task_whose_class_no_annotation_names_is_refused_before_training(value, got):
+    with pytest.raises(ConfigError, match="task.unclear must be annotated with the class of its value, .* got " + got):
+        dataclasses.replace(ESTIMATE, task=texts.Weighted(unclear=value))
 
 
 @pytest.mark.parametrize(

@@ -260,7 +260,7 @@ def drawn(records: list[Record]) -> dict[str, Any]:
     ("objective", "value", "ticks", "tolerance", "bounds"),
     [
         (ACCURACY, 0.995, ["98.5 %", "99 %", "99.5 %", "100 %"], 0.5, (0, 100)),
-        (ERROR_RATE, 0.005, ["0 %", "0.5 %", "1 %", "1.5 %"], 0.5, (-100, 0)),
+        (ERROR_RATE, 0.005, ["0 %", "0.5 %", "1 %", "1.5 %"], 0.5, (-float("inf"), 0)),
         (BITS, 2.0, ["1", "1.5", "2", "2.5", "3"], 0.02, (-float("inf"), float("inf"))),
         (BITS, 0.0, ["-1", "-0.5", "0", "0.5", "1"], 0.005, (-float("inf"), float("inf"))),
     ],

@@ -18,11 +18,11 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
+from orchestrator.pruning.choices import Unit
+
 Side: TypeAlias = Literal["out", "in"]
 SIDES: tuple[Side, ...] = ("out", "in")
 Kept: TypeAlias = dict[str, dict[str, list[int]]]
-Unit: TypeAlias = Literal["macs", "parameters"]
-UNITS: tuple[Unit, ...] = ("macs", "parameters")
 
 
 def tensor_sides(layer: nn.Module) -> dict[str, tuple[Side, ...]] | None:
