@@ -12,6 +12,7 @@ import tyro
 from orchestrator import __version__
 from orchestrator.commands.clean_storage import clean
 from orchestrator.commands.export_networks import export
+from orchestrator.commands.measure_latency_table import latency
 from orchestrator.commands.pack_images import pack
 from orchestrator.commands.run_experiment import run
 from orchestrator.commands.search_supernet_networks import search
@@ -30,6 +31,7 @@ COMMANDS: dict[str, Callable[..., int] | dict[str, Callable[..., int]]] = {
     "clean": clean,
     "report": report,
     "export": export,
+    "latency": latency,
     "dataset": {"pack": pack},
     "ofa": {"search": search},
 }

@@ -25,7 +25,8 @@ from orchestrator.schedules import Schedule
 from orchestrator.train_state import Tensors, TrainState, raw_bytes
 
 GRADIENTS = "gradients"  # name of their file among a round's snapshots
-_WORK_KEY = re.compile(rf"(.+)-(?:({GRADIENTS}|scores-[0-9a-f]+)|epoch([0-9]+))")
+SCORES = "scores"
+_WORK_KEY = re.compile(rf"(.+)-(?:({GRADIENTS}|{SCORES}(?:-[0-9a-f]+)?)|epoch([0-9]+))")
 
 
 def snapshot_key(round_key: str, epoch: int) -> str:
@@ -40,7 +41,17 @@ def gradients_key(round_key: str) -> str:
 
 def scores_key(round_key: str, name: str) -> str:
     """Return the key of the work that scores candidates of a round; `name` is that of the scores' file."""
-    return f"{round_key}-scores-{name}"
+    return f"{round_key}-{SCORES}-{name}"
+
+
+def claim_key(key: str) -> str:
+    """Return what is claimed for the work with this key: all scores of a round together, else the work itself.
+
+    Generations of two searches may share candidates. So one search of a round scores at a time, with all workers, and
+    the next one finds its scores in storage.
+    """
+    round_key, name = split_key(key)
+    return f"{round_key}-{SCORES}" if name and name.startswith(SCORES) else key
 
 
 def split_key(key: str) -> tuple[str, str | None]:
@@ -57,8 +68,8 @@ def answer_file(key: str) -> str:
     round_key, name = split_key(key)
     if name is None:
         return f"rounds/{key}/record.json"
-    if name.startswith("scores-"):
-        return f"scores/{round_key}/{name.removeprefix('scores-')}.json"
+    if name.startswith(f"{SCORES}-"):
+        return f"scores/{round_key}/{name.removeprefix(f'{SCORES}-')}.json"
     return f"snapshots/{round_key}/{name}.safetensors"
 
 

@@ -4,25 +4,37 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import InitVar, dataclass, field, fields, replace
 from typing import Any
 
 from orchestrator.amc.agents import AgentSettings, Cem
 from orchestrator.amc.bounds import Budget, Sizes
 from orchestrator.amc.cost import SEARCH_UNITS, SearchUnit
-from orchestrator.amc.decisions import channel_budget, kept_channels, kept_weights, weight_budget
+from orchestrator.amc.decisions import channel_budget, group_sizes, kept_weights, weight_budget
 from orchestrator.amc.latency import LatencyTable
-from orchestrator.amc.ratio_search import Allocation, Mode, RatioSearch, SearchOutcome, SearchSettings
+from orchestrator.amc.ratio_search import (
+    RIVALS,
+    AgentResult,
+    Allocation,
+    Mode,
+    RatioSearch,
+    SearchOutcome,
+    SearchSettings,
+)
 from orchestrator.errors import ConfigError
+from orchestrator.field_json import NOT_IN_KEY_IF_NONE
 from orchestrator.pruning.candidate import Chosen, Generation, Reconstruction, Score, Scoring, SearchCandidate
+from orchestrator.pruning.channels.budget import keep_sizes
 from orchestrator.pruning.geometry import Geometry
 from orchestrator.pruning.masks import count_true
+from orchestrator.pruning.patterns import Pattern, capacities, check_is_pattern, check_pattern, without_pattern
 from orchestrator.pruning.selection import Selection
 from orchestrator.pruning.structure import FewerChannels, Masks, Structure
 from orchestrator.pruning.view import View
 from orchestrator.randomness import derive, own_randomness, seed_all
 from orchestrator.validate import one_of, whole
 
+BEST = "best"  # of all finalists
 SHORT_EVALUATIONS, SHORT_GENERATION, SHORT_FINALISTS = 12, 6, 2  # of --smoke
 
 
@@ -32,12 +44,14 @@ class Amc(Selection):
 
     `unit`: what the density counts: macs, parameters, prunable weights, or latency by `table`. `mode`: "channels" takes
     whole channels out, `round_to` of a layer together; "weights" removes single ones. Within a layer the criterion
-    decides. Layers that share channels keep the same number.
+    decides, and the zeros follow `pattern` with mode="weights". Layers that share channels keep the same number.
 
     The `agent` asks for `evaluations` candidates, a `generation` at a time, and so does each of its rivals, `Uniform`
     and `Random`. A candidate is trained for `tune_epochs` and then scored on validation data. The best `finalists` of
-    each are scored again after `finalist_epochs`; the best of these is the result. `tune_rate`, `reconstruct` and
-    `calibration`: see `Scoring`. `Amc(agent=Ddpg(), tune_epochs=0, reconstruct="least_squares", evaluations=400)` is
+    each are scored again after `finalist_epochs`, and the best of these is trained as the round. `take` names an agent
+    of the search, as "Uniform", whose best finalist is trained instead: such experiments share all scores, and show how
+    the score and the accuracy after retraining go together. `tune_rate`, `reconstruct` and `calibration`: see
+    `Scoring`. `Amc(agent=Ddpg(), tune_epochs=0, reconstruct="least_squares", evaluations=400)` is
     the method of the paper.
     """
 
@@ -54,17 +68,29 @@ class Amc(Selection):
     round_to: int = 8
     mode: Mode = "channels"
     table: LatencyTable | None = None
+    pattern: Pattern | None = field(default=None, metadata=NOT_IN_KEY_IF_NONE)
+    take: str = BEST
+    ratios: InitVar[object] = None  # a field of `Channels`, which is refused here by a sentence
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, ratios: object) -> None:
+        if ratios is not None:
+            raise ConfigError(
+                "ratios and Amc cannot be combined, because Amc searches for the ratio of each layer: leave them out, "
+                f"or give them to Channels(ratios=...), got {ratios!r:.100}"
+            )
         one_of("Amc.unit", self.unit, SEARCH_UNITS)
         whole("Amc.round_to", self.round_to, minimum=1)
         _ = self.settings, self.scoring  # which check the other fields
+        one_of("Amc.take", self.take, (BEST, *(type(agent).__name__ for agent in (self.agent, *RIVALS))))
         if self.mode == "weights" and self.reconstruct == "least_squares":
             raise ConfigError("Amc.reconstruct must be none or bn with mode='weights', whose layers keep all inputs")
+        check_is_pattern("Amc.pattern", self.pattern)
+        if self.pattern and self.mode != "weights":
+            raise ConfigError(f"Amc.pattern must be None unless mode is 'weights', got {self.pattern}")
         if self.table is not None and self.unit != "latency":
             raise ConfigError(f"Amc.table must be None unless unit is 'latency', got a table with unit {self.unit!r}")
         if self.table is None and self.unit == "latency":
-            raise ConfigError("Amc.table must be a LatencyTable with unit 'latency': measure_latency(...) makes one")
+            raise ConfigError("Amc.table must be a LatencyTable with unit 'latency': orchestrator latency makes one")
 
     @property
     def needs_channels(self) -> bool:
@@ -89,7 +115,12 @@ class Amc(Selection):
         """Raise ConfigError for a density that cannot be reached, and for an agent that needs more evaluations."""
         if view.min_kept_per_layer:
             raise ConfigError("min_kept_per_layer must be 0 with Amc, which decides what each layer keeps")
+        if self.pattern:
+            check_pattern(self.pattern, view.shapes)
         RatioSearch(self.settings, self.budget(view, density), seed=0)
+
+    def unstructured(self, shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
+        return without_pattern(self.pattern, shapes)
 
     def select(self, view: View, density: float) -> Structure:
         """Raise ConfigError: a search needs scores of trained networks."""
@@ -119,7 +150,8 @@ class Amc(Selection):
         """Return what the search chooses from, within `density` of the dense network. Raises ConfigError."""
         sizes, geometry = _dense_sizes(view), view.geometry or Geometry()
         if self.mode == "weights":
-            alive = {name: count_true(view.masks[name]) if view.masks else size for name, size in sizes.items()}
+            most = dict(zip(sizes, capacities(self.pattern, view.shapes.values()), strict=True))
+            alive = {n: min(most[n], count_true(view.masks[n]) if view.masks else size) for n, size in sizes.items()}
             return weight_budget(
                 alive,
                 density,
@@ -129,6 +161,9 @@ class Amc(Selection):
                 macs=geometry.macs,
                 parameters=geometry.parameters,
                 shapes=geometry.shapes,
+                steps={
+                    n: self.pattern.size for n, s in view.shapes.items() if self.pattern and self.pattern.divides(s)
+                },
             )
         if view.graph is None:
             raise ConfigError("Amc needs the graph of the network's channels: View(graph=trace_channels(...))")
@@ -147,9 +182,10 @@ class Amc(Selection):
         """Return the structure whose decisions keep these sizes, by the criterion of `view`."""
         how: dict[str, Any] = {"criterion": view.criterion, "gradients": view.gradients}
         if self.mode == "weights":
-            return Masks(kept_weights(view.weights, sizes, masks=view.masks, **how))
+            return Masks(kept_weights(view.weights, sizes, masks=view.masks, pattern=self.pattern, **how))
         assert view.graph is not None  # `budget` needs it too
-        kept = kept_channels(view.graph, view.weights, sizes, kept=view.structure.channels, **how)
+        by_group = group_sizes(view.graph, view.weights, sizes)
+        kept = keep_sizes(view.graph, view.weights, by_group, kept=view.structure.channels, **how)
         return FewerChannels(kept, view.graph, self.unit if self.unit == "parameters" else "macs")
 
 
@@ -171,7 +207,8 @@ class AmcSearch:
         while True:
             step = self._search.step({digest: score.value for digest, score in self._scores.items()})
             if isinstance(step, SearchOutcome):
-                return Chosen(self._structure(step.chosen), self._proof(step))
+                taken = step.result_of(step.found_by if self._selection.take == BEST else self._selection.take)
+                return Chosen(self._structure(taken.best), self._proof(step, taken))
             missing = [allocation for allocation in step if self._digest(allocation) not in scores]
             if missing:
                 return self._generation(missing)
@@ -199,22 +236,21 @@ class AmcSearch:
         best = max((score.value for score in self._scores.values()), default=None)
         return Generation(self._wanted, number, of, best)
 
-    def _proof(self, outcome: SearchOutcome) -> dict[str, Any]:
-        """Return what a record says of the search: plain JSON."""
+    def _proof(self, outcome: SearchOutcome, taken: AgentResult) -> dict[str, Any]:
+        """Return what a record says of the search, and of the finalist that is trained: plain JSON."""
         selection, budget = self._selection, self._budget
-        fractions = budget.fractions(outcome.chosen.sizes)
-        curves: dict[str, list[list[float]]] = {}
+        curves: dict[str, list[list[float | None]]] = {}
         for evaluation in outcome.history:
             curve = curves.setdefault(evaluation.agent, [])
             curve.extend([] for _ in range(evaluation.generation + 1 - len(curve)))
-            curve[evaluation.generation].append(evaluation.score)
+            curve[evaluation.generation].append(evaluation.score if evaluation.allowed else None)
         return {
             "agent": type(selection.agent).__name__,
             "unit": selection.unit,
             "mode": selection.mode,
-            "cost": budget.cost(outcome.chosen.sizes) / budget.dense,
-            "found_by": outcome.found_by,
-            "score": outcome.score,
+            "cost": budget.cost(taken.best.sizes) / budget.dense,
+            "found_by": taken.agent,
+            "score": taken.final_score,
             "scored": outcome.scored,
             "epochs": outcome.epochs,
             "seconds": sum(score.seconds for score in self._scores.values()),
@@ -228,9 +264,16 @@ class AmcSearch:
                 for result in outcome.results
             },
             "correlation": outcome.correlation,
-            "ratios": _by_name(budget, fractions),
+            **({"table": _about(selection.table)} if selection.table else {}),
+            "ratios": _by_name(budget, budget.fractions(taken.best.sizes)),
             "scores": curves,
         }
+
+
+def _about(table: LatencyTable) -> dict[str, Any]:
+    """Return what a record says of a table: where it was measured, and its error on whole networks."""
+    names = ("digest", "processor", "threads", "runtime", "error")
+    return {name: getattr(table, name) for name in names} | {"networks": len(table.networks)}
 
 
 def _by_name(budget: Budget, fractions: list[float]) -> dict[str, float]:

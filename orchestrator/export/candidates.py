@@ -30,6 +30,7 @@ _STRUCTURES = {  # by the name of the selection
     "Filters": "filters",
     "Channels": "channels",
 }
+_PATTERNS = {"Blocks": "blocks", "AtMost": "n-of-m"}  # by the name of the selection's pattern
 
 
 def find_round(records: Iterable[Record], key: str) -> Record:
@@ -131,14 +132,19 @@ def side_by_side(ledger: Ledger, records: Sequence[Record], data: Data, task: Ta
 
 
 def structure(record: Record) -> str:
-    """What was removed from a round's network: unstructured, n-of-m, filters, channels; dense for nothing.
+    """What was removed from a round's network: unstructured, blocks, n-of-m, filters, channels; dense for nothing.
 
     "subnet" is a network that was found in a supernet. Raises ConfigError for the supernet itself.
     """
     if is_elastic(record.channels):
         _check_one_network(record)
         return "subnet"
-    return _STRUCTURES.get(_setting(record, "selection")["type"], "pruned") if record.round else "dense"
+    if record.round == 0:
+        return "dense"
+    selection = _setting(record, "selection")
+    if pattern := (selection.get("pattern") or {}).get("type"):
+        return _PATTERNS.get(pattern, "pattern")
+    return _STRUCTURES.get(selection["type"], "pruned")
 
 
 def _check_one_network(record: Record) -> None:

@@ -180,14 +180,14 @@ def save_page(
 
 def check_page_packages() -> None:
     """Raise OrchestratorError if `render` lacks a package, or has a version of one that it cannot read."""
-    with extra("plots", "the report page"):
+    with extra(None, "the report page"):
         import jinja2  # noqa: F401
     _datatables_script()
 
 
 def render(values: Mapping[str, Any]) -> str:
     """Return the page for the template's `values`. Raises OrchestratorError if a package is missing."""
-    with extra("plots", "the report page"):
+    with extra(None, "the report page"):
         from jinja2 import Environment, PackageLoader, StrictUndefined
         from markupsafe import Markup
 
@@ -223,7 +223,7 @@ def _datatables_script() -> str:
 
     itables itself is not imported, because that would load pandas for a second, only to read a file.
     """
-    with extra("plots", "the report page"):
+    with extra(None, "the report page"):
         package = importlib.util.find_spec("itables")
         if package is None or not package.submodule_search_locations:
             raise ImportError("No module named 'itables'")

@@ -75,7 +75,8 @@ def print_status(
     for record in records:
         groups.setdefault((record.experiment, record.seed, Quantity(record.objective)), []).append(record)
     for (experiment, seed, quantity), group in groups.items():
-        console.print(Text(plain(f"{experiment}, seed {seed}: {quantity.legend}"), style="bold"))
+        techniques = ", ".join(dict.fromkeys(record.technique for record in group if record.round)) or "dense"
+        console.print(Text(plain(f"{experiment}, seed {seed}: {techniques}, {quantity.legend}"), style="bold"))
         console.print(_status_table(group, quantity))
     for failure in failures:
         name, which, number = (plain(failure.get(field, "?")) for field in ("experiment", "seed", "round"))
@@ -208,14 +209,14 @@ def _seeds(rows: Sequence[Row]) -> list[int]:
 def _status_table(records: Iterable[Record], quantity: Quantity) -> Table:
     table = Table(box=box.SIMPLE_HEAD, padding=0)
     table.add_column("round", justify="right", no_wrap=True)
-    table.add_column("technique")  # the only column that a narrow terminal may wrap
+    table.add_column("key", no_wrap=True)
     measured = (quantity.column("val"), quantity.column("test"))
     for header in ("density", "compression", "kept", *measured, "epochs", "seconds", "MB"):
         table.add_column(header, justify="right", no_wrap=True)
     for record in records:
         table.add_row(
             str(record.round),
-            Text(plain(record.technique)),
+            record.key[:8],
             f"{record.density:.4g}",
             compression(record.compression),
             f"{record.weights_kept:,}",

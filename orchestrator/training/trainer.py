@@ -15,7 +15,7 @@ from functools import partial
 import torch
 from torch import nn
 
-from orchestrator.data.batches import Batch, Split
+from orchestrator.data.batches import Batch, Batches, Split
 from orchestrator.data.dataset import Data
 from orchestrator.errors import ConfigError, DamagedError
 from orchestrator.experiment import Experiment
@@ -30,7 +30,7 @@ from orchestrator.storage.store import JSON_BYTES
 from orchestrator.train_state import Tensors, TrainState
 from orchestrator.training import collectives
 from orchestrator.training.attempt import Attempt, OnStep, TakeProgress, check_progress
-from orchestrator.training.calibration import CalibrationBatches, measured_again
+from orchestrator.training.calibration import measured_again
 from orchestrator.training.divergence import check_epoch, check_start, check_step, check_test
 from orchestrator.training.evaluate import evaluate, evaluate_supernet
 from orchestrator.training.kept_networks import Networks
@@ -46,7 +46,7 @@ OnSnapshot = Callable[[int, TrainState], None]  # (epochs of the dense run, its 
 
 
 class Trainer:
-    """One worker's part of the training; model, data and loader processes live from round to round."""
+    """Do one worker's part of the training; keep model, data and loader processes from round to round."""
 
     def __init__(
         self,
@@ -62,7 +62,7 @@ class Trainer:
         self._step = Step(experiment, self.device)
         # A GPU would wait at each step. One of several workers must not stop while the others wait for its gradients.
         self._looks_at_steps = self.device.type == "cpu" and collectives.world_size() == 1
-        self.batches = CalibrationBatches(
+        self.batches = Batches(
             data,
             batch_size=self.training.batch_size,
             rank=collectives.rank(),
@@ -161,11 +161,11 @@ class Trainer:
 
     @property
     def max_progress_bytes(self) -> int:
-        """What a checkpoint of this model stays below by far: an optimizer has a few slots a weight, not ten."""
+        """Return a size that no checkpoint of this model reaches: an optimizer has a few slots a weight, not ten."""
         return 16 * sum(tensor.nbytes for tensor in model_tensors(self.module).values()) + JSON_BYTES
 
     def check(self, work: Train, progress: Progress) -> None:
-        """Raise DamagedError unless `work` can go on from `progress`."""
+        """Raise DamagedError unless `work` can resume from `progress`."""
         self.module = self.networks.network("student", work.structure)
         check_progress(progress, work, self.module, self.training, self.batches.steps_per_epoch)
 
@@ -197,7 +197,7 @@ class Trainer:
             on_step=on_step,
         )
         if resume:
-            attempt.go_on_from(resume)
+            attempt.resume_from(resume)
         return attempt
 
     def _step_of(self, work: Train) -> Step:

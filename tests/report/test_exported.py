@@ -165,7 +165,7 @@ def test_export_needs_the_packages_of_its_page_first(
     monkeypatch.setattr(DataSource, "load", never)
     monkeypatch.setitem(sys.modules, package, None)
     assert main(["export", str(storage), "--out", str(tmp_path / "deploy"), "--round", WIDE[1].key[:12]]) == 1
-    assert "pip install -e '.[plots]'" in capsys.readouterr().err
+    assert "pip install -e '.'" in capsys.readouterr().err
 
 
 def test_without_a_round_a_storage_of_two_models_names_the_recommended_ones(

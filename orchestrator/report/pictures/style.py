@@ -102,7 +102,7 @@ def drawing_style() -> Iterator[None]:
     The user's own style file is not used: it would change the picture, or ask for a TeX that is not installed. Names
     are not read as formulas, and the ids in an SVG are the same each time.
     """
-    with extra("plots", "pictures"):
+    with extra(None, "pictures"):
         from matplotlib import rc_context, rcParamsDefault
     style: dict[Any, Any] = {name: value for name, value in rcParamsDefault.items() if name != "backend"}
     style |= {"text.parse_math": False, "svg.fonttype": "none", "svg.hashsalt": "report", "text.color": INK}
