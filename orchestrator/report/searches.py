@@ -9,7 +9,7 @@ import contextlib
 import json
 import statistics
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from orchestrator.amc.agents import Random, Uniform
@@ -19,7 +19,7 @@ from orchestrator.formatting import duration
 from orchestrator.record import MODEL, Record
 from orchestrator.report.comparison import Comparison
 from orchestrator.report.page import Section, TextTable
-from orchestrator.report.pictures.searches import AgentCurve, RatioLine, ratios_picture, scores_picture
+from orchestrator.report.pictures.search_pictures import AgentCurve, RatioLine, ratios_picture, scores_picture
 
 RIVALS = (Uniform.__name__, Random.__name__)
 FEWEST = 3  # networks of a rank correlation
@@ -136,27 +136,26 @@ def _paragraphs(found: Sequence[Searched]) -> list[str]:
 
 
 def _line(name: str, own: Sequence[Searched], text: Callable[[float], str]) -> list[str]:
-    objective = own[0].record.objective
+    objective, proofs = own[0].record.objective, [each.proof for each in own]
 
-    def median(of: Callable[[Searched], float]) -> float:
-        return statistics.median(map(of, own))
+    def scores(final: bool) -> Iterator[str]:
+        """Yield the median scores of the agent and its rivals."""
+        for rival in (None, *RIVALS):
+            results = [proof.results[rival or proof.agent] for proof in proofs]
+            values = [result.final_score if final else result.score for result in results]
+            yield text(objective.gain(statistics.median(values)))
 
-    def value(of: Callable[[Searched], float]) -> str:
-        return text(objective.gain(median(of)))
-
-    proofs = [each.proof for each in own]
     known = [proof.correlation for proof in proofs if proof.correlation is not None]
-    agents = [lambda proof: proof.agent, *(lambda proof, rival=rival: rival for rival in RIVALS)]
     return [
         name,
         ", ".join(dict.fromkeys(proof.agent for proof in proofs)),
         str(max(result.evaluations for proof in proofs for result in proof.results.values())),
         ", ".join(dict.fromkeys(proof.found_by for proof in proofs)),
-        *(value(lambda each, of=of: each.proof.results[of(each.proof)].score) for of in agents),
-        *(value(lambda each, of=of: each.proof.results[of(each.proof)].final_score) for of in agents),
-        f"{median(lambda each: each.proof.scored):.0f}",
-        f"{median(lambda each: each.proof.epochs):.0f}",
-        duration(median(lambda each: each.proof.seconds)),
+        *scores(final=False),
+        *scores(final=True),
+        f"{statistics.median(proof.scored for proof in proofs):.0f}",
+        f"{statistics.median(proof.epochs for proof in proofs):.0f}",
+        duration(statistics.median(proof.seconds for proof in proofs)),
         f"{statistics.median(known):+.2f}" if known else "",
         text(statistics.median(each.record.test for each in own)),
     ]
