@@ -1,4 +1,4 @@
-"""Experiments that `orchestrator run NAME` knows: small ones, on data that an extra of this package holds."""
+"""Experiments that `orchestrator run NAME` knows: small ones, on data that a required package holds."""
 
 from __future__ import annotations
 

@@ -8,19 +8,24 @@ from typing import Any, get_args, get_type_hints
 
 from orchestrator.errors import ConfigError
 
+NOT_IN_KEY_IF_NONE = {"not in key": None}  # metadata of a field that came later: without it, keys are as they were
+
 
 def as_json(value: Any) -> Any:
     """Return a frozen dataclass as JSON with its type's name; every field counts, defaults included.
 
+    Only a field that came later, for what did not exist before, is left out where it is None (NOT_IN_KEY_IF_NONE).
     A dataclass with a `digest` of its content is written as that.
     """
     if _is_value(value):
         if isinstance(digest := getattr(value, "digest", None), str):
             return {"type": type(value).__name__, "digest": digest}
-        return {
-            "type": type_name(type(value)),
-            **{f.name: as_json(getattr(value, f.name)) for f in dataclasses.fields(value)},
+        fields = {
+            f.name: as_json(item)
+            for f in dataclasses.fields(value)
+            if (item := getattr(value, f.name)) is not None or f.metadata != NOT_IN_KEY_IF_NONE
         }
+        return {"type": type_name(type(value)), **fields}
     if isinstance(value, tuple):
         return [as_json(item) for item in value]
     return value

@@ -15,6 +15,7 @@ import torch
 
 from orchestrator.errors import ConfigError, DensityError
 from orchestrator.experiment import Experiment, Problem
+from orchestrator.ofa.front_state import FrontState
 from orchestrator.ofa.phases import Phases
 from orchestrator.pruning import resolve_criterion
 from orchestrator.pruning.candidate import Chosen, Generation
@@ -88,7 +89,7 @@ def _found_in_supernet(experiment: Experiment, phases: Phases, rounds: Rounds, i
     assert supernet is not None
     assert search is not None
     seed = derive(experiment.seed, "search")
-    begun = rounds.search(index, lambda: search.begin(supernet, place, seed))
+    begun = rounds.search(index, lambda: FrontState(search, supernet, place, seed))
     assert begun is not None
     step, state = begun.step(rounds.scores(trained.key)), TrainState(trained.state().model)
     if isinstance(step, Generation):
@@ -173,7 +174,7 @@ def check_path(experiment: Experiment, problem: Problem, keep: tuple[int, ...]) 
         check_rewind(epoch, experiment.training, experiment.epochs_of_dense_round())
     if experiment.phases:
         if (search := experiment.phases.search) and problem.supernet:
-            search.searches(problem.supernet, experiment.seed)  # which looks whether some network meets each budget
+            FrontState(search, problem.supernet, 0, experiment.seed)  # it looks whether some network meets each budget
         return
     weights = {name: torch.empty(shape, device="meta") for name, shape in problem.prunable.items()}
     view = View(

@@ -34,12 +34,13 @@ class Record:
     test_NAME for each metric of the task; `history`: the same per epoch (without test). A round that trains no epoch
     has no train_loss and an empty history. `layers`: kept
     and all weights of each prunable tensor; `unpruned`: those of every other weight tensor, which only a round that
-    removes channels can make smaller. `epochs`: trained in this round.
+    removes channels can make smaller. `unstructured`: the prunable tensors that the selection's pattern does not
+    divide. `epochs`: trained in this round.
     `channels`, of a round that removed some: the `unit` that the density counts, exact [kept, dense] counts of
     `parameters` and `macs`, and the configuration `kept`, which the model's tensors belong to. `search`, of a round
     whose structure was searched for: what it found and cost, and its rivals (see `AmcSearch`). Two runs of the same
-    settings may differ in `seconds`, also those of `search`, `samples_per_second`, `attempts`, `finished_at` and
-    `versions`, and in nothing else.
+    settings may differ in `seconds`, also those of `search`, `samples_per_second`, `attempts`, `finished_at`,
+    `versions` and `processor` (of the first worker; "" where it is not known), and in nothing else.
     """
 
     key: Key
@@ -67,7 +68,9 @@ class Record:
     channels: dict[str, Any] | None = None
     search: dict[str, Any] | None = None
     unpruned: dict[str, Counts] = field(default_factory=dict)
+    unstructured: list[str] = field(default_factory=list)
     blobs: dict[str, Blob] = field(default_factory=dict)
+    processor: str = ""
     format: Count = FORMAT
 
     def file(self, name: str) -> str:

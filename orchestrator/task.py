@@ -51,7 +51,8 @@ class Task(Protocol):
     Three methods are optional: `outputs(outputs)` turns what the model returns into what the metrics take,
     `check_outputs(outputs, model_arguments)` raises ConfigError for outputs that do not fit the data, and
     `divergence(outputs, taught, targets, temperature)` measures how far a network is from its teacher, as a sum over
-    the batch, for `Distillation`.
+    the batch, for `Distillation`. An optional `class_dim` is the dimension of the outputs that counts classes: exported
+    files are asked how many of their predictions are those of the network.
     """
 
     @property
@@ -74,6 +75,7 @@ class Classification:
 
     label_smoothing: float = 0.0
     objective: ClassVar[str] = "accuracy"
+    class_dim: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
         fraction("Classification.label_smoothing", self.label_smoothing, zero=True)
@@ -140,6 +142,7 @@ class Segmentation:
 
     ignore: int = 255
     objective: ClassVar[str] = "mean_iou"
+    class_dim: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
         whole("Segmentation.ignore", self.ignore)
@@ -209,6 +212,7 @@ class Tokens:
 
     ignore: int = -100
     unit: str = "token"
+    class_dim: ClassVar[int] = -1
 
     def __post_init__(self) -> None:
         whole("Tokens.ignore", self.ignore)

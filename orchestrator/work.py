@@ -289,7 +289,7 @@ class Trained:
     `state`: of the averaged model, where the training has one. `test`: the final network's metrics on test data, and
     the loss as "loss". `seconds`: time spent on it, over the attempts that it goes back to. `snapshots`: the state
     after each epoch of the work's `keep` that this attempt passed. `start_val`: validation metrics of a round that
-    trained no epoch, whose `history` is empty.
+    trained no epoch, whose `history` is empty. `processor`: the name of the first worker's, its GPU where it has one.
     """
 
     state: TrainState
@@ -299,6 +299,7 @@ class Trained:
     samples_per_second: float
     attempts: int = 1
     workers: int = 1
+    processor: str = ""
     snapshots: Mapping[int, TrainState] = field(default_factory=dict)
     start_val: Mapping[str, float] | None = None
 

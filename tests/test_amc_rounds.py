@@ -14,7 +14,7 @@ import torch
 from searching import AMC, SEARCHED, begun, scored, searching, works
 from torch.utils.data import Dataset, TensorDataset
 
-from orchestrator import Amc, Explicit, FineTuning, OneShot
+from orchestrator import Amc, FineTuning, OneShot
 from orchestrator.__main__ import main
 from orchestrator.amc.agents import Cem, Evolution
 from orchestrator.amc.ddpg import Ddpg
@@ -25,6 +25,7 @@ from orchestrator.driver import Driver
 from orchestrator.errors import ConfigError, DamagedError
 from orchestrator.experiment import Experiment, round_keys, round_settings
 from orchestrator.problem import load_problem
+from orchestrator.pruning import Explicit
 from orchestrator.pruning.macs import count_macs
 from orchestrator.record import Record
 from orchestrator.schedules import Constant

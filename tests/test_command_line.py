@@ -272,7 +272,7 @@ def test_report_without_a_package_still_shows_the_table(folder, tmp_path, monkey
     assert main(["report", str(folder), "--out", str(tmp_path)]) == 1
     out, err = capsys.readouterr()
     assert any(line.split()[:4] == ["*", "2", "0.25", "4.0x"] for line in out.splitlines())
-    assert err.endswith("-m pip install -e '.[plots]' -c constraints.txt in the folder of this project\n")
+    assert err.endswith("-m pip install -e '.' -c constraints.txt in the folder of this project\n")
     assert err.count("\n") == 1
     assert (tmp_path / "report.csv").exists()
 

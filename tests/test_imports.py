@@ -36,7 +36,7 @@ LAYERS = (
     ("data", "experiment"),
     ("models", "search"),
     ("training",),
-    ("rehearsal", "model_check"),
+    ("rehearsal", "model_check", "token_check"),
     ("problem",),
     ("rounds",),
     ("plan",),

@@ -10,7 +10,7 @@ from typing import Any
 from orchestrator.amc.agents import AgentSettings, Cem
 from orchestrator.amc.bounds import Budget, Sizes
 from orchestrator.amc.cost import SEARCH_UNITS, SearchUnit
-from orchestrator.amc.decisions import channel_budget, kept_channels, kept_weights, weight_budget
+from orchestrator.amc.decisions import channel_budget, group_sizes, kept_weights, weight_budget
 from orchestrator.amc.latency import LatencyTable
 from orchestrator.amc.ratio_search import (
     RIVALS,
@@ -22,9 +22,12 @@ from orchestrator.amc.ratio_search import (
     SearchSettings,
 )
 from orchestrator.errors import ConfigError
+from orchestrator.field_json import NOT_IN_KEY_IF_NONE
 from orchestrator.pruning.candidate import Chosen, Generation, Reconstruction, Score, Scoring, SearchCandidate
+from orchestrator.pruning.channels.budget import keep_sizes
 from orchestrator.pruning.geometry import Geometry
 from orchestrator.pruning.masks import count_true
+from orchestrator.pruning.patterns import Pattern, capacities, check_is_pattern, check_pattern, without_pattern
 from orchestrator.pruning.selection import Selection
 from orchestrator.pruning.structure import FewerChannels, Masks, Structure
 from orchestrator.pruning.view import View
@@ -41,7 +44,7 @@ class Amc(Selection):
 
     `unit`: what the density counts: macs, parameters, prunable weights, or latency by `table`. `mode`: "channels" takes
     whole channels out, `round_to` of a layer together; "weights" removes single ones. Within a layer the criterion
-    decides. Layers that share channels keep the same number.
+    decides, and the zeros follow `pattern` with mode="weights". Layers that share channels keep the same number.
 
     The `agent` asks for `evaluations` candidates, a `generation` at a time, and so does each of its rivals, `Uniform`
     and `Random`. A candidate is trained for `tune_epochs` and then scored on validation data. The best `finalists` of
@@ -65,6 +68,7 @@ class Amc(Selection):
     round_to: int = 8
     mode: Mode = "channels"
     table: LatencyTable | None = None
+    pattern: Pattern | None = field(default=None, metadata=NOT_IN_KEY_IF_NONE)
     take: str = BEST
     ratios: InitVar[object] = None  # a field of `Channels`, which is refused here by a sentence
 
@@ -80,6 +84,9 @@ class Amc(Selection):
         one_of("Amc.take", self.take, (BEST, *(type(agent).__name__ for agent in (self.agent, *RIVALS))))
         if self.mode == "weights" and self.reconstruct == "least_squares":
             raise ConfigError("Amc.reconstruct must be none or bn with mode='weights', whose layers keep all inputs")
+        check_is_pattern("Amc.pattern", self.pattern)
+        if self.pattern and self.mode != "weights":
+            raise ConfigError(f"Amc.pattern must be None unless mode is 'weights', got {self.pattern}")
         if self.table is not None and self.unit != "latency":
             raise ConfigError(f"Amc.table must be None unless unit is 'latency', got a table with unit {self.unit!r}")
         if self.table is None and self.unit == "latency":
@@ -108,7 +115,12 @@ class Amc(Selection):
         """Raise ConfigError for a density that cannot be reached, and for an agent that needs more evaluations."""
         if view.min_kept_per_layer:
             raise ConfigError("min_kept_per_layer must be 0 with Amc, which decides what each layer keeps")
+        if self.pattern:
+            check_pattern(self.pattern, view.shapes)
         RatioSearch(self.settings, self.budget(view, density), seed=0)
+
+    def unstructured(self, shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
+        return without_pattern(self.pattern, shapes)
 
     def select(self, view: View, density: float) -> Structure:
         """Raise ConfigError: a search needs scores of trained networks."""
@@ -138,7 +150,8 @@ class Amc(Selection):
         """Return what the search chooses from, within `density` of the dense network. Raises ConfigError."""
         sizes, geometry = _dense_sizes(view), view.geometry or Geometry()
         if self.mode == "weights":
-            alive = {name: count_true(view.masks[name]) if view.masks else size for name, size in sizes.items()}
+            most = dict(zip(sizes, capacities(self.pattern, view.shapes.values()), strict=True))
+            alive = {n: min(most[n], count_true(view.masks[n]) if view.masks else size) for n, size in sizes.items()}
             return weight_budget(
                 alive,
                 density,
@@ -148,6 +161,9 @@ class Amc(Selection):
                 macs=geometry.macs,
                 parameters=geometry.parameters,
                 shapes=geometry.shapes,
+                steps={
+                    n: self.pattern.size for n, s in view.shapes.items() if self.pattern and self.pattern.divides(s)
+                },
             )
         if view.graph is None:
             raise ConfigError("Amc needs the graph of the network's channels: View(graph=trace_channels(...))")
@@ -166,9 +182,10 @@ class Amc(Selection):
         """Return the structure whose decisions keep these sizes, by the criterion of `view`."""
         how: dict[str, Any] = {"criterion": view.criterion, "gradients": view.gradients}
         if self.mode == "weights":
-            return Masks(kept_weights(view.weights, sizes, masks=view.masks, **how))
+            return Masks(kept_weights(view.weights, sizes, masks=view.masks, pattern=self.pattern, **how))
         assert view.graph is not None  # `budget` needs it too
-        kept = kept_channels(view.graph, view.weights, sizes, kept=view.structure.channels, **how)
+        by_group = group_sizes(view.graph, view.weights, sizes)
+        kept = keep_sizes(view.graph, view.weights, by_group, kept=view.structure.channels, **how)
         return FewerChannels(kept, view.graph, self.unit if self.unit == "parameters" else "macs")
 
 

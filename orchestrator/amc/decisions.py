@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,10 +13,10 @@ from orchestrator.amc.cost import ChannelCost, Cost, SearchUnit, Widths, free_gr
 from orchestrator.amc.latency import LatencyCost, LatencyTable
 from orchestrator.amc.layer_shape import LayerShape
 from orchestrator.errors import ConfigError
-from orchestrator.pruning.channels.budget import keep_sizes
 from orchestrator.pruning.channels.graph import ChannelGraph, Kept
 from orchestrator.pruning.criteria import Criterion, magnitude
 from orchestrator.pruning.global_magnitude import prune_globally
+from orchestrator.pruning.patterns import Pattern
 from orchestrator.validate import whole
 
 
@@ -71,39 +72,35 @@ def weight_budget(
     macs: int = 0,
     parameters: int = 0,
     shapes: Mapping[str, LayerShape] | None = None,
+    steps: Mapping[str, int] | None = None,
 ) -> Budget:
     """Return the budget of a search for per-layer densities: one decision for each prunable weight.
 
     `alive`: how many elements of each the parent round left. `sizes`: of the dense network; `uses`: how often each
-    element multiplies for one sample; `macs`, `parameters`: of the dense network. Raises ConfigError as `Budget` does.
+    element multiplies for one sample; `macs`, `parameters`: of the dense network. `steps`: how many weights go together
+    in the layers where it is not one. Raises ConfigError as `Budget` does.
     """
     cost = weight_cost(unit, uses, macs=macs, parameters=parameters, sizes=sizes)
     maxima = [alive[name] for name in sizes]
     parts, total = cost.parts(maxima), cost(maxima)
     decisions = [
-        Decision(name, count, 1, _traits((shapes or {}).get(name.rpartition(".")[0]), parts[name] / total))
+        Decision(
+            name,
+            count,
+            (steps or {}).get(name, 1),
+            _traits((shapes or {}).get(name.rpartition(".")[0]), parts[name] / total),
+        )
         for name, count in zip(sizes, maxima, strict=True)
     ]
     return Budget(tuple(decisions), cost, density, cost(list(sizes.values())), unit)
 
 
-def kept_channels(
-    graph: ChannelGraph,
-    weights: Mapping[str, Tensor],
-    sizes: Sequence[int],
-    *,
-    kept: Kept | None = None,
-    criterion: Criterion = magnitude,
-    gradients: Mapping[str, Tensor] | None = None,
-) -> Kept:
-    """Return the configuration that keeps so many channels of each free group, those of highest score.
-
-    `weights` are the prunable ones of the network that `kept` leaves, `sizes` those of the free groups in order.
-    """
+def group_sizes(graph: ChannelGraph, prunable: Mapping[str, object], sizes: Sequence[int]) -> list[int]:
+    """Return how many channels each group keeps: those of `sizes` in the free groups, and all in the others."""
     by_group = [group.size for group in graph.groups]
-    for place, size in zip(free_groups(graph, weights), sizes, strict=True):
+    for place, size in zip(free_groups(graph, prunable), sizes, strict=True):
         by_group[place] = size
-    return keep_sizes(graph, weights, by_group, kept=kept, criterion=criterion, gradients=gradients)
+    return by_group
 
 
 def kept_weights(
@@ -113,13 +110,15 @@ def kept_weights(
     masks: Mapping[str, Tensor] | None = None,
     criterion: Criterion = magnitude,
     gradients: Mapping[str, Tensor] | None = None,
+    pattern: Pattern | None = None,
 ) -> dict[str, Tensor]:
-    """Return masks that keep so many elements of each weight, those of highest score within `masks`."""
+    """Return masks that keep so many elements of each weight, those of highest score within `masks`, by `pattern`."""
     found: dict[str, torch.Tensor] = {}
     for (name, weight), size in zip(weights.items(), sizes, strict=True):
         own = {name: masks[name]} if masks else None
         slopes = {name: gradients[name]} if gradients else None
-        found |= prune_globally({name: weight}, size / weight.numel(), masks=own, criterion=criterion, gradients=slopes)
+        how: dict[str, Any] = {"criterion": criterion, "gradients": slopes, "pattern": pattern}
+        found |= prune_globally({name: weight}, size / weight.numel(), masks=own, **how)
     return found
 
 

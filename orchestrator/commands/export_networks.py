@@ -7,7 +7,7 @@ from typing import Annotated
 
 import tyro
 
-from orchestrator.commands.storage_argument import Storage, existing_ledger
+from orchestrator.commands.storage_argument import Storage, ledger_with_rounds
 from orchestrator.formatting import print_problems
 
 
@@ -25,7 +25,8 @@ def export(
         tuple[str, ...],
         tyro.conf.arg(
             metavar="FORMAT ...",
-            help="Of packed, packed-fp16, onnx, onnx-fp16, onnx-int8, pte, coreml. Default: all that are installed.",
+            help="Of packed, packed-fp16, packed-int8, onnx, onnx-fp16, onnx-int8, pte, coreml. Default: all that are "
+            "installed.",
         ),
     ] = (),
     data: Annotated[
@@ -53,5 +54,5 @@ def export(
     from orchestrator.files import expand_home
 
     folder = Path(expand_home(str(out)))
-    problems = export.write(existing_ledger(storage), folder, rounds=round, formats=formats, data=data, trust=trust)
+    problems = export.write(ledger_with_rounds(storage), folder, rounds=round, formats=formats, data=data, trust=trust)
     return print_problems(problems)

@@ -29,7 +29,7 @@ def digits() -> Data:
 
     Alpaydin and Kaynak 1998; scikit-learn holds them. Raises DataError without scikit-learn.
     """
-    with extra("digits", "data 'digits'", DataError):
+    with extra(None, "data 'digits'", DataError):
         from sklearn.datasets import load_digits
     source = load_digits()
     images, labels = torch.from_numpy(source.images / 16).float().unsqueeze(1), torch.from_numpy(source.target)

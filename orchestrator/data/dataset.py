@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol, TypeGuard, runtime_checkable
+from typing import Any, Literal, Protocol, TypeGuard, cast, runtime_checkable
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, TensorDataset
+from torch.utils.data import Dataset, Subset, TensorDataset
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
@@ -33,6 +33,14 @@ class InBlocks(Samples, Protocol):
 
     def fetch(self, indices: Sequence[int], ahead: Sequence[int]) -> None:
         """Start to read the blocks of `indices`, then of `ahead`, into this process, and drop all others."""
+        ...
+
+
+class Augmenting(Samples, Protocol):
+    """Samples whose `__getitem__` changes them at random, and that say how they are without."""
+
+    def unaugmented(self) -> Samples:
+        """Return the same samples in the same order, without random changes."""
         ...
 
 
@@ -75,9 +83,10 @@ class Data:
     with the inputs: a tensor, a tuple of arguments, or a dict of named ones.
 
     A TensorDataset(inputs, targets) is kept in the device's memory, unless it is a subclass or `collate` is given.
-    Loader processes read any other data set by its `__getitem__`. They are forked before this process has read a
-    sample or asked for a length. So a data set may open its file at the first sample; the function that makes it must
-    not.
+    Loader processes read any other data set by its `__getitem__`. If that augments, give the data set a method
+    `unaugmented()` (see `Augmenting`): a search calibrates on such samples, and takes them as they come without it.
+    The processes are forked before this process has read a sample or asked for a length. So a data set may open its
+    file at the first sample; the function that makes it must not.
 
     - `val`: if None, cut from `train` by a seed that never changes.
     - `model_arguments`: arguments of the model's function by name, such as num_classes or vocabulary. The function
@@ -125,6 +134,14 @@ class Data:
 def is_tensors(samples: object) -> TypeGuard[TensorDataset]:
     """Return whether `samples` returns its tensors unchanged; a subclass of TensorDataset may change them."""
     return type(samples) is TensorDataset
+
+
+def unaugmented(samples: Samples) -> Samples:
+    """Return `samples` without random changes, if the data set has `unaugmented()`; else as they are."""
+    if type(samples) is Subset:
+        return Subset(cast(Dataset[Any], unaugmented(cast(Samples, samples.dataset))), samples.indices)
+    plain = getattr(samples, "unaugmented", None)
+    return cast(Augmenting, samples).unaugmented() if callable(plain) else samples
 
 
 class KnownSamples(Dataset[tuple[Tensor, int]]):

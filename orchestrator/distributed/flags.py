@@ -140,7 +140,7 @@ def refuse_fields(arguments: Sequence[str], kind: type[Flags], load: Callable[[]
     The message says how --set changes it.
     """
     known = {field.name for field in dataclasses.fields(kind)} | {"set", "help", "target_accuracy"}
-    for argument, after in zip(arguments, (*arguments[1:], ""), strict=True):
+    for argument, after in zip(arguments, [*arguments, ""][1:], strict=True):
         name, equals, value = argument.removeprefix("--").partition("=")
         if not argument.startswith("--") or name.replace("-", "_") in known or (experiment := load()) is None:
             continue

@@ -30,6 +30,7 @@ _STRUCTURES = {  # by the name of the selection
     "Filters": "filters",
     "Channels": "channels",
 }
+_PATTERNS = {"Blocks": "blocks", "AtMost": "n-of-m"}  # by the name of the selection's pattern
 
 
 def find_round(records: Iterable[Record], key: str) -> Record:
@@ -66,20 +67,24 @@ def check_code(records: Iterable[Record], trusted: Iterable[str] = ()) -> None:
     """
     trusted = set(trusted)
     for record in records:
-        for name in ("model", "data"):
-            spec = str(_setting(record, name))
-            ours = is_ours(spec) if name == "model" else ":" not in spec
-            if not ours and spec not in trusted:
+        for name, spec in named_code(record).items():
+            if spec not in trusted:
+                what = "class" if name == "task" else "function"
                 raise ConfigError(
-                    f"round {record.key[:12]} names a function for its {name}, {spec!r}: pass --trust {spec} "
-                    "if that is code of yours that may run here"
+                    f"round {record.key[:12]} names a {what} for its {name}, {spec!r}: pass --trust {spec} if that is "
+                    "code of yours that may run here"
                 )
-        own = class_of_task(_setting(record, "task"))
-        if own is not None and own not in trusted:
-            raise ConfigError(
-                f"round {record.key[:12]} names a class for its task, {own!r}: pass --trust {own} if that is code of "
-                "yours that may run here"
-            )
+
+
+def named_code(record: Record) -> dict[str, str]:
+    """Return the functions and the class of the user's that a record names for its model, data and task, by these."""
+    found: dict[str, str] = {}
+    for name in ("model", "data"):
+        spec = str(_setting(record, name))
+        if not (is_ours(spec) if name == "model" else ":" not in spec):
+            found[name] = spec
+    own = class_of_task(_setting(record, "task"))
+    return found if own is None else {**found, "task": own}
 
 
 def source_of(records: Sequence[Record], root: str | None) -> DataSource:
@@ -127,14 +132,19 @@ def side_by_side(ledger: Ledger, records: Sequence[Record], data: Data, task: Ta
 
 
 def structure(record: Record) -> str:
-    """What was removed from a round's network: unstructured, n-of-m, filters, channels; dense for nothing.
+    """What was removed from a round's network: unstructured, blocks, n-of-m, filters, channels; dense for nothing.
 
     "subnet" is a network that was found in a supernet. Raises ConfigError for the supernet itself.
     """
     if is_elastic(record.channels):
         _check_one_network(record)
         return "subnet"
-    return _STRUCTURES.get(_setting(record, "selection")["type"], "pruned") if record.round else "dense"
+    if record.round == 0:
+        return "dense"
+    selection = _setting(record, "selection")
+    if pattern := (selection.get("pattern") or {}).get("type"):
+        return _PATTERNS.get(pattern, "pattern")
+    return _STRUCTURES.get(selection["type"], "pruned")
 
 
 def _check_one_network(record: Record) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from orchestrator.export.coreml_file import save_coreml
 from orchestrator.export.measure import DataSource, Measurement, measure
 from orchestrator.export.onnx_file import save_onnx, save_onnx_half, save_onnx_int8
 from orchestrator.export.originals import Candidate, Original, TestSet
-from orchestrator.export.packed_file import save_packed
+from orchestrator.export.packed_file import WeightType, save_packed
 from orchestrator.export.proof import Artifact, ExportedNetworks, Facts, Skipped, remove_exported
 from orchestrator.export.pte_file import save_pte
 from orchestrator.export.real_samples import calibration_inputs
@@ -27,12 +27,14 @@ from orchestrator.validate import one_of
 FORMATS = {  # name to the ending of its files
     "packed": ".safetensors",
     "packed-fp16": ".fp16.safetensors",
+    "packed-int8": ".int8.safetensors",
     "onnx": ".onnx",
     "onnx-fp16": ".fp16.onnx",
     "onnx-int8": ".int8.onnx",
     "pte": ".pte",
     "coreml": ".mlpackage.zip",
 }
+PACKED: Mapping[str, WeightType] = {"packed": "exact", "packed-fp16": "float16", "packed-int8": "int8"}
 FAITHFUL = ("packed", "onnx", "pte")  # float32: must do what the network does; no Mac has tried Core ML's yet
 POINTS = 0.001  # that the objective of a faithful file may differ by, or as a part of it where it is above 1
 DOWNLOAD_LEVEL = 9  # of zstd
@@ -102,7 +104,7 @@ class _Writer:
 
     def write(self, name: str) -> Path:
         candidate, path = self._candidate, self.path(name)
-        if name.startswith("packed"):
+        if name in PACKED:
             return save_packed(
                 candidate.module,
                 path,
@@ -111,7 +113,7 @@ class _Writer:
                 arguments=candidate.arguments,
                 channels=candidate.channels,
                 example=candidate.example,
-                half=name == "packed-fp16",
+                weights=PACKED[name],
             )
         if name == "pte":
             return save_pte(candidate.module, path, candidate.example)
@@ -175,6 +177,7 @@ def _measured(original: Original, name: str, path: Path) -> Artifact | Skipped:
         objective=original.objective if found else None,
         metrics=found.metrics if found else {},
         relative_error=found.relative_error if found else None,
+        equal_predictions=found.equal_predictions if found else None,
         speed=found.speed if found else None,
         not_run=reason,
     )

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, TypeAlias, get_args
 
 import torch
 from safetensors import SafetensorError
@@ -26,6 +26,7 @@ from orchestrator.export.converting import check_weights
 from orchestrator.export.example import ExampleInputs, observe
 from orchestrator.export.imagenet import imagenet_example
 from orchestrator.export.interface import Interface
+from orchestrator.export.packed_int8 import SCALE, quantised, restored
 from orchestrator.export.streams import Layout, pack, unpack
 from orchestrator.files import atomic_write
 from orchestrator.models.build import build_model, is_ours
@@ -34,9 +35,11 @@ from orchestrator.pruning.channels.graph import Kept
 from orchestrator.pruning.channels.shrink import shrink
 from orchestrator.train_state import Tensors
 from orchestrator.training.state import model_tensors
-from orchestrator.validate import json_options
+from orchestrator.validate import json_options, one_of
 
-PACKED_FORMAT = 2  # 1: of labelled images alone
+PACKED_FORMAT = 3  # 1: of labelled images alone; 2: masks as bits, float32 as it is in memory
+WeightType: TypeAlias = Literal["exact", "float16", "int8"]
+WEIGHT_TYPES: tuple[WeightType, ...] = get_args(WeightType)
 
 _Tensor = Annotated[
     tuple[str, tuple[Count, ...], Count | None],
@@ -78,7 +81,7 @@ def save_packed(
     arguments: Mapping[str, Any] | None = None,
     channels: Kept | None = None,
     example: ExampleInputs | None = None,
-    half: bool = False,
+    weights: WeightType = "exact",
     fold: bool = False,
 ) -> Path:
     """Write `module` as a packed file and return its path; the module is left as it is.
@@ -87,15 +90,16 @@ def save_packed(
     (see `Data.model_arguments`); `channels` is the configuration of those that are left where some were removed (as
     `fewer_channels` gives it). `example`: real inputs, of which the file says names, types and shapes; without it the
     file says nothing of them. Of a classifier of torchvision or timm for ImageNet's images both may be left out.
-    `half`: weights of two or more dimensions as float16, biases and statistics of norms stay as they are. `fold`: batch
-    norm is folded into the convolutions first, which is checked on the example. Without either the loaded module is
-    equal bit by bit, but for the sign of zeros.
+    `weights`: those of two or more dimensions as "float16", or as "int8" with a scale a channel (see `quantised`);
+    biases and statistics of norms stay as they are. `fold`: batch norm is folded into the convolutions first, which is
+    checked on the example. Without either the loaded module is equal bit by bit, but for the sign of zeros.
 
     Raises ConfigError if `model` builds another network or JSON cannot hold its options or arguments, ExportError for
-    a weight that float16 cannot hold, an example that the network does not take, a flow that cannot be traced or a
-    function that would change (`fold`), or a file that cannot be written.
+    a weight that float16 or int8 cannot hold, an example that the network does not take, a flow that cannot be traced
+    or a function that would change (`fold`), or a file that cannot be written.
     """
     path = Path(path)
+    store = _STORED[one_of("weights", weights, WEIGHT_TYPES)]
     check_weights(module)
     if example is None and arguments is None and is_classifier(model):
         example, arguments = imagenet_example(module)
@@ -111,7 +115,7 @@ def save_packed(
     whole = model_tensors(module)
     if problem := _difference(_whole(whole), _whole(model_tensors(network.build()))):
         raise ConfigError(f"model, options, arguments and channels must build the network, got {model!r}: {problem}")
-    layouts, streams = pack(_halved(whole) if half else whole)
+    layouts, streams = pack(store(whole))
     tensors = {name: [layout.dtype, layout.shape, layout.kept] for name, layout in layouts.items()}
     with atomic_write(path) as temporary:
         temporary.write_bytes(_sealed({"format": PACKED_FORMAT, **asdict(network), "tensors": tensors}, streams))
@@ -134,15 +138,16 @@ def load_packed(path: str | Path, *, model: str | None = None) -> nn.Module:
     except (ConfigError, ExportError) as error:
         raise ConfigError(f"{path} cannot be built by this installation: {error}") from error
     mine = model_tensors(module)
-    stored = {name: replace(layout, kept=None) for name, layout in layouts.items()}
     expected = _whole(mine)
+    scales = {name + SCALE for name, layout in layouts.items() if layout.dtype == "int8"}
+    stored = {name: replace(layout, kept=None) for name, layout in layouts.items() if name not in scales}
     for name, layout in stored.items():
-        if name in mine and layout.dtype == "float16":
+        if name in mine and (layout.dtype == "float16" or name + SCALE in scales & layouts.keys()):
             stored[name] = replace(layout, dtype=expected[name].dtype)
     if problem := _difference(stored, expected):
         raise DamagedError(f"{path}: this installation's {network.model!r} is another network: {problem}")
     with torch.no_grad():
-        for name, tensor in unpack(layouts, streams, str(path)).items():
+        for name, tensor in restored(unpack(layouts, streams, str(path)), str(path)).items():
             mine[name].copy_(tensor)
     return module
 
@@ -222,8 +227,15 @@ def _halved(tensors: Mapping[str, Tensor]) -> Tensors:
         if tensor.dtype == torch.float32 and tensor.ndim >= 2:
             found[name] = tensor.half()
             if not found[name].isfinite().all():
-                raise ExportError(f"float16 holds finite values up to 65504, but {name} has others: leave `half` out")
+                raise ExportError(f"float16 holds finite values up to 65504, but {name} has others: leave it out")
     return found
+
+
+_STORED: Mapping[WeightType, Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]]] = {
+    "exact": lambda tensors: tensors,
+    "float16": _halved,
+    "int8": quantised,
+}
 
 
 def _sealed(content: dict[str, Any], streams: Tensors) -> bytes:

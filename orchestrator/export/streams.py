@@ -1,4 +1,4 @@
-"""Tensors as a few compressed streams: kept values by byte plane, one bit a weight for where they stand, zstd.
+"""Tensors as a few compressed streams: kept values by byte plane, a bit a weight or a gap for where they stand, zstd.
 
 Of the tensors that are mostly zeros only the others' values are stored. All values of one type make one stream, byte
 plane by byte plane: exponents compress when they stand together, mantissas never do. zstd's lowest level is the right
@@ -16,10 +16,12 @@ import torch
 from torch import Tensor
 
 from orchestrator.errors import DamagedError
+from orchestrator.export.gaps import decode_gaps, encode_gaps, gap_bytes
 from orchestrator.train_state import Tensors
 
 ZSTD_LEVEL = 1
-MASKS = "masks"
+MASKS, GAPS = "masks", "gaps"  # two ways to store where values stand
+FEW = 0.2  # density below which gaps are the smaller way
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ def pack(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Layout], Tensors]:
     """
     layouts: dict[str, Layout] = {}
     values: dict[str, list[Tensor]] = {}
-    bits: list[Tensor] = []
+    masks: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
         flat = tensor.detach().cpu().contiguous().view(-1)
         dtype = str(flat.dtype).removeprefix("torch.")
@@ -54,14 +56,27 @@ def pack(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Layout], Tensors]:
         kept = int(mask.count_nonzero())
         masked = 8 * flat.element_size() * (flat.numel() - kept) > flat.numel()  # bits saved against bits of a mask
         if masked:
-            bits.append(mask)
+            masks[name] = mask
             flat = flat[mask]
         layouts[name] = Layout(dtype, tuple(tensor.shape), kept if masked else None)
         values.setdefault(dtype, []).append(flat)
     streams = {dtype: _compress(_planes(torch.cat(parts))) for dtype, parts in values.items()}
-    if bits:
-        streams[MASKS] = _compress(torch.from_numpy(np.packbits(torch.cat(bits).numpy())))
+    for stream, names in _masked(layouts).items():
+        flags = torch.cat([masks[name] for name in names]).numpy()
+        streams[stream] = _compress(torch.from_numpy(encode_gaps(flags) if stream == GAPS else np.packbits(flags)))
     return layouts, streams
+
+
+def _masked(layouts: Mapping[str, Layout]) -> dict[str, list[str]]:
+    """Return the names of the tensors whose masks each stream holds: those with few values as gaps.
+
+    They stand in order of density, so that neighbours compress alike.
+    """
+    found: dict[str, list[str]] = {}
+    density = {name: layout.kept / layout.size for name, layout in layouts.items() if layout.kept is not None}
+    for name in sorted(density, key=density.__getitem__):
+        found.setdefault(GAPS if density[name] < FEW else MASKS, []).append(name)
+    return found
 
 
 def unpack(layouts: Mapping[str, Layout], streams: Mapping[str, Tensor], file: str) -> Tensors:
@@ -71,7 +86,7 @@ def unpack(layouts: Mapping[str, Layout], streams: Mapping[str, Tensor], file: s
     """
     masks = _unpack_masks(layouts, streams, file)
     kinds = {layout.dtype for layout in layouts.values()}
-    if streams.keys() - {MASKS} != kinds:
+    if streams.keys() - {MASKS, GAPS} != kinds:
         raise DamagedError(f"{file}: it must hold values of {sorted(kinds)}, got {sorted(streams)}")
     values = {kind: _unpack_values(kind, layouts, streams[kind], file) for kind in kinds}
     place = dict.fromkeys(kinds, 0)
@@ -87,18 +102,22 @@ def unpack(layouts: Mapping[str, Layout], streams: Mapping[str, Tensor], file: s
 
 
 def _unpack_masks(layouts: Mapping[str, Layout], streams: Mapping[str, Tensor], file: str) -> Tensors:
-    masked = {name: layout for name, layout in layouts.items() if layout.kept is not None}
-    if not masked:
-        return {}
-    if MASKS not in streams:
-        raise DamagedError(f"{file}: the masks of {', '.join(list(masked)[:3])} are missing")
-    count = sum(layout.size for layout in masked.values())
-    packed = _decompress(streams[MASKS], -(-count // 8), file)
-    bits = torch.from_numpy(np.unpackbits(packed.numpy(), count=count)).bool()
-    found = dict(zip(masked, bits.split([layout.size for layout in masked.values()]), strict=True))
+    found: Tensors = {}
+    for stream, names in _masked(layouts).items():
+        if stream not in streams:
+            raise DamagedError(f"{file}: the masks of {', '.join(names[:3])} are missing")
+        sizes = [layouts[name].size for name in names]
+        count, kept = sum(sizes), sum(layouts[name].stored for name in names)
+        if stream == GAPS:
+            flags = decode_gaps(_decompress(streams[GAPS], gap_bytes(kept, count), file).numpy(), count)
+        else:
+            flags = np.unpackbits(_decompress(streams[MASKS], -(-count // 8), file).numpy(), count=count).astype(bool)
+        if flags is None:
+            raise DamagedError(f"{file}: a mask keeps values beyond the {count} that there are")
+        found |= zip(names, torch.from_numpy(flags).split(sizes), strict=True)
     for name, mask in found.items():
-        if (kept := int(mask.count_nonzero())) != masked[name].kept:
-            raise DamagedError(f"{file}: {name!r} has {masked[name].kept} values, its mask keeps {kept}")
+        if (kept := int(mask.count_nonzero())) != layouts[name].kept:
+            raise DamagedError(f"{file}: {name!r} has {layouts[name].kept} values, its mask keeps {kept}")
     return found
 
 
@@ -108,12 +127,21 @@ def _unpack_values(kind: str, layouts: Mapping[str, Layout], stream: Tensor, fil
         raise DamagedError(f"{file}: {kind!r} is no type of values")
     count = sum(layout.stored for layout in layouts.values() if layout.dtype == kind)
     planes = _decompress(stream, count * dtype.itemsize, file)
-    return planes.view(dtype.itemsize, count).t().contiguous().view(-1).view(dtype)
+    flat = planes.view(dtype.itemsize, count).t().contiguous().view(-1)
+    return _rotated(flat.view(torch.float32), -1) if dtype is torch.float32 and count else flat.view(dtype)
 
 
 def _planes(flat: Tensor) -> Tensor:
-    """The first byte of every value, then the second of every value, ..."""
+    """The first byte of every value, then the second of every value, ...; of float32 the exponent is one byte."""
+    flat = _rotated(flat, 1) if flat.dtype is torch.float32 and flat.numel() else flat
     return flat.view(torch.uint8).view(flat.numel(), flat.element_size()).t().contiguous().view(-1)
+
+
+def _rotated(flat: Tensor, places: int) -> Tensor:
+    """Return float32 values with their bits rotated to the left: by 1, the sign goes from the front to the end."""
+    bits = flat.numpy().view(np.uint32)
+    left = places % 32
+    return torch.from_numpy(((bits << left) | (bits >> (32 - left))).view(np.float32))
 
 
 def _compress(data: Tensor) -> Tensor:

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
         unpruned_weights,
     )
     from orchestrator.pruning.path import Cubic, Explicit, Geometric, OneShot, Path
+    from orchestrator.pruning.patterns import AtMost, Blocks, Pattern
     from orchestrator.pruning.selection import Global, Layerwise, NofM, Selection
     from orchestrator.pruning.structure import Dense, FewerChannels, Masks, Structure
     from orchestrator.pruning.view import View
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
 __all__ = [
     "DEFAULT_KINDS",
     "KINDS",
+    "AtMost",
+    "Blocks",
     "Channels",
     "Criterion",
     "Cubic",
@@ -53,6 +56,7 @@ __all__ = [
     "NofM",
     "OneShot",
     "Path",
+    "Pattern",
     "Selection",
     "Structure",
     "View",
@@ -86,6 +90,7 @@ _PLACES = {
     "filters": ("Filters",),
     "global_magnitude": ("prune_globally",),
     "masks": ("count_kept", "dead_layers", "prunable_weights", "unpruned_weights"),
+    "patterns": ("AtMost", "Blocks", "Pattern"),
     "path": ("Cubic", "Explicit", "Geometric", "OneShot", "Path"),
     "selection": ("Global", "Layerwise", "NofM", "Selection"),
     "structure": ("Dense", "FewerChannels", "Masks", "Structure"),

@@ -22,7 +22,8 @@ class Scoring:
 
     `reconstruct`: what is done to a candidate's weights before it is trained. "bn" measures the statistics of batch
     norm again, "least_squares" lets the inputs of a layer that stay take over from those that go. Both look at
-    `calibration` training samples, which a seed draws and nothing augments. `rate`: the learning rate of the training
+    `calibration` training samples, which a seed draws and nothing augments, unless a data set
+    does in its `__getitem__` and has no `unaugmented()`. `rate`: the learning rate of the training
     before a score; None is the highest rate of the experiment's schedule.
 
     The score itself is the task's objective on validation data. No setting makes it another split.

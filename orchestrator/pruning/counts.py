@@ -13,13 +13,17 @@ def kept_count(density: float, total: int) -> int:
     return round(fraction("density", density, one=True) * total)
 
 
-def count_to_keep(density: float, total: int, candidates: Sequence[int], min_kept_per_layer: int) -> int:
+def count_to_keep(
+    density: float, total: int, candidates: Sequence[int], min_kept_per_layer: int, block: int = 1
+) -> int:
     """Return how many of `total` weights to keep in all layers together; `candidates`: how many each layer has left.
 
-    Raises ConfigError if that is 0, more than all candidates, or less than `min_kept_per_layer` requires.
+    Where `block` weights go together, an earlier round may have left less than one block fewer: then all stay. Raises
+    ConfigError if that is 0, more than all candidates, or less than `min_kept_per_layer` requires.
     """
     whole("min_kept_per_layer", min_kept_per_layer, minimum=0)
     keep, available = kept_count(density, total), sum(candidates)
+    keep = available if available < keep < available + block else keep
     minimum = sum(min(count, min_kept_per_layer) for count in candidates)
     if keep == 0:
         raise ConfigError(f"density must keep at least 1 of {total} weights, got {density:g}, which keeps 0")

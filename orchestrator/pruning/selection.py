@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, Protocol, runtime_checkable
 
 from orchestrator.errors import ConfigError
+from orchestrator.field_json import NOT_IN_KEY_IF_NONE
 from orchestrator.lazy import lazy
-from orchestrator.pruning.counts import count_to_keep, kept_count
+from orchestrator.pruning.counts import kept_count
+from orchestrator.pruning.patterns import (
+    Pattern,
+    best_of_each_group,
+    check_count,
+    check_is_pattern,
+    check_pattern,
+    without_pattern,
+)
 from orchestrator.validate import dataclass_with, whole
 
 if TYPE_CHECKING:
@@ -70,6 +80,10 @@ class Selection(Protocol):
         """Return, at its beginning, the search that decides in the place of `select`; None: `select` decides."""
         return None
 
+    def unstructured(self, shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
+        """Return the names of the prunable weights of these shapes that do not follow the selection's pattern."""
+        return []
+
     def shortened(self) -> Selection:
         """Return this selection as a run of a few minutes needs it, for --smoke."""
         return self
@@ -85,11 +99,23 @@ def check_selection(value: Selection) -> Selection:
 
 @dataclass(frozen=True)
 class Global(Selection):
-    """The lowest scores of the whole network go, wherever they are (see `prune_globally`)."""
+    """The lowest scores of the whole network go, wherever they are (see `prune_globally`).
+
+    `pattern`: what the zeros of each layer follow, such as `Blocks(4)` or `AtMost(2, of=4)`; None: nothing.
+    """
+
+    pattern: Pattern | None = field(default=None, metadata=NOT_IN_KEY_IF_NONE)
+
+    def __post_init__(self) -> None:
+        check_is_pattern("Global.pattern", self.pattern)
+
+    def unstructured(self, shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
+        return without_pattern(self.pattern, shapes)
 
     def check(self, view: View, density: float) -> None:
-        sizes = [math.prod(shape) for shape in view.shapes.values()]
-        count_to_keep(density, sum(sizes), sizes, view.min_kept_per_layer)
+        if self.pattern:
+            check_pattern(self.pattern, view.shapes, view.min_kept_per_layer)
+        check_count(self.pattern, view.shapes, density, view.min_kept_per_layer)
 
     def select(self, view: View, density: float) -> Structure:
         kept = global_magnitude.prune_globally(
@@ -99,6 +125,7 @@ class Global(Selection):
             criterion=view.criterion,
             gradients=view.gradients,
             min_kept_per_layer=view.min_kept_per_layer,
+            pattern=self.pattern,
         )
         return structure.Masks(kept)
 
@@ -181,14 +208,9 @@ class NofM(Selection):
         return structure.Masks(kept)
 
     def _best(self, name: str, scores: Tensor, candidates: Tensor, n: int) -> Tensor:
-        groups = (scores.shape[0], scores.shape[1] // self.m, self.m, -1)
-        if (candidates.reshape(groups).sum(2) < n).any():
+        if (candidates.unflatten(1, (-1, self.m)).sum(2) < n).any():
             raise ConfigError(f"{n} of every {self.m} inputs must stay, but the masks given leave fewer in {name}")
-        scores = scores.clamp(min=torch.finfo(scores.dtype).min)  # -inf is below every candidate's
-        ranked = scores.masked_fill(~candidates, -math.inf).reshape(groups).transpose(2, 3)
-        best = ranked.sort(dim=-1, descending=True, stable=True).indices[..., :n]
-        kept = torch.zeros(ranked.shape, dtype=torch.bool, device=scores.device).scatter_(-1, best, True)
-        return kept.transpose(2, 3).reshape(scores.shape)
+        return best_of_each_group(scores, candidates, n, self.m)
 
     def _kept(self, density: float) -> int:
         """n of n:m. Raises ConfigError unless it is a whole number of 1 or more."""

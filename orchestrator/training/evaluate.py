@@ -21,7 +21,7 @@ from orchestrator.ofa.extract import extract
 from orchestrator.ofa.front_search import CALIBRATION
 from orchestrator.task import Metric, Task
 from orchestrator.training import collectives
-from orchestrator.training.calibration import CalibrationBatches, call_with_inputs
+from orchestrator.training.calibration import call_with_inputs
 from orchestrator.training.step import Step
 from orchestrator.user_code import called
 
@@ -58,9 +58,7 @@ def evaluate(module: nn.Module, batches: Batches, split: Split, step: Step) -> d
     return {LOSS: loss / count, **values}
 
 
-def evaluate_supernet(
-    supernet: Supernet, batches: CalibrationBatches, split: Split, step: Step, seed: int
-) -> dict[str, float]:
+def evaluate_supernet(supernet: Supernet, batches: Batches, split: Split, step: Step, seed: int) -> dict[str, float]:
     """Return what `evaluate` does of the largest network, and of the smallest with "smallest_" before each name.
 
     Both have batch norm of their own, measured on training samples that `seed` draws: the supernet's fits neither.

@@ -83,9 +83,9 @@ def is_normalisation(layer: nn.Module) -> bool:
     convolution, linear, recurrent or embedding layer is not one, whatever its name. An attribute `is_normalisation` of
     your class, True or False, decides for itself.
     """
-    said = getattr(layer, "is_normalisation", None)
-    if isinstance(said, bool):
-        return said
+    stated = getattr(layer, "is_normalisation", None)
+    if isinstance(stated, bool):
+        return stated
     named = any(_NORMALISATION.search(kind.__name__) for kind in type(layer).__mro__)
     return named and not isinstance(layer, _weight_layers())
 

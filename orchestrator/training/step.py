@@ -1,4 +1,4 @@
-"""What the loss of a batch is, and how it becomes gradients: the part of training that a task decides."""
+"""Compute the loss of a batch and its gradients: the part of training that a task decides."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class Step:
         if counts is None:
             return workers / self.experiment.training.batch_size
         total = collectives.sum_over_workers(counts.detach().to(torch.float64, copy=True))
-        # Where everything is padding there is no gradient, and none but 0 can be had.
+        # A batch of padding alone has the gradient 0.
         return (workers / total.clamp(min=1)).to(torch.float32)
 
     def autocast(self) -> AbstractContextManager[object]:

@@ -15,7 +15,7 @@ from functools import partial
 import torch
 from torch import nn
 
-from orchestrator.data.batches import Batch, Split
+from orchestrator.data.batches import Batch, Batches, Split
 from orchestrator.data.dataset import Data
 from orchestrator.errors import ConfigError, DamagedError
 from orchestrator.experiment import Experiment
@@ -23,13 +23,14 @@ from orchestrator.models.constants import DRAWN_AGAIN, check_constants
 from orchestrator.models.start_weights import load_start_weights
 from orchestrator.ofa.elastic import Supernet
 from orchestrator.ofa.subnet import Elastic
+from orchestrator.processor import processor
 from orchestrator.pruning.structure import Dense
 from orchestrator.randomness import derive, seed_all
 from orchestrator.storage.store import JSON_BYTES
 from orchestrator.train_state import Tensors, TrainState
 from orchestrator.training import collectives
 from orchestrator.training.attempt import Attempt, OnStep, TakeProgress, check_progress
-from orchestrator.training.calibration import CalibrationBatches, measured_again
+from orchestrator.training.calibration import measured_again
 from orchestrator.training.divergence import check_epoch, check_start, check_step, check_test
 from orchestrator.training.evaluate import evaluate, evaluate_supernet
 from orchestrator.training.kept_networks import Networks
@@ -45,7 +46,7 @@ OnSnapshot = Callable[[int, TrainState], None]  # (epochs of the dense run, its 
 
 
 class Trainer:
-    """One worker's part of the training; model, data and loader processes live from round to round."""
+    """Do one worker's part of the training; keep model, data and loader processes from round to round."""
 
     def __init__(
         self,
@@ -61,7 +62,7 @@ class Trainer:
         self._step = Step(experiment, self.device)
         # A GPU would wait at each step. One of several workers must not stop while the others wait for its gradients.
         self._looks_at_steps = self.device.type == "cpu" and collectives.world_size() == 1
-        self.batches = CalibrationBatches(
+        self.batches = Batches(
             data,
             batch_size=self.training.batch_size,
             rank=collectives.rank(),
@@ -132,9 +133,14 @@ class Trainer:
             samples_per_second=attempt.samples / max(attempt.training_seconds, 1e-9),
             attempts=attempt.attempts,
             workers=collectives.world_size(),
+            processor=self._processor(),
             snapshots=attempt.snapshots,
             start_val=start_val,
         )
+
+    def _processor(self) -> str:
+        """Return the name of the processor that trains."""
+        return torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else processor()
 
     def validated(self, work: Train) -> Mapping[str, float]:
         """Train the epochs of `work`, if it has any, and return the validation metrics. No test data are read.
@@ -155,11 +161,11 @@ class Trainer:
 
     @property
     def max_progress_bytes(self) -> int:
-        """What a checkpoint of this model stays below by far: an optimizer has a few slots a weight, not ten."""
+        """Return a size that no checkpoint of this model reaches: an optimizer has a few slots a weight, not ten."""
         return 16 * sum(tensor.nbytes for tensor in model_tensors(self.module).values()) + JSON_BYTES
 
     def check(self, work: Train, progress: Progress) -> None:
-        """Raise DamagedError unless `work` can go on from `progress`."""
+        """Raise DamagedError unless `work` can resume from `progress`."""
         self.module = self.networks.network("student", work.structure)
         check_progress(progress, work, self.module, self.training, self.batches.steps_per_epoch)
 
@@ -191,7 +197,7 @@ class Trainer:
             on_step=on_step,
         )
         if resume:
-            attempt.go_on_from(resume)
+            attempt.resume_from(resume)
         return attempt
 
     def _step_of(self, work: Train) -> Step:

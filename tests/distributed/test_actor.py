@@ -177,7 +177,7 @@ def test_nothing_is_left_of_a_round_that_another_owner_has_committed(actor, take
     actor.workers_stopped()
     assert not actor._driver.ledger.store.exists(file)
     assert actor.next_key(True) == second
-    assert actor.report(second, None) == "go on"
+    assert actor.report(second, None) == "continue"
 
 
 def test_a_run_that_is_to_stop_stops_whatever_became_of_its_claim(actor, taken_over):
@@ -194,7 +194,7 @@ def test_an_actor_that_is_started_again_in_mid_round_renews_its_claim(actor):
     key = actor.next_key(True)
     again = restarted(actor)
     assert not again._claims.holds(key)
-    assert again.report(key, None) == "go on"
+    assert again.report(key, None) == "continue"
     assert again._claims.holds(key)
     assert again.stop() is False, "its workers train: they have a checkpoint to write"
     again._claims.close()
@@ -214,7 +214,7 @@ def test_a_report_that_comes_after_its_round_claims_nothing(actor):
     work = actor._driver.next_work()
     actor._driver.finish(work, Trainer(EXPERIMENT, data).train(work))
     again = restarted(actor)
-    assert again.report(first, None) == "go on"
+    assert again.report(first, None) == "continue"
     assert not again._claims.holds(first)
     again._claims.close()
 
@@ -267,7 +267,7 @@ def test_lines_of_a_round_have_its_key_whatever_round_was_asked_for_since(actor,
 def test_an_actor_started_again_in_mid_round_names_the_round_in_its_log(actor, capfd):
     key = actor._driver.keys[0]
     actor._log = RoundLog(EXPERIMENT, "driver")
-    assert actor.report(key, None) == "go on"
+    assert actor.report(key, None) == "continue"
     actor._log.info("warning")
     assert json.loads(capfd.readouterr().err.splitlines()[-1])["round_key"] == key
 

@@ -218,8 +218,10 @@ def test_imagenet_on_a_folder_of_jpegs(run_job, tmp_path):
 
 def test_the_example_of_the_readme(run_job, ray, tmp_path):
     """One's own model and data, as the README prints it."""
-    readme = (job_runs.REPOSITORY / "README.md").read_text()
-    (example,) = (code for code in re.findall(r"```python\n(.*?)```", readme, flags=re.DOTALL) if "my_model" in code)
+    readme = (job_runs.REPOSITORY / "jobs" / "README.md").read_text()
+    (example,) = (
+        code for code in re.findall(r"```python\n(.*?)```", readme, flags=re.DOTALL) if code.startswith("# my_job.py")
+    )
     (ray / "my_job.py").write_text(example)
     run_job(ray / "my_job.py")
     records = Ledger(open_store(str(tmp_path / "runs"))).records()

@@ -158,7 +158,7 @@ def test_accuracy_is_that_of_the_file(exported):
         assert packed.relative_error == 0
         assert by_name[network, "onnx"].test == packed.test
         assert by_name[network, "onnx"].relative_error < 1e-5
-        for name in ("packed-fp16", "onnx-fp16", "onnx-int8"):
+        for name in ("packed-fp16", "packed-int8", "onnx-fp16", "onnx-int8"):
             assert 1e-6 < by_name[network, name].relative_error < 0.5
 
 
@@ -293,7 +293,7 @@ def test_the_recommended_round_is_the_default(storage, tmp_path, capsys):
         (["--round", ""], "--round must be the beginning of one key, got '', which 4 have"),
         (
             ["--formats", "packed", "gif"],
-            "a format must be one of packed, packed-fp16, onnx, onnx-fp16, onnx-int8, pte, coreml",
+            "a format must be one of packed, packed-fp16, packed-int8, onnx, onnx-fp16, onnx-int8, pte, coreml",
         ),
     ],
 )

@@ -2,8 +2,10 @@
 
 import dataclasses
 import json
+import math
 import os
 
+import numpy as np
 import pytest
 import tiny
 import torch
@@ -19,7 +21,9 @@ from orchestrator.data.load import complete
 from orchestrator.errors import ConfigError, DamagedError, ExportError
 from orchestrator.export import ExampleInputs, batch_norm, fold_batch_norm, load_packed, packed_file, save_packed
 from orchestrator.export.example import observe
+from orchestrator.export.gaps import decode_gaps, encode_gaps, gap_bytes
 from orchestrator.export.interface import Interface, TensorInfo
+from orchestrator.export.packed_int8 import quantised, restored
 from orchestrator.export.streams import pack, unpack
 from orchestrator.models.build import build_model
 from orchestrator.pruning import fewer_channels
@@ -76,6 +80,25 @@ def test_tensors_come_back_bit_by_bit(content):
         assert torch.equal(got.view(torch.uint8), given.view(torch.uint8))
 
 
+@given(st.lists(st.booleans(), max_size=40), st.integers(0, 1100), st.booleans())
+def test_gaps_come_back_however_long_they_are(flags, zeros, last):
+    given = np.array([*flags, *[False] * zeros, last])
+    data = encode_gaps(given)
+    assert data.size == gap_bytes(given.sum(), given.size)
+    assert np.array_equal(decode_gaps(data, given.size), given)
+    if given.any():
+        assert decode_gaps(data, int(np.flatnonzero(given)[-1])) is None, "the last value would stand behind the end"
+
+
+@pytest.mark.parametrize(("density", "stream"), [(0.1, "gaps"), (0.8, "masks")])
+def test_where_values_stand_costs_little_more_than_its_entropy(density, stream):
+    flags = torch.rand(100_000, generator=torch.Generator().manual_seed(0)) < density
+    _, streams = pack({"w": flags.float().masked_fill(flags, 1.5)})
+    assert set(streams) == {"float32", stream}
+    entropy = -(density * math.log2(density) + (1 - density) * math.log2(1 - density)) * flags.numel() / 8
+    assert streams[stream].numel() < 1.05 * entropy
+
+
 @pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
 @pytest.mark.parametrize(
     ("name", "density"),
@@ -105,28 +128,30 @@ def test_a_network_comes_back_bit_by_bit(tmp_path, name, density):
 
 
 @pytest.mark.parametrize(
-    ("name", "half", "fold"),
+    ("name", "weights", "fold"),
     [
-        ("resnet8", False, False),
-        ("resnet8", True, False),
-        ("torchvision:mobilenet_v2", True, True),
-        ("torchvision:resnet18", False, True),
+        ("resnet8", "exact", False),
+        ("resnet8", "float16", False),
+        ("resnet8", "int8", False),
+        ("torchvision:mobilenet_v2", "float16", True),
+        ("torchvision:resnet18", "exact", True),
     ],
 )
-def test_a_network_with_fewer_channels_comes_back(tmp_path, name, half, fold):
+def test_a_network_with_fewer_channels_comes_back(tmp_path, name, weights, fold):
     spec, module = built(name)
     smaller, kept = fewer_channels(module, images(1), 0.5)
     dense = save_packed(module, tmp_path / "dense", model=spec, arguments=ARGUMENTS, example=GREY)
     options = {"model": spec, "arguments": ARGUMENTS, "channels": kept, "example": GREY}
-    path = save_packed(smaller, tmp_path / "n", **options, half=half, fold=fold)
+    path = save_packed(smaller, tmp_path / "n", **options, weights=weights, fold=fold)
     assert path.stat().st_size < 0.6 * dense.stat().st_size
     again = load_packed(path)
     assert packed_file.read_network(path).channels == kept
-    if not half and not fold:
+    rounded = weights != "exact"
+    if not rounded and not fold:
         assert bits(again) == bits(smaller)
     with torch.no_grad():
         expected = smaller(images())
-        close = {"rtol": 0.05, "atol": 0.02 * float(expected.abs().max())} if half else {"rtol": 1e-4, "atol": 1e-4}
+        close = {"rtol": 0.05, "atol": 0.02 * float(expected.abs().max())} if rounded else {"rtol": 1e-4, "atol": 1e-4}
         torch.testing.assert_close(again(images()), expected, **close)
 
 
@@ -165,14 +190,49 @@ def test_a_negative_zero_is_a_removed_weight(tmp_path):
 
 def test_half_rounds_weights_and_nothing_else(tmp_path):
     spec, module = built("flow", 0.5)
-    again = loaded(save_packed(module, tmp_path / "n", model=spec, arguments=ARGUMENTS, example=GREY, half=True))
+    again = loaded(
+        save_packed(module, tmp_path / "n", model=spec, arguments=ARGUMENTS, example=GREY, weights="float16")
+    )
     for name, tensor in model_tensors(module).items():
         expected = tensor.half().float() if tensor.ndim >= 2 else tensor
         assert torch.equal(model_tensors(again)[name], expected), name
     with torch.no_grad():
         module.fc.weight[0, 0] = 70000.0
     with pytest.raises(ExportError, match=r"float16 holds finite values up to 65504, but fc\.weight has others"):
-        save_packed(module, tmp_path / "n", model=spec, arguments=ARGUMENTS, example=GREY, half=True)
+        save_packed(module, tmp_path / "n", model=spec, arguments=ARGUMENTS, example=GREY, weights="float16")
+
+
+def test_int8_is_the_nearest_step_of_each_channel_and_zeros_stay(tmp_path):
+    spec, module = built("flow", 0.5)
+    again = loaded(save_packed(module, tmp_path / "n", model=spec, arguments=ARGUMENTS, example=GREY, weights="int8"))
+    for name, tensor in model_tensors(module).items():
+        got = model_tensors(again)[name]
+        if tensor.ndim < 2:
+            assert torch.equal(got, tensor), name
+        else:
+            rows, step = tensor.detach().flatten(1), tensor.detach().flatten(1).abs().amax(1) / 127
+            assert (got.flatten(1) - rows).abs().le(0.5001 * step.unsqueeze(1)).all(), name
+            assert not got[tensor == 0].any(), name
+            assert torch.allclose(got.detach().flatten(1).abs().amax(1), rows.abs().amax(1))
+
+
+@pytest.mark.parametrize(
+    ("tensors", "message"),
+    [
+        ({"bias": torch.ones(3)}, "int8 needs a float32 weight of two or more dimensions, and the network has none"),
+        ({"fc.weight": torch.full((2, 2), torch.inf)}, r"int8 holds finite values, but fc\.weight has others"),
+    ],
+)
+def test_what_int8_cannot_hold(tensors, message):
+    with pytest.raises(ExportError, match=message):
+        quantised(tensors)
+
+
+def test_a_scale_that_does_not_fit_is_damage():
+    stored = quantised({"w": torch.eye(3)})
+    assert torch.equal(restored(stored, "f")["w"], torch.eye(3))
+    with pytest.raises(DamagedError, match="f: the scale of w does not fit its int8 weights"):
+        restored({**stored, "w:scale": torch.ones(2)}, "f")
 
 
 def test_folded_is_the_same_function_with_fewer_tensors(tmp_path):
@@ -188,10 +248,11 @@ def test_resnet50_at_a_tenth_is_as_small_as_promised(tmp_path):
     module = build_model("torchvision:resnet50", {}, {"num_classes": 1000, "input_shape": (3, 224, 224)}, seed=0)
     module = pruned(settled(module), 0.1)
     whole = save_packed(module, tmp_path / "whole", model="torchvision:resnet50")
-    half = save_packed(module, tmp_path / "half", model="torchvision:resnet50", half=True)
-    print(f"ResNet-50 at density 0.1: {whole.stat().st_size:,} bytes, {half.stat().st_size:,} as float16")
-    assert whole.stat().st_size <= 10_700_000
-    assert half.stat().st_size <= 5_800_000
+    half = save_packed(module, tmp_path / "half", model="torchvision:resnet50", weights="float16")
+    int8 = save_packed(module, tmp_path / "int8", model="torchvision:resnet50", weights="int8")
+    sizes = [file.stat().st_size for file in (whole, half, int8)]
+    print("ResNet-50 at density 0.1: {:,} bytes, {:,} as float16, {:,} as int8".format(*sizes))
+    assert all(size <= most for size, most in zip(sizes, (9_500_000, 5_400_000, 4_000_000), strict=True))
     assert bits(loaded(whole)) == bits(module)
 
 
@@ -333,8 +394,8 @@ def test_options_that_build_nothing_are_told(tmp_path, good, options):
 @pytest.mark.parametrize(
     ("number", "words"),
     [
-        (3, "has format 3, this one reads up to 2: update rewind-orchestrator"),
-        (1, "was written by an earlier version, whose format 1 is not read any more: export its network again"),
+        (4, "has format 4, this one reads up to 3: update rewind-orchestrator"),
+        (2, "was written by an earlier version, whose format 2 is not read any more: export its network again"),
     ],
 )
 def test_another_format_is_refused(tmp_path, good, number, words):

@@ -13,13 +13,23 @@ from selecting import check, masks_of
 from torch import Tensor, nn
 
 from orchestrator.errors import ConfigError
-from orchestrator.pruning import Filters, Global, Layerwise, NofM, Selection, count_kept, kept_count, prunable_weights
+from orchestrator.pruning import (
+    Blocks,
+    Filters,
+    Global,
+    Layerwise,
+    NofM,
+    Selection,
+    count_kept,
+    kept_count,
+    prunable_weights,
+)
 from orchestrator.pruning.criteria import Criterion, gradient_magnitude
 from orchestrator.pruning.view import View
 
 Tensors = dict[str, Tensor]
 
-SELECTIONS = [Global(), Layerwise(), NofM(4), Filters()]
+SELECTIONS = [Global(), Layerwise(), NofM(4), Filters(), Global(Blocks(2))]
 
 
 def network(seed: int = 0, ties: bool = False) -> Tensors:
@@ -120,7 +130,9 @@ def test_a_shared_weight_counts_once(selection: Selection) -> None:
     assert list(weights) == ["0.weight", "3.weight"]
     masks = masks_of(selection, weights, 0.5)
     assert list(masks) == list(weights)
-    wanted = {Global(): 80, Layerwise(): 80, NofM(4): 80, Filters(): 52}[selection]  # 144 + 16; one filter is 36
+    wanted = {Global(): 80, Layerwise(): 80, NofM(4): 80, Filters(): 52, Global(Blocks(2)): 80}[
+        selection
+    ]  # 144 + 16; one filter is 36
     assert count_kept(masks) == wanted
 
 

@@ -20,13 +20,14 @@ if TYPE_CHECKING:
     from torch import nn
 
     from orchestrator.pruning import structure
-    from orchestrator.pruning.channels import budget, shrink, trace
+    from orchestrator.pruning.channels import budget, confirm, shrink, trace
     from orchestrator.pruning.channels.graph import ChannelGraph, Kept
     from orchestrator.pruning.structure import Structure
     from orchestrator.pruning.view import View
 else:
     torch, structure = lazy("torch"), lazy("orchestrator.pruning.structure")
-    budget, shrink, trace = (lazy(f"orchestrator.pruning.channels.{name}") for name in ("budget", "shrink", "trace"))
+    names = ("budget", "confirm", "shrink", "trace")
+    budget, confirm, shrink, trace = (lazy(f"orchestrator.pruning.channels.{name}") for name in names)
 
 DENSITY_TOLERANCE = 5e-4  # between a path's density and the density that given ratios keep
 
@@ -139,5 +140,5 @@ def fewer_channels(module: nn.Module, inputs: Any, ratio: float = 0.5, *, round_
             "requires_grad to True in layers that may lose channels"
         )
     kept = budget.keep_by_ratio(graph, weights, ratio, round_to=round_to)
-    trace.check_removal(module, graph, kept, inputs)
+    confirm.check_removal(module, graph, kept, inputs)
     return shrink.shrink(copy_module(module), kept), kept
