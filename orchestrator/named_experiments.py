@@ -52,12 +52,9 @@ def _importable(file: str, what: str) -> str:
 
 
 def _only_name(module: str, spec: str, what: str) -> str:
+    """Return the name that a script gives its experiments. Raises ConfigError if it has none of `NAMES`."""
+    find(f"{module}:__name__", what)  # imports it, or says what is wrong with it
     for name in NAMES:
-        try:
-            find(f"{module}:{name}", what)
-        except ConfigError as error:
-            if "does not exist in module" not in str(error):
-                raise
-        else:
+        if hasattr(sys.modules[module], name):
             return name
     raise ConfigError(f"{what} must be a value of {spec!r}, which has no EXPERIMENT: write {spec}:NAME")
