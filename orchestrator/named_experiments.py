@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from orchestrator.errors import ConfigError
 from orchestrator.examples import EXAMPLES
 from orchestrator.experiment import Experiment
-from orchestrator.lookup import find
+from orchestrator.lookup import find, imported
 from orchestrator.validate import did_you_mean
 
 NAMES = ("EXPERIMENT", "EXPERIMENTS")  # what a module is searched for if only the module is named
@@ -53,8 +53,8 @@ def _importable(file: str, what: str) -> str:
 
 def _only_name(module: str, spec: str, what: str) -> str:
     """Return the name that a script gives its experiments. Raises ConfigError if it has none of `NAMES`."""
-    find(f"{module}:__name__", what)  # imports it, or says what is wrong with it
+    script = imported(module, f"{what} {spec!r}")
     for name in NAMES:
-        if hasattr(sys.modules[module], name):
+        if hasattr(script, name):
             return name
     raise ConfigError(f"{what} must be a value of {spec!r}, which has no EXPERIMENT: write {spec}:NAME")
