@@ -5,7 +5,7 @@
     python jobs/digits_ofa.py --storage ./ofa-runs --every  # also measure all networks, and judge the search by them
     ray job submit --working-dir . -- python jobs/digits_ofa.py --storage s3://bucket/digits --report ./ofa
 
-Needs the extras `onnx` and `plots`. Round 0 trains the largest network; progressive shrinking makes it a supernet in
+Needs the extra `onnx`. Round 0 trains the largest network; progressive shrinking makes it a supernet in
 four rounds; a round for each budget holds the network that the search found, as it is in the supernet.
 """
 
