@@ -5,7 +5,7 @@
     python jobs/digits_ofa.py --storage ./ofa-runs --every  # also measure all networks, and judge the search by them
     ray job submit --working-dir . -- python jobs/digits_ofa.py --storage s3://bucket/digits --report ./ofa
 
-Needs the extras `onnx` and `plots`. Round 0 trains the largest network; progressive shrinking makes it a supernet in
+Needs the extra `onnx`. Round 0 trains the largest network; progressive shrinking makes it a supernet in
 four rounds; a round for each budget holds the network that the search found, as it is in the supernet.
 """
 
@@ -13,10 +13,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-import tyro
-
 from orchestrator import export
-from orchestrator.distributed.flags import Flags, run_job
+from orchestrator.distributed.flags import Flags, parse_flags, run_job
 from orchestrator.distributed.job import run
 from orchestrator.experiment import Experiment
 from orchestrator.files import expand_home
@@ -70,11 +68,12 @@ class OfaFlags(Flags):
 
 def job(flags: OfaFlags) -> int:
     """Train and search the supernet, then export the networks found beside the largest one."""
-    experiment = flags.seeded(EXPERIMENT.shortened() if flags.smoke else EXPERIMENT)
+    experiment = flags.applied(EXPERIMENT)
+    experiment = experiment.shortened() if flags.smoke else experiment
     records = run(experiment, flags, make_console())
     ledger, found = Ledger(open_store(flags.storage)), [record for record in records if record.search]
     if flags.every:
-        judge(ledger, experiment, records[len(experiment.path.phases)].key)
+        judge(ledger, experiment, records[len(PHASES)].key)
     folder = Path(expand_home(flags.report or "./ofa"))
     shown = found[:1] if flags.smoke else found
     formats = ("packed", "onnx") if flags.smoke else ()
@@ -83,16 +82,19 @@ def job(flags: OfaFlags) -> int:
 
 def judge(ledger: Ledger, experiment: Experiment, key: str) -> None:
     """Measure every network of the supernet, and print how far the search is from the best of all."""
-    search, problem = experiment.path.search, load_problem(experiment)[0]
+    supernet = load_problem(experiment)[0].supernet
+    search = experiment.phases.search if experiment.phases else None
+    assert search is not None
+    assert supernet is not None
     scores = measure_all(
         ledger, key, search, on_measured=lambda done, of: print(f"measured: {done} of {of}", flush=True)
     )
     seed = derive(experiment.seed, "search")
-    for line in judged(search, problem.supernet, scores, seed):
+    for line in judged(search, supernet, scores, seed):
         print(line)
-    for name, quality in predictors_judged(search, problem.supernet, scores, seed).items():
+    for name, quality in predictors_judged(search, supernet, scores, seed).items():
         print(f"{name}: {quality}")
 
 
 if __name__ == "__main__":
-    sys.exit(run_job(tyro.cli(OfaFlags, description=__doc__), job))
+    sys.exit(run_job(parse_flags(OfaFlags, __doc__, EXPERIMENT), job))

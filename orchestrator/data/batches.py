@@ -210,7 +210,8 @@ class _Reader(Dataset[Batch | str]):
     def __getitem__(self, request: _Request) -> Batch | str:
         """Return the batch, or the message of an error: torch would turn an exception into a loader's traceback."""
         read = []
-        data, split = (self._unaugmented, "train") if request.part == "calibration" else (self._data, request.part)
+        data = self._unaugmented if request.part == "calibration" else self._data
+        split: Split = "train" if request.part == "calibration" else request.part
         samples = data.split(split)
         with own_randomness():
             if isinstance(samples, InBlocks):

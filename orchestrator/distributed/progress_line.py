@@ -64,8 +64,9 @@ class Shown:
         self.finished = -1
         self._console, self._live, self._pace = console, live, Pace()
         self._began = self._waited = time.monotonic()
-        self._logged, self._reported = -LOG_SECONDS, None
-        self._restarts, self._resumed = 0, None
+        self._logged, self._restarts = -LOG_SECONDS, 0
+        self._reported: Report | SearchReport | None = None
+        self._resumed: tuple[int, int, int] | None = None
 
     def update(self, status: Status) -> None:
         """Show what is new."""
@@ -113,7 +114,7 @@ def waiting_line() -> str:
     """Say what the workers wait for: resources, or their own start, for which resources are reserved already."""
     groups = ray.util.placement_group_table().values()
     if not any(group["state"] == "PENDING" for group in groups):
-        return "waiting for the workers: they have their resources, and are starting"
+        return "waiting for the workers, which are starting"
     free, total = ray.available_resources(), ray.cluster_resources()
     amounts = " and ".join(f"{free.get(name, 0):g} of {total.get(name, 0):g} {name}" for name in ("CPU", "GPU"))
     return f"waiting for the workers: other jobs have taken their resources; {amounts} are free"

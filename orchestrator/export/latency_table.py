@@ -9,7 +9,7 @@ from pathlib import Path
 
 from torch import nn
 
-from orchestrator.amc.decisions import channel_budget, kept_channels
+from orchestrator.amc.decisions import channel_budget, group_sizes
 from orchestrator.amc.latency import LatencyTable, NetworkTime
 from orchestrator.amc.latency_measure import in_own_process, measure_latency
 from orchestrator.data.dataset import Data
@@ -21,6 +21,7 @@ from orchestrator.models.build import build_model
 from orchestrator.modules import copy_module
 from orchestrator.nested import rows
 from orchestrator.pruning import prunable_weights
+from orchestrator.pruning.channels.budget import keep_sizes
 from orchestrator.pruning.channels.graph import ChannelGraph
 from orchestrator.pruning.channels.shrink import shrink
 from orchestrator.pruning.channels.trace import trace_channels
@@ -59,7 +60,7 @@ def _whole_networks(
     with tempfile.TemporaryDirectory() as folder:
         files = [
             save_onnx(
-                shrink(copy_module(module), kept_channels(graph, tensors, each)),
+                shrink(copy_module(module), keep_sizes(graph, tensors, group_sizes(graph, tensors, each))),
                 Path(folder, f"{place}.onnx"),
                 ExampleInputs(rows(data.inputs, 0, 2), about=data.about),
             )

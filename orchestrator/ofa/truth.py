@@ -7,6 +7,7 @@ from typing import Any
 
 from orchestrator.ofa.architecture import Architecture
 from orchestrator.ofa.front_search import FrontSearch
+from orchestrator.ofa.front_state import searches
 from orchestrator.ofa.predictor_quality import compare_predictors
 from orchestrator.ofa.subnet import Elastic
 from orchestrator.ofa.subnet_search import Measure
@@ -22,7 +23,7 @@ def judged(
     """
     known = {architecture.digest: score for architecture, score in scores.items()}
     fronts = {}
-    for name, each in search.searches(supernet, seed).items():
+    for name, each in searches(search, supernet, seed).items():
         step = each.next(known)
         assert not isinstance(step, Measure)  # all scores are known
         fronts[name] = step
@@ -43,7 +44,7 @@ def predictors_judged(
     search: FrontSearch, supernet: Elastic, scores: Mapping[Architecture, float], seed: int
 ) -> dict[str, Any]:
     """Return how predictors of the networks that a random search measures do on all others of the space."""
-    rival = search.searches(supernet, seed)["random"]
+    rival = searches(search, supernet, seed)["random"]
     step = rival.next({})
     assert isinstance(step, Measure)
     known = {each: scores[each] for each in step.architectures}

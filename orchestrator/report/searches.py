@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import contextlib
 import json
-import statistics
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from statistics import mean, median
 
 from orchestrator.amc.agents import Random, Uniform
 from orchestrator.amc.ratio_search import spearman
@@ -19,7 +19,7 @@ from orchestrator.formatting import duration
 from orchestrator.record import MODEL, Record
 from orchestrator.report.comparison import Comparison
 from orchestrator.report.page import Section, TextTable
-from orchestrator.report.pictures.searches import AgentCurve, RatioLine, ratios_picture, scores_picture
+from orchestrator.report.pictures.search_pictures import AgentCurve, RatioLine, ratios_picture, scores_picture
 
 RIVALS = (Uniform.__name__, Random.__name__)
 FEWEST = 3  # networks of a rank correlation
@@ -94,7 +94,7 @@ def retraining_correlation(found: Iterable[Searched]) -> tuple[float, int] | Non
     defined = [(value, networks) for value, networks in values if value is not None]
     if not defined:
         return None
-    return statistics.mean(value for value, _ in defined), sum(networks for _, networks in defined)
+    return mean(value for value, _ in defined), sum(networks for _, networks in defined)
 
 
 def search_section(comparison: Comparison) -> list[Section]:
@@ -138,27 +138,22 @@ def _paragraphs(found: Sequence[Searched]) -> list[str]:
 def _line(name: str, own: Sequence[Searched], text: Callable[[float], str]) -> list[str]:
     objective = own[0].record.objective
 
-    def median(of: Callable[[Searched], float]) -> float:
-        return statistics.median(map(of, own))
-
-    def value(of: Callable[[Searched], float]) -> str:
-        return text(objective.gain(median(of)))
-
     proofs = [each.proof for each in own]
     known = [proof.correlation for proof in proofs if proof.correlation is not None]
-    agents = [lambda proof: proof.agent, *(lambda proof, rival=rival: rival for rival in RIVALS)]
+    by_agent = [[proof.results[proof.agent] for proof in proofs]]
+    by_agent += [[proof.results[rival] for proof in proofs] for rival in RIVALS]
     return [
         name,
         ", ".join(dict.fromkeys(proof.agent for proof in proofs)),
         str(max(result.evaluations for proof in proofs for result in proof.results.values())),
         ", ".join(dict.fromkeys(proof.found_by for proof in proofs)),
-        *(value(lambda each, of=of: each.proof.results[of(each.proof)].score) for of in agents),
-        *(value(lambda each, of=of: each.proof.results[of(each.proof)].final_score) for of in agents),
-        f"{median(lambda each: each.proof.scored):.0f}",
-        f"{median(lambda each: each.proof.epochs):.0f}",
-        duration(median(lambda each: each.proof.seconds)),
-        f"{statistics.median(known):+.2f}" if known else "",
-        text(statistics.median(each.record.test for each in own)),
+        *(text(objective.gain(median(result.score for result in results))) for results in by_agent),
+        *(text(objective.gain(median(result.final_score for result in results))) for results in by_agent),
+        f"{median(proof.scored for proof in proofs):.0f}",
+        f"{median(proof.epochs for proof in proofs):.0f}",
+        duration(median(proof.seconds for proof in proofs)),
+        f"{median(known):+.2f}" if known else "",
+        text(median(each.record.test for each in own)),
     ]
 
 
@@ -173,7 +168,7 @@ def _alike(record: Record) -> str:
 def _median_ratios(own: Sequence[Searched]) -> dict[str, float]:
     ratios = [each.proof.ratios for each in own]
     layers = [name for name in ratios[0] if all(name in each for each in ratios)]
-    return {name: statistics.median(each[name] for each in ratios) for name in layers}
+    return {name: median(each[name] for each in ratios) for name in layers}
 
 
 def _curves(found: Sequence[Searched]) -> list[AgentCurve]:
@@ -202,5 +197,5 @@ def _medians(curves: Sequence[Sequence[float | None]]) -> list[float | None]:
     found: list[float | None] = []
     for scores in zip(*curves, strict=False):
         known = [score for score in scores if score is not None]
-        found.append(statistics.median(known) if len(known) == len(scores) else None)
+        found.append(median(known) if len(known) == len(scores) else None)
     return found
