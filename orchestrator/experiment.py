@@ -181,7 +181,9 @@ class Experiment:
         """
         before, after = self.training.epochs, min(self.training.epochs, SMOKE_EPOCHS)
         densities = self.path.densities()
-        path = self.phases.shortened() if self.phases else Explicit(tuple(dict.fromkeys((densities[0], densities[-1]))))
+        path = self.phases.shortened() if self.phases else self.path
+        if densities and not self.phases:
+            path = Explicit(tuple(dict.fromkeys((densities[0], densities[-1]))))
         return dataclasses.replace(
             self,
             name=f"{self.name[:94]}-smoke",

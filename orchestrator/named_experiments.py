@@ -33,7 +33,9 @@ def named_experiments(spec: str, what: str = "the experiment") -> Experiment | S
         return found
     if isinstance(found, list | tuple) and found and all(isinstance(each, Experiment) for each in found):
         return list(found)
-    raise ConfigError(f"{what} must name an Experiment or a list of them, and {spec!r} is a {type(found).__name__}")
+    raise ConfigError(
+        f"{what} must name an Experiment or a list of them, and {spec!r} is of type {type(found).__name__}"
+    )
 
 
 def _importable(file: str, what: str) -> str:
@@ -58,4 +60,4 @@ def _only_name(module: str, spec: str, what: str) -> str:
                 raise
         else:
             return name
-    raise ConfigError(f"{what} must name one of the values of {spec!r}, which has no EXPERIMENT: write {spec}:NAME")
+    raise ConfigError(f"{what} must be a value of {spec!r}, which has no EXPERIMENT: write {spec}:NAME")

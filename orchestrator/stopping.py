@@ -16,7 +16,7 @@ _ROUNDING = 1e-9  # more than a difference or a quotient may be off, less than o
 class Floor:
     """What a round's validation objective must not be worse than: a fixed `target`, or `drop` worse than dense.
 
-    Both are in the objective's own unit, a fraction for accuracy. A path is cut when its newest `patience` rounds are
+    Both are in the objective's own unit, not in per cent. A path is cut when its newest `patience` rounds are
     all worse. Raises ConfigError unless exactly one of the first two is given, drop is 0 or more and patience 1 or
     more.
     """

@@ -126,7 +126,7 @@ import torch
 from torch import nn
 from torch.utils.data import TensorDataset
 
-from orchestrator import Constant, Data, Experiment, OneShot, Regression, TrainingConfig, run
+from orchestrator import Cosine, Data, Experiment, OneShot, Regression, TrainingConfig, run
 
 
 def model() -> nn.Module:
@@ -141,7 +141,7 @@ def data() -> Data:
 
 EXPERIMENT = Experiment(
     name="alone", model="alone:model", data="alone:data", task=Regression(), path=OneShot(0.5),
-    training=TrainingConfig(epochs=2, batch_size=8, schedule=Constant(0.1)),
+    training=TrainingConfig(epochs=2, batch_size=8, schedule=Cosine(0.1)),
 )
 
 if __name__ == "__main__":

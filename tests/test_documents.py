@@ -24,6 +24,7 @@ from orchestrator.__main__ import main
 from orchestrator.data.small_images import write_small_images
 from orchestrator.distributed import flags, job
 from orchestrator.driver import Driver
+from orchestrator.export.deploy import FORMATS
 from orchestrator.problem import load_problem
 from orchestrator.runner import run
 from orchestrator.storage.ledger import Ledger
@@ -52,6 +53,7 @@ def name_of(block: str) -> str:
     return named[1]
 
 
+PAGES = ("jobs", "orchestrator/export")  # with tables that have a row for each
 BLOCKS = {
     name_of(block): block
     for document in DOCUMENTS
@@ -230,6 +232,16 @@ def test_the_api_reference_has_each_public_name_and_a_page_of_each_file() -> Non
     page = Path("api/orchestrator.html").read_text(encoding="utf-8")
     assert all(f'id="{name}"' in page for name in orchestrator.__all__)
     assert Path("api/orchestrator/plan.html").exists()
+
+
+def test_every_job_and_every_format_is_in_its_table() -> None:
+    rows = {
+        name: re.findall(r"^\| (`.*?) \|", (PROJECT / name / "README.md").read_text(), flags=re.MULTILINE)
+        for name in PAGES
+    }
+    listed = {name: set(re.findall(r"`([\w.-]+)`", " ".join(found))) for name, found in rows.items()}
+    assert {file.name for file in (PROJECT / "jobs").glob("*.py")} <= listed["jobs"]
+    assert set(FORMATS) <= listed["orchestrator/export"]
 
 
 def test_every_document_is_read_and_commands_are_found() -> None:

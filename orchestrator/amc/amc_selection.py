@@ -5,12 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import InitVar, dataclass, field, fields, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from orchestrator.amc.agents import AgentSettings, Cem
 from orchestrator.amc.bounds import Budget, Sizes
 from orchestrator.amc.cost import SEARCH_UNITS, SearchUnit
-from orchestrator.amc.decisions import channel_budget, group_sizes, kept_weights, weight_budget
 from orchestrator.amc.latency import LatencyTable
 from orchestrator.amc.ratio_search import (
     RIVALS,
@@ -23,16 +22,23 @@ from orchestrator.amc.ratio_search import (
 )
 from orchestrator.errors import ConfigError
 from orchestrator.field_json import NOT_IN_KEY_IF_NONE
+from orchestrator.lazy import lazy
 from orchestrator.pruning.candidate import Chosen, Generation, Reconstruction, Score, Scoring, SearchCandidate
-from orchestrator.pruning.channels.budget import keep_sizes
 from orchestrator.pruning.geometry import Geometry
-from orchestrator.pruning.masks import count_true
 from orchestrator.pruning.patterns import Pattern, capacities, check_is_pattern, check_pattern, without_pattern
 from orchestrator.pruning.selection import Selection
-from orchestrator.pruning.structure import FewerChannels, Masks, Structure
-from orchestrator.pruning.view import View
 from orchestrator.randomness import derive, own_randomness, seed_all
 from orchestrator.validate import one_of, whole
+
+if TYPE_CHECKING:
+    from orchestrator.amc import decisions
+    from orchestrator.pruning import masks, structure
+    from orchestrator.pruning.channels import budget as channel_choice
+    from orchestrator.pruning.structure import Structure
+    from orchestrator.pruning.view import View
+else:
+    decisions, channel_choice = lazy("orchestrator.amc.decisions"), lazy("orchestrator.pruning.channels.budget")
+    masks, structure = lazy("orchestrator.pruning.masks"), lazy("orchestrator.pruning.structure")
 
 BEST = "best"  # of all finalists
 SHORT_EVALUATIONS, SHORT_GENERATION, SHORT_FINALISTS = 12, 6, 2  # of --smoke
@@ -151,8 +157,10 @@ class Amc(Selection):
         sizes, geometry = _dense_sizes(view), view.geometry or Geometry()
         if self.mode == "weights":
             most = dict(zip(sizes, capacities(self.pattern, view.shapes.values()), strict=True))
-            alive = {n: min(most[n], count_true(view.masks[n]) if view.masks else size) for n, size in sizes.items()}
-            return weight_budget(
+            alive = {
+                n: min(most[n], masks.count_true(view.masks[n]) if view.masks else size) for n, size in sizes.items()
+            }
+            return decisions.weight_budget(
                 alive,
                 density,
                 unit=self.unit,
@@ -167,7 +175,7 @@ class Amc(Selection):
             )
         if view.graph is None:
             raise ConfigError("Amc needs the graph of the network's channels: View(graph=trace_channels(...))")
-        return channel_budget(
+        return decisions.channel_budget(
             view.graph,
             sizes,
             density,
@@ -182,11 +190,13 @@ class Amc(Selection):
         """Return the structure whose decisions keep these sizes, by the criterion of `view`."""
         how: dict[str, Any] = {"criterion": view.criterion, "gradients": view.gradients}
         if self.mode == "weights":
-            return Masks(kept_weights(view.weights, sizes, masks=view.masks, pattern=self.pattern, **how))
+            return structure.Masks(
+                decisions.kept_weights(view.weights, sizes, masks=view.masks, pattern=self.pattern, **how)
+            )
         assert view.graph is not None  # `budget` needs it too
-        by_group = group_sizes(view.graph, view.weights, sizes)
-        kept = keep_sizes(view.graph, view.weights, by_group, kept=view.structure.channels, **how)
-        return FewerChannels(kept, view.graph, self.unit if self.unit == "parameters" else "macs")
+        by_group = decisions.group_sizes(view.graph, view.weights, sizes)
+        kept = channel_choice.keep_sizes(view.graph, view.weights, by_group, kept=view.structure.channels, **how)
+        return structure.FewerChannels(kept, view.graph, self.unit if self.unit == "parameters" else "macs")
 
 
 class AmcSearch:

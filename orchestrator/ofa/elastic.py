@@ -59,7 +59,9 @@ class Supernet(nn.Module):
         architecture = self.space.largest() if architecture is None else architecture
         tensors, images = self.tensors(), resized(images, architecture.resolution)
         for name, part in self.parts(architecture).items():
-            module = skeleton(part).train(self.training)
+            module = skeleton(part)
+            if module.training != self.training:
+                module.train(self.training)
             images = functional_call(module, part_tensors(tensors, name, part), (images,), tie_weights=False)
         return images
 
@@ -83,12 +85,20 @@ def subnet_tensors(tensors: Mapping[str, Tensor], parts: Mapping[str, Part]) -> 
 
 def part_tensors(tensors: Mapping[str, Tensor], name: str, part: Part) -> dict[str, Tensor]:
     """Return the parameters and buffers of one part, named `name` in its network."""
-    return {inner: _first(tensors, f"{name}.{inner}", shape) for inner, shape in tensor_shapes(part).items()}
+    return {inner: _first(tensors, full, shape) for inner, full, shape in _places(name, part)}
+
+
+@lru_cache(maxsize=8192)
+def _places(name: str, part: Part) -> tuple[tuple[str, str, tuple[int, ...]], ...]:
+    """Return the name of each tensor in the part and in the network, and its shape."""
+    return tuple((inner, f"{name}.{inner}", shape) for inner, shape in tensor_shapes(part).items())
 
 
 def _first(tensors: Mapping[str, Tensor], name: str, shape: tuple[int, ...]) -> Tensor:
     """Return the first channels of a tensor, with a kernel of the size that `shape` wants."""
-    tensor = tensors[f"network.{name}"]
+    tensor = tensors["network." + name]
+    if tensor.shape == shape:
+        return tensor
     for side, size in enumerate(shape[:2]):
         if tensor.shape[side] != size:
             tensor = tensor.narrow(side, 0, size)

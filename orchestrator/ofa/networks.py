@@ -164,15 +164,15 @@ class StagedNetwork(nn.Module):
 
     head: nn.Module
 
-    def __init__(self, parts: Mapping[str, Part], resolution: int | None = None) -> None:
+    def __init__(self, modules: Mapping[str, nn.Module], resolution: int | None = None) -> None:
         super().__init__()
         self.resolution = resolution
-        stages = 1 + max(int(name.split(".")[1]) for name in parts if name.startswith("stages."))
+        stages = 1 + max(int(name.split(".")[1]) for name in modules if name.startswith("stages."))
         self.stem = nn.Sequential()
         self.stages = nn.ModuleList(nn.Sequential() for _ in range(stages))
-        for name, part in parts.items():
+        for name, module in modules.items():
             owner, _, own = name.rpartition(".")
-            self.get_submodule(owner).add_module(own, part.build())
+            self.get_submodule(owner).add_module(own, module)
 
     def forward(self, x: Tensor) -> Tensor:
         """(n, channels, H, W) to logits (n, num_classes)."""
@@ -197,7 +197,8 @@ def resized(images: Tensor, resolution: int | None) -> Tensor:
 
 def build_network(architecture: Architecture, *, num_classes: int, channels: int) -> StagedNetwork:
     """Return the plain network of `architecture`, initialised from torch's own generator: He's normal by outputs."""
-    network = StagedNetwork(chain(architecture, num_classes, channels), architecture.resolution)
+    parts = chain(architecture, num_classes, channels)
+    network = StagedNetwork({name: part.build() for name, part in parts.items()}, architecture.resolution)
     for layer in network.modules():
         if isinstance(layer, nn.Conv2d):
             nn.init.kaiming_normal_(layer.weight, mode="fan_out")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -14,8 +14,9 @@ from torch import nn
 from orchestrator.errors import ConfigError, DamagedError
 from orchestrator.ofa.architecture import Architecture
 from orchestrator.ofa.costs import CostModel, SubnetCost
-from orchestrator.ofa.elastic import Supernet, subnet_tensors, tensor_shapes
-from orchestrator.ofa.networks import Part, StagedNetwork, chain
+from orchestrator.ofa.elastic import Supernet, skeleton, subnet_tensors, tensor_shapes
+from orchestrator.ofa.extract import network_of
+from orchestrator.ofa.networks import Part, chain
 from orchestrator.ofa.sort import sort_channels
 from orchestrator.ofa.spaces import Space
 from orchestrator.pruning.structure import Structure
@@ -50,8 +51,8 @@ class Elastic(Structure):
         """Return the parts of an architecture's network. Raise ConfigError if it is outside the space."""
         return chain(self.space.check(architecture), self.num_classes, self.input_shape[0])
 
-    def build(self, model: nn.Module) -> nn.Module:
-        return Supernet(self.space, num_classes=self.num_classes, channels=self.input_shape[0], network=model)
+    def build(self, dense: Callable[[], nn.Module]) -> nn.Module:
+        return Supernet(self.space, num_classes=self.num_classes, channels=self.input_shape[0], network=dense())
 
     def apply(self, state: TrainState, base: Structure) -> TrainState:
         """Return the supernet whose largest network is that of `state`; kernel matrices are the identity at first."""
@@ -96,11 +97,15 @@ class Subnet(Structure):
     def cost(self) -> SubnetCost:
         return self.supernet.costs(self.architecture)
 
-    def build(self, model: nn.Module) -> nn.Module:
-        """Return the network with memory that holds no values yet."""
-        with torch.device("meta"):
-            network = StagedNetwork(self.supernet.parts(self.architecture), self.architecture.resolution)
-        return network.to_empty(device="cpu")
+    def build(self, dense: Callable[[], nn.Module]) -> nn.Module:
+        """Return the network with zeros in its tensors, which have other values only in a supernet."""
+        parts = self.supernet.parts(self.architecture)
+        zeros = {
+            f"{name}.{inner}": torch.zeros(tensor.shape, dtype=tensor.dtype)
+            for name, part in parts.items()
+            for inner, tensor in skeleton(part).state_dict().items()
+        }
+        return network_of(parts, self.architecture.resolution, zeros)
 
     def apply(self, state: TrainState, base: Structure) -> TrainState:
         if isinstance(base, Subnet):

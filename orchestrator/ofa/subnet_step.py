@@ -35,7 +35,7 @@ def add_gradients(
     if teacher is not None and in_place:
         raise ValueError("a step has one teacher: another network, or its own first one in place")
     taught = _answers(teacher, images) if teacher is not None else None
-    total = images.new_zeros((), dtype=torch.float32)
+    values: list[Tensor] = []
     first = None
     for architecture in architectures:
         outputs = supernet(images, architecture)
@@ -45,8 +45,8 @@ def add_gradients(
         if taught is not None:
             value = value + divergence(outputs, taught)
         (value * (share / len(architectures))).backward()
-        total += value.detach() / len(architectures)
-    return total
+        values.append(value.detach())
+    return torch.stack(values).mean()
 
 
 @torch.no_grad()

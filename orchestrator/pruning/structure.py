@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -44,9 +44,9 @@ class Structure(Protocol):
         """
         return state
 
-    def build(self, model: nn.Module) -> nn.Module:
-        """Give the dense `model`, which may be changed in place, the shape of this structure. Raises ConfigError."""
-        return model
+    def build(self, dense: Callable[[], nn.Module]) -> nn.Module:
+        """Return a network of this structure, made of a new dense one that `dense` gives. Raises ConfigError."""
+        return dense()
 
     def hold(self, module: nn.Module) -> Masked:
         """Return what keeps the removed weights of `module`, which has this structure's shape, at zero."""
@@ -153,8 +153,8 @@ class FewerChannels(Structure):
             cut_optimizer(self.graph, state.optimizer, self.kept, base.channels),
         )
 
-    def build(self, model: nn.Module) -> nn.Module:
-        return shrink(model, self.kept)
+    def build(self, dense: Callable[[], nn.Module]) -> nn.Module:
+        return shrink(dense(), self.kept)
 
     def shapes(self, dense: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
         return {name: self.graph.kept_shape(name, self.kept) or shape for name, shape in dense.items()}

@@ -31,7 +31,9 @@ class Networks:
     def built(self, seed: int, structure: Structure) -> nn.Module:
         """Return a new network on the CPU with what `structure` has left of it, initialised by `seed`."""
         experiment = self._experiment
-        return structure.build(build_model(experiment.model, experiment.model_options, self.arguments, seed=seed))
+        return structure.build(
+            lambda: build_model(experiment.model, experiment.model_options, self.arguments, seed=seed)
+        )
 
 
 def placed(module: nn.Module, device: torch.device, training: TrainingConfig) -> nn.Module:

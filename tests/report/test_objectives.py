@@ -244,7 +244,7 @@ def test_a_finished_round_is_told_in_its_objective() -> None:
     nothing = StorageView({}, {}, {}, {})
     after = dataclasses.replace(nothing, records={"k": record(1, val=1.93, test=2.0, objective=BITS)})
     (line,) = changes(nothing, after)
-    assert line == "digits, seed 0: round 1 done, 2.0x  bits per character: val 1.930, test 2.000  1 m 23 s"
+    assert line == "digits, seed 0: round 1 done (digits-0), 2.0x  bits per character: val 1.930, test 2.000  1 m 23 s"
 
 
 # Pictures.
