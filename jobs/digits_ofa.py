@@ -5,7 +5,7 @@
     python jobs/digits_ofa.py --every                       # also measure all networks, and judge the search by them
     ray job submit --working-dir . -- python jobs/digits_ofa.py --storage s3://bucket/digits --report ./deploy
 
-Needs the extras `onnx` and `plots`. Round 0 trains the largest network; progressive shrinking makes it a supernet in
+Needs the extra `onnx`. Round 0 trains the largest network; progressive shrinking makes it a supernet in
 four rounds; a round for each budget holds the network that the search found, as it is in the supernet.
 """
 
@@ -13,10 +13,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-import tyro
-
 from orchestrator import export
-from orchestrator.distributed.flags import Flags, run_job
+from orchestrator.distributed.flags import Flags, parse_flags, run_job
 from orchestrator.distributed.job import run
 from orchestrator.experiment import Experiment
 from orchestrator.files import expand_home
@@ -70,7 +68,8 @@ class OfaFlags(Flags):
 
 def job(flags: OfaFlags) -> int:
     """Train and search the supernet, then export the networks found beside the largest one."""
-    experiment = flags.applied(EXPERIMENT.shortened() if flags.smoke else EXPERIMENT)
+    experiment = flags.applied(EXPERIMENT)
+    experiment = experiment.shortened() if flags.smoke else experiment
     records = run(experiment, flags, make_console())
     ledger, found = Ledger(open_store(flags.storage)), [record for record in records if record.search]
     if flags.every:
@@ -98,4 +97,4 @@ def judge(ledger: Ledger, experiment: Experiment, key: str) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(run_job(tyro.cli(OfaFlags, description=__doc__), job))
+    sys.exit(run_job(parse_flags(OfaFlags, __doc__, EXPERIMENT), job))

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from orchestrator.pruning import AtMost, Blocks, Channels, Geometric, Global, OneShot
     from orchestrator.runner import run
     from orchestrator.schedules import Cosine, StepDecay
+    from orchestrator.stored_networks import load
     from orchestrator.task import Classification, Regression, Segmentation, Tokens
     from orchestrator.techniques import FineTuning, LearningRateRewinding, WeightRewinding
     from orchestrator.torch_schedulers import rewind
@@ -51,6 +52,7 @@ __all__ = [
     "WeightRewinding",
     "hold",
     "image_data",
+    "load",
     "prune",
     "rewind",
     "run",
@@ -65,6 +67,7 @@ _PLACES = {
     "pruning": ("AtMost", "Blocks", "Channels", "Geometric", "Global", "OneShot"),
     "runner": ("run",),
     "schedules": ("Cosine", "StepDecay"),
+    "stored_networks": ("load",),
     "task": ("Classification", "Regression", "Segmentation", "Tokens"),
     "techniques": ("FineTuning", "LearningRateRewinding", "WeightRewinding"),
     "torch_schedulers": ("rewind",),

@@ -14,7 +14,7 @@ from orchestrator.commands.clean_storage import clean
 from orchestrator.commands.export_networks import export
 from orchestrator.commands.measure_latency_table import latency
 from orchestrator.commands.pack_images import pack
-from orchestrator.commands.run_experiment import run
+from orchestrator.commands.run_experiment import check_flags, run
 from orchestrator.commands.search_supernet_networks import search
 from orchestrator.commands.show_status import status
 from orchestrator.commands.verify_storage import verify
@@ -58,6 +58,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             file=sys.stderr,
         )
         raise SystemExit(2)
+    if arguments[:1] == ["run"]:
+        check_flags(arguments[1:])
     try:
         code: int = _app(arguments[:1]).cli(
             prog="orchestrator",

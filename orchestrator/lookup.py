@@ -12,6 +12,7 @@ from typing import TypeVar, cast
 
 from orchestrator.errors import ConfigError, OrchestratorError
 from orchestrator.user_code import ERRORS, called, described
+from orchestrator.validate import did_you_mean
 
 T = TypeVar("T")
 
@@ -24,8 +25,9 @@ def lookup(spec: str, builtin: Mapping[str, T], what: str) -> T:
     """
     if ":" not in spec:
         if spec not in builtin:
-            names = ", ".join(sorted(builtin))
-            raise ConfigError(f'{what} must be one of {names}, or "package.module:function", got {spec!r}')
+            names, guess = ", ".join(sorted(builtin)), did_you_mean(spec, builtin)
+            way_out = f": {guess}" if guess else ""
+            raise ConfigError(f'{what} must be one of {names}, or "package.module:function", got {spec!r}{way_out}')
         return builtin[spec]
     found = find(spec, what)
     if not callable(found):
@@ -43,7 +45,7 @@ def find(spec: str, what: str) -> object:
     module_name, _, attribute = spec.partition(":")
     if not module_name or not attribute or module_name.startswith("."):
         raise ConfigError(f'{what} must be written as "package.module:name", got {spec!r}')
-    module = _import(module_name, f"{what} {spec!r}")
+    module = imported(module_name, f"{what} {spec!r}")
     if not hasattr(module, attribute):
         file = getattr(module, "__file__", None) or "built in"
         raise ConfigError(f"{what} {spec!r}: {attribute!r} does not exist in module {module_name} ({file})")
@@ -51,7 +53,8 @@ def find(spec: str, what: str) -> object:
     return found
 
 
-def _import(name: str, wanted: str) -> ModuleType:
+def imported(name: str, wanted: str) -> ModuleType:
+    """Import a module, also one in the current directory. Raises ConfigError that begins with `wanted`."""
     here = os.getcwd()
     if "" not in sys.path and here not in sys.path:
         sys.path.append(here)  # last, so that a file here does not hide an installed package

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from orchestrator.errors import ConfigError
 from orchestrator.examples import EXAMPLES
 from orchestrator.experiment import Experiment
-from orchestrator.lookup import find
+from orchestrator.lookup import find, imported
 from orchestrator.validate import did_you_mean
 
 NAMES = ("EXPERIMENT", "EXPERIMENTS")  # what a module is searched for if only the module is named
@@ -33,7 +33,9 @@ def named_experiments(spec: str, what: str = "the experiment") -> Experiment | S
         return found
     if isinstance(found, list | tuple) and found and all(isinstance(each, Experiment) for each in found):
         return list(found)
-    raise ConfigError(f"{what} must name an Experiment or a list of them, and {spec!r} is a {type(found).__name__}")
+    raise ConfigError(
+        f"{what} must name an Experiment or a list of them, and {spec!r} is of type {type(found).__name__}"
+    )
 
 
 def _importable(file: str, what: str) -> str:
@@ -50,12 +52,9 @@ def _importable(file: str, what: str) -> str:
 
 
 def _only_name(module: str, spec: str, what: str) -> str:
+    """Return the name that a script gives its experiments. Raises ConfigError if it has none of `NAMES`."""
+    script = imported(module, f"{what} {spec!r}")
     for name in NAMES:
-        try:
-            find(f"{module}:{name}", what)
-        except ConfigError as error:
-            if "does not exist in module" not in str(error):
-                raise
-        else:
+        if hasattr(script, name):
             return name
-    raise ConfigError(f"{what} must name one of the values of {spec!r}, which has no EXPERIMENT: write {spec}:NAME")
+    raise ConfigError(f"{what} must be a value of {spec!r}, which has no EXPERIMENT: write {spec}:NAME")

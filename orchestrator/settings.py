@@ -12,8 +12,11 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import orchestrator
+from orchestrator import pruning, schedules, techniques
+from orchestrator import task as tasks
 from orchestrator.errors import ConfigError
 from orchestrator.experiment import Experiment
+from orchestrator.training import optimizer
 from orchestrator.validate import did_you_mean
 
 _BOOLS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
@@ -177,17 +180,22 @@ def _evaluated(node: ast.expr, current: Any, path: str) -> Any:
 
 
 def _class(name: str, current: Any, path: str) -> Any:
-    """Return the class `name`: a public one, or one beside the class of the field's value."""
-    module = sys.modules[type(current).__module__]
-    beside = {n for n, kind in vars(module).items() if inspect.isclass(kind) and dataclasses.is_dataclass(kind)}
-    public = {n for n in orchestrator.__all__ if n[0].isupper()}
-    if name in beside:
-        return getattr(module, name)
-    if name in public:
-        return getattr(orchestrator, name)
-    raise ConfigError(
-        f"--set {path}: there is no class {name!r}: {did_you_mean(name, beside | public) or f'it is {current!r} now'}"
-    )
+    """Return the class `name`: one beside the class of the field's value, or one of this package's."""
+    for module in (sys.modules[type(current).__module__], *_public_modules()):
+        names = getattr(module, "__all__", None) or vars(module)
+        if name in names and name[:1].isupper() and inspect.isclass(found := getattr(module, name)):
+            return found
+    known = {each for module in _public_modules() for each in getattr(module, "__all__", ()) or _dataclasses(module)}
+    guess = did_you_mean(name, [*known, *_dataclasses(sys.modules[type(current).__module__])])
+    raise ConfigError(f"--set {path}: there is no class {name!r}: {guess or f'it is {current!r} now'}")
+
+
+def _public_modules() -> list[types.ModuleType]:
+    return [orchestrator, pruning, schedules, tasks, techniques, optimizer]
+
+
+def _dataclasses(module: types.ModuleType) -> list[str]:
+    return [name for name, kind in vars(module).items() if inspect.isclass(kind) and dataclasses.is_dataclass(kind)]
 
 
 def _called(maker: Any, given: list[Any], named: dict[str, Any], path: str) -> Any:

@@ -25,7 +25,7 @@ from orchestrator.driver import Driver
 from orchestrator.errors import ConfigError, DamagedError
 from orchestrator.experiment import Experiment, round_keys, round_settings
 from orchestrator.problem import load_problem
-from orchestrator.pruning import Explicit
+from orchestrator.pruning import AtMost, Explicit
 from orchestrator.pruning.macs import count_macs
 from orchestrator.record import Record
 from orchestrator.schedules import Constant
@@ -251,6 +251,7 @@ CHANGES = {
     "mode": {"mode": "weights"},
     "table": {"unit": "latency", "table": TABLE},
     "take": {"take": "Uniform"},
+    "pattern": {"mode": "weights", "pattern": AtMost(2)},
 }
 
 

@@ -24,6 +24,7 @@ from orchestrator.__main__ import main
 from orchestrator.data.small_images import write_small_images
 from orchestrator.distributed import flags, job
 from orchestrator.driver import Driver
+from orchestrator.export.deploy import FORMATS
 from orchestrator.problem import load_problem
 from orchestrator.runner import run
 from orchestrator.storage.ledger import Ledger
@@ -52,6 +53,7 @@ def name_of(block: str) -> str:
     return named[1]
 
 
+PAGES = ("jobs", "orchestrator/export")  # with tables that have a row for each
 BLOCKS = {
     name_of(block): block
     for document in DOCUMENTS
@@ -109,7 +111,7 @@ def test_a_block_runs_as_printed(name: str, capsys: pytest.CaptureFixture[str]) 
     assert len(kept) == len(experiment.densities())
     assert kept == sorted(kept, reverse=True)
     assert kept[-1] < kept[0]
-    assert on_ray or "round 0: " in capsys.readouterr().out
+    assert on_ray or "print(" not in BLOCKS[name] or "round 0: " in capsys.readouterr().out
 
 
 def test_the_six_lines_of_the_first_page() -> None:
@@ -232,16 +234,39 @@ def test_the_api_reference_has_each_public_name_and_a_page_of_each_file() -> Non
     assert Path("api/orchestrator/plan.html").exists()
 
 
+def test_every_job_and_every_format_is_in_its_table() -> None:
+    rows = {
+        name: re.findall(r"^\| (`.*?) \|", (PROJECT / name / "README.md").read_text(), flags=re.MULTILINE)
+        for name in PAGES
+    }
+    listed = {name: set(re.findall(r"`([\w.-]+)`", " ".join(found))) for name, found in rows.items()}
+    assert {file.name for file in (PROJECT / "jobs").glob("*.py")} <= listed["jobs"]
+    assert set(FORMATS) <= listed["orchestrator/export"]
+
+
 def test_every_document_is_read_and_commands_are_found() -> None:
     assert {"README.md", "jobs/README.md", "k8s/README.md"} <= {document for document, _ in COMMANDS}
     assert len(BLOCKS) >= 10
 
 
+def anchors(document: Path) -> set[str]:
+    """Return the anchors of a page's headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.*)$", document.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda document: document.relative_to(PROJECT).as_posix())
-def test_a_link_leads_to_a_file(document: Path) -> None:
-    links = re.findall(r"\]\(((?!https?://|#)[^)\s]+)\)", document.read_text(encoding="utf-8"))
-    assert all((document.parent / link.partition("#")[0]).exists() for link in links), links
+def test_a_link_leads_to_a_file_and_a_heading_of_it(document: Path) -> None:
+    for link in re.findall(r"\]\(((?!https?://)[^)\s]+)\)", document.read_text(encoding="utf-8")):
+        name, _, anchor = link.partition("#")
+        target = document.parent / name if name else document
+        assert target.exists(), link
+        assert not anchor or anchor in anchors(target), link
 
 
-def test_the_first_page_is_short() -> None:
-    assert len((PROJECT / "README.md").read_text(encoding="utf-8").splitlines()) <= 150
+def test_the_first_page_is_short_and_begins_with_twelve_lines_of_python() -> None:
+    page = PROJECT / "README.md"
+    assert len(page.read_text(encoding="utf-8").splitlines()) <= 150
+    lines = [line for line in python_blocks(page)[0].splitlines() if line]
+    assert len(lines) <= 12
+    assert [line for line in lines if "import" in line] == [lines[1]]

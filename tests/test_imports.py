@@ -44,6 +44,7 @@ LAYERS = (
     ("runner", "settings", "examples"),
     ("named_experiments",),
     ("export", "report", "supernet_search"),
+    ("stored_networks",),
     ("distributed",),
     ("commands",),
     ("__main__",),

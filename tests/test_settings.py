@@ -11,6 +11,7 @@ from orchestrator import AdamW, Distillation, FineTuning, Geometric, OneShot
 from orchestrator.errors import ConfigError
 from orchestrator.examples import DIGITS
 from orchestrator.settings import changed, paths_ending_in
+from orchestrator.techniques import AdaptiveLinearRestart
 
 
 @pytest.mark.parametrize(
@@ -27,6 +28,7 @@ from orchestrator.settings import changed, paths_ending_in
         ("training.optimizer=AdamW(weight_decay=0.1)", AdamW(weight_decay=0.1)),
         ("technique=FineTuning", FineTuning()),
         ("technique=FineTuning(epochs=3)", FineTuning(epochs=3)),
+        ("technique=AdaptiveLinearRestart(epochs=3)", AdaptiveLinearRestart(epochs=3)),
         ("technique.epochs=7", 7),
         ("path=OneShot(0.1)", OneShot(0.1)),
         ("path=Geometric.down_to(0.1, remove=0.5)", Geometric.down_to(0.1, remove=0.5)),

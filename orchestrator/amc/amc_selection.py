@@ -5,12 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import InitVar, dataclass, field, fields, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from orchestrator.amc.agents import AgentSettings, Cem
 from orchestrator.amc.bounds import Budget, Sizes
 from orchestrator.amc.cost import SEARCH_UNITS, SearchUnit
-from orchestrator.amc.decisions import channel_budget, group_sizes, kept_weights, weight_budget
 from orchestrator.amc.latency import LatencyTable
 from orchestrator.amc.ratio_search import (
     RIVALS,
@@ -23,16 +22,23 @@ from orchestrator.amc.ratio_search import (
 )
 from orchestrator.errors import ConfigError
 from orchestrator.field_json import NOT_IN_KEY_IF_NONE
+from orchestrator.lazy import lazy
 from orchestrator.pruning.candidate import Chosen, Generation, Reconstruction, Score, Scoring, SearchCandidate
-from orchestrator.pruning.channels.budget import keep_sizes
 from orchestrator.pruning.geometry import Geometry
-from orchestrator.pruning.masks import count_true
 from orchestrator.pruning.patterns import Pattern, capacities, check_is_pattern, check_pattern, without_pattern
 from orchestrator.pruning.selection import Selection
-from orchestrator.pruning.structure import FewerChannels, Masks, Structure
-from orchestrator.pruning.view import View
 from orchestrator.randomness import derive, own_randomness, seed_all
 from orchestrator.validate import one_of, whole
+
+if TYPE_CHECKING:
+    from orchestrator.amc import decisions
+    from orchestrator.pruning import masks, structure
+    from orchestrator.pruning.channels import budget as channel_choice
+    from orchestrator.pruning.structure import Structure
+    from orchestrator.pruning.view import View
+else:
+    decisions, channel_choice = lazy("orchestrator.amc.decisions"), lazy("orchestrator.pruning.channels.budget")
+    masks, structure = lazy("orchestrator.pruning.masks"), lazy("orchestrator.pruning.structure")
 
 BEST = "best"  # of all finalists
 SHORT_EVALUATIONS, SHORT_GENERATION, SHORT_FINALISTS = 12, 6, 2  # of --smoke
@@ -151,8 +157,10 @@ class Amc(Selection):
         sizes, geometry = _dense_sizes(view), view.geometry or Geometry()
         if self.mode == "weights":
             most = dict(zip(sizes, capacities(self.pattern, view.shapes.values()), strict=True))
-            alive = {n: min(most[n], count_true(view.masks[n]) if view.masks else size) for n, size in sizes.items()}
-            return weight_budget(
+            alive = {
+                n: min(most[n], masks.count_true(view.masks[n]) if view.masks else size) for n, size in sizes.items()
+            }
+            return decisions.weight_budget(
                 alive,
                 density,
                 unit=self.unit,
@@ -167,7 +175,7 @@ class Amc(Selection):
             )
         if view.graph is None:
             raise ConfigError("Amc needs the graph of the network's channels: View(graph=trace_channels(...))")
-        return channel_budget(
+        return decisions.channel_budget(
             view.graph,
             sizes,
             density,
@@ -182,11 +190,13 @@ class Amc(Selection):
         """Return the structure whose decisions keep these sizes, by the criterion of `view`."""
         how: dict[str, Any] = {"criterion": view.criterion, "gradients": view.gradients}
         if self.mode == "weights":
-            return Masks(kept_weights(view.weights, sizes, masks=view.masks, pattern=self.pattern, **how))
+            return structure.Masks(
+                decisions.kept_weights(view.weights, sizes, masks=view.masks, pattern=self.pattern, **how)
+            )
         assert view.graph is not None  # `budget` needs it too
-        by_group = group_sizes(view.graph, view.weights, sizes)
-        kept = keep_sizes(view.graph, view.weights, by_group, kept=view.structure.channels, **how)
-        return FewerChannels(kept, view.graph, self.unit if self.unit == "parameters" else "macs")
+        by_group = decisions.group_sizes(view.graph, view.weights, sizes)
+        kept = channel_choice.keep_sizes(view.graph, view.weights, by_group, kept=view.structure.channels, **how)
+        return structure.FewerChannels(kept, view.graph, self.unit if self.unit == "parameters" else "macs")
 
 
 class AmcSearch:
@@ -197,7 +207,7 @@ class AmcSearch:
         self._search = RatioSearch(selection.settings, budget, seed)
         self._scores: dict[str, Score] = {}  # by the digest of the allocation
         self._digests: dict[str, str] = {}  # of candidates, by that of their allocation
-        self._wanted: tuple[SearchCandidate, ...] = ()
+        self._candidates: dict[str, SearchCandidate] = {}  # of the generation that is wanted, by the same
 
     @property
     def scoring(self) -> Scoring:
@@ -213,15 +223,20 @@ class AmcSearch:
             if missing:
                 return self._generation(missing)
             self._scores |= {allocation.digest: scores[self._digest(allocation)] for allocation in step}
+            self._candidates.clear()
 
     def _digest(self, allocation: Allocation) -> str:
-        """Return the digest of the allocation's candidate, which is made only once for that."""
+        """Return the digest of the allocation's candidate."""
         if allocation.digest not in self._digests:
             self._digests[allocation.digest] = self._candidate(allocation).digest
         return self._digests[allocation.digest]
 
     def _candidate(self, allocation: Allocation) -> SearchCandidate:
-        return SearchCandidate.of(self._structure(allocation), allocation.epochs, self.scoring)
+        """Return the allocation's candidate, which is made once and kept until its generation has scores."""
+        if allocation.digest not in self._candidates:
+            made = SearchCandidate.of(self._structure(allocation), allocation.epochs, self.scoring)
+            self._candidates[allocation.digest] = made
+        return self._candidates[allocation.digest]
 
     def _structure(self, allocation: Allocation) -> Structure:
         with own_randomness():  # a criterion that draws its scores draws the same for all candidates
@@ -229,12 +244,9 @@ class AmcSearch:
             return self._selection.structure(self._view, allocation.sizes)
 
     def _generation(self, missing: list[Allocation]) -> Generation:
-        digests = [self._digest(allocation) for allocation in missing]
-        if [candidate.digest for candidate in self._wanted] != digests:
-            self._wanted = tuple(self._candidate(allocation) for allocation in missing)
         number, of = self._search.place
         best = max((score.value for score in self._scores.values()), default=None)
-        return Generation(self._wanted, number, of, best)
+        return Generation(tuple(map(self._candidate, missing)), number, of, best)
 
     def _proof(self, outcome: SearchOutcome, taken: AgentResult) -> dict[str, Any]:
         """Return what a record says of the search, and of the finalist that is trained: plain JSON."""

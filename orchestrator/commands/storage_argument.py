@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
 from orchestrator.errors import StorageError
-from orchestrator.storage.opening import open_store
+from orchestrator.storage.opening import WAY_OUT, open_existing
 
 if TYPE_CHECKING:
     from orchestrator.storage.ledger import Ledger
 
-WAY_OUT = "give the --storage of a job that has run"
 Storage = Annotated[
     str,
     tyro.conf.Positional,
@@ -23,9 +21,7 @@ Storage = Annotated[
 
 def existing_ledger(storage: str) -> Ledger:
     """Return the ledger of an existing storage, so that a mistyped folder is not created. Raises StorageError."""
-    store = open_store(storage)
-    if store.is_local and not os.path.isdir(store.uri):
-        raise StorageError(f"there is no folder {store.uri}: {WAY_OUT}")
+    store = open_existing(storage)
     from orchestrator.storage.ledger import Ledger
 
     return Ledger(store)

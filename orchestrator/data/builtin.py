@@ -56,8 +56,8 @@ def cifar10(root: str | None = None, samples: int | None = None) -> Data:
     from torchvision.datasets import CIFAR10
 
     rule = (
-        "data 'cifar10' needs root, a folder with the unpacked, undamaged cifar-10-batches-py in it, "
-        f"got {root!r}; torchvision.datasets.CIFAR10(root, download=True) puts it there"
+        "data 'cifar10' needs --data (in Python data=), a folder with the unpacked, undamaged cifar-10-batches-py in "
+        f"it, got {root!r}; torchvision.datasets.CIFAR10(root, download=True) puts it there"
     )
     if root is None:
         raise DataError(rule)

@@ -62,7 +62,8 @@ def imagefolder(
     check_background(background)
     if root is None:
         raise DataError(
-            "data 'imagefolder' needs root, the folder with train/CLASS/*.jpg and val/CLASS/*.jpg, or a packed data set"
+            "data 'imagefolder' needs --data (in Python data=), the folder with train/CLASS/*.jpg and val/CLASS/*.jpg, "
+            "or a packed data set"
         )
     load = _packed if is_packed(root) else _folder
     digest = hashlib.sha256(repr((image_size, val_fraction, upright, background, PIXELS)).encode())

@@ -37,7 +37,9 @@ def load_data(spec: str, options: Mapping[str, object], *, root: str | None = No
     """
     function: Callable[..., object] = lookup(spec, BUILTIN, "data")
     if root is not None and not takes(signature_of(function, f"data {spec!r}"), "root"):
-        raise ConfigError(f"data {spec!r} takes no root: leave --data out, got {root!r}")
+        raise ConfigError(
+            f"data {spec!r} is not in files: leave --data out, got {root!r}; a function of yours takes it as root"
+        )
     made = call(function, f"data {spec!r}", options, {} if root is None else {"root": root}, DataError)
     if not isinstance(made, Data):
         raise ConfigError(f"data {spec!r} must return orchestrator.data.dataset.Data, got {type(made).__name__}")

@@ -19,7 +19,6 @@ import tyro
 
 from orchestrator.distributed.deployment import Deployment, Workers
 from orchestrator.distributed.termination import RESUME, Terminated, print_last, raise_terminated
-from orchestrator.distributed.trackers import TrackerName
 from orchestrator.errors import ConfigError, OrchestratorError
 from orchestrator.experiment import Experiment
 from orchestrator.files import expand_home
@@ -27,6 +26,7 @@ from orchestrator.formatting import plain, print_problems
 from orchestrator.objective import Objective
 from orchestrator.stopping import Floor
 from orchestrator.storage.opening import open_store
+from orchestrator.validate import finite
 
 F = TypeVar("F", bound="Flags")
 
@@ -35,6 +35,25 @@ def _flag(metavar: str, default: str = "", *aliases: str) -> Any:
     """Return how a flag is shown in --help: its value, and what happens without it."""
     return tyro.conf.arg(
         metavar=metavar, help_behavior_hint=f"(default: {default})" if default else None, aliases=aliases
+    )
+
+
+def _number(kind: type[int] | type[float]) -> Any:
+    """Return how a number is read from the command line; without it the flag is None, or has its default."""
+    what = "a whole number" if kind is int else "a number"
+
+    def read(given: list[str]) -> int | float:
+        try:
+            return kind(given[0])
+        except ValueError:
+            raise ValueError(f"it must be {what}, got {given[0]!r}") from None
+
+    return tyro.constructors.PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="N",
+        instance_from_str=read,
+        is_instance=lambda value: isinstance(value, int | float | None),
+        str_from_instance=lambda value: [str(value)],
     )
 
 
@@ -53,31 +72,31 @@ class Flags:
         tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(name="set", metavar="FIELD=VALUE")
     ] = ()
     """Change a field of the experiment, as training.epochs=5 or technique=FineTuning(epochs=3)."""
-    seed: Annotated[int | None, _flag("INT", "the experiment's")] = None
+    seed: Annotated[int | None, _number(int), _flag("INT", "the experiment's")] = None
     """Seed of initialisation, data order and augmentation."""
     smoke: bool = False
     """A very short run through the same code."""
     workers: Annotated[str | None, _flag("N", "2; of several experiments 1")] = None
     """Training workers of each path: a number, or an elastic range such as 2:8."""
-    cpus_per_worker: Annotated[float, _flag("N")] = 1.0
+    cpus_per_worker: Annotated[float, _number(float), _flag("N")] = 1.0
     """CPU cores of each worker."""
-    gpus_per_worker: Annotated[float | None, _flag("N", "1 if the cluster has enough, else 0")] = None
+    gpus_per_worker: Annotated[float | None, _number(float), _flag("N", "1 if the cluster has enough, else 0")] = None
     """GPUs of each worker."""
-    loader_workers: Annotated[int | None, _flag("N", "one for each CPU core")] = None
+    loader_workers: Annotated[int | None, _number(int), _flag("N", "one for each CPU core")] = None
     """Processes that decode images for each worker."""
-    checkpoint_seconds: Annotated[float, _flag("SECONDS")] = 30.0
+    checkpoint_seconds: Annotated[float, _number(float), _flag("SECONDS")] = 30.0
     """Minimum time between two checkpoints in the middle of a round."""
     address: Annotated[str | None, _flag("ADDRESS", "RAY_ADDRESS, else a local Ray")] = None
     """Ray cluster to join."""
     report: Annotated[str | None, _flag("DIR", "none; of several experiments ./report")] = None
     """Folder for the report."""
-    tracker: Annotated[TrackerName | None, _flag("mlflow|wandb|tensorboard", "none")] = None
+    tracker: Annotated[str | None, _flag("mlflow|wandb|tensorboard", "none")] = None
     """Log every round to a tracker, under the experiment's name."""
-    target: Annotated[float | None, _flag("VALUE", "none", "--target-accuracy")] = None
+    target: Annotated[float | None, _number(float), _flag("VALUE", "none", "--target-accuracy")] = None
     """Cut a path after a round whose validation objective is worse; a fraction in per cent, as 97."""
-    max_drop: Annotated[float | None, _flag("VALUE", "none")] = None
+    max_drop: Annotated[float | None, _number(float), _flag("VALUE", "none")] = None
     """Cut a path after a round whose validation objective is so much worse than dense: per cent points, as 0.5."""
-    max_concurrent: Annotated[int | None, _flag("N", "as many as the cluster holds")] = None
+    max_concurrent: Annotated[int | None, _number(int), _flag("N", "as many as the cluster holds")] = None
     """Paths at a time."""
     asha: bool = False
     """Stop the weaker half of the paths early, round by round (successive halving)."""
@@ -118,12 +137,19 @@ class Flags:
         if target is None and drop is None:
             return None
         if not objective.fraction:
+            if target is not None:
+                finite("--target", target)
+            if drop is not None:
+                finite("--max-drop", drop, minimum=0)
             return Floor(target, drop)
         if target is not None and not 1 < target <= 100:
             raise ConfigError(f"--target must be in per cent, above 1 and up to 100, got {target:g}: {_AS}")
         if drop is not None and not (drop == 0 or 0.1 <= drop <= 100):
             raise ConfigError(f"--max-drop must be in per cent, 0 or from 0.1 to 100, got {drop:g}: {_AS}")
         return Floor(None if target is None else target / 100, None if drop is None else drop / 100)
+
+
+NAMES = {"lr": "peak", "learning_rate": "peak"}  # what others call a field
 
 
 def parse_flags(kind: type[F], description: str | None, experiment: Experiment | None) -> F:
@@ -146,7 +172,8 @@ def refuse_fields(arguments: Sequence[str], kind: type[Flags], load: Callable[[]
             continue
         from orchestrator.settings import paths_ending_in
 
-        if paths := paths_ending_in(name.replace("-", "_"), experiment):
+        field = name.replace("-", "_")
+        if paths := paths_ending_in(NAMES.get(field, field), experiment):
             given = value if equals else after if not after.startswith("-") and after else "VALUE"
             ways = " or ".join(f"--set {path}={given}" for path in paths)
             print(plain(f"error: --{name} is a field of the experiment: write {ways}"), file=sys.stderr)

@@ -64,9 +64,8 @@ class Shown:
         self.finished = -1
         self._console, self._live, self._pace = console, live, Pace()
         self._began = self._waited = time.monotonic()
-        self._logged = -LOG_SECONDS
+        self._logged, self._restarts = -LOG_SECONDS, 0
         self._reported: Report | SearchReport | None = None
-        self._restarts = 0
         self._resumed: tuple[int, int, int] | None = None
 
     def update(self, status: Status) -> None:
@@ -115,7 +114,7 @@ def waiting_line() -> str:
     """Say what the workers wait for: resources, or their own start, for which resources are reserved already."""
     groups = ray.util.placement_group_table().values()
     if not any(group["state"] == "PENDING" for group in groups):
-        return "waiting for the workers: they have their resources, and are starting"
+        return "waiting for the workers, which are starting"
     free, total = ray.available_resources(), ray.cluster_resources()
     amounts = " and ".join(f"{free.get(name, 0):g} of {total.get(name, 0):g} {name}" for name in ("CPU", "GPU"))
     return f"waiting for the workers: other jobs have taken their resources; {amounts} are free"

@@ -13,6 +13,7 @@ from orchestrator.errors import ConfigError
 from orchestrator.experiment import Experiment
 from orchestrator.formatting import duration, make_console
 from orchestrator.task import objective_of
+from orchestrator.validate import whole
 
 if TYPE_CHECKING:
     from orchestrator.distributed.sweep import SweepResult
@@ -22,6 +23,8 @@ def run_sweep(experiments: Sequence[Experiment], flags: Flags) -> int:
     """Train all paths, show the results, and return the exit code."""
     from orchestrator.distributed.sweep import sweep_paths
 
+    if flags.max_concurrent is not None:
+        whole("--max-concurrent", flags.max_concurrent, minimum=1)
     floor, deployment = flags.stop(objective_of(experiments[0].task)), flags.deployment()
     callbacks = [tracker(flags.tracker, experiments[0].name)] if flags.tracker else []
     result = sweep_paths(

@@ -13,12 +13,14 @@ if TYPE_CHECKING:
     from orchestrator.export.coreml_file import save_coreml
     from orchestrator.export.example import ExampleInputs
     from orchestrator.export.finished_rounds import write
+    from orchestrator.export.kernel_choice import fast_kernels
     from orchestrator.export.onnx_file import save_onnx, save_onnx_half, save_onnx_int8
     from orchestrator.export.packed_file import load_packed, save_packed
     from orchestrator.export.pte_file import save_pte
 
 __all__ = [
     "ExampleInputs",
+    "fast_kernels",
     "fold_batch_norm",
     "load_packed",
     "save_coreml",
@@ -34,6 +36,7 @@ _PLACES = {
     "coreml_file": ("save_coreml",),
     "example": ("ExampleInputs",),
     "finished_rounds": ("write",),
+    "kernel_choice": ("fast_kernels",),
     "onnx_file": ("save_onnx", "save_onnx_half", "save_onnx_int8"),
     "packed_file": ("load_packed", "save_packed"),
     "pte_file": ("save_pte",),

@@ -171,7 +171,13 @@ def _open(path: str | Path) -> tuple[Network, dict[str, Layout], Tensors]:
     try:
         streams = load(blob)
         header = parse(blob[8 : 8 + int.from_bytes(blob[:8], "little")])
-        content = parse(header["__metadata__"]["packed"])
+        metadata = header.get("__metadata__", {})
+        if "packed" not in metadata and "shapes" in metadata:
+            raise ConfigError(
+                f"{path} holds the stored weights of a round, and not how its network is built: "
+                "orchestrator.load(STORAGE, KEY) returns the network, orchestrator export writes a packed file of it"
+            )
+        content = parse(metadata["packed"])
         digest = content.pop("sha256")
         _check_format(path, format_of(content))
         if _digest(content, streams) != digest:
@@ -179,6 +185,8 @@ def _open(path: str | Path) -> tuple[Network, dict[str, Layout], Tensors]:
         tensors = decode(dict[str, _Tensor], content["tensors"])
         network = decode(Network, content, more_fields=True)
         return network, {name: Layout(*tensor) for name, tensor in tensors.items()}, streams
+    except ConfigError:
+        raise
     except (SafetensorError, AttributeError, KeyError, OverflowError, RecursionError, TypeError, ValueError) as error:
         raise DamagedError(f"{broken} ({str(error)[:200]})") from error
 

@@ -20,6 +20,7 @@ from orchestrator.modules import own_memory
 from orchestrator.ofa.networks import build_alone
 from orchestrator.pruning import KINDS, prunable_weights
 from orchestrator.randomness import one_thread, own_randomness, seed_all
+from orchestrator.validate import did_you_mean
 
 BUILTIN: Mapping[str, Callable[..., nn.Module]] = {
     **{f"resnet{depth}": partial(CifarResNet, depth) for depth in DEPTHS},
@@ -53,7 +54,7 @@ def build_model(
     elif spec.startswith(OFA):
         function = partial(build_alone, spec.removeprefix(OFA))
     else:
-        function = lookup(spec, BUILTIN, "model")
+        function = _function(spec)
     with own_randomness(), one_thread():  # another number of threads changes the last bits of a sum
         seed_all(seed)
         model = call(function, what, options, arguments, ConfigError)
@@ -67,6 +68,18 @@ def build_model(
             "with a weight that is trained (requires_grad True) and not computed from other parameters"
         )
     return own_memory(model.cpu())
+
+
+def _function(spec: str) -> Callable[..., object]:
+    """Find a model that is not of a library's. A mistyped name of a library is answered with the right one."""
+    try:
+        return lookup(spec, BUILTIN, "model")
+    except ConfigError as error:
+        package, colon, _ = spec.partition(":")
+        guess = did_you_mean(f"{package}:", [*(f"{known}:" for known in CLASSIFIERS), OFA]) if colon else ""
+        if not guess:
+            raise
+        raise ConfigError(f"{error}: {guess}") from error
 
 
 def is_ours(spec: str) -> bool:

@@ -6,11 +6,13 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal, Protocol, TypeAlias, get_args
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, get_args
 
-from orchestrator.pruning.structure import Structure
 from orchestrator.train_state import Tensors, raw_bytes
 from orchestrator.validate import finite, one_of, whole
+
+if TYPE_CHECKING:
+    from orchestrator.pruning.structure import Structure
 
 Reconstruction: TypeAlias = Literal["none", "bn", "least_squares"]
 RECONSTRUCTIONS: tuple[Reconstruction, ...] = get_args(Reconstruction)

@@ -19,11 +19,12 @@ from orchestrator.report.paths import path_records
 from orchestrator.report.pictures import Picture, draw_pictures, drawing_style
 from orchestrator.report.pictures.families_pictures import families_section
 from orchestrator.report.published import PublishedResult, find_published
+from orchestrator.report.searches import search_section
 from orchestrator.report.tables import print_table, save_csv
 from orchestrator.storage.ledger import Ledger
 
 # Functions that return more sections of a chapter, in the order of the page; none if they have nothing to show.
-MORE_SECTIONS: tuple[Callable[[Comparison], Sequence[Section]], ...] = ()
+MORE_SECTIONS: tuple[Callable[[Comparison], Sequence[Section]], ...] = (search_section,)
 
 
 def write(

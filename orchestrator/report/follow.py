@@ -58,7 +58,8 @@ def read_view(ledger: Ledger, before: StorageView) -> StorageView:
     failures = ledger.failures(problems)
     owners, names = holders(ledger.store, finished=records), before.names
     if not owners.keys() <= names.keys():  # an experiment has begun
-        names = round_names(read_experiments(ledger.store, problems))
+        named = round_names(read_experiments(ledger.store, problems))
+        names = {**{key: key[:12] for key in owners}, **named}  # not read again for a key that no experiment has
     return StorageView(
         records,
         {str(failure["key"]): failure for failure in failures if "key" in failure},
@@ -81,7 +82,7 @@ def changes(before: StorageView, after: StorageView) -> Iterator[str]:
         checkpoint = after.checkpoints.get(key)
         known = (before.owners.get(key), before.checkpoints.get(key))
         if key not in after.records and (owner, checkpoint) != known:
-            yield plain(f"{after.names.get(key, key[:12])} is trained by {owner}, {safe_part(checkpoint)}")
+            yield plain(f"{after.names[key]} is trained by {owner}, {safe_part(checkpoint)}")
 
 
 def _finished_line(record: Record) -> str:

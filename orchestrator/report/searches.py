@@ -19,7 +19,7 @@ from orchestrator.formatting import duration
 from orchestrator.record import MODEL, Record
 from orchestrator.report.comparison import Comparison
 from orchestrator.report.page import Section, TextTable
-from orchestrator.report.pictures.searches import AgentCurve, RatioLine, ratios_picture, scores_picture
+from orchestrator.report.pictures.search_pictures import AgentCurve, RatioLine, ratios_picture, scores_picture
 
 RIVALS = (Uniform.__name__, Random.__name__)
 FEWEST = 3  # networks of a rank correlation

@@ -75,8 +75,9 @@ def print_status(
     for record in records:
         groups.setdefault((record.experiment, record.seed, Quantity(record.objective)), []).append(record)
     for (experiment, seed, quantity), group in groups.items():
-        techniques = ", ".join(dict.fromkeys(record.technique for record in group if record.round)) or "dense"
-        console.print(Text(plain(f"{experiment}, seed {seed}: {techniques}, {quantity.legend}"), style="bold"))
+        techniques = dict.fromkeys(record.technique for record in group if record.round)
+        about = ", ".join((*techniques, quantity.legend))
+        console.print(Text(plain(f"{experiment}, seed {seed}: {about}"), style="bold"))
         console.print(_status_table(group, quantity))
     for failure in failures:
         name, which, number = (plain(failure.get(field, "?")) for field in ("experiment", "seed", "round"))

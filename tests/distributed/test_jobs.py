@@ -61,7 +61,7 @@ def test_help_tells_the_flags(job, monkeypatch, capsys):
         ("not_python_of_mine:x", "--experiment 'not_python_of_mine:x': cannot import .*not_python_of_mine.py, line 1"),
         ("failing_of_mine:x", r"the import of failing_of_mine failed: KeyError: 'x' \(.*failing_of_mine.py:1\)"),
         ("failing_of_mine", "--experiment must be one of digits, or your own, got .failing_of_mine.: write"),
-        ("digits_lr:Geometric", "must name an Experiment or a list of them, and 'digits_lr:Geometric' is a"),
+        ("digits_lr:Geometric", "must name an Experiment or a list of them, and 'digits_lr:Geometric' is of type"),
     ],
 )
 def test_each_wrong_experiment_has_its_sentence(tmp_path, monkeypatch, spec, message):
@@ -73,13 +73,26 @@ def test_each_wrong_experiment_has_its_sentence(tmp_path, monkeypatch, spec, mes
         importlib.import_module("sparsity_paths").load_experiment(spec)
 
 
-def test_help_loads_no_ray():
-    """So that it answers as fast as a person expects."""
-    code = f"import sys, runpy; sys.argv = ['job', '--help']; sys.path.insert(0, {str(JOBS)!r})\n"
-    code += f"try: runpy.run_path({str(JOBS / 'sparsity_paths.py')!r}, run_name='__main__')\n"
-    code += "finally: print('LOADED RAY' if 'ray' in sys.modules else 'no ray')"
-    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert process.stdout.endswith("no ray\n")
+HELP = """
+import runpy, sys
+sys.argv = ["job", sys.argv[1], "5"]
+for job in ("digits_lr", "digits_compare", "sparsity_paths", "cifar10_amc", "imagenet_lr", "g2p_lr"):
+    try:
+        runpy.run_path(f"{FOLDER}/{job}.py", run_name="__main__")
+    except SystemExit:
+        pass
+print("LOADED", *sorted({"torch", "ray", "boto3", "sklearn"} & sys.modules.keys()))
+"""
+
+
+@pytest.mark.parametrize("flag", ["--help", "--epochs"])
+def test_help_and_a_mistake_load_neither_torch_nor_ray(flag):
+    """So that they answer as fast as a person expects."""
+    code = HELP.replace("{FOLDER}", str(JOBS))
+    process = subprocess.run([sys.executable, "-c", code, flag], capture_output=True, text=True, check=True)
+    assert process.stdout.endswith("LOADED\n")
+    if flag == "--epochs":
+        assert process.stderr.count("write --set training.epochs=5") == 5, "sparsity_paths varies another experiment"
 
 
 @pytest.mark.parametrize("job", sorted(JOBS.glob("*.py")), ids=lambda job: job.stem)

@@ -435,7 +435,7 @@ def test_what_cannot_be_exported_is_left_out_with_its_reason(tmp_path):
     found = deploy([given], tmp_path)
     assert not (tmp_path / "n.onnx").exists()
     assert (tmp_path / "n.int8.onnx").is_dir()
-    assert [a.format for a in found.artifacts] == ["packed", "packed-fp16"]
+    assert [a.format for a in found.artifacts] == ["packed", "packed-fp16", "packed-int8"]
     assert {s.format for s in found.skipped} >= {"onnx", "onnx-fp16", "onnx-int8"}
     assert all("cannot be exported" in s.reason for s in found.skipped if s.format not in EXTRAS)
     with pytest.raises(ExportError, match="DataFlow cannot be exported"):

@@ -84,6 +84,7 @@ def test_the_objective_is_measured_through_every_file(read):
     for artifact in found.artifacts:
         most = {"packed": 0, "onnx": 1e-5, "packed-int8": 0.1, "onnx-int8": 0.5}.get(artifact.format, 0.02)
         assert artifact.relative_error <= most
+        assert 1 - most <= artifact.equal_predictions <= 1
         assert artifact.test == pytest.approx(facts.test, rel=max(1e-6, most))
         assert artifact.metrics.keys() == facts.metrics.keys()
         assert artifact.test_text == f"{artifact.test:.4g}"
@@ -202,6 +203,7 @@ def test_a_users_own_task_with_two_inputs_and_two_outputs(tmp_path):
         exact = artifact.format != "onnx-int8"
         assert artifact.test == pytest.approx(facts.test, rel=1e-5 if exact else 0.2)
         assert artifact.relative_error < (1e-5 if exact else 0.2)
+        assert artifact.equal_predictions is None, "of numbers"
 
 
 def test_only_the_output_that_the_task_reads_must_agree():

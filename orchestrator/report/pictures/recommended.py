@@ -164,9 +164,9 @@ def learning_picture(comparison: Comparison) -> Picture | None:
         if rates:
             _draw_curve(panels[2], curve.start, curve.rates, float, width, LINES[2])
     _set_value_axis(panels[0], axis, curves)
-    _set_log_axis(panels[1], "training loss", [value.low for curve in curves for value in curve.train_loss])
+    _set_log_axis(panels[1], "training loss", [value for curve in curves for value in curve.train_loss])
     if rates:
-        _set_log_axis(panels[2], "learning\nrate", [value.low for curve in curves for value in curve.rates])
+        _set_log_axis(panels[2], "learning\nrate", [value for curve in curves for value in curve.rates])
     bottom, top = panels[0].get_ylim()
     ends = [curve for curve in curves if bottom <= axis.drawn(curve.validation[-1].median) <= top]
     x = [curve.start + len(curve.validation) for curve in ends]
@@ -218,11 +218,12 @@ def _set_value_axis(axes: Any, axis: ValueAxis, curves: list[RoundCurve]) -> Non
     axes.yaxis.set_label_coords(LABEL_X, 0.5)
 
 
-def _set_log_axis(axes: Any, label: str, lows: Sequence[float]) -> None:
+def _set_log_axis(axes: Any, label: str, values: Sequence[Spread]) -> None:
     """Make the vertical axis logarithmic if it can be."""
-    if min(lows) > 0:
+    low, high = min(value.low for value in values), max(value.high for value in values)
+    if low > 0:
         axes.set_yscale("log")
-        axes.yaxis.get_major_locator().set_params(numticks=4)
+        axes.yaxis.get_major_locator().set_params(numticks=4, subs=(1, 2, 5) if high < 20 * low else (1,))
         axes.yaxis.set_major_formatter("{x:g}")
         axes.minorticks_off()
     else:
