@@ -21,7 +21,7 @@ from orchestrator.storage.claims import Claims
 from orchestrator.storage.ledger import Ledger
 from orchestrator.storage.opening import open_store
 from orchestrator.supernet_search import measure_all, search_supernet
-from orchestrator.work import Evaluate
+from orchestrator.work import Evaluate, claim_key
 
 SUPERNET = dataclasses.replace(ELASTIC, path=dataclasses.replace(ELASTIC.path, search=None))
 TRUST = ("elastic:data",)
@@ -63,7 +63,7 @@ def test_a_search_waits_for_what_another_process_does(runs, tmp_path, monkeypatc
     shutil.rmtree(folder / "scores", ignore_errors=True)
     search, store, waits = dataclasses.replace(SEARCH, calibration=31), open_store(str(folder)), []
     first = begun(dataclasses.replace(ELASTIC, path=dataclasses.replace(ELASTIC.path, search=search)), folder)[0]
-    key = first.next_work().key
+    key = claim_key(first.next_work().key)
     with Claims(store, "another", lease_seconds=3600) as other:
         assert other.acquire(key)
 
