@@ -1,17 +1,33 @@
 # Two commands on a fresh machine: `make demo` and `make test`.
 PYTHON ?= python3
 BIN := .venv/bin
+PIP := $(BIN)/pip --disable-pip-version-check install --constraint constraints.txt
 
-.PHONY: demo test test-core test-slow check faults bench bench-export clean
+.PHONY: demo install test test-core test-slow check faults bench bench-export docs dist clean
 .DEFAULT_GOAL := demo
 
-.venv/.installed: pyproject.toml constraints.txt
-	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[all]'
+.venv/bin/python:
+	@echo "== A virtual environment in .venv, by $$($(PYTHON) --version)"
+	$(PYTHON) -m venv .venv
+
+# TORCH_INDEX=URL takes PyTorch from another index, as that of its builds for CPUs, which have no CUDA libraries.
+.venv/.required: pyproject.toml constraints.txt | .venv/bin/python
+	@echo "== The package and what it requires, about 100 packages: PyTorch is the largest."
+	$(if $(TORCH_INDEX),$(PIP) --no-deps --index-url $(TORCH_INDEX) torch torchvision)
+	$(PIP) --editable .
 	touch $@
 
-demo: .venv/.installed  ## dense network and 14 pruned rounds on real handwritten digits
+.venv/.installed: .venv/.required
+	@echo "== Every feature, and the tools of the tests"
+	$(PIP) --quiet --editable '.[all,dev]'
+	touch $@
+
+demo: .venv/.required  ## dense network and 14 pruned rounds on real handwritten digits
+	@echo "== 15 trainings, about two minutes; then open ./report/report.html"
 	$(BIN)/python jobs/digits_lr.py --report ./report
+
+install: .venv/.required  ## every feature, for users
+	$(PIP) --quiet --editable '.[all]'
 
 check: .venv/.installed  ## lint, format, types
 	$(BIN)/ruff check .
@@ -25,7 +41,7 @@ test-core: .venv/.installed  ## the same without Ray
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup -m "not ray and not slow and not bench and not faults"
 
 test-slow: .venv/.installed  ## what takes minutes and rarely breaks, and every torchvision classifier in every format
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[slow]'
+	$(PIP) --quiet --editable '.[slow]'
 	$(BIN)/python -m pytest -m slow --timeout 1800
 
 faults: .venv/.installed  ## machines that die, leave and join: what happened, and what it cost
@@ -37,5 +53,14 @@ bench: .venv/.installed  ## speed against the best opponent, in the same process
 bench-export: .venv/.installed  ## size and speed of exported files: MobileNetV2 and ResNet-50
 	$(BIN)/python -m pytest tests/benchmarks/test_export.py -m bench -s
 
+docs: .venv/.required  ## the API reference, in ./api
+	$(PIP) --quiet --editable '.[docs]'
+	$(BIN)/python .ci/api.py api
+	@echo "== open ./api/index.html"
+
+dist: .venv/.required  ## wheel and sdist in ./dist, whose description links to the repository `origin`
+	$(PIP) --quiet 'setuptools>=77'
+	$(BIN)/python .ci/dist.py dist "$$(git remote get-url origin)"
+
 clean:
-	rm -rf .venv runs report
+	rm -rf .venv runs report api dist

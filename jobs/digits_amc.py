@@ -1,12 +1,12 @@
-"""How many channels each layer keeps, searched for on 1,797 real handwritten digits: AMC, by four agents.
+"""How many channels each layer keeps, searched for on 1,797 real handwritten digits: AMC by four agents, two rivals.
 
-    python jobs/digits_amc.py                               # five seeds of five ways to a tenth of the multiplications
+    python jobs/digits_amc.py                               # five seeds of seven ways to a tenth of the multiplications
     python jobs/digits_amc.py --smoke --storage /tmp/look   # a few candidates, two short rounds of each
     ray job submit --working-dir . -- python jobs/digits_amc.py --storage s3://bucket/digits
 
-Needs the extra `channels`. Every agent may ask for as many candidates as the others, has the same finalists and is
-retrained in the same way; `Uniform` and `Random` stand beside each of them in the record of its round. Equal candidates
-are scored once, whoever asks. `Channels` is the way without a search.
+Needs the extra `channels`. Every agent may ask for as many candidates as the others, has the same finalists rule, and
+its own best finalist is retrained in the same way; so are those of `Uniform` and `Random`. Equal candidates are scored
+once, whoever asks. `Channels` is the way without a search.
 """
 
 import sys
@@ -46,8 +46,10 @@ AGENTS: dict[str, AgentSettings] = {
     "ddpg": Ddpg(warm_up=32),
     "sensitivity": Sensitivity(),
 }
+SEARCHES = {name: replace(AMC, agent=agent, take=type(agent).__name__) for name, agent in AGENTS.items()}
+RIVALS = {name: replace(AMC, take=name.capitalize()) for name in ("uniform", "random")}
 EXPERIMENTS = [
-    replace(BASE, name=f"digits_amc-{name}", selection=replace(AMC, agent=agent)) for name, agent in AGENTS.items()
+    replace(BASE, name=f"digits_amc-{name}", selection=selection) for name, selection in {**SEARCHES, **RIVALS}.items()
 ]
 EXPERIMENTS.append(replace(BASE, name="digits_amc-without", selection=Channels(unit="macs", round_to=1)))
 

@@ -11,18 +11,13 @@ import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import tyro
-
-from orchestrator import export
-from orchestrator.distributed.flags import Flags, run_job
+from orchestrator.distributed.flags import Flags, parse_flags, run_job
 from orchestrator.distributed.job import run
 from orchestrator.experiment import Experiment
 from orchestrator.files import expand_home
 from orchestrator.formatting import make_console, print_problems
 from orchestrator.pruning import Channels, Geometric
-from orchestrator.report.exported import recommended_rounds
 from orchestrator.schedules import StepDecay
-from orchestrator.storage.ledger import Ledger
 from orchestrator.storage.opening import open_store
 from orchestrator.techniques import LearningRateRewinding
 from orchestrator.training.config import TrainingConfig
@@ -58,10 +53,16 @@ class DeployFlags(Flags):
 
 def job(flags: DeployFlags) -> int:
     """Train both paths, whose dense round is one, then export the recommended network of each beside the dense one."""
+    # Imported here, because they import torch, for which --help does not wait.
+    from orchestrator import export
+    from orchestrator.report.exported import recommended_rounds
+    from orchestrator.storage.ledger import Ledger
+
+    paths = [flags.applied(experiment) for experiment in (CHANNELS, WEIGHTS)]  # channels need an extra
     records = [
         replace(record, experiment=experiment.name)
-        for experiment in (CHANNELS, WEIGHTS)  # channels need an extra, and without it nothing is trained
-        for record in run(flags.seeded(experiment.shortened() if flags.smoke else experiment), flags, make_console())
+        for experiment in paths
+        for record in run(experiment.shortened() if flags.smoke else experiment, flags, make_console())
     ]
     problems = export.write(
         Ledger(open_store(flags.storage)),
@@ -72,4 +73,4 @@ def job(flags: DeployFlags) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(run_job(tyro.cli(DeployFlags, description=__doc__), job))
+    sys.exit(run_job(parse_flags(DeployFlags, __doc__, WEIGHTS), job))

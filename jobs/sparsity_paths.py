@@ -2,7 +2,7 @@
 
     python jobs/sparsity_paths.py                                      # digits: large steps, small steps, one shot
     python jobs/sparsity_paths.py --max-drop 0.5 --search              # the smallest within 0.5 points of dense
-    python jobs/sparsity_paths.py --target-accuracy 97 --search        # the smallest with 97 % validation accuracy
+    python jobs/sparsity_paths.py --target 97 --search                 # the smallest with 97 % validation accuracy
     python jobs/sparsity_paths.py --experiment my_job:EXPERIMENT --data /data/mine --storage s3://bucket/mine
 
 --experiment is any experiment: "module:NAME", the module beside this script, in the working directory or installed.
@@ -11,24 +11,22 @@
 import sys
 from dataclasses import dataclass, replace
 
-import tyro
-
-from orchestrator.distributed.flags import SweepFlags, run_job
+from orchestrator.distributed.flags import Flags, parse_flags, run_job
 from orchestrator.distributed.sweep_job import run_search, run_sweep
 from orchestrator.errors import ConfigError
 from orchestrator.experiment import Experiment
-from orchestrator.lookup import find
+from orchestrator.named_experiments import named_experiments
 from orchestrator.pruning import Cubic, Geometric, OneShot, Path
 
 
 @dataclass(frozen=True)
-class PathFlags(SweepFlags):
+class PathFlags(Flags):
     """Where and on what the sweep runs, and which experiment it is about."""
 
     experiment: str = "digits_lr:EXPERIMENT"
     """The experiment whose path is varied."""
     search: bool = False
-    """Search for the smallest density that stays above --target-accuracy, or within --max-drop."""
+    """Search for the smallest density that stays above --target, or within --max-drop."""
     probes: int = 4
     """Rounds that a search may spend on halving the last gap."""
 
@@ -48,18 +46,18 @@ def paths(base: Experiment) -> list[Experiment]:
 
 def load_experiment(spec: str) -> Experiment:
     """The experiment "module:NAME". Raises ConfigError."""
-    found = find(spec, "--experiment")
+    found = named_experiments(spec, "--experiment")
     if not isinstance(found, Experiment):
-        raise ConfigError(f"--experiment must name an Experiment, and {spec!r} is a {type(found).__name__}")
+        raise ConfigError(f"--experiment must name one Experiment, and {spec!r} is a list of them")
     return found
 
 
 def job(flags: PathFlags) -> int:
-    base = load_experiment(flags.experiment)
+    base = flags.applied(load_experiment(flags.experiment))
     if flags.search:
         return run_search(base.shortened() if flags.smoke else base, flags, probes=flags.probes)
     return run_sweep([each.shortened() if flags.smoke else each for each in paths(base)], flags)
 
 
 if __name__ == "__main__":
-    sys.exit(run_job(tyro.cli(PathFlags, description=__doc__), job))
+    sys.exit(run_job(parse_flags(PathFlags, __doc__, None).of_several(), job))

@@ -1,6 +1,7 @@
 """Make trained networks small: prune, rewind the learning rate, retrain, repeat.
 
-What is named here is imported when first used: `import orchestrator` alone loads no torch.
+What is named here is imported when first used: `import orchestrator` alone loads no torch. More selections, paths and
+techniques are in `orchestrator.pruning`, `orchestrator.techniques` and `orchestrator.schedules`.
 """
 
 from __future__ import annotations
@@ -14,32 +15,12 @@ if TYPE_CHECKING:
     from orchestrator.data.image_data import image_data
     from orchestrator.experiment import Experiment
     from orchestrator.own_loop import hold, prune
-    from orchestrator.pruning import (
-        AtMost,
-        Blocks,
-        Channels,
-        Cubic,
-        Explicit,
-        Filters,
-        Geometric,
-        Global,
-        Layerwise,
-        NofM,
-        OneShot,
-        prune_globally,
-    )
+    from orchestrator.pruning import AtMost, Blocks, Channels, Geometric, Global, OneShot
     from orchestrator.runner import run
-    from orchestrator.schedules import Constant, Cosine, StepDecay
+    from orchestrator.schedules import Cosine, StepDecay
+    from orchestrator.stored_networks import load
     from orchestrator.task import Classification, Regression, Segmentation, Tokens
-    from orchestrator.techniques import (
-        AdaptiveLinearRestart,
-        CosineRestart,
-        FineTuning,
-        LearningRateRewinding,
-        LinearRestart,
-        ScaledRestart,
-        WeightRewinding,
-    )
+    from orchestrator.techniques import FineTuning, LearningRateRewinding, WeightRewinding
     from orchestrator.torch_schedulers import rewind
     from orchestrator.training.config import TrainingConfig
     from orchestrator.training.distillation import Distillation
@@ -49,31 +30,21 @@ __version__ = "0.1.0"
 __all__ = [
     "SGD",
     "AdamW",
-    "AdaptiveLinearRestart",
     "Amc",
     "AtMost",
     "Blocks",
     "Channels",
     "Classification",
-    "Constant",
     "Cosine",
-    "CosineRestart",
-    "Cubic",
     "Data",
     "Distillation",
     "Experiment",
-    "Explicit",
-    "Filters",
     "FineTuning",
     "Geometric",
     "Global",
-    "Layerwise",
     "LearningRateRewinding",
-    "LinearRestart",
-    "NofM",
     "OneShot",
     "Regression",
-    "ScaledRestart",
     "Segmentation",
     "StepDecay",
     "Tokens",
@@ -81,43 +52,24 @@ __all__ = [
     "WeightRewinding",
     "hold",
     "image_data",
+    "load",
     "prune",
-    "prune_globally",
     "rewind",
     "run",
 ]
+_MODULES = ("pruning", "schedules", "task", "techniques")  # found as attributes, without an import of their own
 _PLACES = {
     "amc.amc_selection": ("Amc",),
     "data.dataset": ("Data",),
     "data.image_data": ("image_data",),
     "experiment": ("Experiment",),
     "own_loop": ("hold", "prune"),
-    "pruning": (
-        "AtMost",
-        "Blocks",
-        "Channels",
-        "Cubic",
-        "Explicit",
-        "Filters",
-        "Geometric",
-        "Global",
-        "Layerwise",
-        "NofM",
-        "OneShot",
-        "prune_globally",
-    ),
+    "pruning": ("AtMost", "Blocks", "Channels", "Geometric", "Global", "OneShot"),
     "runner": ("run",),
-    "schedules": ("Constant", "Cosine", "StepDecay"),
+    "schedules": ("Cosine", "StepDecay"),
+    "stored_networks": ("load",),
     "task": ("Classification", "Regression", "Segmentation", "Tokens"),
-    "techniques": (
-        "AdaptiveLinearRestart",
-        "CosineRestart",
-        "FineTuning",
-        "LearningRateRewinding",
-        "LinearRestart",
-        "ScaledRestart",
-        "WeightRewinding",
-    ),
+    "techniques": ("FineTuning", "LearningRateRewinding", "WeightRewinding"),
     "torch_schedulers": ("rewind",),
     "training.config": ("TrainingConfig",),
     "training.distillation": ("Distillation",),
@@ -126,6 +78,8 @@ _PLACES = {
 
 
 def __getattr__(name: str) -> object:
+    if name in _MODULES:
+        return importlib.import_module(f"{__name__}.{name}")
     for module, names in _PLACES.items():
         if name in names:
             return getattr(importlib.import_module(f"{__name__}.{module}"), name)

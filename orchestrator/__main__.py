@@ -12,7 +12,10 @@ import tyro
 from orchestrator import __version__
 from orchestrator.commands.clean_storage import clean
 from orchestrator.commands.export_networks import export
+from orchestrator.commands.measure_latency_table import latency
 from orchestrator.commands.pack_images import pack
+from orchestrator.commands.run_experiment import check_flags, run
+from orchestrator.commands.search_supernet_networks import search
 from orchestrator.commands.show_status import status
 from orchestrator.commands.verify_storage import verify
 from orchestrator.commands.write_report import report
@@ -22,14 +25,20 @@ from orchestrator.validate import did_you_mean
 
 # A function is a command of its own name; a dict is a group of commands.
 COMMANDS: dict[str, Callable[..., int] | dict[str, Callable[..., int]]] = {
+    "run": run,
     "status": status,
     "verify": verify,
     "clean": clean,
     "report": report,
     "export": export,
+    "latency": latency,
     "dataset": {"pack": pack},
+    "ofa": {"search": search},
 }
-GROUPS = {"dataset": "Pack a folder of images for training from a bucket."}
+GROUPS = {
+    "dataset": "Pack a folder of images for training from a bucket.",
+    "ofa": "Find the best network for each budget in a trained supernet.",
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -49,6 +58,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             file=sys.stderr,
         )
         raise SystemExit(2)
+    if arguments[:1] == ["run"]:
+        check_flags(arguments[1:])
     try:
         code: int = _app(arguments[:1]).cli(
             prog="orchestrator",

@@ -1,9 +1,9 @@
-"""Own the algorithm of one path: say what is next, and commit what comes back.
+"""Own the algorithm of one path: return the next work, and commit its answer.
 
     while (work := driver.next_work()) is not None:
         driver.finish(work, do(work))
 
-One driver per path. It does not know Ray, and its state is the ledger: built again, it gives the same answers.
+One driver per path. It does not know Ray, and its state is the ledger: a new driver gives the same answers.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import platform
 import threading
 from collections.abc import Iterable
 from dataclasses import replace
+from typing import Any
 
 import torch
 
@@ -43,10 +44,11 @@ from orchestrator.work import (
 
 
 class Driver:
-    """Decides the work of one experiment. Thread-safe: a round may be committed while the next work is asked for.
+    """Decide the work of one experiment. Thread-safe: a round may be committed while the next work is planned.
 
-    `keep`: epochs of the dense run that others will rewind to; what this experiment's technique needs is kept anyway.
-    `floor`: the path ends, which is not a failure, after a round that falls below it. Raises DensityError, before
+    `keep`: epochs of the dense run that other experiments rewind to; those of this experiment are kept in any case.
+    `floor`: the path ends, which is not a failure, after a round that falls below it. `settings`: those of each round,
+    for a path that continues from recorded ones; None: they follow from the experiment. Raises DensityError, before
     anything is trained, for densities that the selection cannot give.
     """
 
@@ -58,11 +60,12 @@ class Driver:
         *,
         keep: Iterable[int] = (),
         floor: Floor | None = None,
+        settings: list[dict[str, Any]] | None = None,
     ) -> None:
         self.experiment, self.ledger, self.problem, self.floor = experiment, ledger, problem, floor
         if floor is not None:
             floor.check(problem.objective)
-        self.settings = round_settings(experiment, problem)
+        self.settings = settings or round_settings(experiment, problem)
         self.keys = round_keys(self.settings)
         self.densities = experiment.densities()
         epoch = experiment.technique.rewinds_to(experiment.training)
@@ -102,19 +105,19 @@ class Driver:
             return self._work
 
     def _is_current(self, index: int) -> bool:
-        """Whether the newest plan is what round `index` needs.
+        """Return whether the newest plan is what round `index` needs.
 
-        A round's own work is planned once, and so are candidates until all have scores. What a round needs besides may
-        be stored by another path at any time.
+        A round's own work is planned once, and so are candidates until one has a score. Another path may store what
+        else a round needs at any time.
         """
         if isinstance(self._work, Evaluate):
             digests = {candidate.digest for candidate in self._work.generation.candidates}
             is_next = index > 0 and self._work.round_key == self.keys[index - 1]
-            return is_next and not digests <= self._rounds.scores(self._work.round_key).keys()
+            return is_next and digests.isdisjoint(self._rounds.scores(self._work.round_key))
         return self._work is not None and self._work.key == self.keys[index]
 
     def is_over(self) -> bool:
-        """Whether every round, or every one down to the floor, is finished."""
+        """Return whether every round, or every one down to the floor, is finished."""
         with self._lock:
             return self._rounds.next_index(self.floor) is None
 
@@ -135,7 +138,7 @@ class Driver:
         elif isinstance(work, Evaluate) and isinstance(answer, Scored):
             write_scores(self.ledger.store, work.key, answer.scores)
             with self._lock:
-                self._work = None  # it may still need some of the scores, as other work
+                self._work = None  # plan again: candidates may be left
         else:
             raise TypeError(f"{type(work).__name__} is not answered by {type(answer).__name__}")
         self._discard_progress(work.key)
@@ -145,13 +148,13 @@ class Driver:
         index = self._index(key)
         with self._lock:
             if (record := self.ledger.record(key)) is not None:
-                self._discard_progress(key)  # left by a group that trained on while another owner committed
+                self._discard_progress(key)  # of a group that trained while another owner committed
                 return record
             if index and self._rounds[index - 1] is None:
                 raise OrchestratorError(f"round {index} came before its parent was finished: ask for the next work")
             work = self._planned()
             if not isinstance(work, Train) or work.key != key:
-                raise OrchestratorError(f"round {index} needs something that was lost: ask for the next work")
+                raise OrchestratorError(f"round {index} needs tensors that were lost: ask for the next work")
             self._rounds.add(work, answer)
         try:
             with self._committing:
@@ -171,20 +174,20 @@ class Driver:
         return record
 
     def leave(self, key: str) -> None:
-        """Remove what is left of a work's middle if another owner has finished it."""
+        """Remove the checkpoints of a work that another owner has finished."""
         if self.is_stored(key):
             self._discard_progress(key)
 
     def is_stored(self, key: str) -> bool:
-        """Whether the answer to the work with this key is in storage."""
+        """Return whether the answer to the work with this key is in storage."""
         if split_key(key)[1] is None:
             return self.ledger.record(key) is not None
         return self.ledger.store.exists(answer_file(key))
 
     def fail(self, key: str, reason: str, job: str = "") -> None:
-        """Write down that a round cannot be trained; it is not committed, and another job may ask for it again.
+        """Store the reason why a round cannot be trained; it is not committed, and another job may try it again.
 
-        If the work was for something beside a round, the round that cannot be trained is the one that needs it.
+        If the work is not a round itself, the round that needs its answer fails.
         """
         index = self._index(split_key(key)[0])
         if key != self.keys[index]:
@@ -197,7 +200,7 @@ class Driver:
         )
 
     def failure(self, job: str) -> str | None:
-        """Return why `job` gave up the round that is next, if it did."""
+        """Return why `job` failed to train the next round, if it did."""
         key = self.unfinished_key()
         failure = self.ledger.failure(key) if key else None
         return str(failure.get("reason")) if failure and failure.get("job") == job else None
@@ -224,7 +227,7 @@ class Driver:
             parent=work.parent,
             experiment=self.experiment.name,
             round=index,
-            technique=type(self.experiment.technique).__name__ if index else "Dense",
+            technique=self.experiment.technique_of(index),
             density=work.density,
             kept=sum(kept.values()),
             prunable=sum(sizes.values()),
@@ -246,6 +249,7 @@ class Driver:
             samples_per_second=answer.samples_per_second,
             attempts=answer.attempts,
             workers=answer.workers,
+            processor=answer.processor,
             channels=work.structure.to_json(),
             search=dict(work.proof) if work.proof else None,
             settings=self.settings[index],
@@ -254,7 +258,7 @@ class Driver:
         )
 
     def _discard_progress(self, key: str) -> None:
-        with contextlib.suppress(StorageError):  # the answer is safe, and what is left of its middle does no harm
+        with contextlib.suppress(StorageError):  # the answer is safe, and its checkpoints do no harm
             discard_progress(self.ledger.store, key)
 
     def _index(self, key: str) -> int:

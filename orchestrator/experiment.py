@@ -10,23 +10,30 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from orchestrator.errors import ConfigError
+from orchestrator.field_json import as_json, check_annotations
 from orchestrator.objective import Objective
-from orchestrator.pruning.channels.graph import ChannelGraph
-from orchestrator.pruning.geometry import Geometry
-from orchestrator.pruning.masks import DEFAULT_KINDS, KINDS, Kind
+from orchestrator.ofa.phases import Phases
+from orchestrator.ofa.spaces import find_space
+from orchestrator.pruning.choices import DEFAULT_KINDS, KINDS, Kind
 from orchestrator.pruning.path import Explicit, Geometric, Path
 from orchestrator.pruning.selection import Global, Selection, check_selection
-from orchestrator.record import FORMAT, NOT_IN_KEY_IF_NONE
+from orchestrator.record import FORMAT
 from orchestrator.task import Classification, Task
 from orchestrator.techniques import LearningRateRewinding, RetrainingTechnique, check_rewind, shortened
 from orchestrator.training.config import TrainingConfig
 from orchestrator.training.distillation import Distillation
 from orchestrator.validate import dataclass_with, json_options, one_of, text, texts, tuple_of, whole
 
+if TYPE_CHECKING:
+    from orchestrator.ofa.subnet import Elastic
+    from orchestrator.pruning.channels.graph import ChannelGraph
+    from orchestrator.pruning.geometry import Geometry
+
 SMOKE_EPOCHS = 2
+OFA = "ofa:"  # the model is a network of a Once-for-All space: "ofa:mobilenetv3"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +44,7 @@ class Experiment:
     decides nothing. `seeds`: the experiment stands for one replicate with each of them.
     `distillation`: how the dense round teaches every later one; None: it does not.
     `start_from`: a safetensors file of weights that the dense round starts from, and of which only the content counts;
+    or "STORAGE#KEY", the final weights of a stored round, of which a supernet gives those of the model's architecture;
     `new_layers`: patterns of the layers that start from the seed all the same (see `load_start_weights`).
     `dense_epochs`: how many epochs of the schedule the dense round trains; None: all of them. 0 only measures a network
     that is trained already. Pruned rounds follow the whole schedule in any case.
@@ -88,7 +96,7 @@ class Experiment:
         dataclass_with("technique", self.technique, ["start", "start_after", "check", "rewinds_to"])
         check_selection(self.selection)
         if self.start_from is not None:
-            text("start_from", self.start_from, way_out="give the path of a safetensors file")
+            text("start_from", self.start_from, way_out="give the path of a safetensors file, or STORAGE#KEY")
         object.__setattr__(self, "new_layers", texts("new_layers", self.new_layers))
         object.__setattr__(self, "kinds", tuple_of("kinds", self.kinds, lambda name, kind: one_of(name, kind, KINDS)))
         if not self.kinds:
@@ -105,8 +113,11 @@ class Experiment:
             )
         self.technique.check(self.training)
         self._check_dense_epochs()
+        if self.phases:
+            self._check_phases(self.phases)
         for name in ("task", "training", "path", "selection", "technique"):
             _check_json(name, getattr(self, name))
+        check_annotations("task", self.task)
         json_options("model_options", self.model_options)
         json_options("data_options", self.data_options)
 
@@ -118,6 +129,35 @@ class Experiment:
         whole("dense_epochs", self.dense_epochs, minimum=0, maximum=self.training.epochs, way_out=way_out)
         if (epoch := self.technique.rewinds_to(self.training)) is not None:
             check_rewind(epoch, self.training, self.dense_epochs)
+
+    def technique_of(self, index: int) -> str:
+        """Return the name of what makes the weights of a round."""
+        if index == 0:
+            return "Dense"
+        if self.phases:
+            return "Phase" if index <= len(self.phases.phases) else "FrontSearch"
+        return type(self.technique).__name__
+
+    @property
+    def phases(self) -> Phases | None:
+        """The path, if it makes a supernet of the dense network instead of pruning it."""
+        return self.path if isinstance(self.path, Phases) else None
+
+    def _check_phases(self, phases: Phases) -> None:
+        """Raise ConfigError unless the phases fit the model and the training."""
+        if not self.model.startswith(OFA) or "architecture" in self.model_options:
+            raise ConfigError(
+                "a path of Phases needs the largest network of a space, model='ofa:SPACE' without an architecture, got "
+                f"{self.model!r} with the options {dict(self.model_options)}"
+            )
+        phases.check(find_space(self.model.removeprefix(OFA)), self.epochs_of_dense_round())
+        if self.distillation or self.training.compile:
+            raise ConfigError(
+                "a path of Phases needs distillation=None, because each phase has its own teacher, and "
+                "training.compile=False, because each step runs other networks"
+            )
+        if not callable(getattr(self.task, "divergence", None)):
+            raise ConfigError(f"a path of Phases needs a task with divergence(), got {type(self.task).__name__}")
 
     def epochs_of_dense_round(self) -> int:
         """Return how many epochs the dense round trains."""
@@ -141,12 +181,15 @@ class Experiment:
         """
         before, after = self.training.epochs, min(self.training.epochs, SMOKE_EPOCHS)
         densities = self.path.densities()
+        path = self.phases.shortened() if self.phases else self.path
+        if densities and not self.phases:
+            path = Explicit(tuple(dict.fromkeys((densities[0], densities[-1]))))
         return dataclasses.replace(
             self,
             name=f"{self.name[:94]}-smoke",
             training=self.training.shortened(after, batch_size),
             technique=shortened(self.technique, before, after),
-            path=Explicit(tuple(dict.fromkeys((densities[0], densities[-1])))),
+            path=path,
             selection=self.selection.shortened(),
             data_options={**self.data_options, **(data_options or {})},
             dense_epochs=None if self.dense_epochs is None else min(self.dense_epochs, after),
@@ -174,7 +217,7 @@ class Problem:
     data's content, and are part of every key. `channels`: which belong together, where the experiment removes whole
     channels. `geometry`: the shapes of the layers, where the selection looks at them. `constants`: digests of the
     model's constants and start weights by name (see `constants_of`).
-    `gpu_only`: names of layers that cannot be trained on CPUs.
+    `gpu_only`: names of layers that cannot be trained on CPUs. `supernet`: what the phases of a path train.
     """
 
     prunable: Mapping[str, tuple[int, ...]]
@@ -186,6 +229,7 @@ class Problem:
     unpruned: Mapping[str, int] = field(default_factory=dict)
     constants: Mapping[str, str] = field(default_factory=dict)
     gpu_only: tuple[str, ...] = ()
+    supernet: Elastic | None = None
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -211,6 +255,10 @@ def round_settings(experiment: Experiment, problem: Problem) -> list[dict[str, A
         "training": as_json(experiment.training),
         "seed": experiment.seed,
     }
+    dense = {**common, "round": 0, "density": 1.0, "epochs": experiment.epochs_of_dense_round()}
+    if experiment.phases:
+        later = _settings_of_phases(experiment.phases)
+        return [dense, *({**common, **each, "round": r, "density": 1.0} for r, each in enumerate(later, start=1))]
     pruning = {
         "criterion": experiment.criterion,
         "selection": as_json(experiment.selection),
@@ -224,7 +272,14 @@ def round_settings(experiment: Experiment, problem: Problem) -> list[dict[str, A
     if problem.channels is not None:
         pruning["channel_graph"] = problem.channels.identity
     pruned = [{**common, **pruning, "round": r, "density": d} for r, d in enumerate(experiment.densities()) if r]
-    return [{**common, "round": 0, "density": 1.0, "epochs": experiment.epochs_of_dense_round()}, *pruned]
+    return [dense, *pruned]
+
+
+def _settings_of_phases(phases: Phases) -> list[dict[str, Any]]:
+    """Return what decides each round after the dense one: its phase, or the search and the number of its budget."""
+    trained = [{"phase": as_json(phase), "phase_batch_size": phases.batch_size} for phase in phases.phases]
+    budgets = range(len(phases.search.limits)) if phases.search else ()
+    return [*trained, *({"search": as_json(phases.search), "budget": budget} for budget in budgets)]
 
 
 def round_keys(settings: list[dict[str, Any]]) -> list[str]:
@@ -235,25 +290,3 @@ def round_keys(settings: list[dict[str, Any]]) -> list[str]:
         text = json.dumps({**setting, "parent": parent}, sort_keys=True, separators=(",", ":"))
         keys.append(hashlib.sha256(text.encode()).hexdigest())
     return keys
-
-
-def as_json(value: Any) -> Any:
-    """A frozen dataclass as JSON with its type's name; every field counts, defaults included.
-
-    Only a field that was added later for what did not exist before is left out where it is None (NOT_IN_KEY_IF_NONE).
-    One with a `digest`, which says all that is in it, stands there by that.
-    """
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        if isinstance(digest := getattr(value, "digest", None), str):
-            return {"type": type(value).__name__, "digest": digest}
-        fields = {
-            f.name: as_json(item)
-            for f in dataclasses.fields(value)
-            if (item := getattr(value, f.name)) is not None or f.metadata != NOT_IN_KEY_IF_NONE
-        }
-        kind = type(value)
-        ours = kind.__module__.startswith("orchestrator.")  # our classes may move between files, others are told apart
-        return {"type": kind.__name__ if ours else f"{kind.__module__}.{kind.__qualname__}", **fields}
-    if isinstance(value, tuple):
-        return [as_json(item) for item in value]
-    return value

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from decimal import ROUND_HALF_UP, Decimal
 
 from rich.console import Console
 
 MAX_NAMES = 8  # in one sentence
+SEPARATORS = "-_./: "  # between the words of a name
 
 
 @functools.cache
@@ -80,6 +81,31 @@ def shorten(text: str, max_length: int) -> str:
         return line
     tail = (max_length - 1) // 2
     return f"{line[: max_length - 1 - tail]}…{line[len(line) - tail :]}"
+
+
+def distinct_names(names: Iterable[str], max_length: int) -> dict[str, str]:
+    """Return for each of `names` a text of `max_length` characters by which a reader can tell them apart.
+
+    If a name is longer, the beginning and the end that all names share are dropped, up to a separator. A name that is
+    still longer loses its beginning, because names differ at their ends more often.
+    """
+    lines = {name: plain(name) for name in names}
+    if max(map(len, lines.values()), default=0) > max_length and len(set(lines.values())) > 1:
+        start = _shared(lines.values())
+        end = _shared(line[start:][::-1] for line in lines.values())
+        lines = {name: line[start : len(line) - end] for name, line in lines.items()}
+    cut = {name: line if len(line) <= max_length else f"…{line[1 - max_length :]}" for name, line in lines.items()}
+    if len(set(cut.values())) < len(set(lines.values())):
+        return {name: shorten(line, max_length) for name, line in lines.items()}
+    return cut
+
+
+def _shared(lines: Iterable[str]) -> int:
+    """Return how many characters all `lines` begin with, up to the last separator among them."""
+    first, *_, last = sorted(lines)
+    pairs = enumerate(zip(first, last, strict=False))
+    same = next((place for place, (one, other) in pairs if one != other), min(len(first), len(last)))
+    return max(first[:same].rfind(separator) for separator in SEPARATORS) + 1
 
 
 def name_largest(sizes: Mapping[str, int]) -> str:

@@ -12,6 +12,7 @@ from typing import TypeVar, cast
 
 from orchestrator.errors import ConfigError, OrchestratorError
 from orchestrator.user_code import ERRORS, called, described
+from orchestrator.validate import did_you_mean
 
 T = TypeVar("T")
 
@@ -24,8 +25,9 @@ def lookup(spec: str, builtin: Mapping[str, T], what: str) -> T:
     """
     if ":" not in spec:
         if spec not in builtin:
-            names = ", ".join(sorted(builtin))
-            raise ConfigError(f'{what} must be one of {names}, or "package.module:function", got {spec!r}')
+            names, guess = ", ".join(sorted(builtin)), did_you_mean(spec, builtin)
+            way_out = f": {guess}" if guess else ""
+            raise ConfigError(f'{what} must be one of {names}, or "package.module:function", got {spec!r}{way_out}')
         return builtin[spec]
     found = find(spec, what)
     if not callable(found):

@@ -5,12 +5,16 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping
 from itertools import chain
-from typing import Any
-
-import torch
-from torch import Tensor, nn
+from typing import TYPE_CHECKING, Any
 
 from orchestrator.errors import ConfigError, OrchestratorError
+from orchestrator.lazy import lazy
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+else:
+    torch = lazy("torch")
 
 LOGITS = ("logits", "out")  # names of the logits in outputs that hold more: transformers, torchvision's segmentation
 
@@ -43,7 +47,7 @@ def copy_module(module: nn.Module, error: type[OrchestratorError] = ConfigError)
         id(value): value.detach().clone()
         for part in module.modules()
         for value in vars(part).values()
-        if isinstance(value, Tensor) and not value.is_leaf
+        if isinstance(value, torch.Tensor) and not value.is_leaf
     }
     try:
         return copy.deepcopy(module, computed)
@@ -69,11 +73,11 @@ def logits_of(outputs: Any, error: type[OrchestratorError] = ConfigError) -> Ten
     found: object = outputs
     if isinstance(outputs, Mapping):
         found = next((outputs[name] for name in LOGITS if name in outputs), None)
-    elif not isinstance(outputs, Tensor):
+    elif not isinstance(outputs, torch.Tensor):
         named = (getattr(outputs, name, None) for name in LOGITS)
         first = outputs[0] if isinstance(outputs, tuple | list) and outputs else None
         found = next((value for value in named if value is not None), first)
-    if not isinstance(found, Tensor):
+    if not isinstance(found, torch.Tensor):
         raise error(
             f"the model must return a tensor, a tuple that begins with one, or an object with {' or '.join(LOGITS)}, "
             f"got {type(outputs).__name__}: give the experiment a task of your own that reads it"

@@ -15,6 +15,8 @@ import torch
 
 from orchestrator.errors import ConfigError, DensityError
 from orchestrator.experiment import Experiment, Problem
+from orchestrator.ofa.front_state import FrontState
+from orchestrator.ofa.phases import Phases
 from orchestrator.pruning import resolve_criterion
 from orchestrator.pruning.candidate import Chosen, Generation
 from orchestrator.pruning.criteria import needs_gradients
@@ -40,6 +42,8 @@ def plan(experiment: Experiment, rounds: Rounds, floor: Floor | None = None) -> 
         return None
     if index == 0:
         return _train_dense(experiment, rounds)
+    if experiment.phases:
+        return _next_of_phases(experiment, experiment.phases, rounds, index)
     dense, parent = rounds[0], rounds[index - 1]
     assert dense is not None
     assert parent is not None  # all rounds before the first unfinished one are finished
@@ -58,6 +62,42 @@ def plan(experiment: Experiment, rounds: Rounds, floor: Floor | None = None) -> 
     teacher = TrainState(dense.state().model) if experiment.distillation else None
     work = _train(experiment, rounds, index, start, structure)
     return replace(work, teacher=teacher, proof=chosen.proof or None)
+
+
+def _next_of_phases(experiment: Experiment, phases: Phases, rounds: Rounds, index: int) -> Work:
+    """Return the work that round `index` >= 1 of a supernet's path needs: a phase, or scores of its networks."""
+    supernet, last = rounds.problem.supernet, len(phases.phases)
+    parent = rounds[min(index - 1, last)]
+    assert supernet is not None
+    assert parent is not None
+    state = supernet.apply(TrainState(parent.state().model), parent.structure)  # each phase has a new optimizer
+    if index > last:
+        return _found_in_supernet(experiment, phases, rounds, index, parent)
+    phase, before = phases.phases[index - 1], phases.trained_before(index - 1, supernet.space)
+    if supernet.space.narrowed(phase.largest).has_more_widths(before):
+        state = supernet.sorted(state, before)
+    start = Start(state, phases.schedule(index - 1, experiment.training.batch_size), 0, phase.epochs)
+    dense = rounds[0]
+    assert dense is not None
+    teacher = TrainState(dense.state().model) if phase.teacher == "dense round" else None
+    return replace(_train(experiment, rounds, index, start, supernet), phase=phase, teacher=teacher)
+
+
+def _found_in_supernet(experiment: Experiment, phases: Phases, rounds: Rounds, index: int, trained: Round) -> Work:
+    """Return the candidates that the search wants scored, or the work that measures the best network of a budget."""
+    supernet, search, place = rounds.problem.supernet, phases.search, index - len(phases.phases) - 1
+    assert supernet is not None
+    assert search is not None
+    seed = derive(experiment.seed, "search")
+    begun = rounds.search(index, lambda: FrontState(search, supernet, place, seed))
+    assert begun is not None
+    step, state = begun.step(rounds.scores(trained.key)), TrainState(trained.state().model)
+    if isinstance(step, Generation):
+        last = len(rounds.keys) - 1
+        return Evaluate(trained.key, len(phases.phases), last, state, trained.structure, begun.scoring, step)
+    start = Start(step.structure.apply(state, supernet), experiment.training.schedule, 0, 0)
+    work = _train(experiment, rounds, index, start, step.structure)
+    return replace(work, proof=step.proof, calibration=(trained.key, search.calibration))
 
 
 def choose(experiment: Experiment, rounds: Rounds, parent: Round, index: int) -> Chosen | Evaluate:
@@ -132,6 +172,10 @@ def check_path(experiment: Experiment, problem: Problem, keep: tuple[int, ...]) 
     """
     for epoch in keep:
         check_rewind(epoch, experiment.training, experiment.epochs_of_dense_round())
+    if experiment.phases:
+        if (search := experiment.phases.search) and problem.supernet:
+            FrontState(search, problem.supernet, 0, experiment.seed)  # it looks whether some network meets each budget
+        return
     weights = {name: torch.empty(shape, device="meta") for name, shape in problem.prunable.items()}
     view = View(
         weights,

@@ -13,13 +13,15 @@ from orchestrator.data.batches import check_batch_size
 from orchestrator.data.dataset import Data
 from orchestrator.data.load import load_data
 from orchestrator.errors import ConfigError
-from orchestrator.experiment import Experiment, Problem
+from orchestrator.experiment import OFA, Experiment, Problem
 from orchestrator.formatting import name_largest
 from orchestrator.model_check import check_model
 from orchestrator.models.build import build_model, gpu_only
 from orchestrator.models.constants import DRAWN_AGAIN, constants_of
 from orchestrator.models.start_weights import load_start_weights
 from orchestrator.nested import rows
+from orchestrator.ofa.spaces import find_space
+from orchestrator.ofa.subnet import Elastic
 from orchestrator.pruning import prunable_weights, unpruned_weights
 from orchestrator.pruning.channels.trace import trace_channels
 from orchestrator.pruning.geometry import geometry_of
@@ -27,6 +29,7 @@ from orchestrator.randomness import derive
 from orchestrator.rehearsal import rehearse
 from orchestrator.task import objective_of
 from orchestrator.techniques import LearningRateRewinding
+from orchestrator.token_check import check_tokens
 from orchestrator.training.config import TrainingConfig
 from orchestrator.user_code import called
 
@@ -57,6 +60,7 @@ def load_problem(experiment: Experiment, data_root: str | None = None, workers: 
         distillation=experiment.distillation,
         channels_last=experiment.training.channels_last,
     )
+    check_tokens(model, data, experiment.task)
     weights = prunable_weights(model, experiment.exclude, experiment.kinds)
     if not weights:
         raise ConfigError(
@@ -80,6 +84,7 @@ def load_problem(experiment: Experiment, data_root: str | None = None, workers: 
         unpruned=unpruned,
         constants=constants,
         gpu_only=gpu_only(model),
+        supernet=_supernet(experiment, data),
     )
     return problem, data
 
@@ -109,6 +114,14 @@ def _build(experiment: Experiment, data: Data, *purpose: str) -> nn.Module:
         data.model_arguments,
         seed=derive(experiment.seed, *purpose),
     )
+
+
+def _supernet(experiment: Experiment, data: Data) -> Elastic | None:
+    """Return the supernet that the path trains, if it does; building the model has checked the data's arguments."""
+    if not experiment.phases:
+        return None
+    space, arguments = find_space(experiment.model.removeprefix(OFA)), data.model_arguments
+    return Elastic(space, arguments["num_classes"], tuple(arguments["input_shape"]))
 
 
 def _warn_of_unpruned(

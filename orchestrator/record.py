@@ -12,7 +12,6 @@ from orchestrator.objective import Objective
 from orchestrator.sealed import seal, without_seal
 
 FORMAT = 2  # of keys, records and blobs: raised whenever the same settings would give other bits
-NOT_IN_KEY_IF_NONE = {"not in key": None}  # metadata of a field that came later: without it, keys are as they were
 MODEL, OPTIMIZER = "model.safetensors", "optimizer.safetensors"
 
 Key = Annotated[str, Rule("a key", re.compile(r"[A-Za-z0-9_-]{1,100}").fullmatch)]
@@ -40,8 +39,8 @@ class Record:
     `channels`, of a round that removed some: the `unit` that the density counts, exact [kept, dense] counts of
     `parameters` and `macs`, and the configuration `kept`, which the model's tensors belong to. `search`, of a round
     whose structure was searched for: what it found and cost, and its rivals (see `AmcSearch`). Two runs of the same
-    settings may differ in `seconds`, also those of `search`, `samples_per_second`, `attempts`, `finished_at` and
-    `versions`, and in nothing else.
+    settings may differ in `seconds`, also those of `search`, `samples_per_second`, `attempts`, `finished_at`,
+    `versions` and `processor` (of the first worker; "" where it is not known), and in nothing else.
     """
 
     key: Key
@@ -71,6 +70,7 @@ class Record:
     unpruned: dict[str, Counts] = field(default_factory=dict)
     unstructured: list[str] = field(default_factory=list)
     blobs: dict[str, Blob] = field(default_factory=dict)
+    processor: str = ""
     format: Count = FORMAT
 
     def file(self, name: str) -> str:

@@ -43,7 +43,7 @@ def rehearse(experiment: Experiment, model: nn.Module, prunable: Shapes, channel
     training = experiment.training
     with own_randomness():
         seed_all(0)
-        densities = _rehearse_path(experiment.path)
+        densities = experiment.path.densities() if is_ours(experiment.path) else _rehearse_path(experiment.path)
         rehearse_schedule(training.schedule, 0, training.epochs, training.epochs)
         criterion = _rehearse_criterion(experiment.criterion, prunable)
         if not is_ours(experiment.selection):

@@ -9,6 +9,7 @@ from typing import Protocol
 
 from orchestrator.errors import ConfigError, DamagedError
 from orchestrator.experiment import Problem
+from orchestrator.ofa.subnet import is_elastic, structure_from_json
 from orchestrator.pruning.candidate import Scores, StructureSearch
 from orchestrator.pruning.structure import Structure, from_json
 from orchestrator.record import Record
@@ -118,11 +119,17 @@ class StoredRound:
     @cached_property
     def _content(self) -> tuple[TrainState, Structure]:
         try:
-            structure = from_json(self.record.channels, self.problem.channels)
+            structure = self._structure()
         except ConfigError as error:
             raise DamagedError(f"rounds/{self.key}/record.json is damaged: {error}") from None
         state, masks = self.ledger.load(self.record, structure.shapes(self.problem.prunable))
         return state, structure.with_tensors(masks)
+
+    def _structure(self) -> Structure:
+        """Return the structure without its masks. Raise ConfigError for one that the network cannot have."""
+        if (content := self.record.channels) and self.problem.supernet and is_elastic(content):
+            return structure_from_json(content, self.problem.supernet)
+        return from_json(content, self.problem.channels)
 
     @property
     def structure(self) -> Structure:

@@ -16,7 +16,7 @@ _ROUNDING = 1e-9  # more than a difference or a quotient may be off, less than o
 class Floor:
     """What a round's validation objective must not be worse than: a fixed `target`, or `drop` worse than dense.
 
-    Both are in the objective's own unit, a fraction for accuracy. A path is cut when its newest `patience` rounds are
+    Both are in the objective's own unit, not in per cent. A path is cut when its newest `patience` rounds are
     all worse. Raises ConfigError unless exactly one of the first two is given, drop is 0 or more and patience 1 or
     more.
     """
@@ -35,10 +35,13 @@ class Floor:
 
     def check(self, objective: Objective) -> None:
         """Raise ConfigError if the floor lies outside the values that `objective` can have."""
-        if objective.fraction:
-            for name in ("target", "drop"):
-                if (value := getattr(self, name)) is not None:
-                    fraction(f"floor.{name}", value, zero=True, one=True)
+        for name in ("target", "drop") if objective.fraction else ():
+            if (value := getattr(self, name)) is None:
+                continue
+            if objective.higher_is_better:
+                fraction(f"floor.{name}", value, zero=True, one=True)
+            else:
+                finite(f"floor.{name}", value, minimum=0)  # an error rate may be above 1
 
     def cuts(self, dense: float, values: Sequence[float], objective: Objective) -> bool:
         """Whether a path goes no further that began with `dense` and whose newest rounds reached `values`."""

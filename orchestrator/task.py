@@ -4,19 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
-
-import torch
-import torch.nn.functional as F
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from orchestrator.errors import ConfigError
+from orchestrator.lazy import lazy
 from orchestrator.modules import logits_of
-from orchestrator.objective import LOSS, Objective
+from orchestrator.objective import LOSS, Objective, is_fraction
 from orchestrator.task_metrics import Accuracy, MeanAbsoluteError, RootMeanSquaredError, TokenEntropy
-from orchestrator.training import collectives
 from orchestrator.user_code import called
 from orchestrator.validate import fraction, text, whole
+
+if TYPE_CHECKING:
+    import torch
+    import torch.nn.functional as F
+    from torch import Tensor
+
+    from orchestrator.training import collectives
+else:
+    torch, F = lazy("torch"), lazy("torch.nn.functional")
+    collectives = lazy("orchestrator.training.collectives")
 
 _NO_CLASS = -(2**62)  # for cross_entropy, which would leave out -100
 
@@ -25,8 +31,8 @@ class Metric(Protocol):
     """What a metric needs; every torchmetrics.Metric has it.
 
     `update` gets what the task's `outputs` returns, and the targets. `compute` returns one number over all workers, and
-    is called by all of them. `plot_lower_bound` 0 and `plot_upper_bound` 1, where a metric has them, say that its
-    values are fractions, which are written in per cent.
+    is called by all of them. `is_fraction` True, where a metric has it, says that its values are written in per cent:
+    fractions in [0, 1], or error rates, which may be above 1. Of torchmetrics' own classes it is known.
     """
 
     @property
@@ -45,7 +51,8 @@ class Task(Protocol):
     Three methods are optional: `outputs(outputs)` turns what the model returns into what the metrics take,
     `check_outputs(outputs, model_arguments)` raises ConfigError for outputs that do not fit the data, and
     `divergence(outputs, taught, targets, temperature)` measures how far a network is from its teacher, as a sum over
-    the batch, for `Distillation`.
+    the batch, for `Distillation`. An optional `class_dim` is the dimension of the outputs that counts classes: exported
+    files are asked how many of their predictions are those of the network.
     """
 
     @property
@@ -68,6 +75,7 @@ class Classification:
 
     label_smoothing: float = 0.0
     objective: ClassVar[str] = "accuracy"
+    class_dim: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
         fraction("Classification.label_smoothing", self.label_smoothing, zero=True)
@@ -134,6 +142,7 @@ class Segmentation:
 
     ignore: int = 255
     objective: ClassVar[str] = "mean_iou"
+    class_dim: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
         whole("Segmentation.ignore", self.ignore)
@@ -163,7 +172,7 @@ class MeanIoU:
     """
 
     higher_is_better = True
-    plot_lower_bound, plot_upper_bound = 0.0, 1.0
+    is_fraction = True
 
     def __init__(self, ignore: int) -> None:
         self._ignore, self._device = ignore, torch.device("cpu")
@@ -203,6 +212,7 @@ class Tokens:
 
     ignore: int = -100
     unit: str = "token"
+    class_dim: ClassVar[int] = -1
 
     def __post_init__(self) -> None:
         whole("Tokens.ignore", self.ignore)
@@ -265,8 +275,7 @@ def objective_of(task: Task) -> Objective:
             f"metric {name!r} of {kind} must say in higher_is_better, by True or False, which of its values is better, "
             f"got {better!r}"
         )
-    bounds = [getattr(metrics[name], f"plot_{end}_bound", None) for end in ("lower", "upper")]
-    return Objective(name, better, fraction=bounds == [0, 1])
+    return Objective(name, better, is_fraction(metrics[name]))
 
 
 def divergence(student: Tensor, teacher: Tensor, temperature: float, dim: int) -> Tensor:

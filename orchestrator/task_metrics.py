@@ -6,22 +6,27 @@ Sums are kept in float64 and added up over the workers when the value is asked f
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
+from orchestrator.lazy import lazy
 
-from orchestrator.training import collectives
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from orchestrator.training import collectives
+else:
+    torch, collectives = lazy("torch"), lazy("orchestrator.training.collectives")
 
 
 class Ratio:
     """A sum divided by a count. A subclass says what one batch adds to both, in `update`.
 
-    `plot_lower_bound` and `plot_upper_bound` are torchmetrics' names for the ends of the range of values.
+    `is_fraction`: whether values are written in per cent.
     """
 
     higher_is_better: bool | None = True
-    plot_lower_bound: float | None = None
-    plot_upper_bound: float | None = None
+    is_fraction = False
 
     def __init__(self) -> None:
         self._sums = torch.zeros(2, dtype=torch.float64)
@@ -53,7 +58,7 @@ class Ratio:
 class Accuracy(Ratio):
     """The fraction of targets, other than `ignore`, whose class has the highest logit along dimension `dim`."""
 
-    plot_lower_bound, plot_upper_bound = 0.0, 1.0
+    is_fraction = True
 
     def __init__(self, dim: int = 1, ignore: int | None = None) -> None:
         super().__init__()
@@ -73,7 +78,6 @@ class MeanAbsoluteError(Ratio):
     """The mean of |output - target| over all values."""
 
     higher_is_better = False
-    plot_lower_bound = 0.0
 
     def update(self, outputs: Tensor, targets: Tensor) -> None:
         self.add(_error(outputs, targets).abs().sum(), targets.numel())
@@ -83,7 +87,6 @@ class RootMeanSquaredError(Ratio):
     """The root of the mean of (output - target)^2 over all values."""
 
     higher_is_better = False
-    plot_lower_bound = 0.0
 
     def update(self, outputs: Tensor, targets: Tensor) -> None:
         self.add(_error(outputs, targets).square().sum(), targets.numel())

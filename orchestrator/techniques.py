@@ -9,15 +9,19 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, cast
-
-import torch
+from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 
 from orchestrator.errors import ConfigError
+from orchestrator.lazy import lazy
 from orchestrator.schedules import Constant, Cosine, Linear, OfLength, RateRange, Schedule, Squeezed, sampled_rates
 from orchestrator.train_state import Tensors, TrainState
 from orchestrator.training.config import TrainingConfig
 from orchestrator.validate import one_of, whole
+
+if TYPE_CHECKING:
+    import torch
+else:
+    torch = lazy("torch")
 
 
 class FinishedRound(Protocol):

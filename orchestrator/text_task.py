@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from orchestrator.errors import ConfigError
+from orchestrator.lazy import lazy
 from orchestrator.task import Metric, Tokens
 from orchestrator.task_metrics import Ratio
 from orchestrator.validate import whole
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+else:
+    torch = lazy("torch")
 
 
 class Decoded(NamedTuple):
@@ -64,7 +68,7 @@ class TokenErrorRate(Ratio):
     """
 
     higher_is_better = False
-    plot_lower_bound, plot_upper_bound = 0.0, 1.0
+    is_fraction = True
 
     def __init__(self, end: int) -> None:
         super().__init__()

@@ -18,13 +18,15 @@ from typing import Any, TypeAlias
 
 from torch import Tensor
 
+from orchestrator.ofa.phases import Phase
 from orchestrator.pruning.candidate import Generation, Scores, Scoring
 from orchestrator.pruning.structure import Structure
 from orchestrator.schedules import Schedule
 from orchestrator.train_state import Tensors, TrainState, raw_bytes
 
 GRADIENTS = "gradients"  # name of their file among a round's snapshots
-_WORK_KEY = re.compile(rf"(.+)-(?:({GRADIENTS}|scores-[0-9a-f]+)|epoch([0-9]+))")
+SCORES = "scores"
+_WORK_KEY = re.compile(rf"(.+)-(?:({GRADIENTS}|{SCORES}(?:-[0-9a-f]+)?)|epoch([0-9]+))")
 
 
 def snapshot_key(round_key: str, epoch: int) -> str:
@@ -39,7 +41,17 @@ def gradients_key(round_key: str) -> str:
 
 def scores_key(round_key: str, name: str) -> str:
     """Return the key of the work that scores candidates of a round; `name` is that of the scores' file."""
-    return f"{round_key}-scores-{name}"
+    return f"{round_key}-{SCORES}-{name}"
+
+
+def claim_key(key: str) -> str:
+    """Return what is claimed for the work with this key: all scores of a round together, else the work itself.
+
+    Generations of two searches may share candidates. So one search of a round scores at a time, with all workers, and
+    the next one finds its scores in storage.
+    """
+    round_key, name = split_key(key)
+    return f"{round_key}-{SCORES}" if name and name.startswith(SCORES) else key
 
 
 def split_key(key: str) -> tuple[str, str | None]:
@@ -56,8 +68,8 @@ def answer_file(key: str) -> str:
     round_key, name = split_key(key)
     if name is None:
         return f"rounds/{key}/record.json"
-    if name.startswith("scores-"):
-        return f"scores/{round_key}/{name.removeprefix('scores-')}.json"
+    if name.startswith(f"{SCORES}-"):
+        return f"scores/{round_key}/{name.removeprefix(f'{SCORES}-')}.json"
     return f"snapshots/{round_key}/{name}.safetensors"
 
 
@@ -70,6 +82,8 @@ class Train:
     network, whose tensors `start` holds. `keep`: epochs of the dense run after which the answer must hold a snapshot.
     `constants`: digests of tensors that the dense network must begin with (see `constants_of`). `teacher`: the dense
     round's final model, where that teaches. `proof`: what the search that found the structure says of itself.
+    `phase`: of a round that trains a supernet. `calibration`: the key of a supernet and a number of training samples,
+    which batch norm is measured on before the round begins.
     """
 
     key: str
@@ -89,6 +103,8 @@ class Train:
     constants: Mapping[str, str] = field(default_factory=dict)
     teacher: TrainState | None = None
     proof: Mapping[str, Any] | None = None
+    phase: Phase | None = None
+    calibration: tuple[str, int] | None = None
 
     @property
     def round_key(self) -> str:
@@ -273,7 +289,7 @@ class Trained:
     `state`: of the averaged model, where the training has one. `test`: the final network's metrics on test data, and
     the loss as "loss". `seconds`: time spent on it, over the attempts that it goes back to. `snapshots`: the state
     after each epoch of the work's `keep` that this attempt passed. `start_val`: validation metrics of a round that
-    trained no epoch, whose `history` is empty.
+    trained no epoch, whose `history` is empty. `processor`: the name of the first worker's, its GPU where it has one.
     """
 
     state: TrainState
@@ -283,6 +299,7 @@ class Trained:
     samples_per_second: float
     attempts: int = 1
     workers: int = 1
+    processor: str = ""
     snapshots: Mapping[int, TrainState] = field(default_factory=dict)
     start_val: Mapping[str, float] | None = None
 

@@ -142,6 +142,21 @@ def table() -> Data:
     return Data(*(TensorDataset(columns[first:last], targets[first:last]) for first, last in parts))
 
 
+@dataclass(frozen=True)
+class OwnNoise:
+    """Add noise to the inputs, from torch's global generator instead of the numbers that are passed in."""
+
+    draws: ClassVar[int] = 0
+
+    def __call__(self, inputs: Tensor, targets: Tensor, u: Tensor | None) -> tuple[Tensor, Tensor]:
+        return inputs + 0.1 * torch.randn(inputs.shape), targets
+
+
+def noisy_table() -> Data:
+    """The table, with other noise at every look, also in evaluation."""
+    return dataclasses.replace(table(), prepare=OwnNoise())
+
+
 def regressor() -> nn.Module:
     return nn.Sequential(nn.Linear(6, 12), nn.Tanh(), nn.Linear(12, 1))
 

@@ -36,7 +36,7 @@ def events_of(logs: Iterable[Path]) -> Events:
 
 def restarts(events: Events, fault: float) -> Events:
     """Where groups of workers took training up again after the fault; none, if they lived on."""
-    return [e for e in events if e["message"] == "goes on from a checkpoint" and e["at"] > fault]
+    return [e for e in events if e["message"] == "resumes from a checkpoint" and e["at"] > fault]
 
 
 def cost(events: Events, fault: float) -> tuple[float, float]:

@@ -14,7 +14,7 @@ import torch
 from searching import AMC, SEARCHED, begun, scored, searching, works
 from torch.utils.data import Dataset, TensorDataset
 
-from orchestrator import Amc, Explicit, FineTuning, OneShot
+from orchestrator import Amc, FineTuning, OneShot
 from orchestrator.__main__ import main
 from orchestrator.amc.agents import Cem, Evolution
 from orchestrator.amc.ddpg import Ddpg
@@ -25,6 +25,7 @@ from orchestrator.driver import Driver
 from orchestrator.errors import ConfigError, DamagedError
 from orchestrator.experiment import Experiment, round_keys, round_settings
 from orchestrator.problem import load_problem
+from orchestrator.pruning import AtMost, Explicit
 from orchestrator.pruning.macs import count_macs
 from orchestrator.record import Record
 from orchestrator.schedules import Constant
@@ -34,7 +35,7 @@ from orchestrator.storage.ledger import Ledger
 from orchestrator.storage.opening import open_store
 from orchestrator.storage.score_files import read_scores, score_files
 from orchestrator.storage.verify import verify
-from orchestrator.work import Evaluate, Scored, Train, scores_key
+from orchestrator.work import Evaluate, Scored, Train, claim_key, scores_key
 
 
 def ledger_of(folder: Path) -> Ledger:
@@ -151,6 +152,19 @@ def test_searches_of_one_round_share_their_scores(whole: Path, tmp_path: Path) -
     assert len(scored_in(tmp_path)) == len(known) + len(digests)
 
 
+def test_the_best_of_a_rival_is_retrained_without_another_score(whole: Path, tmp_path: Path) -> None:
+    """So that scores and accuracy after retraining can be compared."""
+    works(SEARCHED, tmp_path)
+    best = result_of(tmp_path).search
+    for name, result in best["results"].items():
+        experiment = searching(dataclasses.replace(AMC, take=name))
+        assert not scored(works(experiment, tmp_path))
+        taken = result_of(tmp_path, experiment)
+        assert (taken.search["found_by"], taken.search["score"]) == (name, result["final_score"])
+        assert taken.search["ratios"] == result["ratios"]
+        assert {**taken.search, **{field: best[field] for field in ("found_by", "score", "ratios", "cost")}} == best
+
+
 def test_later_rounds_search_within_what_is_left(tmp_path: Path) -> None:
     for mode in ("channels", "weights"):
         experiment = searching(dataclasses.replace(AMC, mode=mode, evaluations=4), SEARCHED)
@@ -236,6 +250,8 @@ CHANGES = {
     "round_to": {"round_to": 2},
     "mode": {"mode": "weights"},
     "table": {"unit": "latency", "table": TABLE},
+    "take": {"take": "Uniform"},
+    "pattern": {"mode": "weights", "pattern": AtMost(2)},
 }
 
 
@@ -263,13 +279,17 @@ def test_every_field_changes_the_key_of_the_round_and_not_of_the_dense_one() -> 
         ),
         ({"evaluations": 4, "finalists": 5}, "finalists must be a whole number from 1 to 4, got 5"),
         ({"finalist_epochs": 1}, "finalist_epochs must be a whole number of 2 or more, got 1"),
-        ({"unit": "latency"}, "Amc.table must be a LatencyTable with unit 'latency': measure_latency"),
+        ({"unit": "latency"}, "Amc.table must be a LatencyTable with unit 'latency': orchestrator latency makes one"),
         ({"table": TABLE}, "Amc.table must be None unless unit is 'latency'"),
         ({"unit": "flops"}, "Amc.unit must be one of macs, parameters, weights, latency, got 'flops'"),
         ({"mode": "weights", "reconstruct": "least_squares"}, "must be none or bn with mode='weights'"),
         ({"reconstruct": "magic"}, "reconstruct must be one of none, bn, least_squares"),
         ({"tune_rate": 0.0}, "tune_rate must be a finite number above 0"),
         ({"round_to": 0}, "Amc.round_to must be a whole number of 1 or more"),
+        (
+            {"ratios": {"conv*": 0.5}},
+            "ratios and Amc cannot be combined, because Amc searches for the ratio of each layer",
+        ),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
 )
@@ -354,14 +374,14 @@ def test_status_tells_how_many_candidates_were_scored(whole: Path, capsys: pytes
     assert f"{line}{100 * best:.2f} %" in capsys.readouterr().out
 
 
-def test_claims_on_generations_go_when_they_are_scored(whole: Path) -> None:
+def test_the_claim_on_scores_goes_when_there_are_some(whole: Path) -> None:
     store = open_store(str(whole))
-    key = begun(SEARCHED, whole)[0].keys[0]
-    names = [scores_key(key, Path(file).stem) for file in score_files(store)]
+    dense, searched = begun(SEARCHED, whole)[0].keys
+    names = [claim_key(scores_key(key, "0" * 24)) for key in (dense, searched)]
     with Claims(store, "searched.0 on here, 1", lease_seconds=3600) as claims:
-        assert all(claims.acquire(name) for name in [*names, scores_key(key, "0" * 24)])
+        assert all(claims.acquire(name) for name in names)
     found = [left.file.path for left in leftovers(Ledger(store), now=time.time() + 1e6).found]
-    assert {path.split("/")[1] for path in found if path.startswith("claims/")} == set(names)
+    assert {path.split("/")[1] for path in found if path.startswith("claims/")} == {names[0]}
 
 
 def test_the_network_that_is_trained_costs_what_the_record_says(whole: Path) -> None:

@@ -17,6 +17,7 @@ from orchestrator.errors import ConfigError, DamagedError
 from orchestrator.experiment import Experiment, round_keys, round_settings
 from orchestrator.models.build import build_model
 from orchestrator.problem import load_problem
+from orchestrator.processor import processor
 from orchestrator.pruning import OneShot
 from orchestrator.record import Record
 from orchestrator.report import json_line, print_table, save_csv, summary
@@ -77,6 +78,7 @@ def test_the_dense_round_is_measured_and_the_next_follows_the_whole_schedule(fil
         "test_loss": pytest.approx(loss(module, whole.test)),
     }
     assert (dense.epochs, dense.history, dense.samples_per_second) == (0, [], 0.0)
+    assert dense.processor == processor()
     assert (pruned.epochs, [epoch["lr"] for epoch in pruned.history]) == (4, pytest.approx(RATES))
     state, masks = Ledger(open_store(str(tmp_path / "runs"))).load(dense)
     given = load_file(file)

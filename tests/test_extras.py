@@ -6,13 +6,12 @@ import re
 import shlex
 import sys
 from pathlib import Path
-from typing import get_args
 
 import pytest
 
 import orchestrator
 from orchestrator.distributed.flags import Flags, run_job
-from orchestrator.distributed.trackers import TrackerName, tracker
+from orchestrator.distributed.trackers import TRACKERS, tracker
 from orchestrator.errors import ConfigError, ExportError
 from orchestrator.extras import extra, install_command
 
@@ -28,15 +27,33 @@ PROJECT = Path(orchestrator.__file__).parents[1]
     ],
 )
 def test_whatever_an_import_raises_is_one_sentence(cause: Exception, reason: str) -> None:
-    with pytest.raises(ExportError) as caught, extra("plots", "pictures", ExportError):
+    with pytest.raises(ExportError) as caught, extra("onnx", "ONNX files", ExportError):
         raise cause
     assert str(caught.value) == (
-        f"pictures: cannot import a package of the extra 'plots' ({reason}): "
-        f"run {install_command('plots')} in the folder of this project"
+        f"ONNX files: cannot import a package of the extra 'onnx' ({reason}): "
+        f"run {install_command('onnx')} in the folder of this project"
     )
 
 
-@pytest.mark.parametrize("name", ["digits", "mobile"])
+def test_a_required_package_that_is_missing_is_one_sentence_too() -> None:
+    with pytest.raises(ConfigError) as caught, extra(None, "pictures"):
+        raise ImportError("No module named 'matplotlib'")
+    assert str(caught.value) == (
+        "pictures: cannot import a required package (No module named 'matplotlib'): "
+        f"run {sys.executable} -m pip install -e '.' -c constraints.txt in the folder of this project"
+    )
+
+
+def test_outside_a_clone_the_command_names_the_distribution(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("orchestrator.extras.PROJECT", tmp_path)
+    command = f"{sys.executable} -m pip install 'rewind-orchestrator[onnx]'"
+    with pytest.raises(ConfigError) as caught, extra("onnx", "ONNX files"):
+        raise ImportError("no onnx")
+    assert str(caught.value).endswith(f"(no onnx): run {command}")
+    assert install_command(None) == f"{sys.executable} -m pip install 'rewind-orchestrator'"
+
+
+@pytest.mark.parametrize("name", ["channels", "mobile"])
 def test_the_command_is_one_of_this_environment_that_pip_understands(name: str) -> None:
     command = shlex.split(install_command(name))
     assert command[0] == sys.executable
@@ -49,9 +66,9 @@ def test_the_command_is_one_of_this_environment_that_pip_understands(name: str) 
 def test_every_extra_that_the_code_names_is_one_of_the_project() -> None:
     code = "".join(file.read_text() for file in (PROJECT / "orchestrator").rglob("*.py"))
     named = set(re.findall(r'\bextra\("(\w+)"', code))
-    assert named == {"channels", "coreml", "digits", "mobile", "onnx", "optuna", "plots", "text", "timm"}
+    assert named == {"channels", "coreml", "mobile", "onnx", "optuna", "text", "timm"}
     extras = re.findall(r"^(\w+) = \[", (PROJECT / "pyproject.toml").read_text(), flags=re.MULTILINE)
-    assert named | set(get_args(TrackerName)) <= set(extras)
+    assert named | set(TRACKERS) <= set(extras)
 
 
 def never(flags: Flags) -> int:
@@ -66,7 +83,8 @@ def test_a_job_with_a_report_needs_its_packages_first(
     assert run_job(Flags(report=str(tmp_path)), never) == 1
     err = capsys.readouterr().err
     assert err.startswith("error: ")
-    assert "extra 'plots'" in err
+    assert "cannot import a required package (" in err
+    assert package in err
     assert err.count("\n") == 1
     assert run_job(Flags(), lambda flags: 0) == 0, "without --report they are not needed"
 

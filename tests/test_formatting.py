@@ -2,7 +2,7 @@
 
 import pytest
 
-from orchestrator.formatting import compression, duration, size
+from orchestrator.formatting import compression, distinct_names, duration, size
 
 
 @pytest.mark.parametrize(
@@ -20,3 +20,20 @@ from orchestrator.formatting import compression, duration, size
 )  # fmt: skip
 def test_numbers_for_people(shown, expected):
     assert shown == expected
+
+
+@pytest.mark.parametrize(
+    ("names", "shown"),
+    [
+        (["fine-tuning", "lr"], ["fine-tuning", "lr"]),
+        (["digits_compare-fine-tuning", "digits_compare-lr"], ["fine-tuning", "lr"]),
+        (["encoder.layers.0.attention.weight", "encoder.layers.1.attention.weight"], ["0", "1"]),
+        (["encoder.layers.0.attention.weight", "encoder.layers.10.linear.weight"], ["0.attention", "10.linear"]),
+        (["one-experiment-with-a-very-long-name"], ["…ery-long-name"]),
+        (["prefix-of-many-words", "prefix-of-many-words-and-more"], ["words", "words-and-more"]),
+        (["x" + "a" * 20, "y" + "a" * 20], ["xaaaaaa…aaaaaa", "yaaaaaa…aaaaaa"]),
+        ([], []),
+    ],
+)
+def test_names_lose_what_they_share_before_they_are_cut(names, shown):
+    assert distinct_names(names, 14) == dict(zip(names, shown, strict=True))

@@ -15,8 +15,9 @@ import orchestrator
 ROOT = Path(orchestrator.__file__).parent
 # From the bottom up. A name stands for a file or a whole folder; the longest name that fits a file decides.
 LAYERS = (
-    ("errors", "validate", "decode", "user_code", "formatting", "sealed", "files", "extras", "randomness"),
-    ("lookup", "processor"),
+    ("errors", "lazy", "validate", "decode", "user_code", "formatting", "sealed", "files", "extras", "randomness"),
+    ("field_json",),
+    ("lookup", "processor", "pruning.choices"),
     ("objective", "record", "train_state", "modules", "nested", "schedules", "training.collectives"),
     ("amc.layer_shape", "amc.forward_shapes"),
     (
@@ -35,13 +36,15 @@ LAYERS = (
     ("data", "experiment"),
     ("models", "search"),
     ("training",),
-    ("rehearsal", "model_check"),
+    ("rehearsal", "model_check", "token_check"),
     ("problem",),
     ("rounds",),
     ("plan",),
     ("driver",),
-    ("runner",),
-    ("export", "report"),
+    ("runner", "settings", "examples"),
+    ("named_experiments",),
+    ("export", "report", "supernet_search"),
+    ("stored_networks",),
     ("distributed",),
     ("commands",),
     ("__main__",),

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import copy
 import io
-import re
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -485,17 +483,6 @@ class TestHold:
         hold(module, SGD(module.parameters()))
         torch.save(module, io.BytesIO())
         assert same(removed(copy.deepcopy(module)), removed(module))
-
-
-def test_the_example_of_the_readme() -> None:
-    """It runs as printed. Only the inputs that decide the target keep a weight, which is 1."""
-    readme = (Path(__file__).parents[1] / "README.md").read_text()
-    examples = re.findall(r"```python\n(.*?)```", readme, flags=re.DOTALL)
-    (example,) = (code for code in examples if "hold(prune(" in code)
-    names: dict[str, Any] = {}
-    exec(compile(example, "README.md", "exec"), names)
-    torch.testing.assert_close(names["model"].weight.data, (torch.arange(100) < 10).float()[None], atol=1e-3, rtol=0)
-    assert names["model"].weight.count_nonzero() == 10
 
 
 class Labelled(nn.Module):

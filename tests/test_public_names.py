@@ -44,6 +44,22 @@ def test_the_names_for_type_checkers_are_the_same() -> None:
     assert sorted(checked) == sorted(orchestrator.__all__)
 
 
+@pytest.mark.parametrize(
+    "name", ["techniques.LinearRestart", "schedules.Constant", "pruning.Layerwise", "pruning.prune_globally"]
+)
+def test_other_names_are_found_in_their_modules(name: str) -> None:
+    module, _, own = name.partition(".")
+    code = f"import orchestrator; print(orchestrator.{name}.__name__)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == own
+    assert own not in orchestrator.__all__
+    assert module not in orchestrator.__all__
+
+
+def test_there_are_few_public_names() -> None:
+    assert len(orchestrator.__all__) <= 28
+
+
 def test_another_name_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="module 'orchestrator' has no attribute 'pruner'"):
         orchestrator.pruner  # noqa: B018

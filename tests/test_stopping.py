@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny import measured
 
-from orchestrator.distributed.flags import SweepFlags
+from orchestrator.distributed.flags import Flags
 from orchestrator.driver import Driver
 from orchestrator.errors import ConfigError
 from orchestrator.experiment import Problem
@@ -179,7 +179,7 @@ def test_a_path_is_cut_after_as_many_rounds_below_the_floor_as_its_patience(tmp_
     ],
 )
 def test_both_flags_of_the_floor_are_in_per_cent(flags: dict[str, float], floor: Floor | None) -> None:
-    assert SweepFlags(**flags).stop(ACCURACY) == floor
+    assert Flags(**flags).stop(ACCURACY) == floor
 
 
 @pytest.mark.parametrize(
@@ -195,12 +195,12 @@ def test_both_flags_of_the_floor_are_in_per_cent(flags: dict[str, float], floor:
 )
 def test_a_floor_in_another_unit_is_refused(flags: dict[str, float], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        SweepFlags(**flags).stop(ACCURACY)
+        Flags(**flags).stop(ACCURACY)
 
 
 @pytest.mark.parametrize("tenths", range(11, 1001, 89))
 def test_an_accuracy_in_per_cent_is_exact_to_a_sample(tenths: int) -> None:
-    floor = SweepFlags(target=tenths / 10).stop(ACCURACY)
+    floor = Flags(target=tenths / 10).stop(ACCURACY)
     assert floor is not None
     assert floor.margin(tenths / 1000, 1.0, ACCURACY) >= 0
     assert floor.margin((tenths - 1) / 1000, 1.0, ACCURACY) < 0
@@ -211,8 +211,8 @@ BITS = Objective("bits_per_character", higher_is_better=False)
 
 def test_a_floor_of_an_objective_that_goes_down_is_a_ceiling() -> None:
     """In the objective's own unit: 2 bits per character, or 0.1 more than the dense network has."""
-    assert SweepFlags(target=2.0).stop(BITS) == Floor(target=2.0)
-    assert SweepFlags(max_drop=0.1).stop(BITS) == Floor(drop=0.1)
+    assert Flags(target=2.0).stop(BITS) == Floor(target=2.0)
+    assert Flags(max_drop=0.1).stop(BITS) == Floor(drop=0.1)
     floor = Floor(drop=0.25)
     assert floor.of(1.5, BITS) == 1.75
     assert [floor.margin(value, 1.5, BITS) >= 0 for value in (1.25, 1.75, 1.76)] == [True, True, False]

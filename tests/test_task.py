@@ -12,6 +12,7 @@ import any_task
 import numpy as np
 import pytest
 import torch
+import torchmetrics
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
@@ -19,8 +20,9 @@ from orchestrator.data.dataset import Data
 from orchestrator.data.load import complete
 from orchestrator.errors import ConfigError, DataError
 from orchestrator.experiment import Experiment
-from orchestrator.objective import ACCURACY, Objective
+from orchestrator.objective import ACCURACY, Objective, is_fraction
 from orchestrator.problem import load_problem
+from orchestrator.stopping import Floor
 from orchestrator.task import Classification, Regression, Segmentation, Task, Tokens, objective_of
 from orchestrator.training.distillation import Distillation
 
@@ -111,6 +113,57 @@ def test_an_objective_compares_and_writes_its_values() -> None:
     ]
     assert [bits.text(1.9301), ACCURACY.text(0.9731), bits.text(12345.0)] == ["1.930", "97.31 %", "1.234e+04"]
     assert (bits.mode, ACCURACY.mode) == ("min", "max")
+
+
+class OwnF1(torchmetrics.classification.MulticlassF1Score):
+    """A user's subclass of a class of torchmetrics."""
+
+
+class Share(torchmetrics.MeanMetric):
+    """A user's metric that says what it is."""
+
+    is_fraction = True
+
+
+@pytest.mark.parametrize(
+    ("metric", "fraction"),
+    [
+        (torchmetrics.Accuracy(task="multiclass", num_classes=3), True),
+        (torchmetrics.classification.BinaryAUROC(), True),
+        (OwnF1(num_classes=3), True),
+        (torchmetrics.text.WordErrorRate(), True),
+        (Share(), True),
+        (torchmetrics.MeanMetric(), False),
+        (
+            torchmetrics.MatthewsCorrCoef(task="multiclass", num_classes=3),
+            False,
+        ),  # in [-1, 1], though plotted in [0, 1]
+        (torchmetrics.CohenKappa(task="binary"), False),
+        (torchmetrics.R2Score(), False),
+        (torchmetrics.regression.ExplainedVariance(), False),
+        (torchmetrics.MeanAbsoluteError(), False),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_metrics_that_are_fractions_are_written_in_per_cent(metric: torchmetrics.Metric, fraction: bool) -> None:
+    assert is_fraction(metric) is fraction
+
+
+def test_a_correlation_is_never_in_per_cent() -> None:
+    correlation = Objective("correlation", higher_is_better=True)
+    assert correlation.text(-0.25) == "-0.2500"
+    assert correlation.limits == (-math.inf, math.inf)
+    Floor(target=-0.5).check(correlation)
+
+
+def test_an_error_rate_may_be_above_one() -> None:
+    rate = Objective("phone_error_rate", higher_is_better=False, fraction=True)
+    assert rate.text(1.25) == "125.00 %"
+    assert rate.limits == (0.0, math.inf)
+    assert rate.worst_gain < rate.gain(1.25), "a network that diverged is worse than any error rate"
+    Floor(target=1.5).check(rate)
+    with pytest.raises(ConfigError, match=r"floor\.target must be a finite number of 0 or more, got -0\.5"):
+        Floor(target=-0.5).check(rate)
 
 
 # What cannot be used, each as a change of a task that can.

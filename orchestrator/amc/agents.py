@@ -6,10 +6,10 @@ only from its seed and has no checkpoint: one that is given the same scores in t
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,9 @@ from numpy.typing import NDArray
 from orchestrator.amc.bounds import Budget, Sizes
 from orchestrator.randomness import derive
 from orchestrator.validate import dataclass_with, finite, fraction, whole
+
+Draw: TypeAlias = Callable[[], Sizes]
+REDRAWS = 20  # of a candidate that was asked for before
 
 
 class Agent(Protocol):
@@ -52,10 +55,29 @@ def uniform_sizes(budget: Budget) -> Sizes:
     return budget.widest(lambda share: [share] * len(budget.decisions))
 
 
-def random_sizes(budget: Budget, seed: int, number: int) -> Sizes:
-    """Return candidate `number` of the random search with this seed."""
-    generator = np.random.default_rng(derive(seed, "random", number))
-    return budget.place(generator.random(len(budget.decisions)).tolist())
+def random_draw(budget: Budget, seed: int) -> Draw:
+    """Return what draws the candidates of the random search with this seed, one after the other."""
+    numbers = itertools.count()
+
+    def draw() -> Sizes:
+        generator = np.random.default_rng(derive(seed, "random", next(numbers)))
+        return budget.place(generator.random(len(budget.decisions)).tolist())
+
+    return draw
+
+
+def without_repeats(draw: Draw, known: Iterable[Sizes] = (), otherwise: Draw | None = None) -> Iterator[Sizes]:
+    """Yield what `draw` returns, without end. A candidate that is known or came before is drawn again.
+
+    After REDRAWS of these, `otherwise` is asked as often, and then a repeat is taken. Without this, an agent that has
+    settled in a small space spends most evaluations on candidates whose scores it has.
+    """
+    seen = set(known)
+    while True:
+        draws = itertools.chain.from_iterable(itertools.repeat(each, REDRAWS) for each in (draw, otherwise) if each)
+        candidate = next((sizes for each in draws if (sizes := each()) not in seen), None) or draw()
+        seen.add(candidate)
+        yield candidate
 
 
 def opening(budget: Budget, seed: int, count: int) -> list[Sizes]:
@@ -63,7 +85,7 @@ def opening(budget: Budget, seed: int, count: int) -> list[Sizes]:
 
     Every search is compared with these two, so that their scores are known anyway.
     """
-    return [uniform_sizes(budget), *(random_sizes(budget, seed, number) for number in range(count - 1))]
+    return [uniform_sizes(budget), *itertools.islice(without_repeats(random_draw(budget, seed)), count - 1)]
 
 
 @dataclass(frozen=True)
@@ -79,7 +101,7 @@ class Random:
     """Each size is drawn evenly between its bounds, layer after layer."""
 
     def start(self, budget: Budget, seed: int, evaluations: int) -> Agent:
-        return FixedAgent(random_sizes(budget, seed, number) for number in range(evaluations))
+        return FixedAgent(itertools.islice(without_repeats(random_draw(budget, seed)), evaluations))
 
 
 class FixedAgent:
@@ -89,7 +111,7 @@ class FixedAgent:
         self._left = iter(candidates)
 
     def ask(self, count: int) -> list[Sizes]:
-        return list(islice(self._left, count))
+        return list(itertools.islice(self._left, count))
 
     def tell(self, candidates: Sequence[Sizes], scores: Sequence[float]) -> None:
         return
@@ -121,16 +143,23 @@ class CemAgent:
     def __init__(self, settings: Cem, budget: Budget, seed: int) -> None:
         self._settings, self._budget, self._seed = settings, budget, seed
         self._generator = np.random.default_rng(derive(seed, "cem"))
+        self._random = random_draw(budget, seed)
         self._normal: tuple[NDArray[Any], NDArray[Any]] | None = None  # mean, standard deviation (decisions,)
+        self._known: set[Sizes] = set()
 
     def ask(self, count: int) -> list[Sizes]:
         if self._normal is None:
             return opening(self._budget, self._seed, count)
         mean, deviation = self._normal
-        drawn = mean + deviation * self._generator.standard_normal((count, len(mean)))
-        return [self._budget.place(positions.tolist()) for positions in drawn.clip(0, 1)]
+
+        def draw() -> Sizes:
+            positions = mean + deviation * self._generator.standard_normal(len(mean))
+            return self._budget.place(positions.clip(0, 1).tolist())
+
+        return list(itertools.islice(without_repeats(draw, self._known, self._random), count))
 
     def tell(self, candidates: Sequence[Sizes], scores: Sequence[float]) -> None:
+        self._known.update(candidates)
         elites = best_of(candidates, scores, max(3, round(self._settings.elite * len(candidates))))
         positions = np.array([self._budget.positions(sizes) for sizes in elites])
         mean, deviation = positions.mean(0), positions.std(0)
@@ -168,6 +197,7 @@ class EvolutionAgent:
     def __init__(self, settings: Evolution, budget: Budget, seed: int) -> None:
         self._settings, self._budget, self._seed = settings, budget, seed
         self._generator = np.random.default_rng(derive(seed, "evolution"))
+        self._random = random_draw(budget, seed)
         self._scores: dict[Sizes, float] = {}
 
     def ask(self, count: int) -> list[Sizes]:
@@ -175,7 +205,8 @@ class EvolutionAgent:
             return opening(self._budget, self._seed, count)
         parents = best_of(list(self._scores), list(self._scores.values()), self._settings.parents)
         fractions = np.array([self._budget.fractions(sizes) for sizes in parents])
-        return [self._child(fractions) for _ in range(count)]
+        children = without_repeats(lambda: self._child(fractions), self._scores, self._random)
+        return list(itertools.islice(children, count))
 
     def tell(self, candidates: Sequence[Sizes], scores: Sequence[float]) -> None:
         self._scores.update(zip(candidates, scores, strict=True))

@@ -4,27 +4,43 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
-from typing import Any
+from dataclasses import InitVar, dataclass, field, fields, replace
+from typing import TYPE_CHECKING, Any
 
 from orchestrator.amc.agents import AgentSettings, Cem
 from orchestrator.amc.bounds import Budget, Sizes
 from orchestrator.amc.cost import SEARCH_UNITS, SearchUnit
-from orchestrator.amc.decisions import channel_budget, kept_channels, kept_weights, weight_budget
 from orchestrator.amc.latency import LatencyTable
-from orchestrator.amc.ratio_search import Allocation, Mode, RatioSearch, SearchOutcome, SearchSettings
+from orchestrator.amc.ratio_search import (
+    RIVALS,
+    AgentResult,
+    Allocation,
+    Mode,
+    RatioSearch,
+    SearchOutcome,
+    SearchSettings,
+)
 from orchestrator.errors import ConfigError
+from orchestrator.field_json import NOT_IN_KEY_IF_NONE
+from orchestrator.lazy import lazy
 from orchestrator.pruning.candidate import Chosen, Generation, Reconstruction, Score, Scoring, SearchCandidate
 from orchestrator.pruning.geometry import Geometry
-from orchestrator.pruning.masks import count_true
 from orchestrator.pruning.patterns import Pattern, capacities, check_is_pattern, check_pattern, without_pattern
 from orchestrator.pruning.selection import Selection
-from orchestrator.pruning.structure import FewerChannels, Masks, Structure
-from orchestrator.pruning.view import View
 from orchestrator.randomness import derive, own_randomness, seed_all
-from orchestrator.record import NOT_IN_KEY_IF_NONE
 from orchestrator.validate import one_of, whole
 
+if TYPE_CHECKING:
+    from orchestrator.amc import decisions
+    from orchestrator.pruning import masks, structure
+    from orchestrator.pruning.channels import budget as channel_choice
+    from orchestrator.pruning.structure import Structure
+    from orchestrator.pruning.view import View
+else:
+    decisions, channel_choice = lazy("orchestrator.amc.decisions"), lazy("orchestrator.pruning.channels.budget")
+    masks, structure = lazy("orchestrator.pruning.masks"), lazy("orchestrator.pruning.structure")
+
+BEST = "best"  # of all finalists
 SHORT_EVALUATIONS, SHORT_GENERATION, SHORT_FINALISTS = 12, 6, 2  # of --smoke
 
 
@@ -38,8 +54,10 @@ class Amc(Selection):
 
     The `agent` asks for `evaluations` candidates, a `generation` at a time, and so does each of its rivals, `Uniform`
     and `Random`. A candidate is trained for `tune_epochs` and then scored on validation data. The best `finalists` of
-    each are scored again after `finalist_epochs`; the best of these is the result. `tune_rate`, `reconstruct` and
-    `calibration`: see `Scoring`. `Amc(agent=Ddpg(), tune_epochs=0, reconstruct="least_squares", evaluations=400)` is
+    each are scored again after `finalist_epochs`, and the best of these is trained as the round. `take` names an agent
+    of the search, as "Uniform", whose best finalist is trained instead: such experiments share all scores, and show how
+    the score and the accuracy after retraining go together. `tune_rate`, `reconstruct` and `calibration`: see
+    `Scoring`. `Amc(agent=Ddpg(), tune_epochs=0, reconstruct="least_squares", evaluations=400)` is
     the method of the paper.
     """
 
@@ -57,11 +75,19 @@ class Amc(Selection):
     mode: Mode = "channels"
     table: LatencyTable | None = None
     pattern: Pattern | None = field(default=None, metadata=NOT_IN_KEY_IF_NONE)
+    take: str = BEST
+    ratios: InitVar[object] = None  # a field of `Channels`, which is refused here by a sentence
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, ratios: object) -> None:
+        if ratios is not None:
+            raise ConfigError(
+                "ratios and Amc cannot be combined, because Amc searches for the ratio of each layer: leave them out, "
+                f"or give them to Channels(ratios=...), got {ratios!r:.100}"
+            )
         one_of("Amc.unit", self.unit, SEARCH_UNITS)
         whole("Amc.round_to", self.round_to, minimum=1)
         _ = self.settings, self.scoring  # which check the other fields
+        one_of("Amc.take", self.take, (BEST, *(type(agent).__name__ for agent in (self.agent, *RIVALS))))
         if self.mode == "weights" and self.reconstruct == "least_squares":
             raise ConfigError("Amc.reconstruct must be none or bn with mode='weights', whose layers keep all inputs")
         check_is_pattern("Amc.pattern", self.pattern)
@@ -70,7 +96,7 @@ class Amc(Selection):
         if self.table is not None and self.unit != "latency":
             raise ConfigError(f"Amc.table must be None unless unit is 'latency', got a table with unit {self.unit!r}")
         if self.table is None and self.unit == "latency":
-            raise ConfigError("Amc.table must be a LatencyTable with unit 'latency': measure_latency(...) makes one")
+            raise ConfigError("Amc.table must be a LatencyTable with unit 'latency': orchestrator latency makes one")
 
     @property
     def needs_channels(self) -> bool:
@@ -131,8 +157,10 @@ class Amc(Selection):
         sizes, geometry = _dense_sizes(view), view.geometry or Geometry()
         if self.mode == "weights":
             most = dict(zip(sizes, capacities(self.pattern, view.shapes.values()), strict=True))
-            alive = {n: min(most[n], count_true(view.masks[n]) if view.masks else size) for n, size in sizes.items()}
-            return weight_budget(
+            alive = {
+                n: min(most[n], masks.count_true(view.masks[n]) if view.masks else size) for n, size in sizes.items()
+            }
+            return decisions.weight_budget(
                 alive,
                 density,
                 unit=self.unit,
@@ -147,7 +175,7 @@ class Amc(Selection):
             )
         if view.graph is None:
             raise ConfigError("Amc needs the graph of the network's channels: View(graph=trace_channels(...))")
-        return channel_budget(
+        return decisions.channel_budget(
             view.graph,
             sizes,
             density,
@@ -162,10 +190,13 @@ class Amc(Selection):
         """Return the structure whose decisions keep these sizes, by the criterion of `view`."""
         how: dict[str, Any] = {"criterion": view.criterion, "gradients": view.gradients}
         if self.mode == "weights":
-            return Masks(kept_weights(view.weights, sizes, masks=view.masks, pattern=self.pattern, **how))
+            return structure.Masks(
+                decisions.kept_weights(view.weights, sizes, masks=view.masks, pattern=self.pattern, **how)
+            )
         assert view.graph is not None  # `budget` needs it too
-        kept = kept_channels(view.graph, view.weights, sizes, kept=view.structure.channels, **how)
-        return FewerChannels(kept, view.graph, self.unit if self.unit == "parameters" else "macs")
+        by_group = decisions.group_sizes(view.graph, view.weights, sizes)
+        kept = channel_choice.keep_sizes(view.graph, view.weights, by_group, kept=view.structure.channels, **how)
+        return structure.FewerChannels(kept, view.graph, self.unit if self.unit == "parameters" else "macs")
 
 
 class AmcSearch:
@@ -186,7 +217,8 @@ class AmcSearch:
         while True:
             step = self._search.step({digest: score.value for digest, score in self._scores.items()})
             if isinstance(step, SearchOutcome):
-                return Chosen(self._structure(step.chosen), self._proof(step))
+                taken = step.result_of(step.found_by if self._selection.take == BEST else self._selection.take)
+                return Chosen(self._structure(taken.best), self._proof(step, taken))
             missing = [allocation for allocation in step if self._digest(allocation) not in scores]
             if missing:
                 return self._generation(missing)
@@ -214,22 +246,21 @@ class AmcSearch:
         best = max((score.value for score in self._scores.values()), default=None)
         return Generation(self._wanted, number, of, best)
 
-    def _proof(self, outcome: SearchOutcome) -> dict[str, Any]:
-        """Return what a record says of the search: plain JSON."""
+    def _proof(self, outcome: SearchOutcome, taken: AgentResult) -> dict[str, Any]:
+        """Return what a record says of the search, and of the finalist that is trained: plain JSON."""
         selection, budget = self._selection, self._budget
-        fractions = budget.fractions(outcome.chosen.sizes)
-        curves: dict[str, list[list[float]]] = {}
+        curves: dict[str, list[list[float | None]]] = {}
         for evaluation in outcome.history:
             curve = curves.setdefault(evaluation.agent, [])
             curve.extend([] for _ in range(evaluation.generation + 1 - len(curve)))
-            curve[evaluation.generation].append(evaluation.score)
+            curve[evaluation.generation].append(evaluation.score if evaluation.allowed else None)
         return {
             "agent": type(selection.agent).__name__,
             "unit": selection.unit,
             "mode": selection.mode,
-            "cost": budget.cost(outcome.chosen.sizes) / budget.dense,
-            "found_by": outcome.found_by,
-            "score": outcome.score,
+            "cost": budget.cost(taken.best.sizes) / budget.dense,
+            "found_by": taken.agent,
+            "score": taken.final_score,
             "scored": outcome.scored,
             "epochs": outcome.epochs,
             "seconds": sum(score.seconds for score in self._scores.values()),
@@ -243,9 +274,16 @@ class AmcSearch:
                 for result in outcome.results
             },
             "correlation": outcome.correlation,
-            "ratios": _by_name(budget, fractions),
+            **({"table": _about(selection.table)} if selection.table else {}),
+            "ratios": _by_name(budget, budget.fractions(taken.best.sizes)),
             "scores": curves,
         }
+
+
+def _about(table: LatencyTable) -> dict[str, Any]:
+    """Return what a record says of a table: where it was measured, and its error on whole networks."""
+    names = ("digest", "processor", "threads", "runtime", "error")
+    return {name: getattr(table, name) for name in names} | {"networks": len(table.networks)}
 
 
 def _by_name(budget: Budget, fractions: list[float]) -> dict[str, float]:

@@ -11,14 +11,19 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from orchestrator.errors import ConfigError
-from orchestrator.pruning.channels.budget import may_lose
+from orchestrator.lazy import lazy
 from orchestrator.pruning.channels.graph import SIDES, ChannelGraph, Group, Kept, Member, Side
+
+if TYPE_CHECKING:
+    from orchestrator.pruning.channels import budget
+else:
+    budget = lazy("orchestrator.pruning.channels.budget")
 
 SearchUnit: TypeAlias = Literal["macs", "parameters", "weights", "latency"]
 SEARCH_UNITS: tuple[SearchUnit, ...] = ("macs", "parameters", "weights", "latency")
@@ -46,7 +51,7 @@ def free_groups(graph: ChannelGraph, prunable: Mapping[str, object]) -> list[int
     return [
         place
         for place, group in enumerate(graph.groups)
-        if may_lose(graph, group, prunable)
+        if budget.may_lose(graph, group, prunable)
         and all(len(set(_repeats(member).values())) == 1 for member in group.members)
     ]
 

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from orchestrator.amc.agents import Agent, random_sizes
+from orchestrator.amc.agents import Agent, random_draw, without_repeats
 from orchestrator.amc.bounds import Budget, Sizes
 from orchestrator.amc.features import FEATURES, Features
 from orchestrator.errors import ConfigError
@@ -124,6 +124,7 @@ class DdpgAgent:
         self._features = Features(budget)
         self._replay = Replay(settings.buffer)
         self._generator = np.random.default_rng(derive(seed, "ddpg"))
+        self._random = without_repeats(random_draw(budget, seed))
         with own_randomness():
             seed_all(derive(seed, "ddpg", "networks"))
             self._actor = nn.Sequential(*_perceptron(FEATURES, settings.hidden), nn.Sigmoid())
@@ -147,7 +148,7 @@ class DdpgAgent:
 
     def _episode(self, number: int) -> Sizes:
         if number < self._settings.warm_up:
-            return random_sizes(self._budget, self._seed, number)
+            return next(self._random)
         sigma = self._settings.sigma * self._settings.decay ** (number - self._settings.warm_up)
         generator = np.random.default_rng(derive(self._seed, "ddpg", number))
         chosen: list[int] = []

@@ -13,7 +13,6 @@ from orchestrator.amc.cost import ChannelCost, Cost, SearchUnit, Widths, free_gr
 from orchestrator.amc.latency import LatencyCost, LatencyTable
 from orchestrator.amc.layer_shape import LayerShape
 from orchestrator.errors import ConfigError
-from orchestrator.pruning.channels.budget import keep_sizes
 from orchestrator.pruning.channels.graph import ChannelGraph, Kept
 from orchestrator.pruning.criteria import Criterion, magnitude
 from orchestrator.pruning.global_magnitude import prune_globally
@@ -45,10 +44,7 @@ def channel_budget(
         if unit != "latency":
             return ChannelCost(graph, prunable, unit, start)
         if table is None:
-            raise ConfigError(
-                "unit 'latency' needs a table of each layer's time: make it with "
-                "orchestrator.amc.latency_measure.measure_latency()"
-            )
+            raise ConfigError("unit 'latency' needs a table of each layer's time: make it with orchestrator latency")
         return LatencyCost(graph, table, Widths(graph, free_groups(graph, prunable), start))
 
     groups = [graph.groups[place] for place in free_groups(graph, prunable)]
@@ -99,23 +95,12 @@ def weight_budget(
     return Budget(tuple(decisions), cost, density, cost(list(sizes.values())), unit)
 
 
-def kept_channels(
-    graph: ChannelGraph,
-    weights: Mapping[str, Tensor],
-    sizes: Sequence[int],
-    *,
-    kept: Kept | None = None,
-    criterion: Criterion = magnitude,
-    gradients: Mapping[str, Tensor] | None = None,
-) -> Kept:
-    """Return the configuration that keeps so many channels of each free group, those of highest score.
-
-    `weights` are the prunable ones of the network that `kept` leaves, `sizes` those of the free groups in order.
-    """
+def group_sizes(graph: ChannelGraph, prunable: Mapping[str, object], sizes: Sequence[int]) -> list[int]:
+    """Return how many channels each group keeps: those of `sizes` in the free groups, and all in the others."""
     by_group = [group.size for group in graph.groups]
-    for place, size in zip(free_groups(graph, weights), sizes, strict=True):
+    for place, size in zip(free_groups(graph, prunable), sizes, strict=True):
         by_group[place] = size
-    return keep_sizes(graph, weights, by_group, kept=kept, criterion=criterion, gradients=gradients)
+    return by_group
 
 
 def kept_weights(

@@ -1,17 +1,19 @@
 """Latency of a network as the sum of its layers' measured times: a table for one processor, as JSON.
 
     {"processor": "...", "threads": 1, "runtime": "onnxruntime 1.23.0", "layers": {"layer1.0.conv1":
-        {"positions": 64, "outputs": [8, 16], "inputs": [8, 16], "seconds": [[1e-5, 2e-5], [2e-5, 4e-5]]}, ...}}
+        {"positions": 64, "outputs": [8, 16], "inputs": [8, 16], "seconds": [[1e-5, 2e-5], [2e-5, 4e-5]]}, ...},
+     "networks": [{"predicted": 1e-3, "measured": 1.1e-3}, ...]}
 
 `seconds` has a row for each number of output channels and a column for each number of input channels. A layer that
-mixes no channels (depthwise) has one column. Between measured sizes the time is interpolated.
+mixes no channels (depthwise) has one column. Between measured sizes the time is interpolated. `networks`, which may be
+missing, are whole networks: what the table says of them, and what they took.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated
@@ -27,7 +29,7 @@ from orchestrator.sealed import sha256_of
 
 Positive = Annotated[int, Rule("a whole number of 1 or more", lambda number: number >= 1)]
 Seconds = Annotated[float, Rule("a time in seconds above 0", lambda number: number > 0)]
-MAKE_AGAIN = "make it again with orchestrator.amc.latency_measure.measure_latency()"
+MAKE_AGAIN = "make it again with orchestrator latency"
 
 
 @dataclass(frozen=True)
@@ -57,13 +59,27 @@ class LayerTimes:
 
 
 @dataclass(frozen=True)
+class NetworkTime:
+    """Seconds of a whole network for one sample: by a table, and measured."""
+
+    predicted: Seconds
+    measured: Seconds
+
+
+@dataclass(frozen=True)
 class LatencyTable:
-    """Measured times of each layer of one network on one processor."""
+    """Measured times of each layer of one network on one processor, and of whole networks to compare with."""
 
     processor: str
     threads: Positive
     runtime: str
     layers: dict[str, LayerTimes]
+    networks: list[NetworkTime] = field(default_factory=list)
+
+    @property
+    def error(self) -> float | None:
+        """Largest relative error of a prediction for a whole network, 0.1 for a tenth; None if none was measured."""
+        return max((abs(each.predicted / each.measured - 1) for each in self.networks), default=None)
 
     @property
     def digest(self) -> str:
@@ -87,7 +103,7 @@ def read_latency_table(path: str | Path, *, other_processor: bool = False) -> La
     if not other_processor and table.processor != processor():
         raise ConfigError(
             f"the latency table {path} must be of this machine's processor, {processor()}, got {table.processor!r}: "
-            f"{MAKE_AGAIN}, or set other_processor=True if that is the processor you mean"
+            f"{MAKE_AGAIN}, or pass other_processor=True if that is the processor you mean"
         )
     return table
 

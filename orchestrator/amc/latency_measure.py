@@ -40,7 +40,7 @@ def measure_latency(
         for outputs in grids[name][0]
         for inputs in grids[name][1]
     }
-    seconds, runtime = _in_own_process(list(distinct), threads)
+    seconds, runtime = in_own_process(list(distinct), threads)
     distinct = dict(zip(distinct, seconds, strict=True))
     layers = {}
     for name, shape in shapes.items():
@@ -74,10 +74,11 @@ def _resized(shape: LayerShape, outputs: int, inputs: int) -> LayerShape:
     return replace(shape, outputs=outputs, inputs=inputs)
 
 
-def _in_own_process(shapes: Sequence[LayerShape], threads: int) -> tuple[list[float], str]:
+def in_own_process(shapes: Sequence[LayerShape], threads: int, files: Sequence[Path] = ()) -> tuple[list[float], str]:
+    """Return what `measure_here` measures, in a process of its own. Raises ExportError."""
     with tempfile.TemporaryDirectory() as folder:
         task, answer = Path(folder, "task.json"), Path(folder, "answer.json")
-        task.write_text(json.dumps([asdict(shape) for shape in shapes]))
+        task.write_text(json.dumps([[asdict(shape) for shape in shapes], list(map(str, files))]))
         environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "PYTHONPATH": os.pathsep.join(sys.path)}
         command = [sys.executable, "-m", latency_process.__name__, str(task), str(answer), str(threads)]
         process = subprocess.run(command, env=environment, capture_output=True, text=True)

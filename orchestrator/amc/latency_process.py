@@ -6,6 +6,8 @@ import json
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
+from itertools import chain
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -23,15 +25,19 @@ SHORTEST = 1e-8  # seconds of a layer that cannot be told from an empty network
 REFERENCE = LayerShape(32, 32, (16, 16), (3, 3), (1, 1), (1, 1), ((1, 1), (1, 1)))
 
 
-def measure_here(shapes: Sequence[LayerShape], threads: int) -> tuple[list[float], str]:
-    """Return the seconds of each layer, measured in this process, and the name of the runtime."""
+def measure_here(shapes: Sequence[LayerShape], threads: int, files: Sequence[str] = ()) -> tuple[list[float], str]:
+    """Return the seconds of each layer, then of each ONNX file, and the name of the runtime; measured in this process.
+
+    Files are measured with one sample of random values.
+    """
     with extra("onnx", "latency tables", ExportError):
         import onnxruntime
     reference, empty = _runner(REFERENCE, threads), _runner(None, threads)
     overhead, pace = _medians(empty, reference)
     found, paces = [], [pace]
-    for shape in shapes:
-        taken, pace = _medians(_runner(shape, threads), reference)
+    runners = chain((partial(_runner, shape) for shape in shapes), (partial(_runner_of_file, file) for file in files))
+    for runner in runners:
+        taken, pace = _medians(runner(threads), reference)
         found.append((taken - overhead * pace / paces[0]) / pace)
         paces.append(pace)
     typical = median(paces)
@@ -54,14 +60,29 @@ def _medians(run: Callable[[], object], reference: Callable[[], object]) -> tupl
 
 def _runner(shape: LayerShape | None, threads: int) -> Callable[[], object]:
     """Return what runs one layer on random values; None is a network that does nothing."""
+    model, dimensions = _model_of(shape)
+    session = _session(model.SerializeToString(), threads)
+    values = np.random.default_rng(0).standard_normal(dimensions, dtype=np.float32)
+    return lambda: session.run(None, {"inputs": values})
+
+
+def _runner_of_file(file: str, threads: int) -> Callable[[], object]:
+    """Return what runs the network in an ONNX file on a sample; sizes that are free are 1."""
+    session, draw = _session(file, threads), np.random.default_rng(0)
+    values: dict[str, Any] = {}
+    for each in session.get_inputs():
+        sizes = [size if isinstance(size, int) else 1 for size in each.shape]
+        is_float = each.type == "tensor(float)"
+        values[each.name] = draw.standard_normal(sizes, dtype=np.float32) if is_float else np.zeros(sizes, np.int64)
+    return lambda: session.run(None, values)
+
+
+def _session(model: bytes | str, threads: int) -> Any:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-    model, dimensions = _model_of(shape)
-    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    values = np.random.default_rng(0).standard_normal(dimensions, dtype=np.float32)
-    return lambda: session.run(None, {"inputs": values})
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
 def _model_of(shape: LayerShape | None) -> tuple[Any, tuple[int, ...]]:
@@ -115,8 +136,8 @@ def _dimensions(shape: LayerShape | None) -> tuple[tuple[int, ...], tuple[int, .
 
 def _main(task: str, answer: str, threads: str) -> int:
     try:
-        shapes = decode(list[LayerShape], parse(Path(task).read_bytes()))
-        Path(answer).write_text(json.dumps(measure_here(shapes, int(threads))))
+        shapes, files = decode(tuple[list[LayerShape], list[str]], parse(Path(task).read_bytes()))
+        Path(answer).write_text(json.dumps(measure_here(shapes, int(threads), files)))
     except ExportError as error:
         print(error, file=sys.stderr)
         return 1

@@ -78,12 +78,16 @@ class SearchSettings:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A candidate's score, as `agent` asked for it in its generation number `generation`, counted from 0."""
+    """A candidate's score, as `agent` asked for it in its generation number `generation`, counted from 0.
+
+    `allowed`: whether the candidate is within the budget.
+    """
 
     agent: str
     generation: int
     digest: str
     score: float
+    allowed: bool
 
 
 @dataclass(frozen=True)
@@ -118,6 +122,10 @@ class SearchOutcome:
     epochs: int
     correlation: float | None
     history: tuple[Evaluation, ...]
+
+    def result_of(self, agent: str) -> AgentResult:
+        """Return the result of the agent of this name, which must be one of the search."""
+        return next(result for result in self.results if result.agent == agent)
 
 
 Steps: TypeAlias = Generator[tuple[Allocation, ...], Mapping[str, float], SearchOutcome]
@@ -206,8 +214,8 @@ class RatioSearch:
             scores = yield from self._score(candidates, settings.tune_epochs)
             agent.tell(candidates, [scores[sizes] for sizes in candidates])
             for sizes in candidates:
-                digest = self._allocation(sizes, settings.tune_epochs).digest
-                self._history.append(Evaluation(name, generation, digest, scores[sizes]))
+                digest, allowed = self._allocation(sizes, settings.tune_epochs).digest, self._budget.allows(sizes)
+                self._history.append(Evaluation(name, generation, digest, scores[sizes], allowed))
             found |= {sizes: score for sizes, score in scores.items() if self._budget.allows(sizes)}
             left, generation = left - len(candidates), generation + 1
             if not left:

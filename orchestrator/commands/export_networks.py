@@ -7,7 +7,7 @@ from typing import Annotated
 
 import tyro
 
-from orchestrator.commands.storage_argument import Storage, existing_ledger
+from orchestrator.commands.storage_argument import Storage, ledger_with_rounds
 from orchestrator.formatting import print_problems
 
 
@@ -54,5 +54,5 @@ def export(
     from orchestrator.files import expand_home
 
     folder = Path(expand_home(str(out)))
-    problems = export.write(existing_ledger(storage), folder, rounds=round, formats=formats, data=data, trust=trust)
+    problems = export.write(ledger_with_rounds(storage), folder, rounds=round, formats=formats, data=data, trust=trust)
     return print_problems(problems)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
 from orchestrator.errors import StorageError
-from orchestrator.storage.opening import open_store
+from orchestrator.storage.opening import WAY_OUT, open_existing
 
 if TYPE_CHECKING:
     from orchestrator.storage.ledger import Ledger
@@ -22,9 +21,21 @@ Storage = Annotated[
 
 def existing_ledger(storage: str) -> Ledger:
     """Return the ledger of an existing storage, so that a mistyped folder is not created. Raises StorageError."""
-    store = open_store(storage)
-    if store.is_local and not os.path.isdir(store.uri):
-        raise StorageError(f"there is no folder {store.uri}: give the --storage of a job that has run")
+    store = open_existing(storage)
     from orchestrator.storage.ledger import Ledger
 
     return Ledger(store)
+
+
+def ledger_with_rounds(storage: str) -> Ledger:
+    """Return the ledger of a storage that holds a finished round, usable or not. Raises StorageError."""
+    ledger = existing_ledger(storage)
+    if not any(file.endswith("/record.json") for file in ledger.store.list("rounds/")):
+        raise no_rounds(ledger)
+    return ledger
+
+
+def no_rounds(ledger: Ledger) -> StorageError:
+    """Return the error about a storage without a finished round."""
+    way_out = "orchestrator status --follow shows what is under way" if ledger.store.list("experiments/") else WAY_OUT
+    return StorageError(f"no finished round in {ledger.store.uri}: {way_out}")

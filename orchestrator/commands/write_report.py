@@ -7,7 +7,7 @@ from typing import Annotated
 
 import tyro
 
-from orchestrator.commands.storage_argument import Storage, existing_ledger
+from orchestrator.commands.storage_argument import Storage, ledger_with_rounds
 from orchestrator.formatting import print_problems
 
 
@@ -31,4 +31,4 @@ def report(
     from orchestrator.files import expand_home
     from orchestrator.report import report_storage
 
-    return print_problems(report_storage(existing_ledger(storage), Path(expand_home(str(out))), experiment))
+    return print_problems(report_storage(ledger_with_rounds(storage), Path(expand_home(str(out))), experiment))

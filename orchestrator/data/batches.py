@@ -8,19 +8,23 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from dataclasses import replace
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from orchestrator.data.dataset import SPLITS, Data, InBlocks
+from orchestrator.data.dataset import SPLITS, Data, InBlocks, unaugmented
 from orchestrator.data.dataset import Split as Split  # callers of `evaluate` need it
-from orchestrator.data.sample_checks import are_labels, collated, prepared, read_sample
+from orchestrator.data.reading import collated, prepared, read_sample
+from orchestrator.data.sample_checks import are_labels
 from orchestrator.errors import ConfigError, DataError, OrchestratorError
 from orchestrator.nested import concatenated, in_parts, mapped, moved, number_of_samples, tensors_of
 from orchestrator.randomness import own_randomness, seed_all
 from orchestrator.validate import whole
+
+Part = Split | Literal["calibration"]  # which are training samples that nothing augments
 
 EVALUATION_BATCH = 512  # maximum number of samples in a batch of evaluation
 EVALUATION_VALUES = 2**24  # maximum number of input values in such a batch
@@ -115,6 +119,16 @@ class Batches:
         for batch in self._raw(split, order, order, self._evaluation_batch):
             yield self._finish(batch, None)
 
+    def calibration(self, seed: int, samples: int) -> Iterator[Batch]:
+        """Yield `samples` training samples in all, or all there are in a batch size's multiple, the same on every rank.
+
+        They are drawn by `seed`, and nothing augments them, unless a data set without `unaugmented()` does so.
+        """
+        shape = (min(self.steps_per_epoch, -(-samples // self._batch_size)), self._batch_size)
+        order = self._shuffled(shape, torch.Generator().manual_seed(seed)).flatten()[:samples]
+        for batch in self._raw("calibration", order, order, self._batch_size):
+            yield self._finish(batch, None)
+
     def take_waited(self) -> float:
         """Return the seconds spent waiting for samples to be read and decoded since the last call."""
         waited, self._loader.waited = self._loader.waited, 0.0
@@ -133,10 +147,10 @@ class Batches:
             return train.shuffled(*shape, generator)
         return torch.randperm(len(train), generator=generator)[: shape[0] * shape[1]].view(shape)
 
-    def _raw(self, split: Split, order: Tensor, seeds: Tensor, batch: int, parts: int = 1) -> Iterator[Batch]:
+    def _raw(self, part: Part, order: Tensor, seeds: Tensor, batch: int, parts: int = 1) -> Iterator[Batch]:
         """Yield the samples `order` in batches, on the device, as stored; copies that the caller may change."""
-        if (memory := self._memory[split]) is None:
-            for pieces in self._loader.read(split, order, seeds, batch, parts):
+        if (memory := self._memory["train" if part == "calibration" else part]) is None:
+            for pieces in self._loader.read(part, order, seeds, batch, parts):
                 on_device = [moved(piece, self._device) for piece in pieces]
                 yield on_device[0] if parts == 1 else concatenated(on_device)
             return
@@ -181,7 +195,7 @@ def _on_device(data: Data, split: Split, device: torch.device) -> tuple[Tensor, 
 class _Request(NamedTuple):
     """The samples that a loader process reads at once: a batch of this rank or a part of it, with seeds."""
 
-    split: Split
+    part: Part
     indices: list[int]
     seeds: list[int]
     ahead: list[int]  # the indices of the same process's next request
@@ -191,12 +205,14 @@ class _Reader(Dataset[Batch | str]):
     """Read the samples of requests, in a loader process or in this one."""
 
     def __init__(self, data: Data) -> None:
-        self._data = data
+        self._data, self._unaugmented = data, replace(data, train=unaugmented(data.train))
 
     def __getitem__(self, request: _Request) -> Batch | str:
         """Return the batch, or the message of an error: torch would turn an exception into a loader's traceback."""
         read = []
-        samples = self._data.split(request.split)
+        data = self._unaugmented if request.part == "calibration" else self._data
+        split: Split = "train" if request.part == "calibration" else request.part
+        samples = data.split(split)
         with own_randomness():
             if isinstance(samples, InBlocks):
                 try:
@@ -206,11 +222,11 @@ class _Reader(Dataset[Batch | str]):
             for index, seed in zip(request.indices, request.seeds, strict=True):
                 seed_all(seed)
                 try:
-                    read.append(read_sample(self._data, request.split, index))
+                    read.append(read_sample(data, split, index))
                 except OrchestratorError as error:
                     return str(error)
             try:
-                return Batch(*collated(self._data, request.split, read))
+                return Batch(*collated(data, split, request.indices, read))
             except OrchestratorError as error:
                 return str(error)
 
@@ -225,14 +241,14 @@ class _Loader:
         self._passes = 0
         self.waited = 0.0  # seconds
 
-    def read(self, split: Split, order: Tensor, seeds: Tensor, batch: int, parts: int) -> Iterator[list[Batch]]:
+    def read(self, part: Part, order: Tensor, seeds: Tensor, batch: int, parts: int) -> Iterator[list[Batch]]:
         """Yield batches, each as `parts` pieces.
 
         Processes take turns: with as many parts as processes, each process always reads the same part of a batch.
         """
         if self._loader is None:
             self._loader = self._build()
-        self._requests.plan = (split, _split(order, batch, parts), _split(seeds, batch, parts))
+        self._requests.plan = (part, _split(order, batch, parts), _split(seeds, batch, parts))
         self._passes += 1
         this_pass = self._passes
         pieces: list[Batch] = []
@@ -276,17 +292,17 @@ class _Loader:
 class _RequestSampler:
     """Yield the requests of the current pass one by one, because an epoch may have a million samples."""
 
-    plan: tuple[Split, tuple[Tensor, ...], tuple[Tensor, ...]]
+    plan: tuple[Part, tuple[Tensor, ...], tuple[Tensor, ...]]
 
     def __init__(self, processes: int) -> None:
         self._processes = processes  # process i reads requests i, i + processes, ...
 
     def __iter__(self) -> Iterator[_Request]:
-        split, order, seeds = self.plan
+        part, order, seeds = self.plan
         empty = torch.empty(0, dtype=torch.int64)
         ahead = (*order[self._processes :], *[empty] * self._processes)[: len(order)]
         for indices, draws, soon in zip(order, seeds, ahead, strict=True):
-            yield _Request(split, indices.tolist(), draws.tolist(), soon.tolist())
+            yield _Request(part, indices.tolist(), draws.tolist(), soon.tolist())
 
 
 def _split(values: Tensor, batch: int, parts: int) -> tuple[Tensor, ...]:

@@ -29,7 +29,7 @@ def digits() -> Data:
 
     Alpaydin and Kaynak 1998; scikit-learn holds them. Raises DataError without scikit-learn.
     """
-    with extra("digits", "data 'digits'", DataError):
+    with extra(None, "data 'digits'", DataError):
         from sklearn.datasets import load_digits
     source = load_digits()
     images, labels = torch.from_numpy(source.images / 16).float().unsqueeze(1), torch.from_numpy(source.target)
@@ -56,8 +56,8 @@ def cifar10(root: str | None = None, samples: int | None = None) -> Data:
     from torchvision.datasets import CIFAR10
 
     rule = (
-        "data 'cifar10' needs root, a folder with the unpacked, undamaged cifar-10-batches-py in it, "
-        f"got {root!r}; torchvision.datasets.CIFAR10(root, download=True) puts it there"
+        "data 'cifar10' needs --data (in Python data=), a folder with the unpacked, undamaged cifar-10-batches-py in "
+        f"it, got {root!r}; torchvision.datasets.CIFAR10(root, download=True) puts it there"
     )
     if root is None:
         raise DataError(rule)

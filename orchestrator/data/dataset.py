@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol, TypeGuard, runtime_checkable
+from typing import Any, Literal, Protocol, TypeGuard, cast, runtime_checkable
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, TensorDataset
+from torch.utils.data import Dataset, Subset, TensorDataset
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
@@ -36,10 +36,20 @@ class InBlocks(Samples, Protocol):
         ...
 
 
+class Augmenting(Samples, Protocol):
+    """Samples whose `__getitem__` changes them at random, and that say how they are without."""
+
+    def unaugmented(self) -> Samples:
+        """Return the same samples in the same order, without random changes."""
+        ...
+
+
 class Prepare(Protocol):
     """Change batches on the device, for example by augmentation and normalisation.
 
-    The random numbers are passed in, so that they can be repeated. Use a frozen dataclass: its fields go into the key.
+    The random numbers are passed in, so that they do not depend on the number of workers. Numbers drawn from the global
+    generators of torch, random and numpy follow from the seeds of the step and the worker. Use a frozen dataclass: its
+    fields go into the key.
     """
 
     @property
@@ -73,9 +83,10 @@ class Data:
     with the inputs: a tensor, a tuple of arguments, or a dict of named ones.
 
     A TensorDataset(inputs, targets) is kept in the device's memory, unless it is a subclass or `collate` is given.
-    Loader processes read any other data set by its `__getitem__`. They are forked before this process has read a
-    sample or asked for a length. So a data set may open its file at the first sample; the function that makes it must
-    not.
+    Loader processes read any other data set by its `__getitem__`. If that augments, give the data set a method
+    `unaugmented()` (see `Augmenting`): a search calibrates on such samples, and takes them as they come without it.
+    The processes are forked before this process has read a sample or asked for a length. So a data set may open its
+    file at the first sample; the function that makes it must not.
 
     - `val`: if None, cut from `train` by a seed that never changes.
     - `model_arguments`: arguments of the model's function by name, such as num_classes or vocabulary. The function
@@ -123,6 +134,14 @@ class Data:
 def is_tensors(samples: object) -> TypeGuard[TensorDataset]:
     """Return whether `samples` returns its tensors unchanged; a subclass of TensorDataset may change them."""
     return type(samples) is TensorDataset
+
+
+def unaugmented(samples: Samples) -> Samples:
+    """Return `samples` without random changes, if the data set has `unaugmented()`; else as they are."""
+    if type(samples) is Subset:
+        return Subset(cast(Dataset[Any], unaugmented(cast(Samples, samples.dataset))), samples.indices)
+    plain = getattr(samples, "unaugmented", None)
+    return cast(Augmenting, samples).unaugmented() if callable(plain) else samples
 
 
 class KnownSamples(Dataset[tuple[Tensor, int]]):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import logging
 import os
@@ -61,7 +62,8 @@ def imagefolder(
     check_background(background)
     if root is None:
         raise DataError(
-            "data 'imagefolder' needs root, the folder with train/CLASS/*.jpg and val/CLASS/*.jpg, or a packed data set"
+            "data 'imagefolder' needs --data (in Python data=), the folder with train/CLASS/*.jpg and val/CLASS/*.jpg, "
+            "or a packed data set"
         )
     load = _packed if is_packed(root) else _folder
     digest = hashlib.sha256(repr((image_size, val_fraction, upright, background, PIXELS)).encode())
@@ -116,7 +118,7 @@ def _folder(root: str, val_fraction: float, digest: Hash, training: Decode, eval
         digest.update((whole.folder / os.fsdecode(name)).read_bytes())
     return (
         classes,
-        ImageFiles(whole.folder, whole.names[train], whole.labels[train], training),
+        ImageFiles(whole.folder, whole.names[train], whole.labels[train], training, evaluation),
         ImageFiles(whole.folder, whole.names[val], whole.labels[val], evaluation),
         ImageFiles(test.folder, test.names, test.labels, evaluation),
     )
@@ -129,7 +131,7 @@ def _packed(root: str, val_fraction: float, digest: Hash, training: Decode, eval
     cut = _cut(val_fraction, rows)  # the rows are in the same fixed order that `_folder` cuts
     return (
         list(packed.classes),
-        PackedImages(packed.train, cut, rows, training),
+        PackedImages(packed.train, cut, rows, training, evaluation),
         PackedImages(packed.train, 0, cut, evaluation),
         PackedImages(packed.test, 0, len(packed.test.labels), evaluation),
     )
@@ -142,8 +144,10 @@ class ImageFiles(KnownSamples):
     reading a Python object writes its reference count.
     """
 
-    def __init__(self, folder: Path, names: Array, labels: Array, decode: Decode) -> None:
-        self._folder, self._names, self._decode = folder, names, decode
+    def __init__(
+        self, folder: Path, names: Array, labels: Array, decode: Decode, evaluation: Decode | None = None
+    ) -> None:
+        self._folder, self._names, self._decode, self._evaluation = folder, names, decode, evaluation or decode
         self.targets = torch.from_numpy(labels)
 
     def __len__(self) -> int:
@@ -154,6 +158,12 @@ class ImageFiles(KnownSamples):
 
     def file_of(self, index: int) -> str:
         return os.path.join(self._folder, os.fsdecode(self._names[index]))
+
+    def unaugmented(self) -> ImageFiles:
+        """Return the same images, decoded as in evaluation."""
+        plain = copy.copy(self)
+        plain._decode = self._evaluation
+        return plain
 
 
 def _cut(val_fraction: float, samples: int) -> int:

@@ -16,16 +16,8 @@ from torch.utils.data import Dataset, Subset, TensorDataset
 from orchestrator.data.builtin import BUILTIN
 from orchestrator.data.dataset import SPLITS, Data, InBlocks, Samples, Split, fixed_order, is_known, is_tensors
 from orchestrator.data.description import describe
-from orchestrator.data.sample_checks import (
-    check_fields,
-    check_split,
-    collated,
-    indices_of,
-    prepared,
-    read_sample,
-    spread,
-    stated_labels,
-)
+from orchestrator.data.reading import collated, prepared, read_sample
+from orchestrator.data.sample_checks import check_fields, check_split, indices_of, spread, stated_labels
 from orchestrator.data.separate_process import run_apart
 from orchestrator.errors import ConfigError, DataError
 from orchestrator.lookup import call, lookup, signature_of, takes
@@ -45,7 +37,9 @@ def load_data(spec: str, options: Mapping[str, object], *, root: str | None = No
     """
     function: Callable[..., object] = lookup(spec, BUILTIN, "data")
     if root is not None and not takes(signature_of(function, f"data {spec!r}"), "root"):
-        raise ConfigError(f"data {spec!r} takes no root: leave --data out, got {root!r}")
+        raise ConfigError(
+            f"data {spec!r} is not in files: leave --data out, got {root!r}; a function of yours takes it as root"
+        )
     made = call(function, f"data {spec!r}", options, {} if root is None else {"root": root}, DataError)
     if not isinstance(made, Data):
         raise ConfigError(f"data {spec!r} must return orchestrator.data.dataset.Data, got {type(made).__name__}")
@@ -96,11 +90,11 @@ def _look(data: Data, spec: str) -> _Found:
 def _example(data: Data) -> tuple[Any, Any]:
     """Return the batch of the first two samples of `train`, prepared as in evaluation."""
     with own_randomness():
-        samples = []
-        for index in (0, min(1, len(data.train) - 1)):
+        samples, indices = [], (0, min(1, len(data.train) - 1))
+        for index in indices:
             seed_all(index)  # a sample may be augmented when read
             samples.append(read_sample(data, "train", index))
-        example = prepared(data, *collated(data, "train", samples), None)
+        example = prepared(data, *collated(data, "train", indices, samples), None)
     if (part := unknown_part(example)) is not None:
         raise DataError(
             f"a batch must be tensors in tuples, lists and dicts, got {type(part).__name__}: unpack it in collate, and "
@@ -181,6 +175,6 @@ def _some_content(data: Data, split: Split) -> bytes:
     with own_randomness():
         for index in spread(len(samples)):
             seed_all(index)  # a sample may be augmented when read
-            batch = collated(data, split, [read_sample(data, split, index)])  # a sample may be any object
+            batch = collated(data, split, [index], [read_sample(data, split, index)])  # a sample may be any object
             digest.update(repr((index, describe(batch))).encode())
     return digest.digest()

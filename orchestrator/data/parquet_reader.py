@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import io
 import os
@@ -115,8 +116,10 @@ class PackedImages(KnownSamples):
     blocks, each run needs one block at a time, and a process that reads some of the runs needs only their blocks.
     """
 
-    def __init__(self, split: PackedSplit, first: int, last: int, decode: Decode) -> None:
-        self._split, self._first, self._decode = split, first, decode
+    def __init__(
+        self, split: PackedSplit, first: int, last: int, decode: Decode, evaluation: Decode | None = None
+    ) -> None:
+        self._split, self._first, self._decode, self._evaluation = split, first, decode, evaluation or decode
         self.targets = torch.from_numpy(split.labels[first:last].copy())
         self._process, self._blocks = os.getpid(), dict[int, Future[list[memoryview]]]()
 
@@ -152,3 +155,9 @@ class PackedImages(KnownSamples):
 
     def file_of(self, index: int) -> str:
         return self._split.file_of(self._first + index)
+
+    def unaugmented(self) -> PackedImages:
+        """Return the same images, decoded as in evaluation."""
+        plain = copy.copy(self)
+        plain._decode = self._evaluation
+        return plain

@@ -1,4 +1,4 @@
-"""Check splits, labels and samples, with one sentence for each way in which they can be wrong."""
+"""Check splits and labels, with one sentence for each way in which they can be wrong."""
 
 from __future__ import annotations
 
@@ -8,72 +8,17 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import IterableDataset, Subset, TensorDataset, default_collate
+from torch.utils.data import IterableDataset, Subset, TensorDataset
 
 from orchestrator.data.dataset import SPLITS, Data, Samples, Split, is_known, is_tensors
-from orchestrator.errors import ConfigError, DataError, OrchestratorError
+from orchestrator.data.reading import collated, prepared, read_sample
+from orchestrator.errors import DataError
 from orchestrator.randomness import own_randomness
-from orchestrator.user_code import ERRORS, called, described
 from orchestrator.validate import whole
 
 
-def read_sample(data: Data, split: Split, index: int) -> Any:
-    """Read and check one sample. Raises DataError that names split, index, file (if known) and the reason.
-
-    An OrchestratorError of the samples themselves is raised unchanged.
-    """
-    samples = data.split(split)
-    try:
-        sample = samples[index]
-    except OrchestratorError:
-        raise
-    except ERRORS as error:
-        raise DataError(f"{_name(samples, split, index)} cannot be read: {described(error)}") from error
-    if data.check is not None:
-        try:
-            return data.check(sample)
-        except ValueError as error:
-            raise DataError(f"{_name(samples, split, index)} {error}") from error
-        except ERRORS as error:
-            raise DataError(f"{_name(samples, split, index)} cannot be checked: {described(error)}") from error
-    if data.collate is None and not (isinstance(sample, tuple | list) and len(sample) == 2):
-        raise DataError(
-            f"{_name(samples, split, index)} must be a pair (input, target) unless the data has a collate, got "
-            f"{type(sample).__name__}"
-        )
-    return sample
-
-
-def collated(data: Data, split: Split, samples: list[Any]) -> tuple[Any, Any]:
-    """Collate samples into a batch (inputs, targets). Raises DataError, with the user's line, if that fails."""
-    collate = data.collate or default_collate
-    what = f"collate {getattr(collate, '__name__', type(collate).__name__)}"
-    try:
-        batch = collate(samples)
-    except OrchestratorError:
-        raise
-    except ERRORS as error:
-        raise DataError(f"{what} failed on {len(samples)} samples of {split}: {described(error, collate)}") from error
-    if not (isinstance(batch, tuple | list) and len(batch) == 2):
-        raise DataError(f"{what} must return a pair (inputs, targets), got {type(batch).__name__}")
-    return batch[0], batch[1]
-
-
-def prepared(data: Data, inputs: Any, targets: Any, u: Tensor | None) -> tuple[Any, Any]:
-    """Apply `data.prepare` to a batch. Raises ConfigError, with the user's line, if that fails."""
-    prepare = data.prepare
-    if prepare is None:
-        return inputs, targets
-    what = f"prepare {getattr(prepare, '__name__', type(prepare).__name__)}"
-    with called(f"{what}, called with (inputs, targets, u),", prepare):
-        batch: Any = prepare(inputs, targets, u)
-    if not (isinstance(batch, tuple | list) and len(batch) == 2):
-        raise ConfigError(f"{what} must return a pair (inputs, targets), got {type(batch).__name__}")
-    return batch[0], batch[1]
-
-
 def check_fields(data: Data) -> None:
-    """Raise DataError or ConfigError if a field of `data` cannot be used, without reading a sample or a length."""
+    """Raise DataError if a field of `data` cannot be used, without reading a sample or a length."""
     for split in SPLITS:
         samples: object = getattr(data, split)
         if split == "val" and samples is None:
@@ -125,7 +70,7 @@ def check_split(data: Data, split: Split) -> Tensor | None:
         places = [*_outside(data, split, labels), *places, *more]
     with own_randomness():
         given = [read_sample(data, split, place) for place in places]
-        inputs, targets = collated(data, split, [given[0], given[0]])
+        inputs, targets = collated(data, split, [0, 0], [given[0], given[0]])
         if split == "train" and data.prepare is not None:
             prepared(data, inputs, targets, torch.rand((2, data.prepare.draws)))
     return labels if labels is not None and [_label(sample) for sample in given] == labels[places].tolist() else None
@@ -228,19 +173,3 @@ def _check_tensors(data: Data, split: Split) -> None:
             check_tensors(samples)
         except ValueError as error:
             raise DataError(f"the {split} split {error}") from error
-
-
-def _name(samples: Any, split: Split, index: int) -> str:
-    """Name a sample, as in "train sample 7 (/data/train/cat/7.jpg)".
-
-    The file is known for torchvision's folders and our own.
-    """
-    source: Any = samples
-    place = index
-    while isinstance(source, Subset):
-        place, source = int(source.indices[place]), source.dataset
-    try:
-        file = source.file_of(place) if hasattr(source, "file_of") else source.samples[place][0]
-    except (AttributeError, LookupError, TypeError):
-        return f"{split} sample {index}"
-    return f"{split} sample {index} ({file})"

@@ -52,7 +52,7 @@ def chars(root: str | None = None, length: int = 64, characters: int | None = No
 
 def read_text(file: str) -> str:
     """Return the content of a text file. Raises DataError if it cannot be read or is not UTF-8."""
-    rule = f"root of data 'chars' (--data) must be a text file in UTF-8, got {file!r}"
+    rule = f"--data of data 'chars' must be a text file in UTF-8, got {file!r}"
     try:
         content = Path(file).read_bytes()
     except OSError as error:

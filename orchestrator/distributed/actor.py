@@ -1,6 +1,6 @@
-"""The driver as a Ray actor: the same two calls, with tensors travelling through the object store.
+"""Run the driver as a Ray actor: the same two calls, with tensors in the object store.
 
-It may die at any moment: Ray starts it again, it reads the ledger, and calls that were under way are made again.
+It may die at any moment. Ray restarts it, it reads the ledger, and Ray repeats the calls that were under way.
 """
 
 from __future__ import annotations
@@ -46,14 +46,14 @@ from orchestrator.storage.claims import Claims
 from orchestrator.storage.ledger import Ledger
 from orchestrator.storage.opening import open_store
 from orchestrator.user_code import described
-from orchestrator.work import Answer, EpochMetrics, Train, Trained, Work
+from orchestrator.work import Answer, EpochMetrics, Train, Trained, Work, claim_key
 
-Order = Literal["go on", "stop", "leave"]  # "leave": the round as it is, which another owner has taken over
+Order = Literal["continue", "stop", "leave"]  # "leave": stop without a checkpoint, as another owner has the round
 
 
 @dataclass(frozen=True)
 class Report:
-    """How far a round is; what a person follows."""
+    """Report the progress of a round to the process that prints it."""
 
     round: int
     rounds: int
@@ -87,10 +87,11 @@ class Report:
 
 @dataclass(frozen=True)
 class Status:
-    """What the actor knows of the run: the newest report, records committed by it, and why it gave up, if it did.
+    """State of the run: its newest report, the records it has committed, and why it failed, if it did.
 
-    `starts`: of groups of workers, `restarts`: those that nobody asked for. `holder`: who trains the round that the run
-    waits for, if it waits. `crash`: what the last worker that died of an error said.
+    `starts`: number of groups of workers that started. `restarts`: how many of them Ray Train started again by itself.
+    `holder`: the owner that trains the round the run waits for, if it waits. `crash`: the error of the last worker that
+    crashed. `resumed`: the round that was last resumed from a checkpoint, and the epochs and steps that it covers.
     """
 
     report: Report | SearchReport | None
@@ -100,20 +101,21 @@ class Status:
     restarts: int
     holder: str | None
     crash: str | None = None
+    resumed: tuple[int, int, int] | None = None
 
 
 @dataclass(frozen=True)
 class NextStep:
-    """What a path needs next. `holder`: who trains the round that it waits for."""
+    """Say what a path needs next. `holder`: the owner that trains the round it waits for."""
 
     what: Literal["train", "wait", "end"]
     holder: str | None = None
 
 
 def answer(call: ray.ObjectRef[Any]) -> Any:
-    """What a call of the actor returned; an error of ours as it was raised there, without Ray's traceback as its text.
+    """Return the result of a call of the actor.
 
-    Raises what the call raised, RayError if the actor died.
+    Raises an OrchestratorError as the actor raised it, without Ray's traceback in its text; RayError if the actor died.
     """
     try:
         return ray.get(call)
@@ -125,7 +127,7 @@ def answer(call: ray.ObjectRef[Any]) -> Any:
 
 @ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1, max_concurrency=8)
 class DriverActor:
-    """Owns the algorithm of one path; see `orchestrator.driver.Driver`."""
+    """Own the algorithm of one path; see `orchestrator.driver.Driver`."""
 
     def __init__(
         self,
@@ -151,9 +153,11 @@ class DriverActor:
         self._state = PathState()
         self._deciding = threading.Lock()
         self._holder: str | None = None
-        self._training: str | None = None  # key of the work that the workers do
-        self._taken_over = False  # before this actor, started again, could renew its claim
-        self._new = True  # no worker has asked for work yet: perhaps they do what they asked for before a restart
+        self._training: str | None = None  # key of the work that the workers are doing
+        self._search: str | None = None  # the claim on a round's scores, from the first generation to the last
+        self._taken_over = False  # before this actor, which was restarted, could renew its claim
+        self._resumed: tuple[int, int, int] | None = None
+        self._new = True  # no worker has asked for work yet; after a restart they may still be doing earlier work
 
     def next_step(self) -> NextStep:
         """Return what the process that runs this path should do: train, wait for another owner's round, or end."""
@@ -162,7 +166,7 @@ class DriverActor:
         if self._state.is_over:
             return NextStep("end")
         key, ours = self._claim_next()
-        self._holder = None if ours or key is None else self._claims.holder(key)
+        self._holder = None if ours or key is None else self._claims.holder(claim_key(key))
         self._metrics.show(claims_waiting=self._holder is not None)
         if key is None:
             self._apply(NoGroupNeeded())
@@ -174,7 +178,7 @@ class DriverActor:
         return NextStep("end" if self._state.is_over else "train")
 
     def next_key(self, group_started: bool) -> str | None:
-        """Return the key of the work to do, or None: the workers should end, and `next_step` says why."""
+        """Return the key of the work to do, or None if the workers should end; `next_step` returns why."""
         self._new = self._taken_over = False
         if group_started:
             restarts = self._state.restarts
@@ -187,34 +191,35 @@ class DriverActor:
         return self._training
 
     def _apply(self, event: Event, *, key: str | None = None, written: bool = False) -> None:
-        """Take `event` into account; write down beside the round `key`, or the next one, why the path is given up."""
+        """Update the state by `event`. If the path fails, store the reason with the round `key`, or the next one."""
         with self._deciding:
             before, self._state = self._state, decide(self._state, event)
             reason = self._state.failure
         if reason is None or before.failure is not None or written:
             return
-        with contextlib.suppress(StorageError):  # a full disk may be the reason; `failure` still tells it
+        with contextlib.suppress(StorageError):  # a full disk may be the reason; `failure` still has it
             if (key := key or self._driver.unfinished_key()) is not None:
                 with about_round(key):
                     self._log.info("round failed", reason=reason)
                 self._driver.fail(key, reason, self._job)
                 self._claims.release(key)
+                self._end_search()
 
     def _next_key(self) -> str | None:
         if self._state.failure is not None:
             return None
         try:
             work = self._driver.next_work()
-        except StorageError as error:  # a damaged parent: no attempt can help
+        except StorageError as error:  # a damaged parent: another attempt cannot help
             self._apply(GivenUp(str(error)), written=True)
             return None
-        except Exception as error:  # a criterion, a selection or a technique of the user's: as little
+        except Exception as error:  # of the user's criterion, selection or technique: neither can it here
             self._give_up(error)
             return None
         return work.key if work else None
 
     def _give_up(self, error: Exception) -> None:
-        """Fail the round that is next, because this process's code cannot plan or commit it."""
+        """Fail the next round, because the code in this process cannot plan or commit it."""
         ours = isinstance(error, OrchestratorError)
         self._log.exception("the driver failed")
         self._apply(GivenUp(str(error) if ours else f"{described(error)}; the driver's log: {log_file()}"))
@@ -222,17 +227,34 @@ class DriverActor:
     def _claim_next(self) -> tuple[str | None, bool]:
         """Return the key of the next work, if there is one, and whether it is ours to do."""
         try:
-            while (key := self._next_key()) is not None and self._claims.acquire(key):
+            while (key := self._next_key()) is not None and self._acquire(key):
                 if self._next_key() == key:
                     return key, True
-                # Finished a moment ago: by another owner, and it is in storage, or by ourselves, and `finish`, which
-                # runs in another thread, releases the claim at its end.
-                if self._driver.is_stored(key):
+                # It was finished a moment ago. If another owner did, it is in storage. If this one did, `finish`, which
+                # runs in another thread, releases the claim.
+                if self._search is None and self._driver.is_stored(key):
                     self._claims.release(key)
-        except StorageError as error:  # patience is over, or the storage does not let us in any more
+        except StorageError as error:  # after all retries, or because access is denied now
             self._apply(GivenUp(str(error)), written=True)
             return None, False
+        if key is None:
+            self._end_search()
         return key, False
+
+    def _acquire(self, key: str) -> bool:
+        """Try to claim the work `key`. A search that is over gives its claim back: its scores are in storage."""
+        claim = claim_key(key)
+        if claim != self._search:
+            self._end_search()
+        acquired = self._claims.acquire(claim)
+        if acquired and claim != key:
+            self._search = claim
+        return acquired
+
+    def _end_search(self) -> None:
+        if self._search is not None:
+            self._claims.release(self._search)
+            self._search = None
 
     def work(self, key: str) -> tuple[Work, list[ray.ObjectRef[Any]]]:
         """Return the work without its tensors, and a reference to them that each worker fetches by itself."""
@@ -240,7 +262,7 @@ class DriverActor:
             if key not in self._shared:
                 work = self._driver.next_work()
                 if work is None or work.key != key:
-                    raise RuntimeError(f"work {key} is not the next one any more")
+                    raise RuntimeError(f"work {key} is no longer the next one")
                 self._log.round(key)
                 if trains := work.training:
                     self._log.info("round asked for", round=trains.round, density=trains.density, epochs=trains.epochs)
@@ -249,9 +271,9 @@ class DriverActor:
         return self._shared[key]
 
     def finish(self, work: Work, answer: Trained | None, tensors: list[ray.ObjectRef[Any]]) -> None:
-        """Commit; returns when the answer is safe in storage. The next work may have been asked for already.
+        """Commit an answer; return when it is safe in storage. Workers may ask for the next work meanwhile.
 
-        `answer` has lost its tensors; None stands for an answer that is nothing but tensors.
+        `answer` comes without its tensors; None stands for an answer of tensors alone.
         """
         with about_round(work.key):
             found = unshare(ray.get(tensors[0]))
@@ -260,7 +282,7 @@ class DriverActor:
     def _finish(self, work: Work, answer: Answer) -> None:
         self._apply(Progressed())
         try:
-            if not self._claims.acquire(work.key):
+            if not self._claims.acquire(claim_key(work.key)):
                 raise OrchestratorError(f"another owner has taken over round {work.key}")
             record = self._driver.finish(work, answer)
         except Exception as error:
@@ -270,7 +292,8 @@ class DriverActor:
                 self._apply(CommitFailed(str(error)), written=True)
             raise
         self._apply(Committed())
-        self._claims.release(work.key)
+        if (claim := claim_key(work.key)) != self._search:  # that of a search stays until its last generation
+            self._claims.release(claim)
         if record is None:
             return
         self._log.info("round committed", objective=record.objective.name, test=record.test, seconds=record.seconds)
@@ -278,24 +301,27 @@ class DriverActor:
             self._records.append(record)
 
     def fail(self, key: str, reason: str) -> None:
-        """Give the path up and write down why."""
+        """Fail the path and store the reason."""
         self._apply(GivenUp(reason), key=key)
 
     def crashed(self, key: str, error: str, log: str, *, lost: bool) -> None:
-        """Remember the error that a worker, or what starts workers, died of; see `Crashed`."""
+        """Remember why a worker, or the process that starts workers, crashed; see `Crashed`."""
         self._log.info("worker died", error=error)
         self._apply(Crashed(error, log, lost), key=key or None)
 
     def resumed(self, key: str, place: tuple[int, int]) -> None:
-        """Take into account that the workers go on from this place."""
+        """Remember the place from which the workers resume."""
+        work, _ = self._shared.get(key, (None, []))
+        if work is not None and work.training:
+            self._resumed = (work.training.round, *place)
         self._apply(Resumed(key, place))
 
     def report(self, key: str, report: Report | SearchReport | None) -> Order:
-        """Take into account how far the work `key` is; return what the workers should do."""
+        """Remember the progress of the work `key`; return what the workers should do."""
         if self._new and self._next_key() == key:
-            # Started again in the middle of a round, whose claim nobody renews any more.
+            # This actor was restarted in the middle of a round, whose claim is not renewed any longer.
             self._log.round(key)
-            self._taken_over = not self._claims.acquire(key)
+            self._taken_over = not self._acquire(key)
             self._training, self._new = key, False
             self._apply(GroupTrains())
         if report is not None:
@@ -311,11 +337,11 @@ class DriverActor:
             )
         if self._state.stop_asked:
             return "stop"
-        return "leave" if self._state.failure is not None or self._has_lost(key) else "go on"
+        return "leave" if self._state.failure is not None or self._has_lost(key) else "continue"
 
     def _has_lost(self, key: str) -> bool:
         """Whether another owner has taken over the work that the workers do."""
-        return key == self._training and (self._taken_over or self._claims.lost(key))
+        return key == self._training and (self._taken_over or self._claims.lost(claim_key(key)))
 
     def stop(self) -> bool:
         """Stop the run cleanly: with a checkpoint of the round under way. Return whether that is done."""
@@ -323,7 +349,7 @@ class DriverActor:
         return self._state.workers != "running"  # workers that have not started yet have nothing to keep
 
     def workers_stopped(self) -> None:
-        """Take into account that a group of workers ended, and what it has done is in storage."""
+        """Remember that a group of workers ended, and that its work is in storage."""
         if self._training and self._has_lost(self._training):
             self._driver.leave(self._training)
         self._apply(GroupStopped())
@@ -332,7 +358,16 @@ class DriverActor:
         """Return what is new since the record of round `after_round`."""
         records = tuple(record for record in self._records if record.round > after_round)
         state = self._state
-        return Status(self._report, records, state.failure, state.starts, state.restarts, self._holder, state.crash)
+        return Status(
+            report=self._report,
+            records=records,
+            failure=state.failure,
+            starts=state.starts,
+            restarts=state.restarts,
+            holder=self._holder,
+            crash=state.crash,
+            resumed=self._resumed,
+        )
 
     def pid(self) -> int:
         return os.getpid()

@@ -35,6 +35,11 @@ class Workers:
         return Workers(minimum, maximum, cpus, gpus)
 
     @property
+    def label(self) -> str:
+        """Return the number of workers as the flag --workers takes it."""
+        return f"{self.minimum}" if self.minimum == self.maximum else f"{self.minimum}:{self.maximum}"
+
+    @property
     def resources(self) -> dict[str, float]:
         """Return the resources of one worker as Ray names them."""
         return {"CPU": self.cpus, **({"GPU": self.gpus} if self.gpus else {})}

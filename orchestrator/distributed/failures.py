@@ -53,7 +53,7 @@ def may_pass(error: BaseException) -> bool:
 
 def sentence(error: BaseException) -> str:
     """Return the message for the user; an error that is not ours gets its line and this process's log file."""
-    return str(error) if isinstance(error, OrchestratorError) else with_log(said(error), log_file())
+    return str(error) if isinstance(error, OrchestratorError) else with_log(message_of(error), log_file())
 
 
 def last_line(error: BaseException) -> str:
@@ -71,7 +71,7 @@ def with_log(text: str, log: str) -> str:
     return f"{text}; the worker's log: {log}" if log else text
 
 
-def said(error: BaseException) -> str:
+def message_of(error: BaseException) -> str:
     """Describe the error with its line; every process describes the same error with the same text."""
     if isinstance(error, torch.OutOfMemoryError):
         why = ", ".join(filter(None, [str(error).partition(". ")[0], place(error)]))

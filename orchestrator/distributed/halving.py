@@ -8,7 +8,7 @@ from typing import Any
 
 from ray.tune.schedulers import ASHAScheduler
 
-from orchestrator.objective import ACCURACY, Objective
+from orchestrator.objective import Objective
 from orchestrator.sealed import seal
 from orchestrator.storage.store import Store
 
@@ -31,9 +31,7 @@ class Stops:
 class Halving(ASHAScheduler):  # type: ignore[misc]
     """Run ASHA (Li et al. 2020) with the round as its resource: it stops the weaker half of the paths at each rung."""
 
-    def __init__(
-        self, stops: Stops, rounds: int, before: Mapping[str, Sequence[float]], objective: Objective = ACCURACY
-    ) -> None:
+    def __init__(self, stops: Stops, rounds: int, before: Mapping[str, Sequence[float]], objective: Objective) -> None:
         """Fill the rungs with `before`: for every path, the validation objective of the rounds already in storage.
 
         A path is not stopped at rungs that it passed before.

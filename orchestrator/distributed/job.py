@@ -6,23 +6,21 @@ import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import tyro
 from rich.console import Console
 
 from orchestrator.distributed.deployment import Deployment
-from orchestrator.distributed.flags import Flags, SweepFlags, run_job, write_report
+from orchestrator.distributed.flags import Flags, parse_flags, run_job, write_report
 from orchestrator.distributed.sweep_job import run_sweep
-from orchestrator.driver import Driver
-from orchestrator.errors import OrchestratorError
+from orchestrator.errors import ConfigError, OrchestratorError
 from orchestrator.experiment import Experiment, Problem
 from orchestrator.formatting import make_console
-from orchestrator.problem import load_problem
-from orchestrator.record import Record
-from orchestrator.report import print_table
-from orchestrator.storage.experiments import stored_path
-from orchestrator.storage.ledger import Ledger
 from orchestrator.storage.opening import open_store
+
+if TYPE_CHECKING:  # imported where they are used, because they import torch, for which --help does not wait
+    from orchestrator.driver import Driver
+    from orchestrator.record import Record
 
 
 def main(
@@ -36,23 +34,40 @@ def main(
     The docstring of the script is the text of --help. --smoke trains `shorten(experiment)` instead of each experiment.
     Without --data, `make_smoke_data` then fills a temporary folder, which is used as --data.
     """
-    listed = [experiments] if isinstance(experiments, Experiment) else experiments
-    kind = Flags if isinstance(experiments, Experiment) else SweepFlags
+    first = experiments if isinstance(experiments, Experiment) else next(iter(experiments), None)
+    flags = parse_flags(Flags, sys.modules["__main__"].__doc__, first)
+    return run_experiments(experiments, flags, shorten=shorten, make_smoke_data=make_smoke_data)
+
+
+def run_experiments(
+    experiments: Experiment | Sequence[Experiment],
+    flags: Flags,
+    *,
+    shorten: Callable[[Experiment], Experiment] = Experiment.shortened,
+    make_smoke_data: Callable[[Path], None] | None = None,
+) -> int:
+    """Do what `main` does, with flags that are parsed already."""
+    several = not isinstance(experiments, Experiment)
+    listed = [experiments] if isinstance(experiments, Experiment) else list(experiments)
 
     def job(flags: Flags) -> int:
-        chosen = [shorten(experiment) for experiment in listed] if flags.smoke else listed
-        return run_sweep(chosen, flags) if isinstance(flags, SweepFlags) else _run_one(chosen[0], flags)
+        if wrong := [each for each in listed if not isinstance(each, Experiment)]:
+            raise ConfigError(f"a job runs an Experiment or a list of them, got a {type(wrong[0]).__name__}")
+        chosen = [flags.applied(experiment) for experiment in listed]
+        chosen = [shorten(experiment) for experiment in chosen] if flags.smoke else chosen
+        return run_sweep(chosen, flags) if several or flags.sweeps else _run_one(chosen[0], flags)
 
-    return run_job(tyro.cli(kind, description=sys.modules["__main__"].__doc__), job, make_smoke_data)
+    return run_job(flags.of_several() if several else flags, job, make_smoke_data)
 
 
 def _run_one(experiment: Experiment, flags: Flags) -> int:
     """Train every replicate of `experiment`, one after another; show the table or write the report."""
     console = make_console()
-    experiment = flags.seeded(experiment)
     records = [record for replicate in experiment.replicates() for record in run(replicate, flags, console)]
     if flags.report:
         return write_report(flags, [experiment])
+    from orchestrator.report import print_table
+
     print_table(records, console)
     return 0
 
@@ -62,6 +77,11 @@ def run(experiment: Experiment, flags: Flags, console: Console) -> list[Record]:
 
     Raises OrchestratorError.
     """
+    from orchestrator.driver import Driver
+    from orchestrator.problem import load_problem
+    from orchestrator.storage.experiments import stored_path
+    from orchestrator.storage.ledger import Ledger
+
     deployment = flags.deployment()
     deployment.check_batch(experiment.training.batch_size)
     store = open_store(flags.storage)
@@ -105,7 +125,7 @@ def _train(
         deployment.check_layers(problem.gpu_only)
         workers = deployment.workers
         console.print(
-            f"workers: {flags.workers}, each on {workers.gpus:g} GPU and {workers.cpus:g} CPU", highlight=False
+            f"workers: {workers.label}, each on {workers.gpus:g} GPU and {workers.cpus:g} CPU", highlight=False
         )
         actor = path_trainer.start_driver(experiment, store.uri, problem)
         with (

@@ -16,7 +16,7 @@ from orchestrator.storage.store import File, Files, Store
 GAUGES = {
     "rewind_round": "Round that is being trained.",
     "rewind_density": "Fraction of the prunable weights that this round keeps.",
-    "rewind_val_objective": "The task's objective on validation data after the newest epoch; accuracy is a fraction.",
+    "rewind_val_objective": "The task's objective on validation data after the newest epoch.",
     "rewind_epochs_done": "Epochs done of the round.",
     "rewind_samples_per_second": "Training samples per second over all workers.",
     "rewind_claims_waiting": "1 while the path waits for a round that another owner trains.",

@@ -1,4 +1,4 @@
-"""Decide from what happens to the workers of a path whether it goes on: named states, and one pure function.
+"""Decide from the events of a path's workers whether it continues: named states, and one pure function.
 
                       AskForGroup                GroupStarted
     "none" ────────────────────────▶ "expected" ─────────────▶ "running" ──▶ "none" (GroupStopped)
@@ -22,11 +22,11 @@ _NO_REASON = "see the workers' logs for why they died (memory is the usual cause
 
 @dataclass(frozen=True)
 class PathState:
-    """What is known of the workers of a path.
+    """State of the workers of a path.
 
-    `starts`: groups of workers that started; `restarts`: those of them that were not asked for. `crash`: the error that
-    the last worker died of. `failure`: why the path was given up. `place`: key and place of the furthest work so far.
-    `errors`: the start in which each error was raised, since the last progress.
+    `starts`: number of groups of workers that started; `restarts`: how many of them Ray Train started again by itself.
+    `crash`: the error of the last worker that crashed. `failure`: why the path failed. `place`: key and place of the
+    furthest work so far. `errors`: the number of the start that raised each error, since the last progress.
     """
 
     workers: Literal["none", "expected", "replaced", "running"] = "none"
@@ -63,22 +63,22 @@ class GroupStarted:
 
 @dataclass(frozen=True)
 class GroupTrains:
-    """A group trains that a driver actor, which was started again, did not know of."""
+    """A group is training, of which the driver actor did not know after its restart."""
 
 
 @dataclass(frozen=True)
 class GroupStopped:
-    """A group of workers ended, and what it has done is in storage."""
+    """A group of workers ended, and its work is in storage."""
 
 
 @dataclass(frozen=True)
 class Progressed:
-    """An epoch was finished, or an answer has arrived."""
+    """Workers have finished an epoch, or sent an answer."""
 
 
 @dataclass(frozen=True)
 class Resumed:
-    """The workers go on from this place of a work."""
+    """The workers resume a work from this place."""
 
     key: str
     place: tuple[int, int]
@@ -86,7 +86,7 @@ class Resumed:
 
 @dataclass(frozen=True)
 class Crashed:
-    """A worker, or what starts workers, died of an error. `lost`: of the loss of another one."""
+    """A worker, or the process that starts workers, crashed. `lost`: because another process was lost."""
 
     error: str
     log: str
@@ -112,7 +112,7 @@ class StopAsked:
 
 @dataclass(frozen=True)
 class GivenUp:
-    """The path cannot go on."""
+    """The path has failed."""
 
     reason: str
 
@@ -174,7 +174,7 @@ def _counted(state: PathState, start: bool) -> PathState:
     state = replace(state, fruitless_starts=state.fruitless_starts + start)
     if state.fruitless_starts <= MAX_FRUITLESS_STARTS:
         return state
-    why = f"the last worker to say why it died said {state.crash}" if state.crash else _NO_REASON
+    why = f"the last worker that crashed raised {state.crash}" if state.crash else _NO_REASON
     count = MAX_FRUITLESS_STARTS
     return _failed(state, f"a round was started {count} times and no attempt finished an epoch: {why}")
 

@@ -13,7 +13,8 @@ from orchestrator.work import Evaluate
 class SearchReport:
     """`generation` of `generations`; `best`: the best value of the objective so far.
 
-    `left`: candidates that are still to be scored, as far as that is known. `per_second`: over all workers.
+    `used`: fraction of the search's evaluations that are done, and `left`: candidates that are still to be scored, as
+    far as that is known. `per_second`: over all workers.
     """
 
     round: int
@@ -22,6 +23,7 @@ class SearchReport:
     generations: int
     best: float
     objective: Objective
+    used: float
     left: int
     per_second: float
     workers: int
@@ -34,6 +36,7 @@ class SearchReport:
         generation = work.generation
         size = len(generation.candidates)
         gain = best if generation.best is None else max(best, generation.best)
+        scored = min(done * workers, size)
         return SearchReport(
             round=work.round + 1,
             rounds=work.rounds,
@@ -41,7 +44,8 @@ class SearchReport:
             generations=generation.of,
             best=objective.gain(gain),
             objective=objective,
-            left=max(0, size - done * workers) + (generation.of - generation.number) * size,
+            used=(generation.number - 1 + scored / size) / generation.of,
+            left=size - scored + (generation.of - generation.number) * size,
             per_second=per_second,
             workers=workers,
         )
@@ -51,7 +55,7 @@ class SearchReport:
         """What a person reads."""
         left = f"  {duration(self.left / self.per_second)} left" if self.per_second > 0 else ""
         return (
-            f"round {self.round}/{self.rounds}  search: generation {self.generation} of {self.generations}  "
-            f"best val {self.objective.text(self.best)}  {self.per_second:.2g} evaluations/s on "
-            f"{self.workers} worker(s){left}"
+            f"round {self.round}/{self.rounds}  search: generation {self.generation} of {self.generations}, "
+            f"{100 * self.used:.0f} % of the evaluations  best val {self.objective.text(self.best)}  "
+            f"{self.per_second:.2g} evaluations/s on {self.workers} worker(s){left}"
         )

@@ -22,7 +22,9 @@ from orchestrator.distributed.trial import Sweep, SweptPath
 from orchestrator.distributed.tuner import run_paths
 from orchestrator.driver import Driver
 from orchestrator.errors import ConfigError, OrchestratorError
-from orchestrator.experiment import Experiment, Problem, as_json, round_keys, round_settings
+from orchestrator.experiment import Experiment, Problem, round_keys, round_settings
+from orchestrator.field_json import as_json
+from orchestrator.formatting import make_console
 from orchestrator.problem import load_problem
 from orchestrator.pruning import Geometric
 from orchestrator.record import Record
@@ -102,10 +104,17 @@ def sweep_paths(
     missing = [label for label, is_over in zip(going, over, strict=True) if not is_over]
     results: dict[str, tune.Result] = {}
     if missing:
+        _show_header(drivers, missing, ledger.store.uri)
         scheduler = _halving(stops, drivers) if asha else None
         found = run_paths(
             lambda point: paths[point["path"]],
-            replace(sweep, paths=len(missing), objective=drivers[missing[0]].problem.objective),
+            replace(
+                sweep,
+                paths=len(missing),
+                objective=drivers[missing[0]].problem.objective,
+                rounds=sum(len(drivers[label].keys) for label in missing),
+                finished={label: len(drivers[label].records()) for label in missing},
+            ),
             {"path": tune.grid_search(missing)},
             tune.TuneConfig(max_concurrent_trials=max_concurrent, scheduler=scheduler),
             address=address,
@@ -115,6 +124,19 @@ def sweep_paths(
         results = {result.config["path"]: result for result in found}
     outcomes = side_by_side(ledger.store, lambda label: outcome_of(drivers[label], results.get(label)), paths)
     return SweepResult(tuple(outcomes), time.perf_counter() - began)
+
+
+def _show_header(drivers: Mapping[str, Driver], missing: Sequence[str], uri: str) -> None:
+    """Print how much a sweep has to do. Rounds that several paths share are trained once."""
+    keys = {key for driver in drivers.values() for key in driver.keys}
+    finished = {record.key for driver in drivers.values() for record in driver.records()}
+    rounds = sum(len(driver.keys) for driver in drivers.values())
+    make_console().print(
+        f"sweep: {len(missing)} of {len(drivers)} paths to train; {rounds} rounds, {len(keys)} of them distinct, "
+        f"{len(finished)} of these are in {uri}",
+        highlight=False,
+        markup=False,
+    )
 
 
 def search(
@@ -188,7 +210,7 @@ def _paths(
         deployment.check_batch(experiment.training.batch_size)
         # All fields distinguish problems, except those that certainly do not affect model and data.
         alike = replace(experiment, name="any", seed=0)
-        if is_ours(alike.path):  # the rehearsal calls a user's path with the model
+        if is_ours(alike.path) and not alike.phases:  # the rehearsal calls a user's path with the model
             alike = replace(alike, path=Geometric())
         if is_ours(alike.technique):
             alike = replace(alike, technique=LearningRateRewinding())

@@ -7,24 +7,25 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from orchestrator.distributed.flags import SweepFlags, write_report
+from orchestrator.distributed.flags import Flags, write_report
 from orchestrator.distributed.trackers import tracker
 from orchestrator.errors import ConfigError
 from orchestrator.experiment import Experiment
 from orchestrator.formatting import duration, make_console
-from orchestrator.report import print_table
 from orchestrator.task import objective_of
+from orchestrator.validate import whole
 
 if TYPE_CHECKING:
     from orchestrator.distributed.sweep import SweepResult
 
 
-def run_sweep(experiments: Sequence[Experiment], flags: SweepFlags) -> int:
+def run_sweep(experiments: Sequence[Experiment], flags: Flags) -> int:
     """Train all paths, show the results, and return the exit code."""
     from orchestrator.distributed.sweep import sweep_paths
 
+    if flags.max_concurrent is not None:
+        whole("--max-concurrent", flags.max_concurrent, minimum=1)
     floor, deployment = flags.stop(objective_of(experiments[0].task)), flags.deployment()
-    experiments = [flags.seeded(experiment) for experiment in experiments]
     callbacks = [tracker(flags.tracker, experiments[0].name)] if flags.tracker else []
     result = sweep_paths(
         experiments,
@@ -40,7 +41,7 @@ def run_sweep(experiments: Sequence[Experiment], flags: SweepFlags) -> int:
     return show(result, flags)
 
 
-def run_search(experiment: Experiment, flags: SweepFlags, *, probes: int) -> int:
+def run_search(experiment: Experiment, flags: Flags, *, probes: int) -> int:
     """Find and print the smallest density above the flags' floor. Return the exit code, 1 if no round is above it."""
     from orchestrator.distributed.sweep import search
 
@@ -48,7 +49,6 @@ def run_search(experiment: Experiment, flags: SweepFlags, *, probes: int) -> int
         raise ConfigError("a search needs --target or --max-drop, got neither")
     if flags.asha or flags.tracker:
         raise ConfigError("a search is one path after another: it takes neither --asha nor --tracker")
-    experiment = flags.seeded(experiment)
     found = search(
         experiment,
         floor,
@@ -72,8 +72,10 @@ def run_search(experiment: Experiment, flags: SweepFlags, *, probes: int) -> int
     return max(code, write_report(flags, [experiment, found.experiment])) if flags.report else code
 
 
-def show(result: SweepResult, flags: SweepFlags) -> int:
+def show(result: SweepResult, flags: Flags) -> int:
     """Print the result of a sweep, write its report, and return the exit code."""
+    from orchestrator.report import print_table
+
     console = make_console()
     records = [record for outcome in result.outcomes for record in outcome.records]
     if flags.report is None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from orchestrator.errors import ConfigError
 from orchestrator.extras import extra
@@ -12,15 +12,14 @@ from orchestrator.validate import one_of
 if TYPE_CHECKING:  # the flags of a job need the names only, and not Ray
     from ray import tune
 
-TrackerName = Literal["mlflow", "wandb", "tensorboard"]
-_MODULES: dict[str, tuple[str, str]] = {
+TRACKERS: dict[str, tuple[str, str]] = {
     "mlflow": ("mlflow", "ray.air.integrations.mlflow"),
     "wandb": ("wandb", "ray.air.integrations.wandb"),
     "tensorboard": ("tensorboardX", "ray.tune.logger.tensorboardx"),
 }
 
 
-def tracker(name: TrackerName, project: str) -> tune.Callback:
+def tracker(name: str, project: str) -> tune.Callback:
     """Return the callback that logs to `project` of the tracker, whose environment variables say where it is.
 
     These are MLFLOW_TRACKING_URI; WANDB_API_KEY, or WANDB_MODE=offline (on the nodes, because W&B logs from there).
@@ -28,8 +27,8 @@ def tracker(name: TrackerName, project: str) -> tune.Callback:
 
     Raises ConfigError for an unknown name, and for a tracker whose package cannot be imported or that cannot be set up.
     """
-    one_of("tracker", name, _MODULES)
-    package, integration = _MODULES[name]
+    one_of("--tracker", name, TRACKERS)
+    package, integration = TRACKERS[name]
     with extra(name, f"tracker {name!r}"):
         importlib.import_module(package)
         module = importlib.import_module(integration)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import ray
@@ -49,6 +49,7 @@ class Sweep:
     """The values that all trials of a sweep share.
 
     `job` distinguishes its actors and failures from those of other sweeps. `objective`: the deciding metric of all.
+    `rounds`: of all paths together. `finished`: how many each path had, by its label, when the sweep began.
     """
 
     storage: str
@@ -57,6 +58,8 @@ class Sweep:
     job: str
     paths: int = 1
     objective: Objective = ACCURACY
+    rounds: int = 0
+    finished: Mapping[str, int] = field(default_factory=dict)
 
 
 def run_trial(config: dict[str, Any], path_of: Callable[[dict[str, Any]], SweptPath], sweep: Sweep) -> None:

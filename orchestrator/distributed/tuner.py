@@ -22,7 +22,6 @@ from orchestrator.distributed.deployment import Workers
 from orchestrator.distributed.progress_line import paths_shown
 from orchestrator.distributed.trial import Sweep, SweptPath, run_trial
 from orchestrator.formatting import compression, duration, make_console
-from orchestrator.objective import Objective
 from orchestrator.storage.opening import open_store
 
 _RESTARTS = 3  # of a trial whose process dies; it resumes from the ledger
@@ -82,7 +81,7 @@ def _make_tuner(
         run_config=tune.RunConfig(
             name=f"sweep-{sweep.job[:8]}",
             storage_path=folder,
-            callbacks=[*callbacks, ShowRounds(sweep.paths, sweep.objective)],
+            callbacks=[*callbacks, ShowRounds(sweep)],
             failure_config=tune.FailureConfig(max_failures=_RESTARTS),
             verbose=0,
         ),
@@ -103,15 +102,21 @@ def concurrent_paths(workers: Workers, paths: int) -> int:
 
 
 class ShowRounds(tune.Callback):  # type: ignore[misc]
-    """Print a line for every round of every path, and for every failure and end of a path."""
+    """Print a line for every new round of every path, and for every failure and end of a path.
 
-    def __init__(self, paths: int, objective: Objective) -> None:
-        self._paths, self._ended, self._began = paths, 0, time.monotonic()
-        self._objective = objective
+    Rounds that were finished before the sweep began are counted, and not printed.
+    """
+
+    def __init__(self, sweep: Sweep) -> None:
+        self._sweep, self._objective = sweep, sweep.objective
+        self._ended, self._began, self._rounds = 0, time.monotonic(), 0
 
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any) -> None:
         if "failure" in result:
             _print(result, f"[red]failed[/red]: {escape(result['failure'])}")
+            return
+        self._rounds += 1
+        if result["round"] < self._sweep.finished.get(result["path"], 0):
             return
         name, text = self._objective.name, self._objective.text
         _print(
@@ -119,7 +124,15 @@ class ShowRounds(tune.Callback):  # type: ignore[misc]
             f"round {result['round']}/{result['rounds']}  {result['technique']}  "
             f"{compression(result['compression'])}  val {text(result[f'val_{name}'])}  "
             f"test {text(result[f'test_{name}'])}",
+            self._place(),
         )
+
+    def _place(self) -> str:
+        """Return how many of the sweep's rounds are there, and the time that the others take at this pace."""
+        before = sum(self._sweep.finished.values())
+        new, missing = self._rounds - before, self._sweep.rounds - self._rounds
+        left = f", {duration((time.monotonic() - self._began) / new * missing)} left" if new > 0 < missing else ""
+        return f"  [{self._rounds}/{self._sweep.rounds} rounds{left}]"
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         _print(trial.last_result, "[yellow]its process died and is restarted[/yellow]")
@@ -135,10 +148,12 @@ class ShowRounds(tune.Callback):  # type: ignore[misc]
         self._ended += 1
         _print(
             trial.last_result,
-            f"path {self._ended} of {self._paths} has ended, after {duration(time.monotonic() - self._began)}",
+            f"path {self._ended} of {self._sweep.paths} has ended, after {duration(time.monotonic() - self._began)}",
         )
 
 
-def _print(result: Mapping[str, Any] | None, text: str) -> None:
+def _print(result: Mapping[str, Any] | None, text: str, place: str = "") -> None:
     path = (result or {}).get("path") or "a path that has not begun"
-    make_console().print(f"{path}: {text}", highlight=False)  # made here, because Tune pickles its callbacks
+    make_console().print(
+        f"{path}: {text}{escape(place)}", highlight=False
+    )  # made here, because Tune pickles its callbacks

@@ -1,8 +1,8 @@
-"""What every worker of the TorchTrainer runs: ask the driver for a round, train it, hand the result back.
+"""Run the loop of every worker of the TorchTrainer: ask the driver for work, do it, hand the answer back.
 
-A worker that dies makes Ray Train start the group again; the loop asks again, gets the same round and goes on from
-the newest mid-round checkpoint. Those checkpoints lie in the storage by the round's key and not in Ray Train's own
-list, which belongs to one path, may be torn by a kill, and learns of a checkpoint seconds after it was written.
+If a worker dies, Ray Train starts the group again. The loop asks again, gets the same work and resumes from its newest
+checkpoint. Checkpoints are in the storage under the key of the work. Ray Train's own list of checkpoints is not used:
+it belongs to one path, a kill may leave half a checkpoint in it, and it learns of one seconds after it was written.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from ray.train.collective import broadcast_from_rank_zero
 from orchestrator.data.load import load_data
 from orchestrator.distributed.actor import Order, Report, answer
 from orchestrator.distributed.cluster import check_folder_is_here
-from orchestrator.distributed.failures import is_lost, log_file, may_pass, said, sentence
+from orchestrator.distributed.failures import is_lost, log_file, may_pass, message_of, sentence
 from orchestrator.distributed.logs import RoundLog
 from orchestrator.distributed.metrics import MeteredStore, Metrics
 from orchestrator.distributed.search_report import SearchReport
@@ -44,16 +44,19 @@ from orchestrator.work import Answer, EpochMetrics, Evaluate, Progress, Train, T
 
 logger = logging.getLogger(__name__)
 
-LOOK_SECONDS = 0.5  # between two looks whether to stop or to write a checkpoint
+LOOK_SECONDS = 0.5  # between two checks whether to stop or to write a checkpoint
 SEEN_SECONDS = 0.005  # between two questions for the next round while the driver receives the last one
-AGREE_SECONDS = 1.0  # until workers that found different checkpoints look again
+AGREE_SECONDS = 1.0  # before workers that found different checkpoints read again
 AGREE_LOOKS = 5
-PREEMPTION_LOOKS = 4  # looks to one at Ray Train's notice of a node that goes, at which all workers wait for each other
+PREEMPTION_LOOKS = 4  # every fourth check asks Ray Train about preemption: there all workers wait for each other
 
 
 @dataclass(frozen=True)
 class WorkerConfig:
-    """What a worker needs to know; no secrets, they come from each node's environment. `home`: node of the job."""
+    """Hold what a worker needs to know. It has no secrets: those come from the environment of each node.
+
+    `home`: the node of the job. `checkpoint_seconds`: minimum time between two checkpoints.
+    """
 
     experiment: Experiment
     driver: Any
@@ -66,7 +69,7 @@ class WorkerConfig:
 
 
 def train_path(config: WorkerConfig) -> None:
-    """Train every round that the driver asks for."""
+    """Do all work that the driver asks for."""
     torch.set_num_threads(config.threads)
     metrics = Metrics(config.experiment.name, config.experiment.seed)
     link = DriverLink(config.driver, metrics)
@@ -86,7 +89,7 @@ def train_path(config: WorkerConfig) -> None:
             resume = _checkpoint(store, work.training, trainer) if work.training else None
             if resume:
                 link.resumed(key, resume)
-                log.info("goes on from a checkpoint", epochs_done=resume.epochs_done, steps_done=resume.steps_done)
+                log.info("resumes from a checkpoint", epochs_done=resume.epochs_done, steps_done=resume.steps_done)
             watch = Watch(config, key, link, writer, trainer, metrics, log)
             finished = trainer.do(
                 work,
@@ -118,25 +121,25 @@ def train_path(config: WorkerConfig) -> None:
 
 
 def _checkpoint(store: Store, work: Train, trainer: Trainer) -> Progress | None:
-    """The round's newest checkpoint, the same on all workers; one may be replaced while they look."""
+    """Return the newest checkpoint of a round, the same on all workers; it may be replaced while they read it."""
     for look in range(AGREE_LOOKS):
         time.sleep(AGREE_SECONDS if look else 0.0)
         found = newest_progress(store, work.key, partial(trainer.check, work), trainer.max_progress_bytes)
         if collectives.same_everywhere(found.place if found else (0, 0), trainer.device):
             return found
-    logger.warning("workers cannot read one and the same checkpoint: the round begins anew")
+    logger.warning("the workers cannot read the same checkpoint: the round starts again")
     return None
 
 
 def _keep(store: Store, key: str, epoch: int, state: TrainState) -> None:
-    """Keep a snapshot at once: a group that starts again later would not pass its epoch."""
+    """Store a snapshot at once: a group that resumes after its epoch would not make it again."""
     if collectives.rank() == 0:
-        with contextlib.suppress(StorageError):  # it is handed over with the result too
+        with contextlib.suppress(StorageError):  # the answer holds it too
             Ledger(store).write_snapshot(key, str(epoch), state)
 
 
 class DriverLink:
-    """A worker's calls to the driver actor; rank 0 asks and hands back, every rank fetches its own tensors."""
+    """Make a worker's calls to the driver actor. Rank 0 asks and answers; every rank fetches its own tensors."""
 
     def __init__(self, driver: Any, metrics: Metrics) -> None:
         self._driver, self._metrics = driver, metrics
@@ -144,7 +147,7 @@ class DriverLink:
         self._started = True
         self._committing: tuple[str, Any] | None = None
         self._answer: Any = None
-        self._order: Order = "go on"
+        self._order: Order = "continue"
 
     def next_key(self) -> str | None:
         key: str | None = broadcast_from_rank_zero(self._ask() if self._first else None)
@@ -154,7 +157,7 @@ class DriverLink:
         key: str | None = answer(self._driver.next_key.remote(self._started))
         self._started = False
         while self._committing is not None and key == self._committing[0]:
-            # The driver has not seen the result yet that is on its way to it, perhaps because it was started again.
+            # The driver has not received the last answer yet, perhaps because it was restarted.
             if ray.wait([self._committing[1]], timeout=SEEN_SECONDS)[0]:
                 self.wait()
             key = answer(self._driver.next_key.remote(False))
@@ -166,11 +169,11 @@ class DriverLink:
             try:
                 work: Work = light.joined(unshare(ray.get(refs[0])))
             except ray.exceptions.ObjectLostError:
-                continue  # the driver died and took its objects along; it is started again
+                continue  # the driver died, and its objects with it; Ray restarts it
             return work
 
     def finish(self, work: Work, finished: Answer) -> None:
-        """Hand the answer over; it is uploaded while the next round trains, and commits stay in order."""
+        """Send the answer to the driver, which uploads it while the next round trains. Commits stay in order."""
         self.wait()
         if self._first and self._order != "leave":  # else another owner does the work
             light, tensors = finished.split() if isinstance(finished, Trained) else (None, finished)
@@ -187,7 +190,7 @@ class DriverLink:
         answer(self._driver.fail.remote(key, reason))
 
     def crashed(self, key: str, error: BaseException) -> None:
-        answer(self._driver.crashed.remote(key, said(error), log_file(), lost=is_lost(error)))
+        answer(self._driver.crashed.remote(key, message_of(error), log_file(), lost=is_lost(error)))
 
     def resumed(self, key: str, progress: Progress) -> None:
         if self._first:
@@ -198,29 +201,29 @@ class DriverLink:
             self._driver.workers_stopped.remote()
 
     def report(self, key: str, report: Report | SearchReport | None) -> None:
-        """Tell the driver how far the round is, if it does not know; it answers what to do, in `order`."""
-        if self.order() != "go on" or (self._answer is not None and report is None):
+        """Report the progress of the round to the driver, unless a call is under way; `order` has its answer."""
+        if self.order() != "continue" or (self._answer is not None and report is None):
             return
         call = self._driver.report.remote(key, report)
         self._answer = self._answer or call
 
     def order(self) -> Order:
-        """The driver's newest answer that is there."""
+        """Return the driver's newest order, without waiting for a call under way."""
         if self._answer is not None and ray.wait([self._answer], timeout=0)[0]:
-            with contextlib.suppress(ray.exceptions.RayError):  # the driver is being started again
+            with contextlib.suppress(ray.exceptions.RayError):  # Ray is restarting the driver
                 self._order = ray.get(self._answer)
             self._answer = None
         return self._order
 
 
-class Stopped(Exception):  # noqa: N818  # no error: what was asked for
-    """The run was asked to stop, and what it has done is in a checkpoint; or another owner has taken the round over."""
+class Stopped(Exception):  # noqa: N818  # not an error: it was asked for
+    """The run was asked to stop and its progress is in a checkpoint, or another owner has taken the round over."""
 
 
 class Watch:
-    """What a worker does beside a round's training: tell how far it is, write checkpoints, look whether to stop.
+    """Report progress, write checkpoints and check whether to stop, while a worker trains.
 
-    Rank 0 decides, all act after the same step; the pace of the steps sets how many pass between two looks.
+    Rank 0 decides, and all workers act after the same step. How long steps take decides how many lie between checks.
     """
 
     def __init__(
@@ -264,9 +267,9 @@ class Watch:
             self._save(progress)
 
     def scored(self, work: Evaluate, done: int, best: float) -> bool:
-        """Tell how far a generation is; return whether this worker should go on.
+        """Report the progress of a generation; return whether this worker should continue.
 
-        The workers score apart from each other, so each asks by itself. They meet at the end of the generation.
+        The workers score independently, so each asks by itself. They meet at the end of the generation.
         """
         report, now = None, time.monotonic()
         if self._rank == 0 and now - self._reported > LOOK_SECONDS:
@@ -274,10 +277,10 @@ class Watch:
             per_second = done * self._workers / max(now - self._began, 1e-9)
             report = SearchReport.of(work, self._objective, done, best, per_second, self._workers)
         self._link.report(self._key, report)
-        return self._link.order() == "go on"
+        return self._link.order() == "continue"
 
     def step_done(self, take_progress: TakeProgress) -> None:
-        """Raises Stopped on every worker when the run is to end."""
+        """Raise Stopped on every worker if the run should end."""
         self._steps_to_look -= 1
         if self._steps_to_look > 0:
             return
@@ -289,12 +292,12 @@ class Watch:
         if collectives.rank() == 0:
             self._link.report(self._key, None)
         order = self._link.order()
-        last_moment = order != "go on" or (preempted and not self._preempted)
+        last_moment = order != "continue" or (preempted and not self._preempted)
         self._preempted |= preempted
         steps = max(1, min(1000, int(LOOK_SECONDS / max(pace, 1e-6))))
-        # A notice is often cut short: until the node goes, a checkpoint at each of these looks.
+        # A node often goes before its notice ends: write a checkpoint at each of these checks until then.
         due = order != "leave" and (last_moment or self._is_due() or (preempted and not self._writer.is_busy))
-        decision = [int(due), int(last_moment), int(order != "go on"), steps]
+        decision = [int(due), int(last_moment), int(order != "continue"), steps]
         save, wait, end, steps = collectives.from_rank_zero(decision, self._trainer.device)
         self._steps = self._steps_to_look = steps
         if save and (progress := take_progress()):

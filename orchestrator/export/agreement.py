@@ -17,15 +17,19 @@ class Agreement:
     """The largest difference over batches of outputs, as a part of the largest value of the same sample.
 
     The first dimension counts samples. Where each has one value, which may be close to 0, it is a part of the largest
-    value of all samples.
+    value of all samples. `class_dim`: the dimension of the first output that counts classes, of which the largest is
+    the prediction; None: outputs are no predictions.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, class_dim: int | None = None) -> None:
+        self._class_dim = class_dim
+        self._equal = self._predictions = 0
         self._largest: dict[int, Any] = {}
         self._alone: dict[int, tuple[Any, Any]] = {}  # by output: largest difference and largest value
 
     def add(self, got: Sequence[Array], expected: Sequence[Array]) -> None:
         """Add a batch of outputs. Raises ExportError for outputs of other shapes than expected."""
+        self._compare_predictions(got, expected)
         for place, (mine, other) in enumerate(zip(got, expected, strict=True)):
             if mine.shape != other.shape:
                 raise ExportError(f"an output has shape {mine.shape}, that of the network has {other.shape}")
@@ -40,6 +44,19 @@ class Agreement:
                 self._alone[place] = (np.maximum(before[0], apart.max()), np.maximum(before[1], scale.max()))
             else:
                 self._largest[place] = np.maximum(self._largest.get(place, 0.0), (apart / _above_zero(scale)).max())
+
+    def _compare_predictions(self, got: Sequence[Array], expected: Sequence[Array]) -> None:
+        """Count the equal predictions of the first output."""
+        if self._class_dim is None or not got or got[0].ndim < 2 or got[0].shape != expected[0].shape:
+            return
+        equal = got[0].argmax(axis=self._class_dim) == expected[0].argmax(axis=self._class_dim)
+        self._equal += int(equal.sum())
+        self._predictions += equal.size
+
+    @property
+    def equal_predictions(self) -> float | None:
+        """The share of predictions that are equal, in [0, 1]; None if the outputs are no predictions."""
+        return self._equal / self._predictions if self._predictions else None
 
     @property
     def error(self) -> float:

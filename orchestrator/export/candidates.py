@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
+from torch import nn
 
 from orchestrator.data.dataset import Data
 from orchestrator.errors import ConfigError, DamagedError, DataError
@@ -14,10 +15,10 @@ from orchestrator.export.example import ExampleInputs
 from orchestrator.export.measure import DataSource
 from orchestrator.export.originals import Candidate
 from orchestrator.export.recorded_task import class_of_task
-from orchestrator.models.build import build_model
-from orchestrator.models.classifiers import is_classifier
-from orchestrator.pruning.channels.graph import UNITS
+from orchestrator.models.build import build_model, is_ours
+from orchestrator.ofa.subnet import is_elastic
 from orchestrator.pruning.channels.shrink import shrink
+from orchestrator.pruning.choices import UNITS
 from orchestrator.record import Record
 from orchestrator.storage.ledger import Ledger
 from orchestrator.task import Task
@@ -33,15 +34,15 @@ _STRUCTURES = {  # by the name of the selection
 _PATTERNS = {"Blocks": "blocks", "AtMost": "n-of-m"}  # by the name of the selection's pattern
 
 
-def find_round(records: Iterable[Record], key: str) -> Record:
-    """The record whose key begins with `key`. Raises ConfigError if there is none, or more than one."""
+def find_round(records: Iterable[Record], key: str, what: str = "--round") -> Record:
+    """The record whose key begins with `key`. Raises ConfigError, about `what`, if there is none, or more than one."""
     found = [record for record in records if record.key.startswith(key)]
     if len(found) == 1:
         return found[0]
     if not found:
-        raise ConfigError(f"--round must be the beginning of a round's key, got {key!r}: orchestrator status has them")
+        raise ConfigError(f"{what} must be the beginning of a round's key, got {key!r}: orchestrator status has them")
     keys = ", ".join(record.key[: len(key) + 4] for record in found[:4]) + (", ..." if len(found) > 4 else "")
-    raise ConfigError(f"--round must be the beginning of one key, got {key!r}, which {len(found)} have: {keys}")
+    raise ConfigError(f"{what} must be the beginning of one key, got {key!r}, which {len(found)} have: {keys}")
 
 
 def dense_round(ledger: Ledger, record: Record) -> Record:
@@ -60,27 +61,31 @@ def with_dense(ledger: Ledger, records: Sequence[Record]) -> list[Record]:
     return list({record.key: record for record in both}.values())
 
 
-def check_code(records: Iterable[Record], trusted: Iterable[str] = ()) -> None:
+def check_code(records: Iterable[Record], trusted: Iterable[str] = (), *, way_out: str = "--trust {}") -> None:
     """Raise ConfigError if a record names a function or class, as "package.module:name", that is not `trusted`.
 
-    Who can write to a storage must not choose what runs here.
+    `way_out`: how the caller's user trusts it. Who can write to a storage must not choose what runs here.
     """
     trusted = set(trusted)
     for record in records:
-        for name in ("model", "data"):
-            spec = str(_setting(record, name))
-            ours = ":" not in spec or (name == "model" and is_classifier(spec))
-            if not ours and spec not in trusted:
+        for name, spec in named_code(record).items():
+            if spec not in trusted:
+                what = "class" if name == "task" else "function"
                 raise ConfigError(
-                    f"round {record.key[:12]} names a function for its {name}, {spec!r}: pass --trust {spec} "
+                    f"round {record.key[:12]} names a {what} for its {name}, {spec!r}: pass {way_out.format(spec)} "
                     "if that is code of yours that may run here"
                 )
-        own = class_of_task(_setting(record, "task"))
-        if own is not None and own not in trusted:
-            raise ConfigError(
-                f"round {record.key[:12]} names a class for its task, {own!r}: pass --trust {own} if that is code of "
-                "yours that may run here"
-            )
+
+
+def named_code(record: Record) -> dict[str, str]:
+    """Return the functions and the class of the user's that a record names for its model, data and task, by these."""
+    found: dict[str, str] = {}
+    for name in ("model", "data"):
+        spec = str(_setting(record, name))
+        if not (is_ours(spec) if name == "model" else ":" not in spec):
+            found[name] = spec
+    own = class_of_task(_setting(record, "task"))
+    return found if own is None else {**found, "task": own}
 
 
 def source_of(records: Sequence[Record], root: str | None) -> DataSource:
@@ -128,7 +133,13 @@ def side_by_side(ledger: Ledger, records: Sequence[Record], data: Data, task: Ta
 
 
 def structure(record: Record) -> str:
-    """What was removed from a round's network: unstructured, blocks, n-of-m, filters, channels; dense: nothing."""
+    """What was removed from a round's network: unstructured, blocks, n-of-m, filters, channels; dense for nothing.
+
+    "subnet" is a network that was found in a supernet. Raises ConfigError for the supernet itself.
+    """
+    if is_elastic(record.channels):
+        _check_one_network(record)
+        return "subnet"
     if record.round == 0:
         return "dense"
     selection = _setting(record, "selection")
@@ -137,14 +148,44 @@ def structure(record: Record) -> str:
     return _STRUCTURES.get(selection["type"], "pruned")
 
 
-def candidate(name: str, ledger: Ledger, record: Record, data: Data, example: ExampleInputs) -> Candidate:
-    """The network of a finished round. `data` is what it was trained on, `example` is of it.
+def _check_one_network(record: Record) -> None:
+    """Raise ConfigError for the record of a supernet, which is many networks."""
+    if is_elastic(record.channels) and "architecture" not in (record.channels or {}):
+        raise ConfigError(
+            f"round {record.key[:12]} is a supernet of many networks: orchestrator ofa search finds one in it, whose "
+            "round can be exported"
+        )
 
-    Raises DataError if `data` is other data, DamagedError if the stored tensors or channels are not those of its model.
+
+def candidate(name: str, ledger: Ledger, record: Record, data: Data, example: ExampleInputs) -> Candidate:
+    """The network of a finished round. `data` is what it was trained on, `example` is of it. Raises as `module_of`."""
+    model, options = _built_from(record)
+    origin = {
+        "key": record.key,
+        "experiment": record.experiment,
+        "round": record.round,
+        "technique": record.technique if record.round else None,
+        "seed": record.seed,
+        "kept": record.kept,
+        "prunable": record.prunable,
+        "channels": record.channels and {name: record.channels[name] for name in ("unit", *UNITS)},
+        "test": record.test,
+    }
+    module, channels = module_of(ledger, record, data), record.kept_channels
+    return Candidate(name, module, model, options, example, data.model_arguments, channels, origin)
+
+
+def module_of(ledger: Ledger, record: Record, data: Data) -> nn.Module:
+    """Return the network of a finished round in evaluation mode: built, without its removed channels, weights filled.
+
+    Raises DataError if `data` is not what it was trained on, DamagedError if the stored tensors or channels are not
+    those of its model, ConfigError for a supernet.
     """
-    model, options = _setting(record, "model"), _setting(record, "model_options")
+    model, options = _built_from(record)
     if data.identity != _setting(record, "data_identity"):
-        raise DataError(f"round {record.key[:12]} was trained on other data: pass --data as the job had it")
+        raise DataError(
+            f"round {record.key[:12]} was trained on other data: give the data of its job (--data, or data=)"
+        )
     dense = build_model(model, options, data.model_arguments, seed=0)
     try:
         module = shrink(dense, record.kept_channels).eval()
@@ -158,15 +199,13 @@ def candidate(name: str, ledger: Ledger, record: Record, data: Data, example: Ex
     with torch.no_grad():
         for tensor_name, tensor in mine.items():
             tensor.copy_(stored[tensor_name])
-    origin = {
-        "key": record.key,
-        "experiment": record.experiment,
-        "round": record.round,
-        "technique": record.technique if record.round else None,
-        "seed": record.seed,
-        "kept": record.kept,
-        "prunable": record.prunable,
-        "channels": record.channels and {name: record.channels[name] for name in ("unit", *UNITS)},
-        "test": record.test,
-    }
-    return Candidate(name, module, model, options, example, data.model_arguments, record.kept_channels, origin)
+    return module
+
+
+def _built_from(record: Record) -> tuple[str, dict[str, Any]]:
+    """Return the name and the options of the model that a round's network is."""
+    model, options = _setting(record, "model"), _setting(record, "model_options")
+    if is_elastic(record.channels):
+        _check_one_network(record)
+        options = {**options, "architecture": (record.channels or {})["architecture"]}
+    return model, options

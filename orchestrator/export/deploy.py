@@ -177,6 +177,7 @@ def _measured(original: Original, name: str, path: Path) -> Artifact | Skipped:
         objective=original.objective if found else None,
         metrics=found.metrics if found else {},
         relative_error=found.relative_error if found else None,
+        equal_predictions=found.equal_predictions if found else None,
         speed=found.speed if found else None,
         not_run=reason,
     )

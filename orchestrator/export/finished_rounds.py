@@ -47,7 +47,7 @@ def write(
     beside = same_model_and_data(records, shown) or shown
     names = {record.experiment for record in beside}
     failures = [failure for failure in ledger.failures(problems) if failure.get("experiment") in names]
-    print_and_write(beside, folder, failures=failures, exported=exported)
+    print_and_write(beside, folder, failures=failures, exported=exported, storage=ledger.store.uri)
     if problems and not rounds:
         problems.append(
             "the networks were chosen without what is damaged: restore it and export again, or give --round"

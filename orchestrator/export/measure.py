@@ -83,13 +83,14 @@ class Speed:
 class Measurement:
     """What one process measured of a file: at batch 1, and on the test set where there is data.
 
-    `metrics`: those of the task that are finite, by name. `relative_error`: see `Agreement`. Without data, or where
-    `finite` says that the outputs are not finite, the first is empty and the second None.
+    `metrics`: those of the task that are finite, by name. `relative_error`, `equal_predictions`: see `Agreement`.
+    Without data, or where `finite` says that the outputs are not finite, the first is empty and the others None.
     """
 
     speed: Speed
     metrics: Mapping[str, float] = field(default_factory=dict)
     relative_error: float | None = None
+    equal_predictions: float | None = None
     finite: bool = True
 
 
@@ -162,7 +163,8 @@ def _on_test_set(measured: Measurement, run: Run, call: Call, source: DataSource
     from orchestrator.export.agreement import Agreement
     from orchestrator.export.meter import metrics_of
 
-    agreement, finite = Agreement(), True
+    task = source.load_task()
+    agreement, finite = Agreement(getattr(task, "class_dim", None)), True
 
     def look(number: int, outputs: list[Array]) -> bool:
         nonlocal finite
@@ -171,9 +173,9 @@ def _on_test_set(measured: Measurement, run: Run, call: Call, source: DataSource
             agreement.add(outputs, load_arrays(file))
         return finite
 
-    metrics = metrics_of(run, call, source.load(), source.load_task(), look)
-    error = agreement.error if finite and expected else None
-    return replace(measured, metrics=metrics, relative_error=error, finite=finite)
+    metrics = metrics_of(run, call, source.load(), task, look)
+    error, equal = (agreement.error, agreement.equal_predictions) if finite and expected else (None, None)
+    return replace(measured, metrics=metrics, relative_error=error, equal_predictions=equal, finite=finite)
 
 
 def _speed(path: Path, call: Call, sample: Sequence[Array], model: str | None, threads: int) -> tuple[Speed, Run]:

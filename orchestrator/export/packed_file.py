@@ -29,7 +29,7 @@ from orchestrator.export.interface import Interface
 from orchestrator.export.packed_int8 import SCALE, quantised, restored
 from orchestrator.export.streams import Layout, pack, unpack
 from orchestrator.files import atomic_write
-from orchestrator.models.build import build_model
+from orchestrator.models.build import build_model, is_ours
 from orchestrator.models.classifiers import is_classifier
 from orchestrator.pruning.channels.graph import Kept
 from orchestrator.pruning.channels.shrink import shrink
@@ -153,8 +153,7 @@ def load_packed(path: str | Path, *, model: str | None = None) -> nn.Module:
 
 
 def _check_trusted(path: str | Path, found: str, expected: str | None) -> None:
-    ours = ":" not in found or is_classifier(found)
-    if found != expected and (expected is not None or not ours):
+    if found != expected and (expected is not None or not is_ours(found)):
         raise ConfigError(f"{path} holds a network of {found!r}: pass model={found!r} if that function is to build it")
 
 
@@ -172,7 +171,13 @@ def _open(path: str | Path) -> tuple[Network, dict[str, Layout], Tensors]:
     try:
         streams = load(blob)
         header = parse(blob[8 : 8 + int.from_bytes(blob[:8], "little")])
-        content = parse(header["__metadata__"]["packed"])
+        metadata = header.get("__metadata__", {})
+        if "packed" not in metadata and "shapes" in metadata:
+            raise ConfigError(
+                f"{path} holds the stored weights of a round, and not how its network is built: "
+                "orchestrator.load(STORAGE, KEY) returns the network, orchestrator export writes a packed file of it"
+            )
+        content = parse(metadata["packed"])
         digest = content.pop("sha256")
         _check_format(path, format_of(content))
         if _digest(content, streams) != digest:
@@ -180,6 +185,8 @@ def _open(path: str | Path) -> tuple[Network, dict[str, Layout], Tensors]:
         tensors = decode(dict[str, _Tensor], content["tensors"])
         network = decode(Network, content, more_fields=True)
         return network, {name: Layout(*tensor) for name, tensor in tensors.items()}, streams
+    except ConfigError:
+        raise
     except (SafetensorError, AttributeError, KeyError, OverflowError, RecursionError, TypeError, ValueError) as error:
         raise DamagedError(f"{broken} ({str(error)[:200]})") from error
 

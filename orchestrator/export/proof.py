@@ -62,8 +62,9 @@ class Artifact(HasMetrics):
     """One file of a network, measured through the file itself where it runs.
 
     `bytes` as it lies there, `download_bytes` compressed by zstd. `relative_error`: how far its outputs are from
-    torch's (see `Agreement`); None without data. `not_run`: why this machine could not run the file; then nothing is
-    measured and `speed` is None.
+    torch's (see `Agreement`); None without data. `equal_predictions`: the share of predictions that are torch's, in
+    [0, 1]; None without data and for tasks without classes. `not_run`: why this machine could not run the file; then
+    nothing is measured and `speed` is None.
     """
 
     network: str
@@ -75,6 +76,7 @@ class Artifact(HasMetrics):
     relative_error: float | None
     speed: Speed | None
     not_run: str | None = None
+    equal_predictions: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,8 @@ from typing import Any
 
 from orchestrator.data.batches import Batch
 from orchestrator.data.dataset import Data, Split
-from orchestrator.data.sample_checks import collated, prepared, read_sample, spread
+from orchestrator.data.reading import collated, prepared, read_sample
+from orchestrator.data.sample_checks import spread
 from orchestrator.nested import tensors_of
 from orchestrator.randomness import own_randomness, seed_all
 
@@ -20,11 +21,11 @@ def real_batches(data: Data, split: Split, indices: Sequence[int], size: int) ->
     """Yield the samples `indices` of a split in batches of `size`, as evaluation prepares them."""
     for first in range(0, len(indices), size):
         with own_randomness():
-            read = []
-            for index in indices[first : first + size]:
+            read, some = [], indices[first : first + size]
+            for index in some:
                 seed_all(index)  # a sample may be augmented when it is read
                 read.append(read_sample(data, split, index))
-            batch = Batch(*prepared(data, *collated(data, split, read), None))
+            batch = Batch(*prepared(data, *collated(data, split, some, read), None))
         yield batch
 
 

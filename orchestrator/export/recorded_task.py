@@ -9,7 +9,7 @@ from typing import Any
 from orchestrator import task as tasks
 from orchestrator.decode import decode
 from orchestrator.errors import ConfigError, DamagedError
-from orchestrator.experiment import as_json
+from orchestrator.field_json import as_json, from_json
 from orchestrator.lookup import find
 from orchestrator.task import Task
 from orchestrator.user_code import ERRORS, described
@@ -35,9 +35,8 @@ def task_from_json(value: Mapping[str, Any]) -> Task:
     """
     spec = class_of_task(value)
     found: Any = _builtin()[_type_name(value)] if spec is None else _found(spec)
-    fields = {name: _with_tuples(item) for name, item in value.items() if name != "type"}
     try:
-        made: Task = dataclass_with("task", found(**fields), ["loss", "count", "metrics"])
+        made: Task = dataclass_with("task", from_json(found, value), ["loss", "count", "metrics"])
     except ERRORS as error:
         raise DamagedError(f"the task {value!r:.200} of the record cannot be built: {described(error)}") from error
     if as_json(made) != dict(value):
@@ -72,8 +71,3 @@ def _found(spec: str) -> object:
     if not (isinstance(found, type) and dataclasses.is_dataclass(found)):
         raise ConfigError(f"task {spec!r} must name a dataclass, got {found!r:.100}")
     return found
-
-
-def _with_tuples(value: Any) -> Any:
-    """Return a value from JSON with tuples in the place of lists, as a frozen dataclass has them."""
-    return tuple(map(_with_tuples, value)) if isinstance(value, list) else value

@@ -1,4 +1,5 @@
-"""Models by name: CIFAR ResNets, text models, classifiers of torchvision and timm, or "package.module:function"."""
+"""Models by name: CIFAR ResNets, text models, classifiers of torchvision and timm, networks of Once-for-All spaces, or
+"package.module:function"."""
 
 from __future__ import annotations
 
@@ -9,14 +10,17 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from orchestrator.errors import ConfigError
+from orchestrator.experiment import OFA
 from orchestrator.lookup import call, lookup
 from orchestrator.models.classifiers import CLASSIFIERS, is_classifier
 from orchestrator.models.language import CausalTransformer, RecurrentLanguageModel
 from orchestrator.models.resnet import DEPTHS, CifarResNet
 from orchestrator.models.seq2seq import AttentionTranscriber
 from orchestrator.modules import own_memory
+from orchestrator.ofa.networks import build_alone
 from orchestrator.pruning import KINDS, prunable_weights
 from orchestrator.randomness import one_thread, own_randomness, seed_all
+from orchestrator.validate import did_you_mean
 
 BUILTIN: Mapping[str, Callable[..., nn.Module]] = {
     **{f"resnet{depth}": partial(CifarResNet, depth) for depth in DEPTHS},
@@ -37,8 +41,9 @@ def build_model(
 
     It never downloads anything: `load_start_weights` puts trained weights into the model.
 
-    `spec` is a short name (resnet20), "torchvision:NAME", "timm:NAME", or "package.module:function": a function that is
-    called with the options, and with those of `arguments`, the data's `model_arguments`, that it takes.
+    `spec` is a short name (resnet20), "torchvision:NAME", "timm:NAME", "ofa:SPACE" (with the option `architecture`, as
+    `Architecture.to_json` gives it, that network; without it the largest), or "package.module:function": a function
+    that is called with the options, and with those of `arguments`, the data's `model_arguments`, that it takes.
     Raises ConfigError for an unknown name, options that do not fit, or a model that cannot be pruned.
     """
     what = f"model {spec!r}"
@@ -46,8 +51,10 @@ def build_model(
     if is_classifier(spec):
         package, _, name = spec.partition(":")
         function = partial(CLASSIFIERS[package], name)
+    elif spec.startswith(OFA):
+        function = partial(build_alone, spec.removeprefix(OFA))
     else:
-        function = lookup(spec, BUILTIN, "model")
+        function = _function(spec)
     with own_randomness(), one_thread():  # another number of threads changes the last bits of a sum
         seed_all(seed)
         model = call(function, what, options, arguments, ConfigError)
@@ -61,6 +68,23 @@ def build_model(
             "with a weight that is trained (requires_grad True) and not computed from other parameters"
         )
     return own_memory(model.cpu())
+
+
+def _function(spec: str) -> Callable[..., object]:
+    """Find a model that is not of a library's. A mistyped name of a library is answered with the right one."""
+    try:
+        return lookup(spec, BUILTIN, "model")
+    except ConfigError as error:
+        package, colon, _ = spec.partition(":")
+        guess = did_you_mean(f"{package}:", [*(f"{known}:" for known in CLASSIFIERS), OFA]) if colon else ""
+        if not guess:
+            raise
+        raise ConfigError(f"{error}: {guess}") from error
+
+
+def is_ours(spec: str) -> bool:
+    """Return whether the model is one of this package or of a library that it knows: no function of the user's."""
+    return ":" not in spec or is_classifier(spec) or spec.startswith(OFA)
 
 
 def gpu_only(model: nn.Module) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""Start a model from trained weights: published ones, or a user's file."""
+"""Start a model from trained weights: published ones, a user's file, or a stored round."""
 
 from __future__ import annotations
 
@@ -12,9 +12,16 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from orchestrator.errors import ConfigError
-from orchestrator.experiment import Experiment
+from orchestrator.experiment import OFA, Experiment
 from orchestrator.models.classifiers import is_classifier, published_tensors
+from orchestrator.ofa.architecture import Architecture
+from orchestrator.ofa.elastic import subnet_tensors
+from orchestrator.ofa.networks import chain
+from orchestrator.ofa.spaces import find_space
+from orchestrator.ofa.subnet import is_elastic
 from orchestrator.pruning.masks import matches
+from orchestrator.storage.ledger import Ledger
+from orchestrator.storage.opening import open_store
 from orchestrator.train_state import Tensors
 
 MAX_NAMES = 5  # names of tensors in a message
@@ -23,18 +30,20 @@ MAX_NAMES = 5  # names of tensors in a message
 def load_start_weights(module: nn.Module, experiment: Experiment, arguments: Mapping[str, Any]) -> list[str]:
     """Load the weights that `experiment` starts from into `module`; return the names of the loaded tensors.
 
-    They come from the file `start_from`, or are the published ones of a torchvision or timm classifier with the
-    option `pretrained`. Without either, nothing is loaded. Names and shapes must be those of the model's parameters
-    and buffers. `arguments`: those that the model was built with. The layers in `new_layers` keep the weights of
-    `module`. Values are converted to the model's types. Raises ConfigError if the weights cannot be read or do not
-    belong to the model.
+    They come from the file or the round `start_from`, or are the published ones of a torchvision or timm classifier
+    with the option `pretrained`. Without either, nothing is loaded. Names and shapes must be those of the model's
+    parameters and buffers. `arguments`: those that the model was built with. The layers in `new_layers` keep the
+    weights of `module`. Values are converted to the model's types. Raises ConfigError if the weights cannot be read or
+    do not belong to the model.
     """
     model, path = experiment.model, experiment.start_from
     published = is_classifier(model) and bool(experiment.model_options.get("pretrained"))
     if path is not None and published:
         raise ConfigError(f"a model starts from start_from or from pretrained weights, got both for {model!r}")
     if path is not None:
-        source, given = f"start_from {path!r}", _read(path)
+        storage, is_round, key = path.rpartition("#")
+        source = f"start_from {path!r}"
+        given = _of_round(storage, key, experiment, arguments) if is_round else _read(path)
     elif published:
         source = f"the published weights of {model}"
         given = published_tensors(model, experiment.model_options, arguments)
@@ -62,6 +71,34 @@ def _read(path: str) -> Tensors:
             f"start_from must be a safetensors file that every node can read, got {path!r} "
             f"({' '.join(str(error).split())}): safetensors.torch.save_model(model, path) writes one"
         ) from error
+
+
+def _of_round(storage: str, key: str, experiment: Experiment, arguments: Mapping[str, Any]) -> Tensors:
+    """Return the final tensors of a stored round; of a supernet, those of the experiment's own architecture."""
+    ledger = Ledger(open_store(storage))
+    found = [record for record in ledger.records([]) if key and record.key.startswith(key)]
+    if len(found) != 1:
+        raise ConfigError(
+            f"start_from must be STORAGE#KEY with the beginning of one round's key, got {key!r}, which {len(found)} "
+            f"rounds in {ledger.store.uri} have: orchestrator status lists them"
+        )
+    tensors = ledger.load(found[0])[0].model
+    content = found[0].channels or {}
+    if not is_elastic(content) or "architecture" in content:
+        return tensors
+    if experiment.model != f"{OFA}{content['space']}":
+        raise ConfigError(
+            f"start_from must be a supernet of the model's own space, {experiment.model!r}, got one of "
+            f"{content['space']!r}"
+        )
+    if not experiment.epochs_of_dense_round():
+        raise ConfigError(
+            "start_from must be the round of a network that orchestrator ofa search found, with dense_epochs=0: the "
+            "supernet's batch norm fits none of its networks before training"
+        )
+    space, given = find_space(content["space"]), experiment.model_options.get("architecture")
+    architecture = space.largest() if given is None else space.check(Architecture.from_json(given))
+    return subnet_tensors(tensors, chain(architecture, arguments["num_classes"], arguments["input_shape"][0]))
 
 
 def _persistent(module: nn.Module) -> Tensors:

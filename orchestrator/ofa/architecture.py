@@ -54,7 +54,8 @@ class Architecture:
         text("family", self.family)
         if self.resolution is not None:
             whole("resolution", self.resolution, minimum=1)
-        object.__setattr__(self, "_hash", hash((self.stages, self.resolution)))
+        # Not of None or of a text, whose hashes differ from process to process: it is pickled with the rest.
+        object.__setattr__(self, "_hash", hash((self.stages, self.resolution or 0)))
 
     def __hash__(self) -> int:
         found: int = self.__dict__["_hash"]

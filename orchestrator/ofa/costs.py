@@ -10,7 +10,7 @@ from typing import NamedTuple
 from orchestrator.ofa.architecture import Architecture, StageChoice
 from orchestrator.ofa.blocks import Size
 from orchestrator.ofa.elastic import skeleton
-from orchestrator.ofa.networks import FAMILIES, Part
+from orchestrator.ofa.networks import FAMILIES, Part, is_resized
 
 
 class SubnetCost(NamedTuple):
@@ -22,16 +22,17 @@ class SubnetCost(NamedTuple):
 
 @dataclass(frozen=True)
 class CostModel:
-    """Count networks for images of `input_shape` (channels, H, W); an architecture's resolution replaces H and W."""
+    """Count networks for images of `input_shape` (channels, H, W), which are made smaller to the resolution."""
 
     num_classes: int
     input_shape: tuple[int, int, int]
 
     def __call__(self, architecture: Architecture) -> SubnetCost:
         family, (channels, *size) = architecture.family, self.input_shape
-        if architecture.resolution is not None:
-            size = [architecture.resolution] * 2
-        here = _stem(family, channels, (size[0], size[1]))
+        height, width = size
+        if architecture.resolution is not None and is_resized((height, width), architecture.resolution):
+            height = width = architecture.resolution
+        here = _stem(family, channels, (height, width))
         macs, parameters = here.macs, here.parameters
         for place, choice in enumerate(architecture.stages):
             here = _stage(family, place, choice, here.channels, here.size)

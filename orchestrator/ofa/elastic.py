@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from orchestrator.ofa.architecture import Architecture
-from orchestrator.ofa.networks import Part, build_network, chain
+from orchestrator.ofa.networks import Part, build_network, chain, resized
 from orchestrator.ofa.spaces import Space
 
 
@@ -25,37 +25,29 @@ class KernelMatrices(nn.Module):
 
     def __init__(self, sizes: tuple[int, ...]) -> None:
         super().__init__()
-        self.sizes = sizes[::-1]
         for size in sizes[:-1]:
             self.register_parameter(f"to_{size}", nn.Parameter(torch.zeros(size**2, size**2)))
 
     def forward(self, weight: Tensor, size: int) -> Tensor:
         """Return `weight` (outputs, inputs, k, k) as (outputs, inputs, size, size)."""
-        for smaller in self.sizes:
-            if size <= smaller < weight.shape[-1]:
-                edge = (weight.shape[-1] - smaller) // 2
-                centre = weight[:, :, edge : edge + smaller, edge : edge + smaller]
-                flat = centre.reshape(-1, smaller**2)
-                change = flat @ self.get_parameter(f"to_{smaller}").T
-                weight = (flat + change).view(centre.shape)
-        return weight
+        return smaller_kernel(weight, size, dict(self.named_parameters()), "")
 
 
 class Supernet(nn.Module):
     """The largest network of `space`, whose tensors all smaller ones share, and the matrices of its kernels.
 
     A smaller network has the first blocks of each stage, and the first channels of each tensor. Running statistics of
-    batch norm are shared too: they fit none of the networks until they are measured for one. `network` is the largest
-    one as a plain module, so that a trained one can be loaded into it.
+    batch norm are shared too: they fit none of the networks until they are measured for one. `network`: the largest
+    one as a plain module; None: a new one.
     """
 
-    def __init__(self, space: Space, *, num_classes: int, channels: int) -> None:
+    def __init__(self, space: Space, *, num_classes: int, channels: int, network: nn.Module | None = None) -> None:
         super().__init__()
         self.space, self.num_classes, self.channels = space, num_classes, channels
-        self.network = build_network(space.largest(), num_classes=num_classes, channels=channels)
+        self.network = network or build_network(space.largest(), num_classes=num_classes, channels=channels)
         self.kernels = nn.ModuleDict()
         for place, stage in enumerate(space.stages):
-            for name, weight in self.network.stages[place].named_parameters(f"stages.{place}"):
+            for name, weight in self.network.get_submodule(f"stages.{place}").named_parameters(f"stages.{place}"):
                 if len(stage.kernels) > 1 and weight.dim() == 4 and weight.shape[-1] == stage.kernels[-1]:
                     self.kernels[_key(name)] = KernelMatrices(stage.kernels)
 
@@ -64,45 +56,64 @@ class Supernet(nn.Module):
 
         Raises ConfigError for an architecture outside the space.
         """
-        tensors = self._tensors()
-        for name, part in self.parts(architecture or self.space.largest()).items():
-            module = skeleton(part).train(self.training)
-            images = functional_call(module, self._cut(tensors, name, part), (images,), tie_weights=False)
+        architecture = self.space.largest() if architecture is None else architecture
+        tensors, images = self.tensors(), resized(images, architecture.resolution)
+        for name, part in self.parts(architecture).items():
+            module = skeleton(part)
+            if module.training != self.training:
+                module.train(self.training)
+            images = functional_call(module, part_tensors(tensors, name, part), (images,), tie_weights=False)
         return images
 
     def parts(self, architecture: Architecture) -> dict[str, Part]:
         """Return the parts of an architecture's network. Raise ConfigError if it is outside the space."""
         return chain(self.space.check(architecture), self.num_classes, self.channels)
 
-    def subnet_tensors(self, architecture: Architecture) -> dict[str, Tensor]:
-        """Return the parameters and buffers of an architecture's network, by name, cut from this network's.
+    def tensors(self) -> dict[str, Tensor]:
+        """Return parameters and buffers by name; gradients flow back to them."""
+        return {**dict(self.named_parameters()), **dict(self.named_buffers())}
 
-        Gradients flow back through them. Raises ConfigError for an architecture outside the space.
-        """
-        tensors = self._tensors()
-        return {
-            f"{name}.{inner}": tensor
-            for name, part in self.parts(architecture).items()
-            for inner, tensor in self._cut(tensors, name, part).items()
-        }
 
-    def _tensors(self) -> dict[str, Tensor]:
-        return {**dict(self.network.named_parameters()), **dict(self.network.named_buffers())}
+def subnet_tensors(tensors: Mapping[str, Tensor], parts: Mapping[str, Part]) -> dict[str, Tensor]:
+    """Return the parameters and buffers of the network of `parts`, by name, cut from the `tensors` of a supernet."""
+    return {
+        f"{name}.{inner}": tensor
+        for name, part in parts.items()
+        for inner, tensor in part_tensors(tensors, name, part).items()
+    }
 
-    def _cut(self, tensors: Mapping[str, Tensor], name: str, part: Part) -> dict[str, Tensor]:
-        return {
-            inner: self._first(f"{name}.{inner}", tensors[f"{name}.{inner}"], shape)
-            for inner, shape in tensor_shapes(part).items()
-        }
 
-    def _first(self, name: str, tensor: Tensor, shape: tuple[int, ...]) -> Tensor:
-        """Return the first channels of `tensor`, with a kernel of the size that `shape` wants."""
-        for side, size in enumerate(shape[:2]):
-            if tensor.shape[side] != size:
-                tensor = tensor.narrow(side, 0, size)
-        if tensor.shape != shape:
-            tensor = self.kernels[_key(name)](tensor, shape[-1])
+def part_tensors(tensors: Mapping[str, Tensor], name: str, part: Part) -> dict[str, Tensor]:
+    """Return the parameters and buffers of one part, named `name` in its network."""
+    return {inner: _first(tensors, full, shape) for inner, full, shape in _places(name, part)}
+
+
+@lru_cache(maxsize=8192)
+def _places(name: str, part: Part) -> tuple[tuple[str, str, tuple[int, ...]], ...]:
+    """Return the name of each tensor in the part and in the network, and its shape."""
+    return tuple((inner, f"{name}.{inner}", shape) for inner, shape in tensor_shapes(part).items())
+
+
+def _first(tensors: Mapping[str, Tensor], name: str, shape: tuple[int, ...]) -> Tensor:
+    """Return the first channels of a tensor, with a kernel of the size that `shape` wants."""
+    tensor = tensors["network." + name]
+    if tensor.shape == shape:
         return tensor
+    for side, size in enumerate(shape[:2]):
+        if tensor.shape[side] != size:
+            tensor = tensor.narrow(side, 0, size)
+    return tensor if tensor.shape == shape else smaller_kernel(tensor, shape[-1], tensors, f"kernels.{_key(name)}.")
+
+
+def smaller_kernel(weight: Tensor, size: int, matrices: Mapping[str, Tensor], prefix: str) -> Tensor:
+    """Return `weight` (outputs, inputs, k, k) as (outputs, inputs, size, size), by `matrices` of these names."""
+    for smaller in range(weight.shape[-1] - 2, size - 1, -2):
+        if (matrix := matrices.get(f"{prefix}to_{smaller}")) is not None:
+            edge = (weight.shape[-1] - smaller) // 2
+            centre = weight[:, :, edge : edge + smaller, edge : edge + smaller]
+            flat = centre.reshape(-1, smaller**2)
+            weight = (flat + flat @ matrix.T).view(centre.shape)
+    return weight
 
 
 @lru_cache(maxsize=8192)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from orchestrator.ofa.architecture import Architecture, StageChoice
@@ -156,31 +157,48 @@ def chain(architecture: Architecture, num_classes: int, channels: int) -> dict[s
 
 
 class StagedNetwork(nn.Module):
-    """A stem, stages and a head, one after another. Its blocks have the names that they have in larger networks."""
+    """A stem, stages and a head, one after another. Its blocks have the names that they have in larger networks.
+
+    `resolution`: the pixels that larger images are made smaller to; None: images are used as they are.
+    """
 
     head: nn.Module
 
-    def __init__(self, parts: Mapping[str, Part]) -> None:
+    def __init__(self, modules: Mapping[str, nn.Module], resolution: int | None = None) -> None:
         super().__init__()
-        stages = 1 + max(int(name.split(".")[1]) for name in parts if name.startswith("stages."))
+        self.resolution = resolution
+        stages = 1 + max(int(name.split(".")[1]) for name in modules if name.startswith("stages."))
         self.stem = nn.Sequential()
         self.stages = nn.ModuleList(nn.Sequential() for _ in range(stages))
-        for name, part in parts.items():
+        for name, module in modules.items():
             owner, _, own = name.rpartition(".")
-            self.get_submodule(owner).add_module(own, part.build())
+            self.get_submodule(owner).add_module(own, module)
 
     def forward(self, x: Tensor) -> Tensor:
         """(n, channels, H, W) to logits (n, num_classes)."""
-        x = self.stem(x)
+        x = self.stem(resized(x, self.resolution))
         for stage in self.stages:
             x = stage(x)
         logits: Tensor = self.head(x)
         return logits
 
 
+def is_resized(size: tuple[int, int], resolution: int | None) -> bool:
+    """Return whether images of `size` pixels are made smaller for networks of `resolution`. None is enlarged."""
+    return resolution is not None and min(size) > resolution
+
+
+def resized(images: Tensor, resolution: int | None) -> Tensor:
+    """Return `images` (n, channels, H, W) with H = W = `resolution` where they are larger, otherwise as they are."""
+    if resolution is None or not is_resized((images.shape[-2], images.shape[-1]), resolution):
+        return images
+    return F.interpolate(images, (resolution, resolution), mode="bilinear", antialias=True)
+
+
 def build_network(architecture: Architecture, *, num_classes: int, channels: int) -> StagedNetwork:
     """Return the plain network of `architecture`, initialised from torch's own generator: He's normal by outputs."""
-    network = StagedNetwork(chain(architecture, num_classes, channels))
+    parts = chain(architecture, num_classes, channels)
+    network = StagedNetwork({name: part.build() for name, part in parts.items()}, architecture.resolution)
     for layer in network.modules():
         if isinstance(layer, nn.Conv2d):
             nn.init.kaiming_normal_(layer.weight, mode="fan_out")

@@ -6,19 +6,23 @@ import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
-
+from orchestrator.lazy import lazy
 from orchestrator.ofa.architecture import Architecture, StageChoice
 from orchestrator.ofa.spaces import Space
 from orchestrator.randomness import one_thread, own_randomness, seed_all
 
+if TYPE_CHECKING:
+    import torch
+    import torch.nn.functional as F
+    from torch import Tensor, nn
+else:
+    torch, nn, F = lazy("torch"), lazy("torch.nn"), lazy("torch.nn.functional")
+
 Kind = Literal["ridge", "mlp"]
-Features = Callable[[Sequence[Architecture]], Tensor]
-Layers = tuple[tuple[Tensor, Tensor], ...]
+Features = Callable[[Sequence[Architecture]], "Tensor"]
+Layers = tuple[tuple["Tensor", "Tensor"], ...]
 
 HIDDEN = (400, 400, 400)
 EPOCHS = 200
@@ -82,13 +86,13 @@ class Predictor:
     offset: float
     scale: float
 
-    @torch.no_grad()
     def __call__(self, architectures: Sequence[Architecture]) -> list[float]:
         """Return the predicted score of each architecture."""
         x = self.features(architectures).to(self.layers[0][0].dtype)
-        for number, (weight, bias) in enumerate(self.layers):
-            x = F.linear(x.relu() if number else x, weight, bias)
-        found: list[float] = (x.squeeze(1) * self.scale + self.offset).tolist()
+        with torch.no_grad():
+            for number, (weight, bias) in enumerate(self.layers):
+                x = F.linear(x.relu() if number else x, weight, bias)
+            found: list[float] = (x.squeeze(1) * self.scale + self.offset).tolist()
         return found
 
 

@@ -102,6 +102,11 @@ class Space:
             raise ConfigError(f"{what}, got resolution {architecture.resolution}: it has {self._resolutions}")
         return architecture
 
+    def has_more_widths(self, other: Space) -> bool:
+        """Return whether blocks or stages of these networks have widths that those of `other` do not have."""
+        pairs = zip(self.stages, other.stages, strict=True)
+        return any((mine.expands, mine.widths) != (theirs.expands, theirs.widths) for mine, theirs in pairs)
+
     def narrowed(self, largest: Largest) -> Space:
         """Return the space with only the largest choices, as many of each as `largest` says."""
         stages = tuple(stage.narrowed(largest) for stage in self.stages)

@@ -6,11 +6,13 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal, Protocol, TypeAlias, get_args
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, get_args
 
-from orchestrator.pruning.structure import Structure
 from orchestrator.train_state import Tensors, raw_bytes
 from orchestrator.validate import finite, one_of, whole
+
+if TYPE_CHECKING:
+    from orchestrator.pruning.structure import Structure
 
 Reconstruction: TypeAlias = Literal["none", "bn", "least_squares"]
 RECONSTRUCTIONS: tuple[Reconstruction, ...] = get_args(Reconstruction)
@@ -22,7 +24,8 @@ class Scoring:
 
     `reconstruct`: what is done to a candidate's weights before it is trained. "bn" measures the statistics of batch
     norm again, "least_squares" lets the inputs of a layer that stay take over from those that go. Both look at
-    `calibration` training samples, which a seed draws and nothing augments. `rate`: the learning rate of the training
+    `calibration` training samples, which a seed draws and nothing augments, unless a data set
+    does in its `__getitem__` and has no `unaugmented()`. `rate`: the learning rate of the training
     before a score; None is the highest rate of the experiment's schedule.
 
     The score itself is the task's objective on validation data. No setting makes it another split.

@@ -5,17 +5,24 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from decimal import ROUND_CEILING, Context, Decimal
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from orchestrator.errors import ConfigError
+from orchestrator.lazy import lazy
 from orchestrator.pruning.counts import kept_count
-from orchestrator.pruning.masks import count_kept
 from orchestrator.pruning.selection import Selection
-from orchestrator.pruning.structure import Masks, Structure
-from orchestrator.pruning.view import View
 from orchestrator.validate import whole
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from orchestrator.pruning import masks, structure
+    from orchestrator.pruning.structure import Structure
+    from orchestrator.pruning.view import View
+else:
+    torch = lazy("torch")
+    masks, structure = lazy("orchestrator.pruning.masks"), lazy("orchestrator.pruning.structure")
 
 
 @dataclass(frozen=True)
@@ -40,9 +47,12 @@ class Filters(Selection):
         minimum = sum(_minimum(shape, view.min_kept_per_layer) for shape in view.shapes.values())
         _check_budget(kept_count(density, total), minimum, total, density)
 
-    @torch.no_grad()
     def select(self, view: View, density: float) -> Structure:
         self.check(view, density)
+        with torch.no_grad():
+            return structure.Masks(self._kept(view, density))
+
+    def _kept(self, view: View, density: float) -> dict[str, Tensor]:
         kept = {name: view.candidates(name) for name in view.weights}
         minimum = max(1, view.min_kept_per_layer)
         layers = {
@@ -50,13 +60,13 @@ class Filters(Selection):
         }
         total = sum(weight.numel() for weight in view.weights.values())
         budget = kept_count(density, total)
-        excess = count_kept(kept) - budget
+        excess = masks.count_kept(kept) - budget
         if excess > 0:
             removed, freed = _weakest(list(layers.values()), excess)
             _check_budget(budget, budget + excess - freed, total, density)
             for name, flags in zip(layers, removed, strict=True):
                 kept[name][flags] = False
-        return Masks(kept)
+        return kept
 
 
 @dataclass(frozen=True, eq=False)

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from torch import nn
-
-from orchestrator.amc.forward_shapes import layer_shapes
 from orchestrator.amc.layer_shape import LayerShape
+from orchestrator.lazy import lazy
 from orchestrator.modules import model_call
-from orchestrator.pruning.macs import weight_uses
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from orchestrator.amc import forward_shapes
+    from orchestrator.pruning import macs
+else:
+    forward_shapes, macs = lazy("orchestrator.amc.forward_shapes"), lazy("orchestrator.pruning.macs")
 
 
 @dataclass(frozen=True)
@@ -34,12 +39,12 @@ def geometry_of(module: nn.Module, inputs: Any) -> Geometry:
     multiplied: Counter[int] = Counter()  # by the place of a weight in memory: attention's are parts of one tensor
 
     def see(part: nn.Module, given: tuple[Any, ...], named: dict[str, Any], output: Any) -> None:
-        for weight, uses in weight_uses(part, given, named, output):
+        for weight, uses in macs.weight_uses(part, given, named, output):
             multiplied[weight.untyped_storage().data_ptr()] += uses * weight.numel()
 
     hooks = [part.register_forward_hook(see, with_kwargs=True) for part in module.modules()]
     try:
-        shapes = layer_shapes(module, lambda: model_call(module, inputs))
+        shapes = forward_shapes.layer_shapes(module, lambda: model_call(module, inputs))
     finally:
         for hook in hooks:
             hook.remove()

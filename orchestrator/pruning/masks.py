@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Container, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
-from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -13,13 +12,10 @@ from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
 from orchestrator.errors import ConfigError
+from orchestrator.pruning.choices import DEFAULT_KINDS, Kind
 from orchestrator.training.optimizer import is_normalisation
 from orchestrator.user_code import called
 from orchestrator.validate import texts
-
-Kind = Literal["convolution", "linear", "attention", "recurrent", "embedding"]
-KINDS: tuple[Kind, ...] = get_args(Kind)
-DEFAULT_KINDS: tuple[Kind, ...] = ("convolution", "linear", "attention", "recurrent")
 
 # The weights of each kind of layer, as patterns of its own parameters' names; the first line that fits a layer counts.
 # Other names may be tensors from which a weight is computed, such as `weight_g` and `weight_v` of

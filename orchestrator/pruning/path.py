@@ -97,6 +97,14 @@ class Explicit:
         return tuple(self.values)
 
 
+@dataclass(frozen=True)
+class OnlyDense:
+    """Prune nothing: the dense round is the whole path, as of a network that another one is compared with."""
+
+    def densities(self) -> tuple[float, ...]:
+        return ()
+
+
 def longer(path: Path) -> Path:
     """Return `path` with one more round. Raises ConfigError if a float cannot hold a smaller density.
 

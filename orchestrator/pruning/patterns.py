@@ -5,14 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol, TypeAlias, runtime_checkable
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 from orchestrator.errors import ConfigError
+from orchestrator.lazy import lazy
 from orchestrator.pruning.counts import count_to_keep, kept_count
 from orchestrator.validate import whole
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+else:
+    torch = lazy("torch")
 
 Shape: TypeAlias = tuple[int, ...]
 

@@ -5,16 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar, Protocol, runtime_checkable
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, ClassVar, Protocol, runtime_checkable
 
 from orchestrator.errors import ConfigError
-from orchestrator.pruning.candidate import StructureSearch
+from orchestrator.field_json import NOT_IN_KEY_IF_NONE
+from orchestrator.lazy import lazy
 from orchestrator.pruning.counts import kept_count
-from orchestrator.pruning.global_magnitude import prune_globally
-from orchestrator.pruning.masks import check_tensors, count_true
 from orchestrator.pruning.patterns import (
     Pattern,
     best_of_each_group,
@@ -23,10 +19,21 @@ from orchestrator.pruning.patterns import (
     check_pattern,
     without_pattern,
 )
-from orchestrator.pruning.structure import Masks, Structure
-from orchestrator.pruning.view import View
-from orchestrator.record import NOT_IN_KEY_IF_NONE
 from orchestrator.validate import dataclass_with, whole
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from orchestrator.pruning import global_magnitude, masks, structure
+    from orchestrator.pruning.candidate import StructureSearch
+    from orchestrator.pruning.structure import Structure
+    from orchestrator.pruning.view import View
+else:
+    torch = lazy("torch")
+    global_magnitude, masks, structure = (
+        lazy(f"orchestrator.pruning.{name}") for name in ("global_magnitude", "masks", "structure")
+    )
 
 
 @runtime_checkable
@@ -111,7 +118,7 @@ class Global(Selection):
         check_count(self.pattern, view.shapes, density, view.min_kept_per_layer)
 
     def select(self, view: View, density: float) -> Structure:
-        masks = prune_globally(
+        kept = global_magnitude.prune_globally(
             view.weights,
             density,
             masks=view.masks,
@@ -120,7 +127,7 @@ class Global(Selection):
             min_kept_per_layer=view.min_kept_per_layer,
             pattern=self.pattern,
         )
-        return Masks(masks)
+        return structure.Masks(kept)
 
 
 @dataclass(frozen=True)
@@ -136,22 +143,22 @@ class Layerwise(Selection):
         kept_count(density, 1)
 
     def select(self, view: View, density: float) -> Structure:
-        check_tensors(view.weights, view.masks, view.gradients)
+        masks.check_tensors(view.weights, view.masks, view.gradients)
         self.check(view, density)
-        return Masks({name: self._best(view, name, density) for name in view.weights})
+        return structure.Masks({name: self._best(view, name, density) for name in view.weights})
 
     def _best(self, view: View, name: str, density: float) -> Tensor:
         """Return the mask of one layer."""
         weight, mask = view.weights[name], (view.masks or {}).get(name)
         size = weight.numel()
-        available = size if mask is None else count_true(mask)
+        available = size if mask is None else masks.count_true(mask)
         keep = max(kept_count(density, size), 1, min(available, view.min_kept_per_layer))
         if keep > available:
             raise ConfigError(
                 f"density {density:g} keeps {keep} of {size} weights in {name}, but the masks given leave only "
                 f"{available} there: lower the density, or give masks of the same selection"
             )
-        kept = prune_globally(
+        kept = global_magnitude.prune_globally(
             {name: weight},
             keep / size,
             masks=None if mask is None else {name: mask},
@@ -191,14 +198,14 @@ class NofM(Selection):
                     f"min_kept_per_layer={view.min_kept_per_layer} wants more: raise the density or lower the minimum"
                 )
 
-    @torch.no_grad()
     def select(self, view: View, density: float) -> Structure:
         self.check(view, density)
-        kept = {name: view.candidates(name) for name in view.weights}
-        for name, scores in view.scores.items():
-            if self._divides(scores.shape):
-                kept[name] = self._best(name, scores, kept[name], self._kept(density))
-        return Masks(kept)
+        with torch.no_grad():
+            kept = {name: view.candidates(name) for name in view.weights}
+            for name, scores in view.scores.items():
+                if self._divides(scores.shape):
+                    kept[name] = self._best(name, scores, kept[name], self._kept(density))
+        return structure.Masks(kept)
 
     def _best(self, name: str, scores: Tensor, candidates: Tensor, n: int) -> Tensor:
         if (candidates.unflatten(1, (-1, self.m)).sum(2) < n).any():

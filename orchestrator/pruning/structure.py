@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from orchestrator.errors import ConfigError
-from orchestrator.pruning.channels.graph import UNITS, ChannelGraph, Kept, Unit
+from orchestrator.pruning.channels.graph import ChannelGraph, Kept
 from orchestrator.pruning.channels.shrink import check_configuration, cut_model, cut_optimizer, shrink
+from orchestrator.pruning.choices import UNITS, Unit
 from orchestrator.pruning.masks import count_true, dead_layers
 from orchestrator.train_state import Tensors, TrainState
 from orchestrator.training.masked import Masked
@@ -31,6 +32,11 @@ class Structure(Protocol):
         """The channel configuration. Networks of equal ones have tensors of equal shapes; {} is that of the dense."""
         return {}
 
+    @property
+    def network(self) -> object:
+        """What `build` makes follows from it: equal values have modules of one kind, with tensors of equal shapes."""
+        return self.channels
+
     def apply(self, state: TrainState, base: Structure) -> TrainState:
         """Return `state`, of the network that `base` leaves, as it is in the network that this structure leaves.
 
@@ -38,9 +44,9 @@ class Structure(Protocol):
         """
         return state
 
-    def build(self, model: nn.Module) -> nn.Module:
-        """Give the dense `model`, which may be changed in place, the shape of this structure. Raises ConfigError."""
-        return model
+    def build(self, dense: Callable[[], nn.Module]) -> nn.Module:
+        """Return a network of this structure, made of a new dense one that `dense` gives. Raises ConfigError."""
+        return dense()
 
     def hold(self, module: nn.Module) -> Masked:
         """Return what keeps the removed weights of `module`, which has this structure's shape, at zero."""
@@ -147,8 +153,8 @@ class FewerChannels(Structure):
             cut_optimizer(self.graph, state.optimizer, self.kept, base.channels),
         )
 
-    def build(self, model: nn.Module) -> nn.Module:
-        return shrink(model, self.kept)
+    def build(self, dense: Callable[[], nn.Module]) -> nn.Module:
+        return shrink(dense(), self.kept)
 
     def shapes(self, dense: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
         return {name: self.graph.kept_shape(name, self.kept) or shape for name, shape in dense.items()}

@@ -19,11 +19,13 @@ from typing import Any
 
 import numpy as np
 
+from orchestrator.formatting import distinct_names
 from orchestrator.objective import Objective
 from orchestrator.record import Record
 from orchestrator.report.quantity import Quantity
 from orchestrator.report.summary import Recommendation, Row, pareto_front, recommend, summary
 
+MAX_SHORT_NAME = 30  # characters
 MAX_SHOWN = 8  # experiments with a colour of their own
 RESAMPLES = 10_000
 CONFIDENCE = 0.95
@@ -97,6 +99,21 @@ class Comparison:
     def experiments(self) -> dict[str, list[Row]]:
         """Return the rows of each experiment, by its name."""
         return {name: list(rows) for name, rows in groupby(self.rows, key=lambda row: row.experiment)}
+
+    @cached_property
+    def short_names(self) -> dict[str, str]:
+        """Return for each experiment a name that a picture has space for."""
+        return distinct_names(self.experiments, MAX_SHORT_NAME)
+
+    @property
+    def seeds(self) -> int:
+        """Return how many seeds there are."""
+        return len({seed for row in self.rows for seed in row.seeds})
+
+    @property
+    def seeds_note(self) -> str:
+        """Return `, median of 3 seeds`; "" for one seed."""
+        return f", median of {self.seeds} seeds" if self.seeds > 1 else ""
 
     @cached_property
     def records_by_experiment(self) -> dict[str, list[Record]]:

@@ -1,19 +1,23 @@
-"""Exported files in a report: which rounds to export, and what was measured of the files."""
+"""Exported files in a report: which rounds to export, what was measured of the files, and pictures of that."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
 from orchestrator.errors import ConfigError
 from orchestrator.export.proof import Artifact, ExportedNetworks, Facts, Skipped
-from orchestrator.formatting import milliseconds, plain, size
+from orchestrator.formatting import distinct_names, milliseconds, plain, size
 from orchestrator.objective import ACCURACY
 from orchestrator.record import Record
 from orchestrator.report.comparison import Comparison, comparisons, identity
+from orchestrator.report.pictures.style import CHARACTER, LINES, SMALL, Picture, handle, new_figure
 from orchestrator.report.quantity import Quantity
+
+MAX_NETWORK_NAME = 14  # characters, in pictures
 
 
 @dataclass(frozen=True)
@@ -66,6 +70,26 @@ class ExportedSection:
         """Return whether there is a file that this machine could not run."""
         return len(self.files.measured) < len(self.files.artifacts)
 
+    @property
+    def has_predictions(self) -> bool:
+        """Return whether the predictions of a file were compared with the network's."""
+        return any(each.equal_predictions is not None for each in self.files.artifacts)
+
+    def agreement(self, artifact: Artifact) -> str:
+        """Return how well a file agrees with torch: `99.87 %` of the predictions, or else the largest difference."""
+        if self.has_predictions:
+            equal = artifact.equal_predictions
+            return "" if equal is None else f"{math.floor(10_000 * equal) / 100:.2f} %"
+        error = artifact.relative_error
+        return "" if error is None else f"{100 * error:.2g} %"
+
+    @property
+    def agreement_note(self) -> str:
+        """Explain what `agreement` returns."""
+        if self.has_predictions:
+            return "Same predictions: how many of the file's predictions are those of the network in torch."
+        return "Difference: the largest from torch's outputs, in per cent of the largest output of the same sample."
+
     @cached_property
     def skipped(self) -> list[tuple[str, str, str]]:
         """Return (format, reason, networks) of the files that could not be written, with each reason once."""
@@ -82,6 +106,78 @@ class ExportedSection:
     @cached_property
     def runtimes(self) -> str:
         return ", ".join(sorted({speed.runtime for _, speed in self.files.measured}))
+
+
+def exported_pictures(exported: ExportedNetworks) -> list[Picture]:
+    """Draw one bar per file for its size, and one per file that was run for its time. Draw nothing without files."""
+    if not exported.artifacts:
+        return []
+    sizes = _bar_chart(
+        "download",
+        "Size to download",
+        "each file compressed by zstd, or as it is where it is compressed already",
+        [(artifact, artifact.download_bytes) for artifact in exported.artifacts],
+        lambda value: size(round(value)),
+    )
+    if not exported.measured:
+        return [sizes]
+    speed = exported.measured[0][1]
+    threads = f"{speed.threads} thread{'s' if speed.threads > 1 else ''}"
+    times = _bar_chart(
+        "latency",
+        "Time for one sample",
+        f"median, {threads} of {speed.processor}, one sample at a time",
+        [(artifact, speed.latency_p50) for artifact, speed in exported.measured],
+        milliseconds,
+        _runtimes_note(exported),
+    )
+    return [sizes, times]
+
+
+def _runtimes_note(exported: ExportedNetworks) -> str:
+    """Say which runtime ran which formats; "" if one runtime ran all of them."""
+    formats: dict[str, list[str]] = {}
+    for artifact, speed in exported.measured:
+        formats.setdefault(speed.runtime.split()[0], []).append(artifact.format)
+    ran = [f"{', '.join(dict.fromkeys(names))} by {runtime}" for runtime, names in formats.items()]
+    return "Each in its own runtime: " + "; ".join(ran) + "." if len(formats) > 1 else ""
+
+
+def _bar_chart(
+    name: str,
+    title: str,
+    subtitle: str,
+    values: Sequence[tuple[Artifact, float]],
+    text_of: Callable[[float], str],
+    note: str = "",
+) -> Picture:
+    """Draw one bar per file, in the colour of its network. `text_of` turns a value into the text beside the bar."""
+    networks = list(dict.fromkeys(artifact.network for artifact, _ in values))
+    colours = {network: LINES[place % len(LINES)] for place, network in enumerate(networks)}
+    short = distinct_names(networks, MAX_NETWORK_NAME)
+    labels = [f"{short[artifact.network]} {artifact.format}" for artifact, _ in values]
+    texts = [text_of(value) for _, value in values]
+    figure, (axes,) = new_figure(
+        title, subtitle, heights=(0.1 + 0.24 * len(values),), left=0.15 + CHARACTER * max(map(len, labels)),
+        right=0.15 + CHARACTER * max(map(len, texts)), axis=0.1, note=note,
+        legend=[
+            (handle(color=colours[network], marker="s", linestyle="none", markersize=8), short[network])
+            for network in networks
+        ],
+    )  # fmt: skip
+    titles: dict[str, list[str]] = {}
+    for place, ((artifact, value), text) in enumerate(zip(values, texts, strict=True)):
+        (bar,) = axes.barh(place, value, height=0.7, color=colours[artifact.network], zorder=2)
+        gid = f"{name}-{place}"
+        bar.set_gid(gid)
+        axes.annotate(text, (value, place), (4, 0), textcoords="offset points", va="center", fontsize=SMALL)
+        titles[gid] = [f"{artifact.file}: {text}{tested(artifact) if artifact.speed else ', not run here'}"]
+    axes.set_xlim(0, max(*(value for _, value in values), 1e-9))
+    axes.set_ylim(len(values) - 0.4, -0.6)
+    axes.set_yticks(range(len(values)), labels)
+    axes.set_xticks([])  # every bar has its value beside it
+    axes.grid(visible=False)
+    return Picture(f"deploy-{name}", f"{title}: {len(values)} files", figure, titles)
 
 
 def recommended_rounds(records: Iterable[Record]) -> list[Record]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +11,19 @@ from orchestrator.export.proof import DEPLOY, ExportedNetworks
 from orchestrator.files import check_writable
 from orchestrator.formatting import no_rounds
 from orchestrator.record import Record
+from orchestrator.report.about import export_command, may_need_data, settings_section
 from orchestrator.report.comparison import Comparison, comparisons
-from orchestrator.report.exported import ExportedSection
-from orchestrator.report.page import Chapter, check_page_packages, save_page
+from orchestrator.report.exported import ExportedSection, exported_pictures
+from orchestrator.report.page import Chapter, Section, check_page_packages, save_page
 from orchestrator.report.paths import path_records
-from orchestrator.report.pictures import Picture, draw_pictures, drawing_style, exported_pictures
+from orchestrator.report.pictures import Picture, draw_pictures, drawing_style
 from orchestrator.report.published import PublishedResult, find_published
+from orchestrator.report.searches import search_section
 from orchestrator.report.tables import print_table, save_csv
 from orchestrator.storage.ledger import Ledger
+
+# Functions that return more sections of a chapter, in the order of the page; none if they have nothing to show.
+MORE_SECTIONS: tuple[Callable[[Comparison], Sequence[Section]], ...] = (search_section,)
 
 
 def write(
@@ -27,14 +32,17 @@ def write(
     *,
     failures: Iterable[Mapping[str, Any]] = (),
     exported: ExportedNetworks | None = None,
+    storage: str | None = None,
 ) -> list[Path]:
     """Write report.csv, the pictures and report.html into `folder`; return the paths, the page last.
 
     `records` are those of `path_records`. Each model, data set and task has pictures of its own: those of the second
-    end in -2. `exported` is what was measured of exported files; their models and data come first. Raises
-    OrchestratorError if a file cannot be written or a package is missing; report.csv needs none.
+    end in -2. `exported` is what was measured of exported files; their models and data come first.
+    `storage` is where the records are, as the command line takes it.
+
+    Raises OrchestratorError if a file cannot be written or a package is missing; report.csv needs none.
     """
-    return list(_write_files(_comparisons(records, exported), folder, failures, exported))
+    return list(_write_files(_comparisons(records, exported), folder, failures, exported, storage))
 
 
 def print_and_write(
@@ -43,12 +51,13 @@ def print_and_write(
     *,
     failures: Iterable[Mapping[str, Any]] = (),
     exported: ExportedNetworks | None = None,
+    storage: str | None = None,
 ) -> None:
     """Print the table of `records`, do what `write` does, and print the name of each file as soon as it is written."""
     found = _comparisons(records, exported)
     for comparison in found:
         print_table(record for record in comparison.records if record.experiment in comparison.shown)
-    for path in _write_files(found, folder, failures, exported):
+    for path in _write_files(found, folder, failures, exported, storage):
         print(f"written: {path}", flush=True)
     shown = {name for comparison in found for name in comparison.shown}
     if more := len({record.experiment for record in records} - shown):
@@ -81,7 +90,8 @@ def report_storage(ledger: Ledger, folder: Path, experiments: Collection[str] = 
         exported = None
     if left_out:
         print(f"left out: {left_out} rounds of earlier settings (orchestrator status shows them)")
-    print_and_write(records, folder, failures=failures, exported=exported and exported.present(folder))
+    shown = exported and exported.present(folder)
+    print_and_write(records, folder, failures=failures, exported=shown, storage=ledger.store.uri)
     return problems
 
 
@@ -101,6 +111,7 @@ def _write_files(
     folder: Path,
     failures: Iterable[Mapping[str, Any]],
     exported: ExportedNetworks | None,
+    storage: str | None,
 ) -> Iterator[Path]:
     """Yield each file as soon as it is written."""
     records = [record for comparison in found for record in comparison.records]
@@ -114,11 +125,17 @@ def _write_files(
             section = ExportedSection(exported, _drawings(pictures, ""))
         for comparison in found:
             references = _references(comparison)
+            sections = [
+                *settings_section(comparison, storage),
+                *(s for more in MORE_SECTIONS for s in more(comparison)),
+            ]
             pictures = draw_pictures(comparison, references)
-            end = f"-{comparison.number}" if comparison.number > 1 else ""
+            pictures += [picture for each in sections for picture in each.pictures]
+            drawings = _drawings(pictures, f"t{comparison.number}-")
+            command, needs_data = export_command(comparison, storage), may_need_data(comparison)
+            chapters.append(Chapter(comparison, references, drawings, sections, command, needs_data))
             for picture in pictures:
-                yield picture.save(folder / f"{picture.name}{end}.png")
-            chapters.append(Chapter(comparison, references, _drawings(pictures, f"t{comparison.number}-")))
+                yield picture.save(folder / f"{picture.name}{chapters[-1].end}.png")
     yield save_page(chapters, records, failures, folder / "report.html", section)
 
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from orchestrator.formatting import compression, duration, plain
 from orchestrator.record import Record
 from orchestrator.report.quantity import Quantity
+from orchestrator.report.under_way import round_names, safe_part
 from orchestrator.storage.claims import holders
+from orchestrator.storage.experiments import read_experiments
 from orchestrator.storage.ledger import Ledger
 from orchestrator.storage.progress import places
 from orchestrator.storage.store import listed, read_each
@@ -21,7 +23,7 @@ class StorageView:
     """Hold what a storage contains at one moment, each by round key.
 
     `owners` names who trains a round. `checkpoints` gives the epochs and steps that a checkpoint of it covers.
-    `problems` has a sentence for each unusable file.
+    `problems` has a sentence for each unusable file. `names` says which round of which experiment a key is.
     """
 
     records: Mapping[str, Record]
@@ -29,6 +31,7 @@ class StorageView:
     owners: Mapping[str, str]
     checkpoints: Mapping[str, tuple[int, int]]
     problems: tuple[str, ...] = ()
+    names: Mapping[str, str] = field(default_factory=dict)
 
 
 def follow_storage(ledger: Ledger, seconds: float) -> Iterator[str]:
@@ -53,12 +56,17 @@ def read_view(ledger: Ledger, before: StorageView) -> StorageView:
     known = {key: before.records[key] for key in keys if key in before.records}
     records = {**known, **{record.key: record for record in new}}
     failures = ledger.failures(problems)
+    owners, names = holders(ledger.store, finished=records), before.names
+    if not owners.keys() <= names.keys():  # an experiment has begun
+        named = round_names(read_experiments(ledger.store, problems))
+        names = {**{key: key[:12] for key in owners}, **named}  # not read again for a key that no experiment has
     return StorageView(
         records,
         {str(failure["key"]): failure for failure in failures if "key" in failure},
-        holders(ledger.store, finished=records),
+        owners,
         places(ledger.store),
         tuple(dict.fromkeys(problems)),
+        names,
     )
 
 
@@ -74,14 +82,14 @@ def changes(before: StorageView, after: StorageView) -> Iterator[str]:
         checkpoint = after.checkpoints.get(key)
         known = (before.owners.get(key), before.checkpoints.get(key))
         if key not in after.records and (owner, checkpoint) != known:
-            safe = f"{checkpoint[0]} epochs and {checkpoint[1]} steps are safe" if checkpoint else "from its beginning"
-            yield plain(f"{key[:12]}: trained by {owner}, {safe}")
+            yield plain(f"{after.names[key]} is trained by {owner}, {safe_part(checkpoint)}")
 
 
 def _finished_line(record: Record) -> str:
     quantity = Quantity(record.objective)
     return plain(
-        f"{record.experiment}, seed {record.seed}: round {record.round} done, {compression(record.compression)}  "
+        f"{record.experiment}, seed {record.seed}: round {record.round} done ({record.key[:8]}), "
+        f"{compression(record.compression)}  "
         f"{quantity.name}: val {quantity.text(record.val)}, test {quantity.text(record.test)}  "
         f"{duration(record.seconds)}"
     )

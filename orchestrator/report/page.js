@@ -58,4 +58,70 @@ for (const element of document.querySelectorAll("table.grid")) {
                 infoEmpty: "no line fits", infoFiltered: "(of _MAX_)", zeroRecords: "no line fits" },
   });
   filterRow(api, columns.map(([title]) => title));
+  const [box, name] = [element.closest(".dt-layout-row"), element.caption.textContent + ", " + element.dataset.source];
+  box.tabIndex = 0;
+  box.setAttribute("role", "region");
+  box.setAttribute("aria-label", name);
+  api.table().container().querySelector("nav")?.setAttribute("aria-label", "Pages of: " + name);
+}
+
+// The points of a picture have titles. Below it is shown the title of the point that the reader points at, touches, or
+// reaches with the arrow keys.
+const REACH = 24; // pixels from the finger to the edge of a point
+for (const chart of document.querySelectorAll(".chart")) {
+  const points = Array.from(chart.querySelectorAll("title"), (title) => [title.parentNode, title.textContent]);
+  if (points.length) readable(chart, points);
+}
+
+function readable(chart, points) {
+  const reading = document.createElement("output");
+  reading.className = "reading";
+  reading.textContent = "Touch a point, or use the arrow keys here, to read its values.";
+  chart.after(reading);
+  chart.tabIndex = 0;
+  chart.setAttribute("role", "group");
+  chart.setAttribute("aria-label", "Values of: " + chart.firstElementChild.getAttribute("aria-label"));
+  let place = -1;
+  function show(next) {
+    if (place >= 0) points[place][0].classList.remove("shown");
+    place = next;
+    points[place][0].classList.add("shown");
+    reading.textContent = points[place][1];
+  }
+  function near(event) {
+    let [best, least] = [-1, REACH];
+    for (const [index, [point]] of points.entries()) {
+      const box = point.getBoundingClientRect();
+      const x = Math.max(box.left - event.clientX, event.clientX - box.right, 0);
+      const y = Math.max(box.top - event.clientY, event.clientY - box.bottom, 0);
+      const distance = Math.hypot(x, y);
+      if (distance < least) [best, least] = [index, distance];
+    }
+    if (best >= 0 && best !== place) show(best);
+  }
+  chart.addEventListener("pointermove", near);
+  chart.addEventListener("pointerdown", near);
+  chart.addEventListener("keydown", (event) => {
+    const step = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1 }[event.key];
+    if (!step) return;
+    event.preventDefault();
+    show(place < 0 && step < 0 ? points.length - 1 : (place + step + points.length) % points.length);
+  });
+}
+
+for (const command of document.querySelectorAll(".command")) {
+  const button = document.createElement("button");
+  button.type = "button";
+  button.textContent = "Copy";
+  button.addEventListener("click", async () => {
+    const text = command.querySelector("code");
+    getSelection().selectAllChildren(text); // to copy by hand where the browser allows no other way
+    try {
+      await navigator.clipboard.writeText(text.textContent);
+      button.textContent = "Copied";
+    } catch {
+      button.textContent = document.execCommand("copy") ? "Copied" : "Selected";
+    }
+  });
+  command.append(button);
 }

@@ -22,7 +22,7 @@ from orchestrator.record import Record
 from orchestrator.report.comparison import CONFIDENCE, RESAMPLES, Comparison, Difference
 from orchestrator.report.exported import ExportedSection
 from orchestrator.report.paths import count_sharing
-from orchestrator.report.pictures import COLOURS
+from orchestrator.report.pictures import COLOURS, Picture
 from orchestrator.report.published import SOURCE, PublishedPoint, PublishedResult
 from orchestrator.report.quantity import Quantity
 from orchestrator.report.summary import Row
@@ -44,15 +44,45 @@ class PublishedMatch:
 
 
 @dataclass(frozen=True)
+class TextTable:
+    """Hold a table of texts. The first cell of each line says what the line is about."""
+
+    caption: str
+    columns: Sequence[str]
+    lines: Sequence[Sequence[str]]
+
+
+@dataclass(frozen=True)
+class Section:
+    """Hold one section of a chapter. `name` is a word that no other section of the chapter has."""
+
+    name: str
+    title: str
+    paragraphs: Sequence[str] = ()
+    tables: Sequence[TextTable] = ()
+    pictures: Sequence[Picture] = ()
+
+
+@dataclass(frozen=True)
 class Chapter:
     """Prepare the part of the page about one comparison.
 
-    `references` has published results by experiment, `drawings` the pictures as SVG elements by name.
+    `references` has published results by experiment, `drawings` all pictures as SVG elements by name. `sections` stand
+    after the others. `command` exports the recommended round; "" if none is recommended. `may_need_data` says that the
+    command may need the folder of the data.
     """
 
     comparison: Comparison
     references: Mapping[str, PublishedResult]
     drawings: Mapping[str, str]
+    sections: Sequence[Section] = ()
+    command: str = ""
+    may_need_data: bool = False
+
+    @property
+    def end(self) -> str:
+        """Return what the names of this chapter's picture files end in: `-2` for the second chapter."""
+        return f"-{self.comparison.number}" if self.comparison.number > 1 else ""
 
     @property
     def quantity(self) -> Quantity:
@@ -150,14 +180,14 @@ def save_page(
 
 def check_page_packages() -> None:
     """Raise OrchestratorError if `render` lacks a package, or has a version of one that it cannot read."""
-    with extra("plots", "the report page"):
+    with extra(None, "the report page"):
         import jinja2  # noqa: F401
     _datatables_script()
 
 
 def render(values: Mapping[str, Any]) -> str:
     """Return the page for the template's `values`. Raises OrchestratorError if a package is missing."""
-    with extra("plots", "the report page"):
+    with extra(None, "the report page"):
         from jinja2 import Environment, PackageLoader, StrictUndefined
         from markupsafe import Markup
 
@@ -193,7 +223,7 @@ def _datatables_script() -> str:
 
     itables itself is not imported, because that would load pandas for a second, only to read a file.
     """
-    with extra("plots", "the report page"):
+    with extra(None, "the report page"):
         package = importlib.util.find_spec("itables")
         if package is None or not package.submodule_search_locations:
             raise ImportError("No module named 'itables'")

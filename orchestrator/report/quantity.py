@@ -1,9 +1,12 @@
-"""How a report names, writes and judges the values of an objective: accuracy, bits per character, a user's own."""
+"""How a report names, writes, judges and draws the values of an objective: accuracy, perplexity, a user's own."""
 
 from __future__ import annotations
 
 import math
+import statistics
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from orchestrator.formatting import percent, points, shorten
 from orchestrator.objective import Objective
@@ -11,7 +14,23 @@ from orchestrator.objective import Objective
 TOLERANCE = 0.005  # half a point: how much worse than dense a recommended network may be, if values are fractions
 RELATIVE_TOLERANCE = 0.01  # of the dense network's value, for every other objective
 MAX_NAME = 40
+MAX_AXIS_NAME = 22  # characters of the objective's name that labels and titles of pictures have space for
+MAX_TICKS = 6
 _ROUNDING = 1e-6  # of the tolerance: rounding in binary fractions must not decide a tie
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Hold the median, minimum and maximum of a number over the seeds."""
+
+    median: float
+    low: float
+    high: float
+
+
+def spread_of(values: Sequence[float]) -> Spread:
+    """Return the median and range of `values`, which must not be empty."""
+    return Spread(statistics.median(values), min(values), max(values))
 
 
 @dataclass(frozen=True)
@@ -51,6 +70,11 @@ class Quantity:
         """Return how much worse than dense a recommended network may be: `half a point below`, `1 % above`."""
         amount = "half a point" if self.objective.fraction else f"{RELATIVE_TOLERANCE:.0%}".replace("%", " %")
         return f"{amount} {'below' if self.objective.higher_is_better else 'above'}"
+
+    @property
+    def lost(self) -> str:
+        """Say that a network is worse than it may be: `more than half a point below the dense one`."""
+        return f"more than {self.allowance} the dense one"
 
     @property
     def bound(self) -> str:
@@ -100,3 +124,65 @@ class Quantity:
         """Return whether `value` is at the floor or better. NaN is not."""
         slack = (1 + _ROUNDING) * self.tolerance(dense)
         return self.objective.gain(value) >= self.objective.gain(dense) - slack
+
+
+class ValueAxis:
+    """Turn values of an objective into numbers to draw, and set up the axis.
+
+    Numbers grow upwards, as readers expect, and the label says where lower is better. The caller computes the ends of
+    the axis in gains, which are larger where values are better, so one computation serves both directions. Drawn
+    numbers and gains of fractions are in per cent. `tolerance` is how much worse than the best of `values` a
+    recommended network may be, or a small number if the best is zero: a measure for the height of the axis.
+    """
+
+    def __init__(self, quantity: Quantity, values: Iterable[float]) -> None:
+        self.quantity, self._objective, values = quantity, quantity.objective, list(values)
+        self._factor = 100 if self._objective.fraction else 1
+        best, largest = max(values, key=self._objective.gain), max(values, key=abs)
+        self.tolerance = self._factor * (quantity.tolerance(best) or quantity.tolerance(largest) or TOLERANCE)
+
+    @property
+    def name(self) -> str:
+        """Return the objective's name, as long as there is space for."""
+        return shorten(self.quantity.name, MAX_AXIS_NAME)
+
+    @property
+    def gain_bounds(self) -> tuple[float, float]:
+        """Return the worst and the best gain that there can be."""
+        worst, best = sorted(map(self.gain, self._objective.limits))
+        return worst, best
+
+    def drawn(self, value: float) -> float:
+        """Return the number that stands for `value` on the axis."""
+        return self._factor * value
+
+    def gain(self, value: float) -> float:
+        """Return the gain of `value`."""
+        return self._objective.gain(self.drawn(value))
+
+    def gains(self, spread: Spread) -> tuple[float, float]:
+        """Return the worst and the best gain of a spread over seeds."""
+        worst, best = sorted((self.gain(spread.low), self.gain(spread.high)))
+        return worst, best
+
+    def drawn_gain(self, gain: float) -> float:
+        """Return the number that stands for a value of this gain on the axis."""
+        return self._objective.gain(gain)  # undoes itself
+
+    def rounded_down(self, gain: float) -> float:
+        """Return a gain of few digits that is not above `gain`."""
+        step = 10.0 ** math.ceil(math.log10(self.tolerance))
+        return math.floor(gain / step) * step
+
+    def set_up(self, axes: Any, worst: float, best: float, data: str) -> None:
+        """Give `axes` these gains as ends, and a label that says which `data` was measured on and what is better."""
+        from matplotlib.ticker import MaxNLocator
+
+        ends = sorted((self.drawn_gain(worst), self.drawn_gain(best)))
+        least, greatest = self.gain_bounds
+        ticks = [float(tick) for tick in MaxNLocator(MAX_TICKS, steps=[1, 2, 2.5, 5, 10]).tick_values(*ends)]
+        inside = [tick for tick in ticks if ends[0] <= tick <= ends[1] and least <= self.drawn_gain(tick) <= greatest]
+        axes.set_yticks(inside, [f"{tick:g}{self.quantity.unit}" for tick in inside])
+        axes.set_ylim(*ends)
+        direction = self.quantity.direction
+        axes.set_ylabel(f"{data} {self.name}" + (f"\n({direction})" if direction else ""))

@@ -10,16 +10,7 @@ from itertools import groupby
 
 from orchestrator.formatting import compression, name_largest, size
 from orchestrator.record import Record
-from orchestrator.report.quantity import Quantity
-
-
-@dataclass(frozen=True)
-class Spread:
-    """Hold the median, minimum and maximum of a number over the seeds."""
-
-    median: float
-    low: float
-    high: float
+from orchestrator.report.quantity import Quantity, Spread, spread_of
 
 
 @dataclass(frozen=True)
@@ -91,19 +82,35 @@ class Recommendation:
     candidates: int
 
     @property
+    def warning(self) -> str | None:
+        """Say that the recommended network loses more on test data than it may on validation data. None if it does not.
+
+        The choice stays: test data must not make it.
+        """
+        row, dense, quantity = self.row, self.dense, self.row.quantity
+        if row.round == 0 or quantity.reaches_floor(row.test.median, dense.test.median):
+            return None
+        difference = quantity.difference(row.test.median - dense.test.median, dense.test.median)
+        return (
+            f"On test data the recommended network is {quantity.lost}: {quantity.text(row.test.median)}, the dense one "
+            f"{quantity.text(dense.test.median)} ({difference}{quantity.points}). It was chosen on validation data "
+            "alone, where it is within the tolerance. Look at the rounds before it, or train more seeds."
+        )
+
+    @property
     def reason(self) -> str:
-        """Explain the recommendation in one sentence."""
+        """Explain the recommendation."""
         row, quantity = self.row, self.row.quantity
         needed = (
             f"a validation {quantity.name} of {quantity.bound} {quantity.text(self.floor)}, {quantity.allowance} the "
             f"dense network's {quantity.text(self.dense.validation.median)}"
         )
         if row.round == 0:
-            return f"No pruned network has {needed}: the dense network is what to take so far."
+            return f"No pruned network has {needed}: take the dense network so far."
         return (
-            f"Of the {self.candidates:,} rounds of this network and data, {self.acceptable:,} have {needed}; of those "
-            f"this one keeps the fewest weights ({row.weights_kept:,} of {row.weights:,}, "
-            f"{compression(row.compression)}, {size(row.bytes)}), with {quantity.text(row.validation.median)}."
+            f"{self.acceptable:,} of {self.candidates:,} rounds have {needed}. This one keeps the fewest weights of "
+            f"them: {row.weights_kept:,} of {row.weights:,} ({compression(row.compression)}, {size(row.bytes)}), at "
+            f"{quantity.text(row.validation.median)}."
         )
 
 
@@ -173,11 +180,6 @@ def retraining_epochs(records: Iterable[Record]) -> dict[str, int]:
         before = epochs.get(record.parent, 0) if record.parent else 0
         epochs[record.key] = before + record.epochs if record.round else 0
     return epochs
-
-
-def spread_of(values: Sequence[float]) -> Spread:
-    """Return the median and range of `values`, which must not be empty."""
-    return Spread(statistics.median(values), min(values), max(values))
 
 
 def _row(records: Sequence[Record], epochs: Mapping[str, int]) -> Row:

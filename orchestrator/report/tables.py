@@ -75,7 +75,9 @@ def print_status(
     for record in records:
         groups.setdefault((record.experiment, record.seed, Quantity(record.objective)), []).append(record)
     for (experiment, seed, quantity), group in groups.items():
-        console.print(Text(plain(f"{experiment}, seed {seed}: {quantity.legend}"), style="bold"))
+        techniques = dict.fromkeys(record.technique for record in group if record.round)
+        about = ", ".join((*techniques, quantity.legend))
+        console.print(Text(plain(f"{experiment}, seed {seed}: {about}"), style="bold"))
         console.print(_status_table(group, quantity))
     for failure in failures:
         name, which, number = (plain(failure.get(field, "?")) for field in ("experiment", "seed", "round"))
@@ -125,19 +127,19 @@ def rounds_table(records: Iterable[Record]) -> SortableTable:
     records = sorted(records, key=lambda record: (record.experiment, record.seed, record.round, record.key))
     quantities = list(dict.fromkeys(Quantity(record.objective) for record in records))
     columns = [
-        ("experiment", "text"), ("technique", "text"), ("seed", "whole"), ("round", "whole"), ("density", "density"),
-        ("compression", "ratio"), ("kept", "whole"), *(c for each in quantities for c in _measured(each)),
-        ("train loss", "number"), ("epochs", "whole"), ("seconds", "seconds"), ("model file", "size"),
-        ("dead layers", "whole"), ("key", "text"),
+        ("key", "text"), ("experiment", "text"), ("technique", "text"), ("seed", "whole"), ("round", "whole"),
+        ("density", "density"), ("compression", "ratio"), ("kept", "whole"),
+        *(c for each in quantities for c in _measured(each)), ("train loss", "number"), ("epochs", "whole"),
+        ("seconds", "seconds"), ("model file", "size"), ("dead layers", "whole"),
     ]  # fmt: skip
     lines: list[list[Any]] = [
         [
-            plain(record.experiment), plain(record.technique), record.seed, record.round, record.density,
-            record.compression, record.weights_kept,
+            record.key[:12], plain(record.experiment), plain(record.technique), record.seed, record.round,
+            record.density, record.compression, record.weights_kept,
             *(value if record.objective == each.objective else None for each in quantities
               for value in (record.val, record.test)),
             record.metrics.get("train_loss"), record.epochs, record.seconds, record.model_bytes,
-            len(record.dead_layers), record.key[:12],
+            len(record.dead_layers),
         ]
         for record in records
     ]  # fmt: skip
@@ -208,14 +210,14 @@ def _seeds(rows: Sequence[Row]) -> list[int]:
 def _status_table(records: Iterable[Record], quantity: Quantity) -> Table:
     table = Table(box=box.SIMPLE_HEAD, padding=0)
     table.add_column("round", justify="right", no_wrap=True)
-    table.add_column("technique")  # the only column that a narrow terminal may wrap
+    table.add_column("key", no_wrap=True)
     measured = (quantity.column("val"), quantity.column("test"))
     for header in ("density", "compression", "kept", *measured, "epochs", "seconds", "MB"):
         table.add_column(header, justify="right", no_wrap=True)
     for record in records:
         table.add_row(
             str(record.round),
-            Text(plain(record.technique)),
+            record.key[:8],
             f"{record.density:.4g}",
             compression(record.compression),
             f"{record.weights_kept:,}",

@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+import os
 import re
 from urllib.parse import unquote, urlsplit
 
-from orchestrator.errors import ConfigError
+from orchestrator.errors import ConfigError, StorageError
 from orchestrator.storage.local import LocalStore
 from orchestrator.storage.store import Store
 
 SCHEMES = "a folder (./runs, /data/runs, ~/runs), file:///data/runs or s3://bucket/prefix"
+
+
+WAY_OUT = "give the --storage of a job that has run"
+
+
+def open_existing(uri: str) -> Store:
+    """Open a storage that should exist: a mistyped folder is not created. Raises as `open_store`, and StorageError."""
+    store = open_store(uri)
+    if store.is_local and not os.path.isdir(store.uri):
+        raise StorageError(f"there is no folder {store.uri}: {WAY_OUT}")
+    return store
 
 
 def open_store(uri: str) -> Store:
@@ -21,6 +33,8 @@ def open_store(uri: str) -> Store:
     if not uri or not uri.isprintable():
         raise ConfigError(f"storage must be {SCHEMES}, got {uri!r}")
     scheme = re.match(r"([A-Za-z][A-Za-z0-9+.-]*):/", uri)
+    if scheme is None and uri.startswith(("s3:", "file:")):
+        raise ConfigError(f"storage must be {SCHEMES}, got {uri!r}, without its slashes")
     if scheme is None:
         return LocalStore(uri)
     if scheme[1] not in ("file", "s3"):

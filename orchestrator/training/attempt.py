@@ -1,4 +1,4 @@
-"""One attempt at a round: what its epochs share, and the checkpoint that another attempt goes on from."""
+"""Hold one attempt at a round: what its epochs share, and the checkpoint from which another attempt resumes."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from orchestrator.training.config import TrainingConfig
 from orchestrator.training.masked import Masked
 from orchestrator.training.moving_average import MovingAverage
 from orchestrator.training.state import check_model_tensors, check_state, take_model, take_state
+from orchestrator.training.step import Step
 from orchestrator.work import EpochMetrics, Progress, Train
 
 TakeProgress = Callable[[], Progress | None]  # a checkpoint, on the first worker; None on the others
@@ -33,6 +34,7 @@ class Attempt:
     optimizer: torch.optim.Optimizer
     masked: Masked
     teacher: nn.Module | None
+    step: Step
     average: MovingAverage | None
     totals: Tensor
     began: float
@@ -80,8 +82,8 @@ class Attempt:
         )
 
     @torch.no_grad()
-    def go_on_from(self, progress: Progress) -> None:
-        """Take this worker's part of a checkpoint: their mean and sum, if another number of workers left it."""
+    def resume_from(self, progress: Progress) -> None:
+        """Take this worker's part of a checkpoint: mean and sum of all parts, if another number of workers wrote it."""
         self.history, self.attempts = list(progress.history), progress.attempts + 1
         if (parts := progress.parts) is None:
             return
@@ -99,7 +101,7 @@ class Attempt:
 def check_progress(
     progress: Progress, work: Train, module: nn.Module, training: TrainingConfig, steps_per_epoch: int
 ) -> None:
-    """Raise DamagedError unless `work` can go on from `progress` with `module`: storage may hold anything."""
+    """Raise DamagedError unless `work` can resume from `progress` with `module`: storage may hold anything."""
     check_state(progress.state, module)
     if progress.origin != work.origin():
         raise DamagedError("it began from other weights or masks than the round has now")

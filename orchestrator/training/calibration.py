@@ -1,10 +1,9 @@
-"""Where a candidate's training begins: the round's weights cut, and adapted on samples that nothing augments."""
+"""Make the weights a candidate starts from: those of the round, cut, and adapted on samples without augmentation."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-import torch
 from torch import Tensor, nn
 
 from orchestrator.amc.least_squares import input_products, reconstructed
@@ -12,17 +11,17 @@ from orchestrator.amc.recalibrate import recalibrated
 from orchestrator.data.batches import Batch, Batches
 from orchestrator.modules import model_call
 from orchestrator.pruning.structure import Structure
-from orchestrator.randomness import derive
-from orchestrator.train_state import TrainState
+from orchestrator.randomness import derive, seed_all
+from orchestrator.train_state import Tensors, TrainState
 from orchestrator.training.kept_networks import Networks
 from orchestrator.training.state import put_model, take_model
 from orchestrator.work import Evaluate
 
 
 class Calibration:
-    """Makes the start of each candidate; keeps what candidates of one round share."""
+    """Make the start of each candidate; keep what the candidates of one round share."""
 
-    def __init__(self, networks: Networks, batches: CalibrationBatches) -> None:
+    def __init__(self, networks: Networks, batches: Batches) -> None:
         self._networks, self._batches = networks, batches
         self._products: tuple[tuple[str, int], dict[str, Tensor]] = (("", 0), {})
 
@@ -32,7 +31,7 @@ class Calibration:
         match work.scoring.reconstruct:
             case "bn":
                 network = self._network(state, structure)
-                state = TrainState(take_model(recalibrated(network, self._samples(work), _call)))
+                state = TrainState(measured_again(network, self._batches, work.round_key, work.scoring.calibration))
             case "least_squares":
                 kept, base = structure.channels, work.structure.channels
                 state.model.update(reconstructed(work.state.model, self._input_products(work), kept, base))
@@ -43,7 +42,7 @@ class Calibration:
         key = (work.round_key, work.scoring.calibration)
         if self._products[0] != key:
             network = self._network(work.state, work.structure)
-            found = input_products(network, self._samples(work), seed=derive(*key), call=_call)
+            found = input_products(network, self._samples(work), seed=derive(*key), call=call_with_inputs)
             self._products = key, {name: product.cpu() for name, product in found.items()}
         return self._products[1]
 
@@ -53,19 +52,25 @@ class Calibration:
         return network
 
     def _samples(self, work: Evaluate) -> Iterator[Batch]:
-        return self._batches.calibration(derive(work.round_key, "calibration"), work.scoring.calibration)
+        return _samples(self._batches, work.round_key, work.scoring.calibration)
 
 
-class CalibrationBatches(Batches):
-    """The batches of a trainer, and besides them training samples that nothing augments, the same on every rank."""
+def _samples(batches: Batches, key: str, samples: int) -> Iterator[Batch]:
+    """Yield the samples on which candidates of the round `key` are calibrated.
 
-    def calibration(self, seed: int, samples: int) -> Iterator[Batch]:
-        """Return batches of `samples` training samples in all, drawn by `seed`; of fewer if there are no more."""
-        shape = (min(self.steps_per_epoch, -(-samples // self._batch_size)), self._batch_size)
-        order = self._shuffled(shape, torch.Generator().manual_seed(seed)).flatten()[:samples]
-        for batch in self._raw("train", order, order, self._batch_size):
-            yield self._finish(batch, None)
+    The generators are seeded before each batch, for a `prepare` that draws random numbers itself.
+    """
+    seed = derive(key, "calibration")
+    seed_all(seed)
+    for number, batch in enumerate(batches.calibration(seed, samples)):
+        yield batch
+        seed_all(derive(seed, number))
 
 
-def _call(module: nn.Module, batch: Batch) -> object:
+def measured_again(module: nn.Module, batches: Batches, key: str, samples: int) -> Tensors:
+    """Return the tensors of `module`, with batch norm measured on the samples of candidates of the round `key`."""
+    return take_model(recalibrated(module, _samples(batches, key, samples), call_with_inputs))
+
+
+def call_with_inputs(module: nn.Module, batch: Batch) -> object:
     return model_call(module, batch.inputs)

@@ -1,4 +1,4 @@
-"""The workers that train together: one process, or the ranks of torch.distributed, behind the same three calls."""
+"""Compute with all workers that train together: one process, or the ranks of torch.distributed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-# How long a worker stays awake for the others: in small steps, waking up costs more than waiting does.
+# How long a worker polls for the others before it sleeps: in short steps, waking up takes longer than the wait.
 _AWAKE_SECONDS = 0.02
 _ALONE = ContextVar("alone", default=False)
 
@@ -65,7 +65,7 @@ def world_size() -> int:
 
 @_collective
 def sum_over_workers(tensor: Tensor) -> Tensor:
-    """`tensor` summed over all workers, in place; every worker must call it."""
+    """Sum `tensor` over all workers, in place, and return it; every worker must call it."""
     if world_size() > 1:
         _wait(dist.all_reduce(tensor, async_op=True))
     return tensor
@@ -85,7 +85,7 @@ def value_of(metric: Computed) -> float:
 
 @_collective
 def same_everywhere(values: Sequence[int], device: torch.device) -> bool:
-    """Whether every worker holds the same `values`."""
+    """Return whether every worker holds the same `values`."""
     both = torch.tensor([values, [-value for value in values]], device=device)
     if world_size() > 1:
         dist.all_reduce(both, op=dist.ReduceOp.MIN)
@@ -94,7 +94,7 @@ def same_everywhere(values: Sequence[int], device: torch.device) -> bool:
 
 @_collective
 def gather(values: Tensor) -> Tensor:
-    """Every worker's `values` (n,), as (workers, n), on each of them."""
+    """Return the `values` (n,) of all workers, as (workers, n), on each of them."""
     if world_size() == 1:
         return values.unsqueeze(0)
     rows = [torch.empty_like(values) for _ in range(world_size())]
@@ -104,7 +104,7 @@ def gather(values: Tensor) -> Tensor:
 
 @_collective
 def from_rank_zero(values: list[int], device: torch.device) -> list[int]:
-    """Rank 0's `values`, on every worker."""
+    """Return the `values` of rank 0 on every worker."""
     tensor = torch.tensor(values, device=device)
     if world_size() > 1:
         _wait(dist.broadcast(tensor, src=0, async_op=True))
@@ -115,7 +115,7 @@ def from_rank_zero(values: list[int], device: torch.device) -> list[int]:
 @_collective
 @torch.no_grad()
 def start_alike(module: nn.Module) -> None:
-    """Give every worker rank 0's parameters and buffers, whatever a model of the user's was initialised from."""
+    """Give every worker the parameters and buffers of rank 0: a user's model may ignore the seed."""
     if world_size() > 1:
         for tensor in [*module.parameters(), *module.buffers()]:
             whole = tensor.detach().contiguous()
@@ -124,7 +124,7 @@ def start_alike(module: nn.Module) -> None:
 
 
 def data_parallel(module: nn.Module) -> nn.Module:
-    """`module`, on GPUs with gradients averaged over the workers while they are computed.
+    """Return `module`; on GPUs wrapped, so that gradients are averaged while they are computed.
 
     Wrapped anew for every epoch: DistributedDataParallel reorders its buckets after its first step.
     """
@@ -139,13 +139,14 @@ def averaging(module: nn.Module, last: bool) -> AbstractContextManager[object]:
 
 
 def average_gradients(module: nn.Module) -> None:
-    """Give every trained parameter the mean of the workers' gradients; where none is, that is zero.
+    """Replace the gradient of every trained parameter by its mean over the workers; a missing gradient counts as zero.
 
-    On CPUs in one message, as there is nothing to overlap with.
+    This is one message: on CPUs there is no computation to overlap with, and a step of several networks has one
+    gradient at its end. What `data_parallel` has wrapped is averaged already.
 
-    Its order of summation is the same in every step, so training that goes on in the middle of an epoch keeps its bits.
+    Its order of summation is the same in every step, so training that resumes in mid-epoch gives the same bits.
     """
-    if _averages_in_backward():
+    if isinstance(module, DistributedDataParallel):
         return
     parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
     for parameter in parameters:
@@ -160,7 +161,7 @@ def average_gradients(module: nn.Module) -> None:
 
 
 def _laid_out_as(parameter: Tensor, gradient: Tensor) -> Tensor:
-    """As autograd leaves it: a fused step walks through both in the order of memory, and does not look at strides."""
+    """Return `gradient` in the memory layout of `parameter`: a fused optimizer reads both in order, without strides."""
     if (gradient.stride(), gradient.dtype) == (parameter.stride(), parameter.dtype):
         return gradient
     return torch.empty_like(parameter).copy_(gradient)
@@ -171,7 +172,7 @@ def _averages_in_backward() -> bool:
 
 
 def _wait(work: dist.Work | None) -> None:
-    assert work is not None  # None is for a process outside the group
+    assert work is not None  # it is None only outside the group
     _stay_awake(work)
     work.wait()
 
@@ -183,7 +184,7 @@ def _stay_awake(work: dist.Work) -> None:
 
 
 def running_statistics(module: nn.Module) -> list[Tensor]:
-    """The buffers that each worker may have computed from its own part of the batches."""
+    """Return the buffers that each worker may have computed from its own part of the batches."""
     return [buffer for buffer in module.buffers() if buffer.is_floating_point()]
 
 

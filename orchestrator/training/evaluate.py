@@ -11,12 +11,17 @@ from typing import Any
 import torch
 from torch import nn
 
+from orchestrator.amc.recalibrate import recalibrated
 from orchestrator.data.batches import Batches, Split
 from orchestrator.errors import DataError
 from orchestrator.modules import model_call
 from orchestrator.objective import LOSS
+from orchestrator.ofa.elastic import Supernet
+from orchestrator.ofa.extract import extract
+from orchestrator.ofa.front_search import CALIBRATION
 from orchestrator.task import Metric, Task
 from orchestrator.training import collectives
+from orchestrator.training.calibration import call_with_inputs
 from orchestrator.training.step import Step
 from orchestrator.user_code import called
 
@@ -51,6 +56,20 @@ def evaluate(module: nn.Module, batches: Batches, split: Split, step: Step) -> d
     for name in [name for name, value in values.items() if name != task.objective and not math.isfinite(value)]:
         logger.warning("metric %s is %s on the %s split, and left out", name, values.pop(name), split)
     return {LOSS: loss / count, **values}
+
+
+def evaluate_supernet(supernet: Supernet, batches: Batches, split: Split, step: Step, seed: int) -> dict[str, float]:
+    """Return what `evaluate` does of the largest network, and of the smallest with "smallest_" before each name.
+
+    Both have batch norm of their own, measured on training samples that `seed` draws: the supernet's fits neither.
+    """
+    found: dict[str, float] = {}
+    for prefix, architecture in (("", supernet.space.largest()), ("smallest_", supernet.space.smallest())):
+        samples = batches.calibration(seed, CALIBRATION)
+        network = recalibrated(extract(supernet, architecture), samples, call_with_inputs)
+        values = evaluate(network, batches, split, step)
+        found |= {prefix + name: value for name, value in values.items()}
+    return found
 
 
 def _stay_local(metric: Metric) -> None:

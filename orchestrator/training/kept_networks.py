@@ -1,4 +1,4 @@
-"""The networks of a trainer: built once for each role, and again only where other channels are left."""
+"""The networks of a trainer: built once for each role, and again only where another network is left."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from torch import nn
 from orchestrator.data.dataset import Data
 from orchestrator.experiment import Experiment
 from orchestrator.models.build import build_model
-from orchestrator.pruning.channels.graph import Kept
 from orchestrator.pruning.structure import Structure
 from orchestrator.randomness import derive
 from orchestrator.training.config import TrainingConfig
@@ -20,19 +19,21 @@ class Networks:
     def __init__(self, experiment: Experiment, data: Data, device: torch.device) -> None:
         self.arguments = data.model_arguments
         self._experiment, self._device = experiment, device
-        self._kept: dict[str, tuple[Kept, nn.Module]] = {}
+        self._kept: dict[str, tuple[object, nn.Module]] = {}
 
     def network(self, role: str, structure: Structure) -> nn.Module:
-        """Return the network that is kept for `role`; it is built again only for other channels than before."""
-        if role not in self._kept or self._kept[role][0] != structure.channels:
+        """Return the network that is kept for `role`; it is built again only for another structure than before."""
+        if role not in self._kept or self._kept[role][0] != structure.network:
             module = self.built(derive(self._experiment.seed, "model"), structure)
-            self._kept[role] = (structure.channels, placed(module, self._device, self._experiment.training))
+            self._kept[role] = (structure.network, placed(module, self._device, self._experiment.training))
         return self._kept[role][1]
 
     def built(self, seed: int, structure: Structure) -> nn.Module:
         """Return a new network on the CPU with what `structure` has left of it, initialised by `seed`."""
         experiment = self._experiment
-        return structure.build(build_model(experiment.model, experiment.model_options, self.arguments, seed=seed))
+        return structure.build(
+            lambda: build_model(experiment.model, experiment.model_options, self.arguments, seed=seed)
+        )
 
 
 def placed(module: nn.Module, device: torch.device, training: TrainingConfig) -> nn.Module:

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Any, Protocol
-
-import torch
-from torch import nn
-from torch.nn.modules.conv import _ConvNd
+from typing import TYPE_CHECKING, Any, Protocol
 
 from orchestrator.errors import ConfigError
+from orchestrator.lazy import lazy
 from orchestrator.validate import finite, flag, fraction
 
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+else:
+    torch, nn = lazy("torch"), lazy("torch.nn")
+
 _NORMALISATION = re.compile(r"Norm(?![a-z])")
-_WEIGHT_LAYERS = (_ConvNd, nn.Linear, nn.Bilinear, nn.Embedding, nn.EmbeddingBag, nn.RNNBase, nn.RNNCellBase)
 
 
 class Optimizer(Protocol):
@@ -81,11 +83,16 @@ def is_normalisation(layer: nn.Module) -> bool:
     convolution, linear, recurrent or embedding layer is not one, whatever its name. An attribute `is_normalisation` of
     your class, True or False, decides for itself.
     """
-    said = getattr(layer, "is_normalisation", None)
-    if isinstance(said, bool):
-        return said
+    stated = getattr(layer, "is_normalisation", None)
+    if isinstance(stated, bool):
+        return stated
     named = any(_NORMALISATION.search(kind.__name__) for kind in type(layer).__mro__)
-    return named and not isinstance(layer, _WEIGHT_LAYERS)
+    return named and not isinstance(layer, _weight_layers())
+
+
+def _weight_layers() -> tuple[type[nn.Module], ...]:
+    convolution = nn.modules.conv._ConvNd
+    return convolution, nn.Linear, nn.Bilinear, nn.Embedding, nn.EmbeddingBag, nn.RNNBase, nn.RNNCellBase
 
 
 def _groups(module: nn.Module, weight_decay: float, decay_normalisation: bool) -> list[dict[str, Any]]:

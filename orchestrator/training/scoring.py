@@ -1,4 +1,4 @@
-"""Score candidates: each whole by one worker on one thread, so that no bit depends on how many workers there are.
+"""Score candidates, each by one worker on one thread, so that no bit depends on the number of workers.
 
 Worker i takes the candidates i, i + workers, ... and has zeros for the others; one sum over the workers ends it. All
 randomness follows from the round and the candidate's digest. Test data are never read.
@@ -12,6 +12,7 @@ from typing import Protocol
 
 import torch
 
+from orchestrator.data.batches import Batches
 from orchestrator.errors import DivergedError
 from orchestrator.experiment import Experiment
 from orchestrator.pruning.candidate import Score, SearchCandidate
@@ -20,16 +21,16 @@ from orchestrator.schedules import Constant, RateRange
 from orchestrator.task import objective_of
 from orchestrator.train_state import TrainState
 from orchestrator.training import collectives
-from orchestrator.training.calibration import Calibration, CalibrationBatches
+from orchestrator.training.calibration import Calibration
 from orchestrator.training.kept_networks import Networks
 from orchestrator.work import Evaluate, Scored, Train
 
-# (work, candidates that this worker has scored, the best of them): whether it should go on
+# (work, candidates that this worker has scored, the best of them): whether it should continue
 OnScore = Callable[[Evaluate, int, float], bool]
 
 
 class WholeTrainer(Protocol):
-    """What trains and measures whole batches by itself."""
+    """A trainer that trains and measures whole batches by itself."""
 
     @property
     def device(self) -> torch.device: ...
@@ -38,13 +39,13 @@ class WholeTrainer(Protocol):
     def networks(self) -> Networks: ...
 
     @property
-    def batches(self) -> CalibrationBatches: ...
+    def batches(self) -> Batches: ...
 
     def validated(self, work: Train) -> Mapping[str, float]: ...
 
 
 class Scorer:
-    """Scores generation after generation; `start` makes the trainer when it is first needed."""
+    """Score one generation after another; `start` makes the trainer when it is first needed."""
 
     def __init__(self, experiment: Experiment, start: Callable[[], WholeTrainer]) -> None:
         self._training, self._objective = experiment.training, objective_of(experiment.task)
@@ -55,7 +56,7 @@ class Scorer:
     def score(self, work: Evaluate, on_score: OnScore | None = None) -> Scored:
         """Return the scores of the candidates of `work`; every worker must call it.
 
-        All have one, unless `on_score` told a worker to stop. A candidate that diverges has the objective's
+        All candidates have a score, unless `on_score` made a worker stop. A candidate that diverges has the objective's
         `worst_gain`. Raises DataError on a bad sample.
         """
         trainer, calibration = self._tools = self._tools or self._made()

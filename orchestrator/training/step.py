@@ -1,9 +1,10 @@
-"""What the loss of a batch is, and how it becomes gradients: the part of training that a task decides."""
+"""Compute the loss of a batch and its gradients: the part of training that a task decides."""
 
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,6 +13,9 @@ from torch import Tensor, nn
 from orchestrator.data.batches import Batch
 from orchestrator.experiment import Experiment
 from orchestrator.modules import model_call
+from orchestrator.ofa.phases import Phase
+from orchestrator.ofa.spaces import Space
+from orchestrator.ofa.subnet_step import add_gradients
 from orchestrator.training import collectives
 
 
@@ -39,8 +43,17 @@ class Step:
             apart = task.divergence(outputs, taught, batch.targets, distillation.temperature)  # type: ignore[attr-defined]
             return distillation.mixed(loss, apart)
 
-    def add_gradients(self, model: nn.Module, batch: Batch, teacher: nn.Module | None, totals: Tensor) -> None:
-        """Add the batch's gradients, part by part, and its loss and count to `totals` (2,)."""
+    def data_parallel(self, module: nn.Module) -> nn.Module:
+        """Return the model whose gradients `add_gradients` computes."""
+        return collectives.data_parallel(module)
+
+    def add_gradients(
+        self, model: nn.Module, batch: Batch, teacher: nn.Module | None, totals: Tensor, seed: int
+    ) -> None:
+        """Add the batch's gradients, part by part, and its loss and count to `totals` (2,).
+
+        `seed`: of the step, equal on all workers.
+        """
         parts, counts = self.experiment.training.accumulate, self.counts(batch)
         share, (loss_sum, count_sum) = self._share(counts), totals.unbind()
         for part, some in enumerate(batch.parts(parts), start=1):
@@ -60,7 +73,7 @@ class Step:
         if counts is None:
             return workers / self.experiment.training.batch_size
         total = collectives.sum_over_workers(counts.detach().to(torch.float64, copy=True))
-        # Where everything is padding there is no gradient, and none but 0 can be had.
+        # A batch of padding alone has the gradient 0.
         return (workers / total.clamp(min=1)).to(torch.float32)
 
     def autocast(self) -> AbstractContextManager[object]:
@@ -68,3 +81,38 @@ class Step:
         if self.experiment.training.precision == "fp32":
             return nullcontext()
         return torch.autocast(self.device.type, dtype=torch.bfloat16)
+
+
+@dataclass(frozen=True)
+class SupernetStep(Step):
+    """Add the mean of the gradients of several networks of a supernet, which the seed of the step draws.
+
+    Each network's gradient is that of its mean loss over the global batch, as `Step` has it. The workers' gradients are
+    averaged once, after the last backward pass.
+    """
+
+    phase: Phase
+    space: Space
+
+    def data_parallel(self, module: nn.Module) -> nn.Module:
+        return module
+
+    def add_gradients(
+        self, model: nn.Module, batch: Batch, teacher: nn.Module | None, totals: Tensor, seed: int
+    ) -> None:
+        task, counts = self.experiment.task, self.counts(batch)
+        share, architectures = self._share(counts), self.phase.draw(self.space, seed)
+        in_place = self.phase.teacher == "largest of the step"
+        for some in batch.parts(self.experiment.training.accumulate):
+            with self.autocast():
+                totals[0] += add_gradients(
+                    model,
+                    architectures,
+                    some.inputs,
+                    partial(task.loss, targets=some.targets),
+                    partial(task.divergence, targets=some.targets, temperature=1.0),  # type: ignore[attr-defined]
+                    share=share,
+                    teacher=teacher,
+                    in_place=in_place,
+                )
+        totals[1] += batch.samples if counts is None else counts

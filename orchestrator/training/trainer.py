@@ -15,26 +15,29 @@ from functools import partial
 import torch
 from torch import nn
 
-from orchestrator.data.batches import Batch, Split
+from orchestrator.data.batches import Batch, Batches, Split
 from orchestrator.data.dataset import Data
-from orchestrator.errors import ConfigError, DamagedError, DivergedError
+from orchestrator.errors import ConfigError, DamagedError
 from orchestrator.experiment import Experiment
 from orchestrator.models.constants import DRAWN_AGAIN, check_constants
 from orchestrator.models.start_weights import load_start_weights
-from orchestrator.objective import LOSS
+from orchestrator.ofa.elastic import Supernet
+from orchestrator.ofa.subnet import Elastic
+from orchestrator.processor import processor
 from orchestrator.pruning.structure import Dense
 from orchestrator.randomness import derive, seed_all
 from orchestrator.storage.store import JSON_BYTES
 from orchestrator.train_state import Tensors, TrainState
 from orchestrator.training import collectives
 from orchestrator.training.attempt import Attempt, OnStep, TakeProgress, check_progress
-from orchestrator.training.calibration import CalibrationBatches
-from orchestrator.training.evaluate import evaluate
+from orchestrator.training.calibration import measured_again
+from orchestrator.training.divergence import check_epoch, check_start, check_step, check_test
+from orchestrator.training.evaluate import evaluate, evaluate_supernet
 from orchestrator.training.kept_networks import Networks
 from orchestrator.training.moving_average import MovingAverage
 from orchestrator.training.scoring import OnScore, Scorer
 from orchestrator.training.state import model_tensors, put_model, put_state, take_model, take_state
-from orchestrator.training.step import Step
+from orchestrator.training.step import Step, SupernetStep
 from orchestrator.work import Answer, EpochMetrics, Evaluate, Gradients, Progress, Snapshot, Train, Trained, Work
 
 # (work, the epoch's metrics, training samples per second over all workers, a function that takes a checkpoint)
@@ -43,7 +46,7 @@ OnSnapshot = Callable[[int, TrainState], None]  # (epochs of the dense run, its 
 
 
 class Trainer:
-    """One worker's part of the training; model, data and loader processes live from round to round."""
+    """Do one worker's part of the training; keep model, data and loader processes from round to round."""
 
     def __init__(
         self,
@@ -57,7 +60,9 @@ class Trainer:
         self.device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self._experiment = experiment
         self._step = Step(experiment, self.device)
-        self.batches = CalibrationBatches(
+        # A GPU would wait at each step. One of several workers must not stop while the others wait for its gradients.
+        self._looks_at_steps = self.device.type == "cpu" and collectives.world_size() == 1
+        self.batches = Batches(
             data,
             batch_size=self.training.batch_size,
             rank=collectives.rank(),
@@ -92,7 +97,7 @@ class Trainer:
         `on_epoch` is called on every worker after each epoch, `on_step` after each step, `on_snapshot` with each
         snapshot that the work wants kept, `on_score` on a worker after each candidate that it has scored.
 
-        Raises DivergedError when a loss of an epoch, training or validation, is not finite, DataError on a bad sample,
+        Raises DivergedError when a training loss or a validation metric is not finite, DataError on a bad sample,
         ConfigError when the work needs another number of workers.
         """
         if isinstance(work, Evaluate):
@@ -119,8 +124,7 @@ class Trainer:
         self._run_epochs(attempt, on_epoch, on_snapshot)
         start_val = None if work.epochs else self._measure(work, attempt.outcome)
         test = self.evaluate(attempt.outcome, "test")
-        if not all(map(math.isfinite, test.values())):
-            raise DivergedError(f"round {work.round} has test metrics of {_listed(test)}, which no record can hold")
+        check_test(work, test)
         return Trained(
             state=TrainState(take_model(attempt.outcome), take_state(self.module, attempt.optimizer).optimizer),
             history=tuple(attempt.history),
@@ -129,9 +133,14 @@ class Trainer:
             samples_per_second=attempt.samples / max(attempt.training_seconds, 1e-9),
             attempts=attempt.attempts,
             workers=collectives.world_size(),
+            processor=self._processor(),
             snapshots=attempt.snapshots,
             start_val=start_val,
         )
+
+    def _processor(self) -> str:
+        """Return the name of the processor that trains."""
+        return torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else processor()
 
     def validated(self, work: Train) -> Mapping[str, float]:
         """Train the epochs of `work`, if it has any, and return the validation metrics. No test data are read.
@@ -144,15 +153,19 @@ class Trainer:
 
     def evaluate(self, module: nn.Module, split: Split) -> dict[str, float]:
         """Return the task's metrics and the mean loss over every sample of `split`, each counted once."""
+        self._seed(derive("evaluate", split, collectives.rank()))  # for a `prepare` that draws random numbers itself
+        if isinstance(module, Supernet):
+            seed = derive(self._experiment.seed, "statistics")
+            return evaluate_supernet(module, self.batches, split, self._step, seed)
         return evaluate(module, self.batches, split, self._step)
 
     @property
     def max_progress_bytes(self) -> int:
-        """What a checkpoint of this model stays below by far: an optimizer has a few slots a weight, not ten."""
+        """Return a size that no checkpoint of this model reaches: an optimizer has a few slots a weight, not ten."""
         return 16 * sum(tensor.nbytes for tensor in model_tensors(self.module).values()) + JSON_BYTES
 
     def check(self, work: Train, progress: Progress) -> None:
-        """Raise DamagedError unless `work` can go on from `progress`."""
+        """Raise DamagedError unless `work` can resume from `progress`."""
         self.module = self.networks.network("student", work.structure)
         check_progress(progress, work, self.module, self.training, self.batches.steps_per_epoch)
 
@@ -164,6 +177,9 @@ class Trainer:
         start = resume.state if resume else work.start or self._initial(work)
         with _starting_from(f"round {work.round}", work.parent):
             put_state(start, self.module, optimizer)
+            if work.calibration and not resume:
+                key, samples = work.calibration
+                put_model(measured_again(self.module, self.batches, key, samples), self.module)
             teacher = self._teacher(work.teacher) if work.teacher else None
         collectives.start_alike(self.module)
         masked = work.structure.hold(self.module)
@@ -174,14 +190,22 @@ class Trainer:
             optimizer=optimizer,
             masked=masked,
             teacher=teacher,
+            step=self._step_of(work),
             average=self._average(work, resume),
             totals=torch.zeros(2, device=self.device, dtype=torch.float64),
             began=began,
             on_step=on_step,
         )
         if resume:
-            attempt.go_on_from(resume)
+            attempt.resume_from(resume)
         return attempt
+
+    def _step_of(self, work: Train) -> Step:
+        """Return how the gradients of a step are computed."""
+        if work.phase is None:
+            return self._step
+        assert isinstance(work.structure, Elastic)  # a phase trains nothing else
+        return SupernetStep(self._experiment, self.device, work.phase, work.structure.space)
 
     def _run_epochs(self, attempt: Attempt, on_epoch: OnEpoch | None, on_snapshot: OnSnapshot | None) -> None:
         """Train the epochs that are left of an attempt."""
@@ -204,11 +228,7 @@ class Trainer:
     def _measure(self, work: Train, module: nn.Module) -> dict[str, float]:
         """Return the validation metrics of a round that trains no epoch."""
         val = self.evaluate(module, "val")
-        if not all(map(math.isfinite, val.values())):
-            raise DivergedError(
-                f"round {work.round} trains no epoch, and the weights that it starts from give validation metrics of "
-                f"{_listed(val)}: start from other weights"
-            )
+        check_start(work, val)
         return val
 
     def _epoch(self, attempt: Attempt, epoch: int) -> float:
@@ -218,13 +238,7 @@ class Trainer:
         train_loss = self._train_epoch(attempt, epoch)
         seconds, samples = time.perf_counter() - began, steps * self.training.batch_size
         val = self.evaluate(attempt.outcome, "val")
-        # The training loss is measured before each step; the validation loss sees what the last one did.
-        if not all(map(math.isfinite, (train_loss, *val.values()))):
-            raise DivergedError(
-                f"round {work.round} (density {work.density:.4g}) diverged: training loss {train_loss}, "
-                f"validation {_listed(val)} in epoch {epoch - work.first_epoch + 1} of {work.epochs}; "
-                "lower the learning rate, add warm-up or set clip_norm"
-            )
+        check_epoch(work, epoch, train_loss, val)
         attempt.history.append(EpochMetrics(epoch, work.schedule.lr_at(epoch, self.training.epochs), train_loss, val))
         attempt.training_seconds += seconds
         attempt.samples += samples
@@ -235,14 +249,14 @@ class Trainer:
         steps, work = self.batches.steps_per_epoch, attempt.work
         begun, attempt.begun = attempt.begun, 0
         self.module.train()
-        model = collectives.data_parallel(self.module)
-        batches = self.batches.train(derive(work.seed, work.round, epoch), first=begun)
-        for step, batch in enumerate(batches, start=begun):
-            # Seeded at every step (dropout draws from it), so that no step depends on the ones before it.
-            self._seed(derive(work.seed, work.round, epoch, step, collectives.rank()))
+        model = attempt.step.data_parallel(self.module)
+        for step, batch in self._seeded_batches((work.seed, work.round, epoch), first=begun):
+            seed = derive(work.seed, work.round, epoch, step, "networks")
             for parameters in attempt.optimizer.param_groups:
                 parameters["lr"] = work.schedule.lr_at(epoch + step / steps, self.training.epochs)
-            self._train_step(attempt, model, batch, len(attempt.history) * steps + step)
+            self._train_step(attempt, model, batch, len(attempt.history) * steps + step, seed)
+            if self._looks_at_steps:
+                check_step(work, epoch, step, steps, float(attempt.totals[0]), batch)
             if attempt.on_step:
                 attempt.on_step(partial(attempt.take_progress, step + 1))
         collectives.average_over_workers(attempt.statistics())
@@ -250,11 +264,22 @@ class Trainer:
         attempt.totals.zero_()
         return loss / count if count else math.nan
 
-    def _train_step(self, attempt: Attempt, model: nn.Module, batch: Batch, number: int) -> None:
+    def _seeded_batches(self, epoch: tuple[int | str, ...], first: int = 0) -> Iterator[tuple[int, Batch]]:
+        """Yield each step of an epoch, from step `first`, with its batch.
+
+        The generators are seeded before the batch is prepared, so that neither the random numbers of a `prepare` nor
+        those of dropout depend on the steps before.
+        """
+        batches = self.batches.train(derive(*epoch), first=first)
+        for step in range(first, self.batches.steps_per_epoch):
+            self._seed(derive(*epoch, step, collectives.rank()))
+            yield step, next(batches)
+
+    def _train_step(self, attempt: Attempt, model: nn.Module, batch: Batch, number: int, seed: int) -> None:
         """Change the weights, and their average, by the gradients of a batch. `number` is counted over the round."""
         attempt.optimizer.zero_grad(set_to_none=True)
-        self._step.add_gradients(model, batch, attempt.teacher, attempt.totals)
-        collectives.average_gradients(self.module)
+        attempt.step.add_gradients(model, batch, attempt.teacher, attempt.totals, seed)
+        collectives.average_gradients(model)
         attempt.masked.mask_gradients()
         if self.training.clip_norm is not None:
             nn.utils.clip_grad_norm_(self.module.parameters(), self.training.clip_norm)
@@ -302,7 +327,7 @@ class Trainer:
         self.module.eval()
         self.module.zero_grad(set_to_none=True)
         count = torch.zeros((), device=self.device, dtype=torch.float64)
-        for batch in self.batches.train(derive(work.seed, work.round, "gradients")):
+        for _, batch in self._seeded_batches((work.seed, work.round, "gradients")):
             for part in batch.parts(self.training.accumulate):
                 self._step.loss(self.module, part).backward()
             counts = self._step.counts(batch)
@@ -331,11 +356,6 @@ def _starting_from(what: str, key: str | None) -> Iterator[None]:
         raise DamagedError(
             f"{what} cannot start from what rounds/{key} or the snapshots of its dense run hold: {error}"
         ) from error
-
-
-def _listed(metrics: dict[str, float]) -> str:
-    """As "loss nan, accuracy 0.1"; a metric named loss comes first."""
-    return ", ".join(f"{name} {value:.4g}" for name, value in sorted(metrics.items(), key=lambda item: item[0] != LOSS))
 
 
 def _check_workers(work: Snapshot) -> None:

@@ -1,4 +1,4 @@
-"""A search whose truth is known: three layers of 8 sizes, 512 candidates, and a separable concave score."""
+"""Searches whose truth is known: three layers of 8 sizes, 512 candidates, and a score of each."""
 
 from __future__ import annotations
 
@@ -26,7 +26,15 @@ class ChainCost:
 
 TRAITS = Traits(outputs=64, inputs=64, share=0.3)
 BUDGET = Budget(tuple(Decision(name, 64, 8, TRAITS) for name in "abc"), ChainCost(), 0.4, ChainCost()((64, 64, 64)))
-CANDIDATES: list[Sizes] = list(itertools.product(range(8, 65, 8), repeat=3))
+
+
+def all_candidates(budget: Budget) -> list[Sizes]:
+    """Return every choice of sizes, within the budget or not."""
+    sizes = [[each.size(blocks) for blocks in range(1, each.blocks + 1)] for each in budget.decisions]
+    return list(itertools.product(*sizes))
+
+
+CANDIDATES: list[Sizes] = all_candidates(BUDGET)
 ALLOWED = [sizes for sizes in CANDIDATES if BUDGET.allows(sizes)]
 
 
@@ -46,9 +54,16 @@ def shuffled(seed: int) -> Score:
     return dict(zip(CANDIDATES, values, strict=True)).__getitem__
 
 
-def asked(agent: AgentSettings, seed: int, evaluations: int, generation: int = 8, of: Score = score) -> list[Sizes]:
+def asked(
+    agent: AgentSettings,
+    seed: int,
+    evaluations: int,
+    generation: int = 8,
+    of: Score = score,
+    budget: Budget = BUDGET,
+) -> list[Sizes]:
     """Return all that an agent asks for, in order."""
-    running, all_asked = agent.start(BUDGET, seed, evaluations), []
+    running, all_asked = agent.start(budget, seed, evaluations), []
     while len(all_asked) < evaluations:
         candidates = running.ask(min(generation, evaluations - len(all_asked)))
         if not candidates:
@@ -58,6 +73,6 @@ def asked(agent: AgentSettings, seed: int, evaluations: int, generation: int = 8
     return all_asked
 
 
-def best(agent: AgentSettings, seed: int, evaluations: int, of: Score = score) -> float:
+def best(agent: AgentSettings, seed: int, evaluations: int, of: Score = score, budget: Budget = BUDGET) -> float:
     """Return the best score within the budget that an agent finds."""
-    return max(of(sizes) for sizes in asked(agent, seed, evaluations, of=of) if BUDGET.allows(sizes))
+    return max(of(sizes) for sizes in asked(agent, seed, evaluations, of=of, budget=budget) if budget.allows(sizes))

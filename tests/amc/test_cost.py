@@ -8,9 +8,10 @@ import torch
 from channel_networks import NETWORKS, SHAPE, Chain, traced
 
 from orchestrator.amc.cost import ChannelCost, free_groups, weight_cost
-from orchestrator.amc.decisions import channel_budget, kept_channels, kept_weights, weight_budget
+from orchestrator.amc.decisions import channel_budget, group_sizes, kept_weights, weight_budget
 from orchestrator.errors import ConfigError
 from orchestrator.modules import copy_module
+from orchestrator.pruning.channels.budget import keep_sizes
 from orchestrator.pruning.channels.graph import ChannelGraph, Cut, Group, Layer, Member
 from orchestrator.pruning.channels.shrink import shrink
 from orchestrator.pruning.macs import count_macs
@@ -37,7 +38,8 @@ def test_cost_is_that_of_the_network_that_is_built(network):
     groups = [graph.groups[place] for place in free_groups(graph, prunable)]
     for _ in range(5):
         sizes = [int(draw.integers(1, group.size + 1)) for group in groups]
-        kept = kept_channels(graph, weights_of(module), sizes)
+        weights = weights_of(module)
+        kept = keep_sizes(graph, weights, group_sizes(graph, weights, sizes))
         built = counted(shrink(copy_module(module), kept))
         costs = {unit: ChannelCost(graph, prunable, unit, {})(sizes) for unit in UNITS}
         assert costs == built
@@ -47,14 +49,15 @@ def test_cost_is_that_of_the_network_that_is_built(network):
 @pytest.mark.parametrize("network", NETWORKS)
 def test_a_later_round_counts_from_what_its_parent_left(network):
     module, graph, prunable = traced(network)
-    first = kept_channels(graph, weights_of(module), [max(2, g.size // 2) for g in graph.groups])
+    first = keep_sizes(graph, weights_of(module), [max(2, g.size // 2) for g in graph.groups])
     parent = shrink(copy_module(module), first)
     for unit in UNITS:
         budget = channel_budget(graph, prunable, 1.0, unit=unit, round_to=1, kept=first)
         assert budget.cost([d.maximum for d in budget.decisions]) == counted(parent)[unit]
         assert budget.dense == counted(module)[unit]
         sizes = [max(1, d.maximum - 1) for d in budget.decisions]
-        kept = kept_channels(graph, weights_of(parent), sizes, kept=first)
+        weights = weights_of(parent)
+        kept = keep_sizes(graph, weights, group_sizes(graph, weights, sizes), kept=first)
         assert budget.cost(sizes) == counted(shrink(copy_module(module), kept))[unit]
 
 

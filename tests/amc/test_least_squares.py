@@ -8,9 +8,9 @@ import torch.nn.functional as F
 from channel_networks import NETWORKS, SHAPE, traced
 from torch import nn
 
-from orchestrator.amc.decisions import kept_channels
 from orchestrator.amc.least_squares import input_products, reconstructed, sampled_rows
 from orchestrator.modules import copy_module
+from orchestrator.pruning.channels.budget import keep_sizes
 from orchestrator.pruning.channels.shrink import shrink
 
 
@@ -102,7 +102,7 @@ def test_a_convolution_is_reconstructed_at_the_points_it_was_measured_at():
 def test_the_smaller_network_says_more_of_what_the_dense_one_said(network):
     module, graph, _ = traced(network)
     weights = {name: weight.detach() for name, weight in module.named_parameters() if weight.dim() > 1}
-    kept = kept_channels(graph, weights, [group.size * 3 // 4 for group in graph.groups])
+    kept = keep_sizes(graph, weights, [group.size * 3 // 4 for group in graph.groups])
     images = torch.randn(64, *SHAPE, generator=torch.Generator().manual_seed(0))
     products = input_products(module, images.split(16), points=8)
     smaller = shrink(copy_module(module), kept)

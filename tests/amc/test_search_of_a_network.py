@@ -12,13 +12,14 @@ from channel_networks import NETWORKS, SHAPE, traced
 from orchestrator.amc.agents import Cem, Evolution
 from orchestrator.amc.bounds import Budget
 from orchestrator.amc.ddpg import Ddpg
-from orchestrator.amc.decisions import channel_budget, kept_channels, kept_weights, weight_budget
+from orchestrator.amc.decisions import channel_budget, group_sizes, kept_weights, weight_budget
 from orchestrator.amc.forward_shapes import layer_shapes
 from orchestrator.amc.least_squares import input_products, reconstructed
 from orchestrator.amc.ratio_search import Allocation, RatioSearch, SearchOutcome, SearchSettings
 from orchestrator.amc.recalibrate import recalibrated
 from orchestrator.decode import decode
 from orchestrator.modules import copy_module
+from orchestrator.pruning.channels.budget import keep_sizes
 from orchestrator.pruning.channels.shrink import shrink
 from orchestrator.pruning.macs import count_macs
 
@@ -51,7 +52,8 @@ def test_what_is_found_is_within_the_budget_and_no_worse_than_its_rivals(network
     products = input_products(dense, [IMAGES])
 
     def built(candidate: Allocation) -> torch.nn.Module:
-        kept = kept_channels(graph, weights_of(dense), candidate.sizes)
+        weights = weights_of(dense)
+        kept = keep_sizes(graph, weights, group_sizes(graph, weights, candidate.sizes))
         smaller = shrink(copy_module(dense), kept)
         smaller.load_state_dict(reconstructed(weights_of(dense), products, kept), strict=False)
         return recalibrated(smaller, [IMAGES])

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import random
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import Dataset, TensorDataset
+from torch.utils.data import Dataset, Subset, TensorDataset
 from waiting import wait_for
 
 from orchestrator.data.batches import Batches, check_batch_size
@@ -210,6 +211,35 @@ def test_an_epoch_may_be_left_in_its_middle(loader_workers: int, closing: list[B
         next(left)
 
 
+class Plain(Noisy):
+    """Says how its samples are without the noise."""
+
+    def unaugmented(self) -> Noiseless:
+        return Noiseless(self.n)
+
+
+class Noiseless(Noisy):
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        return torch.full((1, 1, 3), float(index)), index
+
+
+@pytest.mark.parametrize("loader_workers", [0, 2])
+@pytest.mark.parametrize("kind", [Plain, lambda n: Subset(Plain(n + 3), range(n))], ids=["data set", "a part of one"])
+def test_calibration_reads_samples_that_nothing_augments(
+    kind: Callable[[int], Dataset[object]], loader_workers: int, closing: list[Batches]
+) -> None:
+    """The same ones on every rank; a data set that cannot say how they are is read as it is."""
+    data = image_data(kind(70), Noisy(11), Noisy(13), num_classes=80, input_shape=(1, 1, 3))
+    closing += [batches(data, rank=rank, world=2, loader_workers=loader_workers) for rank in range(2)]
+    first, second = (list(one.calibration(5, samples=25)) for one in closing)
+    assert_same(first, second)
+    assert [len(labels) for _, labels in first] == [10, 10, 5]
+    assert all(torch.equal(images[:, 0, 0, 0], labels.float()) for images, labels in first)
+    assert not torch.equal(first[0][1], next(closing[0].calibration(6, samples=25))[1])
+    noisy_ones = next(batches(noisy()).calibration(5, samples=10))
+    assert not torch.equal(noisy_ones[0][:, 0, 0, 0], noisy_ones[1].float())
+
+
 @pytest.mark.parametrize("loader_workers", [0, 2])
 def test_a_sample_that_fails_is_named_in_one_sentence(loader_workers: int, closing: list[Batches]) -> None:
     one = batches(image_data(Failing(40), Noisy(9), Failing(9), 40, (1, 1, 3)), loader_workers=loader_workers)
@@ -222,6 +252,52 @@ def test_a_sample_that_fails_is_named_in_one_sentence(loader_workers: int, closi
     with pytest.raises(DataError, match="test sample 7 cannot"):
         list(one.evaluate("test"))
     assert len(list(one.evaluate("val"))) == 1  # the loaders survive
+
+
+class Holes(Dataset[object]):
+    """Sample i is (i, i), but of sample `index` the input or the target is `value`."""
+
+    def __init__(self, n: int, index: int = -1, value: float = float("nan"), part: int = 1) -> None:
+        self.n, self.index, self.value, self.part = n, index, value, part
+
+    def __len__(self) -> int:
+        return self.n
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        sample = [torch.full((2,), float(index)), torch.tensor(float(index))]
+        if index == self.index:
+            sample[self.part] = torch.full_like(sample[self.part], self.value)
+        return sample[0], sample[1]
+
+
+@pytest.mark.parametrize("loader_workers", [0, 2])
+@pytest.mark.parametrize(
+    ("value", "part", "message"),
+    [
+        ("nan", 1, "train sample 8 must have finite targets, got nan: leave such samples out, or replace the value"),
+        ("-inf", 1, "train sample 8 must have finite targets, got -inf: leave"),
+        ("nan", 0, "train sample 8 must have finite inputs, got nan: leave"),
+        ("-inf", 0, None),  # as in a mask of attention
+    ],
+)
+def test_a_sample_of_nan_is_named_when_it_is_read(
+    loader_workers: int, value: str, part: int, message: str | None, closing: list[Batches]
+) -> None:
+    data = complete(Data(Holes(40, 8, float(value), part), Holes(9), Holes(9)))  # 8 is not among those looked at
+    one = batches(data, loader_workers=loader_workers)
+    closing.append(one)
+    if message is None:
+        assert len(list(one.train(0))) == 4
+        return
+    with pytest.raises(DataError, match=message):
+        list(one.train(0))
+
+
+@pytest.mark.parametrize("split", ["train", "val", "test"])
+def test_a_first_sample_of_nan_is_named_before_training(split: str) -> None:
+    splits = {name: Holes(40, 0 if name == split else -1) for name in ("train", "val", "test")}
+    with pytest.raises(DataError, match=f"{split} sample 0 must have finite targets, got nan"):
+        complete(Data(**splits))
 
 
 @pytest.mark.parametrize(("classes", "shape"), [(30, (1, 1, 3)), (40, (1, 3, 1))])
@@ -274,6 +350,17 @@ def test_a_loaded_image_is_what_torchvision_makes_of_it(folder: Path) -> None:
     images = torch.cat([images for images, _ in batches(data, 8).evaluate("test")])
     expected = torch.stack([usual(Image.open(path)) for path in sorted((folder / "val").rglob("*.JPEG"))])
     torch.testing.assert_close(images, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_calibration_decodes_images_as_evaluation_does(folder: Path) -> None:
+    data = imagefolder(folder)
+    one = batches(data, 8)
+    calibrated = {bytes(image.numpy()) for images, _ in one.calibration(0, samples=16) for image in images}
+    evaluated = dataclasses.replace(data, test=data.train.unaugmented())
+    assert calibrated <= {
+        bytes(image.numpy()) for images, _ in batches(evaluated, 8).evaluate("test") for image in images
+    }
+    assert len(calibrated) == 16
 
 
 @pytest.mark.parametrize("loader_workers", [0, 2])

@@ -316,7 +316,7 @@ def user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 def test_user_functions_get_root_if_they_take_it(user: str) -> None:
-    with pytest.raises(ConfigError, match="takes no root: leave --data out, got '/some/folder'"):
+    with pytest.raises(ConfigError, match="is not in files: leave --data out, got '/some/folder'"):
         load_data(f"{user}:plain", {}, root="/some/folder")
     assert len(load_data(f"{user}:rooted", {"n": 12}, root="/some/folder").train) == 12
     assert len(load_data(f"{user}:rooted", {"root": "/some/folder"}).train) == 30
@@ -333,9 +333,15 @@ def test_user_functions_get_root_if_they_take_it(user: str) -> None:
         ("user_data:text", {}, None, ConfigError, "must return orchestrator.data.dataset.Data, got str"),
         ("user_data:broken", {}, None, DataError, "'user_data:broken' failed: FileNotFoundError: .*/no/such/file"),
         ("user_data:missing", {}, None, ConfigError, "missing"),
-        ("cifar10", {}, None, DataError, "needs root, .*cifar-10-batches-py"),
+        ("cifar10", {}, None, DataError, "needs --data .*cifar-10-batches-py"),
         ("cifar10", {}, "/no/such", DataError, "cifar-10-batches-py in it, got '/no/such'; .*download=True"),
-        ("imagefolder", {}, None, DataError, "needs root, the folder with train/CLASS/.* and val/CLASS/"),
+        (
+            "imagefolder",
+            {},
+            None,
+            DataError,
+            "needs --data .*, the folder with train/CLASS/.* and val/CLASS/",
+        ),
         ("imagefolder", {"image_size": 0}, "/tmp", ConfigError, "image_size must be .* got 0"),
         ("imagefolder", {}, "/no/such", DataError, "/no/such/train is not a folder: expected /no/such/train/CLASS"),
     ],

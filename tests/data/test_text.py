@@ -73,7 +73,7 @@ def test_another_text_is_another_identity(file: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "options", "message"),
     [
-        (None, {}, r"root of data 'chars' \(--data\) must be a text file in UTF-8, got .*No such file"),
+        (None, {}, r"--data of data 'chars' must be a text file in UTF-8, got .*No such file"),
         (b"caf\xe9", {}, "whose byte 3 is not UTF-8: convert it first"),
         (b"a" * 640, {}, "must hold 65 characters, .* got a text of 640: give it 650, or lower length"),
         (b"", {"length": 1}, "must hold 2 characters, .* got a text of 0"),

@@ -11,8 +11,11 @@ from types import SimpleNamespace
 import pytest
 import tiny
 import torch
+from searching import AMC, SEARCHED, scored, searching
+from searching import works as do_works
 from waiting import PATIENCE_S
 
+from orchestrator.amc.agents import Evolution
 from orchestrator.distributed import actor as module
 from orchestrator.distributed import worker
 from orchestrator.distributed.logs import RoundLog
@@ -25,14 +28,14 @@ from orchestrator.sealed import seal, unseal
 from orchestrator.techniques import WeightRewinding
 from orchestrator.training.distillation import Distillation
 from orchestrator.training.trainer import Trainer
-from orchestrator.work import snapshot_key
+from orchestrator.work import Evaluate, Train, snapshot_key
 
 EXPERIMENT = replace(tiny.EXPERIMENT, path=Geometric(remove=0.3, rounds=1))
 
 
-def actor_of(experiment, storage):
+def actor_of(experiment, storage, owner="owner"):
     problem, _ = load_problem(experiment)
-    return module.DriverActor.__ray_metadata__.modified_class(experiment, storage, problem, "job", "owner")
+    return module.DriverActor.__ray_metadata__.modified_class(experiment, storage, problem, "job", owner)
 
 
 def handed_over(answer):
@@ -174,7 +177,7 @@ def test_nothing_is_left_of_a_round_that_another_owner_has_committed(actor, take
     actor.workers_stopped()
     assert not actor._driver.ledger.store.exists(file)
     assert actor.next_key(True) == second
-    assert actor.report(second, None) == "go on"
+    assert actor.report(second, None) == "continue"
 
 
 def test_a_run_that_is_to_stop_stops_whatever_became_of_its_claim(actor, taken_over):
@@ -191,7 +194,7 @@ def test_an_actor_that_is_started_again_in_mid_round_renews_its_claim(actor):
     key = actor.next_key(True)
     again = restarted(actor)
     assert not again._claims.holds(key)
-    assert again.report(key, None) == "go on"
+    assert again.report(key, None) == "continue"
     assert again._claims.holds(key)
     assert again.stop() is False, "its workers train: they have a checkpoint to write"
     again._claims.close()
@@ -211,7 +214,7 @@ def test_a_report_that_comes_after_its_round_claims_nothing(actor):
     work = actor._driver.next_work()
     actor._driver.finish(work, Trainer(EXPERIMENT, data).train(work))
     again = restarted(actor)
-    assert again.report(first, None) == "go on"
+    assert again.report(first, None) == "continue"
     assert not again._claims.holds(first)
     again._claims.close()
 
@@ -264,7 +267,7 @@ def test_lines_of_a_round_have_its_key_whatever_round_was_asked_for_since(actor,
 def test_an_actor_started_again_in_mid_round_names_the_round_in_its_log(actor, capfd):
     key = actor._driver.keys[0]
     actor._log = RoundLog(EXPERIMENT, "driver")
-    assert actor.report(key, None) == "go on"
+    assert actor.report(key, None) == "continue"
     actor._log.info("warning")
     assert json.loads(capfd.readouterr().err.splitlines()[-1])["round_key"] == key
 
@@ -378,3 +381,42 @@ def test_whoever_stops_waits_for_workers_that_train_and_for_none_that_start(acto
     assert actor.stop() is False
     actor.workers_stopped()
     assert actor.stop() is True
+
+
+def do_next(actor, trainer):
+    """Do the next work of a path as a group of workers does. Return it, or None if there is none or another owns it."""
+    if (key := actor.next_key(False)) is None:
+        return None
+    work = actor._driver.next_work()
+    assert work.key == key
+    done = trainer.do(work)
+    light, tensors = done.split() if isinstance(work, Train) else (None, done)
+    actor.finish(work, light, [tensors])
+    return work
+
+
+def test_two_searches_of_one_network_score_no_candidate_twice(tmp_path, monkeypatch):
+    """The second has planned its first generation before the first has scored it, and asks after every work."""
+    monkeypatch.setattr(module.ray, "get", lambda value: value)
+    experiments = [SEARCHED, searching(replace(AMC, agent=Evolution(), evaluations=6))]
+    do_works(SEARCHED, tmp_path, 1)
+    first, second = (actor_of(each, str(tmp_path), f"owner {n}") for n, each in enumerate(experiments))
+    trainers = [Trainer(each, load_problem(each)[1]) for each in experiments]
+    shared = second._driver.next_work().generation.candidates
+    done, waited = [], 0
+    while (work := do_next(first, trainers[0])) is not None:
+        done.append(work)
+        if isinstance(work, Evaluate) and isinstance(first._driver.next_work(), Evaluate):
+            waited += 1
+            assert second.next_step().what == "wait"
+            assert do_next(second, trainers[1]) is None
+    assert waited > 1
+    while (work := do_next(second, trainers[1])) is not None:
+        done.append(work)
+    digests = scored(done)
+    assert len(digests) == len(set(digests))
+    assert {candidate.digest for candidate in shared} <= set(digests)
+    assert [type(work) for work in done].count(Train) == 2
+    assert first.next_step().what == second.next_step().what == "end"
+    for each in (first, second):
+        each._claims.close()

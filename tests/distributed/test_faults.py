@@ -83,7 +83,7 @@ def mistake(tmp_path, monkeypatch, capsys):
         ([], {"model": "tiny:nothing_in_training"}, "the model must return a tensor"),
         (["--checkpoint-seconds", "-1"], {}, "--checkpoint-seconds must be a finite number of 0 or more, got -1"),
         (["--report", "/proc/nope"], {}, "--report must be a folder that can be written to, got '/proc/nope'"),
-        (["--data", "/somewhere"], {}, "data 'tiny:data' takes no root: leave --data out, got '/somewhere'"),
+        (["--data", "/somewhere"], {}, "data 'tiny:data' is not in files: leave --data out, got '/somewhere'"),
         (["--storage", "gs://bucket/x"], {}, "the scheme 'gs'"),
         (["--storage", "/proc/nothing"], {}, "/proc/nothing"),
         ([], {"model": "resnet21"}, "resnet20"),

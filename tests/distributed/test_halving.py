@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 from orchestrator.distributed.halving import Halving, Stops
+from orchestrator.objective import ACCURACY
 from orchestrator.storage.opening import open_store
 
 ROUNDS = 8
@@ -22,7 +23,7 @@ def report(halving: Halving, path: str, round: int) -> str:
 
 
 def begin(stops: Stops, before: dict[str, list[float]]) -> Halving:
-    halving = Halving(stops, ROUNDS, before)
+    halving = Halving(stops, ROUNDS, before, ACCURACY)
     for path in PATHS:
         halving.on_trial_add(None, SimpleNamespace(trial_id=path))
     return halving

@@ -60,8 +60,8 @@ def test_help_tells_the_flags(job, monkeypatch, capsys):
     [
         ("not_python_of_mine:x", "--experiment 'not_python_of_mine:x': cannot import .*not_python_of_mine.py, line 1"),
         ("failing_of_mine:x", r"the import of failing_of_mine failed: KeyError: 'x' \(.*failing_of_mine.py:1\)"),
-        ("failing_of_mine", "--experiment must be written as"),
-        ("digits_lr:Geometric", "must name an Experiment, and 'digits_lr:Geometric' is a type"),
+        ("failing_of_mine", "--experiment must be one of digits, or your own, got .failing_of_mine.: write"),
+        ("digits_lr:Geometric", "must name an Experiment or a list of them, and 'digits_lr:Geometric' is of type"),
     ],
 )
 def test_each_wrong_experiment_has_its_sentence(tmp_path, monkeypatch, spec, message):
@@ -73,13 +73,26 @@ def test_each_wrong_experiment_has_its_sentence(tmp_path, monkeypatch, spec, mes
         importlib.import_module("sparsity_paths").load_experiment(spec)
 
 
-def test_help_loads_no_ray():
-    """So that it answers as fast as a person expects."""
-    code = f"import sys, runpy; sys.argv = ['job', '--help']; sys.path.insert(0, {str(JOBS)!r})\n"
-    code += f"try: runpy.run_path({str(JOBS / 'sparsity_paths.py')!r}, run_name='__main__')\n"
-    code += "finally: print('LOADED RAY' if 'ray' in sys.modules else 'no ray')"
-    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert process.stdout.endswith("no ray\n")
+HELP = """
+import runpy, sys
+sys.argv = ["job", sys.argv[1], "5"]
+for job in ("digits_lr", "digits_compare", "sparsity_paths", "cifar10_amc", "imagenet_lr", "g2p_lr"):
+    try:
+        runpy.run_path(f"{FOLDER}/{job}.py", run_name="__main__")
+    except SystemExit:
+        pass
+print("LOADED", *sorted({"torch", "ray", "boto3", "sklearn"} & sys.modules.keys()))
+"""
+
+
+@pytest.mark.parametrize("flag", ["--help", "--epochs"])
+def test_help_and_a_mistake_load_neither_torch_nor_ray(flag):
+    """So that they answer as fast as a person expects."""
+    code = HELP.replace("{FOLDER}", str(JOBS))
+    process = subprocess.run([sys.executable, "-c", code, flag], capture_output=True, text=True, check=True)
+    assert process.stdout.endswith("LOADED\n")
+    if flag == "--epochs":
+        assert process.stderr.count("write --set training.epochs=5") == 5, "sparsity_paths varies another experiment"
 
 
 @pytest.mark.parametrize("job", sorted(JOBS.glob("*.py")), ids=lambda job: job.stem)
@@ -164,13 +177,13 @@ def test_the_comparison_on_digits_stopped_and_started_again(tmp_path, monkeypatc
         assert job.output().count("run the same command again to resume from the last checkpoint") == 1
         assert "Traceback" not in job.output()
     before = {record.key: record for record in ledger.records()}
-    assert 1 <= len(before) < 13
+    assert 1 <= len(before) < 15
     code, output = job_runs.run(tmp_path / "log", *arguments, script=script)
     assert code == 0, output
     after = {record.key: record for record in ledger.records()}
     assert before.items() <= after.items(), "finished rounds are not trained again"
-    # Two epochs of dense training for all; two rounds of 2, 2, 1, 2, 1 and 2 epochs.
-    assert "epochs trained / epochs asked: 22 / 32 = 0.69; 13 rounds stand for 18" in output
+    # Two epochs of dense training for all; two rounds of 2, 2, 1, 2, 1 and 2 epochs, and two paths of one round of 2.
+    assert "epochs trained / epochs asked: 26 / 40 = 0.65; 15 rounds stand for 22" in output
     single = [
         run(experiment, str(tmp_path / experiment.name)) for one in experiments for experiment in one.replicates()
     ]
@@ -218,8 +231,10 @@ def test_imagenet_on_a_folder_of_jpegs(run_job, tmp_path):
 
 def test_the_example_of_the_readme(run_job, ray, tmp_path):
     """One's own model and data, as the README prints it."""
-    readme = (job_runs.REPOSITORY / "README.md").read_text()
-    (example,) = (code for code in re.findall(r"```python\n(.*?)```", readme, flags=re.DOTALL) if "my_model" in code)
+    readme = (job_runs.REPOSITORY / "jobs" / "README.md").read_text()
+    (example,) = (
+        code for code in re.findall(r"```python\n(.*?)```", readme, flags=re.DOTALL) if code.startswith("# my_job.py")
+    )
     (ray / "my_job.py").write_text(example)
     run_job(ray / "my_job.py")
     records = Ledger(open_store(str(tmp_path / "runs"))).records()

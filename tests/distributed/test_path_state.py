@@ -65,7 +65,7 @@ def test_a_round_is_given_up_after_many_starts_without_progress(progress):
         f"a round was started {MAX_FRUITLESS_STARTS} times and no attempt finished an epoch: see the workers' logs"
     )
     assert not after(*FRUITLESS, progress, GroupStarted()).is_over
-    assert "said KeyError: 'x'; the worker's log: node:/log" in after(ERROR, *FRUITLESS, GroupStarted()).failure
+    assert "raised KeyError: 'x'; the worker's log: node:/log" in after(ERROR, *FRUITLESS, GroupStarted()).failure
 
 
 def test_going_on_from_the_same_place_is_not_progress():

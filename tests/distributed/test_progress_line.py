@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import re
 
 import pytest
 import tiny
+from rich.console import Console
 from tiny import measured
 
 from orchestrator.distributed.actor import Report, Status
-from orchestrator.distributed.progress_line import Pace, epoch_line, path_line, round_line
+from orchestrator.distributed.progress_line import (
+    LOG_SECONDS,
+    Pace,
+    Shown,
+    epoch_line,
+    live_line,
+    path_line,
+    restart_line,
+    round_line,
+    waiting_line,
+)
 from orchestrator.distributed.search_report import SearchReport
 from orchestrator.distributed.sweep import sweep_paths
 from orchestrator.objective import ACCURACY, Objective
@@ -45,6 +57,85 @@ def test_a_line_an_epoch():
         assert part in line
     assert line.endswith("3 m 07 s left")
     assert "left" not in epoch_line(REPORT, None)
+
+
+class Ahead(Pace):
+    """A pace that knows how much time is left."""
+
+    def left(self, report: Report) -> float:
+        return 187.0
+
+
+def test_the_line_of_a_terminal_is_a_bar_the_epoch_the_objective_the_speed_and_the_time_left():
+    line = live_line(REPORT, Ahead(), 100)
+    assert line == "round 2/14  ━━━━────────────  epoch 7/30  val 97.00 %  3 m 07 s left  5,400 samples/s"
+
+
+@pytest.mark.parametrize("width", [20, 40, 60, 78, 200])
+@pytest.mark.parametrize("objective", [ACCURACY, Objective("bits_per_character", higher_is_better=False)])
+def test_the_line_of_a_terminal_fits(width, objective):
+    metrics = EpochMetrics(6, 0.1, 0.0123, {objective.name: 0.97123})
+    long = dataclasses.replace(REPORT, round=12, objective=objective, metrics=metrics, samples_per_second=123456.0)
+    line = live_line(long, Ahead(), width)
+    assert len(line) <= width
+    assert line.startswith("round 12/14")
+    assert ("samples/s" in line) == (width >= 78)
+
+
+def shown(width: int = 120) -> tuple[Shown, io.StringIO]:
+    output = io.StringIO()
+    return Shown(Console(file=output, width=width), None), output
+
+
+STATUS = Status(REPORT, (), None, 1, 0, None)
+
+
+def test_a_log_has_a_line_a_minute_and_nothing_twice(monkeypatch):
+    now = 100.0
+    monkeypatch.setattr("orchestrator.distributed.progress_line.time.monotonic", lambda: now)
+    lines, output = shown(200)
+    for epoch in range(7, 20):
+        lines.update(dataclasses.replace(STATUS, report=dataclasses.replace(REPORT, epochs_done=epoch)))
+        now += LOG_SECONDS / 4
+    assert re.findall(r"epoch (\d+)/30", output.getvalue()) == ["7", "11", "15", "19"]
+
+
+@pytest.mark.parametrize(
+    ("crash", "why"),
+    [
+        ("RuntimeError: CUDA error (job.py:12)", "RuntimeError: CUDA error (job.py:12)"),
+        (None, "a worker died without a word, as it does when memory is short or its node is gone"),
+    ],
+)
+def test_workers_that_start_again_say_why(crash, why):
+    again = dataclasses.replace(STATUS, restarts=1, crash=crash)
+    assert restart_line(again, 65.0) == f"workers started again (1 m 05 s into the run): {why}"
+    lines, output = shown(200)
+    lines.update(again)
+    lines.update(again)
+    assert output.getvalue().count("workers started again") == 1
+
+
+def test_a_round_that_goes_on_says_from_where():
+    lines, output = shown(200)
+    for _ in range(2):
+        lines.update(dataclasses.replace(STATUS, resumed=(2, 12, 340)))
+    assert output.getvalue().count("round 2 goes on from its checkpoint: 12 epochs and 340 steps are done") == 1
+
+
+@pytest.mark.parametrize(
+    ("state", "line"),
+    [
+        ("CREATED", "waiting for the workers, which are starting"),
+        ("PENDING", "other jobs have taken their resources; 1 of 4 CPU and 0 of 0 GPU are free"),
+    ],
+)
+def test_resources_are_said_to_be_missing_only_if_they_are(monkeypatch, state, line):
+    """Once the workers have reserved them, no CPU is free, and none is missing."""
+    monkeypatch.setattr("ray.util.placement_group_table", lambda: {"a": {"state": "REMOVED"}, "b": {"state": state}})
+    monkeypatch.setattr("ray.available_resources", lambda: {"CPU": 1.0})
+    monkeypatch.setattr("ray.cluster_resources", lambda: {"CPU": 4.0})
+    assert line in waiting_line()
 
 
 def test_a_line_a_round():
@@ -95,7 +186,8 @@ def test_a_search_shows_its_generation_its_best_score_and_the_time_left():
     work = Evaluate("k", 0, 1, TrainState({}), Dense(), Scoring(), generation)
     report = SearchReport.of(work, ACCURACY, done=4, best=0.9, per_second=2.0, workers=2)
     assert report.line == (
-        "round 1/1  search: generation 3 of 18  best val 93.12 %  2 evaluations/s on 2 worker(s)  2 m 04 s left"
+        "round 1/1  search: generation 3 of 18, 14 % of the evaluations  best val 93.12 %  "
+        "2 evaluations/s on 2 worker(s)  2 m 04 s left"
     )
     loss = Objective("loss", higher_is_better=False)
     first = dataclasses.replace(work, generation=dataclasses.replace(generation, best=None))

@@ -159,7 +159,7 @@ def test_stop_leaves_a_checkpoint_and_another_submission_goes_on(
     keys = {record.key for record in ledger.records()}
     assert {line["round_key"] for line in lines} == keys, "every line has the key of a round"
     key = checkpoint.split("/")[1]
-    assert {"round asked for", "checkpoint", "goes on from a checkpoint", "epoch done", "round committed"} <= {
+    assert {"round asked for", "checkpoint", "resumes from a checkpoint", "epoch done", "round committed"} <= {
         line["message"] for line in lines if line["round_key"] == key
     }
     secret_free(head, store)

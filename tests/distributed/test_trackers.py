@@ -61,7 +61,7 @@ def test_every_round_arrives_in_every_tracker(tmp_path, monkeypatch):
 
 
 def test_an_unknown_tracker_and_one_that_is_not_installed(monkeypatch):
-    with pytest.raises(ConfigError, match="tracker must be one of mlflow, wandb, tensorboard, got 'notebook'"):
+    with pytest.raises(ConfigError, match="--tracker must be one of mlflow, wandb, tensorboard, got 'notebook'"):
         tracker("notebook", "small")
     monkeypatch.setitem(sys.modules, "mlflow", None)
     with pytest.raises(ConfigError, match=r"tracker 'mlflow': .*mlflow.*pip install -e '\.\[mlflow\]'"):

@@ -18,7 +18,6 @@ from report.synthetic import path_of
 
 from orchestrator.__main__ import main
 from orchestrator.errors import ConfigError, DamagedError, DataError, ExportError
-from orchestrator.experiment import as_json
 from orchestrator.export import ExampleInputs, load_packed, save_packed
 from orchestrator.export.arrays import save_arrays
 from orchestrator.export.candidates import (
@@ -37,6 +36,7 @@ from orchestrator.export.measure import DataSource, measure, measure_here
 from orchestrator.export.packed_file import read_network
 from orchestrator.export.proof import ExportedNetworks
 from orchestrator.export.runtimes import not_run
+from orchestrator.field_json import as_json
 from orchestrator.pruning import Channels, Filters, Geometric, Global, Layerwise, NofM, OneShot
 from orchestrator.report.exported import recommended_rounds
 from orchestrator.runner import run

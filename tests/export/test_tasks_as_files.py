@@ -16,7 +16,6 @@ from orchestrator.data.dataset import About
 from orchestrator.data.load import load_data
 from orchestrator.decode import decode
 from orchestrator.errors import ConfigError, DamagedError, ExportError
-from orchestrator.experiment import as_json
 from orchestrator.export import ExampleInputs, load_packed, save_coreml, save_onnx, save_onnx_half, save_packed
 from orchestrator.export.agreement import relative_error
 from orchestrator.export.candidates import check_code, side_by_side, source_of, structure
@@ -28,6 +27,7 @@ from orchestrator.export.nesting import put_together
 from orchestrator.export.onnx_file import run_onnx
 from orchestrator.export.packed_file import read_network
 from orchestrator.export.recorded_task import task_from_json
+from orchestrator.field_json import as_json
 from orchestrator.models.build import build_model
 from orchestrator.nested import tensors_of
 from orchestrator.objective import Objective
@@ -84,6 +84,7 @@ def test_the_objective_is_measured_through_every_file(read):
     for artifact in found.artifacts:
         most = {"packed": 0, "onnx": 1e-5, "packed-int8": 0.1, "onnx-int8": 0.5}.get(artifact.format, 0.02)
         assert artifact.relative_error <= most
+        assert 1 - most <= artifact.equal_predictions <= 1
         assert artifact.test == pytest.approx(facts.test, rel=max(1e-6, most))
         assert artifact.metrics.keys() == facts.metrics.keys()
         assert artifact.test_text == f"{artifact.test:.4g}"
@@ -202,6 +203,7 @@ def test_a_users_own_task_with_two_inputs_and_two_outputs(tmp_path):
         exact = artifact.format != "onnx-int8"
         assert artifact.test == pytest.approx(facts.test, rel=1e-5 if exact else 0.2)
         assert artifact.relative_error < (1e-5 if exact else 0.2)
+        assert artifact.equal_predictions is None, "of numbers"
 
 
 def test_only_the_output_that_the_task_reads_must_agree():
@@ -428,11 +430,21 @@ def test_a_text_model_is_packed_with_its_arguments(tmp_path):
 @pytest.mark.parametrize(
     "task",
     [Classification(), Classification(label_smoothing=0.1), Classification(label_smoothing=0), Regression(),
-     Tokens(ignore=3, unit="phone"), texts.Uncertain(weights=(0.5, 2.0))],
+     Tokens(ignore=3, unit="phone"), texts.Uncertain(weights=(0.5, 2.0)),
+     texts.Weighted(even=texts.Even(2.0), weighting=texts.Rising((3,), texts.Even(0.5)),
+                    more=(texts.Rising(), texts.Even(4.0)))],
     ids=repr,
 )  # fmt: skip
 def test_a_task_comes_back_from_its_record(task):
     assert task_from_json(json.loads(json.dumps(as_json(task)))) == task
+
+
+@pytest.mark.parametrize(
+    ("value", "got"), [(texts.Even(), "'Any' for Even"), ((1, (texts.Even(),)), "'Any' for Even")], ids=repr
+)
+def test_a_part_of_a_task_whose_class_no_annotation_names_is_refused_before_training(value, got):
+    with pytest.raises(ConfigError, match="task.unclear must be annotated with the class of its value, .* got " + got):
+        dataclasses.replace(ESTIMATE, task=texts.Weighted(unclear=value))
 
 
 @pytest.mark.parametrize(

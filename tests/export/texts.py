@@ -103,6 +103,21 @@ SMALLER = {"model": "export.texts:feed_forward", "selection": Channels(unit="par
 # A task and a metric of a user's own: numbers with an uncertainty, from two inputs that are not named.
 
 
+class Weighting:
+    """Base class of how an error is weighted."""
+
+
+@dataclass(frozen=True)
+class Even(Weighting):
+    factor: float = 1.0
+
+
+@dataclass(frozen=True)
+class Rising(Weighting):
+    powers: tuple[int, ...] = (1, 2)
+    inner: Even | None = None
+
+
 @dataclass(frozen=True)
 class Uncertain:
     """The negative log-likelihood of normal distributions, of which the network gives mean and log of the width."""
@@ -124,6 +139,16 @@ class Uncertain:
 
     def metrics(self):
         return {"mae": MeanAbsoluteError()}
+
+
+@dataclass(frozen=True)
+class Weighted(Uncertain):
+    """The same with parts that are dataclasses: of a named class, of a base class, and in a tuple."""
+
+    even: Even = Even()
+    weighting: Weighting = Even()
+    more: tuple[Even | Rising, ...] = ()
+    unclear: Any = None
 
 
 class TwoInputs(nn.Module):

@@ -30,7 +30,7 @@ def test_what_the_package_and_its_build_read_is_copied():
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
     assert {project["readme"], *project["license-files"], "pyproject.toml", "constraints.txt"} <= copied()
     extras = re.findall(r"o\['(\w+)'\]", DOCKERFILE)
-    assert set(extras) == {"digits", "plots", "channels", "onnx"}, "what the jobs and an export of theirs import"
+    assert set(extras) == {"channels", "onnx"}, "what the jobs and an export of theirs import beyond the dependencies"
     assert set(extras) <= project["optional-dependencies"].keys()
     assert f"'.[{','.join(extras)}]'" in (REPOSITORY / "cluster.yaml").read_text()
 

@@ -39,7 +39,7 @@ def test_an_architecture_of_a_large_space_costs_what_its_network_does_at_its_res
 
 @pytest.mark.parametrize("name", SPACES)
 def test_a_smaller_choice_never_costs_more(name):
-    space, model, rng = SPACES[name], CostModel(10, (3, 32, 32)), Random(2)
+    space, model, rng = SPACES[name], CostModel(10, (3, 224, 224)), Random(2)
     current = space.largest()
     while (smaller := space.shrink(current, rng)) is not None:
         before, after = model(current), model(smaller)

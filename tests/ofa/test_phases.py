@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from orchestrator.errors import ConfigError
+from orchestrator.ofa.front_search import FrontSearch
 from orchestrator.ofa.phases import COMPOUND, ONE, PROGRESSIVE, SINGLE_STAGE, Phase, Phases
 from orchestrator.ofa.spaces import SPACES, find_space
 from orchestrator.ofa.stage import Largest
@@ -17,7 +18,6 @@ ALL = {"progressive": PROGRESSIVE, "compound": COMPOUND, "single stage": SINGLE_
 def test_progressive_shrinking_has_the_settings_of_the_paper():
     table = [(phase.epochs, phase.warmup_epochs, phase.rate, phase.subnets) for phase in PROGRESSIVE]
     assert table == [
-        (180, 0, 2.6, 1),
         (125, 5, 0.96, 1),
         (25, 0, 0.08, 2),
         (125, 5, 0.24, 2),
@@ -25,15 +25,15 @@ def test_progressive_shrinking_has_the_settings_of_the_paper():
         (125, 5, 0.24, 4),
     ]
     networks = [MOBILE.narrowed(phase.largest).networks() for phase in PROGRESSIVE]
-    assert networks == [1, 81**5, (27 + 81) ** 5, (9 + 27 + 81) ** 5, (6**2 + 6**3 + 6**4) ** 5, 7371**5]
-    assert Phases(PROGRESSIVE).epochs == 605
-    assert Phases(PROGRESSIVE).subnet_epochs == 180 + 125 + 2 * 150 + 4 * 150
+    assert networks == [81**5, (27 + 81) ** 5, (9 + 27 + 81) ** 5, (6**2 + 6**3 + 6**4) ** 5, 7371**5]
+    assert Phases(PROGRESSIVE).epochs == 425
+    assert Phases(PROGRESSIVE).subnet_epochs == 125 + 2 * 150 + 4 * 150
 
 
 @pytest.mark.parametrize("phases", ALL.values(), ids=ALL)
 @pytest.mark.parametrize("space", SPACES.values(), ids=SPACES)
 def test_the_methods_train_every_space_and_draw_what_their_phases_train(phases, space):
-    Phases(phases).check(space)
+    Phases(phases).check(space, 180)
     for phase in phases:
         trained = space.narrowed(phase.largest)
         drawn = phase.draw(space, derive(0, "subnets", 1))
@@ -42,8 +42,15 @@ def test_the_methods_train_every_space_and_draw_what_their_phases_train(phases, 
         assert drawn == phase.draw(space, derive(0, "subnets", 1))
 
 
-def test_the_first_phase_draws_the_largest_network_at_the_largest_resolution():
-    assert PROGRESSIVE[0].draw(MOBILE, 1) == (MOBILE.largest(),)
+def test_before_the_first_phase_the_largest_network_is_trained_and_then_those_of_each_phase():
+    path = Phases(PROGRESSIVE)
+    assert list(path.trained_before(0, MOBILE).enumerate()) == [MOBILE.largest()]
+    assert path.trained_before(3, MOBILE) == MOBILE.narrowed(PROGRESSIVE[2].largest)
+
+
+def test_there_is_a_round_for_each_phase_and_for_each_budget_of_the_search():
+    assert Phases(COMPOUND).densities() == (1.0, 1.0)
+    assert Phases(COMPOUND, search=FrontSearch(macs=(0.5, 0.3), parameters=(0.4,))).densities() == (1.0,) * 5
 
 
 def test_steps_draw_different_networks_which_share_a_resolution():
@@ -60,9 +67,15 @@ def test_a_sandwich_has_the_largest_the_smallest_and_two_drawn():
 
 
 def test_the_rate_rises_then_falls_to_zero():
-    phase = PROGRESSIVE[1]
-    rates = [phase.schedule.lr_at(epoch, phase.epochs) for epoch in (0, 2.5, 5, 65, 125)]
+    schedule = Phases(PROGRESSIVE).schedule(0, 2048)
+    rates = [schedule.lr_at(epoch, 30) for epoch in (0, 2.5, 5, 65, 125)]
     assert rates == pytest.approx([0, 0.48, 0.96, 0.48, 0])
+
+
+def test_the_rate_is_in_proportion_to_the_batch():
+    phases = Phases(PROGRESSIVE, batch_size=512)
+    assert phases.schedule(0, 512).lr_at(5, 30) == pytest.approx(0.96)
+    assert phases.schedule(0, 128).lr_at(5, 30) == pytest.approx(0.24)
 
 
 @pytest.mark.parametrize(
@@ -70,11 +83,12 @@ def test_the_rate_rises_then_falls_to_zero():
     [
         (lambda: Phases(()), "at least one phase"),
         (lambda: Phases((SMALL,)), r"phases\[0\] must be a Phase"),
-        (lambda: Phases((PROGRESSIVE[0], PROGRESSIVE[3], PROGRESSIVE[2])), "phases must nest, but phase 2"),
-        (lambda: Phases((PROGRESSIVE[0], PROGRESSIVE[1], PROGRESSIVE[0])), "phases must nest, but phase 2"),
-        (lambda: Phases(PROGRESSIVE[1:]), "needs a first phase that trains the largest network alone"),
-        (lambda: Phases((Phase(1, 0.1, largest=ONE),)), "needs a first phase that trains the largest network alone"),
-        (lambda: Phases(PROGRESSIVE[:3]).check(SMALL), "must train all 1,764 networks of the space 'small', got"),
+        (lambda: Phases((PROGRESSIVE[0], PROGRESSIVE[2], PROGRESSIVE[1])), "phases must nest, but phase 2"),
+        (lambda: Phases((PROGRESSIVE[0], PROGRESSIVE[1], Phase(1, 0.1, largest=ONE))), "phases must nest, but phase 2"),
+        (lambda: Phases(PROGRESSIVE, search=0.5), "Phases.search must be None or a FrontSearch, got 0.5"),
+        (lambda: Phases(PROGRESSIVE, batch_size=0), "Phases.batch_size"),
+        (lambda: Phases(COMPOUND).check(SMALL, 0), "needs a dense round of 1 epoch or more, got dense_epochs 0"),
+        (lambda: Phases(PROGRESSIVE[:2]).check(SMALL, 1), "must train all 1,764 networks of the space 'small', got"),
         (lambda: Phase(0, 0.1), "Phase.epochs"),
         (lambda: Phase(5, 0.0), "Phase.rate"),
         (lambda: Phase(5, 0.1, warmup_epochs=5), "warmup_epochs must be below epochs, 5"),

@@ -46,7 +46,7 @@ def structures(graph: ChannelGraph) -> list[Structure]:
 @pytest.mark.parametrize("index", range(4))
 def test_shapes_counts_build_and_apply_agree(graph: ChannelGraph, index: int) -> None:
     structure = structures(graph)[index]
-    module = structure.build(network())
+    module = structure.build(network)
     state = structure.apply(state_of(network()), Dense())
     shapes = {name: tuple(weight.shape) for name, weight in module.named_parameters()}
     assert structure.shapes(SHAPES) == shapes == {name: tuple(tensor.shape) for name, tensor in state.model.items()}

@@ -196,7 +196,7 @@ def deployment(name: str = "unstructured", reason: str = "not installed") -> Exp
     artifacts = [
         Artifact(network=facts.name, format=form, file=f"{facts.name}.{form}", sha256=digest(facts.name, form),
                  bytes=102_546_848, download_bytes=12_000_000 + facts.nonzero * 3,
-                 objective=ACCURACY, metrics={"accuracy": 0.7610}, relative_error=2e-6,
+                 objective=ACCURACY, metrics={"accuracy": 0.7610}, relative_error=2e-6, equal_predictions=0.9987,
                  speed=Speed(f"{form} 1.0", "Some Processor 3000", 1, 10, 100, 0.25, seconds, 1.2 * seconds, 50_000_000,
                              110_000_000, 180_000_000, False))
         for facts in networks for form, seconds in (("packed", 0.21), ("onnx", 0.115))
@@ -209,9 +209,10 @@ def save(
     folder: Path,
     failures: Iterable[dict[str, Any]] = (),
     exported: ExportedNetworks | None = None,
+    storage: str | None = None,
 ) -> str:
     """Write a report into `folder` and return its page."""
-    *_, page = report.write(records, folder, failures=failures, exported=exported)
+    *_, page = report.write(records, folder, failures=failures, exported=exported, storage=storage)
     return page.read_text(encoding="utf-8")
 
 

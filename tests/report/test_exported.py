@@ -78,10 +78,13 @@ def test_files_come_first_and_their_model_before_others(storage: Path, tmp_path:
     exported(tmp_path / "deploy", [WIDE[0], recommended_rounds(WIDE)[0]])
     assert main(["report", str(storage), "--out", str(tmp_path / "deploy")]) == 0
     page = (tmp_path / "deploy" / "report.html").read_text()
-    parts = ["In the user's hands", ">resnet56 on ", ">resnet20 on "]
+    parts = ["<h2>Exported files", '<h2 class="task">resnet56 on ', '<h2 class="task">resnet20 on ']
     assert [page.index(part) for part in parts] == sorted(page.index(part) for part in parts)
-    told = re.findall(r"not among the files above: orchestrator export writes it with --round (\w+)", page)
-    assert told == [recommended_rounds(SMALL)[0].key[:12]]
+    chapters = page.split('class="chapter"')[1:]
+    assert ["not among the exported files" in chapter for chapter in chapters] == [False, True]
+    commands = re.findall(r"<code>(orchestrator export [^<]*)</code>", page)
+    keys = [recommended_rounds(records)[0].key[:12] for records in (WIDE, SMALL)]
+    assert commands == [f"orchestrator export {storage} --round {key} --out ./deploy" for key in keys]
 
 
 def test_files_of_networks_that_a_report_does_not_show_are_left_out(
@@ -103,7 +106,7 @@ def test_a_file_that_is_gone_is_not_shown_as_one_to_download(storage: Path, tmp_
     (folder / gone).unlink()
     assert main(["report", str(storage), "--out", str(folder)]) == 0
     page = (folder / "report.html").read_text()
-    assert f"<td>{gone}</td>" not in page
+    assert f">{gone}</a>" not in page
     assert f"{gone} is gone" in page
 
 
@@ -162,7 +165,7 @@ def test_export_needs_the_packages_of_its_page_first(
     monkeypatch.setattr(DataSource, "load", never)
     monkeypatch.setitem(sys.modules, package, None)
     assert main(["export", str(storage), "--out", str(tmp_path / "deploy"), "--round", WIDE[1].key[:12]]) == 1
-    assert "pip install -e '.[plots]'" in capsys.readouterr().err
+    assert "pip install -e '.'" in capsys.readouterr().err
 
 
 def test_without_a_round_a_storage_of_two_models_names_the_recommended_ones(

@@ -1,5 +1,7 @@
 """What `orchestrator status --follow` prints while rounds are trained."""
 
+import re
+
 import pytest
 from report.synthetic import path_of, write
 
@@ -28,7 +30,7 @@ def test_a_finished_round_is_printed_once(ledger):
     write(ledger, [path_of("tiny", 0, 3)])
     printed, seen = news(ledger, NOTHING)
     assert len(printed) == 4
-    assert printed[0].startswith("tiny, seed 0: round 0 done, 1.0x  accuracy: val ")
+    assert re.match(r"tiny, seed 0: round 0 done \(\w{8}\), 1.0x  accuracy: val ", printed[0])
     assert news(ledger, seen)[0] == []
     write(ledger, [path_of("tiny", 1, 3)])
     assert len(news(ledger, seen)[0]) == 4
@@ -39,10 +41,12 @@ def test_an_unfinished_round_is_printed_with_its_owner_and_its_checkpoint(ledger
     with Claims(ledger.store, "digits.0 on host-7") as claims:
         assert claims.acquire(key)
         printed, seen = news(ledger, NOTHING)
-        assert printed == ["abababababab: trained by digits.0 on host-7, from its beginning"]
+        assert printed == ["abababababab is trained by digits.0 on host-7, from its beginning"]
+        paths = {"name": "digits", "seed": 0, "densities": [], "keys": ["cd" * 32, key]}
+        ledger.write_experiment("digits", 0, paths)
         write_progress(ledger.store, Progress(key, 12, TrainState({}), (), 1.0, 1, steps_done=340))
         printed, seen = news(ledger, seen)
-        assert printed == ["abababababab: trained by digits.0 on host-7, 12 epochs and 340 steps are safe"]
+        assert printed == ["digits, seed 0: round 1 is trained by digits.0 on host-7, 12 epochs and 340 steps are safe"]
         assert news(ledger, seen)[0] == []
     assert news(ledger, NOTHING)[0] == [], "released"
 

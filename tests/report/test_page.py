@@ -8,11 +8,13 @@ import shutil
 from importlib import resources
 
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import sync_playwright
 from report.synthetic import HOSTILE, TECHNIQUES, deployment, hostile_records, path_of, paths, save, save_page_alone
 from waiting import PATIENCE_S
 
 from orchestrator.errors import OrchestratorError
+from orchestrator.objective import ACCURACY, Objective
 from orchestrator.report import comparisons, page
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -47,9 +49,15 @@ def two_data_sets(tmp_path_factory):
     return written(tmp_path_factory, first + second[1:])
 
 
-def written(tmp_path_factory, records, failures=()):
+@pytest.fixture(scope="module")
+def exported_files(tmp_path_factory):
+    """A page of one experiment with one seed, and of exported files."""
+    return written(tmp_path_factory, path_of("fine-tuning", 0, 2, epochs=2), exported=deployment())
+
+
+def written(tmp_path_factory, records, failures=(), exported=None):
     folder = tmp_path_factory.mktemp("report")
-    save(records, folder, failures)
+    save(records, folder, failures, exported)
     return folder / "report.html"
 
 
@@ -104,8 +112,92 @@ def test_the_same_records_give_the_same_bytes(usual, tmp_path):
 def test_the_page_asks_for_nothing(usual):
     parser = parsed(usual.read_text())
     links = [(tag, name, value) for tag, name, value in parser.attributes if name in ("src", "href", "action", "data")]
-    assert [link for link in links if not link[2].startswith("data:")] == []
+    assert {link for link in links if not link[2].startswith(("data:", "#", "./"))} == set()
+    assert {tag for tag, _, value in links if value.startswith("./")} == {"a"}
     assert {"iframe", "object", "embed", "form", "base"}.isdisjoint(parser.tags)
+
+
+def test_every_link_leads_somewhere(usual):
+    parser = parsed(usual.read_text())
+    links = [value for tag, name, value in parser.attributes if (tag, name) == ("a", "href")]
+    ids = {value for _, name, value in parser.attributes if name == "id"}
+    assert {link for link in links if link.startswith("#")} >= {"#result-1", "#settings-1", "#all"}
+    assert {link[1:] for link in links if link.startswith("#")} <= ids
+    files = {link[2:] for link in links if link.startswith("./")}
+    assert files == {file.name for file in usual.parent.iterdir()} - {"report.html"}
+
+
+def test_settings_and_the_command_that_exports_are_on_every_page(tmp_path):
+    records = path_of("fine-tuning", 0, 3, epochs=4)
+    for each in records:
+        each.settings["training"].update(batch_size=64, schedule={"type": "StepDecay", "peak": 0.1, "drops": [2, 3]})
+    records = [dataclasses.replace(each, processor="Some Processor 3000") for each in records]
+    (comparison,) = comparisons(records)
+    key = comparison.recommended_records[0].key[:12]
+    text = save(records, tmp_path, storage="s3://bucket/my runs")
+    assert f"<code>orchestrator export &#39;s3://bucket/my runs&#39; --round {key} --out ./deploy</code>" in text
+    lines = dict(re.findall(r'<tr><th scope="row">([^<]*)</th><td>([^<]*)</td></tr>', text))
+    assert lines == {
+        "model": "resnet20", "data": "cifar10", "task": "Classification(label_smoothing=0), decided by accuracy",
+        "weights": "291,376, of which 291,376 are prunable", "epochs of a round": "4", "epochs of the schedule": "4",
+        "batch size": "64", "learning rate": "StepDecay(peak=0.1, drops=[2, 3])",
+        "technique": "FineTuning(optimizer_state=kept)", "selection": "Global", "criterion": "magnitude", "seed": "0",
+        "versions": "python 3.11.7, torch 2.14.1", "processor": "Some Processor 3000, 4 workers",
+        "finished": "2026-01-01 00:00", "storage": "s3://bucket/my runs",
+    }  # fmt: skip
+
+
+def test_settings_that_differ_name_their_experiments(tmp_path):
+    records = paths(["fine-tuning", "weight-rewinding"], seeds=1, rounds=1)
+    text = save(records, tmp_path)
+    assert "FineTuning(optimizer_state=kept) (fine-tuning); WeightRewinding(epochs=164) (weight-rewinding)" in text
+
+
+def test_the_command_trusts_code_of_the_users_own(tmp_path):
+    records = path_of("fine-tuning", 0, 1, epochs=1)
+    for each in records:
+        each.settings.update(model="my_models:network", task={"type": "my_tasks.Ranking"})
+    text = save(records, tmp_path, storage="runs")
+    assert "--out ./deploy --trust my_models:network --trust my_tasks:Ranking</code>" in text
+
+
+@pytest.mark.parametrize(("change", "warns"), [(-0.0049, False), (-0.0051, True), (0.01, False)])
+@pytest.mark.parametrize("objective", [ACCURACY, Objective("error", higher_is_better=False, fraction=True)])
+def test_a_recommended_network_that_loses_more_on_test_has_a_warning(tmp_path, objective, change, warns):
+    test = {True: 0.9 + change, False: 0.1 - change}[objective.higher_is_better]
+    records = [
+        dataclasses.replace(each, objective=objective, metrics={
+            "train_loss": 0.1, f"val_{objective.name}": 0.5, f"test_{objective.name}": test if each.round else
+            (0.9 if objective.higher_is_better else 0.1)}, history=[])
+        for each in path_of("fine-tuning", 0, 1)
+    ]  # fmt: skip
+    text = save_page_alone(records, tmp_path / "report.html")
+    side = "below" if objective.higher_is_better else "above"
+    assert (f"On test data the recommended network is more than half a point {side} the dense one" in text) == warns
+
+
+def test_one_seed_and_one_experiment_have_no_words_about_more(tmp_path):
+    text = save(path_of("fine-tuning", 0, 3, epochs=3), tmp_path)
+    text = text[: text.index('<script type="module">')]
+    for word in ("median of", "minimum", "each seed", "experiments,", "saved", "interval", "shared", "Every two"):
+        assert word not in text.replace("median of the trials", "")
+
+
+def test_more_sections_stand_in_the_chapter_that_they_are_about(tmp_path, monkeypatch):
+    def searches(comparison):
+        if "cifar10" not in comparison.title:
+            return []
+        table = page.TextTable("What was tried", ("agent", "score"), (("Cem", "97.31 %"),))
+        return [page.Section("searches", "Searches", (f"About {comparison.title}.",), (table,))]
+
+    monkeypatch.setattr("orchestrator.report.folder.MORE_SECTIONS", (searches,))
+    monkeypatch.setattr("orchestrator.report.folder.draw_pictures", lambda comparison, references: [])
+    text = save([each for data in ("cifar10", "other") for each in path_of("a", 0, 1, data=data)], tmp_path)
+    assert '<a href="#searches-1">Searches</a>' in text
+    assert '<h3 id="searches-1">Searches</h3>' in text
+    assert "About resnet20 on cifar10." in text
+    assert '<th scope="row">Cem</th><td>97.31 %</td>' in text
+    assert "searches-2" not in text
 
 
 def test_names_are_text_wherever_they_stand(hostile):
@@ -114,9 +206,10 @@ def test_names_are_text_wherever_they_stand(hostile):
     assert sum(tag == "script" for tag in parser.tags) == 4  # rounds, medians, pairs, and the module
     assert not [name for _, name, _ in parser.attributes if name.startswith("on")]
     assert "img" not in parser.tags
+    assert not [value for _, name, value in parser.attributes if name == "href" and "javascript" in value.lower()]
     assert "<b>49</b>" not in text
     lines = json.loads(parser.scripts["rounds"])["lines"]
-    assert {line[0] for line in lines} == {"".join(c if c.isprintable() else " " for c in name) for name in HOSTILE}
+    assert {line[1] for line in lines} == {"".join(c if c.isprintable() else " " for c in name) for name in HOSTILE}
     assert not re.search("[\u2028\u202e\x00]", text)
 
 
@@ -134,7 +227,8 @@ def test_several_data_sets_have_a_chapter_and_pictures_each(two_data_sets):
 def test_what_sharing_saved_is_told_exactly(tmp_path):
     records = paths(["fine-tuning", "learning-rate-rewinding"], seeds=2, rounds=3, epochs=3)
     text = save_page_alone(records, tmp_path / "report.html")
-    assert "<strong>42</strong> of 48 epochs asked (14 of 16 rounds): <strong>12.5 % saved</strong>" in text
+    assert "need 16 rounds, 14 were trained" in text
+    assert "<strong>42</strong> epochs instead of 48, <strong>12.5 % saved</strong>" in text
 
 
 def test_many_experiments_have_one_table_of_all(tmp_path):
@@ -147,8 +241,10 @@ def test_many_experiments_have_one_table_of_all(tmp_path):
 def test_one_pair_has_no_interval(tmp_path):
     records = paths(["fine-tuning", "weight-rewinding"], seeds=1, rounds=5)
     text = save_page_alone(records, tmp_path / "report.html")
-    assert text.count("<small>one pair</small>") == 5
-    assert "with a single pair none can be given" in text
+    assert "There is one seed, so no interval." in text
+    assert "bootstrap interval" not in text
+    more = path_of("fine-tuning", 1, 5, epochs=4)
+    assert save_page_alone(records + more, tmp_path / "report.html").count("<small>one pair</small>") == 5
 
 
 def test_what_the_page_is_made_of_is_in_the_package():
@@ -176,13 +272,15 @@ def test_files_are_compared_with_those_of_the_same_format(tmp_path):
     (one,) = exported.skipped
     exported = dataclasses.replace(exported, skipped=(dataclasses.replace(one, network="dense"), one))
     text = save_page_alone([], tmp_path / "report.html", exported)
-    assert "smallest to download: unstructured.packed; the dense network takes 88.7 MB as such a file" in text
-    assert "fastest, as good as 1 other within a tenth: dense.onnx" in text
+    assert (
+        "smallest download: unstructured.packed, test 76.10 %. The dense network takes 88.7 MB in this format." in text
+    )
+    assert "fastest: dense.onnx, onnx 1.0, test 76.10 %. 1 other file takes at most 10 % longer." in text
     assert text.count("not installed") == 1
-    assert "Left out: dense, unstructured as pte: not installed" in text
+    assert "Not written: dense, unstructured as pte: not installed" in text
     exported = dataclasses.replace(exported, artifacts=exported.artifacts[2:])
     text = save_page_alone([], tmp_path / "report.html", exported)
-    assert "; the dense network has 103 MB of weights" in text
+    assert "The dense network has 103 MB of weights." in text
     assert "fastest: unstructured.onnx" in text
 
 
@@ -288,6 +386,76 @@ def test_a_phone_scrolls_in_one_direction_only(open_page, usual):
 
 
 @in_browser
+def test_texts_of_pictures_can_be_read_on_a_phone(open_page, usual, exported_files):
+    for file in (usual, exported_files):
+        page = open_page(file, viewport={"width": 390, "height": 800})
+        sizes = page.eval_on_selector_all(
+            ".chart svg text",
+            """all => all.map(text => {
+                const svg = text.ownerSVGElement;
+                const scale = svg.getBoundingClientRect().width / svg.viewBox.baseVal.width;
+                return scale * parseFloat(getComputedStyle(text).fontSize);
+            })""",
+        )
+        assert len(sizes) > 30
+        assert min(sizes) >= 10
+
+
+@in_browser
+def test_a_touch_and_the_arrow_keys_read_the_values_of_a_point(open_page, usual):
+    page = open_page(usual, viewport={"width": 390, "height": 800}, has_touch=True)
+    figure = page.locator("#compression-1")
+    assert figure.locator("output").inner_text().startswith("Touch a point")
+    point = figure.locator("[id$=points-0] use").nth(2)
+    wanted = point.locator("title").text_content()
+    point.scroll_into_view_if_needed()
+    box = point.bounding_box()
+    page.touchscreen.tap(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    assert figure.locator("output").inner_text() == wanted
+    assert wanted.startswith("fine-tuning, round 2: 1.6x, test accuracy ")
+    figure.locator(".chart").focus()
+    page.keyboard.press("ArrowRight")
+    assert figure.locator("output").inner_text().startswith("fine-tuning, round 3: 2.0x")
+    for name in ("front", "cost", "learning", "layers"):
+        page.locator(f"#{name}-1 .chart").focus()
+        page.keyboard.press("ArrowLeft")
+        assert not page.locator(f"#{name}-1 output").inner_text().startswith("Touch")
+    assert page.troubles == []
+
+
+@in_browser
+def test_the_key_stays_in_sight_while_the_table_scrolls_in_its_own_box(open_page, usual):
+    page = open_page(usual, viewport={"width": 390, "height": 800})
+    box = page.locator(f".dt-layout-table:has({ROUNDS})")
+    assert box.evaluate("e => e.scrollWidth > e.clientWidth + 100")
+    box.evaluate("e => { e.scrollLeft = e.scrollWidth; }")
+    cell = page.locator(f"{ROUNDS} tbody td").first
+    assert len(cell.inner_text()) == 12
+    assert 0 <= cell.bounding_box()["x"] < 30
+    assert page.evaluate("document.documentElement.scrollWidth") == 390
+
+
+@in_browser
+def test_a_button_copies_the_command(open_page, usual):
+    page = open_page(usual, permissions=["clipboard-read", "clipboard-write"])
+    page.locator(".command button").click()
+    page.wait_for_selector(".command button:has-text('Copied')")
+    command = page.evaluate("navigator.clipboard.readText()")
+    assert re.fullmatch(r"orchestrator export STORAGE --round [0-9a-f]{12} --out ./deploy", command)
+    assert page.troubles == []
+
+
+@in_browser
+@pytest.mark.parametrize(("scheme", "width"), [("light", 390), ("light", 1280), ("dark", 1280)])
+def test_axe_finds_nothing_to_mend(open_page, usual, hostile, two_data_sets, exported_files, scheme, width):
+    for file in (usual, hostile, two_data_sets, exported_files):
+        page = open_page(file, color_scheme=scheme, viewport={"width": width, "height": 800})
+        page.eval_on_selector_all("details", "all => all.forEach(details => { details.open = true; })")
+        found = Axe().run(page)
+        assert found.violations_count == 0, found.generate_report()
+
+
+@in_browser
 def test_long_names_do_not_widen_the_page(open_page, two_data_sets):
     page = open_page(two_data_sets, viewport={"width": 390, "height": 800})
     assert page.evaluate("document.documentElement.scrollWidth") == 390
@@ -307,11 +475,10 @@ def test_hostile_names_are_text_and_run_nothing(open_page, hostile):
 
 
 @in_browser
-def test_exported_files_are_shown_side_by_side(open_page, tmp_path):
-    save(path_of("fine-tuning", 0, 2, epochs=2), tmp_path, exported=deployment())
+def test_exported_files_are_shown_side_by_side(open_page, exported_files):
     seen = []
     for scheme in ("light", "dark"):
-        page = open_page(tmp_path / "report.html", color_scheme=scheme)
+        page = open_page(exported_files, color_scheme=scheme)
         section = page.locator("#deployed")
         assert section.locator("svg").count() == 2
         for box in (svg.bounding_box() for svg in section.locator("svg").all()):
@@ -320,9 +487,9 @@ def test_exported_files_are_shown_side_by_side(open_page, tmp_path):
         seen.append(section.locator("svg [id$=latency-0] path").first.evaluate("e => getComputedStyle(e).fill"))
         files = section.locator("table").nth(1).locator("tbody tr")
         cells = files.nth(3).locator("td").all_inner_texts()
-        assert cells[:6] == ["unstructured.onnx", "103 MB", "19.8 MB", "76.10", "2e-06", "115 ms"]
+        assert cells[:6] == ["unstructured.onnx", "103 MB", "19.8 MB", "76.10", "99.87 %", "115 ms"]
         assert cells[-2] == "no"
-        assert "Left out: unstructured as pte: not installed" in section.inner_text()
+        assert "Not written: unstructured as pte: not installed" in section.inner_text()
         assert page.troubles == []
     assert seen[0] != seen[1]
 

@@ -1,5 +1,7 @@
 """The pictures, as PNGs and as parts of the page."""
 
+import dataclasses
+import itertools
 import re
 import statistics
 import sys
@@ -8,15 +10,18 @@ from xml.etree import ElementTree
 import matplotlib
 import pytest
 from PIL import Image
-from report.synthetic import TECHNIQUES, THREE, deployment, path_of, paths
+from report.synthetic import TECHNIQUES, THREE, deployment, in_bits, path_of, paths
 
 from orchestrator.errors import OrchestratorError
+from orchestrator.record import MODEL, Blob
 from orchestrator.report import comparisons, summary
-from orchestrator.report.pictures import COLOURS, draw_pictures, drawing_style, exported_pictures
+from orchestrator.report.exported import exported_pictures
+from orchestrator.report.pictures import COLOURS, draw_pictures, drawing_style
 from orchestrator.report.pictures.recommended import layer_densities, round_curves
+from orchestrator.report.pictures.style import SMALL, thinned
 from orchestrator.report.published import find_published
 
-ODD = r"$\frac{$ <script>alert(1)</script> & _x 文 " + "long " * 40
+ODD = "long " * 40 + r"<script>alert(1)</script> & _x 文 $\frac{$"
 
 
 def pictures(records, references=None):
@@ -31,8 +36,9 @@ def drawn():
         return pictures(paths(TECHNIQUES, seeds=2, rounds=8, epochs=5))
 
 
-def texts(picture):
-    return [t.get_text() for axes in picture.figure.axes for t in axes.texts]
+def legend(picture):
+    """Return the texts of the legend."""
+    return [text.get_text().strip() for found in picture.figure.legends for text in found.get_texts()]
 
 
 def test_every_picture_is_a_png_and_an_element_of_a_page(drawn, tmp_path):
@@ -43,7 +49,7 @@ def test_every_picture_is_a_png_and_an_element_of_a_page(drawn, tmp_path):
         with drawing_style():
             file, svg = picture.save(tmp_path / "new" / f"{name}.png"), picture.svg("abc-")
         with Image.open(file) as image:
-            assert image.width == 1240
+            assert image.width == 1250
             assert len(set(image.convert("RGB").resize((80, 50)).getdata())) > 20
         root = ElementTree.fromstring(svg)
         assert root.get("aria-label") == picture.alt
@@ -66,7 +72,9 @@ def test_the_picture_shows_medians_and_what_is_recommended():
     assert list(line.get_ydata()) == pytest.approx([100 * row.test.median for row in comparison.rows])
     assert [label.get_text() for label in axes.get_xticklabels()] == ["1x", "2x", "4x"]
     best = comparison.recommendation.row
-    assert f"recommended: {best.compression:.1f}x smaller\ntest {100 * best.test.median:.2f} %" in texts(picture)
+    assert f"recommended: {best.compression:.1f}x, {100 * best.test.median:.2f} %" in legend(picture)
+    assert f"dense: {100 * comparison.recommendation.dense.test.median:.2f} %" in legend(picture)
+    assert not list(axes.texts), "no text covers a point"
 
 
 def test_published_medians_are_dashed_with_hollow_markers():
@@ -93,7 +101,7 @@ def test_names_are_neither_formulas_nor_elements(tmp_path):
             if picture.name == "compression":
                 picture.save(tmp_path / "odd.png")
                 shown = "".join(root.itertext())
-                assert r"$\frac{$ <scri" in shown
+                assert r"</script> & _x 文 $\frac{$" in shown
                 assert "_hidden" in shown
 
 
@@ -124,7 +132,94 @@ def test_of_many_experiments_most_are_a_shade():
     with drawing_style():
         picture = pictures(paths(names, seeds=1, rounds=3))["compression"]
         assert len(picture.svg("")) < 200_000
-    assert "62 other experiments" in picture.figure.legends[0].get_texts()[0].get_text()
+    assert legend(picture)[-1] == "62 other experiments"
+
+
+ENDS = [paths(TECHNIQUES, seeds=2, rounds=8, epochs=5), path_of("fine-tuning", 0, 0), path_of("fine-tuning", 0, 40)]
+ALIKE = [f"digits_compare_with_a_long_name-{name}" for name in ("fine-tuning", "weight-rewinding")]
+
+
+def visible_texts(figure):
+    """Return every text that is drawn, with its box in pixels."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.text import Text
+
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    outside = set()  # of the view, where ticks are not drawn
+    for axis in (axis for axes in figure.axes for axis in (axes.xaxis, axes.yaxis)):
+        low, high = sorted(axis.get_view_interval())
+        ticks = axis.get_major_ticks()
+        outside |= {tick.label1 for tick in ticks if not low <= tick.get_loc() <= high or not tick.label1.get_visible()}
+        outside |= {tick.label2 for tick in ticks}
+    found = [text for text in figure.findobj(Text) if text.get_text().strip() and text not in outside]
+    return [(text, text.get_window_extent(canvas.get_renderer())) for text in found]
+
+
+@pytest.mark.parametrize("records", [*ENDS, paths(ALIKE, seeds=2, rounds=18), in_bits(paths(rounds=12))])
+def test_texts_do_not_touch_each_other_and_lie_inside_the_picture(records):
+    with drawing_style():
+        drawn = [*pictures(records).values(), *exported_pictures(deployment())]
+        for picture in drawn:
+            found = visible_texts(picture.figure)
+            assert {text.get_fontsize() >= SMALL for text, _ in found} == {True}
+            width, height = picture.figure.bbox.size
+            for text, box in found:
+                inside = box.x0 >= -1 and box.y0 >= -1 and box.x1 <= width + 1 and box.y1 <= height + 1
+                assert inside, f"{picture.name}: {text.get_text()!r} leaves the picture"
+            for (one, first), (other, second) in itertools.combinations(found, 2):
+                across = min(first.x1, second.x1) - max(first.x0, second.x0)
+                down = min(first.y1, second.y1) - max(first.y0, second.y0)
+                assert across < 1 or down < 2, f"{picture.name}: {one.get_text()!r} touches {other.get_text()!r}"
+
+
+def test_no_line_of_the_grid_is_above_100_per_cent():
+    records = path_of("fine-tuning", 0, 4, epochs=3)
+    for record in records:
+        record.metrics.update(val_accuracy=0.999, test_accuracy=0.999)
+    with drawing_style():
+        for name, picture in pictures(records).items():
+            if name != "layers":
+                ticks = picture.figure.axes[0].get_yticks()
+                assert max(ticks) <= 100
+                assert len(ticks) >= 3
+
+
+@pytest.mark.parametrize(("low", "high"), [(9000, 10_000), (9000, 9001), (1, 10**9), (149_000, 1_180_000)])
+def test_labels_of_sizes_have_space_and_differ(low, high):
+    records = path_of("fine-tuning", 0, 1)
+    for record, count in zip(records, (high, low), strict=True):
+        record.blobs[MODEL] = Blob("0" * 64, count)
+    with drawing_style():
+        axes = pictures(records)["front"].figure.axes[0]
+    labels = [label.get_text() for label in axes.get_xticklabels()]
+    assert len(set(labels)) == len(labels) >= 1
+
+
+def test_ticks_are_thinned_to_those_with_space():
+    places = {float(place): place / 100 for place in range(101)}
+    kept = thinned(places, lambda tick: f"{tick:g} kB", places.__getitem__)
+    assert 5 <= len(kept) <= 8
+    assert thinned([1.0, 2.0], lambda tick: "the same", lambda tick: tick) == [1.0]
+
+
+def test_long_names_lose_what_they_share():
+    with drawing_style():
+        drawn = pictures(paths(ALIKE, seeds=1, rounds=3))
+    assert [text.split(",")[0] for text in legend(drawn["compression"])[2:]] == ["fine-tuning", "weight-rewinding"]
+
+
+def test_the_learning_rate_is_drawn_below_the_loss():
+    records = path_of("fine-tuning", 0, 2, epochs=8)
+    with drawing_style():
+        picture = pictures(records)["learning"]
+        bare = [dataclasses.replace(r, history=[{k: v for k, v in e.items() if k != "lr"} for e in r.history])
+                for r in records]  # fmt: skip
+        assert len(pictures(bare)["learning"].figure.axes) == 2
+    rates = [list(line.get_ydata()) for line in picture.figure.axes[2].lines if len(line.get_xdata()) == 8]
+    assert rates == [[epoch["lr"] for epoch in record.history] for record in records]
+    assert picture.titles["ends"][1].startswith("round 1, 1.2x, after 8 epochs: validation accuracy ")
+    assert picture.titles["ends"][1].endswith(", learning rate from 0.1 to 0.001")
 
 
 def test_exported_files_name_their_runtimes_where_these_differ():
@@ -151,7 +246,7 @@ def test_the_users_own_style_is_neither_used_nor_changed(tmp_path):
 
 def test_a_picture_without_matplotlib_says_how_to_get_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    with pytest.raises(OrchestratorError, match=r"pip install -e '\.\[plots\]'") as caught, drawing_style():
+    with pytest.raises(OrchestratorError, match=r"pip install -e '\.'") as caught, drawing_style():
         pass
     assert "\n" not in str(caught.value)
 

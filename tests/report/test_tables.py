@@ -77,7 +77,7 @@ def test_names_are_shown_as_they_are_but_on_one_line():
     records = path([0.9, 0.9], experiment=ODD, technique=ODD)
     failure = {"experiment": ODD, "seed": 0, "round": 2, "reason": ODD}
     tables = printed(print_table, records) + printed(print_status, records, [failure])
-    assert tables.count("a[red]b[/] $x$ :smile:  [2J") == 2 + 1 + 2 + 2  # title twice, section, technique, failure
+    assert tables.count("a[red]b[/] $x$ :smile:  [2J") == 2 + 1 + 1 + 2  # title twice, section, its technique, failure
     assert "\x1b" not in tables
 
 

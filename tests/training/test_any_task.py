@@ -70,6 +70,7 @@ def killed_and_resumed(experiment: Experiment, folder: Path, place: tuple[int, i
         Trainer(experiment, data, device=torch.device("cpu")).train(work, on_step=stop)
     trainer = Trainer(experiment, load_data(experiment.data, experiment.data_options), device=torch.device("cpu"))
     progress = unpack_progress(kept[0], "file")
+    torch.manual_seed(7)  # another process has other random numbers
     trainer.check(work, progress)
     return whole, trainer.train(work, resume=progress)
 
@@ -80,6 +81,16 @@ def test_a_round_that_is_killed_in_mid_epoch_ends_with_the_same_bits(experiment:
     assert all(torch.equal(whole.state.model[name], resumed.state.model[name]) for name in whole.state.model)
     assert whole.history == resumed.history
     assert whole.test == resumed.test
+
+
+@pytest.mark.parametrize("place", [(1, 2), (1, 5)], ids=["mid-epoch", "before the validation"])
+def test_a_prepare_that_draws_random_numbers_itself_gives_the_same_bits_again(
+    tmp_path: Path, place: tuple[int, int]
+) -> None:
+    noisy = dataclasses.replace(any_task.EXPERIMENTS["regression"], data="any_task:noisy_table")
+    whole, resumed = killed_and_resumed(noisy, tmp_path, place)
+    assert all(torch.equal(whole.state.model[name], resumed.state.model[name]) for name in whole.state.model)
+    assert (whole.history, whole.test) == (resumed.history, resumed.test)
 
 
 # Padded sequences, shared by workers whose shares have different numbers of tokens.

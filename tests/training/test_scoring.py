@@ -70,8 +70,8 @@ def test_a_score_is_that_of_the_same_training_by_hand(tmp_path: Path) -> None:
 
 
 def worker(rank: int, folder: str) -> None:
-    """Score as one of two workers, then as one of three. No worker has the random state or the threads of another."""
-    for world in (2, 3):
+    """Score as one of two, three and four workers. No worker has the random state or the threads of another."""
+    for world in (2, 3, 4):
         if rank >= world:
             continue
         torch.manual_seed(rank)
@@ -88,9 +88,9 @@ def test_any_number_of_workers_gives_the_same_scores(tmp_path: Path) -> None:
     work = evaluate_work(NOISY, tmp_path / "runs")
     alone = values(Trainer(NOISY, load_data(NOISY.data, {}), device=CPU).do(work))
     (tmp_path / "work").write_bytes(pickle.dumps(work))
-    start_together(worker, str(tmp_path), 3)
-    found = [pickle.loads(file.read_bytes()) for file in sorted(tmp_path.glob("[23]-*"))]
-    assert len(found) == 5
+    start_together(worker, str(tmp_path), 4)
+    found = [pickle.loads(file.read_bytes()) for file in sorted(tmp_path.glob("[234]-*"))]
+    assert len(found) == 9
     assert all(scores == alone for scores in found)
 
 

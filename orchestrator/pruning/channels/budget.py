@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from orchestrator.errors import ConfigError
-from orchestrator.pruning.channels.graph import ChannelGraph, Group, Kept, Unit
+from orchestrator.pruning.channels.graph import ChannelGraph, Group, Kept
+from orchestrator.pruning.choices import Unit
 from orchestrator.pruning.criteria import Criterion, magnitude, score
 from orchestrator.validate import fraction, whole
 

@@ -11,18 +11,20 @@ import hashlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
-import torch
-from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _NormBase
-from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+from orchestrator.lazy import lazy
+from orchestrator.pruning.choices import Unit
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+else:
+    torch, nn = lazy("torch"), lazy("torch.nn")
 
 Side: TypeAlias = Literal["out", "in"]
 SIDES: tuple[Side, ...] = ("out", "in")
 Kept: TypeAlias = dict[str, dict[str, list[int]]]
-Unit: TypeAlias = Literal["macs", "parameters"]
-UNITS: tuple[Unit, ...] = ("macs", "parameters")
 
 
 def tensor_sides(layer: nn.Module) -> dict[str, tuple[Side, ...]] | None:
@@ -35,15 +37,15 @@ def tensor_sides(layer: nn.Module) -> dict[str, tuple[Side, ...]] | None:
     tensors = [getattr(layer, name, None) for name in ("weight", "bias")]
     if not all(tensor is None or isinstance(tensor, nn.Parameter) for tensor in tensors):
         return None
-    if isinstance(layer, _ConvNd):
+    if isinstance(layer, nn.modules.conv._ConvNd):
         if layer.groups > 1:
             depthwise = layer.groups == layer.in_channels == layer.out_channels
             return {"weight": ("out",), "bias": ("out",)} if depthwise else None
-        transposed = isinstance(layer, _ConvTransposeNd)
+        transposed = isinstance(layer, nn.modules.conv._ConvTransposeNd)
         return {"weight": ("in", "out") if transposed else ("out", "in"), "bias": ("out",)}
     if isinstance(layer, nn.Linear):
         return {"weight": ("out", "in"), "bias": ("out",)}
-    if isinstance(layer, _NormBase):
+    if isinstance(layer, nn.modules.batchnorm._NormBase):
         return dict.fromkeys(("weight", "bias", "running_mean", "running_var"), ("out",))
     if isinstance(layer, nn.PReLU) and layer.num_parameters > 1:
         return {"weight": ("out",)}

@@ -5,29 +5,29 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
-
-import torch
-from torch import nn
+from typing import TYPE_CHECKING, Any
 
 from orchestrator.errors import ConfigError
+from orchestrator.lazy import lazy
 from orchestrator.modules import copy_module
-from orchestrator.pruning.channels.budget import (
-    check_budget,
-    check_ratios,
-    keep_by_budget,
-    keep_by_ratio,
-    may_lose,
-    ratio_sizes,
-)
-from orchestrator.pruning.channels.graph import UNITS, ChannelGraph, Kept, Unit
-from orchestrator.pruning.channels.shrink import shrink
-from orchestrator.pruning.channels.trace import check_removal, trace_channels
+from orchestrator.pruning.choices import UNITS, Unit
 from orchestrator.pruning.li2017 import PRESETS
 from orchestrator.pruning.selection import Selection
-from orchestrator.pruning.structure import FewerChannels, Structure
-from orchestrator.pruning.view import View
 from orchestrator.validate import one_of, whole
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from orchestrator.pruning import structure
+    from orchestrator.pruning.channels import budget, confirm, shrink, trace
+    from orchestrator.pruning.channels.graph import ChannelGraph, Kept
+    from orchestrator.pruning.structure import Structure
+    from orchestrator.pruning.view import View
+else:
+    torch, structure = lazy("torch"), lazy("orchestrator.pruning.structure")
+    names = ("budget", "confirm", "shrink", "trace")
+    budget, confirm, shrink, trace = (lazy(f"orchestrator.pruning.channels.{name}") for name in names)
 
 DENSITY_TOLERANCE = 5e-4  # between a path's density and the density that given ratios keep
 
@@ -61,7 +61,7 @@ class Channels(Selection):
         if isinstance(self.ratios, str):
             one_of("Channels.ratios", self.ratios, PRESETS)
         elif self.ratios is not None:
-            check_ratios(self.ratios)
+            budget.check_ratios(self.ratios)
             object.__setattr__(self, "ratios", dict(self.ratios))
 
     @property
@@ -79,9 +79,9 @@ class Channels(Selection):
             )
         graph, prunable = _graph_of(view), set(view.weights)
         if self.ratios is None:
-            check_budget(graph, prunable, density, self.unit, self.round_to)
+            budget.check_budget(graph, prunable, density, self.unit, self.round_to)
             return
-        sizes = ratio_sizes(graph, prunable, self._table(), self.round_to)
+        sizes = budget.ratio_sizes(graph, prunable, self._table(), self.round_to)
         alive = [torch.arange(group.size) < size for group, size in zip(graph.groups, sizes, strict=True)]
         given = graph.counts(graph.configuration(alive)).of(self.unit) / graph.counts({}).of(self.unit)
         if abs(given - density) > DENSITY_TOLERANCE:
@@ -100,9 +100,9 @@ class Channels(Selection):
         graph = _graph_of(view)
         keep: Callable[..., Kept]
         if self.ratios is None:
-            keep = partial(keep_by_budget, density=density, unit=self.unit)
+            keep = partial(budget.keep_by_budget, density=density, unit=self.unit)
         else:
-            keep = partial(keep_by_ratio, ratios=self._table())
+            keep = partial(budget.keep_by_ratio, ratios=self._table())
         kept = keep(
             graph,
             view.weights,
@@ -111,7 +111,7 @@ class Channels(Selection):
             criterion=view.criterion,
             gradients=view.gradients,
         )
-        return FewerChannels(kept, graph, self.unit)
+        return structure.FewerChannels(kept, graph, self.unit)
 
     def _table(self) -> Mapping[str, float]:
         return PRESETS[self.ratios] if isinstance(self.ratios, str) else self.ratios or {}
@@ -132,13 +132,13 @@ def fewer_channels(module: nn.Module, inputs: Any, ratio: float = 0.5, *, round_
     as `trace_channels` and `check_removal` do.
     """
     whole("round_to", round_to, minimum=1)
-    graph = trace_channels(module, inputs)
+    graph = trace.trace_channels(module, inputs)
     weights = {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
-    if not any(may_lose(graph, group, weights) for group in graph.groups):
+    if not any(budget.may_lose(graph, group, weights) for group in graph.groups):
         raise ConfigError(
             f"model {type(module).__name__} has no channels that may be removed, because its layers are frozen: set "
             "requires_grad to True in layers that may lose channels"
         )
-    kept = keep_by_ratio(graph, weights, ratio, round_to=round_to)
-    check_removal(module, graph, kept, inputs)
-    return shrink(copy_module(module), kept), kept
+    kept = budget.keep_by_ratio(graph, weights, ratio, round_to=round_to)
+    confirm.check_removal(module, graph, kept, inputs)
+    return shrink.shrink(copy_module(module), kept), kept

@@ -15,15 +15,15 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
 from orchestrator.errors import ConfigError
 from orchestrator.extras import extra
-from orchestrator.modules import copy_module, logits_of, model_call
+from orchestrator.modules import logits_of, model_call
 from orchestrator.nested import mapped, number_of_samples
-from orchestrator.pruning.channels.graph import SIDES, ChannelGraph, Cut, Group, Kept, Layer, Member, tensor_sides
-from orchestrator.pruning.channels.shrink import shrink
+from orchestrator.pruning.channels.confirm import confirmed_groups, some, traceable
+from orchestrator.pruning.channels.graph import SIDES, ChannelGraph, Cut, Group, Layer, Member, tensor_sides
 from orchestrator.pruning.macs import weight_uses
 
 logger = logging.getLogger(__name__)
@@ -46,7 +46,7 @@ def trace_channels(module: nn.Module, inputs: Any) -> ChannelGraph:
             f"inputs must be the tensors of one sample, such as torch.zeros(1, 3, 224, 224), got {inputs!r:.100}"
         )
     name = type(module).__name__
-    network = _traceable(module)
+    network = traceable(module)
     inputs = mapped(lambda tensor: tensor.float() if tensor.is_floating_point() else tensor, inputs)
     try:
         layers, macs, output = _layers(network, inputs)
@@ -73,35 +73,15 @@ def trace_channels(module: nn.Module, inputs: Any) -> ChannelGraph:
     groups = _in_order(_whole(found, layers), layers)
     parameters = sum(parameter.numel() for parameter in module.parameters())
     dense = ChannelGraph(layers, tuple(groups), parameters, macs)
-    confirmed = _confirmed(network, dense, inputs)
+    confirmed = confirmed_groups(network, dense, inputs)
     unknown += [member.layer for group in groups if group not in confirmed for member, _ in dense.writers(group)]
     if not confirmed:
         raise ConfigError(f"model {name} has no channels that can be removed: {_way_out(network)}")
     if unknown:
         logger.warning(
-            "model %s: these layers keep all channels, because the flow of these is unknown: %s", name, _some(unknown)
+            "model %s: these layers keep all channels, because the flow of these is unknown: %s", name, some(unknown)
         )
     return replace(dense, groups=tuple(confirmed))
-
-
-def check_removal(module: nn.Module, graph: ChannelGraph, kept: Kept, inputs: Any) -> None:
-    """Raise ConfigError unless the network that `kept` leaves computes the same as `module` with channels zeroed."""
-    generator = torch.Generator().manual_seed(0)
-    network, inputs = _randomised(_traceable(module), inputs, generator)
-    if not _same_without(network, graph, inputs, graph.alive(kept)):
-        raise ConfigError(f"channels of {_some(kept)} cannot be removed together: give ratios for some of them only")
-
-
-def _traceable(module: nn.Module) -> nn.Module:
-    network = copy_module(module).cpu().float().eval()
-    for parameter in _continuous(network):
-        parameter.requires_grad_()
-    return network
-
-
-def _continuous(network: nn.Module) -> list[nn.Parameter]:
-    """Return the parameters that can have gradients: not those of integers or bools."""
-    return [p for p in network.parameters() if p.is_floating_point() or p.is_complex()]
 
 
 def _without_channels(network: nn.Module) -> list[nn.Module]:
@@ -122,15 +102,8 @@ def _way_out(network: nn.Module) -> str:
         if isinstance(part, _ConvNd | nn.Linear) and not isinstance(part.weight, nn.Parameter)
     ]
     if computed:
-        return f"make the computed weights of {_some(computed)} plain parameters first, or choose another selection"
+        return f"make the computed weights of {some(computed)} plain parameters first, or choose another selection"
     return "choose a selection that removes single weights"
-
-
-def _some(names: Iterable[str]) -> str:
-    """List the first five of `names`, and how many more there are."""
-    first, *others = dict.fromkeys(names)
-    shown = ", ".join([first, *others[:4]])
-    return f"{shown} and {len(others) - 4} more" if len(others) > 4 else shown
 
 
 @contextmanager
@@ -275,82 +248,3 @@ def _in_order(groups: Iterable[Group], layers: Iterable[str]) -> list[Group]:
     members = [sorted(group.members, key=lambda m: (place[m.layer], m.side)) for group in groups]
     ordered = [Group(g.size, tuple(m)) for g, m in zip(groups, members, strict=True)]
     return sorted(ordered, key=lambda group: (place[group.members[0].layer], group.members[0].side))
-
-
-def _confirmed(network: nn.Module, graph: ChannelGraph, inputs: Any) -> list[Group]:
-    """Return the groups of `graph` that can be removed correctly.
-
-    If not all of them can, each one is tried together with those confirmed before it.
-    """
-    network, inputs = _randomised(network, inputs, torch.Generator().manual_seed(0))
-    if _removal_is_masking(network, graph, inputs):
-        return list(graph.groups)
-    confirmed: list[Group] = []
-    for group in graph.groups:
-        if _removal_is_masking(network, replace(graph, groups=(*confirmed, group)), inputs):
-            confirmed.append(group)
-    return confirmed
-
-
-@torch.no_grad()
-def _randomised(network: nn.Module, inputs: Any, generator: torch.Generator) -> tuple[nn.Module, Any]:
-    """Draw weights, in place, and inputs that reveal every error: none is zero, and signals neither die nor explode.
-
-    Inputs that are not floating-point numbers, such as tokens, are returned unchanged.
-    """
-    network = network.double()
-    for parameter in _continuous(network):
-        drawn = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
-        if parameter.dim() > 1:
-            parameter.copy_(drawn * (parameter.shape[0] / parameter.numel()) ** 0.5)
-        else:
-            parameter.copy_(0.5 + drawn.abs())
-
-    def drawn_like(tensor: Tensor) -> Tensor:
-        if not tensor.is_floating_point():
-            return tensor
-        return torch.randn(tensor.shape, generator=generator, dtype=torch.float64)
-
-    return network, mapped(drawn_like, inputs)
-
-
-def _removal_is_masking(network: nn.Module, graph: ChannelGraph, inputs: Any) -> bool:
-    """Return whether removing channels gives the same outputs as zeroing them: every second one, and random ones twice.
-
-    Every second one alone would not distinguish a channel from the one two places later. Halves alone would not show
-    that groups must keep equal sizes, for example if two are joined and then split in the middle.
-    """
-    generator = torch.Generator().manual_seed(0)
-    return all(
-        _same_without(network, graph, inputs, alive)
-        for alive in (
-            [torch.arange(group.size) % 2 == 0 for group in graph.groups],
-            [_random(group.size, group.size - group.size // 2, generator) for group in graph.groups],
-            [_random(group.size, 1 + index % (group.size - 1), generator) for index, group in enumerate(graph.groups)],
-        )
-    )
-
-
-def _random(size: int, count: int, generator: torch.Generator) -> Tensor:
-    """Return flags (size,), `count` of them True."""
-    return torch.randperm(size, generator=generator) < count
-
-
-@torch.no_grad()
-def _same_without(network: nn.Module, graph: ChannelGraph, inputs: Any, alive: Sequence[Tensor]) -> bool:
-    masked = copy_module(network)
-    tensors = dict(masked.named_parameters())
-    try:
-        for group, kept in zip(graph.groups, alive, strict=True):
-            for member in group.members:
-                places = torch.tensor(member.positions)[~kept[torch.tensor(member.channels)]]
-                for name, cut in graph.layers[member.layer].cuts.items():
-                    if member.side == "out" and cut.trained:
-                        tensors[name].index_fill_(cut.sides.index("out"), places, 0)
-        expected = logits_of(model_call(masked, inputs))
-        removed = logits_of(model_call(shrink(copy_module(network), graph.configuration(alive)), inputs))
-    except Exception:  # the user's network may raise any type
-        return False
-    return removed.shape == expected.shape and bool(
-        torch.allclose(removed, expected, rtol=1e-7, atol=1e-9 * float(expected.abs().max()))
-    )

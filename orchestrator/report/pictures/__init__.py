@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from orchestrator.report.comparison import Comparison
-from orchestrator.report.pictures.experiment_lines import compression_picture, cost_picture
-from orchestrator.report.pictures.exported_files import exported_pictures
-from orchestrator.report.pictures.front import front_picture
+from orchestrator.report.pictures.all_rounds import compression_picture, cost_picture, front_picture
 from orchestrator.report.pictures.recommended import layers_picture, learning_picture
 from orchestrator.report.pictures.style import COLOURS, Picture, drawing_style
 from orchestrator.report.published import PublishedResult
 
-__all__ = ["COLOURS", "Picture", "draw_pictures", "drawing_style", "exported_pictures"]
+__all__ = ["COLOURS", "Picture", "draw_pictures", "drawing_style"]
 
 
 def draw_pictures(comparison: Comparison, references: dict[str, PublishedResult]) -> list[Picture]:

@@ -2,20 +2,34 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from orchestrator.formatting import compression, percent, shorten
+from orchestrator.formatting import compression, distinct_names, percent, shorten
 from orchestrator.record import Record
 from orchestrator.report.comparison import Comparison
-from orchestrator.report.pictures.style import GREY, GRID, INK, LINES, Picture, new_figure, short_name
-from orchestrator.report.pictures.value_axis import LEFT, ValueAxis
-from orchestrator.report.summary import Row, Spread, spread_of
+from orchestrator.report.pictures.style import (
+    CHARACTER,
+    GREY,
+    GRID,
+    INK,
+    LEFT,
+    LINES,
+    RIGHT,
+    SMALL,
+    WIDTH,
+    Picture,
+    new_figure,
+    thinned,
+)
+from orchestrator.report.quantity import Spread, ValueAxis, spread_of
+from orchestrator.report.summary import Row
 
-MAX_LAYER_LABELS = 40
-MAX_ROUND_LABELS = 12
-LABEL_X = -0.125  # of the vertical axes' names, in widths of the axes
+MAX_LAYER_NAME = 24  # characters
+LABEL_HEIGHT = 0.175  # inches of one layer's name
+LABEL_X = -0.17  # of the vertical axes' names, in widths of the axes
 # Heights of the axis of learning curves, in tolerances. The first epochs begin with guessing, and are not all shown.
 MIN_SPAN = 4
 MAX_SPAN = 40
@@ -34,13 +48,26 @@ class LayerDensity:
 class RoundCurve:
     """Hold the learning curves of one round, one spread over the seeds per epoch.
 
-    `validation` has values of the objective. `start` counts the epochs trained on the path before this round.
+    `validation` has values of the objective. `rates` are the learning rates of the first step of each epoch; empty if a
+    record lacks them. `start` counts the epochs trained on the path before this round.
     """
 
     row: Row
     start: int
     validation: list[Spread]
     train_loss: list[Spread]
+    rates: list[Spread]
+
+    @property
+    def title(self) -> str:
+        """Return the text that the page shows of the round's last epoch."""
+        quantity, epochs = self.row.quantity, len(self.validation)
+        text = f"round {self.row.round}, {compression(self.row.compression)}, after {epochs:,} epochs: validation "
+        text += f"{quantity.name} {quantity.text(self.validation[-1].median)}, "
+        text += f"training loss {self.train_loss[-1].median:.4g}"
+        if self.rates:
+            text += f", learning rate from {self.rates[0].median:.3g} to {self.rates[-1].median:.3g}"
+        return text
 
 
 def layer_densities(records: Sequence[Record], row: Row) -> list[LayerDensity]:
@@ -64,9 +91,11 @@ def round_curves(records: Sequence[Record], rows: Sequence[Row]) -> list[RoundCu
         if epochs:
             spreads = [
                 [spread_of([of_seed[name] for of_seed in epoch]) for epoch in epochs]
-                for name in (f"val_{row.quantity.objective.name}", "train_loss")
+                for name in (f"val_{row.quantity.objective.name}", "train_loss", "lr")
+                if name != "lr" or all("lr" in of_seed for epoch in epochs for of_seed in epoch)
             ]
-            curves.append(RoundCurve(row, start, *spreads))
+            validation, train_loss, *rates = spreads
+            curves.append(RoundCurve(row, start, validation, train_loss, rates[0] if rates else []))
         start += row.epochs
     return curves
 
@@ -80,10 +109,16 @@ def layers_picture(comparison: Comparison) -> Picture | None:
     if not layers:
         return None
     title = "Weights kept in each layer"
-    seeds = f"median of {len(row.seeds)} seeds, line from least to greatest" if len(row.seeds) > 1 else "one seed"
-    subtitle = f"{short_name(row.experiment)}, {compression(row.compression)}: {seeds}"
-    inches = 0.4 + len(layers) * max(0.06, 0.185 - 0.0012 * len(layers))
-    figure, (axes,) = new_figure(title, subtitle, heights=(inches,), left=2.05)
+    over = f", median of {len(row.seeds)} seeds (line: minimum to maximum)" if len(row.seeds) > 1 else ""
+    subtitle = f"{comparison.short_names[row.experiment]}, {compression(row.compression)}{over}"
+    names = distinct_names((layer.name.removesuffix(".weight") for layer in layers), MAX_LAYER_NAME)
+    labels = [names[layer.name.removesuffix(".weight")] for layer in layers]
+    counts = [f"{layer.weights:,}" for layer in layers]
+    inches = 0.25 + len(layers) * max(0.06, LABEL_HEIGHT + 0.02 - 0.0012 * len(layers))
+    figure, (axes,) = new_figure(
+        title, subtitle, heights=(inches,), above=LABEL_HEIGHT, left=0.15 + CHARACTER * max(map(len, labels)),
+        right=0.15 + CHARACTER * max(map(len, [*counts, "weights"])),
+    )  # fmt: skip
     places = range(len(layers))
     bars = axes.barh(places, [100 * layer.density.median for layer in layers], height=0.72, color=LINES[0], zorder=2)
     for place, layer, bar in zip(places, layers, bars, strict=True):
@@ -92,19 +127,18 @@ def layers_picture(comparison: Comparison) -> Picture | None:
         if low < high:
             axes.hlines(place, 100 * low, 100 * high, color=INK, linewidth=1.1, zorder=3)
     axes.axvline(100 * row.density, color=INK, linewidth=1, linestyle=(0, (4, 3)), zorder=2.5)
-    right = min(max(100 * layer.density.high for layer in layers) * 1.08 + 0.01, 104)
-    axes.set_xlim(0, max(right, 100 * row.density * 1.15))
+    right = max(max(100 * layer.density.high for layer in layers) * 1.08 + 0.01, 100 * row.density * 1.15)
+    axes.set_xlim(0, min(right, 103))
+    axes.xaxis.get_major_locator().set_params(nbins=4)
     axes.xaxis.set_major_formatter("{x:g} %")
-    axes.set_xlabel("kept, of each layer's weights (dashed: of all layers together)")
-    _name_layers(axes, layers)
+    axes.set_xlabel("kept (dashed: of all layers)")
+    _name_layers(axes, labels, counts, -(-len(layers) // max(int(inches / LABEL_HEIGHT), 1)))
     titles = {f"bar-{place}": [_layer_title(layer)] for place, layer in zip(places, layers, strict=True)}
     return Picture("layers", f"{title}: {subtitle}", figure, titles)
 
 
 def learning_picture(comparison: Comparison) -> Picture | None:
-    """Draw the objective on validation data, and the training loss below it, for every epoch of an experiment.
-
-    It is the experiment of the recommended network.
+    """Draw every epoch of the experiment of the recommended network: objective, training loss and learning rate.
 
     Return None if there is no recommendation or no history.
     """
@@ -114,49 +148,50 @@ def learning_picture(comparison: Comparison) -> Picture | None:
     curves = round_curves(comparison.records_by_experiment[best.experiment], comparison.experiments[best.experiment])
     if not curves:
         return None
-    seeds = f"median of {len(best.seeds)} seeds, band from least to greatest" if len(best.seeds) > 1 else "one seed"
-    title, subtitle = "Learning curves, round after round", f"{short_name(best.experiment)}: {seeds}"
-    note = "A new line begins where a round prunes the network and rewinds. Bold: the recommended round."
-    figure, (above, below) = new_figure(title, subtitle, heights=(2.3, 1.3), note=note, left=LEFT, right=0.3)
+    over = f", median of {len(best.seeds)} seeds (band: minimum to maximum)" if len(best.seeds) > 1 else ""
+    title, subtitle = "Learning curves, round after round", f"{comparison.short_names[best.experiment]}{over}"
+    rates = any(rate.high > 0 for curve in curves for rate in curve.rates)
+    figure, panels = new_figure(
+        title, subtitle, heights=(2.4, 1.2, 0.9) if rates else (2.4, 1.2), above=LABEL_HEIGHT,
+        note="Bold: the recommended round. Above: compression.",
+    )  # fmt: skip
     axis = ValueAxis(best.quantity, [value.median for curve in curves for value in curve.validation])
+    titles: dict[str, list[str]] = {}
     for curve in curves:
         width = 1.9 if curve.row == best else 0.9
-        _draw_curve(above, curve.start, curve.validation, axis.drawn, width, LINES[0])
-        _draw_curve(below, curve.start, curve.train_loss, float, width, LINES[1])
-    _set_value_axis(above, axis, curves)
-    _set_loss_axis(below, curves)
-    last = curves[-1]
-    end = last.start + len(last.validation)
-    for axes in (above, below):
-        axes.set_xlim(-0.01 * end, 1.01 * end)
-        axes.grid(visible=False, axis="x")
-        for curve in curves:
-            axes.axvline(curve.start, color=GRID, linewidth=0.8, zorder=0.5)
-    _name_rounds(above, curves, best.round)
-    above.tick_params(labelbottom=False)
-    above.spines["bottom"].set_visible(False)
-    below.xaxis.get_major_locator().set_params(integer=True, nbins=8)
-    below.xaxis.set_major_formatter("{x:,.0f}")
-    below.set_xlabel("epochs trained along the path, the dense run included")
-    return Picture("learning", f"{title}: {subtitle}", figure)
+        _draw_curve(panels[0], curve.start, curve.validation, axis.drawn, width, LINES[0])
+        _draw_curve(panels[1], curve.start, curve.train_loss, float, width, LINES[1])
+        if rates:
+            _draw_curve(panels[2], curve.start, curve.rates, float, width, LINES[2])
+    _set_value_axis(panels[0], axis, curves)
+    _set_log_axis(panels[1], "training loss", [value for curve in curves for value in curve.train_loss])
+    if rates:
+        _set_log_axis(panels[2], "learning\nrate", [value for curve in curves for value in curve.rates])
+    bottom, top = panels[0].get_ylim()
+    ends = [curve for curve in curves if bottom <= axis.drawn(curve.validation[-1].median) <= top]
+    x = [curve.start + len(curve.validation) for curve in ends]
+    y = [axis.drawn(curve.validation[-1].median) for curve in ends]
+    panels[0].plot(x, y, "o", color=LINES[0], markersize=4, markeredgewidth=0, zorder=4, gid="ends")
+    titles["ends"] = [curve.title for curve in ends]
+    _set_epochs_axis(panels, curves)
+    _name_rounds(panels[0], curves, best.round)
+    return Picture("learning", f"{title}: {subtitle}", figure, titles)
 
 
 def _records_of(records: Sequence[Record], row: Row) -> list[Record]:
     return [record for record in records if (record.round, record.density) == (row.round, row.density)]
 
 
-def _name_layers(axes: Any, layers: Sequence[LayerDensity]) -> None:
-    """Write the names of the layers beside the bars, or some of many, and their sizes if all have a name."""
-    places, step = range(len(layers)), -(-len(layers) // MAX_LAYER_LABELS)
-    axes.set_ylim(len(layers) - 0.4, -0.6)
-    names = [shorten(layer.name, 30) for layer in layers[::step]]
-    axes.set_yticks(places[::step], names, fontsize=8 if step == 1 else 7)
+def _name_layers(axes: Any, labels: Sequence[str], counts: Sequence[str], step: int) -> None:
+    """Write every `step`-th layer's name and number of weights beside the bars."""
+    places = range(0, len(labels), step)
+    axes.set_ylim(len(labels) - 0.4, -0.6)
+    axes.set_yticks(places, labels[::step])
     axes.grid(visible=False, axis="y")
-    if step == 1:
-        for place, layer in enumerate(layers):
-            text = f"{layer.weights:,}"
-            axes.text(1.015, place, text, transform=axes.get_yaxis_transform(), va="center", fontsize=7.5, color=GREY)
-        axes.text(1.015, 1.005, "weights", transform=axes.transAxes, va="bottom", fontsize=7.5, color=GREY)
+    write = functools.partial(axes.text, 1.02, transform=axes.get_yaxis_transform(), fontsize=SMALL, color=GREY)
+    for place in places:
+        write(place, counts[place], va="center_baseline")
+    write(-0.6, "weights", va="bottom")
 
 
 def _layer_title(layer: LayerDensity) -> str:
@@ -183,27 +218,53 @@ def _set_value_axis(axes: Any, axis: ValueAxis, curves: list[RoundCurve]) -> Non
     axes.yaxis.set_label_coords(LABEL_X, 0.5)
 
 
-def _set_loss_axis(axes: Any, curves: list[RoundCurve]) -> None:
-    lowest = min(value.low for curve in curves for value in curve.train_loss)
-    if lowest > 0:
+def _set_log_axis(axes: Any, label: str, values: Sequence[Spread]) -> None:
+    """Make the vertical axis logarithmic if it can be."""
+    low, high = min(value.low for value in values), max(value.high for value in values)
+    if low > 0:
         axes.set_yscale("log")
-        axes.yaxis.get_major_locator().set_params(subs=(1, 2, 5))
+        axes.yaxis.get_major_locator().set_params(numticks=4, subs=(1, 2, 5) if high < 20 * low else (1,))
         axes.yaxis.set_major_formatter("{x:g}")
         axes.minorticks_off()
-    axes.set_ylabel("training loss")
+    else:
+        axes.yaxis.get_major_locator().set_params(nbins=3)
+    axes.set_ylabel(label)
     axes.yaxis.set_label_coords(LABEL_X, 0.5)
 
 
-def _name_rounds(axes: Any, curves: list[RoundCurve], recommended: int) -> None:
-    """Write the compression of each round above its curve; of many rounds, only as many as there is space for."""
-    step = -(-len(curves) // MAX_ROUND_LABELS)
-    places = [index for index, curve in enumerate(curves) if curve.row.round == recommended]
-    for index, curve in enumerate(curves):
-        is_recommended = index in places
-        too_close = any(abs(index - place) < step for place in places)
-        if is_recommended or (index % step == 0 and not too_close):
-            axes.text(
-                curve.start + len(curve.validation) / 2, 1.015, compression(curve.row.compression),
-                transform=axes.get_xaxis_transform(), ha="center", va="bottom", fontsize=7.4,
-                color=INK if is_recommended else GREY, weight="bold" if is_recommended else "normal",
-            )  # fmt: skip
+def _set_epochs_axis(panels: Sequence[Any], curves: Sequence[RoundCurve]) -> None:
+    """Give all `panels` the axis of epochs, with a line where each round begins."""
+    end = curves[-1].start + len(curves[-1].validation)
+    for axes in panels:
+        axes.set_xlim(-0.01 * end, 1.02 * end)
+        axes.grid(visible=False, axis="x")
+        for curve in curves:
+            axes.axvline(curve.start, color=GRID, linewidth=0.8, zorder=0.5)
+    for axes in panels[:-1]:
+        axes.tick_params(labelbottom=False)
+        axes.spines["bottom"].set_visible(False)
+    panels[-1].xaxis.get_major_locator().set_params(integer=True, nbins=5)
+    panels[-1].xaxis.set_major_formatter("{x:,.0f}")
+    panels[-1].set_xlabel("epochs, the dense round included")
+
+
+def _name_rounds(axes: Any, curves: Sequence[RoundCurve], recommended: int) -> None:
+    """Write the compression of each round above its curve, of the recommended one and of others that have space."""
+    left, right = axes.get_xlim()
+    places = {curve.start + len(curve.validation) / 2: curve.row for curve in curves}
+    texts = {place: compression(row.compression) for place, row in places.items()}
+    bold = next((place for place, row in places.items() if row.round == recommended), None)
+
+    def is_free(place: float) -> bool:
+        """Return whether the text at `place` does not reach that of the recommended round."""
+        if bold is None or place == bold:
+            return True
+        needed = 0.5 * CHARACTER * (len(texts[place]) + len(texts[bold]) + 2) / (WIDTH - LEFT - RIGHT)
+        return bool(abs(place - bold) / (right - left) >= needed)
+
+    free = filter(is_free, places)
+    for place in thinned(free, texts.__getitem__, lambda place: (place - left) / (right - left)):
+        axes.text(
+            place, 1.02, texts[place], transform=axes.get_xaxis_transform(), ha="center", va="bottom", fontsize=SMALL,
+            color=INK if place == bold else GREY, weight="bold" if place == bold else "normal",
+        )  # fmt: skip

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import re
+import textwrap
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +16,7 @@ from xml.etree import ElementTree
 
 from orchestrator.extras import extra
 from orchestrator.files import written_for_report
-from orchestrator.formatting import compression, shorten
+from orchestrator.formatting import compression
 from orchestrator.report.summary import Row
 
 if TYPE_CHECKING:  # matplotlib is optional
@@ -41,10 +43,23 @@ INK, GREY, GRID, CROWD, PAPER = (COLOURS[name][0] for name in ("ink", "grey", "g
 PIXELS = "#8b949d"  # of what is drawn as pixels, which no CSS variable reaches: visible on white and on black
 LINES = tuple(light for name, (light, _) in COLOURS.items() if name.startswith("line-"))
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "p")
-RING = {"markersize": 12, "markerfacecolor": "none", "markeredgecolor": INK, "markeredgewidth": 1.5, "zorder": 5}
+RING = {
+    "marker": "o",
+    "linestyle": "none",
+    "markersize": 12,
+    "markerfacecolor": "none",
+    "markeredgecolor": INK,
+    "markeredgewidth": 1.5,
+    "zorder": 5,
+}
 
-WIDTH = 6.2  # inches of every picture
-LEFT, RIGHT, TOP = 0.62, 0.72, 0.76  # inches around the axes
+# A phone shows a picture 356 pixels wide. Text of SMALL points then has 10 pixels.
+WIDTH = 5.0  # inches of every picture
+SMALL, TITLE = 10.3, 12.5  # points
+CHARACTER = 0.092  # inches of an average character of small text
+LINE = 0.19  # inches from one line of small text to the next
+MAX_LINE, MAX_TITLE_LINE = 56, 41  # characters of a line of text
+LEFT, RIGHT = 1.0, 0.22  # inches beside the axes; on the left are the labels of their ticks and their name
 
 SVG, XLINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
 HREF = f"{{{XLINK}}}href"
@@ -56,7 +71,8 @@ HEX_COLOUR = re.compile(r"#[0-9a-f]{6}\b")
 class Picture:
     """Hold a drawing, the name of its file, and `alt`, a sentence that says what it shows.
 
-    `titles` maps the gid of a line to the texts of its points, in drawing order. A text is shown at the pointer.
+    `titles` maps the gid of a line to the texts of its points, in drawing order. The page shows the text of the point
+    that the reader points at, touches or reaches with the arrow keys.
     """
 
     name: str
@@ -67,7 +83,7 @@ class Picture:
     def save(self, path: Path) -> Path:
         """Write a PNG and return `path`. Raises OrchestratorError if it cannot be written."""
         with written_for_report(path), _no_glyph_warnings():
-            self.figure.savefig(path, format="png", dpi=200)
+            self.figure.savefig(path, format="png", dpi=250)
         return path
 
     def svg(self, prefix: str) -> str:
@@ -86,7 +102,7 @@ def drawing_style() -> Iterator[None]:
     The user's own style file is not used: it would change the picture, or ask for a TeX that is not installed. Names
     are not read as formulas, and the ids in an SVG are the same each time.
     """
-    with extra("plots", "pictures"):
+    with extra(None, "pictures"):
         from matplotlib import rc_context, rcParamsDefault
     style: dict[Any, Any] = {name: value for name, value in rcParamsDefault.items() if name != "backend"}
     style |= {"text.parse_math": False, "svg.fonttype": "none", "svg.hashsalt": "report", "text.color": INK}
@@ -98,63 +114,85 @@ def new_figure(
     title: str,
     subtitle: str,
     *,
-    heights: Sequence[float] = (3.2,),
+    heights: Sequence[float] = (2.7,),
     left: float = LEFT,
     right: float = RIGHT,
-    legend: int = 0,
+    above: float = 0.0,
+    axis: float = 0.56,
+    legend: Sequence[tuple[Any, str]] = (),
     note: str = "",
 ) -> tuple[Figure, list[Any]]:
     """Return a figure and its empty axes, which have `heights` inches and stand one above the other.
 
-    Leaves space below them for `legend` lines and for `note`.
+    Leaves `above` inches over the first axes, and `axis` for the labels below the last. Below these are `legend`, lines
+    or bars and their labels, and `note`.
     """
     from matplotlib.figure import Figure
 
-    lines = note.count("\n") + 1 if note else 0
-    below = 0.56 + 0.2 * legend + 0.16 * lines + (0.08 if legend and lines else 0)
-    gap = 0.22
-    height = TOP + sum(heights) + gap * (len(heights) - 1) + below
+    titles, subtitles = textwrap.wrap(title, MAX_TITLE_LINE), textwrap.wrap(subtitle, MAX_LINE)
+    notes = [line for part in note.splitlines() for line in textwrap.wrap(part, MAX_LINE)]
+    columns = _legend_columns([label for _, label in legend])
+    legend_height = LINE * -(-len(legend) // columns)
+    top = 0.12 + 0.22 * len(titles) + LINE * len(subtitles) + 0.14 + above
+    gap = 0.16  # inches between axes
+    below = axis + legend_height + LINE * len(notes) + (0.1 if legend or notes else 0)
+    height = top + sum(heights) + gap * (len(heights) - 1) + below
     figure = Figure(figsize=(WIDTH, height), facecolor=PAPER)
-    figure.text(0.16 / WIDTH, 1 - 0.3 / height, title, fontsize=13.5, weight="bold", color=INK)
-    figure.text(0.16 / WIDTH, 1 - 0.53 / height, shorten(subtitle, 90), fontsize=8.8, color=GREY)
-    if note:
-        figure.text(0.16 / WIDTH, 0.09 / height, note, fontsize=7.8, color=GREY, linespacing=1.35, va="bottom")
-    axes, top = [], height - TOP
+    text = functools.partial(figure.text, 0.12 / WIDTH, va="top", linespacing=1.3)
+    text(1 - 0.1 / height, "\n".join(titles), fontsize=TITLE, weight="bold", color=INK)
+    text(1 - (0.14 + 0.22 * len(titles)) / height, "\n".join(subtitles), fontsize=SMALL, color=GREY)
+    if notes:
+        text(0.08 / height, "\n".join(notes), fontsize=SMALL, color=GREY, va="bottom")
+    axes, place = [], height - top
     for panel in heights:
-        rectangle = (left / WIDTH, (top - panel) / height, 1 - (left + right) / WIDTH, panel / height)
+        rectangle = (left / WIDTH, (place - panel) / height, 1 - (left + right) / WIDTH, panel / height)
         axes.append(_styled(figure.add_axes(rectangle)))
-        top -= panel + gap
+        place -= panel + gap
+    if legend:
+        figure.legend(
+            [handle for handle, _ in legend],
+            [" " + label for _, label in legend],  # matplotlib leaves out a label that begins with "_"
+            loc="lower left", bbox_to_anchor=(0.08 / WIDTH, (0.06 + LINE * len(notes)) / height), ncols=columns,
+            frameon=False, fontsize=SMALL, labelcolor=INK, handlelength=1.9, handletextpad=0.3, columnspacing=1,
+            labelspacing=0.28, borderpad=0.2, borderaxespad=0,
+        )  # fmt: skip
     return figure, axes
 
 
-def add_legend(figure: Figure, entries: Sequence[tuple[Any, str]], columns: int, *, note: str = "") -> None:
-    """Draw the legend below the axes, above `note`. Each entry is a line or bar and its label."""
-    bottom = (0.06 + (0.08 + 0.16 * (note.count("\n") + 1) if note else 0)) / float(figure.get_figheight())
-    figure.legend(
-        [handle for handle, _ in entries],
-        [" " + label for _, label in entries],  # matplotlib leaves out a label that begins with "_"
-        loc="lower left", bbox_to_anchor=(0.1 / WIDTH, bottom), ncols=columns, frameon=False, fontsize=8.3,
-        labelcolor=INK, handlelength=2.2, columnspacing=1.6, labelspacing=0.45, borderpad=0.2, borderaxespad=0,
-    )  # fmt: skip
+def handle(**style: Any) -> Any:
+    """Return an entry of a legend: a line with this style, which is drawn nowhere else."""
+    from matplotlib.lines import Line2D
+
+    return Line2D([], [], **style)
 
 
-def legend_shape(labels: Sequence[str]) -> tuple[int, int]:
-    """Return the numbers of lines and columns of a legend with `labels`."""
-    columns = 2 if max(map(len, labels), default=0) <= 40 else 1
-    return -(-len(labels) // columns), columns
+def thinned(ticks: Iterable[float], labels: Callable[[float], str], places: Callable[[float], float]) -> list[float]:
+    """Return those of rising `ticks` whose labels have space beside each other, each label once.
+
+    `places` maps a tick to its place along the axis, from 0 to 1. The axis is a horizontal one.
+    """
+    kept: list[float] = []
+    seen: set[str] = set()
+    end = -1.0
+    for tick in ticks:
+        half = 0.5 * CHARACTER * len(labels(tick)) / (WIDTH - LEFT - RIGHT)
+        if labels(tick) not in seen and places(tick) - half >= end:
+            kept.append(tick)
+            seen.add(labels(tick))
+            end = places(tick) + half + CHARACTER / (WIDTH - LEFT - RIGHT)
+    return kept
 
 
-def short_name(experiment: str) -> str:
-    """Shorten an experiment's name to what a picture has space for."""
-    return shorten(experiment, 30)
+def _legend_columns(labels: Sequence[str]) -> int:
+    return 2 if len(labels) > 1 and max(map(len, labels)) <= 20 else 1
 
 
-def point_title(row: Row) -> str:
-    """Return the text that a point shows at the pointer."""
-    unit, name = row.quantity.unit, row.quantity.name
+def point_title(row: Row, name: str) -> str:
+    """Return the text that the page shows of a point. `name` is the experiment's."""
+    unit, measured = row.quantity.unit, row.quantity.name
     return (
-        f"{short_name(row.experiment)}, round {row.round}: {compression(row.compression)}, "
-        f"test {name} {row.text(row.test)}{unit}, validation {row.quantity.text(row.validation.median)}, "
+        f"{name}, round {row.round}: {compression(row.compression)}, "
+        f"test {measured} {row.text(row.test)}{unit}, validation {row.quantity.text(row.validation.median)}, "
         f"{row.retraining_epochs:,} epochs of retraining"
     )
 
@@ -211,12 +249,12 @@ def _styled(axes: Any) -> Any:
     axes.set_facecolor(PAPER)
     axes.grid(color=GRID, linewidth=0.8)
     axes.set_axisbelow(True)
-    axes.tick_params(length=0, labelsize=9, labelcolor=INK, pad=5)
+    axes.tick_params(length=0, labelsize=SMALL, labelcolor=INK, pad=5)
     for side in ("top", "right", "left"):
         axes.spines[side].set_visible(False)
     axes.spines["bottom"].set_color(GREY)
-    axes.xaxis.label.set(color=GREY, fontsize=9)
-    axes.yaxis.label.set(color=GREY, fontsize=9)
+    axes.xaxis.label.set(color=GREY, fontsize=SMALL)
+    axes.yaxis.label.set(color=GREY, fontsize=SMALL)
     return axes
 
 

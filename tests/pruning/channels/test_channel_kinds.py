@@ -13,8 +13,9 @@ from torch.nn.utils.parametrizations import orthogonal
 from orchestrator.errors import ConfigError
 from orchestrator.modules import copy_module
 from orchestrator.pruning import fewer_channels
+from orchestrator.pruning.channels.confirm import check_removal, confirmed_groups
 from orchestrator.pruning.channels.graph import Group, Member
-from orchestrator.pruning.channels.trace import _confirmed, check_removal, trace_channels
+from orchestrator.pruning.channels.trace import trace_channels
 
 SHAPE = (1, 6, 6)
 pytestmark = pytest.mark.filterwarnings("ignore:.*weight_norm")
@@ -150,7 +151,7 @@ def test_groups_that_work_only_while_they_are_equal_stay_whole():
     sides = [((f"{a}.0", "out"), (f"{a}.1", "out"), (f"{b}.0", "in")) for a, b in ends]
     groups = tuple(Group(8, tuple(Member(*side, range(8), range(8)) for side in of)) for of in sides)
     image = torch.zeros(1, *SHAPE)
-    assert _confirmed(module, replace(trace_channels(module, image), groups=groups), image) == []
+    assert confirmed_groups(module, replace(trace_channels(module, image), groups=groups), image) == []
 
 
 def test_a_frozen_layer_keeps_its_channels():

@@ -1,0 +1,100 @@
+"""Once-for-All on 1,797 real handwritten digits: one supernet of 1,764 networks, and the best for three budgets.
+
+    python jobs/digits_ofa.py --storage ./ofa-runs          # train, search, export; files and page in ./ofa
+    python jobs/digits_ofa.py --smoke --storage /tmp/look --report /tmp/look/ofa
+    python jobs/digits_ofa.py --storage ./ofa-runs --every  # also measure all networks, and judge the search by them
+    ray job submit --working-dir . -- python jobs/digits_ofa.py --storage s3://bucket/digits --report ./ofa
+
+Needs the extra `onnx`. Round 0 trains the largest network; progressive shrinking makes it a supernet in
+four rounds; a round for each budget holds the network that the search found, as it is in the supernet.
+"""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from orchestrator import export
+from orchestrator.distributed.flags import Flags, parse_flags, run_job
+from orchestrator.distributed.job import run
+from orchestrator.experiment import Experiment
+from orchestrator.files import expand_home
+from orchestrator.formatting import make_console, print_problems
+from orchestrator.ofa.evolution import SubnetEvolution
+from orchestrator.ofa.front_search import FrontSearch
+from orchestrator.ofa.phases import Phase, Phases
+from orchestrator.ofa.stage import Largest
+from orchestrator.ofa.truth import judged, predictors_judged
+from orchestrator.problem import load_problem
+from orchestrator.randomness import derive
+from orchestrator.schedules import Cosine
+from orchestrator.storage.ledger import Ledger
+from orchestrator.storage.opening import open_store
+from orchestrator.supernet_search import measure_all
+from orchestrator.training.config import TrainingConfig
+from orchestrator.training.optimizer import SGD
+
+# Progressive shrinking in the paper's order: 280 epochs of sub-networks, after 60 of the largest network.
+PHASES = (
+    Phase(40, 0.04, 2, 1, Largest(depths=1, expands=1)),
+    Phase(40, 0.02, 2, 2, Largest(expands=1)),
+    Phase(10, 0.01, 0, 4, Largest(expands=2)),
+    Phase(30, 0.02, 2, 4),
+)
+EXPERIMENT = Experiment(
+    name="digits_ofa",
+    model="ofa:small",
+    data="digits",
+    training=TrainingConfig(
+        epochs=60,
+        batch_size=64,
+        schedule=Cosine(0.1, warmup_epochs=2),
+        optimizer=SGD(momentum=0.9, nesterov=True, weight_decay=3e-5, decay_normalisation=False),
+    ),
+    path=Phases(
+        PHASES,
+        batch_size=64,
+        search=FrontSearch(macs=(0.3, 0.5, 0.7), evaluations=176, evolution=SubnetEvolution(generations=60)),
+    ),
+)
+
+
+@dataclass(frozen=True)
+class OfaFlags(Flags):
+    report: str | None = "./ofa"
+    """Folder for the files and the page."""
+    every: bool = False
+    """Measure every network of the supernet, and judge the search by the best of all."""
+
+
+def job(flags: OfaFlags) -> int:
+    """Train and search the supernet, then export the networks found beside the largest one."""
+    experiment = flags.applied(EXPERIMENT)
+    experiment = experiment.shortened() if flags.smoke else experiment
+    records = run(experiment, flags, make_console())
+    ledger, found = Ledger(open_store(flags.storage)), [record for record in records if record.search]
+    if flags.every:
+        judge(ledger, experiment, records[len(PHASES)].key)
+    folder = Path(expand_home(flags.report or "./ofa"))
+    shown = found[:1] if flags.smoke else found
+    formats = ("packed", "onnx") if flags.smoke else ()
+    return print_problems(export.write(ledger, folder, rounds=[record.key for record in shown], formats=formats))
+
+
+def judge(ledger: Ledger, experiment: Experiment, key: str) -> None:
+    """Measure every network of the supernet, and print how far the search is from the best of all."""
+    supernet = load_problem(experiment)[0].supernet
+    search = experiment.phases.search if experiment.phases else None
+    assert search is not None
+    assert supernet is not None
+    scores = measure_all(
+        ledger, key, search, on_measured=lambda done, of: print(f"measured: {done} of {of}", flush=True)
+    )
+    seed = derive(experiment.seed, "search")
+    for line in judged(search, supernet, scores, seed):
+        print(line)
+    for name, quality in predictors_judged(search, supernet, scores, seed).items():
+        print(f"{name}: {quality}")
+
+
+if __name__ == "__main__":
+    sys.exit(run_job(parse_flags(OfaFlags, __doc__, EXPERIMENT), job))

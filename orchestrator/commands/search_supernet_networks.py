@@ -1,0 +1,91 @@
+"""`orchestrator ofa search`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
+
+from orchestrator.commands.storage_argument import Storage, existing_ledger
+from orchestrator.errors import ConfigError
+from orchestrator.formatting import plain, print_problems
+
+if TYPE_CHECKING:
+    from orchestrator.record import Record
+    from orchestrator.work import Work
+
+
+def search(
+    storage: Storage,
+    supernet: Annotated[str, tyro.conf.arg(metavar="KEY", help="Beginning of the key of the supernet's last round.")],
+    macs: Annotated[
+        str, tyro.conf.arg(metavar="PARTS", help="Budgets, such as 0.3,0.5: parts of the largest network's MACs.")
+    ] = "",
+    parameters: Annotated[
+        str, tyro.conf.arg(metavar="PARTS", help="Budgets: parts of the largest network's parameters.")
+    ] = "",
+    evaluations: Annotated[int, tyro.conf.arg(help="Networks that are measured, and as many by its rival.")] = 200,
+    out: Annotated[
+        Path | None, tyro.conf.arg(metavar="DIR", help="Also export the networks into this folder, with a page.")
+    ] = None,
+    data: Annotated[
+        str | None, tyro.conf.arg(metavar="DIR", help="Folder or uri of the data, for data sets in files.")
+    ] = None,
+    trust: Annotated[
+        tyro.conf.UseAppendAction[tuple[str, ...]],
+        tyro.conf.arg(metavar="MODULE:NAME", help="Your own function or class that the rounds name; repeat it."),
+    ] = (),
+) -> int:
+    """Find the best network of a trained supernet for each of several budgets, all in one search.
+
+    Every network is measured on validation data, with batch norm of its own. What was measured before is not measured
+    again. A round is added for each network found, which `orchestrator export --round` writes as files.
+
+    $ orchestrator ofa search ./runs --supernet 3f2a --macs 0.3,0.5,0.7
+    $ orchestrator ofa search ./runs --supernet 3f2a --parameters 0.5 --evaluations 100 --out ./deploy
+    """
+    from orchestrator import export
+    from orchestrator.files import expand_home
+    from orchestrator.ofa.front_search import FrontSearch
+    from orchestrator.supernet_search import search_supernet
+
+    ledger = existing_ledger(storage)
+    wanted = FrontSearch(_parts("--macs", macs), _parts("--parameters", parameters), evaluations)
+    records = search_supernet(ledger, supernet, wanted, data=data, trust=trust, on_work=_show)
+    for record in records:
+        print(_line(record))
+    if out is None:
+        return 0
+    keys = [record.key for record in records]
+    return print_problems(export.write(ledger, Path(expand_home(str(out))), rounds=keys, data=data, trust=trust))
+
+
+def _parts(flag: str, text: str) -> tuple[float, ...]:
+    """Return the numbers of a list with commas. Raise ConfigError, which names the flag, for anything else."""
+    try:
+        return tuple(float(part) for part in text.split(",") if part)
+    except ValueError:
+        raise ConfigError(f"{flag} must be numbers with commas between them, such as 0.3,0.5, got {text!r}") from None
+
+
+def _show(work: Work) -> None:
+    from orchestrator.work import Evaluate
+
+    if isinstance(work, Evaluate):
+        generation = work.generation
+        count = len(generation.candidates)
+        print(f"generation {generation.number} of {generation.of}: {count} networks to measure", flush=True)
+
+
+def _line(record: Record) -> str:
+    """Return one line about a network that was found."""
+    from orchestrator.ofa.architecture import Architecture
+
+    found = record.search or {}
+    value, rival = record.objective.text(record.val), found["results"]["random"]["score"]
+    return plain(
+        f"{found['unit']} {found['budget']:g}: val {value} at {found['cost']:.3f} (random search: "
+        f"{record.objective.text(record.objective.gain(rival))}), key {record.key[:12]}, "
+        f"{Architecture.from_json(found['architecture'])}"
+    )

@@ -1,0 +1,68 @@
+"""The settings of a search in a trained supernet: its budgets, and how many networks it measures."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Literal
+
+from orchestrator.errors import ConfigError
+from orchestrator.ofa.evolution import SubnetEvolution
+from orchestrator.validate import finite, tuple_of, whole
+
+if TYPE_CHECKING:
+    from orchestrator.pruning.candidate import Scoring
+
+CALIBRATION = 2000  # training images that batch norm is measured on, as in the paper's code
+SHORT_EVALUATIONS, SHORT_FIRST, SHORT_BATCH = 12, 8, 4  # of --smoke
+
+
+@dataclass(frozen=True)
+class FrontSearch:
+    """Find the best network of a supernet for each budget, with `evaluations` measured networks in all.
+
+    `macs` and `parameters`: fractions of the largest network's, each a budget. A network is measured on validation
+    data with batch norm of `calibration` training images. The other fields are those of `SubnetSearch`. Its rival,
+    which draws at random, measures as many networks; the best of both is the result.
+    """
+
+    macs: tuple[float, ...] = ()
+    parameters: tuple[float, ...] = ()
+    evaluations: int = 200
+    first: int = 64
+    batch: int = 16
+    predictor: Literal["ridge", "mlp"] = "ridge"
+    evolution: SubnetEvolution = field(default_factory=SubnetEvolution)
+    calibration: int = CALIBRATION
+
+    def __post_init__(self) -> None:
+        for name in ("macs", "parameters"):
+            values = tuple_of(f"FrontSearch.{name}", getattr(self, name), _part)
+            object.__setattr__(self, name, values)
+        if not self.limits:
+            raise ConfigError("FrontSearch needs a budget: give macs=(0.5,) or parameters=(0.5,)")
+        whole("FrontSearch.evaluations", self.evaluations, minimum=1)
+        whole("FrontSearch.first", self.first, minimum=1, maximum=self.evaluations, way_out="they are measured first")
+        whole("FrontSearch.calibration", self.calibration, minimum=1)
+
+    @property
+    def limits(self) -> tuple[tuple[str, float], ...]:
+        """The unit and the limit of each budget, as a fraction of the largest network's."""
+        return (*(("macs", part) for part in self.macs), *(("parameters", part) for part in self.parameters))
+
+    @property
+    def scoring(self) -> Scoring:
+        """How networks are scored."""
+        from orchestrator.pruning.candidate import Scoring
+
+        return Scoring("bn", self.calibration)
+
+    def shortened(self) -> FrontSearch:
+        """Return the same search with few evaluations."""
+        evaluations, first = min(self.evaluations, SHORT_EVALUATIONS), min(self.first, SHORT_FIRST)
+        evolution = replace(self.evolution, generations=min(self.evolution.generations, 10))
+        batch = max(len(self.limits), min(self.batch, SHORT_BATCH))
+        return replace(self, evaluations=evaluations, first=first, batch=batch, evolution=evolution)
+
+
+def _part(name: str, value: object) -> float:
+    return finite(name, value, above=0, maximum=1, way_out="it is a fraction of the largest network's")

@@ -1,0 +1,191 @@
+"""Networks of several methods side by side: masks, fewer channels, AMC, Once-for-All, and the same trained alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from orchestrator.export.proof import ExportedNetworks
+from orchestrator.formatting import milliseconds, size
+from orchestrator.record import Record
+from orchestrator.report.comparison import Comparison
+from orchestrator.report.quantity import Quantity
+
+FAMILIES = ("dense", "masks", "channels", "AMC", "Once-for-All", "trained alone")
+
+
+@dataclass(frozen=True)
+class FamilyPoint:
+    """One network. `macs`: for one sample; masks have those of the dense network. `seconds`: for one sample, of its
+    fastest file that was measured; None if none was."""
+
+    family: str
+    record: Record
+    macs: int
+    seconds: float | None
+
+    @property
+    def name(self) -> str:
+        return f"{self.record.experiment}, round {self.record.round}, seed {self.record.seed}"
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Total epochs by the number of networks that are wanted: `first` for none of them, then `each` for every one."""
+
+    family: str
+    first: int
+    each: int
+
+    def of(self, targets: int) -> int:
+        return self.first + self.each * targets
+
+
+@dataclass(frozen=True)
+class Families:
+    """The networks of one model and data set by the method that made them; two methods or more."""
+
+    quantity: Quantity
+    points: tuple[FamilyPoint, ...]
+    costs: tuple[Costs, ...]
+
+    @cached_property
+    def sentences(self) -> list[str]:
+        """Say which networks are small and which are fast, and from how many on a supernet is cheaper."""
+        dense = max((each.record for each in self.points if each.family == "dense"), key=self._gain)
+        good = [each for each in self.points if self.quantity.reaches_floor(each.record.val, dense.val)]
+        small, few = min(good, key=lambda each: each.record.model_bytes), min(good, key=lambda each: each.macs)
+        found = [
+            f"Of the networks that are as good as the dense one, within the tolerance, the smallest file is one of "
+            f"{small.family} ({size(small.record.model_bytes)}, {small.name}), and the fewest multiply-accumulates "
+            f"has one of {few.family} ({few.macs:,}, {few.name})."
+        ]
+        if timed := [(each.seconds, each) for each in good if each.seconds is not None]:
+            seconds, fast = min(timed, key=lambda pair: pair[0])
+            found.append(
+                f"The fastest that was measured is one of {fast.family} ({milliseconds(seconds)}, {fast.name})."
+            )
+        if any(each.family == "masks" for each in self.points):
+            found.append(
+                "Masks make the file smaller; they leave the multiply-accumulates of a dense runtime as they are."
+            )
+        if (targets := self.cheaper_from) is not None:
+            supernet, alone = self._cost("Once-for-All"), self._cost("trained alone")
+            found.append(
+                f"The supernet took {supernet.first:,} epochs, each counted once for every sub-network of a step. A "
+                f"network trained alone takes {alone.each:,}: from {targets:,} targets on the supernet is cheaper."
+            )
+        return found
+
+    @property
+    def cheaper_from(self) -> int | None:
+        """Return from how many networks on a supernet takes fewer epochs than training each alone; None without one."""
+        if not any(costs.family == "Once-for-All" for costs in self.costs):
+            return None
+        return self._cost("Once-for-All").first // self._cost("trained alone").each + 1
+
+    def _cost(self, family: str) -> Costs:
+        return next(costs for costs in self.costs if costs.family == family)
+
+    def _gain(self, record: Record) -> float:
+        return record.objective.gain(record.val)
+
+
+def families_of(
+    comparison: Comparison, every: Iterable[Record], exported: ExportedNetworks | None = None
+) -> Families | None:
+    """Return the families of a comparison; None if its networks are of fewer than two besides the dense one.
+
+    `every`: all records of the report, among which are networks of the same architectures that were trained alone.
+    """
+    records = [record for record in comparison.records if family_of(record) in FAMILIES]
+    if len({family_of(record) for record in records} - {"dense"}) < 2 or all(record.round for record in records):
+        return None
+    counted = [record.channels["macs"] for record in records if record.channels]
+    if not counted:
+        return None
+    phases = [record for record in comparison.records if family_of(record) == "supernet"]
+    seconds = _seconds(exported)
+    points = [
+        FamilyPoint(family_of(record), record, (record.channels or {"macs": counted[0][1:]})["macs"][0], each)
+        for record, each in ((record, seconds.get(record.key)) for record in records)
+    ]
+    points += _alone(points, every, seconds)
+    return Families(comparison.quantity, tuple(points), tuple(_costs(records, phases, points)))
+
+
+def family_of(record: Record) -> str:
+    """Return which method made the network of a round; "supernet" for a round that is many networks."""
+    channels = record.channels or {}
+    if record.round == 0:
+        return "dense"
+    if "space" in channels:
+        return "Once-for-All" if "architecture" in channels else "supernet"
+    if record.search:
+        return "AMC"
+    return "channels" if channels else "masks"
+
+
+def _seconds(exported: ExportedNetworks | None) -> dict[str, float]:
+    """Return the time for one sample of each network's fastest file, by the key of its round."""
+    found: dict[str, float] = {}
+    keys = {facts.name: facts.origin.get("key") for facts in exported.networks} if exported else {}
+    for artifact, speed in exported.measured if exported else ():
+        if isinstance(key := keys.get(artifact.network), str):
+            found[key] = min(speed.latency_p50, found.get(key, speed.latency_p50))
+    return found
+
+
+def _alone(points: Sequence[FamilyPoint], every: Iterable[Record], seconds: dict[str, float]) -> list[FamilyPoint]:
+    """Return the networks of found architectures that were trained alone, as dense rounds of their own."""
+    macs = {
+        str(each.record.channels["architecture"]): each.macs
+        for each in points
+        if each.family == "Once-for-All" and each.record.channels
+    }
+    same = points[0].record.settings
+    return [
+        FamilyPoint("trained alone", record, macs[architecture], seconds.get(record.key))
+        for record in every
+        if record.round == 0
+        and record.epochs
+        and (architecture := str(_options(record).get("architecture"))) in macs
+        and all(record.settings.get(name) == same.get(name) for name in ("model", "data_identity", "task"))
+    ]
+
+
+def _options(record: Record) -> dict[str, Any]:
+    options: Any = record.settings.get("model_options")
+    return options if isinstance(options, dict) else {}
+
+
+def _costs(
+    records: Sequence[Record], records_of_phases: Sequence[Record], points: Sequence[FamilyPoint]
+) -> Iterable[Costs]:
+    """Yield what each family costs. A path's rounds are its targets; a search's epochs count for its round."""
+    dense = max(record.epochs for record in records if record.round == 0)
+    alone = [each.record.epochs for each in points if each.family == "trained alone"]
+    yield Costs("trained alone", 0, max(alone, default=dense) or 1)
+    for family in ("masks", "channels", "AMC"):
+        if epochs := [
+            record.epochs + int((record.search or {}).get("epochs", 0))
+            for record in records
+            if family_of(record) == family
+        ]:
+            yield Costs(family, dense, round(sum(epochs) / len(epochs)))
+    if total := _supernet_epochs(records_of_phases):
+        yield Costs("Once-for-All", dense + total, 0)
+
+
+def _supernet_epochs(records: Iterable[Record]) -> int:
+    """Return what the phases of the most expensive supernet cost: epochs, each once for every sub-network of a step."""
+    totals: dict[tuple[str, int], int] = {}
+    for record in records:
+        phase: Any = record.settings.get("phase")
+        subnets = phase.get("subnets") if isinstance(phase, dict) else None
+        if isinstance(subnets, int):
+            key = (record.experiment, record.seed)
+            totals[key] = totals.get(key, 0) + record.epochs * subnets
+    return max(totals.values(), default=0)

@@ -1,0 +1,201 @@
+"""Searches of each layer's ratio in a report: what each found beside its rivals, and what its scores were worth.
+
+A search is shown only with its rivals, at the same number of evaluations.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from statistics import mean, median
+
+from orchestrator.amc.agents import Random, Uniform
+from orchestrator.amc.ratio_search import spearman
+from orchestrator.decode import Count, decode
+from orchestrator.formatting import duration
+from orchestrator.record import MODEL, Record
+from orchestrator.report.comparison import Comparison
+from orchestrator.report.page import Section, TextTable
+from orchestrator.report.pictures.search_pictures import AgentCurve, RatioLine, ratios_picture, scores_picture
+
+RIVALS = (Uniform.__name__, Random.__name__)
+FEWEST = 3  # networks of a rank correlation
+CHOICE = ("agent", "take", "evaluations", "generation", "finalists")  # fields that decide what is scored, not how
+
+
+@dataclass(frozen=True)
+class AgentProof:
+    """What an agent found. `score`: of its best candidate; `final_score`: of its best finalist."""
+
+    evaluations: Count
+    score: float
+    final_score: float
+    ratios: dict[str, float]
+
+
+@dataclass(frozen=True)
+class SearchProof:
+    """What a record says of the search for its structure; written by `AmcSearch`.
+
+    `found_by`: the agent whose finalist was trained. `scores`: of each agent's evaluations by generation; None of a
+    candidate beyond the budget. `correlation`: of finalists' scores before and after more training.
+    """
+
+    agent: str
+    unit: str
+    mode: str
+    cost: float
+    found_by: str
+    score: float
+    scored: Count
+    epochs: Count
+    seconds: float
+    results: dict[str, AgentProof]
+    correlation: float | None
+    ratios: dict[str, float]
+    scores: dict[str, list[list[float | None]]]
+
+
+@dataclass(frozen=True)
+class Searched:
+    """A round whose structure was searched for."""
+
+    record: Record
+    proof: SearchProof
+
+
+def searched(records: Iterable[Record]) -> list[Searched]:
+    """Return the rounds that a search with its rivals stands behind."""
+    found = []
+    for record in records:
+        with contextlib.suppress(ValueError):  # a search of another kind
+            proof = decode(SearchProof, record.search, more_fields=True)
+            if proof.results.keys() >= {*RIVALS, proof.agent, proof.found_by}:
+                found.append(Searched(record, proof))
+    return found
+
+
+def retraining_correlation(found: Iterable[Searched]) -> tuple[float, int] | None:
+    """Return the rank correlation of score and test value after retraining, and of how many networks it is.
+
+    Compared are networks that were cut from the same dense one, scored and retrained in the same way, whichever agent
+    found them. The result is the mean over dense networks with at least FEWEST such networks; None without any.
+    """
+    groups: dict[str, dict[str, tuple[float, float]]] = defaultdict(dict)
+    for each in found:
+        record, objective = each.record, each.record.objective
+        pair = each.proof.score, objective.gain(record.test)
+        groups[_alike(record)][record.blobs[MODEL].sha256] = pair  # a network that two searches found counts once
+    pairs = [list(networks.values()) for networks in groups.values() if len(networks) >= FEWEST]
+    values = [(spearman(*zip(*each, strict=True)), len(each)) for each in pairs]
+    defined = [(value, networks) for value, networks in values if value is not None]
+    if not defined:
+        return None
+    return mean(value for value, _ in defined), sum(networks for _, networks in defined)
+
+
+def search_section(comparison: Comparison) -> list[Section]:
+    """Return the section about the searches of `comparison`, if there are any. Must be called in `drawing_style()`."""
+    found = [each for each in searched(comparison.records) if each.record.experiment in comparison.shown]
+    if not found:
+        return []
+    quantity = comparison.quantity
+    by_experiment: dict[str, list[Searched]] = defaultdict(list)
+    for each in found:
+        by_experiment[each.record.experiment].append(each)
+    columns = (
+        "experiment", "search", "evaluations", "network of", *(f"{who}: {what}" for what in ("best score", "after more "
+        "training") for who in ("agent", *RIVALS)), "networks scored", "epochs", "time", "correlation",
+        f"{quantity.column('test')} retrained",
+    )  # fmt: skip
+    lines = [_line(name, own, quantity.text) for name, own in by_experiment.items()]
+    table = TextTable("Searches, medians over the seeds", columns, lines)
+    ratios = [RatioLine(name, _median_ratios(own)) for name, own in by_experiment.items()]
+    pictures = (ratios_picture(ratios), scores_picture(_curves(found), quantity.objective, quantity.name))
+    return [Section("searches", "Searches", _paragraphs(found), (table,), pictures)]
+
+
+def _paragraphs(found: Sequence[Searched]) -> list[str]:
+    retrained = retraining_correlation(found)
+    worth = (
+        f"Over {retrained[1]} networks that were retrained, the rank correlation of score and test value is "
+        f"{retrained[0]:+.2f}."
+        if retrained
+        else f"What a score says of the network after retraining is not known: it takes {FEWEST} networks of one dense "
+        f"network that were retrained in the same way (Amc(take=...) retrains those of the rivals)."
+    )
+    return [
+        "A search scores smaller networks on validation data and trains the best as the round. Uniform keeps the same "
+        "fraction of every layer. Random draws as many candidates as the search's own agent asks for. A search that "
+        "does not beat Random was not worth its cost.",
+        worth,
+    ]
+
+
+def _line(name: str, own: Sequence[Searched], text: Callable[[float], str]) -> list[str]:
+    objective = own[0].record.objective
+
+    proofs = [each.proof for each in own]
+    known = [proof.correlation for proof in proofs if proof.correlation is not None]
+    by_agent = [[proof.results[proof.agent] for proof in proofs]]
+    by_agent += [[proof.results[rival] for proof in proofs] for rival in RIVALS]
+    return [
+        name,
+        ", ".join(dict.fromkeys(proof.agent for proof in proofs)),
+        str(max(result.evaluations for proof in proofs for result in proof.results.values())),
+        ", ".join(dict.fromkeys(proof.found_by for proof in proofs)),
+        *(text(objective.gain(median(result.score for result in results))) for results in by_agent),
+        *(text(objective.gain(median(result.final_score for result in results))) for results in by_agent),
+        f"{median(proof.scored for proof in proofs):.0f}",
+        f"{median(proof.epochs for proof in proofs):.0f}",
+        duration(median(proof.seconds for proof in proofs)),
+        f"{median(known):+.2f}" if known else "",
+        text(median(each.record.test for each in own)),
+    ]
+
+
+def _alike(record: Record) -> str:
+    """Return, as JSON, what must be equal for two scores to be comparable, and the values after retraining too."""
+    selection = record.settings.get("selection")
+    fields = selection.items() if isinstance(selection, dict) else ()
+    scored = {name: value for name, value in fields if name not in CHOICE}
+    return json.dumps([record.parent, {**record.settings, "selection": scored}], sort_keys=True)
+
+
+def _median_ratios(own: Sequence[Searched]) -> dict[str, float]:
+    ratios = [each.proof.ratios for each in own]
+    layers = [name for name in ratios[0] if all(name in each for each in ratios)]
+    return {name: median(each[name] for each in ratios) for name in layers}
+
+
+def _curves(found: Sequence[Searched]) -> list[AgentCurve]:
+    """Return the best score so far of each agent, medians over the searches that it took part in."""
+    curves: dict[str, list[list[float | None]]] = defaultdict(list)
+    generations: dict[str, list[int]] = {}
+    for proof in {(each.record.parent, each.proof.agent): each.proof for each in found}.values():
+        for agent in dict.fromkeys((proof.agent, *RIVALS)):
+            rounds = proof.scores.get(agent, [])
+            curves[agent].append(_best_so_far([score for scores in rounds for score in scores]))
+            generations[agent] = [sum(map(len, rounds[: place + 1])) for place in range(len(rounds))]
+    return [AgentCurve(agent, _medians(each), generations[agent]) for agent, each in curves.items()]
+
+
+def _best_so_far(scores: Iterable[float | None]) -> list[float | None]:
+    best: float | None = None
+    found = []
+    for score in scores:
+        best = max((each for each in (best, score) if each is not None), default=None)
+        found.append(best)
+    return found
+
+
+def _medians(curves: Sequence[Sequence[float | None]]) -> list[float | None]:
+    """Return the median at each place that all curves have, None where one of them has no score yet."""
+    found: list[float | None] = []
+    for scores in zip(*curves, strict=False):
+        known = [score for score in scores if score is not None]
+        found.append(median(known) if len(known) == len(scores) else None)
+    return found

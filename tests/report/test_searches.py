@@ -1,0 +1,122 @@
+"""The section of a report about searches: its rivals, what its scores were worth, and what it draws."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+from synthetic import record
+
+from orchestrator import report
+from orchestrator.record import MODEL, Blob, Record
+from orchestrator.report.comparison import comparisons
+from orchestrator.report.pictures import drawing_style
+from orchestrator.report.searches import retraining_correlation, search_section, searched
+
+SELECTION = {"type": "Amc", "unit": "macs", "tune_epochs": 1, "agent": {"type": "Cem"}, "take": "Cem"}
+
+
+def result(score: float, evaluations: int = 8) -> dict[str, Any]:
+    return {
+        "evaluations": evaluations, "score": score, "final_score": score + 0.1, "ratios": {"conv1": 0.5, "conv2": 1.0}
+    }  # fmt: skip
+
+
+def proof(score: float = 0.8, agent: str = "Cem", found_by: str = "", **changes: Any) -> dict[str, Any]:
+    """Return what a search says of itself, as a record has it."""
+    return {
+        "agent": agent, "unit": "macs", "mode": "channels", "cost": 0.1, "found_by": found_by or agent,
+        "score": score, "scored": 17, "epochs": 29, "seconds": 61.0, "correlation": 0.5,
+        "results": {agent: result(0.8), "Uniform": result(0.6, 1), "Random": result(0.7)},
+        "ratios": {"conv1": 0.25, "conv2": 0.75},
+        "scores": {agent: [[0.5, None, 0.7], [0.6, 0.8]], "Uniform": [[0.6]], "Random": [[0.7, 0.1, 0.2], [0.3, 0.4]]},
+        **changes,
+    }  # fmt: skip
+
+
+def round_of(experiment: str, score: float, test: float, seed: int = 0, network: str = "", **search: Any) -> Record:
+    """Return a round whose structure was searched for, with its score and its test value after retraining."""
+    made = record(1, seed, test, test, experiment, parent=f"dense-{seed}", search=proof(score, **search))
+    blobs = {MODEL: Blob((network or experiment[-1]).encode().hex().rjust(64, "0"), 9)}
+    return dataclasses.replace(made, blobs=blobs, settings={"model": "m", "data": "d", "selection": SELECTION})
+
+
+def dense(experiment: str, seed: int = 0) -> Record:
+    return record(0, seed, experiment=experiment, settings={"model": "m", "data": "d"})
+
+
+def test_a_search_without_its_rivals_is_not_shown():
+    alone = proof(results={"Cem": result(0.8), "Random": result(0.7)})
+    others = [alone, None, {"kind": "front"}, proof(scored=-1), proof(found_by="Ddpg")]
+    records = [record(1, search=each) for each in [*others, proof()]]
+    assert [each.proof for each in searched(records)] == [each.proof for each in searched(records[-1:])]
+    assert len(searched(records)) == 1
+
+
+def test_scores_are_compared_with_what_retraining_made_of_them():
+    """Ranks 1, 2, 3, 4 against 1, 3, 2, 4: 1 - 6 * 2 / (4 * 15)."""
+    four = [round_of(f"e{n}", score, test) for n, (score, test) in enumerate([(1, 1), (2, 3), (3, 2), (4, 4)])]
+    assert retraining_correlation(searched(four)) == (pytest.approx(0.8), 4)
+    other_seed = [round_of(f"e{n}", score, test, seed=1) for n, (score, test) in enumerate([(9, 3), (8, 2), (7, 1)])]
+    assert retraining_correlation(searched([*four, *other_seed])) == (pytest.approx(0.9), 7)
+
+
+def test_networks_are_compared_only_if_they_were_scored_and_retrained_alike():
+    three = [round_of(f"e{n}", n, n) for n in range(3)]
+    assert retraining_correlation(searched(three)) == (pytest.approx(1), 3)
+    assert retraining_correlation(searched(three[:2])) is None
+    same = [dataclasses.replace(each, blobs=three[0].blobs) for each in three]
+    assert retraining_correlation(searched(same)) is None
+    for change in ({"tune_epochs": 0}, {"take": "Random"}, {"agent": {"type": "Ddpg"}}, {"evaluations": 9}):
+        changed = dataclasses.replace(three[0], settings={**three[0].settings, "selection": {**SELECTION, **change}})
+        found = retraining_correlation(searched([changed, *three[1:]]))
+        assert (found is None) == ("tune_epochs" in change), change
+
+
+def section_of(records: list[Record]):
+    (comparison,) = comparisons(records)
+    with drawing_style():
+        return search_section(comparison)
+
+
+def test_the_section_has_the_agent_beside_its_rivals():
+    records = [
+        dense("cem"),
+        round_of("cem", 0.9, 0.93),
+        dense("random"),
+        round_of("random", 0.8, 0.9, found_by="Random"),
+    ]
+    (section,) = section_of(records)
+    (table,) = section.tables
+    assert [line[:4] for line in table.lines] == [["cem", "Cem", "8", "Cem"], ["random", "Cem", "8", "Random"]]
+    assert table.lines[0][4:10] == ["80.00 %", "60.00 %", "70.00 %", "90.00 %", "70.00 %", "80.00 %"]
+    assert table.lines[0][10:] == ["17", "29", "1 m 01 s", "+0.50", "93.00 %"]
+    assert len(table.columns) == len(table.lines[0])
+    assert "is not known" in section.paragraphs[1]
+    assert [picture.name for picture in section.pictures] == ["ratios", "search-scores"]
+
+
+def test_the_ratios_are_drawn_by_layer_and_the_scores_by_generation():
+    (section,) = section_of([dense("cem"), round_of("cem", 0.9, 0.93)])
+    ratios, scores = section.pictures
+    assert ratios.titles == {"ratios-0": ["cem, conv1: 25.00 %", "cem, conv2: 75.00 %"]}
+    assert scores.titles == {
+        "scores-0": ["Cem, after 3 evaluations: 70.00 %", "Cem, after 5 evaluations: 80.00 %"],
+        "scores-1": ["Uniform, after 1 evaluations: 60.00 %"],
+        "scores-2": ["Random, after 3 evaluations: 70.00 %", "Random, after 5 evaluations: 70.00 %"],
+    }
+
+
+def test_a_comparison_without_a_search_has_no_section():
+    assert section_of([dense("plain"), record(1, experiment="plain", settings={"model": "m", "data": "d"})]) == []
+
+
+def test_the_page_has_the_section(tmp_path: Path):
+    records = [dense("cem"), round_of("cem", 0.9, 0.93)]
+    *_, page = report.write(records, tmp_path)
+    text = page.read_text()
+    assert "Uniform keeps the same fraction of every layer" in text
+    assert 'id="searches-1"' in text
+    assert (tmp_path / "search-scores.png").is_file()

@@ -1,0 +1,66 @@
+"""`orchestrator.load`: the network of a finished round as a module like any other."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import tiny
+import torch
+
+import orchestrator
+from orchestrator.errors import ConfigError, StorageError
+from orchestrator.export.packed_file import load_packed
+from orchestrator.pruning import OneShot
+from orchestrator.record import MODEL, Record
+from orchestrator.runner import run
+from orchestrator.training.state import model_tensors
+
+TRUST = (tiny.EXPERIMENT.model, tiny.EXPERIMENT.data)
+
+
+@pytest.fixture(scope="module")
+def storage(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, list[Record]]:
+    """Train a dense round and a pruned one."""
+    place = str(tmp_path_factory.mktemp("runs"))
+    return place, run(replace(tiny.EXPERIMENT, path=OneShot(0.5)), place)
+
+
+def test_a_round_is_a_module_with_its_weights(storage: tuple[str, list[Record]]) -> None:
+    place, records = storage
+    for record in records:
+        module = orchestrator.load(place, record.key[:10], trust=TRUST)
+        assert not module.training
+        tensors = model_tensors(module)
+        kept = sum(int(tensors[name].count_nonzero()) for name in record.layers)
+        assert kept == record.kept
+        assert all(torch.isfinite(tensor).all() for tensor in tensors.values())
+
+
+@pytest.mark.parametrize(
+    ("key", "trust", "message"),
+    [
+        ("zz", TRUST, "key must be the beginning of a round's key, got 'zz': orchestrator status has them"),
+        ("", TRUST, "key must be the beginning of one key, got '', which 2 have"),
+        ("OWN", (), r"names a function for its model, 'tiny:.*': pass trust=\['tiny:.*'\] if that is code of yours"),
+    ],
+)
+def test_what_names_no_round_or_code_is_a_sentence(
+    storage: tuple[str, list[Record]], key: str, trust: tuple[str, ...], message: str
+) -> None:
+    place, records = storage
+    with pytest.raises(ConfigError, match=message):
+        orchestrator.load(place, records[0].key if key == "OWN" else key, trust=trust)
+
+
+def test_a_storage_that_is_not_there_is_not_made(tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match=r"there is no folder .*/none: give the --storage of a job that has run"):
+        orchestrator.load(str(tmp_path / "none"), "ab")
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_stored_weights_of_a_round_are_no_packed_file(storage: tuple[str, list[Record]]) -> None:
+    place, records = storage
+    with pytest.raises(ConfigError, match=r"holds the stored weights of a round.*orchestrator\.load\(STORAGE, KEY\)"):
+        load_packed(Path(place) / records[1].file(MODEL))

@@ -1,0 +1,163 @@
+"""A stored supernet is searched from the command line, and what is found is a network like any other."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from elastic import ELASTIC, SEARCH, begun, works
+
+from orchestrator import Geometric, export
+from orchestrator.__main__ import main
+from orchestrator.errors import ConfigError
+from orchestrator.ofa.phases import Phases
+from orchestrator.ofa.spaces import find_space
+from orchestrator.problem import load_problem
+from orchestrator.storage.ledger import Ledger
+from orchestrator.storage.opening import open_store
+from orchestrator.supernet_search import search_supernet
+from orchestrator.work import Evaluate
+
+SUPERNET = dataclasses.replace(ELASTIC, path=dataclasses.replace(ELASTIC.path, search=None))
+TRUST = ("elastic:data",)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory) -> tuple[Ledger, str]:
+    """Return a ledger with a supernet, and the supernet's key."""
+    folder = tmp_path_factory.mktemp("runs")
+    key = works(SUPERNET, folder)[-1].key
+    return Ledger(open_store(str(folder))), key
+
+
+@pytest.fixture(scope="module")
+def found(runs):
+    ledger, key = runs
+    done = []
+    return search_supernet(ledger, key[:12], SEARCH, trust=TRUST, on_work=done.append), done
+
+
+def test_a_search_of_a_stored_supernet_adds_the_rounds_that_its_path_would_have(runs, found):
+    records, done = found
+    keys = begun(ELASTIC, Path(runs[0].store.uri))[0].keys
+    assert [record.key for record in records] == keys[4:]
+    assert [type(work) for work in done].count(Evaluate) == len(done) - 2
+    assert not works(ELASTIC, Path(runs[0].store.uri))
+
+
+def test_a_second_search_computes_nothing_again(runs, found):
+    done = []
+    again = search_supernet(*runs, SEARCH, trust=TRUST, on_work=done.append)
+    assert (again, done) == (found[0], [])
+
+
+def test_the_command_prints_a_line_for_each_budget(runs, found, capsys):
+    arguments = ["--supernet", runs[1][:10], "--macs", "0.4,0.7", "--evaluations", "64", "--trust", "elastic:data"]
+    assert main(["ofa", "search", runs[0].store.uri, *arguments]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert re.fullmatch("generation 1 of 2: [1-9][0-9] networks to measure", lines[0])
+    assert re.match(
+        r"macs 0.4: val \d+.\d\d % at 0.3\d\d \(random search: .* %\), key [0-9a-f]{12}, small: 3x", lines[-2]
+    )
+    assert lines[-1].startswith("macs 0.7: val ")
+
+
+def test_what_was_found_is_exported(runs, found, tmp_path):
+    record = found[0][0]
+    export.write(runs[0], tmp_path, rounds=[record.key], formats=["packed"], trust=TRUST)
+    network = export.load_packed(tmp_path / "subnet.safetensors")
+    driver, trainer = begun(ELASTIC, Path(runs[0].store.uri))
+    stored = driver._rounds[4].state().model
+    assert all(torch.equal(tensor, stored[name]) for name, tensor in network.state_dict().items())
+    assert trainer.evaluate(network, "test")["accuracy"] == record.test
+
+
+def test_what_was_found_is_pruned_further(runs, found):
+    """The round's own weights, with its batch norm: a dense round without an epoch measures what the search did."""
+    ledger, record = runs[0], found[0][0]
+    experiment = dataclasses.replace(
+        ELASTIC,
+        name="pruned",
+        model_options={"architecture": record.search["architecture"]},
+        start_from=f"{ledger.store.uri}#{record.key[:16]}",
+        dense_epochs=0,
+        path=Geometric(rounds=1),
+    )
+    works(experiment, Path(ledger.store.uri))
+    records = begun(experiment, Path(ledger.store.uri))[0].records()
+    assert records[0].val == record.val
+    assert records[0].prunable == record.kept
+    assert records[1].kept == round(0.8 * record.kept)
+
+
+def test_a_network_of_the_supernet_starts_from_its_weights_and_alone_from_none(runs):
+    driver, _ = begun(SUPERNET, Path(runs[0].store.uri))
+    supernet = driver._rounds[3].state().model
+    options = {"architecture": find_space("small").smallest().to_json()}
+    taken = dataclasses.replace(
+        ELASTIC, model_options=options, path=Geometric(), start_from=f"{runs[0].store.uri}#{runs[1]}"
+    )
+    alone = dataclasses.replace(taken, start_from=None)
+    problems = [load_problem(experiment)[0] for experiment in (taken, alone)]
+    assert problems[0].prunable == problems[1].prunable
+    assert problems[0].model_identity != problems[1].model_identity
+    network = begun(taken, Path(runs[0].store.uri))[1]
+    first = network._initial(driver_work(taken, runs)).model["stem.0.conv.weight"]
+    assert torch.equal(first, supernet["network.stem.0.conv.weight"])
+
+
+def driver_work(experiment, runs):
+    return begun(experiment, Path(runs[0].store.uri))[0].next_work()
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"dense_epochs": 0}, "start_from must be the round of a network that orchestrator ofa search found"),
+        ({"model": "ofa:compofa"}, "must be a supernet of the model's own space, 'ofa:compofa', got one of 'small'"),
+        ({"model": "resnet8"}, "must be a supernet of the model's own space, 'resnet8', got one of 'small'"),
+        ({"start_from": "{runs}#"}, "start_from must be STORAGE#KEY with the beginning of one round's key, got ''"),
+        ({"start_from": "{runs}#nothing"}, "got 'nothing', which 0 rounds in"),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
+)
+def test_a_start_that_does_not_fit_is_refused(changes, sentence, runs):
+    changes = {"start_from": f"{{runs}}#{runs[1]}", "path": Geometric(), **changes}
+    changes["start_from"] = changes["start_from"].format(runs=runs[0].store.uri)
+    with pytest.raises(ConfigError, match=re.escape(sentence)):
+        load_problem(dataclasses.replace(ELASTIC, **changes))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--supernet", "{dense}", "--macs", "0.5"], "--supernet must be the round of a path's last phase"),
+        (["--supernet", "nothing", "--macs", "0.5"], "must be the beginning of a round's key, got 'nothing'"),
+        (["--supernet", "{key}", "--macs", "half"], "--macs must be numbers with commas between them"),
+        (["--supernet", "{key}"], "FrontSearch needs a budget"),
+        (["--supernet", "{key}", "--macs", "0.5", "--evaluations", "9"], "first must be a whole number from 1 to 9"),
+        (["--supernet", "{key}", "--macs", "0.01", "--trust", "elastic:data"], "the minimum is 68,608, of small: 3x2"),
+        (["--supernet", "{key}", "--macs", "0.5"], "pass --trust elastic:data if that is code of yours"),
+    ],
+    ids=["dense", "nothing", "half", "none", "few", "minimum", "trust"],
+)
+def test_the_command_refuses_what_cannot_be_in_one_sentence(arguments, sentence, runs, capsys):
+    keys = begun(SUPERNET, Path(runs[0].store.uri))[0].keys
+    given = [argument.format(key=runs[1], dense=keys[0]) for argument in arguments]
+    assert main(["ofa", "search", runs[0].store.uri, *given]) == 1
+    error = capsys.readouterr().err
+    assert sentence in error
+    assert error.count("\n") == 1
+
+
+def test_a_supernet_itself_cannot_be_exported(runs, tmp_path):
+    with pytest.raises(ConfigError, match="is a supernet of many networks: orchestrator ofa search finds one in it"):
+        export.write(runs[0], tmp_path, rounds=[runs[1]], trust=TRUST)
+
+
+def test_a_path_of_phases_is_what_the_supernet_was_trained_by(runs):
+    assert isinstance(SUPERNET.path, Phases)
+    assert begun(SUPERNET, Path(runs[0].store.uri))[0].keys[-1] == runs[1]
