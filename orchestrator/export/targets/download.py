@@ -21,7 +21,7 @@ from orchestrator.training.state import model_tensors
 ZSTD = 19
 
 
-class Download:
+class DownloadTarget:
     name = "download"
     pays_for = "zeros pay in any pattern, if the file is compressed, and so do removed channels"
 

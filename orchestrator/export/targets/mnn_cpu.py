@@ -5,10 +5,13 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from importlib import import_module
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
+from torch import nn
 
 from orchestrator.errors import ExportError
 from orchestrator.export.arrays import Array
@@ -21,8 +24,9 @@ from orchestrator.extras import install_command
 # makers. The extension module behind it does neither.
 _CONVERT = "import sys, _tools; _tools.mnnconvert(['mnnconvert', *sys.argv[1:]])"
 _SPARSE = ("--detectSparseSpeedUp",)
-# MNN's own PruneParams with SIMD_OC and 4 outputs: field numbers of its MNN_compression.proto, version "0.0.0".
-_BLOCKS = bytes.fromhex("0a05302e302e30")
+# A message of MNN_compression.proto: version "0.0.0", one algorithm of type PRUNE, by SIMD_OC with oc_blocks = 4.
+_BLOCKS = bytes.fromhex("0a05302e302e30 120a 0801 1a06 0801 1a02 2004")
+_IN_BLOCKS = 0.9  # part of a network's zeros that lie in whole blocks, from which on they are taken for blocks
 _INT8 = ("--weightQuantBits", "8", "--weightQuantAsymmetric=false")  # asymmetric ones would make zeros non-zero
 
 
@@ -36,17 +40,27 @@ class Mnn:
         return f"MNN is not installed: run {install_command('targets')} in the folder of this project"
 
     def measured_by(self) -> str:
-        from importlib.metadata import version
-
         return f"measured here, MNN {version('mnn')}, 1 thread"
 
     def files(self, original: Original, folder: Path) -> Mapping[str, TargetFile]:
         source, found = onnx_of(original, folder), {}
-        for form, options in (("sparse float32", _SPARSE), ("int8 weights", (*_SPARSE, *_INT8))):
+        blocks: tuple[str, ...] = ()
+        if zeros_in_blocks(original.candidate.module) > _IN_BLOCKS:
+            (folder / "blocks.bin").write_bytes(_BLOCKS)
+            blocks = ("--compressionParamsFile", str(folder / "blocks.bin"))
+        for form, options in (("sparse float32", (*_SPARSE, *blocks)), ("int8 weights", (*_SPARSE, *_INT8))):
             path = folder / f"{original.candidate.name}.{form.replace(' ', '-')}.mnn"
             _convert(source, path, options)
             found[form] = TargetFile(path.stat().st_size, _load(path, original), exact=form != "int8 weights")
         return found
+
+
+def zeros_in_blocks(module: nn.Module, outputs: int = 4) -> float:
+    """Return the part of the zero weights of `module` that lie in whole blocks of that many outputs."""
+    weights = [w for w in module.parameters() if w.dim() in (2, 4) and w.shape[0] % outputs == 0]
+    zeros = sum(int((w == 0).sum()) for w in weights)
+    blocks = sum(int((w == 0).unflatten(0, (-1, outputs)).all(1).sum()) for w in weights)
+    return outputs * blocks / zeros if zeros else 0.0
 
 
 def _convert(source: Path, path: Path, options: Sequence[str]) -> None:
@@ -58,17 +72,13 @@ def _convert(source: Path, path: Path, options: Sequence[str]) -> None:
 
 
 def _load(path: Path, original: Original) -> Run:
-    import MNN
-    import MNN.expr
-    import MNN.nn
-
+    network_api, expr = (import_module(f"MNN.{name}") for name in ("nn", "expr"))
     interface = original.observed.call.interface
     inputs, outputs = [info.name for info in interface.inputs], [info.name for info in interface.outputs]
-    runtime = MNN.nn.create_runtime_manager(({"backend": "CPU", "numThread": 1, "precision": "high"},))
-    network = MNN.nn.load_module_from_file(str(path), inputs, outputs, runtime_manager=runtime)
+    runtime = network_api.create_runtime_manager(({"backend": "CPU", "numThread": 1, "precision": "high"},))
+    network = network_api.load_module_from_file(str(path), inputs, outputs, runtime_manager=runtime)
 
     def run(arrays: Sequence[Array]) -> list[Array]:
-        expr = MNN.expr
         kinds = {"f": expr.float, "i": expr.int}
         given = [expr.const(np.ascontiguousarray(a), list(a.shape), expr.NCHW, kinds[a.dtype.kind]) for a in arrays]
         answers = network.forward(given)

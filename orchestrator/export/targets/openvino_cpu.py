@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from importlib import import_module
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from orchestrator.errors import ExportError
 from orchestrator.export.arrays import Array
@@ -24,13 +27,10 @@ class OpenVino:
         return f"openvino is not installed: run {install_command('targets')} in the folder of this project"
 
     def measured_by(self) -> str:
-        import openvino
-
-        return f"measured here, OpenVINO {openvino.__version__.partition('-')[0]}, 1 thread"
+        return f"measured here, OpenVINO {version('openvino')}, 1 thread"
 
     def files(self, original: Original, folder: Path) -> Mapping[str, TargetFile]:
-        import openvino
-
+        openvino: Any = import_module("openvino")
         path = onnx_of(original, folder)
         try:
             options = {"INFERENCE_NUM_THREADS": 1, "INFERENCE_PRECISION_HINT": "f32"}

@@ -103,9 +103,7 @@ def _cell(target: Target, original: Original, name: str, file: TargetFile, secon
         return cell(reason=f"does not run: {one_line(cause)[:200]}")
     if file.exact and not error <= TOLERANCE:
         return cell(error=error if np.isfinite(error) else None, reason=f"wrong outputs: {error:.1g} from torch's")
-    return cell(
-        seconds=seconds, error=error, value=value, said_by=target.measured_by(), detail=file.detail
-    )
+    return cell(seconds=seconds, error=error, value=value, said_by=target.measured_by(), detail=file.detail)
 
 
 def _error_of(original: Original, run: Run) -> float:
