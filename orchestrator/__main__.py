@@ -11,6 +11,7 @@ import tyro
 
 from orchestrator import __version__
 from orchestrator.commands.clean_storage import clean
+from orchestrator.commands.compare_targets import targets
 from orchestrator.commands.export_networks import export
 from orchestrator.commands.measure_latency_table import latency
 from orchestrator.commands.pack_images import pack
@@ -31,6 +32,7 @@ COMMANDS: dict[str, Callable[..., int] | dict[str, Callable[..., int]]] = {
     "clean": clean,
     "report": report,
     "export": export,
+    "targets": targets,
     "latency": latency,
     "dataset": {"pack": pack},
     "ofa": {"search": search},

@@ -64,3 +64,14 @@ def test_the_stored_weights_of_a_round_are_no_packed_file(storage: tuple[str, li
     place, records = storage
     with pytest.raises(ConfigError, match=r"holds the stored weights of a round.*orchestrator\.load\(STORAGE, KEY\)"):
         load_packed(Path(place) / records[1].file(MODEL))
+
+
+def test_fast_kernels_say_what_the_round_says(storage: tuple[str, list[Record]]) -> None:
+    place, records = storage
+    images = torch.rand(5, 1, 6, 6)
+    plain = orchestrator.load(place, records[1].key, trust=TRUST)
+    fast = orchestrator.load(place, records[1].key, trust=TRUST, kernels="fast", batch=5)
+    with torch.no_grad():
+        torch.testing.assert_close(fast(images), plain(images), rtol=1e-5, atol=1e-5)
+    with pytest.raises(ConfigError, match="kernels must be one of dense, fast, got 'quick'"):
+        orchestrator.load(place, records[1].key, trust=TRUST, kernels="quick")  # type: ignore[arg-type]

@@ -15,10 +15,11 @@ from orchestrator.amc.latency import LatencyTable, NetworkTime
 from orchestrator.amc.latency_measure import in_own_process, measure_latency
 from orchestrator.data.dataset import Data
 from orchestrator.data.load import load_data
-from orchestrator.experiment import OFA, Experiment
+from orchestrator.experiment import Experiment
 from orchestrator.export.example import ExampleInputs
 from orchestrator.export.onnx_file import save_onnx
 from orchestrator.models.build import build_model
+from orchestrator.models.spec import OFA
 from orchestrator.modules import copy_module
 from orchestrator.nested import rows
 from orchestrator.ofa.block_latency import BlockLatency, measure_blocks

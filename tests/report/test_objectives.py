@@ -207,7 +207,8 @@ def test_status_shows_rounds_of_two_objectives_in_two_tables() -> None:
     records = [record(0), record(0, objective=ERROR_RATE, val=0.08, key="k"), record(1, objective=BITS, val=1.9)]
     lines = printed(print_status, records, [])
     assert [line for line in lines if line.startswith("digits")] == [
-        "digits, seed 0: accuracy in per cent", "digits, seed 0: phone error rate in per cent, lower is better",
+        "digits, seed 0: accuracy in per cent",
+        "digits, seed 0: phone error rate in per cent, lower is better",
         "digits, seed 0: LearningRateRewinding, bits per character, lower is better",
     ]  # fmt: skip
     assert [line for line in lines if line.startswith("round")] == [

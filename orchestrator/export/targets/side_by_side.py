@@ -1,0 +1,117 @@
+"""Put networks through targets: bytes, time, and what each file achieves, all networks of a target side by side."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from orchestrator.errors import ExportError
+from orchestrator.export.kernel_choice import TOLERANCE, shortest_times
+from orchestrator.export.meter import metrics_of
+from orchestrator.export.originals import Original
+from orchestrator.export.runtimes import Run
+from orchestrator.export.targets.target import Target, TargetFile
+from orchestrator.files import atomic_write
+from orchestrator.processor import processor
+from orchestrator.user_code import one_line
+
+ROUNDS = 15
+TARGETS_FILE = "targets.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """What one file of a network is on a target, or why it could not be had.
+
+    `seconds`: the shortest of a call with one sample; only their ratios within one target are comparable. `error`: how
+    far its outputs are from the network's (see `Agreement`). `value`: the objective on the test set through the file.
+    `said_by`: who measured or estimated it.
+    """
+
+    target: str
+    network: str
+    file: str = ""
+    bytes: int | None = None
+    seconds: float | None = None
+    error: float | None = None
+    value: float | None = None
+    said_by: str = ""
+    detail: str = ""
+    reason: str | None = None
+
+
+def compare_on(
+    targets: Sequence[Target], originals: Sequence[Original], on_cell: Callable[[Cell], None] = lambda cell: None
+) -> list[Cell]:
+    """Return the cells of every target that is here, and a reason for each that is not or cannot take a network."""
+    cells: list[Cell] = []
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            for target in targets:
+                for cell in _cells(target, originals, Path(folder)):
+                    cells.append(cell)
+                    on_cell(cell)
+    finally:
+        torch.set_num_threads(before)
+    return cells
+
+
+def save_cells(folder: Path, cells: Sequence[Cell]) -> Path:
+    """Write the cells as JSON into `folder` and return the path."""
+    path = folder / TARGETS_FILE
+    content: dict[str, Any] = {"format": 1, "processor": processor(), "cells": [asdict(cell) for cell in cells]}
+    with atomic_write(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=1, allow_nan=False))
+    return path
+
+
+def _cells(target: Target, originals: Sequence[Original], folder: Path) -> Iterator[Cell]:
+    if reason := target.missing():
+        yield Cell(target=target.name, network="", reason=reason)
+        return
+    files: list[tuple[Original, str, TargetFile]] = []
+    for original in originals:
+        try:
+            files += [(original, name, file) for name, file in target.files(original, folder).items()]
+        except ExportError as error:
+            yield Cell(target=target.name, network=original.candidate.name, reason=str(error))
+    timed = [(original, file.run) for original, _, file in files if file.run]
+    times = iter(shortest_times([partial(partial, run, original.sample) for original, run in timed], ROUNDS))
+    for original, name, file in files:
+        seconds = next(times) if file.run else None
+        yield _cell(target, original, name, file, seconds)
+
+
+def _cell(target: Target, original: Original, name: str, file: TargetFile, seconds: float | None) -> Cell:
+    cell = partial(Cell, target=target.name, network=original.candidate.name, file=name, bytes=file.bytes)
+    if file.run is None:
+        return cell(value=original.test(original.metrics), said_by=target.measured_by(), detail=file.detail)
+    try:
+        error = _error_of(original, file.run)
+        value = original.test(_metrics(original, file.run))
+    except Exception as cause:  # a runtime may fail in any way, and the rest of the table is still made
+        return cell(reason=f"does not run: {one_line(cause)[:200]}")
+    if file.exact and not error <= TOLERANCE:
+        return cell(error=error if np.isfinite(error) else None, reason=f"wrong outputs: {error:.1g} from torch's")
+    return cell(seconds=seconds, error=error, value=value, said_by=target.measured_by(), detail=file.detail)
+
+
+def _error_of(original: Original, run: Run) -> float:
+    return original.observed.error_of(lambda tensors: run([tensor.numpy() for tensor in tensors]))
+
+
+def _metrics(original: Original, run: Run) -> dict[str, float]:
+    if original.test_set is None:
+        return {}
+    test = original.test_set
+    return metrics_of(run, original.observed.call, test.data, test.task, lambda number, outputs: True)

@@ -1,0 +1,55 @@
+"""Targets: where a network may run or travel, what its file costs there, and who says so."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from orchestrator.export.onnx_file import save_onnx
+from orchestrator.export.originals import Original
+from orchestrator.export.runtimes import Run
+
+
+@dataclass(frozen=True)
+class TargetFile:
+    """A file that a target made of a network.
+
+    `bytes`: None if the target has no file of its own. `run`: what runs it; None: it only travels. `exact`: whether it
+    must say what the network says; otherwise its weights are rounded. `detail`: what is worth knowing of it.
+    """
+
+    bytes: int | None
+    run: Run | None
+    exact: bool = True
+    detail: str = ""
+
+
+class Target(Protocol):
+    """One place where a network may run or travel."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def pays_for(self) -> str:
+        """Say what makes a network cheaper here: words for the page, to be put after "Here"."""
+
+    def missing(self) -> str | None:
+        """Return the sentence that says how to get what is not installed here; None if all is here."""
+
+    def measured_by(self) -> str:
+        """Return who says the figures, such as "onnxruntime 1.32.0, 1 thread"."""
+
+    def files(self, original: Original, folder: Path) -> Mapping[str, TargetFile]:
+        """Write the files of a network into `folder` and load them, by a short name of each.
+
+        Raises ExportError for a network that the target cannot take.
+        """
+
+
+def onnx_of(original: Original, folder: Path) -> Path:
+    """Return the float32 ONNX file of a network, which several targets read; it is written once into `folder`."""
+    path = folder / f"{original.candidate.name}.onnx"
+    return path if path.exists() else save_onnx(original.candidate.module, path, original.candidate.example)
