@@ -16,10 +16,8 @@ import sys
 from collections.abc import Iterable
 from dataclasses import replace
 
-import tyro
-
 from orchestrator import Amc
-from orchestrator.distributed.flags import SweepFlags, run_job, write_report
+from orchestrator.distributed.flags import Flags, parse_flags, run_job, write_report
 from orchestrator.distributed.sweep_job import run_sweep
 from orchestrator.experiment import Experiment
 from orchestrator.ofa.evolution import SubnetEvolution
@@ -92,9 +90,10 @@ def alone(found: Iterable[Record]) -> list[Experiment]:
     return experiments
 
 
-def job(flags: SweepFlags) -> int:
+def job(flags: Flags) -> int:
     """Train everything, then print a table for each way of counting, and write the page."""
-    first = [experiment.shortened() if flags.smoke else experiment for experiment in EXPERIMENTS]
+    first = [flags.applied(experiment) for experiment in EXPERIMENTS]
+    first = [experiment.shortened() if flags.smoke else experiment for experiment in first]
     quiet, ledger = replace(flags, report=None), Ledger(open_store(flags.storage))
     if code := run_sweep(first, quiet):
         return code
@@ -129,4 +128,4 @@ def table(records: list[Record]) -> Iterable[str]:
 
 
 if __name__ == "__main__":
-    sys.exit(run_job(tyro.cli(SweepFlags, description=__doc__), job))
+    sys.exit(run_job(parse_flags(Flags, __doc__, None).of_several(), job))

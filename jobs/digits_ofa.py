@@ -1,9 +1,9 @@
 """Once-for-All on 1,797 real handwritten digits: one supernet of 1,764 networks, and the best for three budgets.
 
-    python jobs/digits_ofa.py --storage ./ofa-runs          # train, search, export; files and page in ./ofa
-    python jobs/digits_ofa.py --smoke --storage /tmp/look --report /tmp/look/ofa
-    python jobs/digits_ofa.py --storage ./ofa-runs --every  # also measure all networks, and judge the search by them
-    ray job submit --working-dir . -- python jobs/digits_ofa.py --storage s3://bucket/digits --report ./ofa
+    python jobs/digits_ofa.py                               # train, search, export; files and page in ./deploy
+    python jobs/digits_ofa.py --smoke --storage /tmp/look --report /tmp/look/deploy
+    python jobs/digits_ofa.py --every                       # also measure all networks, and judge the search by them
+    ray job submit --working-dir . -- python jobs/digits_ofa.py --storage s3://bucket/digits --report ./deploy
 
 Needs the extra `onnx`. Round 0 trains the largest network; progressive shrinking makes it a supernet in
 four rounds; a round for each budget holds the network that the search found, as it is in the supernet.
@@ -60,7 +60,7 @@ EXPERIMENT = Experiment(
 
 @dataclass(frozen=True)
 class OfaFlags(Flags):
-    report: str | None = "./ofa"
+    report: str | None = "./deploy"
     """Folder for the files and the page."""
     every: bool = False
     """Measure every network of the supernet, and judge the search by the best of all."""
@@ -74,7 +74,7 @@ def job(flags: OfaFlags) -> int:
     ledger, found = Ledger(open_store(flags.storage)), [record for record in records if record.search]
     if flags.every:
         judge(ledger, experiment, records[len(PHASES)].key)
-    folder = Path(expand_home(flags.report or "./ofa"))
+    folder = Path(expand_home(flags.report or "./deploy"))
     shown = found[:1] if flags.smoke else found
     formats = ("packed", "onnx") if flags.smoke else ()
     return print_problems(export.write(ledger, folder, rounds=[record.key for record in shown], formats=formats))

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from orchestrator.errors import ConfigError
 from orchestrator.field_json import as_json, check_annotations
+from orchestrator.models.spec import OFA
 from orchestrator.objective import Objective
 from orchestrator.ofa.phases import Phases
 from orchestrator.ofa.spaces import find_space
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
     from orchestrator.pruning.geometry import Geometry
 
 SMOKE_EPOCHS = 2
-OFA = "ofa:"  # the model is a network of a Once-for-All space: "ofa:mobilenetv3"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -45,7 +45,7 @@ def find(spec: str, what: str) -> object:
     module_name, _, attribute = spec.partition(":")
     if not module_name or not attribute or module_name.startswith("."):
         raise ConfigError(f'{what} must be written as "package.module:name", got {spec!r}')
-    module = _import(module_name, f"{what} {spec!r}")
+    module = imported(module_name, f"{what} {spec!r}")
     if not hasattr(module, attribute):
         file = getattr(module, "__file__", None) or "built in"
         raise ConfigError(f"{what} {spec!r}: {attribute!r} does not exist in module {module_name} ({file})")
@@ -53,7 +53,8 @@ def find(spec: str, what: str) -> object:
     return found
 
 
-def _import(name: str, wanted: str) -> ModuleType:
+def imported(name: str, wanted: str) -> ModuleType:
+    """Import a module, also one in the current directory. Raises ConfigError that begins with `wanted`."""
     here = os.getcwd()
     if "" not in sys.path and here not in sys.path:
         sys.path.append(here)  # last, so that a file here does not hide an installed package

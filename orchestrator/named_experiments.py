@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from orchestrator.errors import ConfigError
 from orchestrator.examples import EXAMPLES
 from orchestrator.experiment import Experiment
-from orchestrator.lookup import find
+from orchestrator.lookup import find, imported
 from orchestrator.validate import did_you_mean
 
 NAMES = ("EXPERIMENT", "EXPERIMENTS")  # what a module is searched for if only the module is named
@@ -52,12 +52,9 @@ def _importable(file: str, what: str) -> str:
 
 
 def _only_name(module: str, spec: str, what: str) -> str:
+    """Return the name that a script gives its experiments. Raises ConfigError if it has none of `NAMES`."""
+    script = imported(module, f"{what} {spec!r}")
     for name in NAMES:
-        try:
-            find(f"{module}:{name}", what)
-        except ConfigError as error:
-            if "does not exist in module" not in str(error):
-                raise
-        else:
+        if hasattr(script, name):
             return name
     raise ConfigError(f"{what} must be a value of {spec!r}, which has no EXPERIMENT: write {spec}:NAME")

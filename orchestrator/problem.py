@@ -13,11 +13,12 @@ from orchestrator.data.batches import check_batch_size
 from orchestrator.data.dataset import Data
 from orchestrator.data.load import load_data
 from orchestrator.errors import ConfigError
-from orchestrator.experiment import OFA, Experiment, Problem
+from orchestrator.experiment import Experiment, Problem
 from orchestrator.formatting import name_largest
 from orchestrator.model_check import check_model
 from orchestrator.models.build import build_model, gpu_only
 from orchestrator.models.constants import DRAWN_AGAIN, constants_of
+from orchestrator.models.spec import OFA
 from orchestrator.models.start_weights import load_start_weights
 from orchestrator.nested import rows
 from orchestrator.ofa.spaces import find_space

@@ -91,6 +91,23 @@ def test_users_get_no_tools_of_the_tests(metadata: Message) -> None:
     assert all(line.endswith('extra == "dev"') for line in tools)
 
 
+@pytest.mark.parametrize(
+    ("target", "wanted"),
+    [
+        ("demo", ["--editable ."]),
+        ("install", ["--editable .", "--quiet --editable '.[all]'"]),
+        ("test", ["--editable .", "--quiet --editable '.[all,dev]'"]),
+        ("docs", ["--editable .", "--quiet --editable '.[docs]'"]),
+    ],
+)
+def test_make_installs_what_its_target_needs(target: str, wanted: list[str]) -> None:
+    command = ["make", "--dry-run", "--always-make", target]
+    shown = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=True).stdout
+    installs = re.findall(r"pip .* install --constraint constraints.txt (.*)", shown)
+    assert installs == wanted
+    assert shown.startswith('echo "== '), "it says what it is doing before it does it"
+
+
 # The wheel in an environment of its own. Its packages are those of this environment, which takes no time to install.
 
 

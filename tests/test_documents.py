@@ -111,7 +111,7 @@ def test_a_block_runs_as_printed(name: str, capsys: pytest.CaptureFixture[str]) 
     assert len(kept) == len(experiment.densities())
     assert kept == sorted(kept, reverse=True)
     assert kept[-1] < kept[0]
-    assert on_ray or "round 0: " in capsys.readouterr().out
+    assert on_ray or "print(" not in BLOCKS[name] or "round 0: " in capsys.readouterr().out
 
 
 def test_the_six_lines_of_the_first_page() -> None:
@@ -249,11 +249,24 @@ def test_every_document_is_read_and_commands_are_found() -> None:
     assert len(BLOCKS) >= 10
 
 
+def anchors(document: Path) -> set[str]:
+    """Return the anchors of a page's headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.*)$", document.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda document: document.relative_to(PROJECT).as_posix())
-def test_a_link_leads_to_a_file(document: Path) -> None:
-    links = re.findall(r"\]\(((?!https?://|#)[^)\s]+)\)", document.read_text(encoding="utf-8"))
-    assert all((document.parent / link.partition("#")[0]).exists() for link in links), links
+def test_a_link_leads_to_a_file_and_a_heading_of_it(document: Path) -> None:
+    for link in re.findall(r"\]\(((?!https?://)[^)\s]+)\)", document.read_text(encoding="utf-8")):
+        name, _, anchor = link.partition("#")
+        target = document.parent / name if name else document
+        assert target.exists(), link
+        assert not anchor or anchor in anchors(target), link
 
 
-def test_the_first_page_is_short() -> None:
-    assert len((PROJECT / "README.md").read_text(encoding="utf-8").splitlines()) <= 150
+def test_the_first_page_is_short_and_begins_with_twelve_lines_of_python() -> None:
+    page = PROJECT / "README.md"
+    assert len(page.read_text(encoding="utf-8").splitlines()) <= 150
+    lines = [line for line in python_blocks(page)[0].splitlines() if line]
+    assert len(lines) <= 12
+    assert [line for line in lines if "import" in line] == [lines[1]]

@@ -17,7 +17,7 @@ ROOT = Path(orchestrator.__file__).parent
 LAYERS = (
     ("errors", "lazy", "validate", "decode", "user_code", "formatting", "sealed", "files", "extras", "randomness"),
     ("field_json",),
-    ("lookup", "processor", "pruning.choices"),
+    ("lookup", "processor", "pruning.choices", "models.spec"),
     ("objective", "record", "train_state", "modules", "nested", "schedules", "training.collectives"),
     ("amc.layer_shape", "amc.forward_shapes"),
     (

@@ -12,16 +12,21 @@ from pathlib import Path
 import pytest
 import torch
 from elastic import ALL, ELASTIC, SEARCH, begun, works
+from torch import nn
 
+from orchestrator.amc.latency import LatencyTable, LayerTimes
 from orchestrator.amc.recalibrate import recalibrated
 from orchestrator.errors import ConfigError, DamagedError
 from orchestrator.experiment import Experiment, round_keys, round_settings
+from orchestrator.ofa.block_latency import every_block, layer_name, subnet_layers
 from orchestrator.ofa.elastic import Supernet
 from orchestrator.ofa.evolution import SubnetEvolution
 from orchestrator.ofa.extract import extract
 from orchestrator.ofa.front_search import FrontSearch
+from orchestrator.ofa.networks import build_alone
 from orchestrator.ofa.phases import ONE, SINGLE_STAGE, Phase, Phases
 from orchestrator.ofa.spaces import find_space
+from orchestrator.ofa.subnet import Elastic
 from orchestrator.problem import load_problem
 from orchestrator.pruning import Geometric
 from orchestrator.pruning.macs import count_macs
@@ -219,9 +224,18 @@ def test_a_phase_decides_its_own_round_and_later_ones():
     assert keys_of(replace(ELASTIC.path, search=None)) == before[:4]
 
 
+def table(seconds: float = 1e-5, threads: int = 1) -> LatencyTable:
+    """Return a table in which every layer of the space takes as long."""
+    supernet = Elastic(find_space("small"), 3, (1, 4, 4))
+    names = {layer_name(s) for each in every_block(supernet.space) for s in subnet_layers(supernet, each)}
+    return LatencyTable("any", threads, "made", {name: LayerTimes(1, [1], [1], [[seconds]]) for name in names})
+
+
 CHANGES = {
     "macs": (0.4, 0.6),
     "parameters": (0.5,),
+    "latency": {"latency_ms": (1.0,), "table": table()},
+    "other table": {"latency_ms": (1.0,), "table": table(threads=2)},
     "evaluations": 7,
     "first": 5,
     "batch": 3,
@@ -232,8 +246,9 @@ CHANGES = {
 
 
 def test_every_field_of_a_search_decides_what_it_found_and_not_the_supernet():
-    assert CHANGES.keys() == {field.name for field in dataclasses.fields(FrontSearch)}
-    searches = [SEARCH, *(replace(SEARCH, **{name: value}) for name, value in CHANGES.items())]
+    changes = [value if isinstance(value, dict) else {name: value} for name, value in CHANGES.items()]
+    assert {name for change in changes for name in change} == {field.name for field in dataclasses.fields(FrontSearch)}
+    searches = [SEARCH, *(replace(SEARCH, **change) for change in changes)]
     keys = [keys_of(replace(ELASTIC.path, search=search)) for search in searches]
     assert len({each[3] for each in keys}) == 1
     assert len({each[4] for each in keys}) == len(searches)
@@ -278,6 +293,29 @@ def test_a_search_that_cannot_end_well_is_refused_before_anything_is_trained(sea
         begun(experiment, tmp_path)
 
 
+def test_a_budget_of_latency_counts_the_layers_that_the_table_has(whole, tmp_path):
+    """Every layer takes 10 us."""
+    search = replace(SEARCH, macs=(), latency_ms=(0.2,), table=table())
+    shutil.copytree(whole[0], tmp_path / "runs")
+    experiment = dataclasses.replace(ELASTIC, path=replace(ELASTIC.path, search=search))
+    works(experiment, tmp_path / "runs")
+    record = records(tmp_path / "runs", experiment)[4]
+    layers = sum(isinstance(layer, nn.Conv2d | nn.Linear) for layer in network_of_record(record).modules())
+    assert record.search["cost"] == pytest.approx(0.01 * layers)
+    assert layers <= 20
+
+
+def network_of_record(record: Record) -> nn.Module:
+    return build_alone("small", num_classes=3, input_shape=(1, 4, 4), architecture=record.search["architecture"])
+
+
+def test_a_latency_table_of_other_images_is_refused(tmp_path):
+    lacking = dataclasses.replace(table(), layers=dict(list(table().layers.items())[:3]))
+    search = replace(SEARCH, latency_ms=(1.0,), table=lacking)
+    with pytest.raises(ConfigError, match=r"the latency table lacks the layer .* make it again"):
+        begun(dataclasses.replace(ELASTIC, path=replace(ELASTIC.path, search=search)), tmp_path)
+
+
 @pytest.mark.parametrize(
     ("fields", "sentence"),
     [
@@ -285,6 +323,12 @@ def test_a_search_that_cannot_end_well_is_refused_before_anything_is_trained(sea
         ({"macs": (0.0,)}, "FrontSearch.macs[0] must be a finite number above 0"),
         ({"macs": (1.5,)}, "it is a fraction of the largest network's"),
         ({"evaluations": 3}, "FrontSearch.first must be a whole number from 1 to 3, got 4: they are measured first"),
+        (
+            {"latency_ms": (1.0,)},
+            "FrontSearch.table must be a LatencyTable with latency_ms, and None without, got None",
+        ),
+        ({"table": table()}, "FrontSearch.table must be a LatencyTable with latency_ms, and None without"),
+        ({"latency_ms": (0.0,), "table": table()}, "FrontSearch.latency_ms[0] must be a finite number above 0"),
         ({"calibration": 0}, "FrontSearch.calibration must be a whole number of 1 or more"),
     ],
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -14,12 +15,13 @@ from orchestrator import Geometric, export
 from orchestrator.__main__ import main
 from orchestrator.errors import ConfigError
 from orchestrator.ofa.phases import Phases
-from orchestrator.ofa.spaces import find_space
+from orchestrator.ofa.spaces import Space, find_space
 from orchestrator.problem import load_problem
+from orchestrator.storage.claims import Claims
 from orchestrator.storage.ledger import Ledger
 from orchestrator.storage.opening import open_store
-from orchestrator.supernet_search import search_supernet
-from orchestrator.work import Evaluate
+from orchestrator.supernet_search import measure_all, search_supernet
+from orchestrator.work import Evaluate, claim_key
 
 SUPERNET = dataclasses.replace(ELASTIC, path=dataclasses.replace(ELASTIC.path, search=None))
 TRUST = ("elastic:data",)
@@ -52,6 +54,37 @@ def test_a_second_search_computes_nothing_again(runs, found):
     done = []
     again = search_supernet(*runs, SEARCH, trust=TRUST, on_work=done.append)
     assert (again, done) == (found[0], [])
+
+
+def test_a_search_waits_for_what_another_process_does(runs, tmp_path, monkeypatch):
+    """Until the other gives its claim up: then its work is done here."""
+    folder = tmp_path / "runs"
+    shutil.copytree(runs[0].store.uri, folder)
+    shutil.rmtree(folder / "scores", ignore_errors=True)
+    search, store, waits = dataclasses.replace(SEARCH, calibration=31), open_store(str(folder)), []
+    first = begun(dataclasses.replace(ELASTIC, path=dataclasses.replace(ELASTIC.path, search=search)), folder)[0]
+    key = claim_key(first.next_work().key)
+    with Claims(store, "another", lease_seconds=3600) as other:
+        assert other.acquire(key)
+
+        def wait(seconds: float) -> None:
+            waits.append(seconds)
+            other.release(key)
+
+        monkeypatch.setattr("orchestrator.supernet_search.time.sleep", wait)
+        found = search_supernet(Ledger(store), runs[1], search, trust=TRUST)
+    assert len(waits) == 1
+    assert len(found) == 2
+
+
+def test_every_network_can_be_measured_and_is_then_known(runs, monkeypatch):
+    """Of a space that is cut down to two networks, so that it takes no time."""
+    few = [find_space("small").smallest(), find_space("small").largest()]
+    monkeypatch.setattr(Space, "enumerate", lambda space: iter(few))
+    told = []
+    scores = measure_all(*runs, SEARCH, trust=TRUST, on_measured=lambda done, of: told.append((done, of)))
+    assert list(scores) == few
+    assert measure_all(*runs, SEARCH, trust=TRUST, on_measured=lambda *_: pytest.fail("measured again")) == scores
 
 
 def test_the_command_prints_a_line_for_each_budget(runs, found, capsys):

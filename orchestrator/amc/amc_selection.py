@@ -207,7 +207,7 @@ class AmcSearch:
         self._search = RatioSearch(selection.settings, budget, seed)
         self._scores: dict[str, Score] = {}  # by the digest of the allocation
         self._digests: dict[str, str] = {}  # of candidates, by that of their allocation
-        self._wanted: tuple[SearchCandidate, ...] = ()
+        self._candidates: dict[str, SearchCandidate] = {}  # of the generation that is wanted, by the same
 
     @property
     def scoring(self) -> Scoring:
@@ -223,15 +223,20 @@ class AmcSearch:
             if missing:
                 return self._generation(missing)
             self._scores |= {allocation.digest: scores[self._digest(allocation)] for allocation in step}
+            self._candidates.clear()
 
     def _digest(self, allocation: Allocation) -> str:
-        """Return the digest of the allocation's candidate, which is made only once for that."""
+        """Return the digest of the allocation's candidate."""
         if allocation.digest not in self._digests:
             self._digests[allocation.digest] = self._candidate(allocation).digest
         return self._digests[allocation.digest]
 
     def _candidate(self, allocation: Allocation) -> SearchCandidate:
-        return SearchCandidate.of(self._structure(allocation), allocation.epochs, self.scoring)
+        """Return the allocation's candidate, which is made once and kept until its generation has scores."""
+        if allocation.digest not in self._candidates:
+            made = SearchCandidate.of(self._structure(allocation), allocation.epochs, self.scoring)
+            self._candidates[allocation.digest] = made
+        return self._candidates[allocation.digest]
 
     def _structure(self, allocation: Allocation) -> Structure:
         with own_randomness():  # a criterion that draws its scores draws the same for all candidates
@@ -239,12 +244,9 @@ class AmcSearch:
             return self._selection.structure(self._view, allocation.sizes)
 
     def _generation(self, missing: list[Allocation]) -> Generation:
-        digests = [self._digest(allocation) for allocation in missing]
-        if [candidate.digest for candidate in self._wanted] != digests:
-            self._wanted = tuple(self._candidate(allocation) for allocation in missing)
         number, of = self._search.place
         best = max((score.value for score in self._scores.values()), default=None)
-        return Generation(self._wanted, number, of, best)
+        return Generation(tuple(map(self._candidate, missing)), number, of, best)
 
     def _proof(self, outcome: SearchOutcome, taken: AgentResult) -> dict[str, Any]:
         """Return what a record says of the search, and of the finalist that is trained: plain JSON."""

@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 
 class Moments:
-    """Mean and variance by channel of all values seen, in float64, whatever batches they came in."""
+    """Mean and variance by channel of all values seen, whatever batches they came in, which are added in float64."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -26,9 +26,11 @@ class Moments:
 
     def add(self, values: Tensor) -> None:
         """Take in values (n, C, ...). Chan, Golub, LeVeque, "Updating formulae", 1979."""
-        rows = values.detach().transpose(0, 1).flatten(1).double()
-        count, mean = rows.shape[1], rows.mean(1)
-        squares = (rows - mean[:, None]).square().sum(1)
+        whole = values.detach() if values.dtype == torch.float64 else values.detach().float()
+        places = [side for side in range(whole.dim()) if side != 1]
+        spread, centre = torch.var_mean(whole, places, correction=0)
+        count = whole.numel() // whole.shape[1]
+        mean, squares = centre.double(), spread.double() * count
         if self.count == 0:
             self.count, self.mean, self._squares = count, mean, squares
             return

@@ -25,6 +25,12 @@ def search(
     parameters: Annotated[
         str, tyro.conf.arg(metavar="PARTS", help="Budgets: parts of the largest network's parameters.")
     ] = "",
+    latency_ms: Annotated[
+        str, tyro.conf.arg(metavar="MS", help="Budgets: milliseconds for one image, by --latency-table.")
+    ] = "",
+    latency_table: Annotated[
+        Path | None, tyro.conf.arg(metavar="FILE", help="Of this machine; orchestrator latency makes it.")
+    ] = None,
     evaluations: Annotated[int, tyro.conf.arg(help="Networks that are measured, and as many by its rival.")] = 200,
     out: Annotated[
         Path | None, tyro.conf.arg(metavar="DIR", help="Also export the networks into this folder, with a page.")
@@ -46,12 +52,19 @@ def search(
     $ orchestrator ofa search ./runs --supernet 3f2a --parameters 0.5 --evaluations 100 --out ./deploy
     """
     from orchestrator import export
+    from orchestrator.amc.latency import read_latency_table
     from orchestrator.files import expand_home
     from orchestrator.ofa.front_search import FrontSearch
     from orchestrator.supernet_search import search_supernet
 
     ledger = existing_ledger(storage)
-    wanted = FrontSearch(_parts("--macs", macs), _parts("--parameters", parameters), evaluations)
+    wanted = FrontSearch(
+        _numbers("--macs", macs),
+        _numbers("--parameters", parameters),
+        _numbers("--latency-ms", latency_ms),
+        read_latency_table(latency_table) if latency_table else None,
+        evaluations,
+    )
     records = search_supernet(ledger, supernet, wanted, data=data, trust=trust, on_work=_show)
     for record in records:
         print(_line(record))
@@ -61,7 +74,7 @@ def search(
     return print_problems(export.write(ledger, Path(expand_home(str(out))), rounds=keys, data=data, trust=trust))
 
 
-def _parts(flag: str, text: str) -> tuple[float, ...]:
+def _numbers(flag: str, text: str) -> tuple[float, ...]:
     """Return the numbers of a list with commas. Raise ConfigError, which names the flag, for anything else."""
     try:
         return tuple(float(part) for part in text.split(",") if part)

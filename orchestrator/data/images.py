@@ -21,12 +21,16 @@ from torch import Tensor
 from orchestrator.data.dataset import Data, KnownSamples, Samples, fixed_order
 from orchestrator.data.decoding import IMAGE_ENDINGS, PIXELS, check_background, decoded
 from orchestrator.data.image_data import image_data
-from orchestrator.data.parquet_reader import PackedImages, is_packed, open_packed
 from orchestrator.errors import DataError
+from orchestrator.lazy import lazy
 from orchestrator.validate import flag, fraction, whole
 
 if TYPE_CHECKING:
     from hashlib import _Hash as Hash
+
+    from orchestrator.data import parquet_reader
+else:
+    parquet_reader = lazy("orchestrator.data.parquet_reader")  # which imports pyarrow
 
 Array = np.ndarray[Any, Any]
 Decode = Callable[[Any], Tensor]  # takes a file name or an open file
@@ -65,7 +69,7 @@ def imagefolder(
             "data 'imagefolder' needs --data (in Python data=), the folder with train/CLASS/*.jpg and val/CLASS/*.jpg, "
             "or a packed data set"
         )
-    load = _packed if is_packed(root) else _folder
+    load = _packed if parquet_reader.is_packed(root) else _folder
     digest = hashlib.sha256(repr((image_size, val_fraction, upright, background, PIXELS)).encode())
     classes, train, val, test = load(root, val_fraction, digest, *_decoders(image_size, upright, background))
     return image_data(
@@ -125,15 +129,15 @@ def _folder(root: str, val_fraction: float, digest: Hash, training: Decode, eval
 
 
 def _packed(root: str, val_fraction: float, digest: Hash, training: Decode, evaluation: Decode) -> _Splits:
-    packed = open_packed(root)
+    packed = parquet_reader.open_packed(root)
     digest.update(packed.identity)
     rows = len(packed.train.labels)
     cut = _cut(val_fraction, rows)  # the rows are in the same fixed order that `_folder` cuts
     return (
         list(packed.classes),
-        PackedImages(packed.train, cut, rows, training, evaluation),
-        PackedImages(packed.train, 0, cut, evaluation),
-        PackedImages(packed.test, 0, len(packed.test.labels), evaluation),
+        parquet_reader.PackedImages(packed.train, cut, rows, training, evaluation),
+        parquet_reader.PackedImages(packed.train, 0, cut, evaluation),
+        parquet_reader.PackedImages(packed.test, 0, len(packed.test.labels), evaluation),
     )
 
 

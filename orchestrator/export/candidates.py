@@ -14,8 +14,8 @@ from orchestrator.errors import ConfigError, DamagedError, DataError
 from orchestrator.export.example import ExampleInputs
 from orchestrator.export.measure import DataSource
 from orchestrator.export.originals import Candidate
-from orchestrator.export.recorded_task import class_of_task
-from orchestrator.models.build import build_model, is_ours
+from orchestrator.export.recorded_code import named_code, setting
+from orchestrator.models.build import build_model
 from orchestrator.ofa.subnet import is_elastic
 from orchestrator.pruning.channels.shrink import shrink
 from orchestrator.pruning.choices import UNITS
@@ -77,24 +77,13 @@ def check_code(records: Iterable[Record], trusted: Iterable[str] = (), *, way_ou
                 )
 
 
-def named_code(record: Record) -> dict[str, str]:
-    """Return the functions and the class of the user's that a record names for its model, data and task, by these."""
-    found: dict[str, str] = {}
-    for name in ("model", "data"):
-        spec = str(_setting(record, name))
-        if not (is_ours(spec) if name == "model" else ":" not in spec):
-            found[name] = spec
-    own = class_of_task(_setting(record, "task"))
-    return found if own is None else {**found, "task": own}
-
-
 def source_of(records: Sequence[Record], root: str | None) -> DataSource:
     """The data that rounds were trained on, which lies in `root` if it lies in files, and their task.
 
     Raises ConfigError if they are not the same for all.
     """
     sources = [
-        DataSource(_setting(each, "data"), _setting(each, "data_options"), root, _setting(each, "task"))
+        DataSource(setting(each, "data"), setting(each, "data_options"), root, setting(each, "task"))
         for each in records
     ]
     for record, source in zip(records, sources, strict=True):
@@ -108,13 +97,6 @@ def source_of(records: Sequence[Record], root: str | None) -> DataSource:
 
 def _named(source: DataSource) -> str:
     return f"{source.data!r} for {(source.task or {}).get('type')!r}"
-
-
-def _setting(record: Record, name: str) -> Any:
-    """Raises DamagedError for a record without it."""
-    if name not in record.settings:
-        raise DamagedError(f"rounds/{record.key}/record.json does not say the {name} of its round: train it again")
-    return record.settings[name]
 
 
 def side_by_side(ledger: Ledger, records: Sequence[Record], data: Data, task: Task) -> list[Candidate]:
@@ -142,7 +124,7 @@ def structure(record: Record) -> str:
         return "subnet"
     if record.round == 0:
         return "dense"
-    selection = _setting(record, "selection")
+    selection = setting(record, "selection")
     if pattern := (selection.get("pattern") or {}).get("type"):
         return _PATTERNS.get(pattern, "pattern")
     return _STRUCTURES.get(selection["type"], "pruned")
@@ -182,7 +164,7 @@ def module_of(ledger: Ledger, record: Record, data: Data) -> nn.Module:
     those of its model, ConfigError for a supernet.
     """
     model, options = _built_from(record)
-    if data.identity != _setting(record, "data_identity"):
+    if data.identity != setting(record, "data_identity"):
         raise DataError(
             f"round {record.key[:12]} was trained on other data: give the data of its job (--data, or data=)"
         )
@@ -204,7 +186,7 @@ def module_of(ledger: Ledger, record: Record, data: Data) -> nn.Module:
 
 def _built_from(record: Record) -> tuple[str, dict[str, Any]]:
     """Return the name and the options of the model that a round's network is."""
-    model, options = _setting(record, "model"), _setting(record, "model_options")
+    model, options = setting(record, "model"), setting(record, "model_options")
     if is_elastic(record.channels):
         _check_one_network(record)
         options = {**options, "architecture": (record.channels or {})["architecture"]}

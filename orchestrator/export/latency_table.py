@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import tempfile
 from collections.abc import Mapping
 from dataclasses import replace
@@ -18,8 +19,13 @@ from orchestrator.experiment import Experiment
 from orchestrator.export.example import ExampleInputs
 from orchestrator.export.onnx_file import save_onnx
 from orchestrator.models.build import build_model
+from orchestrator.models.spec import OFA
 from orchestrator.modules import copy_module
 from orchestrator.nested import rows
+from orchestrator.ofa.block_latency import BlockLatency, measure_blocks
+from orchestrator.ofa.networks import build_network
+from orchestrator.ofa.spaces import find_space
+from orchestrator.ofa.subnet import Elastic
 from orchestrator.pruning import prunable_weights
 from orchestrator.pruning.channels.budget import keep_sizes
 from orchestrator.pruning.channels.graph import ChannelGraph
@@ -35,6 +41,8 @@ def latency_table(
 ) -> LatencyTable:
     """Return measured times of the layers of the experiment's network, and of four whole networks.
 
+    With a path of `Phases`, these are the layers of all networks of its space, each of one size.
+
     `data`: folder or uri of the data, for data sets in files. `points`, `threads`: see `measure_latency`. The weights
     are not trained, which does not change the times.
 
@@ -42,12 +50,32 @@ def latency_table(
     measured.
     """
     loaded = load_data(experiment.data, experiment.data_options, root=data)
+    if experiment.phases:
+        return _table_of_space(experiment, loaded, threads)
     module = build_model(experiment.model, experiment.model_options, loaded.model_arguments, seed=0).eval()
     inputs = rows(loaded.inputs, 0, 1)
     graph = trace_channels(module, inputs)
     weights = dict(prunable_weights(module, experiment.exclude, experiment.kinds))
     table = measure_latency(graph, geometry_of(module, inputs).shapes, points=points, threads=threads)
     return replace(table, networks=_whole_networks(module, graph, weights, table, loaded))
+
+
+def _table_of_space(experiment: Experiment, data: Data, threads: int) -> LatencyTable:
+    arguments = data.model_arguments
+    space = find_space(experiment.model.removeprefix(OFA))
+    supernet = Elastic(space, arguments["num_classes"], tuple(arguments["input_shape"]))
+    table, rng = measure_blocks(supernet, threads=threads), random.Random(0)
+    latency = BlockLatency.of(supernet, table)
+    chosen = [space.smallest(), space.sample(rng), space.sample(rng), space.largest()]
+    example = ExampleInputs(rows(data.inputs, 0, 2), about=data.about)
+    with tempfile.TemporaryDirectory() as folder:
+        files = []
+        for place, each in enumerate(chosen):
+            module = build_network(each, num_classes=supernet.num_classes, channels=supernet.input_shape[0]).eval()
+            files.append(save_onnx(module, Path(folder, f"{place}.onnx"), example))
+        seconds, _ = in_own_process([], threads, files)
+    times = [NetworkTime(latency(each).latency_ms / 1000, taken) for each, taken in zip(chosen, seconds, strict=True)]
+    return replace(table, networks=times)
 
 
 def _whole_networks(

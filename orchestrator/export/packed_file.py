@@ -29,8 +29,8 @@ from orchestrator.export.interface import Interface
 from orchestrator.export.packed_int8 import SCALE, quantised, restored
 from orchestrator.export.streams import Layout, pack, unpack
 from orchestrator.files import atomic_write
-from orchestrator.models.build import build_model, is_ours
-from orchestrator.models.classifiers import is_classifier
+from orchestrator.models.build import build_model
+from orchestrator.models.spec import is_classifier, names_known_code
 from orchestrator.pruning.channels.graph import Kept
 from orchestrator.pruning.channels.shrink import shrink
 from orchestrator.train_state import Tensors
@@ -153,7 +153,7 @@ def load_packed(path: str | Path, *, model: str | None = None) -> nn.Module:
 
 
 def _check_trusted(path: str | Path, found: str, expected: str | None) -> None:
-    if found != expected and (expected is not None or not is_ours(found)):
+    if found != expected and (expected is not None or not names_known_code(found)):
         raise ConfigError(f"{path} holds a network of {found!r}: pass model={found!r} if that function is to build it")
 
 

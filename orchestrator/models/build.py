@@ -10,12 +10,12 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from orchestrator.errors import ConfigError
-from orchestrator.experiment import OFA
 from orchestrator.lookup import call, lookup
-from orchestrator.models.classifiers import CLASSIFIERS, is_classifier
+from orchestrator.models.classifiers import CLASSIFIERS
 from orchestrator.models.language import CausalTransformer, RecurrentLanguageModel
 from orchestrator.models.resnet import DEPTHS, CifarResNet
 from orchestrator.models.seq2seq import AttentionTranscriber
+from orchestrator.models.spec import OFA, is_classifier
 from orchestrator.modules import own_memory
 from orchestrator.ofa.networks import build_alone
 from orchestrator.pruning import KINDS, prunable_weights
@@ -80,11 +80,6 @@ def _function(spec: str) -> Callable[..., object]:
         if not guess:
             raise
         raise ConfigError(f"{error}: {guess}") from error
-
-
-def is_ours(spec: str) -> bool:
-    """Return whether the model is one of this package or of a library that it knows: no function of the user's."""
-    return ":" not in spec or is_classifier(spec) or spec.startswith(OFA)
 
 
 def gpu_only(model: nn.Module) -> tuple[str, ...]:

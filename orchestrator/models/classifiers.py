@@ -78,12 +78,6 @@ def timm_model(
 CLASSIFIERS: Mapping[str, Callable[..., nn.Module]] = {"torchvision": torchvision_model, "timm": timm_model}
 
 
-def is_classifier(spec: str) -> bool:
-    """Return whether `spec` is "torchvision:NAME" or "timm:NAME", not a user's function."""
-    package, colon, _ = spec.partition(":")
-    return bool(colon) and package in CLASSIFIERS
-
-
 def published_tensors(spec: str, options: Mapping[str, Any], arguments: Mapping[str, Any]) -> Tensors:
     """Return the published weights of a classifier by tensor name, with their own number of classes.
 

@@ -12,8 +12,9 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from orchestrator.errors import ConfigError
-from orchestrator.experiment import OFA, Experiment
-from orchestrator.models.classifiers import is_classifier, published_tensors
+from orchestrator.experiment import Experiment
+from orchestrator.models.classifiers import published_tensors
+from orchestrator.models.spec import OFA, is_classifier
 from orchestrator.ofa.architecture import Architecture
 from orchestrator.ofa.elastic import subnet_tensors
 from orchestrator.ofa.networks import chain

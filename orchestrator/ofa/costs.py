@@ -68,13 +68,14 @@ def _head(family: str, num_classes: int, channels: int, size: Size) -> _Passed:
 def _in_a_row(parts: Iterable[Part], channels: int, size: Size) -> _Passed:
     macs = parameters = 0
     for part in parts:
-        own, size = _macs(part, size)
+        own, size = part_macs(part, size)
         macs, parameters = macs + own, parameters + _parameters(part)
     return _Passed(macs, parameters, channels, size)
 
 
 @lru_cache(maxsize=2**16)
-def _macs(part: Part, size: Size) -> tuple[int, Size]:
+def part_macs(part: Part, size: Size) -> tuple[int, Size]:
+    """Return the multiply-accumulates of a part for an image of this size, and the size of its output."""
     found: tuple[int, Size] = skeleton(part).macs(size)  # type: ignore[operator]  # of an nn.Module, mypy knows nothing
     return found
 

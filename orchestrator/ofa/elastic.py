@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from orchestrator.ofa.architecture import Architecture
 from orchestrator.ofa.networks import Part, build_network, chain, resized
@@ -62,7 +62,7 @@ class Supernet(nn.Module):
             module = skeleton(part)
             if module.training != self.training:
                 module.train(self.training)
-            images = functional_call(module, part_tensors(tensors, name, part), (images,), tie_weights=False)
+            images = _run(part, module, part_tensors(tensors, name, part), images)
         return images
 
     def parts(self, architecture: Architecture) -> dict[str, Part]:
@@ -114,6 +114,37 @@ def smaller_kernel(weight: Tensor, size: int, matrices: Mapping[str, Tensor], pr
             flat = centre.reshape(-1, smaller**2)
             weight = (flat + flat @ matrix.T).view(centre.shape)
     return weight
+
+
+def _run(part: Part, module: nn.Module, tensors: Mapping[str, Tensor], images: Tensor) -> Tensor:
+    """Return what `module`, the skeleton of `part`, makes of `images` with `tensors` in the place of its own.
+
+    As `torch.func.functional_call`, which looks through the module each time: a twentieth of a step of small networks.
+    """
+    slots = _slots(part)
+    empty = [store[attribute] for _, store, attribute in slots]
+    try:
+        for name, store, attribute in slots:
+            store[attribute] = tensors[name]
+        outputs: Tensor = module(images)
+        return outputs
+    finally:
+        for (_, store, attribute), tensor in zip(slots, empty, strict=True):
+            store[attribute] = tensor
+
+
+@lru_cache(maxsize=8192)
+def _slots(part: Part) -> list[tuple[str, dict[str, Any], str]]:
+    """Return where the skeleton of `part` holds each parameter and buffer: the dictionary, and the name in it."""
+    found = []
+    for prefix, owner in skeleton(part).named_modules():
+        for store in (owner._parameters, owner._buffers):
+            found += [
+                (f"{prefix}.{name}" if prefix else name, store, name)
+                for name, each in store.items()
+                if each is not None
+            ]
+    return found
 
 
 @lru_cache(maxsize=8192)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 from orchestrator.errors import ConfigError
@@ -10,6 +11,7 @@ from orchestrator.ofa.evolution import SubnetEvolution
 from orchestrator.validate import finite, tuple_of, whole
 
 if TYPE_CHECKING:
+    from orchestrator.amc.latency import LatencyTable
     from orchestrator.pruning.candidate import Scoring
 
 CALIBRATION = 2000  # training images that batch norm is measured on, as in the paper's code
@@ -20,13 +22,16 @@ SHORT_EVALUATIONS, SHORT_FIRST, SHORT_BATCH = 12, 8, 4  # of --smoke
 class FrontSearch:
     """Find the best network of a supernet for each budget, with `evaluations` measured networks in all.
 
-    `macs` and `parameters`: fractions of the largest network's, each a budget. A network is measured on validation
-    data with batch norm of `calibration` training images. The other fields are those of `SubnetSearch`. Its rival,
-    which draws at random, measures as many networks; the best of both is the result.
+    `macs` and `parameters`: fractions of the largest network's, each a budget. `latency_ms`: milliseconds for one
+    image by `table`, which `orchestrator latency` makes of an experiment with `Phases`. A network is measured on
+    validation data with batch norm of `calibration` training images. The other fields are those of `SubnetSearch`. Its
+    rival, which draws at random, measures as many networks; the best of both is the result.
     """
 
     macs: tuple[float, ...] = ()
     parameters: tuple[float, ...] = ()
+    latency_ms: tuple[float, ...] = ()
+    table: LatencyTable | None = None
     evaluations: int = 200
     first: int = 64
     batch: int = 16
@@ -38,16 +43,24 @@ class FrontSearch:
         for name in ("macs", "parameters"):
             values = tuple_of(f"FrontSearch.{name}", getattr(self, name), _part)
             object.__setattr__(self, name, values)
+        milliseconds = tuple_of("FrontSearch.latency_ms", self.latency_ms, partial(finite, above=0))
+        object.__setattr__(self, "latency_ms", milliseconds)
         if not self.limits:
-            raise ConfigError("FrontSearch needs a budget: give macs=(0.5,) or parameters=(0.5,)")
+            raise ConfigError("FrontSearch needs a budget: give macs=(0.5,), parameters=(0.5,) or latency_ms=(2.0,)")
+        if bool(self.latency_ms) != (self.table is not None):
+            raise ConfigError(
+                "FrontSearch.table must be a LatencyTable with latency_ms, and None without, got "
+                f"{type(self.table).__name__} with latency_ms {self.latency_ms}: orchestrator latency makes one"
+            )
         whole("FrontSearch.evaluations", self.evaluations, minimum=1)
         whole("FrontSearch.first", self.first, minimum=1, maximum=self.evaluations, way_out="they are measured first")
         whole("FrontSearch.calibration", self.calibration, minimum=1)
 
     @property
     def limits(self) -> tuple[tuple[str, float], ...]:
-        """The unit and the limit of each budget, as a fraction of the largest network's."""
-        return (*(("macs", part) for part in self.macs), *(("parameters", part) for part in self.parameters))
+        """The unit and the limit of each budget; of macs and parameters a fraction of the largest network's."""
+        units = ("macs", "parameters", "latency_ms")
+        return tuple((unit, limit) for unit in units for limit in getattr(self, unit))
 
     @property
     def scoring(self) -> Scoring:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, replace
 
 from orchestrator.ofa.architecture import Architecture
+from orchestrator.ofa.block_latency import BlockLatency
 from orchestrator.ofa.evolution import Limit
 from orchestrator.ofa.front_search import FrontSearch
 from orchestrator.ofa.predictor_quality import compare_predictors
@@ -65,7 +66,7 @@ class FrontState:
             "space": self._supernet.space.name,
             "unit": unit,
             "budget": limit,
-            "cost": self._part(best, unit),
+            "cost": self._cost(best, unit),
             "architecture": best.architecture.to_json(),
             "found_by": found_by,
             "score": best.score,
@@ -76,18 +77,20 @@ class FrontState:
                 name: {
                     "evaluations": fronts[name].evaluations,
                     "score": finalist.score,
-                    "cost": self._part(finalist, unit),
+                    "cost": self._cost(finalist, unit),
                     "architecture": finalist.architecture.to_json(),
                 }
                 for name, finalist in finalists.items()
             },
+            **({"latency_error": table.error} if (table := self._settings.table) else {}),
             "predictors": self._predictors(fronts["predictor and evolution"].evaluations, known),
         }
         return Chosen(Subnet(self._supernet, best.architecture), proof)
 
-    def _part(self, finalist: Finalist, unit: str) -> float:
-        """Return a finalist's cost as a fraction of the largest network's."""
-        return finalist.budget.cost(finalist.architecture) / float(getattr(self._supernet.largest, unit))
+    def _cost(self, finalist: Finalist, unit: str) -> float:
+        """Return a finalist's cost in what its budget counts: milliseconds, or parts of the largest network."""
+        cost = finalist.budget.cost(finalist.architecture)
+        return cost if unit == "latency_ms" else cost / float(getattr(self._supernet.largest, unit))
 
     def _predictors(self, fitted: int, known: Mapping[str, float]) -> dict[str, dict[str, float]]:
         """Return how predictors of the search's own networks do on those that only its rival measured."""
@@ -106,8 +109,12 @@ class FrontState:
 
 def searches(settings: FrontSearch, supernet: Elastic, seed: int) -> dict[str, SubnetSearch]:
     """Return the search and its rival at equal cost. Raise ConfigError for a budget that no network meets."""
+    latency = BlockLatency.of(supernet, settings.table) if settings.table else None
     budgets = tuple(
-        Limit(unit, part * getattr(supernet.largest, unit), supernet.costs) for unit, part in settings.limits
+        Limit(unit, limit, latency)
+        if latency and unit == "latency_ms"
+        else Limit(unit, limit * getattr(supernet.largest, unit), supernet.costs)
+        for unit, limit in settings.limits
     )
     search = SubnetSearch(
         supernet.space,

@@ -9,7 +9,7 @@ from typing import Any
 
 from orchestrator.data.builtin import BUILTIN
 from orchestrator.errors import OrchestratorError
-from orchestrator.export.candidates import named_code
+from orchestrator.export.recorded_code import named_code
 from orchestrator.formatting import shorten
 from orchestrator.lookup import signature_of, takes
 from orchestrator.record import Record

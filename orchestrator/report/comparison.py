@@ -240,11 +240,11 @@ def _paired_by_seed(first: dict[int, Record], second: dict[int, Record]) -> dict
     }
 
 
-def _comparable(record: Record) -> str:
-    """Return, as JSON, what must be equal for the densities and the values of two records to be comparable."""
+def _comparable(record: Record) -> list[Any]:
+    """Return what must be equal for the densities and the values of two records to be comparable."""
     counted = (record.channels or {}).get("unit", "weights")  # a density counts MACs, parameters or weights
     settings = [record.settings.get(name) for name in ("model", "model_options", "model_identity", "task")]
-    return json.dumps([*settings, counted, vars(record.objective)], sort_keys=True)
+    return [*settings, counted, record.objective]
 
 
 def _qualifiers(groups: Iterable[tuple[str, str, str]]) -> dict[tuple[str, str, str], str]:

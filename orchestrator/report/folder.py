@@ -17,6 +17,7 @@ from orchestrator.report.exported import ExportedSection, exported_pictures
 from orchestrator.report.page import Chapter, Section, check_page_packages, save_page
 from orchestrator.report.paths import path_records
 from orchestrator.report.pictures import Picture, draw_pictures, drawing_style
+from orchestrator.report.pictures.families_pictures import families_section
 from orchestrator.report.published import PublishedResult, find_published
 from orchestrator.report.searches import search_section
 from orchestrator.report.tables import print_table, save_csv
@@ -127,6 +128,7 @@ def _write_files(
             references = _references(comparison)
             sections = [
                 *settings_section(comparison, storage),
+                *families_section(comparison, records, exported),
                 *(s for more in MORE_SECTIONS for s in more(comparison)),
             ]
             pictures = draw_pictures(comparison, references)

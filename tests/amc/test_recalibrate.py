@@ -47,7 +47,7 @@ def test_the_variance_of_batches_with_different_means_is_not_the_mean_of_their_v
     moments.add(torch.tensor([[0.0], [2.0]]))
     moments.add(torch.tensor([[4.0], [6.0], [8.0]]))
     assert moments.mean.tolist() == [4.0]
-    assert moments.variance.tolist() == [10.0]  # (16 + 4 + 0 + 4 + 16) / 4, but 2 and 4 by batch
+    assert moments.variance.tolist() == pytest.approx([10.0])  # (16 + 4 + 0 + 4 + 16) / 4, but 2 and 4 by batch
 
 
 def test_a_large_mean_does_not_hide_a_small_variance():

@@ -370,7 +370,7 @@ def test_digits_are_split_once_and_for_all() -> None:
 
 def test_digits_without_scikit_learn(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
-    with pytest.raises(DataError, match=r"pip install -e '\.\[digits\]'"):
+    with pytest.raises(DataError, match=r"a required package .* pip install -e '\.' -c constraints"):
         load_data("digits", {})
 
 

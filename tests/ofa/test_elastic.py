@@ -12,10 +12,12 @@ from supernets import SMALL, TINY_RESNET, digits, each_stage_once, random_supern
 from torch import nn
 
 from orchestrator.errors import ConfigError
+from orchestrator.ofa.costs import CostModel
 from orchestrator.ofa.elastic import KernelMatrices, Supernet
 from orchestrator.ofa.extract import extract
 from orchestrator.ofa.networks import StagedNetwork, build_alone, build_network
 from orchestrator.ofa.spaces import SPACES, find_space
+from orchestrator.pruning.macs import count_macs
 from orchestrator.training.optimizer import SGD
 
 
@@ -41,6 +43,20 @@ def test_the_same_holds_in_other_spaces(space):
     supernet, images, rng = random_supernet(space, channels=3), digits(2, 64, 3), Random(0)
     for architecture in (space.smallest(), space.sample(rng), space.sample(rng)):
         assert runs_alike(supernet, architecture, images)
+
+
+def test_networks_make_larger_images_as_small_as_their_resolution_and_enlarge_none():
+    space = replace(TINY_RESNET, resolutions=(16, 24))
+    supernet, images = random_supernet(space, channels=3), digits(2, 32, 3)
+    small, large = (replace(space.largest(), resolution=size) for size in space.resolutions)
+    assert runs_alike(supernet, small, images)
+    with torch.no_grad():
+        assert not torch.equal(supernet(images, small), supernet(images, large))
+        tiny = digits(2, 12, 3)
+        assert torch.equal(supernet(tiny, small), supernet(tiny, large))
+    sizes = [count_macs(extract(supernet, each), images).dense for each in (small, large)]
+    assert sizes == [CostModel(10, (3, 32, 32))(each).macs for each in (small, large)]
+    assert sizes[0] < sizes[1]
 
 
 def test_networks_of_different_architectures_differ():

@@ -201,3 +201,10 @@ def test_a_line_shows_an_architecture():
     tiny = Space("tiny", "small", (ElasticStage((0, 1), (5,), (0.25,), (0.5, 1)),) * 2, (8,))
     stages = (tiny.smallest().stages[0], tiny.largest().stages[1])
     assert str(Architecture("small", stages, 8)) == "small@8: width 0.5 | 5x0.25"
+
+
+def test_the_hash_of_an_architecture_is_the_same_in_every_process():
+    """It is pickled with it, and that of None differs from process to process in some versions of Python."""
+    smallest = find_space("small").smallest()
+    assert smallest.resolution is None
+    assert hash(smallest) == hash((smallest.stages, 0))

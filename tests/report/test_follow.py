@@ -38,12 +38,11 @@ def test_a_finished_round_is_printed_once(ledger):
 
 def test_an_unfinished_round_is_printed_with_its_owner_and_its_checkpoint(ledger):
     key = "ab" * 32
+    ledger.write_experiment("digits", 0, {"name": "digits", "seed": 0, "densities": [], "keys": ["cd" * 32, key]})
     with Claims(ledger.store, "digits.0 on host-7") as claims:
         assert claims.acquire(key)
         printed, seen = news(ledger, NOTHING)
-        assert printed == ["abababababab is trained by digits.0 on host-7, from its beginning"]
-        paths = {"name": "digits", "seed": 0, "densities": [], "keys": ["cd" * 32, key]}
-        ledger.write_experiment("digits", 0, paths)
+        assert printed == ["digits, seed 0: round 1 is trained by digits.0 on host-7, from its beginning"]
         write_progress(ledger.store, Progress(key, 12, TrainState({}), (), 1.0, 1, steps_done=340))
         printed, seen = news(ledger, seen)
         assert printed == ["digits, seed 0: round 1 is trained by digits.0 on host-7, 12 epochs and 340 steps are safe"]

@@ -207,14 +207,15 @@ def test_status_shows_rounds_of_two_objectives_in_two_tables() -> None:
     records = [record(0), record(0, objective=ERROR_RATE, val=0.08, key="k"), record(1, objective=BITS, val=1.9)]
     lines = printed(print_status, records, [])
     assert [line for line in lines if line.startswith("digits")] == [
-        "digits, seed 0: accuracy in per cent", "digits, seed 0: phone error rate in per cent, lower is better",
-        "digits, seed 0: bits per character, lower is better",
+        "digits, seed 0: accuracy in per cent",
+        "digits, seed 0: phone error rate in per cent, lower is better",
+        "digits, seed 0: LearningRateRewinding, bits per character, lower is better",
     ]  # fmt: skip
     assert [line for line in lines if line.startswith("round")] == [
-        f"round technique density compression kept {measured} epochs seconds MB"
+        f"round key density compression kept {measured} epochs seconds MB"
         for measured in ("val % test %", "val % test %", "val test")
     ]
-    assert "0 Dense 1 1.0x 4,096 8.00 90.00 30 83.0 0.016" in lines
+    assert "0 k 1 1.0x 4,096 8.00 90.00 30 83.0 0.016" in lines
 
 
 def test_the_csv_and_the_json_lines_name_the_objective(tmp_path: Path) -> None:

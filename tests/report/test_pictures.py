@@ -49,7 +49,7 @@ def test_every_picture_is_a_png_and_an_element_of_a_page(drawn, tmp_path):
         with drawing_style():
             file, svg = picture.save(tmp_path / "new" / f"{name}.png"), picture.svg("abc-")
         with Image.open(file) as image:
-            assert image.width == 1250
+            assert image.width == 1000
             assert len(set(image.convert("RGB").resize((80, 50)).getdata())) > 20
         root = ElementTree.fromstring(svg)
         assert root.get("aria-label") == picture.alt

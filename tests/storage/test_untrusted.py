@@ -423,6 +423,7 @@ def test_a_hostile_note_of_a_failure_is_no_failure_of_ours(driver: Driver, conte
 )
 def test_a_hostile_path_is_named(ledger: Ledger, content: str | dict[str, Any], capsys) -> None:
     data = content.encode() if isinstance(content, str) else with_sha256(content)
+    ledger.commit(record(), STATE, MASKS)
     ledger.store.write("experiments/a.0.json", data)
     assert main(["report", ledger.store.uri, "--out", ledger.store.uri + "-report"]) == 1
     assert "error: experiments/a.0.json does not say" in capsys.readouterr().err

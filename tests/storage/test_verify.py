@@ -127,7 +127,7 @@ def test_what_cannot_be_read_is_counted_and_the_rest_goes_on(
     assert main(["status", ledger.store.uri]) == 1
     out, err = capsys.readouterr()
     assert "LearningRateRewinding" in out
-    assert err.count(os.strerror(errno.EIO)) == 2
+    assert err.count(os.strerror(errno.EIO)) == 3  # a claim that cannot be read counts as none
 
 
 def test_an_object_that_is_forbidden_is_told_and_the_rest_goes_on(s3_uri: str, fault_proxy: FaultProxy) -> None:

@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
+from orchestrator.export.proof import ExportedNetworks
 from orchestrator.formatting import milliseconds, size
-from orchestrator.report.families import FAMILIES, Families, FamilyPoint
-from orchestrator.report.pictures.style import GREY, INK, LINES, MARKERS, Picture, new_figure
+from orchestrator.record import Record
+from orchestrator.report.comparison import Comparison
+from orchestrator.report.families import FAMILIES, Families, FamilyPoint, families_of
+from orchestrator.report.page import Section
+from orchestrator.report.pictures.style import GREY, LINES, MARKERS, Picture, handle, new_figure
 
 GAP = 0.5  # inches between two panels, for the names of their axes
 MAX_TARGETS = 40
+
+
+def families_section(
+    comparison: Comparison, every: Iterable[Record], exported: ExportedNetworks | None
+) -> list[Section]:
+    """Return the section of a chapter about methods side by side, if it has several (see `families_of`)."""
+    families = families_of(comparison, every, exported)
+    if families is None:
+        return []
+    return [Section("methods", "Methods side by side", families.sentences, pictures=families_pictures(families))]
 
 
 def families_pictures(families: Families) -> list[Picture]:
@@ -27,7 +41,9 @@ def _front(families: Families) -> Picture:
         panels.append(("time for one sample, fastest file", lambda each: each.seconds, milliseconds))
     heights = [height for _ in panels for height in (1.9, GAP)]
     title, name = "Small and fast networks by method", families.quantity.name
-    figure, axes = new_figure(title, f"validation {name} of each network, every seed", heights=heights)
+    shown = [family for family in FAMILIES if any(each.family == family for each in families.points)]
+    legend = [(handle(**_style(family)), family) for family in shown]
+    figure, axes = new_figure(title, f"validation {name} of each network", heights=heights, axis=0, legend=legend)
     factor = 100 if families.quantity.objective.fraction else 1
     titles: dict[str, list[str]] = {}
     for number, (label, cost_of, text_of) in enumerate(panels):
@@ -38,7 +54,7 @@ def _front(families: Families) -> Picture:
             if known:
                 gid = f"families-{number}-{FAMILIES.index(family)}"
                 values = [factor * each.record.val for _, each in known]
-                panel.plot([cost for cost, _ in known], values, gid=gid, label=family, **_style(family))
+                panel.plot([cost for cost, _ in known], values, gid=gid, **_style(family))
                 titles[gid] = [
                     f"{e.name}: {text_of(cost)}, {families.quantity.text(e.record.val)}" for cost, e in known
                 ]
@@ -47,7 +63,6 @@ def _front(families: Families) -> Picture:
         _ticks(panel, text_of)
         panel.set_xlabel(label)
         panel.set_ylabel(f"validation{families.quantity.unit}")
-    axes[0].legend(frameon=False, fontsize=8, labelcolor=INK, loc="lower right")
     return Picture("families", f"{title}: {len(families.points)} networks", figure, titles)
 
 
@@ -56,15 +71,15 @@ def _cost(families: Families) -> Picture:
     most = min(MAX_TARGETS, max(6, 2 * (families.cheaper_from or 3)))
     targets, title = range(1, most + 1), "Total epochs by the number of targets"
     note = "Each sub-network of a step counts as an epoch of its own."
-    figure, (axes,) = new_figure(title, "training, retraining and search together", heights=(2.2,), note=note)
+    legend = [(handle(**_style(costs.family, line="-")), costs.family) for costs in families.costs]
+    figure, (axes,) = new_figure(title, "training, retraining and search", heights=(2.2,), note=note, legend=legend)
     for costs in families.costs:
-        axes.plot(targets, [costs.of(count) for count in targets], label=costs.family, **_style(costs.family, line="-"))
+        axes.plot(targets, [costs.of(count) for count in targets], **_style(costs.family, line="-"))
     if (cheaper := families.cheaper_from) is not None and cheaper <= most:
         axes.axvline(cheaper, color=GREY, linewidth=1.1, linestyle=":")
     axes.set_xlabel("networks wanted")
     axes.set_ylabel("epochs")
     axes.set_ylim(bottom=0)
-    axes.legend(frameon=False, fontsize=8, labelcolor=INK, loc="upper left")
     return Picture("families-cost", f"{title}: {len(families.costs)} methods", figure)
 
 

@@ -33,10 +33,18 @@ class AgentCurve:
 
 
 def ratios_picture(lines: Sequence[RatioLine]) -> Picture:
-    """Draw the ratios layer by layer, from the input down, a line for each experiment."""
+    """Draw the ratios layer by layer, from the input down, a line for each experiment.
+
+    Marks of later lines are smaller, so that equal networks are seen as such.
+    """
     layers = list(dict.fromkeys(layer for line in lines for layer in line.ratios))
     styles = [
-        {"color": LINES[n % len(LINES)], "marker": MARKERS[n % len(MARKERS)], "markersize": 5, "linewidth": 1.2}
+        {
+            "color": LINES[n % len(LINES)],
+            "marker": MARKERS[n % len(MARKERS)],
+            "markersize": max(9 - n, 3),
+            "linewidth": 1.2,
+        }
         for n in range(len(lines))
     ]
     legend = [(handle(**style), shorten(line.experiment, 40)) for line, style in zip(lines, styles, strict=True)]

@@ -83,7 +83,7 @@ class Picture:
     def save(self, path: Path) -> Path:
         """Write a PNG and return `path`. Raises OrchestratorError if it cannot be written."""
         with written_for_report(path), _no_glyph_warnings():
-            self.figure.savefig(path, format="png", dpi=250)
+            self.figure.savefig(path, format="png", dpi=200)
         return path
 
     def svg(self, prefix: str) -> str:

@@ -1,0 +1,28 @@
+"""Name the code of the user's that a record needs, without importing it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from orchestrator.errors import DamagedError
+from orchestrator.export.recorded_task import class_of_task
+from orchestrator.models.spec import names_known_code
+from orchestrator.record import Record
+
+
+def named_code(record: Record) -> dict[str, str]:
+    """Return the functions and the class of the user's that a record names for its model, data and task, by these."""
+    found: dict[str, str] = {}
+    for name in ("model", "data"):
+        spec = str(setting(record, name))
+        if not (names_known_code(spec) if name == "model" else ":" not in spec):
+            found[name] = spec
+    own = class_of_task(setting(record, "task"))
+    return found if own is None else {**found, "task": own}
+
+
+def setting(record: Record, name: str) -> Any:
+    """Return a setting of the round. Raises DamagedError for a record without it."""
+    if name not in record.settings:
+        raise DamagedError(f"rounds/{record.key}/record.json does not say the {name} of its round: train it again")
+    return record.settings[name]
