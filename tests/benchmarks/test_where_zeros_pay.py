@@ -1,14 +1,15 @@
 """Where zeros pay: ratios of times in one process, by turns, each network against the dense one of the same runtime.
 
 Weights are random and pruned by magnitude in each layer but the first: times do not depend on what a network has
-learnt. Ratios of the shortest of many calls are stable on a machine that others use too, single times are not.
+learnt. Run it on a quiet machine: with 14 processes on two cores ResNet-50 at 0.1 was 1.3 and 1.8 times as fast in two
+runs.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import pytest
 import torch
@@ -87,17 +88,13 @@ def test_mobilenet_in_mnn() -> None:
 def mnn_cells(networks: dict[str, nn.Module]) -> list[Cell]:
     """Return the float32 cells of MNN, in order."""
     originals = []
-    managers = []
-    for name, module in networks.items():
-        example, arguments = imagenet_example(module)
-        example = ExampleInputs(torch.randn(2, *SHAPE), about=example.about)
-        candidate = Candidate(name, module, "torchvision:mobilenet_v2", {}, example, arguments)
-        managers.append(Original.of(candidate, None))
-        originals.append(managers[-1].__enter__())
-    cells = [cell for cell in compare_on([TARGETS["mnn"]], originals) if cell.file == "sparse float32"]
-    for manager in managers:
-        manager.__exit__(None, None, None)
-    return cells
+    with ExitStack() as stack:
+        for name, module in networks.items():
+            about, arguments = imagenet_example(module)
+            example = ExampleInputs(torch.randn(2, *SHAPE), about=about.about)
+            candidate = Candidate(name, module, "torchvision:mobilenet_v2", {}, example, arguments)
+            originals.append(stack.enter_context(Original.of(candidate, None)))
+        return [cell for cell in compare_on([TARGETS["mnn"]], originals) if cell.file == "sparse float32"]
 
 
 def seconds_of(cell: Cell) -> float:
