@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -90,7 +91,8 @@ def _check_outputs(task: Task, outputs: Any, data: Data) -> None:
     """Let the task look at the outputs, if it does: a wrong number of classes shows in no loss of two samples."""
     check = getattr(task, "check_outputs", None)
     if check is not None:
-        check(outputs, data.model_arguments)
+        with called(f"{type(task).__name__}.check_outputs(), called with (outputs, model_arguments),", check):
+            check(outputs, data.model_arguments)
 
 
 def _check_loss(task: Task, outputs: Any, targets: Any) -> None:
@@ -108,9 +110,16 @@ def _check_loss(task: Task, outputs: Any, targets: Any) -> None:
         )
     with called(f"{name}.count(), called with (targets),", task.count):
         count: object = task.count(targets)
-    if count is not None and not (isinstance(count, Tensor) and count.dim() == 0 and count.item() >= 0):
-        got = f"a tensor of shape {tuple(count.shape)}" if isinstance(count, Tensor) else repr(count)
-        raise ConfigError(f"{name}.count() must return None or a scalar tensor of 0 or more, got {got:.100}")
+    if count is not None and not _is_count(count):
+        got = f"a tensor of shape {tuple(count.shape)}" if isinstance(count, Tensor) and count.dim() else repr(count)
+        raise ConfigError(f"{name}.count() must return None or a finite scalar tensor of 0 or more, got {got:.100}")
+
+
+def _is_count(count: object) -> bool:
+    """Return whether losses can be divided by `count` once those of all batches and workers are added."""
+    if not isinstance(count, Tensor) or count.dim() != 0 or count.is_complex():
+        return False
+    return math.isfinite(value := count.item()) and value >= 0
 
 
 def _check_sum(model: nn.Module, task: Task, one: tuple[Any, Any]) -> None:

@@ -14,6 +14,7 @@ from orchestrator.record import Record
 from orchestrator.storage.ledger import Ledger
 from orchestrator.storage.opening import open_store
 from orchestrator.training.trainer import OnEpoch, Trainer
+from orchestrator.user_code import called
 
 
 def run(
@@ -37,7 +38,8 @@ def run(
     while (work := driver.next_work()) is not None:
         trainer = trainer or Trainer(experiment, loaded, device=device)
         try:
-            answer = trainer.do(work, on_epoch=on_epoch)
+            with called("training"):  # a user's code may fail on some batches only
+                answer = trainer.do(work, on_epoch=on_epoch)
         except (DivergedError, DataError) as error:
             driver.fail(work.key, str(error))
             raise

@@ -262,6 +262,13 @@ def objective_of(task: Task) -> Objective:
         return Objective(LOSS, higher_is_better=False)
     with called(f"{kind}.metrics()", task.metrics):
         metrics, others = dict(task.metrics()), dict(task.metrics())
+    for known, metric in metrics.items():
+        methods = ("to", "update", "compute")
+        if isinstance(metric, type) or not all(callable(getattr(metric, method, None)) for method in methods):
+            raise ConfigError(
+                f"metric {known!r} of {kind} must be an object with the methods {', '.join(methods)}, as those of "
+                f"torchmetrics are, got {metric!r:.100}"
+            )
     if any(metrics[known] is others.get(known) for known in metrics):
         raise ConfigError(f"{kind}.metrics() must return new metrics at each call, or they would add up all splits")
     if name not in metrics or LOSS in metrics:

@@ -6,6 +6,7 @@ import dataclasses
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 import any_task
@@ -16,12 +17,14 @@ import torchmetrics
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
+from orchestrator.data.batches import Batches
 from orchestrator.data.dataset import Data
 from orchestrator.data.load import complete
 from orchestrator.errors import ConfigError, DataError
 from orchestrator.experiment import Experiment
 from orchestrator.objective import ACCURACY, Objective, is_fraction
 from orchestrator.problem import load_problem
+from orchestrator.runner import run
 from orchestrator.stopping import Floor
 from orchestrator.task import Classification, Regression, Segmentation, Task, Tokens, objective_of
 from orchestrator.training.distillation import Distillation
@@ -226,9 +229,9 @@ def with_task(name: str, value: Any) -> Experiment:
         (
             "count",
             lambda self, targets: 3,
-            r"count\(\) must return None or a scalar tensor of 0 or more, got 3",
+            r"count\(\) must return None or a finite scalar tensor of 0 or more, got 3",
         ),
-        ("count", lambda self, targets: torch.tensor(-1), "must return None or a scalar tensor"),
+        ("count", lambda self, targets: torch.tensor(-1), "must return None or a finite scalar tensor"),
         ("count", lambda self, targets: torch.zeros(2), r"got a tensor of shape \(2,\)"),
         (
             "outputs",
@@ -412,11 +415,67 @@ def test_samples_come_first_in_every_tensor() -> None:
     def length_first(samples: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
         return torch.stack([sample[0] for sample in samples], dim=1), torch.stack([sample[1] for sample in samples])
 
-    data = complete(given(collate=length_first))
+    with pytest.raises(DataError, match=r"length_first must return as many samples .* got 0 of shape \(3, 2\) for 2"):
+        complete(given(collate=length_first))
+
+
+def test_the_example_has_its_samples_first_in_every_tensor() -> None:
     from orchestrator.model_check import check_model
 
+    data = complete(given(example=(torch.zeros(3, 2), torch.zeros(2))))
     with pytest.raises(ConfigError, match=r"first dimension of every tensor .* got 0 \(3, 2\), 1 \(2,\)"):
         check_model(nn.Linear(2, 1), data, Regression())
+
+
+def test_a_collate_that_leaves_samples_out_is_refused() -> None:
+    def first_two(samples: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+        return torch.stack([sample[0] for sample in samples[:2]]), torch.stack([sample[1] for sample in samples[:2]])
+
+    data = complete(given(collate=first_two))
+    batches = Batches(data, batch_size=4, device=torch.device("cpu"))
+    with pytest.raises(DataError, match=r"first_two must return as many .* got 0 of shape \(2, 3\) for 4 samples of"):
+        next(batches.train(0))
+
+
+def test_a_loss_that_fails_on_some_batches_only_is_one_sentence(tmp_path: Path) -> None:
+    def loss(self: Any, outputs: Tensor, targets: Tensor) -> Tensor:
+        if len(targets) > 2:
+            raise ValueError("too many")
+        return Regression().loss(outputs, targets)
+
+    with pytest.raises(ConfigError, match=r"^training failed: ValueError: too many \(.*test_task.py:\d+\)$"):
+        run(with_task("loss", loss), str(tmp_path))
+
+
+class WithoutUpdate:
+    higher_is_better = True
+
+    def to(self, device: torch.device) -> None: ...
+
+    def compute(self) -> Tensor:
+        return torch.zeros(())
+
+
+@pytest.mark.parametrize("metric", [torchmetrics.MeanSquaredError, WithoutUpdate(), 0.5])
+def test_a_metric_without_the_methods_of_one_is_refused(metric: object) -> None:
+    with pytest.raises(ConfigError, match=r"metric 'rmse' of Changed must be an object with the methods to, update"):
+        load_problem(with_task("metrics", lambda self: {"rmse": metric}))
+
+
+@pytest.mark.parametrize("count", [math.inf, -1.0, math.nan, 1j])
+def test_a_count_that_nothing_can_be_divided_by_is_refused(count: complex) -> None:
+    with pytest.raises(ConfigError, match=r"Changed.count\(\) must return None or a finite scalar tensor of 0 or more"):
+        load_problem(with_task("count", lambda self, targets: torch.tensor(count)))
+
+
+def test_a_check_of_outputs_that_fails_is_one_sentence() -> None:
+    def check_outputs(self: Any, outputs: Tensor, arguments: Any) -> None:
+        raise KeyError("classes")
+
+    with pytest.raises(
+        ConfigError, match=r"Changed.check_outputs\(\), called with \(outputs, model_arguments\), failed"
+    ):
+        load_problem(with_task("check_outputs", check_outputs))
 
 
 def test_a_divergence_that_fails_is_told_before_training() -> None:

@@ -10,7 +10,7 @@ from torch.utils.data import Subset, default_collate
 
 from orchestrator.data.dataset import Data, Split
 from orchestrator.errors import ConfigError, DataError, OrchestratorError
-from orchestrator.nested import tensors_of
+from orchestrator.nested import tensors_of, unknown_part
 from orchestrator.user_code import ERRORS, called, described
 
 
@@ -44,7 +44,8 @@ def read_sample(data: Data, split: Split, index: int) -> Any:
 def collated(data: Data, split: Split, indices: Sequence[int], samples: list[Any]) -> tuple[Any, Any]:
     """Collate the samples `indices` into a batch (inputs, targets).
 
-    Raises DataError, with the user's line, if that fails, and for a batch that holds NaN.
+    Raises DataError, with the user's line, if that fails, for a batch of another number of samples, and for one that
+    holds NaN.
     """
     collate = data.collate or default_collate
     what = f"collate {getattr(collate, '__name__', type(collate).__name__)}"
@@ -56,8 +57,21 @@ def collated(data: Data, split: Split, indices: Sequence[int], samples: list[Any
         raise DataError(f"{what} failed on {len(samples)} samples of {split}: {described(error, collate)}") from error
     if not (isinstance(batch, tuple | list) and len(batch) == 2):
         raise DataError(f"{what} must return a pair (inputs, targets), got {type(batch).__name__}")
+    _check_count(what, len(samples), split, (batch[0], batch[1]))
     _check_finite(data, split, indices, (batch[0], batch[1]))
     return batch[0], batch[1]
+
+
+def _check_count(what: str, count: int, split: Split, batch: tuple[Any, Any]) -> None:
+    """Raise DataError unless every tensor of a batch holds `count` samples: others would be left out of each figure."""
+    if unknown_part(batch) is not None:  # has an error of its own
+        return
+    for name, tensor in tensors_of(batch):
+        if tensor.dim() and len(tensor) != count:
+            raise DataError(
+                f"{what} must return as many samples as it is given, first in every tensor of (inputs, targets), got "
+                f"{name} of shape {tuple(tensor.shape)} for {count} samples of {split}: leave some out in the data set"
+            )
 
 
 def _check_finite(data: Data, split: Split, indices: Sequence[int], batch: tuple[Any, Any]) -> None:
