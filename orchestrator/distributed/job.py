@@ -95,10 +95,12 @@ def run(experiment: Experiment, flags: Flags, console: Console) -> list[Record]:
             f"{experiment.name}: the dense round has another key than when seed {experiment.seed} was run here before "
             "(settings, data, loaded weights or version have changed): it starts again, and the old rounds are kept",
             highlight=False,
+            markup=False,
         )
     console.print(
         f"{experiment.name}: seed {experiment.seed}, {len(records)} of {len(driver.keys)} rounds are in {store.uri}",
         highlight=False,
+        markup=False,
     )
     if len(records) < len(driver.keys):
         _train(experiment, problem, driver, deployment, flags, console)

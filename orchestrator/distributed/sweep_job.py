@@ -83,7 +83,8 @@ def show(result: SweepResult, flags: Flags) -> int:
     for outcome in result.outcomes:
         if outcome.state != "finished":
             label = f"{outcome.experiment.name}, seed {outcome.experiment.seed}"
-            console.print(f"{outcome.state}: {label} after {len(outcome.records)} rounds: {outcome.reason}")
+            line = f"{outcome.state}: {label} after {len(outcome.records)} rounds: {outcome.reason}"
+            console.print(line, markup=False)
     trained, asked = result.epochs_trained, result.epochs_asked
     console.print(
         f"epochs trained / epochs asked: {trained} / {asked}"

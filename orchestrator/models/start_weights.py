@@ -142,7 +142,7 @@ def _fitting(targets: Tensors, given: Tensors, new_layers: Iterable[str], rule: 
     }
     if any(wrong.values()):
         found = "; ".join(f"{what}: {_some(tensors)}" for what, tensors in wrong.items() if tensors)
-        raise ConfigError(f"{rule}, got {found}: {_way_out(wrong['of another shape'])}")
+        raise ConfigError(f"{rule}, got {found}: {_way_out(wrong['of another shape'], new_layers)}")
     loaded = {}
     for target, known in names.items():
         stored = [name for name in known if name in given]
@@ -153,11 +153,11 @@ def _fitting(targets: Tensors, given: Tensors, new_layers: Iterable[str], rule: 
     return loaded
 
 
-def _way_out(misshapen: list[str]) -> str:
+def _way_out(misshapen: list[str], new_layers: Iterable[str]) -> str:
     """Return the way out of an error; the usual cause of another shape is a classifier for other classes."""
     if not misshapen:
         return "give weights of exactly this model"
-    layers = dict.fromkeys(text.partition(" ")[0].rpartition(".")[0] for text in misshapen)
+    layers = dict.fromkeys((*new_layers, *(text.partition(" ")[0].rpartition(".")[0] for text in misshapen)))
     named = ", ".join(f'"{layer}"' for layer in list(layers)[:MAX_NAMES])
     return f"new_layers=({named},) draws these layers anew, as for a classifier with other classes"
 

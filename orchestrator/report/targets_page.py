@@ -9,6 +9,7 @@ from pathlib import Path
 
 from rich import box
 from rich.table import Table
+from rich.text import Text
 
 from orchestrator.export.targets import TARGETS
 from orchestrator.export.targets.side_by_side import Cell
@@ -36,11 +37,11 @@ def print_cells(cells: Sequence[Cell], objective: Objective) -> None:
     """Print the table and the sentence of each target."""
     table = Table(*HEADERS, box=box.SIMPLE_HEAD)
     for cell in cells:
-        table.add_row(*map(plain, _row(cell, cells, objective)))
+        table.add_row(*(Text(plain(part)) for part in _row(cell, cells, objective)))  # no markup: '.[targets]'
     console = make_console()
     console.print(table)
     for target in dict.fromkeys(cell.target for cell in cells):
-        console.print(plain(verdict(target, cells)))
+        console.print(Text(plain(verdict(target, cells))))
 
 
 def verdict(target: str, cells: Sequence[Cell]) -> str:

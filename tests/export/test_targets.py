@@ -23,9 +23,10 @@ from orchestrator.export.targets import TARGETS
 from orchestrator.export.targets.mnn_cpu import zeros_in_blocks
 from orchestrator.export.targets.side_by_side import TARGETS_FILE, Cell, compare_on
 from orchestrator.export.targets.target import TargetFile
+from orchestrator.objective import Objective
 from orchestrator.pruning import Blocks, Global, OneShot
 from orchestrator.record import Record
-from orchestrator.report.targets_page import PAGE, cell_line, verdict
+from orchestrator.report.targets_page import PAGE, cell_line, print_cells, verdict
 from orchestrator.runner import run
 
 TRUST = ("--trust", tiny.EXPERIMENT.model, "--trust", tiny.EXPERIMENT.data)
@@ -153,6 +154,12 @@ def cells(**seconds: float) -> list[Cell]:
 )
 def test_the_sentence_of_a_target_follows_from_its_figures(given: list[Cell], words: str) -> None:
     assert verdict(given[0].target, given).startswith(words)
+
+
+def test_the_terminal_shows_a_reason_with_its_brackets(capsys: pytest.CaptureFixture[str]) -> None:
+    reason = "run pip install -e '.[targets]'"
+    print_cells([Cell(target="torch", network="", reason=reason)], Objective("mae", higher_is_better=False))
+    assert capsys.readouterr().out.count(reason) == 2
 
 
 def test_blocks_are_seen_in_the_weights() -> None:

@@ -233,6 +233,13 @@ def test_settings_that_make_no_sense_are_refused(changes: dict[str, object], mes
         load_problem(dataclasses.replace(EXPERIMENT, **changes))  # type: ignore[arg-type]
 
 
+def test_the_way_out_names_the_new_layers_that_are_already_given(file: Path) -> None:
+    tensors = load_file(file)
+    save_file({**tensors, "0.bias": torch.ones(9)}, file)
+    with pytest.raises(ConfigError, match=r'new_layers=\("head", "0",\) draws these layers anew'):
+        load_problem(started(file, new_layers=("head",)))
+
+
 def test_new_layers_must_be_layers_of_the_model(file: Path) -> None:
     with pytest.raises(ConfigError, match=r"must name layers of the model, got 'heads'; it has 0\.weight"):
         load_problem(started(file, new_layers=("heads",)))
