@@ -26,7 +26,8 @@ def named_experiments(spec: str, what: str = "the experiment") -> Experiment | S
     if place.endswith(".py"):
         place = _importable(place, what)
     elif not name:
-        way_out = did_you_mean(spec, EXAMPLES) or 'write your own as "module:NAME" or "folder/script.py:NAME"'
+        own = f"write {spec}.py, which is here" if os.path.isfile(f"{spec}.py") else ""
+        way_out = own or did_you_mean(spec, EXAMPLES) or 'write your own as "module:NAME" or "folder/script.py:NAME"'
         raise ConfigError(f"{what} must be one of {', '.join(EXAMPLES)}, or your own, got {spec!r}: {way_out}")
     found = find(f"{place}:{name or _only_name(place, spec, what)}", what)
     if isinstance(found, Experiment):

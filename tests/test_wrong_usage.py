@@ -65,7 +65,8 @@ USAGE = [
     ("dataset pakc a b", 2, "Available subcommands: pack"),
     ("run", 2, "Missing from orchestrator run: EXPERIMENT"),
     ("run digit", 1, "must be one of digits, or your own, got 'digit': did you mean 'digits'?"),
-    ("run mine_of_usage", 1, 'write your own as "module:NAME" or "folder/script.py:NAME"'),
+    ("run mine_of_usage", 1, "got 'mine_of_usage': write mine_of_usage.py, which is here"),
+    ("run yours", 1, 'write your own as "module:NAME" or "folder/script.py:NAME"'),
     ("run mine_of_usage:EXPERIMEN", 1, "'EXPERIMEN' does not exist in module mine_of_usage"),
     (
         "run mine_of_usage:NUMBER",

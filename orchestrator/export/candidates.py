@@ -69,8 +69,13 @@ def check_code(records: Iterable[Record], trusted: Iterable[str] = (), *, way_ou
     trusted = set(trusted)
     for record in records:
         for name, spec in named_code(record).items():
+            what = "class" if name == "task" else "function"
+            if way_out.startswith("--") and spec.startswith("__main__:"):
+                raise ConfigError(
+                    f"round {record.key[:12]} names a {what} of the script or notebook that trained it for its {name}, "
+                    f"{spec!r}, which a command cannot import: use load() there, or train it from a module"
+                )
             if spec not in trusted:
-                what = "class" if name == "task" else "function"
                 raise ConfigError(
                     f"round {record.key[:12]} names a {what} for its {name}, {spec!r}: pass {way_out.format(spec)} "
                     "if that is code of yours that may run here"

@@ -318,6 +318,10 @@ def test_a_storage_does_not_decide_which_code_runs(storage, ledger, tmp_path, ca
         with pytest.raises(ConfigError, match="names a function for its data, 'os:mkdir': pass --trust os:mkdir if"):
             check_code([record, hostile] if len(trusted) > 1 else [hostile], trusted)
     check_code([hostile], ["tiny:model", "os:mkdir"])
+    of_script = dataclasses.replace(record, settings={**record.settings, "model": "__main__:model"})
+    with pytest.raises(ConfigError, match="'__main__:model', which a command cannot import: use load\\(\\) there"):
+        check_code([of_script], ["__main__:model", "tiny:data"])
+    check_code([of_script], ["__main__:model", "tiny:data"], way_out="trust=[{}]")
     for package in ("torchvision", "timm"):
         settings = {"model": f"{package}:resnet18", "data": "digits", "task": as_json(Classification())}
         check_code([dataclasses.replace(record, settings=settings)])
