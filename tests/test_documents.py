@@ -60,7 +60,7 @@ BLOCKS = {
     for block in python_blocks(document)
     if not block.startswith((OWN_LOOP, ALGORITHM))
 }
-SLOW = {"my_timm", "my_bert"}  # whose packages are in the extra `slow`
+SLOW = {"my_timm", "my_bert", "my_supernet"}  # two need packages of the extra `slow`; the last takes ten seconds
 
 
 def params() -> Iterator[Any]:

@@ -236,7 +236,7 @@ def test_the_example_of_the_readme(run_job, ray, tmp_path):
         code for code in re.findall(r"```python\n(.*?)```", readme, flags=re.DOTALL) if code.startswith("# my_job.py")
     )
     (ray / "my_job.py").write_text(example)
-    run_job(ray / "my_job.py")
+    run_job(ray / "my_job.py", "--set", "training.epochs=3")
     records = Ledger(open_store(str(tmp_path / "runs"))).records()
     assert [r.round for r in records] == [0, 1, 2, 3, 4]
     assert records[-1].kept == round(0.7**4 * records[0].prunable)

@@ -29,6 +29,7 @@ def blobs(records):
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 def test_a_sweep_on_s3_whose_trials_are_killed_in_mid_round_and_one_that_is_killed_whole(tmp_path, s3_uri, monkeypatch):
     ledger, hold = Ledger(open_store(s3_uri)), tmp_path / "hold"
     hold.touch()

@@ -26,7 +26,6 @@ TINY = replace(tiny.EXPERIMENT, path=Geometric(remove=0.3, rounds=2))
 
 
 @pytest.mark.ray
-@pytest.mark.slow
 def test_a_path_is_cut_at_the_floor_and_one_that_fails_does_not_stop_the_others(ray, tmp_path):
     good = replace(TINY, name="good", path=Geometric(remove=0.3, rounds=1))
     run(good, str(tmp_path))

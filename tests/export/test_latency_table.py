@@ -25,6 +25,7 @@ def test_the_error_is_the_largest_relative_one(networks, error):
     assert table.error == (None if error is None else pytest.approx(error))
 
 
+@pytest.mark.slow
 def test_a_table_is_measured_and_a_search_by_it_records_its_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     pytest.importorskip("onnxruntime")
     file = tmp_path / "tables" / "tiny.json"

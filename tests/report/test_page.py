@@ -446,7 +446,7 @@ def test_a_button_copies_the_command(open_page, usual):
 
 
 @in_browser
-@pytest.mark.parametrize(("scheme", "width"), [("light", 1280), ("dark", 390)])
+@pytest.mark.parametrize(("scheme", "width"), [("light", 390), pytest.param("dark", 1280, marks=pytest.mark.slow)])
 def test_axe_finds_nothing_to_mend(open_page, usual, hostile, two_data_sets, exported_files, scheme, width):
     for file in (usual, hostile, two_data_sets, exported_files):
         page = open_page(file, color_scheme=scheme, viewport={"width": width, "height": 800})
