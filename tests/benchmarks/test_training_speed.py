@@ -93,7 +93,7 @@ def test_a_step_through_the_task():
     totals, loss_sum = torch.zeros(2, dtype=torch.float64), torch.zeros((), dtype=torch.float64)
 
     def ours() -> None:
-        step.add_gradients(model, batch, None, totals)
+        step.add_gradients(model, batch, None, totals, 0)
 
     def bare() -> None:
         loss = F.cross_entropy(model(batch.inputs), batch.targets, reduction="sum")

@@ -41,7 +41,7 @@ def test_a_path_is_cut_at_the_floor_and_one_that_fails_does_not_stop_the_others(
         "twin": "failed",
     }
     assert 2 <= len(outcomes["cut"].records) < 4
-    assert "below the floor of" in outcomes["cut"].reason
+    assert "worse than the floor of" in outcomes["cut"].reason
     assert "diverged" in outcomes["bad"].reason
     assert outcomes["twin"].reason == outcomes["bad"].reason, "a failure is not repeated by those who share it"
 
