@@ -10,10 +10,8 @@ PIP := $(BIN)/pip --disable-pip-version-check install --constraint constraints.t
 	@echo "== A virtual environment in .venv, by $$($(PYTHON) --version)"
 	$(PYTHON) -m venv .venv
 
-# TORCH_INDEX=URL takes PyTorch from another index, as that of its builds for CPUs, which have no CUDA libraries.
 .venv/.required: pyproject.toml constraints.txt | .venv/bin/python
 	@echo "== The package and what it requires, about 100 packages: PyTorch is the largest."
-	$(if $(TORCH_INDEX),$(PIP) --no-deps --index-url $(TORCH_INDEX) torch torchvision)
 	$(PIP) --editable .
 	touch $@
 
