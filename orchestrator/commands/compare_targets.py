@@ -7,7 +7,7 @@ from typing import Annotated
 
 import tyro
 
-from orchestrator.commands.storage_argument import Storage, ledger_with_rounds
+from orchestrator.commands.storage_argument import DataPlace, Storage, Trusted, ledger_with_rounds
 from orchestrator.formatting import print_problems
 
 
@@ -27,16 +27,8 @@ def targets(
     report: Annotated[
         Path | None, tyro.conf.arg(metavar="DIR", help="Folder for targets.html and targets.json.")
     ] = None,
-    data: Annotated[
-        str | None, tyro.conf.arg(metavar="DIR", help="Folder or uri of the data, for data sets in files.")
-    ] = None,
-    trust: Annotated[
-        tyro.conf.UseAppendAction[tuple[str, ...]],
-        tyro.conf.arg(
-            metavar="MODULE:NAME",
-            help="Your own function or class that the rounds name as model, data or task; repeat it for more.",
-        ),
-    ] = (),
+    data: DataPlace = None,
+    trust: Trusted = (),
 ) -> int:
     """Say where the zeros of networks pay: put rounds, and the dense one they come from, through every target here.
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import tyro
 
-from orchestrator.commands.storage_argument import Storage, ledger_with_rounds
+from orchestrator.commands.storage_argument import DataPlace, Storage, Trusted, ledger_with_rounds
 from orchestrator.formatting import print_problems
 
 
@@ -29,16 +29,8 @@ def export(
             "installed.",
         ),
     ] = (),
-    data: Annotated[
-        str | None, tyro.conf.arg(metavar="DIR", help="Folder or uri of the data, for data sets in files.")
-    ] = None,
-    trust: Annotated[
-        tyro.conf.UseAppendAction[tuple[str, ...]],
-        tyro.conf.arg(
-            metavar="MODULE:NAME",
-            help="Your own function or class that the rounds name as model, data or task; repeat it for more.",
-        ),
-    ] = (),
+    data: DataPlace = None,
+    trust: Trusted = (),
 ) -> int:
     """Write networks of rounds, and the dense one they come from, as files for users; measure each and show it.
 

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import tyro
 
+from orchestrator.commands.storage_argument import DataPlace
+
 
 def latency(
     experiment: Annotated[
@@ -17,9 +19,7 @@ def latency(
     out: Annotated[Path, tyro.conf.arg(metavar="FILE", help="JSON file to write.")],
     points: Annotated[int, tyro.conf.arg(help="Sizes of each side of a layer that are measured.")] = 4,
     threads: Annotated[int, tyro.conf.arg(help="Threads of onnxruntime.")] = 1,
-    data: Annotated[
-        str | None, tyro.conf.arg(metavar="DIR", help="Folder or uri of the data, for data sets in files.")
-    ] = None,
+    data: DataPlace = None,
 ) -> int:
     """Measure how long each layer of a network takes on this machine, for searches with unit="latency".
 

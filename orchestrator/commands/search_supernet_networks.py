@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from orchestrator.commands.storage_argument import Storage, existing_ledger
+from orchestrator.commands.storage_argument import DataPlace, Storage, Trusted, existing_ledger
 from orchestrator.errors import ConfigError
 from orchestrator.formatting import plain, print_problems
 
@@ -35,13 +35,8 @@ def search(
     out: Annotated[
         Path | None, tyro.conf.arg(metavar="DIR", help="Also export the networks into this folder, with a page.")
     ] = None,
-    data: Annotated[
-        str | None, tyro.conf.arg(metavar="DIR", help="Folder or uri of the data, for data sets in files.")
-    ] = None,
-    trust: Annotated[
-        tyro.conf.UseAppendAction[tuple[str, ...]],
-        tyro.conf.arg(metavar="MODULE:NAME", help="Your own function or class that the rounds name; repeat it."),
-    ] = (),
+    data: DataPlace = None,
+    trust: Trusted = (),
 ) -> int:
     """Find the best network of a trained supernet for each of several budgets, all in one search.
 

@@ -1,4 +1,4 @@
-"""The argument STORAGE of the commands that read an existing storage."""
+"""The arguments that several commands share: a storage that exists, where its data lie, and whose code may run."""
 
 from __future__ import annotations
 
@@ -16,6 +16,16 @@ Storage = Annotated[
     str,
     tyro.conf.Positional,
     tyro.conf.arg(metavar="STORAGE", help="Folder, or s3://bucket/prefix (the AWS variables say how to reach it)."),
+]
+DataPlace = Annotated[
+    str | None, tyro.conf.arg(metavar="DIR", help="Folder or uri of the data, for data sets in files.")
+]
+Trusted = Annotated[
+    tyro.conf.UseAppendAction[tuple[str, ...]],
+    tyro.conf.arg(
+        metavar="MODULE:NAME",
+        help="Your own function or class that the rounds name as model, data or task; repeat it for more.",
+    ),
 ]
 
 
