@@ -14,10 +14,10 @@ from orchestrator.record import Record
 from orchestrator.report.about import export_command, may_need_data, settings_section
 from orchestrator.report.comparison import Comparison, comparisons
 from orchestrator.report.exported import ExportedSection, exported_pictures
+from orchestrator.report.families import families_section
 from orchestrator.report.page import Chapter, Section, check_page_packages, save_page
 from orchestrator.report.paths import path_records
 from orchestrator.report.pictures import Picture, draw_pictures, drawing_style
-from orchestrator.report.pictures.families_pictures import families_section
 from orchestrator.report.published import PublishedResult, find_published
 from orchestrator.report.searches import search_section
 from orchestrator.report.tables import print_table, save_csv

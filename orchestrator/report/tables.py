@@ -1,10 +1,10 @@
-"""Records as tables: of experiments and of a storage in a terminal, on the page, as CSV and as lines of JSON."""
+"""Records as tables: in a terminal, on the page, as CSV and as lines of JSON."""
 
 from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,28 +61,6 @@ def print_table(records: Iterable[Record], console: Console | None = None) -> No
         console.print(Text(_title(rows), style="bold"))
         console.print(table)
         console.print(Text(_caption(rows), style="dim"), end="\n\n")
-
-
-def print_status(
-    records: Iterable[Record], failures: Iterable[Mapping[str, Any]], console: Console | None = None
-) -> None:
-    """Print one table per experiment and seed, one line per record, and below them the reason of every failed round.
-
-    Rounds of earlier settings with another objective are in a table of their own.
-    """
-    console = console or make_console()
-    groups: dict[tuple[str, int, Quantity], list[Record]] = {}
-    for record in records:
-        groups.setdefault((record.experiment, record.seed, Quantity(record.objective)), []).append(record)
-    for (experiment, seed, quantity), group in groups.items():
-        techniques = dict.fromkeys(record.technique for record in group if record.round)
-        about = ", ".join((*techniques, quantity.legend))
-        console.print(Text(plain(f"{experiment}, seed {seed}: {about}"), style="bold"))
-        console.print(_status_table(group, quantity))
-    for failure in failures:
-        name, which, number = (plain(failure.get(field, "?")) for field in ("experiment", "seed", "round"))
-        reason = plain(failure.get("reason", "no reason was written"))
-        console.print(Text(f"failed: {name}, seed {which}, round {number}: {reason}", style="red"), soft_wrap=True)
 
 
 def json_line(record: Record) -> str:
@@ -205,29 +183,6 @@ def _caption(rows: Sequence[Row]) -> str:
 
 def _seeds(rows: Sequence[Row]) -> list[int]:
     return sorted({seed for row in rows for seed in row.seeds})
-
-
-def _status_table(records: Iterable[Record], quantity: Quantity) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, padding=0)
-    table.add_column("round", justify="right", no_wrap=True)
-    table.add_column("key", no_wrap=True)
-    measured = (quantity.column("val"), quantity.column("test"))
-    for header in ("density", "compression", "kept", *measured, "epochs", "seconds", "MB"):
-        table.add_column(header, justify="right", no_wrap=True)
-    for record in records:
-        table.add_row(
-            str(record.round),
-            record.key[:8],
-            f"{record.density:.4g}",
-            compression(record.compression),
-            f"{record.weights_kept:,}",
-            quantity.number(record.val),
-            quantity.number(record.test),
-            str(record.epochs),
-            f"{record.seconds:,.1f}",
-            f"{record.model_bytes / 1e6:,.3f}",
-        )
-    return table
 
 
 def _csv_cell(value: Any) -> Any:
