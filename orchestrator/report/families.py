@@ -13,7 +13,7 @@ from orchestrator.record import Record
 from orchestrator.report.comparison import Comparison
 from orchestrator.report.page import Section
 from orchestrator.report.pictures.style import GREY, LINES, MARKERS, Picture, handle, new_figure
-from orchestrator.report.quantity import Quantity
+from orchestrator.report.summary import Quantity, options_of
 
 FAMILIES = ("dense", "masks", "channels", "AMC", "Once-for-All", "trained alone")
 GAP = 0.5  # inches between two panels, for the names of their axes
@@ -170,14 +170,9 @@ def _alone(points: Sequence[FamilyPoint], every: Iterable[Record], seconds: dict
         for record in every
         if record.round == 0
         and record.epochs
-        and (architecture := str(_options(record).get("architecture"))) in macs
+        and (architecture := str(options_of(record, "model_options").get("architecture"))) in macs
         and all(record.settings.get(name) == same.get(name) for name in ("model", "data_identity", "task"))
     ]
-
-
-def _options(record: Record) -> dict[str, Any]:
-    options: Any = record.settings.get("model_options")
-    return options if isinstance(options, dict) else {}
 
 
 def _costs(
@@ -202,8 +197,7 @@ def _supernet_epochs(records: Iterable[Record]) -> int:
     """Return what the phases of the most expensive supernet cost: epochs, each once for every sub-network of a step."""
     totals: dict[tuple[str, int], int] = {}
     for record in records:
-        phase: Any = record.settings.get("phase")
-        subnets = phase.get("subnets") if isinstance(phase, dict) else None
+        subnets = options_of(record, "phase").get("subnets")
         if isinstance(subnets, int):
             key = (record.experiment, record.seed)
             totals[key] = totals.get(key, 0) + record.epochs * subnets

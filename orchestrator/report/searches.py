@@ -19,8 +19,10 @@ from orchestrator.formatting import duration, percent, shorten
 from orchestrator.objective import Objective
 from orchestrator.record import MODEL, Record
 from orchestrator.report.comparison import Comparison
-from orchestrator.report.page import Section, TextTable
+from orchestrator.report.page import Section
 from orchestrator.report.pictures.style import GREY, GRID, LINES, MARKERS, SMALL, Picture, handle, new_figure
+from orchestrator.report.summary import options_of
+from orchestrator.report.tables import TextTable
 
 RIVALS = (Uniform.__name__, Random.__name__)
 FEWEST = 3  # networks of a rank correlation
@@ -252,9 +254,7 @@ def _line(name: str, own: Sequence[Searched], text: Callable[[float], str]) -> l
 
 def _alike(record: Record) -> str:
     """Return, as JSON, what must be equal for two scores to be comparable, and the values after retraining too."""
-    selection = record.settings.get("selection")
-    fields = selection.items() if isinstance(selection, dict) else ()
-    scored = {name: value for name, value in fields if name not in CHOICE}
+    scored = {name: value for name, value in options_of(record, "selection").items() if name not in CHOICE}
     return json.dumps([record.parent, {**record.settings, "selection": scored}], sort_keys=True)
 
 

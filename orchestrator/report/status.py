@@ -14,7 +14,7 @@ from rich.text import Text
 
 from orchestrator.formatting import MAX_NAMES, compression, duration, make_console, plain
 from orchestrator.record import Record
-from orchestrator.report.quantity import Quantity
+from orchestrator.report.summary import Quantity
 from orchestrator.storage.claims import holders, living
 from orchestrator.storage.experiments import StoredExperiment, read_experiments
 from orchestrator.storage.ledger import Ledger
