@@ -27,8 +27,8 @@ from orchestrator.ofa.stage import Largest
 from orchestrator.pruning import Channels, Explicit
 from orchestrator.pruning.path import OnlyDense
 from orchestrator.record import Record
+from orchestrator.report import path_records
 from orchestrator.report.families import family_of
-from orchestrator.report.paths import path_records
 from orchestrator.schedules import Cosine
 from orchestrator.storage.ledger import Ledger
 from orchestrator.storage.opening import open_store
