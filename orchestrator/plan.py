@@ -80,7 +80,7 @@ def _next_of_phases(experiment: Experiment, phases: Phases, rounds: Rounds, inde
     dense = rounds[0]
     assert dense is not None
     teacher = TrainState(dense.state().model) if phase.teacher == "dense round" else None
-    return replace(_train(experiment, rounds, index, start, supernet), phase=phase, teacher=teacher)
+    return replace(_train(experiment, rounds, index, start, supernet), phase=(phase, supernet.space), teacher=teacher)
 
 
 def _found_in_supernet(experiment: Experiment, phases: Phases, rounds: Rounds, index: int, trained: Round) -> Work:
