@@ -278,7 +278,7 @@ class EpochMetrics:
     val: Mapping[str, float]
 
     def numbers(self) -> dict[str, float]:
-        """Return all of them by name, as a record and a log have them: val_loss, val_accuracy, ..."""
+        """Return all of them by name, as a record and a log have them: val_loss, val_perplexity, ..."""
         val = {f"val_{name}": value for name, value in self.val.items()}
         return {"epoch": self.epoch, "lr": self.lr, "train_loss": self.train_loss, **val}
 

@@ -34,6 +34,11 @@ class Elastic(Structure):
     num_classes: int
     input_shape: tuple[int, int, int]
 
+    @staticmethod
+    def of(space: Space, arguments: Mapping[str, Any]) -> Elastic:
+        """Return the supernet of `space` for data of images with these `model_arguments`."""
+        return Elastic(space, arguments["num_classes"], tuple(arguments["input_shape"]))
+
     @property
     def network(self) -> object:
         return self.space.name
