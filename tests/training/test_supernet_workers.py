@@ -43,7 +43,7 @@ def trainer_and_work() -> tuple[Trainer, Train]:
     work = Train(
         key="k", parent="p", round=1, rounds=1, density=1.0, kept=0, prunable=0, seed=3,
         schedule=path.schedule(0, BATCH), first_epoch=0, epochs=1, start=supernet.apply(dense, Dense()),
-        structure=supernet, teacher=dense, phase=path.phases[0],
+        structure=supernet, teacher=dense, phase=(path.phases[0], supernet.space),
     )  # fmt: skip
     return trainer, work
 
