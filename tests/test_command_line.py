@@ -11,7 +11,7 @@ import pytest
 import torch
 from waiting import PATIENCE_S
 
-from orchestrator.__main__ import main
+from orchestrator.__main__ import COMMANDS, main
 from orchestrator.objective import ACCURACY
 from orchestrator.record import MODEL, OPTIMIZER, Record
 from orchestrator.storage.claims import Claims
@@ -344,6 +344,14 @@ def test_wrong_usage_exits_with_2(capsys, args):
     out, err = capsys.readouterr()
     assert out == ""
     assert "help" in err
+
+
+def test_help_lists_every_command_and_the_version(capsys):
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    shown = capsys.readouterr().out
+    assert "orchestrator --version" in shown
+    assert all(f"• {command} " in shown for command in COMMANDS)
 
 
 @pytest.mark.parametrize("command", ["status", "verify", "clean", "report", "export"])
