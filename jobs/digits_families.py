@@ -90,8 +90,8 @@ def alone(found: Iterable[Record]) -> list[Experiment]:
 def job(flags: Flags) -> int:
     """Train everything, then print a table for each way of counting, and write the page."""
     # They import torch, for which --help does not wait.
+    from orchestrator.report import path_records
     from orchestrator.report.families import family_of
-    from orchestrator.report.paths import path_records
     from orchestrator.storage.ledger import Ledger
 
     first = [flags.applied(experiment) for experiment in EXPERIMENTS]

@@ -85,7 +85,7 @@ class Flags:
     gpus_per_worker: Annotated[float | None, _number(float), _flag("N", "1 if the cluster has enough, else 0")] = None
     """GPUs of each worker."""
     loader_workers: Annotated[int | None, _number(int), _flag("N", "one for each CPU core")] = None
-    """Processes that decode images for each worker."""
+    """Processes that read samples for each worker."""
     checkpoint_seconds: Annotated[float, _number(float), _flag("SECONDS")] = 30.0
     """Minimum time between two checkpoints in the middle of a round."""
     address: Annotated[str | None, _flag("ADDRESS", "RAY_ADDRESS, else a local Ray")] = None
