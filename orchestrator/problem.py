@@ -121,8 +121,7 @@ def _supernet(experiment: Experiment, data: Data) -> Elastic | None:
     """Return the supernet that the path trains, if it does; building the model has checked the data's arguments."""
     if not experiment.phases:
         return None
-    space, arguments = find_space(experiment.model.removeprefix(OFA)), data.model_arguments
-    return Elastic(space, arguments["num_classes"], tuple(arguments["input_shape"]))
+    return Elastic.of(find_space(experiment.model.removeprefix(OFA)), data.model_arguments)
 
 
 def _warn_of_unpruned(

@@ -200,6 +200,12 @@ class Rounds:
             self._finished[key] = StoredRound(key, self.ledger, self.problem)
         return self._finished.get(key)
 
+    def finished(self, index: int) -> Round:
+        """Return a round that was committed or added before: every one below `next_index`."""
+        found = self[index]
+        assert found is not None
+        return found
+
     def first_unfinished(self) -> int | None:
         """Return the number of the first round that is not finished, or None."""
         return next((index for index in range(len(self.keys)) if self[index] is None), None)

@@ -19,6 +19,7 @@ from typing import Any, TypeAlias
 from torch import Tensor
 
 from orchestrator.ofa.phases import Phase
+from orchestrator.ofa.spaces import Space
 from orchestrator.pruning.candidate import Generation, Scores, Scoring
 from orchestrator.pruning.structure import Structure
 from orchestrator.schedules import Schedule
@@ -82,8 +83,8 @@ class Train:
     network, whose tensors `start` holds. `keep`: epochs of the dense run after which the answer must hold a snapshot.
     `constants`: digests of tensors that the dense network must begin with (see `constants_of`). `teacher`: the dense
     round's final model, where that teaches. `proof`: what the search that found the structure says of itself.
-    `phase`: of a round that trains a supernet. `calibration`: the key of a supernet and a number of training samples,
-    which batch norm is measured on before the round begins.
+    `phase`: that of a round that trains a supernet, and the space of its networks. `calibration`: the key of a supernet
+    and a number of training samples, which batch norm is measured on before the round begins.
     """
 
     key: str
@@ -103,7 +104,7 @@ class Train:
     constants: Mapping[str, str] = field(default_factory=dict)
     teacher: TrainState | None = None
     proof: Mapping[str, Any] | None = None
-    phase: Phase | None = None
+    phase: tuple[Phase, Space] | None = None
     calibration: tuple[str, int] | None = None
 
     @property
@@ -277,7 +278,7 @@ class EpochMetrics:
     val: Mapping[str, float]
 
     def numbers(self) -> dict[str, float]:
-        """Return all of them by name, as a record and a log have them: val_loss, val_accuracy, ..."""
+        """Return all of them by name, as a record and a log have them: val_loss, val_perplexity, ..."""
         val = {f"val_{name}": value for name, value in self.val.items()}
         return {"epoch": self.epoch, "lr": self.lr, "train_loss": self.train_loss, **val}
 

@@ -39,7 +39,7 @@ LAYERS = (
     ("rehearsal", "model_check", "token_check"),
     ("problem",),
     ("rounds",),
-    ("plan",),
+    ("train_work", "next_structure", "supernet_plan", "plan"),
     ("driver",),
     ("runner", "settings", "examples"),
     ("named_experiments",),

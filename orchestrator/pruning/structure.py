@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -71,6 +71,15 @@ class Structure(Protocol):
     def metrics(self) -> dict[str, float]:
         """Return what a record's metrics say of the structure: fractions kept, by name."""
         return {}
+
+    def measured(
+        self, module: nn.Module, with_statistics: Callable[[nn.Module], nn.Module]
+    ) -> Iterator[tuple[str, nn.Module]]:
+        """Yield each network by which `module`, which `build` made, is measured, after a prefix of its metrics' names.
+
+        `with_statistics` returns a copy of a network whose batch norm is measured anew on training samples.
+        """
+        yield "", module
 
     def check(self, what: str, shapes: Mapping[str, tuple[int, ...]]) -> None:
         """Raise ConfigError, naming `what` returned it, unless it fits prunable weights of these dense shapes."""

@@ -10,7 +10,7 @@ from orchestrator.export.targets import TARGETS
 from orchestrator.export.targets.side_by_side import Cell
 from orchestrator.formatting import milliseconds, plain, size
 from orchestrator.record import Record
-from orchestrator.report.quantity import Quantity
+from orchestrator.report.summary import Quantity
 
 NOISE = 1.05  # times in one process differ by as much from run to run
 _TRAVELS = "download"  # the target that no time belongs to
