@@ -30,9 +30,9 @@ from orchestrator.randomness import derive
 from orchestrator.rehearsal import rehearse
 from orchestrator.task import objective_of
 from orchestrator.techniques import LearningRateRewinding
-from orchestrator.token_check import check_tokens
 from orchestrator.training.config import TrainingConfig
 from orchestrator.user_code import called
+from orchestrator.values_check import check_values
 
 logger = logging.getLogger(__name__)
 
@@ -61,7 +61,7 @@ def load_problem(experiment: Experiment, data_root: str | None = None, workers: 
         distillation=experiment.distillation,
         channels_last=experiment.training.channels_last,
     )
-    check_tokens(model, data, experiment.task)
+    check_values(model, data, experiment.task)
     weights = prunable_weights(model, experiment.exclude, experiment.kinds)
     if not weights:
         raise ConfigError(
