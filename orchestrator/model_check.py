@@ -151,7 +151,7 @@ def _check_metrics(task: Task, outputs: Any, targets: Any) -> None:
 
 
 def _check_training(model: nn.Module, task: Task, inputs: Any, targets: Any, samples: int) -> None:
-    """One step's forward and backward: raises ConfigError for what would fail on the workers, minutes later."""
+    """Compute one step forward and backward. Raise ConfigError if it fails, as it would later on the workers."""
     name = type(model).__name__
     try:
         with own_randomness():
