@@ -27,10 +27,7 @@ from orchestrator.ofa.stage import Largest
 from orchestrator.pruning import Channels, Explicit
 from orchestrator.pruning.path import OnlyDense
 from orchestrator.record import Record
-from orchestrator.report.families import family_of
-from orchestrator.report.paths import path_records
 from orchestrator.schedules import Cosine
-from orchestrator.storage.ledger import Ledger
 from orchestrator.storage.opening import open_store
 from orchestrator.techniques import LearningRateRewinding
 from orchestrator.training.config import TrainingConfig
@@ -92,6 +89,11 @@ def alone(found: Iterable[Record]) -> list[Experiment]:
 
 def job(flags: Flags) -> int:
     """Train everything, then print a table for each way of counting, and write the page."""
+    # They import torch, for which --help does not wait.
+    from orchestrator.report import path_records
+    from orchestrator.report.families import family_of
+    from orchestrator.storage.ledger import Ledger
+
     first = [flags.applied(experiment) for experiment in EXPERIMENTS]
     first = [experiment.shortened() if flags.smoke else experiment for experiment in first]
     quiet, ledger = replace(flags, report=None), Ledger(open_store(flags.storage))
@@ -111,6 +113,8 @@ def job(flags: Flags) -> int:
 
 def table(records: list[Record]) -> Iterable[str]:
     """Yield a line for each budget and way: the mean test accuracy over the seeds with its 95 % interval."""
+    from orchestrator.report.families import family_of
+
     values: dict[tuple[str, str, float], list[float]] = {}
     for record in records:
         parts = record.experiment.removesuffix("-smoke").split("-")

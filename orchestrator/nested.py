@@ -82,7 +82,10 @@ def moved(value: Any, device: torch.device) -> Any:
 
 def number_of_samples(value: Any) -> int:
     """Return the length of the first dimension of the first tensor that has one; 0 without such a tensor."""
-    return next((len(tensor) for _, tensor in tensors_of(value) if tensor.dim()), 0)
+    if isinstance(value, Tensor):
+        return value.shape[0] if value.dim() else 0
+    parts = value.values() if isinstance(value, Mapping) else value if isinstance(value, tuple | list) else ()
+    return next((samples for part in parts if (samples := number_of_samples(part))), 0)
 
 
 @dataclass(frozen=True)

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
+import orchestrator
 from orchestrator.decode import Count, Rule, decode, format_of, parse
 from orchestrator.errors import DamagedError
 from orchestrator.objective import Objective
 from orchestrator.sealed import seal, without_seal
+
+if TYPE_CHECKING:
+    from torch import nn
 
 FORMAT = 2  # of keys, records and blobs: raised whenever the same settings would give other bits
 MODEL, OPTIMIZER = "model.safetensors", "optimizer.safetensors"
@@ -113,6 +118,10 @@ class Record:
     def model_bytes(self) -> int:
         """Return the size of the committed model."""
         return self.blobs[MODEL].bytes
+
+    def load_module(self, storage: str, *, data: str | None = None, trust: Iterable[str] = ()) -> nn.Module:
+        """Return the network of this round, which lies in `storage`, as `orchestrator.load` does."""
+        return orchestrator.load(storage, self.key, data=data, trust=trust)
 
     def to_json(self) -> bytes:
         """Return the record as it is stored: its last field is the sha256 of all others."""

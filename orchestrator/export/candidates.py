@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -95,7 +94,7 @@ def source_of(records: Sequence[Record], root: str | None) -> DataSource:
         if source != sources[0]:
             raise ConfigError(
                 f"rounds side by side must have the same data and task, got {_named(sources[0])} and, for "
-                f"{record.key[:12]}, {_named(source)} (or other options of them): export them one by one"
+                f"{record.key[:12]}, {_named(source)} (or other options of them): take them one by one"
             )
     return sources[0]
 
@@ -104,18 +103,19 @@ def _named(source: DataSource) -> str:
     return f"{source.data!r} for {(source.task or {}).get('type')!r}"
 
 
-def side_by_side(ledger: Ledger, records: Sequence[Record], data: Data, task: Task) -> list[Candidate]:
+def side_by_side(
+    ledger: Ledger, records: Sequence[Record], data: Data, task: Task, name_of: Callable[[Record], str] | None = None
+) -> list[Candidate]:
     """Return the networks of `records`, which were trained on `data` for `task`.
 
-    Each is named after what was removed from it. If several have the same name, each gets its key behind it.
-    Raises as `candidate` does.
+    Each is named after what was removed from it, by `name_of` or as `structure` has it. If several have the same name,
+    each gets its key behind it. Raises as `candidate` does.
     """
     example = ExampleInputs.of(data, task)
-    counts = Counter(map(structure, records))
+    names = [(name_of or structure)(record) for record in records]
     return [
-        candidate(name if counts[name] == 1 else f"{name}-{record.key[:12]}", ledger, record, data, example)
-        for record in records
-        if (name := structure(record))
+        candidate(name if names.count(name) == 1 else f"{name}-{record.key[:12]}", ledger, record, data, example)
+        for record, name in zip(records, names, strict=True)
     ]
 
 

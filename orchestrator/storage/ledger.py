@@ -160,7 +160,7 @@ class Ledger:
         return None if self.store.exists(f"rounds/{key}/record.json") else failure
 
     def write_experiment(self, name: str, seed: int, content: dict[str, Any]) -> None:
-        """Write the path of an experiment, for people and reports (see `orchestrator.report.paths`)."""
+        """Write the path of an experiment, for people and reports (see `orchestrator.report.path_records`)."""
         self.store.write(f"experiments/{name}.{seed}.json", seal(content))
 
     def _blob(self, record: Record, name: str) -> bytes:

@@ -17,7 +17,7 @@ from orchestrator.training.config import TrainingConfig
 from orchestrator.training.masked import Masked
 from orchestrator.training.moving_average import MovingAverage
 from orchestrator.training.state import check_model_tensors, check_state, take_model, take_state
-from orchestrator.training.step import Step
+from orchestrator.training.step import Step, Sums
 from orchestrator.work import EpochMetrics, Progress, Train
 
 TakeProgress = Callable[[], Progress | None]  # a checkpoint, on the first worker; None on the others
@@ -52,6 +52,11 @@ class Attempt:
     @cached_property
     def origin(self) -> str:
         return self.work.origin()
+
+    @cached_property
+    def sums(self) -> Sums:
+        """The two numbers in `totals`, to add to."""
+        return Sums(*self.totals.unbind())
 
     @property
     def outcome(self) -> nn.Module:

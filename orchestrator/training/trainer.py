@@ -268,7 +268,7 @@ class Trainer:
     def _train_step(self, attempt: Attempt, model: nn.Module, batch: Batch, number: int, seed: int) -> None:
         """Change the weights, and their average, by the gradients of a batch. `number` is counted over the round."""
         attempt.optimizer.zero_grad(set_to_none=True)
-        attempt.step.add_gradients(model, batch, attempt.teacher, attempt.totals, seed)
+        attempt.step.add_gradients(model, batch, attempt.teacher, attempt.sums, seed)
         collectives.average_gradients(model)
         attempt.masked.mask_gradients()
         if self.training.clip_norm is not None:
