@@ -16,14 +16,16 @@ from orchestrator.export.runtimes import Run
 class TargetFile:
     """A file that a target made of a network.
 
-    `bytes`: None if the target has no file of its own. `run`: what runs it; None: it only travels. `exact`: whether it
-    must say what the network says; otherwise its weights are rounded. `detail`: what is worth knowing of it.
+    `bytes`: None if the target has no file of its own. `run`: what runs it; None: it does not run here. `cycles`: of
+    one sample, where an estimate takes the place of a run. `exact`: whether it must say what the network says;
+    otherwise its weights are rounded. `detail`: what is worth knowing of it.
     """
 
     bytes: int | None
     run: Run | None
     exact: bool = True
     detail: str = ""
+    cycles: float | None = None
 
 
 class Target(Protocol):
