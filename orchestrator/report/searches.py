@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from statistics import mean, median
 
 from orchestrator.amc.agents import Random, Uniform
+from orchestrator.amc.latency import MAX_ERROR
 from orchestrator.amc.ratio_search import spearman
 from orchestrator.decode import Count, decode
 from orchestrator.formatting import duration, percent, shorten
@@ -259,6 +260,19 @@ def _paragraphs(found: Sequence[Searched]) -> list[str]:
         "fraction of every layer. Random draws as many candidates as the search's own agent asks for. A search that "
         "does not beat Random was not worth its cost.",
         worth,
+        *_latency_warning(found),
+    ]
+
+
+def _latency_warning(found: Iterable[Searched]) -> list[str]:
+    """Return a sentence about the least exact latency table, if it misses whole networks by more than MAX_ERROR."""
+    tables = [(each.record.search or {}).get("table") for each in found]
+    errors = [error for table in tables if isinstance(table, dict) and isinstance(error := table.get("error"), float)]
+    if max(errors, default=0.0) <= MAX_ERROR:
+        return []
+    return [
+        f"A latency table of these searches misses a whole network by {100 * max(errors):.0f} %: the milliseconds of "
+        "the budget are not those of the network. Measure what was found."
     ]
 
 

@@ -119,6 +119,14 @@ def test_the_figures_of_the_paper_stand_above_ours_where_the_network_is_the_pape
     assert published_section(other) == []
 
 
+@pytest.mark.parametrize(("error", "warned"), [(1.54, True), (0.2, False), (None, False)])
+def test_a_latency_table_that_misses_whole_networks_is_spoken_of(error, warned):
+    (section,) = section_of([dense("cem"), round_of("cem", 0.9, 0.93, table={"digest": "0", "error": error})])
+    said = [each for each in section.paragraphs if "misses a whole network by 154 %" in each]
+    assert len(said) == warned
+    assert len(section.paragraphs) == 2 + warned
+
+
 def test_the_ratios_are_drawn_by_layer_and_the_scores_by_generation():
     (section,) = section_of([dense("cem"), round_of("cem", 0.9, 0.93)])
     ratios, scores = section.pictures
