@@ -14,8 +14,9 @@ from report.synthetic import HOSTILE, TECHNIQUES, deployment, hostile_records, p
 from waiting import PATIENCE_S
 
 from orchestrator.errors import OrchestratorError
-from orchestrator.objective import ACCURACY, Objective
+from orchestrator.objective import Objective
 from orchestrator.report import comparisons, page
+from orchestrator.task import ACCURACY
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 FLAGS = [
