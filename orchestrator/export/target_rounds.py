@@ -23,6 +23,7 @@ from orchestrator.storage.ledger import Ledger
 from orchestrator.validate import one_of
 
 _COLUMNS = {"unstructured": "masks", "subnet": "OFA"}  # by what `structure` returns
+_ORDER = ("masks", "blocks", "2-of-4", "filters", "channels", "AMC", "OFA")
 
 
 def compare_rounds(
@@ -88,7 +89,7 @@ def recommended_of_each(records: Sequence[Record]) -> list[Record]:
     networks = [record for record in records if not _is_supernet(record)]
     columns = {record.experiment: column(record) for record in networks if record.round}
     found: dict[str, Record] = {}
-    for name in dict.fromkeys(columns.values()):
+    for name in sorted(set(columns.values()), key=lambda name: (*_ORDER, name).index(name)):
         alike = [record for record in networks if columns.get(record.experiment) == name]
         pruned = [record for record in recommended_rounds(alike) if record.round]
         pruned = pruned or [max(filter(_is_pruned, alike), key=lambda record: record.objective.gain(record.val))]

@@ -38,7 +38,7 @@ class View:
     @property
     def masks(self) -> Tensors | None:
         """Return the current masks by the name of their weight, or None if the structure has no masks."""
-        return self.structure.tensors() or None
+        return self.structure.current_masks()
 
     @cached_property
     def shapes(self) -> dict[str, tuple[int, ...]]:

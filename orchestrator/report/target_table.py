@@ -56,12 +56,13 @@ class TargetTable:
             return ["no such file"]
         if cell.reason:
             return [cell.short or "left out"]
-        found = [size(cell.bytes)] if cell.bytes is not None else []
-        gain = self.times_dense(cell)
-        times = f" ({gain:.2f}x)" if gain is not None and cell.network != self._dense_name else ""
+        gain = self.times_dense(cell) if cell.network != self._dense_name else None
+        times = "" if gain is None else f" ({gain:.2f}x)"
+        travels = cell.target == _TRAVELS
+        found = [f"{size(cell.bytes)}{times if travels else ''}"] if cell.bytes is not None else []
         if cell.cycles is not None:
             found.append(f"{cell.cycles:,.0f} cycles{times}")
-        elif cell.seconds is not None:
+        elif cell.seconds is not None and not travels:
             found.append(f"{milliseconds(cell.seconds)}{times}")
         return [*found, self.quantity.text(cell.value)] if cell.value is not None else found
 

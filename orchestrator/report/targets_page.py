@@ -65,9 +65,10 @@ def _page(table: TargetTable, picture: Picture | None, drawing: str) -> str:
 <p class="lead">Every network on every target, on {_text(processor())}.</p></header><main>
 {verdicts}
 <div class="wide" tabindex="0" role="region" aria-label="Targets and networks">{_table(table)}</div>
-<p class="note">In a cell: bytes of the file, time of one sample (times the dense network's speed), and
-{_text(table.quantity.name)} on the test set through the file. Times are the shortest of several calls, all networks
-of a target by turns in one process: compare them within a target only. Networks were chosen on validation data.</p>
+<p class="note">In a cell: bytes of the file, time or cycles of one sample, and {_text(table.quantity.name)} on the test
+set through the file. In brackets: how many times smaller or faster than the dense network. Times are the shortest of
+several calls, all networks of a target by turns in one process: compare them within a target only. Networks were chosen
+on validation data.</p>
 <div class="pictures">{figure}</div>{lists}</main></body></html>
 """
 
