@@ -50,7 +50,7 @@ def search_supernet(
 ) -> list[Record]:
     """Return the records of the networks that `search` finds in the supernet of a round, one for each budget.
 
-    `key`: the beginning of the key of its last phase. `data`: where the data lies, for data sets in files. `trust`:
+    `key`: the beginning of the key of its last phase. `data`: where the data is, for data sets in files. `trust`:
     functions and task classes of the user's that the rounds name and that may run here. Scores and records go to the
     ledger, as those of a path with the same search do: what is there already is not computed again.
 

@@ -30,6 +30,7 @@ from orchestrator.training.calibration import measured_again
 from orchestrator.training.divergence import check_epoch, check_start, check_step, check_test
 from orchestrator.training.evaluate import evaluate_structure
 from orchestrator.training.kept_networks import Networks
+from orchestrator.training.mean_gradients import mean_gradients
 from orchestrator.training.moving_average import MovingAverage
 from orchestrator.training.scoring import OnScore, Scorer
 from orchestrator.training.state import model_tensors, put_model, put_state, take_model, take_state
@@ -307,22 +308,8 @@ class Trainer:
             put_model(work.state.model, self.module)
         collectives.start_alike(self.module)
         work.structure.hold(self.module).mask_weights()
-        self.module.eval()
-        self.module.zero_grad(set_to_none=True)
-        count = torch.zeros((), device=self.device, dtype=torch.float64)
-        for _, batch in self._seeded_batches((work.seed, work.round, "gradients")):
-            for part in batch.parts(self.training.accumulate):
-                self._step.loss(self.module, part).backward()
-            counts = self._step.counts(batch)
-            count += batch.samples if counts is None else counts
-        share = 1 / collectives.sum_over_workers(count).clamp(min=1)
-        gradients = {}
-        for name, parameter in self.module.named_parameters():
-            gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
-            gradient = collectives.sum_over_workers(gradient.double()) * share
-            gradients[name] = gradient.to("cpu", parameter.dtype, copy=True).contiguous()
-        self.module.zero_grad(set_to_none=True)
-        return gradients
+        batches = self._seeded_batches((work.seed, work.round, "gradients"))
+        return mean_gradients(self.module, (batch for _, batch in batches), self._step, self.training.accumulate)
 
     def _seed(self, seed: int) -> None:
         seed_all(seed)
