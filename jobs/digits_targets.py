@@ -150,7 +150,7 @@ def job(flags: Flags) -> int:
 def measure(flags: Flags, name: str, experiments: Sequence[Experiment]) -> list[str]:
     """Print the table of one network and write its page."""
     from orchestrator.export.target_rounds import compare_rounds, recommended_of_each
-    from orchestrator.report.paths import path_records
+    from orchestrator.report import path_records
 
     ledger, names = Ledger(open_store(flags.storage)), {experiment.name for experiment in experiments}
     problems: list[str] = []
