@@ -1,4 +1,4 @@
-"""The command line: `orchestrator COMMAND ...`. What each command does stands in `orchestrator.commands`."""
+"""Run the command line, `orchestrator COMMAND ...`. Each command has a file in `orchestrator.commands`."""
 
 from __future__ import annotations
 

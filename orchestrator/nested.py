@@ -1,4 +1,4 @@
-"""Batches of any nesting: tensors in tuples, lists and dicts, beside values of other types, which stay as they are."""
+"""Handle batches of any nesting: tensors in tuples, lists and dicts. Values of other types stay as they are."""
 
 from __future__ import annotations
 

@@ -111,12 +111,12 @@ class Train:
 
     @property
     def round_key(self) -> str:
-        """Key of the round that the work belongs to."""
+        """Return the key of the round that the work belongs to."""
         return self.key
 
     @property
     def training(self) -> Train:
-        """The epochs to train."""
+        """Return the work with the epochs to train."""
         return self
 
     def origin(self) -> str:
@@ -168,7 +168,7 @@ class Snapshot:
 
     @property
     def training(self) -> Train:
-        """The epochs to train."""
+        """Return the work with the epochs to train."""
         return self.replay
 
     def split(self) -> tuple[Snapshot, Any]:
@@ -199,7 +199,7 @@ class Gradients:
 
     @property
     def training(self) -> None:
-        """No epochs are trained."""
+        """Return None: no epochs are trained."""
 
     def split(self) -> tuple[Gradients, Any]:
         """Return this work without its tensors, and the tensors, which travel apart from it on a cluster."""
@@ -229,7 +229,7 @@ class Evaluate:
 
     @property
     def name(self) -> str:
-        """The name of the scores' file: a digest of the candidates, whose digests hold the settings."""
+        """Return the name of the scores' file: a digest of the candidates, whose digests hold the settings."""
         digests = sorted(candidate.digest for candidate in self.generation.candidates)
         return hashlib.sha256("".join(digests).encode()).hexdigest()[:24]
 
@@ -239,7 +239,7 @@ class Evaluate:
 
     @property
     def training(self) -> None:
-        """No epochs of a round are trained."""
+        """Return None: no epochs of a round are trained."""
 
     def split(self) -> tuple[Evaluate, Any]:
         """Return this work without its tensors, and the tensors, which travel apart from it on a cluster."""
@@ -310,7 +310,7 @@ class Trained:
 
     @property
     def val(self) -> Mapping[str, float]:
-        """The final network's metrics on validation data."""
+        """Return the final network's metrics on validation data."""
         if self.history:
             return self.history[-1].val
         assert self.start_val is not None  # a trainer measures what it does not train

@@ -36,7 +36,7 @@ LAYERS = (
     ("data", "experiment"),
     ("models", "search"),
     ("training",),
-    ("rehearsal", "model_check", "token_check"),
+    ("rehearsal", "model_check", "values_check"),
     ("problem",),
     ("rounds",),
     ("train_work", "next_structure", "supernet_plan", "plan"),

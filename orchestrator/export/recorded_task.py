@@ -1,4 +1,4 @@
-"""The task of a round, built again from its record: a built-in one, or a class of the user's that may run here."""
+"""Build the task of a round from its record: a built-in one, or a class of the user's that may run here."""
 
 from __future__ import annotations
 

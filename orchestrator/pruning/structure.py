@@ -1,4 +1,4 @@
-"""What is left of the dense network: all of it, some of its weights, or some of its channels."""
+"""Define what is left of the dense network: all of it, some of its weights, or some of its channels."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from orchestrator.validate import one_of
 
 @runtime_checkable
 class Structure(Protocol):
-    """What is left of the dense network.
+    """Describe what is left of the dense network.
 
     The methods below describe the whole network. A structure is a frozen dataclass that derives from this class and
     overrides what differs.
@@ -29,12 +29,12 @@ class Structure(Protocol):
 
     @property
     def channels(self) -> Kept:
-        """The channel configuration. Networks of equal ones have tensors of equal shapes; {} is that of the dense."""
+        """Return the channel configuration, {} for all. Networks with equal ones have tensors of equal shapes."""
         return {}
 
     @property
     def network(self) -> object:
-        """What `build` makes follows from it: equal values have modules of one kind, with tensors of equal shapes."""
+        """Return a value by which modules are kept: those built for equal values are alike, with equal shapes."""
         return self.channels
 
     def apply(self, state: TrainState, base: Structure) -> TrainState:

@@ -22,6 +22,7 @@ from orchestrator.record import Record
 from orchestrator.report.comparison import CONFIDENCE, RESAMPLES, Comparison, Difference
 from orchestrator.report.exported import ExportedSection
 from orchestrator.report.pictures import COLOURS, Picture
+from orchestrator.report.pictures.style import join_units
 from orchestrator.report.published import SOURCE, PublishedPoint, PublishedResult
 from orchestrator.report.summary import Quantity, Row
 from orchestrator.report.tables import SortableTable, TextTable, medians_table, pairs_table, rounds_table
@@ -29,7 +30,7 @@ from orchestrator.report.tables import SortableTable, TextTable, medians_table, 
 MAX_OPEN_TABLES = 2  # of experiments, which are visible without a click
 EXPORT_STATEMENT = re.compile(r"export\s*\{([^{}]*)\}\s*;?")
 FILTERS = (
-    formatting.compression, formatting.duration, formatting.milliseconds, formatting.shorten, formatting.size,
+    formatting.compression, formatting.duration, formatting.milliseconds, plain, formatting.size,
 )  # fmt: skip
 
 
@@ -196,11 +197,15 @@ def render(values: Mapping[str, Any]) -> str:
     """Return the page for the template's `values`. Raises OrchestratorError if a package is missing."""
     with extra(None, "the report page"):
         from jinja2 import Environment, PackageLoader, StrictUndefined
-        from markupsafe import Markup
+        from markupsafe import Markup, escape
 
     def one_line(value: Any) -> Any:
-        """Put text on one line: names come from storage, where other programs may have written."""
-        return plain(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+        """Put text on one line: names come from storage, where other programs may have written. Join units."""
+        return join_units(plain(value)) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+    def shortened(name: str, max_length: int) -> Markup:
+        """Shorten a name, and leave its spaces as they are: readers copy names."""
+        return escape(shorten(name, max_length))
 
     environment = Environment(
         loader=PackageLoader("orchestrator.report", "."),
@@ -211,7 +216,7 @@ def render(values: Mapping[str, Any]) -> str:
         finalize=one_line,
     )
     environment.filters.update({function.__name__: function for function in FILTERS})
-    environment.filters["markup"] = Markup
+    environment.filters |= {"markup": Markup, "shorten": shortened}
     script = _datatables_script() + "\n" + _read_part("page.js")
     constants = {
         "colours": COLOURS,

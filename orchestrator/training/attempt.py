@@ -27,7 +27,10 @@ _TOTALS = 2  # sum and count of the losses of an epoch, which each worker has of
 
 @dataclass
 class Attempt:
-    """`totals` (2,): the sum and the count of the losses in the epoch under way; `begun`: its steps that are done."""
+    """Hold one attempt at a round.
+
+    `totals` (2,): the sum and the count of the losses in the epoch under way; `begun`: its steps that are done.
+    """
 
     work: Train
     module: nn.Module
@@ -57,7 +60,7 @@ class Attempt:
 
     @property
     def outcome(self) -> nn.Module:
-        """The network that is evaluated: the averaged one, where the training has one."""
+        """Return the network that is evaluated: the averaged one, where the training has one."""
         return self.average.module if self.average else self.module
 
     def statistics(self) -> list[Tensor]:

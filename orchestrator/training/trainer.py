@@ -19,8 +19,6 @@ from orchestrator.data.batches import Batch, Batches, Split
 from orchestrator.data.dataset import Data
 from orchestrator.errors import ConfigError, DamagedError
 from orchestrator.experiment import Experiment
-from orchestrator.models.constants import DRAWN_AGAIN, check_constants
-from orchestrator.models.start_weights import load_start_weights
 from orchestrator.processor import processor
 from orchestrator.pruning.structure import Dense, Structure
 from orchestrator.randomness import derive, seed_all
@@ -342,16 +340,9 @@ class Trainer:
         return average
 
     def _initial(self, work: Train) -> TrainState:
-        """Return the dense round's initialisation, start weights included, or a random one for another round."""
-        purpose = ("model",) if work.round == 0 else ("reinitialisation", work.round)
-        fresh = self.networks.built(derive(work.seed, *purpose), work.structure)
-        if work.round == 0:
-            load_start_weights(fresh, self._experiment, self.networks.arguments)
-        if work.constants:
-            again = self.networks.built(derive(work.seed, *DRAWN_AGAIN), work.structure)
-            load_start_weights(again, self._experiment, self.networks.arguments)
-            check_constants(fresh, again, work.constants, self._experiment.model)
-        return take_state(fresh, self.training.optimizer.build(fresh))
+        """Return the state of a round that starts from no other: its initial weights, and no optimizer state yet."""
+        module = self.networks.initial(work.seed, work.round, work.structure, work.constants)
+        return take_state(module, self.training.optimizer.build(module))
 
     def _gradients(self, work: Gradients) -> Tensors:
         """Return {name: dL/dw} of the mean training loss over an epoch's batches, with running statistics fixed."""
