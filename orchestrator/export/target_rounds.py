@@ -53,7 +53,7 @@ def compare_rounds(
     with contextlib.ExitStack() as stack:
         candidates = side_by_side(ledger, shown, test_set.data, test_set.task)
         originals = [stack.enter_context(Original.of(candidate, test_set)) for candidate in candidates]
-        cells = compare_on(targets, originals, lambda cell: print(cell_line(cell), flush=True))
+        cells = compare_on(targets, originals, lambda cell: print(cell_line(cell), flush=True), folder)
     print_cells(cells, test_set.objective)
     if folder is not None:
         for path in (save_cells(folder, cells), save_targets_page(folder, cells, test_set.objective)):
