@@ -1,7 +1,7 @@
 """How many channels each layer keeps, searched for on 1,797 real handwritten digits: AMC by four agents, two rivals.
 
     python jobs/digits_amc.py                               # five seeds of seven ways to a tenth of the multiplications
-    python jobs/digits_amc.py --smoke --storage /tmp/look   # a few candidates, two short rounds of each
+    python jobs/digits_amc.py --smoke --storage /tmp/look   # a few candidates of one agent and its rivals
     ray job submit --working-dir . -- python jobs/digits_amc.py --storage s3://bucket/digits
 
 Needs the extra `channels`. Every agent may ask for as many candidates as the others, has the same finalists rule, and
@@ -16,7 +16,8 @@ from orchestrator.amc.agents import AgentSettings, Cem, Evolution
 from orchestrator.amc.amc_selection import Amc
 from orchestrator.amc.ddpg import Ddpg
 from orchestrator.amc.sensitivity import Sensitivity
-from orchestrator.distributed.job import main
+from orchestrator.distributed.flags import Flags, parse_flags
+from orchestrator.distributed.job import run_experiments
 from orchestrator.experiment import Experiment
 from orchestrator.pruning import Channels, OneShot
 from orchestrator.schedules import StepDecay
@@ -52,6 +53,9 @@ EXPERIMENTS = [
     replace(BASE, name=f"digits_amc-{name}", selection=selection) for name, selection in {**SEARCHES, **RIVALS}.items()
 ]
 EXPERIMENTS.append(replace(BASE, name="digits_amc-without", selection=Channels(unit="macs", round_to=1)))
+# Both are found by one search; each further agent would start processes of its own.
+SMOKE = [each for each in EXPERIMENTS if each.name in ("digits_amc-cem", "digits_amc-random")]
 
 if __name__ == "__main__":
-    sys.exit(main(EXPERIMENTS))
+    flags = parse_flags(Flags, __doc__, EXPERIMENTS[0])
+    sys.exit(run_experiments(SMOKE if flags.smoke else EXPERIMENTS, flags))

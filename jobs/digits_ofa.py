@@ -9,9 +9,12 @@ Needs the extra `onnx`. Round 0 trains the largest network; progressive shrinkin
 four rounds; a round for each budget holds the network that the search found, as it is in the supernet.
 """
 
+from __future__ import annotations
+
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from orchestrator import export
 from orchestrator.distributed.flags import Flags, parse_flags, run_job
@@ -23,15 +26,14 @@ from orchestrator.ofa.evolution import SubnetEvolution
 from orchestrator.ofa.front_search import FrontSearch
 from orchestrator.ofa.phases import Phase, Phases
 from orchestrator.ofa.stage import Largest
-from orchestrator.ofa.truth import judged, predictors_judged
-from orchestrator.problem import load_problem
 from orchestrator.randomness import derive
 from orchestrator.schedules import Cosine
-from orchestrator.storage.ledger import Ledger
 from orchestrator.storage.opening import open_store
-from orchestrator.supernet_search import measure_all
 from orchestrator.training.config import TrainingConfig
 from orchestrator.training.optimizer import SGD
+
+if TYPE_CHECKING:  # imported where they are used, because they import torch, for which --help does not wait
+    from orchestrator.storage.ledger import Ledger
 
 # Progressive shrinking in the paper's order: 280 epochs of sub-networks, after 60 of the largest network.
 PHASES = (
@@ -68,6 +70,8 @@ class OfaFlags(Flags):
 
 def job(flags: OfaFlags) -> int:
     """Train and search the supernet, then export the networks found beside the largest one."""
+    from orchestrator.storage.ledger import Ledger
+
     experiment = flags.applied(EXPERIMENT)
     experiment = experiment.shortened() if flags.smoke else experiment
     records = run(experiment, flags, make_console())
@@ -82,6 +86,10 @@ def job(flags: OfaFlags) -> int:
 
 def judge(ledger: Ledger, experiment: Experiment, key: str) -> None:
     """Measure every network of the supernet, and print how far the search is from the best of all."""
+    from orchestrator.ofa.truth import judged, predictors_judged
+    from orchestrator.problem import load_problem
+    from orchestrator.supernet_search import measure_all
+
     supernet = load_problem(experiment)[0].supernet
     search = experiment.phases.search if experiment.phases else None
     assert search is not None

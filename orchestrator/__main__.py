@@ -1,4 +1,4 @@
-"""The command line: `orchestrator COMMAND ...`. What each command does stands in `orchestrator.commands`."""
+"""Run the command line, `orchestrator COMMAND ...`. Each command has a file in `orchestrator.commands`."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from orchestrator.commands.search_supernet_networks import search
 from orchestrator.commands.show_status import status
 from orchestrator.commands.verify_storage import verify
 from orchestrator.commands.write_report import report
+from orchestrator.distributed.flags import repeats_explained
 from orchestrator.errors import OrchestratorError
 from orchestrator.formatting import plain
 from orchestrator.validate import did_you_mean
@@ -37,6 +38,10 @@ COMMANDS: dict[str, Callable[..., int] | dict[str, Callable[..., int]]] = {
     "dataset": {"pack": pack},
     "ofa": {"search": search},
 }
+DESCRIPTION = """Make trained networks small: run experiments, look at their storage, export their networks.
+
+orchestrator COMMAND --help shows the flags of a command, and orchestrator --version the version.
+"""
 GROUPS = {
     "dataset": "Pack a folder of images for training from a bucket.",
     "ofa": "Find the best network for each budget in a trained supernet.",
@@ -62,13 +67,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise SystemExit(2)
     if arguments[:1] == ["run"]:
         check_flags(arguments[1:])
+    # The second word after a flag may be the storage, unless the storage came first.
+    flags_last = len(arguments) > 1 and not arguments[1].startswith("-")
     try:
-        code: int = _app(arguments[:1]).cli(
-            prog="orchestrator",
-            description="Make trained networks small: run experiments, look at their storage, export their networks.",
-            args=arguments,
-            config=(tyro.conf.FlagCreatePairsOff,),
-        )
+        with repeats_explained(arguments if flags_last else []):
+            code: int = _app(arguments[:1]).cli(
+                prog="orchestrator",
+                description=DESCRIPTION,
+                args=arguments,
+                config=(tyro.conf.FlagCreatePairsOff,),
+            )
         sys.stdout.flush()  # here, where a closed pipe can be caught
         return code
     except OrchestratorError as error:

@@ -1,4 +1,4 @@
-"""Turn JSON from storage into values of known types: whatever a file holds, it is what its reader expects or an error.
+"""Turn JSON from storage into values of known types: a file holds what its reader expects, or is an error.
 
 A type is a hint: str, int, float, bool, None, Any, Literal, `X | Y`, dict[str, T], list[T], tuple[T, ...],
 tuple[A, B], a dataclass, or Annotated[T, Rule(...)]. True is not a number, and NaN, infinity and numbers beyond
@@ -166,7 +166,7 @@ def _either(kinds: tuple[Any, ...]) -> Decoder:
                 return decoder(value)
             except DecodeError:
                 continue
-        return last(value)  # whose error is told
+        return last(value)  # whose error is raised
 
     return decoded
 
@@ -215,7 +215,7 @@ def _fixed(kinds: tuple[Any, ...]) -> Decoder:
 
 
 def _mapping(key: Decoder | None, item: Decoder) -> Decoder:
-    """`key`: None for any text, which every key of JSON is."""
+    """Decode an object of JSON. `key`: None for any text, which every key of JSON is."""
 
     def decoded(value: Any) -> Any:
         if type(value) is not dict:

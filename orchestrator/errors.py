@@ -1,4 +1,4 @@
-"""Errors that are the user's to mend: each message states the rule, the value received and the way out.
+"""Define the errors that users can mend: each message states the rule, the value received and the way out.
 
 The jobs and the command line print such an error as one sentence and exit with 1; any other exception is a
 fault of ours and keeps its traceback.
@@ -50,7 +50,7 @@ _FULL_CODES = ("quotaexceeded", "storagefull", "insufficientstorage", "507")  # 
 
 
 def is_full(error: BaseException | None) -> bool:
-    """Whether `error`, or what caused it, is a disk without space or a quota that is used up."""
+    """Return whether `error`, or its cause, is a full disk or a quota that is used up."""
     while error is not None:
         if isinstance(error, OSError) and error.errno in _FULL:
             return True

@@ -1,4 +1,4 @@
-"""Experiments that `orchestrator run NAME` knows: small ones, on data that a required package holds."""
+"""Define the experiments that `orchestrator run NAME` knows: small ones, on data of a required package."""
 
 from __future__ import annotations
 

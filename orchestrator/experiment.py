@@ -1,4 +1,4 @@
-"""The experiment: a frozen value that decides the result, validated when built, and the keys that follow from it."""
+"""Define the experiment: a frozen value that decides the result, checked when it is made, and its keys."""
 
 from __future__ import annotations
 
@@ -140,7 +140,7 @@ class Experiment:
 
     @property
     def phases(self) -> Phases | None:
-        """The path, if it makes a supernet of the dense network instead of pruning it."""
+        """Return the path, if it makes a supernet of the dense network instead of pruning it."""
         return self.path if isinstance(self.path, Phases) else None
 
     def _check_phases(self, phases: Phases) -> None:
@@ -164,11 +164,11 @@ class Experiment:
         return self.training.epochs if self.dense_epochs is None else self.dense_epochs
 
     def replicates(self) -> list[Experiment]:
-        """One experiment for each of `seeds`; without them, this one."""
+        """Return one experiment for each of `seeds`; without them, this one."""
         return [dataclasses.replace(self, seed=seed, seeds=()) for seed in self.seeds] or [self]
 
     def densities(self) -> tuple[float, ...]:
-        """Density of every round; round 0 is dense."""
+        """Return the density of every round; round 0 is dense."""
         return (1.0, *self.path.densities())
 
     def shortened(self, *, batch_size: int | None = None, data_options: Mapping[str, Any] | None = None) -> Experiment:
@@ -210,7 +210,7 @@ def _check_json(name: str, value: Any) -> None:
 
 @dataclass(frozen=True)
 class Problem:
-    """What is known of model and data before training.
+    """Hold what is known of model and data before training.
 
     `prunable` maps each prunable weight tensor to its shape, in parameter order, and `unpruned` every other weight
     tensor to its number of weights. The identities are hashes of the model's structure and constants, and of the
@@ -233,12 +233,12 @@ class Problem:
 
     @property
     def sizes(self) -> dict[str, int]:
-        """How many weights each prunable tensor has."""
+        """Return how many weights each prunable tensor has."""
         return {name: math.prod(shape) for name, shape in self.prunable.items()}
 
 
 def round_settings(experiment: Experiment, problem: Problem) -> list[dict[str, Any]]:
-    """Everything that decides each round's result, without the parent (see `round_keys`).
+    """Return everything that decides each round's result, without the parent (see `round_keys`).
 
     The dense round leaves out what only later rounds read, so every technique and criterion shares one dense run.
     """
@@ -283,7 +283,7 @@ def _settings_of_phases(phases: Phases) -> list[dict[str, Any]]:
 
 
 def round_keys(settings: list[dict[str, Any]]) -> list[str]:
-    """One key a round: sha256 over its settings and its parent's key, hence over the whole chain before it."""
+    """Return one key a round: sha256 over its settings and its parent's key, hence over all rounds before it."""
     keys: list[str] = []
     for setting in settings:
         parent = keys[-1] if keys else None

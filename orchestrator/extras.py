@@ -1,4 +1,4 @@
-"""Imported packages that may be missing: one sentence for every feature whose packages are not installed."""
+"""Import packages that may be missing: one sentence for every feature whose packages are not installed."""
 
 from __future__ import annotations
 

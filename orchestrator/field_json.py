@@ -41,7 +41,7 @@ def from_json(kind: type, value: Mapping[str, Any]) -> Any:
     """Return the dataclass of class `kind` that `as_json` wrote as `value`; lists become tuples.
 
     A field that holds a dataclass gets it by its annotation: one of the classes that it names, or a subclass. Raises
-    whatever the class raises for these fields.
+    any error of the class for these fields.
     """
     hints = _hints(kind)
     left_out = {field.name for field in dataclasses.fields(kind) if not field.init} | {"type"}

@@ -1,4 +1,4 @@
-"""Masks that lie on the layers of a module, in an attribute that no state dict holds and that copies take along.
+"""Keep masks on the layers of a module, in an attribute that no state dict holds and that copies take along.
 
 The masks say what is removed. Zeros alone could not: a layer may begin at zero, and removed weights are not zero any
 more once other weights are loaded, as weight rewinding does.

@@ -31,5 +31,5 @@ class LazyModule:
 
 
 def lazy(name: str) -> Any:
-    """Return what stands for the module `name`."""
+    """Return an object that imports the module `name` when it is first used."""
     return LazyModule(name)

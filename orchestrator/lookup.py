@@ -29,15 +29,16 @@ def lookup(spec: str, builtin: Mapping[str, T], what: str) -> T:
             way_out = f": {guess}" if guess else ""
             raise ConfigError(f'{what} must be one of {names}, or "package.module:function", got {spec!r}{way_out}')
         return builtin[spec]
-    found = find(spec, what)
+    found = find(spec, what, callable)
     if not callable(found):
         raise ConfigError(f"{what} {spec!r} must name a function, got a {type(found).__name__}")
     return cast(T, found)
 
 
-def find(spec: str, what: str) -> object:
+def find(spec: str, what: str, meant: Callable[[object], bool]) -> object:
     """Import and return the object `spec`, "package.module:name".
 
+    `meant`: which values of the module a mistyped name may have meant.
     Modules are also searched in the current directory, because a script in a subfolder is run from the user's project.
     Raises ConfigError for a module that cannot be imported, with the line of the user's code that failed, and for a
     missing attribute.
@@ -48,7 +49,11 @@ def find(spec: str, what: str) -> object:
     module = imported(module_name, f"{what} {spec!r}")
     if not hasattr(module, attribute):
         file = getattr(module, "__file__", None) or "built in"
-        raise ConfigError(f"{what} {spec!r}: {attribute!r} does not exist in module {module_name} ({file})")
+        guess = did_you_mean(attribute, [name for name, value in vars(module).items() if meant(value)])
+        raise ConfigError(
+            f"{what} {spec!r}: {attribute!r} does not exist in module {module_name} ({file})"
+            + (f": {guess}" if guess else "")
+        )
     found: object = getattr(module, attribute)
     return found
 

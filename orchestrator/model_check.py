@@ -19,7 +19,8 @@ from orchestrator.training.distillation import Distillation
 from orchestrator.training.evaluate import update, value_of
 from orchestrator.user_code import ERRORS, called, described
 
-_MEAN = 1e-4  # relative: a loss that two equal samples leave as it is of one is a mean
+_COPIES = 4  # of one sample, whose loss must be larger: some losses are a mean from three samples on
+_ROUNDING = 1e-4  # relative
 
 
 def check_model(
@@ -123,17 +124,17 @@ def _is_count(count: object) -> bool:
 
 
 def _check_sum(model: nn.Module, task: Task, one: tuple[Any, Any]) -> None:
-    """Raise ConfigError if the loss of one sample twice is that of it once, so that it is a mean."""
+    """Raise ConfigError if the loss of several copies of a sample is not larger than that of one: it is a mean."""
     try:
         once = task.loss(model_call(model, one[0]), one[1]).item()
-        inputs, targets = concatenated([one, one])
-        twice = task.loss(model_call(model, inputs), targets).item()
+        inputs, targets = concatenated([one] * _COPIES)
+        several = task.loss(model_call(model, inputs), targets).item()
     except ERRORS:  # a model that takes no single sample is not one whose loss is a mean
         return
-    if once != 0 and abs(twice - once) <= _MEAN * abs(once):
+    if once != 0 and abs(several) <= (1 + _ROUNDING) * abs(once):
         raise ConfigError(
-            f"{type(task).__name__}.loss() must be summed over the batch, got {twice:.6g} for a sample twice and "
-            f'{once:.6g} for it once, which is a mean: use reduction="sum"'
+            f"{type(task).__name__}.loss() must be summed over the batch, got {several:.6g} for {_COPIES} copies of a "
+            f'sample and {once:.6g} for one, which is not a sum: use reduction="sum"'
         )
 
 
@@ -150,7 +151,7 @@ def _check_metrics(task: Task, outputs: Any, targets: Any) -> None:
 
 
 def _check_training(model: nn.Module, task: Task, inputs: Any, targets: Any, samples: int) -> None:
-    """One step's forward and backward: raises ConfigError for what would fail on the workers, minutes later."""
+    """Compute one step forward and backward. Raise ConfigError if it fails, as it would later on the workers."""
     name = type(model).__name__
     try:
         with own_randomness():

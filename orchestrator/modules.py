@@ -1,4 +1,4 @@
-"""Modules of any user's: give their tensors memory of their own, copy them, call them, and read their outputs."""
+"""Handle any user's modules: give their tensors own memory, copy them, call them, and read their outputs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LOGITS = ("logits", "out")  # names of the logits in outputs that hold more: tra
 
 
 def own_memory(module: nn.Module) -> nn.Module:
-    """`module`, in place, with a contiguous copy in the place of every expanded parameter or buffer.
+    """Replace every expanded parameter or buffer of `module` by a contiguous copy, and return `module`.
 
     The elements of an expanded tensor share memory, so that no value can be written to it.
     Raises ConfigError for one that views another tensor of the module: the copy would no longer follow it.
@@ -39,7 +39,7 @@ def own_memory(module: nn.Module) -> nn.Module:
 
 
 def copy_module(module: nn.Module, error: type[OrchestratorError] = ConfigError) -> nn.Module:
-    """A deep copy of `module`. Weights that hooks compute, as weight_norm's, are copied as they are now.
+    """Return a deep copy of `module`. Weights that hooks compute, as weight_norm's, are copied as they are now.
 
     Raises `error` for a module that Python cannot copy.
     """

@@ -29,14 +29,19 @@ def named_experiments(spec: str, what: str = "the experiment") -> Experiment | S
         own = f"write {spec}.py, which is here" if os.path.isfile(f"{spec}.py") else ""
         way_out = own or did_you_mean(spec, EXAMPLES) or 'write your own as "module:NAME" or "folder/script.py:NAME"'
         raise ConfigError(f"{what} must be one of {', '.join(EXAMPLES)}, or your own, got {spec!r}: {way_out}")
-    found = find(f"{place}:{name or _only_name(place, spec, what)}", what)
-    if isinstance(found, Experiment):
-        return found
-    if isinstance(found, list | tuple) and found and all(isinstance(each, Experiment) for each in found):
-        return list(found)
-    raise ConfigError(
-        f"{what} must name an Experiment or a list of them, and {spec!r} is of type {type(found).__name__}"
-    )
+    found = find(f"{place}:{name or _only_name(place, spec, what)}", what, lambda value: bool(_listed(value)))
+    if not (experiments := _listed(found)):
+        raise ConfigError(
+            f"{what} must name an Experiment or a list of them, and {spec!r} is of type {type(found).__name__}"
+        )
+    return experiments[0] if isinstance(found, Experiment) else experiments
+
+
+def _listed(value: object) -> list[Experiment]:
+    """Return the experiments that a value of a script stands for, which are none for any other value."""
+    if isinstance(value, list | tuple) and all(isinstance(each, Experiment) for each in value):
+        return list(value)
+    return [value] if isinstance(value, Experiment) else []
 
 
 def _importable(file: str, what: str) -> str:

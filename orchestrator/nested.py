@@ -1,4 +1,4 @@
-"""Batches of any nesting: tensors in tuples, lists and dicts, beside values of other types, which stay as they are."""
+"""Handle batches of any nesting: tensors in tuples, lists and dicts. Values of other types stay as they are."""
 
 from __future__ import annotations
 
@@ -82,7 +82,10 @@ def moved(value: Any, device: torch.device) -> Any:
 
 def number_of_samples(value: Any) -> int:
     """Return the length of the first dimension of the first tensor that has one; 0 without such a tensor."""
-    return next((len(tensor) for _, tensor in tensors_of(value) if tensor.dim()), 0)
+    if isinstance(value, Tensor):
+        return value.shape[0] if value.dim() else 0
+    parts = value.values() if isinstance(value, Mapping) else value if isinstance(value, tuple | list) else ()
+    return next((samples for part in parts if (samples := number_of_samples(part))), 0)
 
 
 @dataclass(frozen=True)

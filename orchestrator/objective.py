@@ -1,4 +1,4 @@
-"""The metric that decides: how its values are compared, and how they are written."""
+"""Define the metric that decides: how its values are compared, and how they are written."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Objective:
         return self.limits[0] if self.fraction and self.higher_is_better else NO_GAIN
 
     def is_better(self, value: float, than: float) -> bool:
-        """Whether `value` is better than the other value; NaN is not better than anything."""
+        """Return whether `value` is better than the other value; NaN is never better."""
         return self.gain(value) > self.gain(than)
 
     def text(self, value: float) -> str:

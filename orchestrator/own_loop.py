@@ -43,8 +43,8 @@ def prune(
     """Set the weights that matter least, over all layers of `module` together, to zero in place; return `module`.
 
     Exactly round(density * N) of the N prunable weights stay. `density` is counted against the dense module: 0.5 and
-    then 0.25 keep a quarter. What an earlier call removed stays removed, whatever its value is now. As with
-    `torch.nn.utils.prune` the module itself changes; its parameters keep their names. Call `hold` to train it.
+    then 0.25 keep a quarter. Weights that an earlier call removed stay removed, even if they have changed since. As
+    with `torch.nn.utils.prune` the module itself changes; its parameters keep their names. Call `hold` to train it.
 
     A module that is loaded from a file comes without masks. By magnitude, the density that it was pruned to finds the
     same weights again, because zeros go first.
@@ -121,7 +121,7 @@ class Hold:
 
     @property
     def density(self) -> float:
-        """Fraction of the prunable weights that is kept."""
+        """Return the fraction of the prunable weights that is kept."""
         masks = combined_masks(self._module)
         return sum(map(count_true, masks.values())) / sum(weight.numel() for weight in masks)
 
@@ -197,7 +197,7 @@ def _leave_zeros_as_masks(module: nn.Module) -> None:
 
 
 def _weights(module: nn.Module, kinds: Sequence[Kind], exclude: Sequence[str]) -> dict[str, nn.Parameter]:
-    """Return the prunable weights. Raise ConfigError if there are none."""
+    """Return the prunable weights. Raise ConfigError if the module has none."""
     weights = prunable_weights(module, exclude, kinds)
     if not weights:
         raise ConfigError(

@@ -30,15 +30,15 @@ from orchestrator.randomness import derive
 from orchestrator.rehearsal import rehearse
 from orchestrator.task import objective_of
 from orchestrator.techniques import LearningRateRewinding
-from orchestrator.token_check import check_tokens
 from orchestrator.training.config import TrainingConfig
 from orchestrator.user_code import called
+from orchestrator.values_check import check_values
 
 logger = logging.getLogger(__name__)
 
 
 def load_problem(experiment: Experiment, data_root: str | None = None, workers: int = 1) -> tuple[Problem, Data]:
-    """What the keys of `experiment` need to know, and its data. `workers`: the most that share a batch.
+    """Return what the keys of `experiment` need to know, and its data. `workers`: the maximum that share a batch.
 
     Raises ConfigError or DataError for a model that does not fit the data, an unknown name, a layout that is not
     what was expected, a batch larger than the training set, an exclusion that matches nothing, or a function of the
@@ -61,7 +61,7 @@ def load_problem(experiment: Experiment, data_root: str | None = None, workers: 
         distillation=experiment.distillation,
         channels_last=experiment.training.channels_last,
     )
-    check_tokens(model, data, experiment.task)
+    check_values(model, data, experiment.task)
     weights = prunable_weights(model, experiment.exclude, experiment.kinds)
     if not weights:
         raise ConfigError(
@@ -121,8 +121,7 @@ def _supernet(experiment: Experiment, data: Data) -> Elastic | None:
     """Return the supernet that the path trains, if it does; building the model has checked the data's arguments."""
     if not experiment.phases:
         return None
-    space, arguments = find_space(experiment.model.removeprefix(OFA)), data.model_arguments
-    return Elastic(space, arguments["num_classes"], tuple(arguments["input_shape"]))
+    return Elastic.of(find_space(experiment.model.removeprefix(OFA)), data.model_arguments)
 
 
 def _warn_of_unpruned(
@@ -151,7 +150,7 @@ def _warn_of_low_rate(experiment: Experiment) -> None:
 
 
 def _identity(model: nn.Module, constants: Mapping[str, str]) -> str:
-    """Hash of the layers, their settings, and their tensors' shapes and constants.
+    """Return a hash of the layers, their settings, and their tensors' shapes and constants.
 
     The model's code may move, not change.
     """

@@ -1,4 +1,4 @@
-"""The processor of this machine, by which measured times are told apart."""
+"""Name the processor of this machine: times measured on different ones are not compared."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Derive seeds from what they are for, and use them without a trace: the process's own generators stay as they were."""
+"""Derive seeds from their purpose, and use them without changing the process's own generators."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def derive(*parts: int | str) -> int:
 
 @contextmanager
 def own_randomness() -> Iterator[None]:
-    """Whatever is drawn or seeded inside leaves the CPU generators of torch, random and numpy untouched."""
+    """Restore the CPU generators of torch, random and numpy after the block, which may draw and seed."""
     states = torch.default_generator.get_state(), random.getstate(), np.random.get_state()
     try:
         yield

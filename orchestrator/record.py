@@ -1,15 +1,20 @@
-"""The record of a finished round: what it holds, and the checks of one that is read from storage."""
+"""Define the record of a finished round, and check one that is read from storage."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
+import orchestrator
 from orchestrator.decode import Count, Rule, decode, format_of, parse
 from orchestrator.errors import DamagedError
 from orchestrator.objective import Objective
 from orchestrator.sealed import seal, without_seal
+
+if TYPE_CHECKING:
+    from torch import nn
 
 FORMAT = 2  # of keys, records and blobs: raised whenever the same settings would give other bits
 MODEL, OPTIMIZER = "model.safetensors", "optimizer.safetensors"
@@ -74,48 +79,52 @@ class Record:
     format: Count = FORMAT
 
     def file(self, name: str) -> str:
-        """Where the blob `name` lies: `rounds/<key>/model-<16 digits of its sha256>.safetensors`."""
+        """Return the path of the blob `name`: `rounds/<key>/model-<16 digits of its sha256>.safetensors`."""
         stem, dot, suffix = name.partition(".")
         return f"rounds/{self.key}/{stem}-{self.blobs[name].sha256[:16]}{dot}{suffix}"
 
     @property
     def val(self) -> float:
-        """The objective on validation data."""
+        """Return the objective on validation data."""
         return self.metrics[f"val_{self.objective.name}"]
 
     @property
     def test(self) -> float:
-        """The objective on test data; it is reported, and never used to choose."""
+        """Return the objective on test data; it is reported, and never used to choose."""
         return self.metrics[f"test_{self.objective.name}"]
 
     @property
     def kept_channels(self) -> dict[str, Any]:
-        """The configuration of the channels that are left; {} of a round that removed none."""
+        """Return the configuration of the channels that are left; {} if the round removed no channel."""
         kept: dict[str, Any] = (self.channels or {}).get("kept", {})
         return kept
 
     @property
     def weights(self) -> int:
-        """Weights of the dense network, prunable or not (see `unpruned_weights` for what is not a weight)."""
+        """Return the number of weights of the dense network, prunable or not (see `unpruned_weights`)."""
         return self.prunable + sum(size for _, size in self.unpruned.values())
 
     @property
     def weights_kept(self) -> int:
-        """How many of `weights` this round keeps."""
+        """Return how many of `weights` this round keeps."""
         return self.kept + sum(kept for kept, _ in self.unpruned.values())
 
     @property
     def compression(self) -> float:
-        """All weights over kept ones, prunable or not. Some selections keep more than `density` asks for."""
+        """Return all weights over kept ones, prunable or not. Some selections keep more than `density` asks for."""
         return self.weights / self.weights_kept
 
     @property
     def model_bytes(self) -> int:
-        """Size of the committed model."""
+        """Return the size of the committed model."""
         return self.blobs[MODEL].bytes
 
+    def load_module(self, storage: str, *, data: str | None = None, trust: Iterable[str] = ()) -> nn.Module:
+        """Return the network of this round, which lies in `storage`, as `orchestrator.load` does."""
+        return orchestrator.load(storage, self.key, data=data, trust=trust)
+
     def to_json(self) -> bytes:
-        """As stored: with the sha256 of everything else in it as its last field."""
+        """Return the record as it is stored: its last field is the sha256 of all others."""
         return seal(asdict(self))
 
     @staticmethod

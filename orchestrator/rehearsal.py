@@ -16,6 +16,8 @@ from torch import Tensor, nn
 
 from orchestrator.errors import ConfigError, DamagedError
 from orchestrator.experiment import Experiment
+from orchestrator.field_json import type_name
+from orchestrator.models.spec import names_known_code
 from orchestrator.modules import copy_module
 from orchestrator.pruning.channels.graph import ChannelGraph
 from orchestrator.pruning.criteria import Criterion, needs_gradients, resolve_criterion, score
@@ -54,8 +56,8 @@ def rehearse(experiment: Experiment, model: nn.Module, prunable: Shapes, channel
 
 
 def is_ours(value: object) -> bool:
-    """Return whether the class of `value` belongs to this package."""
-    return type(value).__module__.startswith("orchestrator.")
+    """Return whether the class of `value` belongs to this package, by the one rule for all names."""
+    return names_known_code(type_name(type(value)))
 
 
 def _rehearse_path(path: Path) -> tuple[float, ...]:

@@ -30,15 +30,15 @@ class Round(Protocol):
 
     @property
     def structure(self) -> Structure:
-        """What its network has left of the dense one. Raises DamagedError."""
+        """Return what its network has left of the dense one. Raises DamagedError."""
 
     @property
     def val(self) -> float:
-        """The objective on validation data after the last epoch."""
+        """Return the objective on validation data after the last epoch."""
 
     @property
     def workers(self) -> int:
-        """How many workers trained it."""
+        """Return how many workers trained it."""
 
     def state(self) -> TrainState:
         """Return the final state; its dictionaries may be changed."""
@@ -96,7 +96,7 @@ class NewRound:
 
     @property
     def _max_bytes(self) -> int:
-        """The size that a snapshot may have; the record that would say so may not be there yet."""
+        """Return the maximum size of a snapshot, as the record, which may not exist yet, would give it."""
         state = self.answer.state
         return sum(tensor.nbytes for part in (state.model, state.optimizer) for tensor in part.values()) + JSON_BYTES
 
@@ -200,6 +200,12 @@ class Rounds:
             self._finished[key] = StoredRound(key, self.ledger, self.problem)
         return self._finished.get(key)
 
+    def finished(self, index: int) -> Round:
+        """Return a round that was committed or added before: every one below `next_index`."""
+        found = self[index]
+        assert found is not None
+        return found
+
     def first_unfinished(self) -> int | None:
         """Return the number of the first round that is not finished, or None."""
         return next((index for index in range(len(self.keys)) if self[index] is None), None)
@@ -244,7 +250,7 @@ class Rounds:
             self._searches.pop(key, None)
 
     def _is_cut_after(self, count: int, floor: Floor | None) -> bool:
-        """Whether the newest of the first `count` rounds, as many as the floor's patience, are all below it."""
+        """Return whether the newest of the first `count` rounds, as many as the floor's patience, are below it."""
         if floor is None or count < floor.patience:
             return False
         finished = [self[index] for index in (0, *range(count - floor.patience, count))]

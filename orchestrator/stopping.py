@@ -1,4 +1,4 @@
-"""When a path is small enough: the value of the objective that it must keep."""
+"""Decide when a path is small enough: by the value of the objective that it must keep."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _ROUNDING = 1e-9  # more than a difference or a quotient may be off, less than o
 
 @dataclass(frozen=True)
 class Floor:
-    """What a round's validation objective must not be worse than: a fixed `target`, or `drop` worse than dense.
+    """Set the worst validation objective that a path accepts: a fixed `target`, or `drop` worse than dense.
 
     Both are in the objective's own unit, not in per cent. A path is cut when its newest `patience` rounds are
     all worse. Raises ConfigError unless exactly one of the first two is given, drop is 0 or more and patience 1 or
@@ -44,7 +44,7 @@ class Floor:
                 finite(f"floor.{name}", value, minimum=0)  # an error rate may be above 1
 
     def cuts(self, dense: float, values: Sequence[float], objective: Objective) -> bool:
-        """Whether a path goes no further that began with `dense` and whose newest rounds reached `values`."""
+        """Return whether a path ends here that began with `dense` and whose newest rounds reached `values`."""
         newest = values[-self.patience :]
         return len(newest) == self.patience and all(self.margin(value, dense, objective) < 0 for value in newest)
 

@@ -54,8 +54,8 @@ def search_supernet(
     functions and task classes of the user's that the rounds name and that may run here. Scores and records go to the
     ledger, as those of a path with the same search do: what is there already is not computed again.
 
-    Raises ConfigError for a round that is no whole supernet and for a budget that no network meets, DataError for other
-    data than the supernet was trained on.
+    Raises ConfigError for a round that is not a whole supernet and for a budget that no network meets, DataError for
+    other data than the supernet was trained on.
     """
     records = _chain(ledger, find_round(ledger.records([]), key))
     driver, trainer = _begun(ledger, records, search, data, trust)

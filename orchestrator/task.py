@@ -1,4 +1,4 @@
-"""What a network is for: its loss, its metrics, and the one metric that decides."""
+"""Define what a network is for: its loss, its metrics, and the one metric that decides."""
 
 from __future__ import annotations
 

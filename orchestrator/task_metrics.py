@@ -1,4 +1,4 @@
-"""Metrics of the built-in tasks. They have the methods of torchmetrics.Metric that are needed here, and import faster.
+"""Define the metrics of the built-in tasks: with torchmetrics' methods that are needed here, and a faster import.
 
 Sums are kept in float64 and added up over the workers when the value is asked for, so that each sample counts once.
 """

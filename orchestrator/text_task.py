@@ -1,4 +1,4 @@
-"""A task of one's own as an example: transcripts, measured by edit distance to what the model decodes by itself."""
+"""Show a task of one's own as an example: transcripts, measured by edit distance to those that the model decodes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Everything that training changes, as tensors by name."""
+"""Hold everything that training changes, as tensors by name."""
 
 from __future__ import annotations
 

@@ -95,7 +95,8 @@ def did_you_mean(value: object, choices: Iterable[str]) -> str:
     """Return `did you mean 'epochs'?` for the choice that is nearest to a mistyped `value`, or an empty text."""
     choices = tuple(choices)
     near = difflib.get_close_matches(str(value).lower(), {choice.lower(): None for choice in choices}, n=1)
-    return next((f"did you mean {choice!r}?" for choice in choices if [choice.lower()] == near), "")
+    same = [choice for choice in choices if [choice.lower()] == near]  # several only if capital letters differ
+    return next((f"did you mean {choice!r}?" for choice in difflib.get_close_matches(str(value), same, 1, 0.0)), "")
 
 
 def tuple_of(

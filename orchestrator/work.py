@@ -19,6 +19,7 @@ from typing import Any, TypeAlias
 from torch import Tensor
 
 from orchestrator.ofa.phases import Phase
+from orchestrator.ofa.spaces import Space
 from orchestrator.pruning.candidate import Generation, Scores, Scoring
 from orchestrator.pruning.structure import Structure
 from orchestrator.schedules import Schedule
@@ -82,8 +83,8 @@ class Train:
     network, whose tensors `start` holds. `keep`: epochs of the dense run after which the answer must hold a snapshot.
     `constants`: digests of tensors that the dense network must begin with (see `constants_of`). `teacher`: the dense
     round's final model, where that teaches. `proof`: what the search that found the structure says of itself.
-    `phase`: of a round that trains a supernet. `calibration`: the key of a supernet and a number of training samples,
-    which batch norm is measured on before the round begins.
+    `phase`: that of a round that trains a supernet, and the space of its networks. `calibration`: the key of a supernet
+    and a number of training samples, which batch norm is measured on before the round begins.
     """
 
     key: str
@@ -103,17 +104,17 @@ class Train:
     constants: Mapping[str, str] = field(default_factory=dict)
     teacher: TrainState | None = None
     proof: Mapping[str, Any] | None = None
-    phase: Phase | None = None
+    phase: tuple[Phase, Space] | None = None
     calibration: tuple[str, int] | None = None
 
     @property
     def round_key(self) -> str:
-        """Key of the round that the work belongs to."""
+        """Return the key of the round that the work belongs to."""
         return self.key
 
     @property
     def training(self) -> Train:
-        """The epochs to train."""
+        """Return the work with the epochs to train."""
         return self
 
     def origin(self) -> str:
@@ -165,7 +166,7 @@ class Snapshot:
 
     @property
     def training(self) -> Train:
-        """The epochs to train."""
+        """Return the work with the epochs to train."""
         return self.replay
 
     def split(self) -> tuple[Snapshot, Any]:
@@ -196,7 +197,7 @@ class Gradients:
 
     @property
     def training(self) -> None:
-        """No epochs are trained."""
+        """Return None: no epochs are trained."""
 
     def split(self) -> tuple[Gradients, Any]:
         """Return this work without its tensors, and the tensors, which travel apart from it on a cluster."""
@@ -226,7 +227,7 @@ class Evaluate:
 
     @property
     def name(self) -> str:
-        """The name of the scores' file: a digest of the candidates, whose digests hold the settings."""
+        """Return the name of the scores' file: a digest of the candidates, whose digests hold the settings."""
         digests = sorted(candidate.digest for candidate in self.generation.candidates)
         return hashlib.sha256("".join(digests).encode()).hexdigest()[:24]
 
@@ -236,7 +237,7 @@ class Evaluate:
 
     @property
     def training(self) -> None:
-        """No epochs of a round are trained."""
+        """Return None: no epochs of a round are trained."""
 
     def split(self) -> tuple[Evaluate, Any]:
         """Return this work without its tensors, and the tensors, which travel apart from it on a cluster."""
@@ -277,7 +278,7 @@ class EpochMetrics:
     val: Mapping[str, float]
 
     def numbers(self) -> dict[str, float]:
-        """Return all of them by name, as a record and a log have them: val_loss, val_accuracy, ..."""
+        """Return all of them by name, as a record and a log have them: val_loss, val_perplexity, ..."""
         val = {f"val_{name}": value for name, value in self.val.items()}
         return {"epoch": self.epoch, "lr": self.lr, "train_loss": self.train_loss, **val}
 
@@ -305,7 +306,7 @@ class Trained:
 
     @property
     def val(self) -> Mapping[str, float]:
-        """The final network's metrics on validation data."""
+        """Return the final network's metrics on validation data."""
         if self.history:
             return self.history[-1].val
         assert self.start_val is not None  # a trainer measures what it does not train

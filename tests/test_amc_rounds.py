@@ -27,6 +27,7 @@ from orchestrator.experiment import Experiment, round_keys, round_settings
 from orchestrator.problem import load_problem
 from orchestrator.pruning import AtMost, Explicit
 from orchestrator.pruning.macs import count_macs
+from orchestrator.pruning.structure import Dense
 from orchestrator.record import Record
 from orchestrator.schedules import Constant
 from orchestrator.storage.claims import Claims
@@ -229,7 +230,7 @@ def test_a_search_reads_no_test_data(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert evaluated > 2
     monkeypatch.setattr(Guarded, "closed", True)
     with pytest.raises(Exception, match="test data were read"):
-        trainer.evaluate(trainer.module, "test")
+        trainer.evaluate(Dense(), trainer.module, "test")
 
 
 # Keys and errors.

@@ -11,7 +11,8 @@ import pytest
 import torch
 from waiting import PATIENCE_S
 
-from orchestrator.__main__ import main
+import orchestrator
+from orchestrator.__main__ import COMMANDS, main
 from orchestrator.objective import ACCURACY
 from orchestrator.record import MODEL, OPTIMIZER, Record
 from orchestrator.storage.claims import Claims
@@ -346,6 +347,14 @@ def test_wrong_usage_exits_with_2(capsys, args):
     assert "help" in err
 
 
+def test_help_lists_every_command_and_the_version(capsys):
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    shown = capsys.readouterr().out
+    assert "orchestrator --version" in shown
+    assert all(f"• {command} " in shown for command in COMMANDS)
+
+
 @pytest.mark.parametrize("command", ["status", "verify", "clean", "report", "export"])
 def test_help_shows_an_example(capsys, command):
     with pytest.raises(SystemExit) as caught:
@@ -406,6 +415,25 @@ def test_a_command_loads_only_what_it_needs(folder, tmp_path, args, without):
     out, err = process.communicate(timeout=PATIENCE_S)
     assert err == "" or "--epochs" in args
     assert out.splitlines()[-1] == "LOADED"
+
+
+HELP = """
+import runpy, sys
+for script in sys.argv[1:]:
+    sys.argv = [script, "--help"]
+    try:
+        runpy.run_path(script, run_name="__main__")
+    except SystemExit as stop:
+        code = stop.code
+    print("LOADED", script, code, *sorted({"torch", "ray", "matplotlib", "sklearn", "pandas"} & sys.modules.keys()))
+"""
+
+
+def test_help_of_a_job_does_not_wait_for_torch():
+    jobs = sorted(map(str, (Path(orchestrator.__file__).parents[1] / "jobs").glob("*.py")))
+    out, err = python("-c", HELP, *jobs).communicate(timeout=PATIENCE_S)
+    assert err == ""
+    assert [line for line in out.splitlines() if line.startswith("LOADED")] == [f"LOADED {job} 0" for job in jobs]
 
 
 def test_the_same_on_s3(folder, s3_uri, capsys):

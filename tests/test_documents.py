@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
+import itertools
 import os
 import re
 import runpy
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ import torch
 from waiting import PATIENCE_S
 
 import orchestrator
-from orchestrator.__main__ import main
+from orchestrator.__main__ import COMMANDS, main
 from orchestrator.data.small_images import write_small_images
 from orchestrator.distributed import flags, job
 from orchestrator.driver import Driver
@@ -35,6 +37,7 @@ PROJECT = Path(orchestrator.__file__).parents[1]
 DOCUMENTS = sorted(
     [
         PROJECT / "README.md",
+        PROJECT / ".github" / "CONTRIBUTING.md",
         *(file for top in ("jobs", "k8s", "orchestrator", "tests") for file in PROJECT.glob(f"{top}/**/README.md")),
     ]
 )
@@ -159,39 +162,107 @@ def test_the_two_lines_of_the_algorithm_train_a_path() -> None:
     assert [record.round for record in driver.records()] == list(range(len(tiny.EXPERIMENT.densities())))
 
 
-# Commands: lines that begin with a program, in indented or fenced blocks.
+# Commands: lines that begin with a program, and code in a sentence.
 
-PROGRAMS = (".venv/bin/orchestrator ", ".venv/bin/python jobs/", ".venv/bin/ray job submit ", "make ")
+PROGRAMS = (".venv/bin/orchestrator ", ".venv/bin/python ", ".venv/bin/ray job submit ", "make ")
 
 
 def commands(document: Path) -> list[str]:
-    """Return the commands of a document, without comments and what follows in a pipe or a loop."""
+    """Return the commands of a document that have a line of their own, without comments, pipes and loops."""
     lines = [line for line in document.read_text(encoding="utf-8").splitlines() if line.startswith("    ")]
     texts = [re.sub(r"^(for .*; do )", "", line.strip()) for line in lines]
     return [re.split(r" #|;| \| ", t)[0].replace("$seed", "0").strip() for t in texts if t.startswith(PROGRAMS)]
 
 
-COMMANDS = sorted(
+def code(document: Path) -> set[str]:
+    """Return the code that stands in the sentences and tables of a document."""
+    text = re.sub(r"^```.*?^```", "", document.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+    return {" ".join(found.split()) for found in re.findall(r"`([^`]+)`", text)}
+
+
+LINES = sorted(
     {(document.relative_to(PROJECT).as_posix(), text) for document in DOCUMENTS for text in commands(document)}
+)
+SENTENCES = sorted(
+    {
+        text
+        for document in DOCUMENTS
+        for text in code(document)
+        if re.match(r"(\.venv/bin/)?(orchestrator|make) \w", text)
+    }
 )
 
 
-@pytest.mark.parametrize("text", sorted({text for _, text in COMMANDS}))
-def test_a_command_is_one_that_its_program_takes(
-    text: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+@pytest.mark.parametrize("text", sorted({text for _, text in LINES}))
+def test_a_command_is_one_that_its_program_takes(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     words = shlex.split(text)
     if words[0] == "make":
-        targets = set(re.findall(r"^([\w.-]+(?: [\w.-]+)*):", (PROJECT / "Makefile").read_text(), flags=re.MULTILINE))
-        assert {word for word in words[1:] if "=" not in word} <= targets | {".venv/.installed"}
+        assert set(words[1:]) <= make_targets()
     elif words[0].endswith("orchestrator"):
-        flags_are_known(words[1:], capsys)
+        assert taken(words[1:], monkeypatch)
+    elif words[1:3] == ["-m", "pytest"]:
+        assert pytest_finds(words[3:])
     else:
         submitted = words[0].endswith("ray")
         script = words.index("python") + 1 if submitted else 1
         if submitted:
             assert set(words[3 : script - 1]) <= {"--working-dir", ".", "--", "--address", "http://127.0.0.1:8265"}
         assert started(words[script], words[script + 1 :], monkeypatch)
+
+
+def make_targets() -> set[str]:
+    """Return what the Makefile makes."""
+    lines = re.findall(r"^([\w./-]+):(?!=)", (PROJECT / "Makefile").read_text(encoding="utf-8"), flags=re.MULTILINE)
+    return set(lines) - {".PHONY"}
+
+
+def taken(words: list[str], monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Return whether the command line comes to the beginning of a command, where it stops, with these arguments."""
+    reached: list[object] = []
+
+    def stopping(command: Callable[..., int]) -> Callable[..., int]:
+        @functools.wraps(command)
+        def stop_here(*arguments: object, **named: object) -> int:
+            reached.append((arguments, named))
+            return 0
+
+        return stop_here
+
+    for name, command in COMMANDS.items():
+        inner = {each: stopping(one) for each, one in command.items()} if isinstance(command, dict) else None
+        monkeypatch.setitem(COMMANDS, name, inner or stopping(command))  # type: ignore[arg-type]
+    return main(words) == 0 and len(reached) == 1
+
+
+def pytest_finds(words: list[str]) -> bool:
+    """Return whether the files of a pytest command hold what -k and -m choose."""
+    named = [PROJECT / word for word in words if word.startswith("tests/")]
+    files = [file for place in named for file in ([place] if place.is_file() else place.rglob("test_*.py"))]
+    chosen = [after for flag, after in itertools.pairwise(words) if flag in ("-k", "-m")]
+    texts = [file.read_text(encoding="utf-8") for file in files]
+    return bool(texts) and all(any(word in text for text in texts) for word in chosen)
+
+
+@pytest.mark.parametrize("text", SENTENCES)
+def test_a_command_in_a_sentence_has_flags_that_its_program_knows(
+    text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    program, *words = shlex.split(text)
+    if program == "make":
+        assert set(words) <= make_targets()
+    else:
+        flags_are_known(words, capsys)
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda document: document.relative_to(PROJECT).as_posix())
+def test_a_file_that_is_named_is_there(document: Path) -> None:
+    """It is named from the project's folder, or it lies somewhere in the document's folder or among the tests."""
+    lines = [line for line in document.read_text(encoding="utf-8").splitlines() if line.startswith("    ")]
+    words = {word for text in [*code(document), *lines] for word in text.split()}
+    places = r"(?:jobs|tests|k8s|orchestrator|\.ci|\.github)/[\w./-]*\w/?|[\w-]+\.(?:py|yaml|png)"
+    named = {word for word in words if re.fullmatch(places, word) and not word.startswith("my_")}
+    folders = (document.parent, PROJECT / "tests")
+    assert not {w for w in named if not ((PROJECT / w).exists() or any(next(f.rglob(w), None) for f in folders))}
 
 
 def flags_are_known(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
@@ -245,7 +316,8 @@ def test_every_job_and_every_format_is_in_its_table() -> None:
 
 
 def test_every_document_is_read_and_commands_are_found() -> None:
-    assert {"README.md", "jobs/README.md", "k8s/README.md"} <= {document for document, _ in COMMANDS}
+    assert {"README.md", "jobs/README.md", "k8s/README.md"} <= {document for document, _ in LINES}
+    assert SENTENCES
     assert len(BLOCKS) >= 10
 
 

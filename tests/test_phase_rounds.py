@@ -155,7 +155,7 @@ def test_a_phase_of_the_largest_network_without_a_teacher_is_plain_training_to_t
     _, trainer = begun(ELASTIC, whole[0])
     work = whole[1][1]
     phase = Phase(1, 0.05, largest=ONE, teacher="none")
-    elastic = trainer.do(dataclasses.replace(work, phase=phase, teacher=None))
+    elastic = trainer.do(dataclasses.replace(work, phase=(phase, find_space("small")), teacher=None))
     start = TrainState(tensors(whole[0], records(whole[0])[0]))
     plain = trainer.do(dataclasses.replace(work, phase=None, teacher=None, structure=Dense(), start=start))
     for name, tensor in plain.state.model.items():

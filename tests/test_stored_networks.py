@@ -38,6 +38,14 @@ def test_a_round_is_a_module_with_its_weights(storage: tuple[str, list[Record]])
         assert all(torch.isfinite(tensor).all() for tensor in tensors.values())
 
 
+def test_a_record_loads_its_own_network(storage: tuple[str, list[Record]]) -> None:
+    place, records = storage
+    mine = model_tensors(records[1].load_module(place, trust=TRUST))
+    named = model_tensors(orchestrator.load(place, records[1].key, trust=TRUST))
+    assert mine.keys() == named.keys()
+    assert all(torch.equal(mine[name], named[name]) for name in mine)
+
+
 @pytest.mark.parametrize(
     ("key", "trust", "message"),
     [

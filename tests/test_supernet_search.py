@@ -17,6 +17,7 @@ from orchestrator.errors import ConfigError
 from orchestrator.ofa.phases import Phases
 from orchestrator.ofa.spaces import Space, find_space
 from orchestrator.problem import load_problem
+from orchestrator.pruning.structure import Dense
 from orchestrator.storage.claims import Claims
 from orchestrator.storage.ledger import Ledger
 from orchestrator.storage.opening import open_store
@@ -105,7 +106,7 @@ def test_what_was_found_is_exported(runs, found, tmp_path):
     driver, trainer = begun(ELASTIC, Path(runs[0].store.uri))
     stored = driver._rounds[4].state().model
     assert all(torch.equal(tensor, stored[name]) for name, tensor in network.state_dict().items())
-    assert trainer.evaluate(network, "test")["accuracy"] == record.test
+    assert trainer.evaluate(Dense(), network, "test")["accuracy"] == record.test
 
 
 def test_what_was_found_is_pruned_further(runs, found):

@@ -202,6 +202,11 @@ def fails(*_: Any) -> Any:
     raise RuntimeError("of the user")
 
 
+def mean_from_three_samples_on(self: Own, outputs: Tensor, targets: Tensor) -> Tensor:
+    squares = outputs.square()
+    return squares.mean() if len(outputs) > 2 else squares.sum()
+
+
 def with_task(name: str, value: Any) -> Experiment:
     return dataclasses.replace(any_task.EXPERIMENTS["regression"], task=Own().made(name, value))
 
@@ -224,7 +229,12 @@ def with_task(name: str, value: Any) -> Experiment:
             lambda self, outputs, targets: (outputs * math.nan).sum(),
             "must be finite on the first samples, got nan",
         ),
-        ("loss", lambda self, outputs, targets: outputs.square().mean(), "must be summed over the batch, .* is a mean"),
+        ("loss", lambda self, outputs, targets: outputs.square().mean(), "must be summed over the batch, .* not a sum"),
+        (
+            "loss",
+            mean_from_three_samples_on,
+            "must be summed over the batch, .* for 4 copies of a sample and .* for one",
+        ),
         ("loss", fails, r"Changed.loss\(\), called with \(outputs, targets\), failed: RuntimeError: of the user"),
         (
             "count",

@@ -15,7 +15,9 @@ from orchestrator.storage.opening import open_store
 
 FILES = {
     "file": "no folder",
-    "mine_of_usage.py": "from orchestrator.examples import DIGITS as EXPERIMENT\nNUMBER = 3\n",
+    "mine_of_usage.py": "from orchestrator import Experiment\n"
+    "from orchestrator.examples import DIGITS as EXPERIMENT\nNUMBER = 3\n",
+    "nets_of_usage.py": "small_nets = ()\n\ndef small_net():\n    ...\n",
     "broken_of_usage.py": "x = (\n",
     "empty_of_usage.py": "",
 }
@@ -67,7 +69,11 @@ USAGE = [
     ("run digit", 1, "must be one of digits, or your own, got 'digit': did you mean 'digits'?"),
     ("run mine_of_usage", 1, "got 'mine_of_usage': write mine_of_usage.py, which is here"),
     ("run yours", 1, 'write your own as "module:NAME" or "folder/script.py:NAME"'),
-    ("run mine_of_usage:EXPERIMEN", 1, "'EXPERIMEN' does not exist in module mine_of_usage"),
+    (
+        "run mine_of_usage:EXPERIMEN",
+        1,
+        "'EXPERIMEN' does not exist in module mine_of_usage .*did you mean 'EXPERIMENT'?",
+    ),
     (
         "run mine_of_usage:NUMBER",
         1,
@@ -98,7 +104,15 @@ USAGE = [
     ("run digits --set model=resnet9", 1, "model must be one of .*, got 'resnet9': did you mean 'resnet8'?"),
     ("run digits --set model=torchvision:resnet5", 1, "torchvision has no classifier 'resnet5': did you mean resnet50"),
     ("run digits --set model=torchvison:resnet18", 1, "cannot import torchvison .*: did you mean 'torchvision:'?"),
-    ("run digits --set model=mine_of_usage:net", 1, "'net' does not exist in module mine_of_usage"),
+    ("run digits --set model=mine_of_usage:net", 1, "'net' does not exist in module mine_of_usage \\(.*py\\)$"),
+    ("run digits --set model=nets_of_usage:small_ent", 1, "'small_ent' .* did you mean 'small_net'?"),
+    (
+        "run digits --set seed=1 training.epochs=5",
+        2,
+        "takes one value, got 2: write --set seed=1 --set training.epochs=5",
+    ),
+    ("export runs --out page --trust a:b c:d", 2, "--trust takes one value, got 2: write --trust a:b --trust c:d"),
+    ("report --experiment digits runs", 2, "Missing from orchestrator report: --out DIR(?!.*takes one value)"),
     ("run digits --set model_options.widht=8", 1, "'widht'\\): it takes num_classes, input_shape, width"),
     ("run digits --set data=digit", 1, "data must be one of .*, got 'digit': did you mean 'digits'?"),
     (

@@ -13,22 +13,27 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from statistics import NormalDist
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-import torch
-from torch import Tensor, nn
 
 from orchestrator.amc.agents import Agent, random_draw, without_repeats
 from orchestrator.amc.bounds import Budget, Sizes
 from orchestrator.amc.features import FEATURES, Features
 from orchestrator.errors import ConfigError
+from orchestrator.lazy import lazy
 from orchestrator.randomness import derive, one_thread, own_randomness, seed_all
 from orchestrator.validate import finite, fraction, whole
 
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+else:
+    torch, nn = lazy("torch"), lazy("torch.nn")
+
 BASELINE = 0.95  # how much of the mean of earlier rewards an episode leaves
-Policy = Callable[[Tensor], Tensor]  # states (n, 11) to actions (n, 1) in (0, 1)
-Value = Callable[[Tensor, Tensor], Tensor]  # states (n, 11) and actions (n, 1) to values (n, 1)
+Policy = Callable[["Tensor"], "Tensor"]  # states (n, 11) to actions (n, 1) in (0, 1)
+Value = Callable[["Tensor", "Tensor"], "Tensor"]  # states (n, 11) and actions (n, 1) to values (n, 1)
 
 
 @dataclass(frozen=True)
@@ -106,16 +111,6 @@ def targets(batch: Transitions, baseline: float, discount: float, policy: Policy
     return batch.rewards - baseline + discount * (1 - batch.last) * following
 
 
-class _Critic(nn.Module):
-    def __init__(self, hidden: int) -> None:
-        super().__init__()
-        self.layers = _perceptron(FEATURES + 1, hidden)
-
-    def forward(self, states: Tensor, actions: Tensor) -> Tensor:
-        values: Tensor = self.layers(torch.cat([states, actions], 1))
-        return values
-
-
 class DdpgAgent:
     """Ask with the policy that all episodes told so far have formed; learn episode by episode."""
 
@@ -128,7 +123,7 @@ class DdpgAgent:
         with own_randomness():
             seed_all(derive(seed, "ddpg", "networks"))
             self._actor = nn.Sequential(*_perceptron(FEATURES, settings.hidden), nn.Sigmoid())
-            self._critic = _Critic(settings.hidden)
+            self._critic = _perceptron(FEATURES + 1, settings.hidden)
         self._target_actor, self._target_critic = copy.deepcopy((self._actor, self._critic))
         self._actor_optimizer = torch.optim.Adam(self._actor.parameters(), settings.actor_rate)
         self._critic_optimizer = torch.optim.Adam(self._critic.parameters(), settings.critic_rate)
@@ -173,9 +168,11 @@ class DdpgAgent:
         settings = self._settings
         batch = self._replay.draw(settings.batch, self._generator)
         with torch.no_grad():
-            wanted = targets(batch, self._baseline, settings.discount, self._target_actor, self._target_critic)
-        _step(self._critic_optimizer, nn.functional.mse_loss(self._critic(batch.states, batch.actions), wanted))
-        _step(self._actor_optimizer, -self._critic(batch.states, self._actor(batch.states)).mean())
+            value = _value(self._target_critic)
+            wanted = targets(batch, self._baseline, settings.discount, self._target_actor, value)
+        value = _value(self._critic)
+        _step(self._critic_optimizer, nn.functional.mse_loss(value(batch.states, batch.actions), wanted))
+        _step(self._actor_optimizer, -value(batch.states, self._actor(batch.states)).mean())
         pairs = ((self._target_actor, self._actor), (self._target_critic, self._critic))
         with torch.no_grad():
             for target, source in chain(*(zip(t.parameters(), s.parameters(), strict=True) for t, s in pairs)):
@@ -194,6 +191,10 @@ def _perceptron(inputs: int, hidden: int) -> nn.Sequential:
     return nn.Sequential(
         nn.Linear(inputs, hidden), nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU(), nn.Linear(hidden, 1)
     )
+
+
+def _value(critic: nn.Sequential) -> Value:
+    return lambda states, actions: critic(torch.cat([states, actions], 1))
 
 
 def _step(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:

@@ -17,7 +17,7 @@ def targets(
         tyro.conf.Positional[tuple[str, ...]],
         tyro.conf.arg(
             metavar="KEY ...",
-            help="Beginnings of rounds' keys. Default: the recommended round of each structure.",
+            help="Beginnings of rounds' keys. Default: the recommended round of masks, blocks, channels, AMC, ...",
         ),
     ] = (),
     on: Annotated[
@@ -27,7 +27,7 @@ def targets(
         ),
     ] = None,
     report: Annotated[
-        Path | None, tyro.conf.arg(metavar="DIR", help="Folder for targets.html and targets.json.")
+        Path | None, tyro.conf.arg(metavar="DIR", help="Folder for targets.html, .png and .json.")
     ] = None,
     data: DataPlace = None,
     trust: Trusted = (),

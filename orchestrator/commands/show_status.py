@@ -48,7 +48,7 @@ def status(
         raise no_rounds(ledger)
     code = print_problems(problems)
     if follow:
-        from orchestrator.report.follow import follow_storage
+        from orchestrator.report.status import follow_storage
 
         for line in follow_storage(ledger, FOLLOW_SECONDS):
             print(line, flush=True)
@@ -57,8 +57,7 @@ def status(
 
 def _show(ledger: Ledger, records: list[Record], problems: list[str], *, waits: bool) -> None:
     """Print the tables and what is under way. Raises StorageError if there is neither, unless the caller `waits`."""
-    from orchestrator.report import print_status
-    from orchestrator.report.under_way import lines, next_rounds
+    from orchestrator.report.status import next_rounds, print_status, under_way
     from orchestrator.storage.experiments import read_experiments
     from orchestrator.storage.score_files import search_lines
 
@@ -70,7 +69,7 @@ def _show(ledger: Ledger, records: list[Record], problems: list[str], *, waits: 
     if len(experiments) > 1:
         keys = {key for experiment in experiments for key in experiment.keys}
         print(f"{len(experiments)} paths with {len(keys)} distinct rounds, {len(keys & finished)} of them finished")
-    for line in lines(next_rounds(ledger.store, experiments, finished), failures):
+    for line in under_way(next_rounds(ledger.store, experiments, finished), failures):
         print(plain(line))
     for line in search_lines(ledger.store, records, problems):
         print(plain(line))

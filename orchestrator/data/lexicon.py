@@ -1,4 +1,4 @@
-"""Words and how they are spoken, from CMUdict: sequences of two different lengths, padded batch by batch."""
+"""Load words and their pronunciations from CMUdict: sequences of two different lengths, padded by batch."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from orchestrator.errors import DataError
 from orchestrator.extras import extra
 from orchestrator.validate import whole
 
-PAD, END = 0, 1  # ids that are no phone; PAD is no letter either
+PAD, END = 0, 1  # ids that are not phones; PAD is not a letter either
 LETTERS = tuple("'abcdefghijklmnopqrstuvwxyz")
 PHONES = (
     *("AA", "AE", "AH", "AO", "AW", "AY", "EH", "ER", "EY", "IH", "IY", "OW", "OY", "UH", "UW"),

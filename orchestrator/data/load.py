@@ -144,7 +144,7 @@ def _take(samples: Samples, indices: list[int]) -> Samples:
 
 
 def _identity(data: Data, spec: str, example: tuple[Any, Any]) -> str:
-    """sha256 of the tensors that samples are made of; where `__getitem__` decides, also of `spec` and a few samples."""
+    """Return a sha256 of the samples' tensors; of other data sets one of `spec`, lengths and a few samples."""
     done = [describe(part) for part in (data.prepare, data.collate, data.check)]
     shapes = [(name, tuple(tensor.shape), str(tensor.dtype)) for name, tensor in tensors_of(example)]
     digest = hashlib.sha256(repr((describe(data.model_arguments), done, shapes)).encode())

@@ -7,7 +7,7 @@
 
 Rows are in a fixed shuffled order that spreads every class evenly, so that any range of rows is a fair sample.
 Other programs read the Parquet files, and ignore names that begin with "_". We read images at the offsets of the
-index. They are uncompressed, so that a file never takes more memory than it has bytes, whatever its header claims.
+index. They are uncompressed, so that a file never takes more memory than it has bytes, even if its header claims more.
 """
 
 from __future__ import annotations

@@ -130,7 +130,7 @@ def stated_labels(samples: object) -> Tensor | None:
 
 
 def are_labels(labels: Tensor) -> bool:
-    """Whether `labels` are whole numbers, or True and False, of shape (n,)."""
+    """Return whether `labels` are whole numbers, or True and False, of shape (n,)."""
     return labels.dim() == 1 and not labels.is_floating_point() and not labels.is_complex()
 
 

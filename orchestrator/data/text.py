@@ -1,4 +1,4 @@
-"""Text as data for a character language model: each sequence of characters, and the characters that come next."""
+"""Load text as data for a character language model: sequences of characters, and the characters that come next."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def python_manual() -> str:
     first: dict[str, str] = {}
     for name in sorted(topics):
         for paragraph in topics[name].split("\n\n"):
-            first.setdefault(" ".join(paragraph.split()), paragraph)  # whatever its indentation
+            first.setdefault(" ".join(paragraph.split()), paragraph)  # in any indentation
     return "\n\n".join(first.values())
 
 

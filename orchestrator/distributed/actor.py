@@ -34,74 +34,21 @@ from orchestrator.distributed.path_state import (
     StopAsked,
     decide,
 )
+from orchestrator.distributed.run_status import Report, Status
 from orchestrator.distributed.search_report import SearchReport
 from orchestrator.distributed.tensors import share, unshare
 from orchestrator.driver import Driver
 from orchestrator.errors import OrchestratorError, StorageError, is_full
 from orchestrator.experiment import Experiment, Problem
-from orchestrator.objective import Objective
 from orchestrator.record import Record
 from orchestrator.stopping import Floor
 from orchestrator.storage.claims import Claims
 from orchestrator.storage.ledger import Ledger
 from orchestrator.storage.opening import open_store
 from orchestrator.user_code import described
-from orchestrator.work import Answer, EpochMetrics, Train, Trained, Work, claim_key
+from orchestrator.work import Answer, Trained, Work, claim_key
 
 Order = Literal["continue", "stop", "leave"]  # "leave": stop without a checkpoint, as another owner has the round
-
-
-@dataclass(frozen=True)
-class Report:
-    """Report the progress of a round to the process that prints it."""
-
-    round: int
-    rounds: int
-    density: float
-    epochs_done: int
-    epochs: int
-    epochs_left: int
-    metrics: EpochMetrics
-    objective: Objective
-    samples_per_second: float
-    workers: int
-
-    @staticmethod
-    def of(
-        work: Train, metrics: EpochMetrics, objective: Objective, done: int, samples_per_second: float, workers: int
-    ) -> Report:
-        epochs_left = work.epochs - done + (work.rounds - work.round) * work.epochs
-        return Report(
-            round=work.round,
-            rounds=work.rounds,
-            density=work.density,
-            epochs_done=done,
-            epochs=work.epochs,
-            epochs_left=epochs_left,
-            metrics=metrics,
-            objective=objective,
-            samples_per_second=samples_per_second,
-            workers=workers,
-        )
-
-
-@dataclass(frozen=True)
-class Status:
-    """State of the run: its newest report, the records it has committed, and why it failed, if it did.
-
-    `starts`: number of groups of workers that started. `restarts`: how many of them Ray Train started again by itself.
-    `holder`: the owner that trains the round the run waits for, if it waits. `crash`: the error of the last worker that
-    crashed. `resumed`: the round that was last resumed from a checkpoint, and the epochs and steps that it covers.
-    """
-
-    report: Report | SearchReport | None
-    records: tuple[Record, ...]
-    failure: str | None
-    starts: int
-    restarts: int
-    holder: str | None
-    crash: str | None = None
-    resumed: tuple[int, int, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -340,7 +287,7 @@ class DriverActor:
         return "leave" if self._state.failure is not None or self._has_lost(key) else "continue"
 
     def _has_lost(self, key: str) -> bool:
-        """Whether another owner has taken over the work that the workers do."""
+        """Return whether another owner has taken over the work that the workers do."""
         return key == self._training and (self._taken_over or self._claims.lost(claim_key(key)))
 
     def stop(self) -> bool:

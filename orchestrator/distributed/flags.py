@@ -7,11 +7,13 @@ import dataclasses
 import logging
 import os
 import re
+import shlex
 import signal
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -83,7 +85,7 @@ class Flags:
     gpus_per_worker: Annotated[float | None, _number(float), _flag("N", "1 if the cluster has enough, else 0")] = None
     """GPUs of each worker."""
     loader_workers: Annotated[int | None, _number(int), _flag("N", "one for each CPU core")] = None
-    """Processes that decode images for each worker."""
+    """Processes that read samples for each worker."""
     checkpoint_seconds: Annotated[float, _number(float), _flag("SECONDS")] = 30.0
     """Minimum time between two checkpoints in the middle of a round."""
     address: Annotated[str | None, _flag("ADDRESS", "RAY_ADDRESS, else a local Ray")] = None
@@ -157,7 +159,8 @@ def parse_flags(kind: type[F], description: str | None, experiment: Experiment |
     refuse_fields(sys.argv[1:], kind, lambda: experiment)
     # tyro joins lines that begin with a letter, and examples are to stay in lines of their own.
     shown = re.sub(r"(?m)^(?=(python|ray|orchestrator) )", "    ", description or "")
-    return tyro.cli(kind, description=shown, config=(tyro.conf.FlagCreatePairsOff,))
+    with repeats_explained(sys.argv[1:]):
+        return tyro.cli(kind, description=shown, config=(tyro.conf.FlagCreatePairsOff,))
 
 
 def refuse_fields(arguments: Sequence[str], kind: type[Flags], load: Callable[[], Experiment | None]) -> None:
@@ -178,6 +181,24 @@ def refuse_fields(arguments: Sequence[str], kind: type[Flags], load: Callable[[]
             ways = " or ".join(f"--set {path}={given}" for path in paths)
             print(plain(f"error: --{name} is a field of the experiment: write {ways}"), file=sys.stderr)
             raise SystemExit(2)
+
+
+REPEATED = ("--set", "--trust", "--round", "--experiment")  # of a job or of a command; each takes one value at a time
+
+
+@contextlib.contextmanager
+def repeats_explained(arguments: Sequence[str]) -> Iterator[None]:
+    """Let wrong usage in this block end with how several values are written, if a flag of `REPEATED` has them."""
+    try:
+        yield
+    except SystemExit as stop:
+        if stop.code == 2:
+            for place, flag in enumerate(arguments):
+                values = list(takewhile(lambda word: not word.startswith("-"), arguments[place + 1 :]))
+                if flag in REPEATED and len(values) > 1:
+                    right = " ".join(f"{flag} {shlex.quote(value)}" for value in values)
+                    print(plain(f"error: {flag} takes one value, got {len(values)}: write {right}"), file=sys.stderr)
+        raise
 
 
 def run_job(flags: F, job: Callable[[F], int], make_smoke_data: Callable[[Path], None] | None = None) -> int:

@@ -19,7 +19,7 @@ _ABOUT: ContextVar[str | None] = ContextVar("about", default=None)
 
 @contextlib.contextmanager
 def about_round(key: str) -> Iterator[None]:
-    """Log the lines of this thread under round `key` in the block, whatever round the process is training."""
+    """Log the lines of this thread under round `key` in the block, even if the process trains another round."""
     token = _ABOUT.set(key)
     try:
         yield

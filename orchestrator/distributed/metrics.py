@@ -1,4 +1,4 @@
-"""What Prometheus can read of a run, through Ray: `ray_rewind_...` with the tags `experiment` and `seed`."""
+"""Show a run to Prometheus, through Ray: gauges `ray_rewind_...` with the tags `experiment` and `seed`."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class Metrics:
 
     @contextlib.contextmanager
     def blocked_on_storage(self) -> Iterator[None]:
-        """Nothing is trained meanwhile."""
+        """Count the seconds of the block, in which a commit waits for the storage and nothing is trained."""
         began = time.perf_counter()
         try:
             yield
@@ -72,7 +72,7 @@ class Metrics:
 
 
 def _keep_shown(shown: weakref.ref[Metrics]) -> None:
-    """Ray forgets a gauge that was not set for two of its intervals, of ten seconds; an epoch takes longer."""
+    """Set the gauges again and again: Ray forgets one that was not set for twenty seconds, and epochs are longer."""
     while (metrics := shown()) is not None:
         metrics.set_again()
         del metrics

@@ -42,7 +42,7 @@ class PathState:
 
     @property
     def is_over(self) -> bool:
-        """Whether no further group of workers may start."""
+        """Return whether no further group of workers may start."""
         return self.stop_asked or self.failure is not None
 
 

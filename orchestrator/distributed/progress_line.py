@@ -15,7 +15,7 @@ from rich.markup import escape
 from rich.status import Status as Spinner
 from rich.text import Text
 
-from orchestrator.distributed.actor import Report, Status
+from orchestrator.distributed.run_status import Report, Status
 from orchestrator.distributed.search_report import SearchReport
 from orchestrator.formatting import compression, duration, make_console, plain, size
 from orchestrator.record import Record
@@ -153,7 +153,7 @@ def _actors() -> list[str]:
 
 
 def path_line(owner: str, status: Status) -> str:
-    """What a path of a sweep is at; `owner`: the name and place of its driver."""
+    """Return what a path of a sweep does now; `owner`: the name and place of its driver."""
     path = plain(owner.partition(" on ")[0])
     if status.holder:
         return f"{path}: waits for {plain(status.holder.partition(' on ')[0])}, which trains the round that is next"
@@ -169,7 +169,7 @@ class Pace:
         self._first: tuple[float, int] | None = None
 
     def left(self, report: Report) -> float | None:
-        """Seconds until the path is finished, or None while too little is known."""
+        """Return the seconds until the path is finished, or None while too little is known."""
         now = time.monotonic()
         if self._first is None:
             self._first = (now, report.epochs_left)

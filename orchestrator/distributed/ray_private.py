@@ -31,7 +31,7 @@ def placement_groups() -> list[Any]:
 
 
 def is_orphan(group: Any, job: str) -> bool:
-    """Whether an actor of `job` (hexadecimal id) made a placement group that still holds resources, and is dead."""
+    """Return whether a dead actor of `job` (hexadecimal id) made a placement group that still holds resources."""
     return bool(
         group.creator_job_id.hex() == job
         and group.creator_actor_dead

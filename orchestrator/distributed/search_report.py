@@ -1,4 +1,4 @@
-"""How far a search for a round's structure is."""
+"""Report how far a search for a round's structure is."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from orchestrator.work import Evaluate
 
 @dataclass(frozen=True)
 class SearchReport:
-    """`generation` of `generations`; `best`: the best value of the objective so far.
+    """Report a search: `generation` of `generations`; `best`: the best value of the objective so far.
 
     `used`: fraction of the search's evaluations that are done, and `left`: candidates that are still to be scored, as
     far as that is known. `per_second`: over all workers.
@@ -52,7 +52,7 @@ class SearchReport:
 
     @property
     def line(self) -> str:
-        """What a person reads."""
+        """Return the line that a person reads."""
         left = f"  {duration(self.left / self.per_second)} left" if self.per_second > 0 else ""
         return (
             f"round {self.round}/{self.rounds}  search: generation {self.generation} of {self.generations}, "

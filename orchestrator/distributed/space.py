@@ -19,14 +19,15 @@ from orchestrator.distributed.tuner import run_paths
 from orchestrator.errors import ConfigError, OrchestratorError
 from orchestrator.experiment import Experiment
 from orchestrator.extras import extra
-from orchestrator.objective import ACCURACY, Objective
 from orchestrator.problem import load_problem
 from orchestrator.stopping import Floor
 from orchestrator.storage.ledger import Ledger
 from orchestrator.storage.opening import open_store
+from orchestrator.task import Classification, Task, objective_of
 from orchestrator.validate import whole
 
 Build = Callable[[dict[str, Any]], Experiment]
+DEFAULT_TASK = Classification()  # that of an experiment
 
 
 def sweep_space(
@@ -37,7 +38,7 @@ def sweep_space(
     *,
     samples: int = 20,
     metrics: Mapping[str, str] | None = None,
-    objective: Objective = ACCURACY,
+    task: Task = DEFAULT_TASK,
     address: str | None = None,
     max_concurrent: int | None = None,
     floor: Floor | None = None,
@@ -49,8 +50,9 @@ def sweep_space(
 
     `space`: {name: domain of `ray.tune`} (`tune.choice`, `tune.uniform`, ...). `build` makes an experiment from a
     point {name: value}; a unique ending is added to its name. `metrics`: which numbers of a path's last round to
-    optimise, {name: "max" or "min"}. The default is the best trade-off between the experiments' `objective` on
-    validation data and the compression. The other arguments are those of `sweep_paths`. Raises ConfigError.
+    optimise, {name: "max" or "min"}. The default is the best trade-off between the objective of `task`, which all
+    experiments have, on validation data and the compression. The other arguments are those of `sweep_paths`. Raises
+    ConfigError.
     """
     with extra("optuna", "sweep_space"):
         import optuna
@@ -61,14 +63,15 @@ def sweep_space(
     if not space:
         raise ConfigError("space must have at least one parameter, got none")
     began = time.perf_counter()
-    sweep = checked_sweep(storage, deployment, max_concurrent, floor)
+    objective = objective_of(task)
+    sweep = checked_sweep(storage, deployment, max_concurrent, floor, objective)
     ledger = Ledger(open_store(storage))
     metrics = metrics or {f"val_{objective.name}": objective.mode, "compression": "max"}
     path_of = partial(_path_of, build, sweep.deployment)
     sampler = OptunaSearch(metric=list(metrics), mode=list(metrics.values()), sampler=TPESampler(seed=seed))
     results = run_paths(
         path_of,
-        replace(sweep, paths=samples, objective=objective),
+        replace(sweep, paths=samples),
         space,
         tune.TuneConfig(num_samples=samples, max_concurrent_trials=max_concurrent, search_alg=sampler),
         address=address,

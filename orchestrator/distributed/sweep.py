@@ -25,6 +25,7 @@ from orchestrator.errors import ConfigError, OrchestratorError
 from orchestrator.experiment import Experiment, Problem, round_keys, round_settings
 from orchestrator.field_json import as_json
 from orchestrator.formatting import make_console
+from orchestrator.objective import Objective
 from orchestrator.problem import load_problem
 from orchestrator.pruning import Geometric
 from orchestrator.record import Record
@@ -34,6 +35,7 @@ from orchestrator.stopping import Floor
 from orchestrator.storage.ledger import Ledger
 from orchestrator.storage.opening import open_store
 from orchestrator.storage.store import side_by_side
+from orchestrator.task import objective_of
 from orchestrator.techniques import LearningRateRewinding
 from orchestrator.validate import whole
 
@@ -92,7 +94,7 @@ def sweep_paths(
     """
     began = time.perf_counter()
     replicates = distinct(experiments)
-    sweep = checked_sweep(storage, deployment, max_concurrent, floor)
+    sweep = checked_sweep(storage, deployment, max_concurrent, floor, objective_of(replicates[0].task))
     ledger = Ledger(open_store(storage))
     paths = {path.label: path for path in _paths(replicates, sweep.deployment, problems)}
     made = side_by_side(ledger.store, lambda path: path.driver(ledger, floor), paths.values())
@@ -187,14 +189,18 @@ def distinct(experiments: Sequence[Experiment]) -> list[Experiment]:
 
 
 def checked_sweep(
-    storage: str, deployment: Deployment | None, max_concurrent: int | None, floor: Floor | None
+    storage: str,
+    deployment: Deployment | None,
+    max_concurrent: int | None,
+    floor: Floor | None,
+    objective: Objective,
 ) -> Sweep:
     """Check the storage and `max_concurrent`, and return the sweep of a new job. Raises OrchestratorError."""
     if max_concurrent is not None:
         whole("max_concurrent", max_concurrent, minimum=1)
     store = open_store(storage)
     store.check()
-    return Sweep(store.uri, deployment or Deployment(), floor, uuid.uuid4().hex)
+    return Sweep(store.uri, deployment or Deployment(), floor, uuid.uuid4().hex, objective)
 
 
 def _paths(

@@ -18,7 +18,7 @@ from orchestrator.distributed.deployment import Deployment
 from orchestrator.driver import Driver
 from orchestrator.errors import OrchestratorError
 from orchestrator.experiment import Experiment, Problem
-from orchestrator.objective import ACCURACY, Objective
+from orchestrator.objective import Objective
 from orchestrator.record import Record
 from orchestrator.stopping import Floor
 from orchestrator.storage.ledger import Ledger
@@ -56,8 +56,8 @@ class Sweep:
     deployment: Deployment
     floor: Floor | None
     job: str
+    objective: Objective
     paths: int = 1
-    objective: Objective = ACCURACY
     rounds: int = 0
     finished: Mapping[str, int] = field(default_factory=dict)
 

@@ -21,11 +21,12 @@ import torch
 from ray.train.collective import broadcast_from_rank_zero
 
 from orchestrator.data.load import load_data
-from orchestrator.distributed.actor import Order, Report, answer
+from orchestrator.distributed.actor import Order, answer
 from orchestrator.distributed.cluster import check_folder_is_here
 from orchestrator.distributed.failures import is_lost, log_file, may_pass, message_of, sentence
 from orchestrator.distributed.logs import RoundLog
 from orchestrator.distributed.metrics import MeteredStore, Metrics
+from orchestrator.distributed.run_status import Report
 from orchestrator.distributed.search_report import SearchReport
 from orchestrator.distributed.tensors import share, unshare
 from orchestrator.errors import DivergedError, StorageError

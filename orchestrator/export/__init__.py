@@ -1,6 +1,6 @@
-"""Small files that run, and the proof of their size, their speed and what they achieve.
+"""Write small files that run, and the proof of their size, speed and objective.
 
-What is named here is imported when first used: a process that measures an ONNX file must not load torch.
+The names below are imported when first used: a process that measures an ONNX file must not load torch.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How far the outputs of a network and of what was made of it are apart."""
+"""Measure how far the outputs of a file are from those of its network."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ RELATIVE = 1e-4  # of the largest value of a sample: how far float32 arithmetic 
 
 
 class Agreement:
-    """The largest difference over batches of outputs, as a part of the largest value of the same sample.
+    """Measure the largest difference over batches of outputs, relative to the largest value of the same sample.
 
-    The first dimension counts samples. Where each has one value, which may be close to 0, it is a part of the largest
-    value of all samples. `class_dim`: the dimension of the first output that counts classes, of which the largest is
-    the prediction; None: outputs are no predictions.
+    The first dimension counts samples. Where each has one value, which may be close to 0, the difference is relative to
+    the largest value of all samples. `class_dim`: the dimension of the first output that counts classes, of which the
+    largest is the prediction; None: the outputs are not predictions.
     """
 
     def __init__(self, class_dim: int | None = None) -> None:
@@ -55,12 +55,12 @@ class Agreement:
 
     @property
     def equal_predictions(self) -> float | None:
-        """The share of predictions that are equal, in [0, 1]; None if the outputs are no predictions."""
+        """Return the share of equal predictions, in [0, 1]; None if the outputs are not predictions."""
         return self._equal / self._predictions if self._predictions else None
 
     @property
     def error(self) -> float:
-        """The largest difference; NaN if the outputs hold NaN."""
+        """Return the largest relative difference; NaN if the outputs hold NaN."""
         parts = [*self._largest.values(), *(apart / _above_zero(scale) for apart, scale in self._alone.values())]
         return float(np.max(parts)) if parts else 0.0
 

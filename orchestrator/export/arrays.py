@@ -1,4 +1,4 @@
-"""Arrays of numbers: checked, and stored without torch and without pickles."""
+"""Check and store arrays of numbers, without torch and without pickles."""
 
 from __future__ import annotations
 
@@ -23,5 +23,5 @@ def load_arrays(path: Path) -> list[Array]:
 
 
 def is_finite(outputs: Sequence[Array]) -> bool:
-    """Whether all numbers of `outputs` are finite."""
+    """Return whether all numbers of `outputs` are finite."""
     return all(bool(np.isfinite(array).all()) for array in outputs)

@@ -1,4 +1,4 @@
-"""Batch norm folded into the convolution before it: the same function in inference, with fewer tensors."""
+"""Fold batch norm into the convolution before it: the same function in inference, with fewer tensors."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 
 def fold_batch_norm(module: nn.Module) -> list[str]:
-    """Fold, in place, every batch norm that follows a convolution; returns the names of those norms.
+    """Fold, in place, every batch norm that follows a convolution, and return the names of these norms.
 
     W' = W * gamma / sqrt(var + eps) by output channel, b' = (b - mean) * gamma / sqrt(var + eps) + beta; the norm
     becomes an identity. Only where nothing else reads the convolution's output, each is used once, and no weight is
@@ -63,21 +63,21 @@ def fold_batch_norm(module: nn.Module) -> list[str]:
 
 
 def for_inference(module: nn.Module, observed: Observed) -> nn.Module:
-    """A copy of `module` as `in_float32` makes it, batch norm folded where that leaves its function as it is.
+    """Return a copy as `in_float32` does, with batch norm folded where that does not change the function.
 
-    `observed`: what `module` made of its example. Raises ExportError as `copied` does.
+    `observed`: the outputs of `module` for its example. Raises ExportError as `copied` does.
     """
     made = in_float32(module)
     try:
         return _checked(in_float32(module), observed)
-    except ExportError:  # what cannot be folded keeps its norms
+    except ExportError:  # a network that cannot be folded keeps its norms
         return made
 
 
 def folded(module: nn.Module, example: ExampleInputs) -> nn.Module:
-    """A copy of `module` with `fold_batch_norm` done, held against what it was on the example.
+    """Return a copy of `module` with batch norm folded, compared with `module` on the example.
 
-    Raises ExportError as `copied` and `fold_batch_norm` do, or if it would say something else.
+    Raises ExportError as `copied` and `fold_batch_norm` do, or if the outputs change.
     """
     made = copied(module)
     return _checked(made, observe(made, example))
@@ -85,15 +85,15 @@ def folded(module: nn.Module, example: ExampleInputs) -> nn.Module:
 
 @torch.no_grad()
 def _checked(made: nn.Module, observed: Observed) -> nn.Module:
-    """Fold batch norm in `made`, in place. Raises ExportError if it no longer does what was observed."""
+    """Fold batch norm in `made`, in place. Raises ExportError if its outputs are no longer those observed."""
     fold_batch_norm(made)
     if not observed.error_of(lambda tensors: arrays_out(model_call(made, observed.call.inputs(tensors)))) <= RELATIVE:
-        raise ExportError("batch norm cannot be folded: that changes what the network says")
+        raise ExportError("batch norm cannot be folded: that changes the outputs of the network")
     return made
 
 
 def copied(module: nn.Module) -> nn.Module:
-    """A copy of `module` on the CPU in evaluation mode.
+    """Return a copy of `module` on the CPU in evaluation mode.
 
     Raises ExportError for a module without values (see `check_weights`) or one that Python cannot copy.
     """
@@ -102,7 +102,7 @@ def copied(module: nn.Module) -> nn.Module:
 
 
 def in_float32(module: nn.Module) -> nn.Module:
-    """The same, in float32 where `module` has weights of 16 bits: few runtimes compute with those.
+    """Return a copy as `copied` does, in float32 if `module` has weights of 16 bits, which few runtimes take.
 
     Raises ExportError as `copied` does.
     """

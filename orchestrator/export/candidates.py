@@ -1,9 +1,8 @@
-"""Networks of a ledger as candidates for export."""
+"""Build the networks of a ledger as candidates for export."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -35,7 +34,7 @@ _PATTERNS = {"Blocks": "blocks", "AtMost": "n-of-m"}  # by the name of the selec
 
 
 def find_round(records: Iterable[Record], key: str, what: str = "--round") -> Record:
-    """The record whose key begins with `key`. Raises ConfigError, about `what`, if there is none, or more than one."""
+    """Return the record whose key begins with `key`. Raise ConfigError, about `what`, if not exactly one does."""
     found = [record for record in records if record.key.startswith(key)]
     if len(found) == 1:
         return found[0]
@@ -46,7 +45,7 @@ def find_round(records: Iterable[Record], key: str, what: str = "--round") -> Re
 
 
 def dense_round(ledger: Ledger, record: Record) -> Record:
-    """The round 0 that `record` descends from. Raises DamagedError if a parent is missing."""
+    """Return the round 0 that `record` descends from. Raises DamagedError if a parent is missing."""
     while record.parent is not None:
         parent = ledger.record(record.parent)
         if parent is None:
@@ -56,7 +55,7 @@ def dense_round(ledger: Ledger, record: Record) -> Record:
 
 
 def with_dense(ledger: Ledger, records: Sequence[Record]) -> list[Record]:
-    """`records` after the dense rounds that they come from, every one once. Raises as `dense_round`."""
+    """Return the dense rounds that `records` descend from, then `records`, each once. Raises as `dense_round`."""
     both = [*(dense_round(ledger, record) for record in records), *records]
     return list({record.key: record for record in both}.values())
 
@@ -64,7 +63,7 @@ def with_dense(ledger: Ledger, records: Sequence[Record]) -> list[Record]:
 def check_code(records: Iterable[Record], trusted: Iterable[str] = (), *, way_out: str = "--trust {}") -> None:
     """Raise ConfigError if a record names a function or class, as "package.module:name", that is not `trusted`.
 
-    `way_out`: how the caller's user trusts it. Who can write to a storage must not choose what runs here.
+    `way_out`: how the user can trust it. People who can write to a storage must not choose the code that runs here.
     """
     trusted = set(trusted)
     for record in records:
@@ -83,7 +82,7 @@ def check_code(records: Iterable[Record], trusted: Iterable[str] = (), *, way_ou
 
 
 def source_of(records: Sequence[Record], root: str | None) -> DataSource:
-    """The data that rounds were trained on, which lies in `root` if it lies in files, and their task.
+    """Return the data that rounds were trained on, which are in `root` if they are in files, and their task.
 
     Raises ConfigError if they are not the same for all.
     """
@@ -95,7 +94,7 @@ def source_of(records: Sequence[Record], root: str | None) -> DataSource:
         if source != sources[0]:
             raise ConfigError(
                 f"rounds side by side must have the same data and task, got {_named(sources[0])} and, for "
-                f"{record.key[:12]}, {_named(source)} (or other options of them): export them one by one"
+                f"{record.key[:12]}, {_named(source)} (or other options of them): take them one by one"
             )
     return sources[0]
 
@@ -104,25 +103,26 @@ def _named(source: DataSource) -> str:
     return f"{source.data!r} for {(source.task or {}).get('type')!r}"
 
 
-def side_by_side(ledger: Ledger, records: Sequence[Record], data: Data, task: Task) -> list[Candidate]:
-    """The networks of `records`, which were trained on `data` for `task`.
+def side_by_side(
+    ledger: Ledger, records: Sequence[Record], data: Data, task: Task, name_of: Callable[[Record], str] | None = None
+) -> list[Candidate]:
+    """Return the networks of `records`, which were trained on `data` for `task`.
 
-    Each is named after what was removed from it; of several with the same name every one has its key behind it.
-    Raises as `candidate` does.
+    Each is named after what was removed from it, by `name_of` or as `structure` has it. If several have the same name,
+    each gets its key behind it. Raises as `candidate` does.
     """
     example = ExampleInputs.of(data, task)
-    counts = Counter(map(structure, records))
+    names = [(name_of or structure)(record) for record in records]
     return [
-        candidate(name if counts[name] == 1 else f"{name}-{record.key[:12]}", ledger, record, data, example)
-        for record in records
-        if (name := structure(record))
+        candidate(name if names.count(name) == 1 else f"{name}-{record.key[:12]}", ledger, record, data, example)
+        for record, name in zip(records, names, strict=True)
     ]
 
 
 def structure(record: Record) -> str:
-    """What was removed from a round's network: unstructured, blocks, n-of-m, filters, channels; dense for nothing.
+    """Return what was removed from a round's network: unstructured, blocks, n-of-m, filters, channels.
 
-    "subnet" is a network that was found in a supernet. Raises ConfigError for the supernet itself.
+    "dense" is a whole network, "subnet" one that was found in a supernet. Raises ConfigError for the supernet itself.
     """
     if is_elastic(record.channels):
         _check_one_network(record)
@@ -145,7 +145,10 @@ def _check_one_network(record: Record) -> None:
 
 
 def candidate(name: str, ledger: Ledger, record: Record, data: Data, example: ExampleInputs) -> Candidate:
-    """The network of a finished round. `data` is what it was trained on, `example` is of it. Raises as `module_of`."""
+    """Return the network of a finished round, which was trained on `data`. `example`: of these data.
+
+    Raises as `module_of`.
+    """
     model, options = _built_from(record)
     origin = {
         "key": record.key,

@@ -1,4 +1,4 @@
-"""What every converter needs: its errors in a few words, its notes left out, and weights that have values."""
+"""Help every converter: shorten its errors, silence its notes, and check that weights have values."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from orchestrator.user_code import one_line
 
 
 def first_cause(error: BaseException) -> str:
-    """The error that a chain began with, in a few words."""
+    """Return the error that a chain of errors began with, in up to 300 characters."""
     while error.__cause__ is not None:
         error = error.__cause__
     return one_line(error)[:300]
@@ -23,7 +23,7 @@ def first_cause(error: BaseException) -> str:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Exporters and quantizers explain themselves at length; what they fail with is raised anyhow."""
+    """Silence converters, which log and print at length; their errors are raised all the same."""
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:

@@ -1,4 +1,4 @@
-"""Core ML files: an ML program for Apple's systems in a zip, float32, zeros stored sparsely. One sample at a time.
+"""Write Core ML files: an ML program for Apple's systems in a zip, float32, zeros stored sparsely, one sample a call.
 
 A package is a folder. It is zipped here so that it is one file with one sha256; Xcode takes what it unzips to.
 """

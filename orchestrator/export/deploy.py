@@ -93,7 +93,7 @@ def deploy(
 
 
 class _Writer:
-    """Writes one candidate; the float32 ONNX file, which others are made of, once."""
+    """Write one candidate. The float32 ONNX file, which others are made of, is written once."""
 
     def __init__(self, original: Original, folder: Path, spare: Path) -> None:
         self._candidate, self._folder, self._spare = original.candidate, folder, spare
@@ -193,7 +193,7 @@ def _problem(original: Original, found: Measurement) -> str | None:
 
 
 def _is_faithful(original: Original, found: Measurement) -> bool:
-    """Whether a file's outputs and its objective are those of the network."""
+    """Return whether a file's outputs and its objective are those of the network."""
     mine, other = original.test(found.metrics), original.test(original.metrics)
     assert mine is not None
     assert other is not None
@@ -202,7 +202,7 @@ def _is_faithful(original: Original, found: Measurement) -> bool:
 
 
 def _download_bytes(blob: bytes) -> int:
-    """What a download takes that is compressed on its way; a file that is compressed already stays as it is."""
+    """Return the bytes of a download by HTTP compression; a compressed file is not compressed again."""
     import pyarrow
 
     return min(len(blob), len(pyarrow.Codec("zstd", DOWNLOAD_LEVEL).compress(blob, asbytes=True)))

@@ -1,4 +1,4 @@
-"""See what goes into a network and what comes out: names, types, which sizes are free, and how it is nested."""
+"""Describe the inputs and outputs of a network: names, types, which sizes are free, and how they are nested."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Real inputs of a network, and what it makes of them: files are made from them and checked on them."""
+"""Hold real inputs of a network and its outputs for them: files are made from them and checked on them."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ from orchestrator.user_code import called
 
 @dataclass(frozen=True)
 class ExampleInputs:
-    """Inputs as the network takes them: real ones, such as the first batch of the test set.
+    """Hold inputs as the network takes them: real ones, such as the first batch of the test set.
 
     A batch is any nesting of tensors whose first dimension counts samples: a tensor, a tuple of arguments, or a dict of
     named ones. `others`: more such batches. A size in which they differ, such as the length of a text, is free in the
     files; the number of samples always is. `about`: what the files say besides. `task`: what the network is for, which
-    decides which of several outputs must agree; None: the logits, or all outputs where there are none.
+    decides which of several outputs must agree; None: the logits, or all outputs of a network without logits.
     """
 
     inputs: Any
@@ -62,7 +62,7 @@ class ExampleInputs:
 
 @dataclass(frozen=True)
 class Observed:
-    """What a network made of an example: tensors in and out for each batch."""
+    """Hold the tensors that went into a network and came out, for each batch of an example."""
 
     call: Call
     inputs: list[list[Tensor]]

@@ -1,4 +1,4 @@
-"""A network as a function from tensors to tensors, as every converter wants it."""
+"""Call a network as a function from tensors to tensors, as every converter wants it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from orchestrator.nested import tensors_of
 
 
 class Flat(nn.Module):
-    """`module` as a function of tensors that returns tensors, whatever nesting it takes and returns."""
+    """Wrap `module` as a function of tensors that returns tensors, for any nesting of inputs and outputs."""
 
     def __init__(self, module: nn.Module, call: Call) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Where few of many values stand, as the gaps between them: one byte each, which compresses to nearly its entropy."""
+"""Store the places of few of many values as the gaps between them: a byte each, which compresses well."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Float16 weights alone, for ONNX networks with recurrent layers: they go on computing in float32.
+"""Store the weights of ONNX networks with recurrent layers in float16, and let them compute in float32.
 
 onnxruntime has no float16 arithmetic for recurrent layers on the CPU. In a network that is float16 around them,
 onnxruntime 1.32 crashes while it optimizes the casts.
@@ -14,7 +14,7 @@ _RECURRENT = ("GRU", "LSTM", "RNN")
 
 
 def has_recurrent_layers(model: Any) -> bool:
-    """Whether `model`, an onnx.ModelProto, has operators that cannot compute in float16."""
+    """Return whether `model`, an onnx.ModelProto, has operators that cannot compute in float16."""
     return any(node.op_type in _RECURRENT for node in model.graph.node)
 
 

@@ -1,4 +1,4 @@
-"""The example of a classifier for ImageNet's images, whose users need not say what goes in."""
+"""Make the example of a classifier for ImageNet's images, so that its users need not give one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Biases of an int8 ONNX file, where the weights of a filter are all zero or nearly.
+"""Correct the biases of an int8 ONNX file, where the weights of a filter are all zero or nearly.
 
 Integer arithmetic adds a bias in steps of (scale of the input) x (scale of the filter), in 32 bits. The quantizer takes
 the filter's scale from its largest weight. A filter of zeros gets a scale of 1, which rounds the bias to whole steps of

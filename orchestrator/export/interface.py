@@ -1,4 +1,4 @@
-"""What goes into a network and what comes out, by name: for the users of its files, and for those who run them."""
+"""Describe the inputs and outputs of a network by name: for the users of its files, and for runtimes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Axis: TypeAlias = int | str
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """A tensor that goes in or comes out. An axis is its size, or a name where any size goes."""
+    """Describe an input or output tensor. An axis is its size, or a name if any size is allowed."""
 
     name: str
     dtype: str
@@ -33,7 +33,7 @@ class TensorInfo:
 
 @dataclass(frozen=True)
 class Interface:
-    """Inputs and outputs by name, in order, and what the data says of them.
+    """List inputs and outputs by name, in order, and what the data says of them.
 
     `labels`: names of the classes. `mean`, `std`: what inputs were normalised by, for each channel. All three are empty
     where the data does not say.
@@ -58,7 +58,7 @@ class Interface:
 
 @dataclass(frozen=True)
 class Call:
-    """An interface, and how its tensors are nested in what the network takes and returns.
+    """Hold an interface, and how its tensors are nested in what the network takes and returns.
 
     `read`: the places, among the outputs, of those that must agree with the network's.
     """
@@ -82,5 +82,5 @@ class Call:
 
     @property
     def is_plain(self) -> bool:
-        """Whether the network takes one tensor and returns one."""
+        """Return whether the network takes one tensor and returns one."""
         return self.takes == self.returns == ["tensor"]

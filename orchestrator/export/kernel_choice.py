@@ -31,7 +31,7 @@ LAYER_ROUNDS, NETWORK_ROUNDS = 5, 9
 
 @dataclass(frozen=True)
 class FastNetwork:
-    """A network for inference, the layers with sparse kernels, and the shortest measured seconds of a call.
+    """Hold a network for inference, its layers with sparse kernels, and the shortest measured seconds of a call.
 
     `dense_seconds`: of the same network with dense kernels, in the better of torch's two memory layouts.
     """
@@ -99,7 +99,7 @@ def shortest_times(prepared: Sequence[Callable[[], Callable[[], Any]]], rounds: 
 
 @dataclass(frozen=True)
 class _BothWays:
-    """A layer in both ways, and its input in the example."""
+    """Hold a layer with dense and with sparse kernels, and its input in the example."""
 
     dense: nn.Module
     sparse: SparseRows

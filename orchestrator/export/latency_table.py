@@ -61,9 +61,8 @@ def latency_table(
 
 
 def _table_of_space(experiment: Experiment, data: Data, threads: int) -> LatencyTable:
-    arguments = data.model_arguments
     space = find_space(experiment.model.removeprefix(OFA))
-    supernet = Elastic(space, arguments["num_classes"], tuple(arguments["input_shape"]))
+    supernet = Elastic.of(space, data.model_arguments)
     table, rng = measure_blocks(supernet, threads=threads), random.Random(0)
     latency = BlockLatency.of(supernet, table)
     chosen = [space.smallest(), space.sample(rng), space.sample(rng), space.largest()]

@@ -32,9 +32,9 @@ SECONDS = 20.0  # no more runs once they have taken this long
 
 @dataclass(frozen=True)
 class DataSource:
-    """Where samples come from and what a network is to make of them, as the record of a round has it.
+    """Name the data and the task of a network, as the record of a round has them.
 
-    `root`: where the data lie, if they lie in files. `task`: None is Classification().
+    `root`: the folder of the data, if they are in files. `task`: None is Classification().
     """
 
     data: str
@@ -57,11 +57,11 @@ class DataSource:
 
 @dataclass(frozen=True)
 class Speed:
-    """What one process measured at batch 1. Seconds and bytes.
+    """Hold what one process measured at batch 1, in seconds and bytes.
 
     `load_seconds`: from the file to something that runs. `latency_p50`, `latency_p90`: of `runs` calls with one sample
     after `warm_up` others. `base_bytes`: the process with the runtime imported; `resident_bytes`: by how much it grew
-    when the network was loaded and had run; `peak_bytes`: the most it ever had. Memory is None where /proc does not
+    when the network was loaded and had run; `peak_bytes`: its maximum. Memory is None where /proc does not
     say.
     """
 
@@ -81,7 +81,7 @@ class Speed:
 
 @dataclass(frozen=True)
 class Measurement:
-    """What one process measured of a file: at batch 1, and on the test set where there is data.
+    """Hold what one process measured of a file: at batch 1, and on the test set if there are data.
 
     `metrics`: those of the task that are finite, by name. `relative_error`, `equal_predictions`: see `Agreement`.
     Without data, or where `finite` says that the outputs are not finite, the first is empty and the others None.
@@ -135,7 +135,7 @@ def measure(
 
 
 def _memory(field: str) -> int | None:
-    """VmRSS or VmHWM of this process. (getrusage's peak would begin with that of the parent, which is larger.)"""
+    """Return VmRSS or VmHWM of this process. (getrusage's peak begins with the parent's, which is larger.)"""
     try:
         lines = Path("/proc/self/status").read_text().splitlines()
         return next(1024 * int(line.split()[1]) for line in lines if line.startswith(field))

@@ -1,4 +1,4 @@
-"""The objective and the other metrics of a network, or of a file of it, on the test set."""
+"""Measure the objective and the other metrics of a network, or of a file of it, on the test set."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""How the tensors of a batch, or of a model's outputs, are nested, as JSON; and put together so again.
+"""Describe as JSON how the tensors of a batch, or of a model's outputs, are nested, and nest them again.
 
 A nesting is ["tensor"], ["value", 3], ["tuple", nesting, ...], ["dict", [name, nesting], ...], or ["named", ...] of the
-same form for a named tuple. Nothing of it names code. torch is not imported here: a process that measures an ONNX file
+same form for a named tuple. It names no code. torch is not imported here: a process that measures an ONNX file
 does not load it.
 """
 
@@ -15,7 +15,7 @@ Nesting: TypeAlias = list[Any]
 
 
 class Fields(dict[str, Any]):
-    """A dict whose items are attributes too, as those of the outputs of transformers are."""
+    """Hold a dict whose items are attributes too, as the outputs of transformers do."""
 
     def __getattr__(self, name: str) -> Any:
         try:

@@ -1,4 +1,4 @@
-"""ONNX files: checked, batch size free, inputs and outputs by name; float32, float16 and int8."""
+"""Write ONNX files: checked, batch size free, inputs and outputs by name; float32, float16 and int8."""
 
 from __future__ import annotations
 
@@ -137,7 +137,7 @@ def save_onnx_int8(source: str | Path, path: str | Path, batches: Iterable[Any])
 
 @contextlib.contextmanager
 def _converting(source: str | Path, path: Path) -> Iterator[None]:
-    """Errors of converters, which raise all kinds, as ExportError."""
+    """Raise errors of converters, which are of all kinds, as ExportError."""
     try:
         with quiet():
             yield
@@ -148,7 +148,7 @@ def _converting(source: str | Path, path: Path) -> Iterator[None]:
 
 
 def _check_half(onnx: Any, model: Any) -> None:
-    """The converter would clip what float16 cannot hold."""
+    """Raise ExportError for weights that float16 cannot hold: the converter would clip them."""
     for tensor in model.graph.initializer:
         if tensor.data_type == onnx.TensorProto.FLOAT:
             largest = float(np.abs(onnx.numpy_helper.to_array(tensor)).max(initial=0))

@@ -1,4 +1,4 @@
-"""Recurrent layers as ONNX's own operators: torch.export would write one step after the other, for one length."""
+"""Write recurrent layers as ONNX's own operators: torch.export would unroll them to one length."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def _can_be_replaced(layer: nn.RNNBase) -> bool:
 
 
 class OnnxRecurrent(nn.Module):
-    """What `layer` does, in ONNX's operators; see https://onnx.ai/onnx/operators for GRU, LSTM and RNN.
+    """Compute what `layer` does, in ONNX's operators; see https://onnx.ai/onnx/operators for GRU, LSTM and RNN.
 
     ONNX has one operator for each layer of the stack; both directions share one. Its gates have another order than
     torch's. Packed sequences and inputs without samples stay torch's.

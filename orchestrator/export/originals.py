@@ -1,4 +1,4 @@
-"""Networks to export, as torch computes them: what their files are measured against."""
+"""Measure networks to export, as torch computes them: their files are compared with these results."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from orchestrator.training.state import model_tensors
 
 @dataclass(frozen=True)
 class Candidate:
-    """A network to export: `model` and `options` build its architecture, `origin` is what the ledger says of it.
+    """Hold a network to export: `model` and `options` build its architecture, `origin` is what the ledger says of it.
 
     `example`: real inputs. `arguments`: what the data tells the model's function. `channels`: the configuration of
     those that are left, {} if all are.
@@ -50,7 +50,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class TestSet:
-    """Data, and the task that says how good a network is on it."""
+    """Hold the data, and the task that says how good a network is on them."""
 
     source: DataSource
     data: Data
@@ -65,7 +65,7 @@ class TestSet:
 
 @dataclass(frozen=True)
 class Original:
-    """A candidate as torch computes it: what its files are measured against.
+    """Hold what torch computes of a candidate: its files are compared with this.
 
     `sample`: the inputs of one sample, for speed. `expected`: a folder with its outputs on the test set.
     """

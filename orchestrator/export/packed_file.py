@@ -1,7 +1,7 @@
-"""The packed file: a network as small as it downloads, that becomes an ordinary module again when loaded.
+"""Write and read the packed file: a small download that becomes an ordinary module when it is loaded.
 
-A safetensors file. Its streams (see `streams`) hold the tensors; its metadata say which architecture they belong to,
-which of its channels are left, and what goes in and comes out by name. Nothing is unpickled, no code runs that the
+It is a safetensors file. Its streams (see `streams`) hold the tensors. Its metadata name the architecture, the channels
+that are left of it, and the inputs and outputs. Nothing is unpickled, no code runs that the
 caller did not name, and nothing but the architecture's own sizes decides how much memory is taken.
 """
 
@@ -49,7 +49,7 @@ _Tensor = Annotated[
 
 @dataclass(frozen=True)
 class Network:
-    """What a packed file says of its network: how to build it, and what goes in and comes out.
+    """Hold what a packed file says of its network: how to build it, its inputs and its outputs.
 
     `arguments`: what the data tells the model's function, such as num_classes. `channels`: the configuration of those
     that are left; {} is the whole architecture.
@@ -63,7 +63,7 @@ class Network:
     folded: bool
 
     def build(self) -> nn.Module:
-        """The architecture in evaluation mode, its weights still to come. Raises ConfigError, ExportError."""
+        """Return the architecture in evaluation mode, without its weights. Raises ConfigError, ExportError."""
         arguments = {name: _with_tuples(value) for name, value in self.arguments.items()}
         module = build_model(self.model, self.options, arguments, seed=0)
         module = shrink(module, self.channels).eval()
@@ -123,7 +123,7 @@ def save_packed(
 
 
 def load_packed(path: str | Path, *, model: str | None = None) -> nn.Module:
-    """The network of a packed file, in evaluation mode, its weights in the types of its architecture.
+    """Return the network of a packed file in evaluation mode, with weights in the types of its architecture.
 
     A file does not decide which code runs: one of a function of your own (`package.module:function`) is read only if
     `model` names that function.
@@ -158,7 +158,7 @@ def _check_trusted(path: str | Path, found: str, expected: str | None) -> None:
 
 
 def read_network(path: str | Path) -> Network:
-    """What a packed file says of itself. Raises as `load_packed`, but builds nothing."""
+    """Return what a packed file says of its network, without building it. Raises as `load_packed`."""
     return _open(path)[0]
 
 
@@ -167,7 +167,7 @@ def _open(path: str | Path) -> tuple[Network, dict[str, Layout], Tensors]:
         blob = Path(path).read_bytes()
     except OSError as error:
         raise ConfigError(f"cannot read {path} ({error.strerror}): give a file that save_packed wrote") from None
-    broken = f"{path} is cut short or damaged, or is no packed file: download it again"
+    broken = f"{path} is cut short or damaged, or is not a packed file: download it again"
     try:
         streams = load(blob)
         header = parse(blob[8 : 8 + int.from_bytes(blob[:8], "little")])
@@ -181,7 +181,7 @@ def _open(path: str | Path) -> tuple[Network, dict[str, Layout], Tensors]:
         digest = content.pop("sha256")
         _check_format(path, format_of(content))
         if _digest(content, streams) != digest:
-            raise DamagedError(f"{broken} (its content does not have the sha256 that stands in it)")
+            raise DamagedError(f"{broken} (its content does not have the sha256 that it names)")
         tensors = decode(dict[str, _Tensor], content["tensors"])
         network = decode(Network, content, more_fields=True)
         return network, {name: Layout(*tensor) for name, tensor in tensors.items()}, streams
@@ -218,7 +218,7 @@ def _whole(tensors: Mapping[str, Tensor]) -> dict[str, Layout]:
 
 
 def _difference(given: Mapping[str, Layout], expected: Mapping[str, Layout]) -> str | None:
-    """What is not the same, in words."""
+    """Return the first difference, in words, or None."""
     if names := sorted(given.keys() ^ expected.keys()):
         return f"only one of the two has {', '.join(names[:3])}"
     for name, layout in given.items():
@@ -247,7 +247,7 @@ _STORED: Mapping[WeightType, Callable[[Mapping[str, Tensor]], Mapping[str, Tenso
 
 
 def _sealed(content: dict[str, Any], streams: Tensors) -> bytes:
-    """As one metadata text: safetensors writes several in an order that differs from run to run."""
+    """Return the file, with one metadata text: safetensors writes several in an order that varies."""
     sealed = {**content, "sha256": _digest(content, streams)}
     return save(streams, {"packed": json.dumps(sealed, separators=(",", ":"))})
 

@@ -1,4 +1,4 @@
-"""Weights as int8 with a scale a channel, symmetric, so that a removed weight stays exactly zero."""
+"""Store weights as int8 with a scale a channel, symmetric, so that a removed weight stays exactly zero."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def quantised(tensors: Mapping[str, Tensor]) -> Tensors:
     """Return `tensors` with each float32 weight of two or more dimensions as int8 and a float32 scale.
 
     W (C, ...) is stored as round(W / s), s (C,) = max |W[c]| / 127; biases and statistics of norms stay as they are.
-    Raises ExportError if there is no such weight, or one is not finite.
+    Raises ExportError if the network has no such weight, or one is not finite.
     """
     found: Tensors = {}
     for name, tensor in tensors.items():

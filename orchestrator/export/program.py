@@ -1,4 +1,4 @@
-"""The graph of a network, which every runtime's format begins with."""
+"""Trace the graph of a network, from which every runtime's format is made."""
 
 from __future__ import annotations
 

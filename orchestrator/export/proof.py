@@ -1,4 +1,4 @@
-"""What was measured of exported networks: the values of deploy.json, which the report page shows."""
+"""Hold what was measured of exported networks: the values of deploy.json, which the report page shows."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ DEPLOY_FORMAT = 3  # 2: accuracy alone
 
 @dataclass(frozen=True, kw_only=True)
 class HasMetrics:
-    """What was measured on the test set: the finite metrics of the task by name, and the one that decides.
+    """Hold what was measured on the test set: the finite metrics of the task by name, and the one that decides.
 
-    Without data there are none, and the objective is None.
+    Without data there is no metric, and the objective is None.
     """
 
     objective: Objective | None = None
@@ -31,21 +31,21 @@ class HasMetrics:
 
     @property
     def test(self) -> float | None:
-        """The objective on the test set."""
+        """Return the objective on the test set."""
         return self.metrics.get(self.objective.name) if self.objective else None
 
     @property
     def test_text(self) -> str:
-        """The objective on the test set as people read it; "" without it."""
+        """Return the objective on the test set as people read it; "" without it."""
         return "" if self.test is None or self.objective is None else self.objective.text(self.test)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Facts(HasMetrics):
-    """A network before it is exported, measured by torch.
+    """Hold what torch measured of a network before its export.
 
     `raw_bytes`: of its parameters and buffers as they are in memory. `macs` of one sample; `effective_macs` leaves out
-    zero weights, which only a sparse kernel does. `origin`: what the ledger says of it.
+    zero weights, as only sparse kernels do. `origin`: what the ledger says of it.
     """
 
     name: str
@@ -59,9 +59,9 @@ class Facts(HasMetrics):
 
 @dataclass(frozen=True, kw_only=True)
 class Artifact(HasMetrics):
-    """One file of a network, measured through the file itself where it runs.
+    """Describe one file of a network, measured through the file itself if it runs here.
 
-    `bytes` as it lies there, `download_bytes` compressed by zstd. `relative_error`: how far its outputs are from
+    `bytes`: its size; `download_bytes`: compressed by zstd. `relative_error`: how far its outputs are from
     torch's (see `Agreement`); None without data. `equal_predictions`: the share of predictions that are torch's, in
     [0, 1]; None without data and for tasks without classes. `not_run`: why this machine could not run the file; then
     nothing is measured and `speed` is None.
@@ -81,7 +81,7 @@ class Artifact(HasMetrics):
 
 @dataclass(frozen=True, kw_only=True)
 class Skipped:
-    """A format that a network could not be written in, and why."""
+    """Name a format that a network could not be written in, and why."""
 
     network: str
     format: str
@@ -90,7 +90,7 @@ class Skipped:
 
 @dataclass(frozen=True)
 class ExportedNetworks:
-    """Networks side by side, and their files."""
+    """List networks side by side, and their files."""
 
     networks: tuple[Facts, ...]
     artifacts: tuple[Artifact, ...]
@@ -98,7 +98,7 @@ class ExportedNetworks:
 
     @property
     def keys(self) -> set[str]:
-        """The keys of the rounds that the networks are from."""
+        """Return the keys of the rounds that the networks are from."""
         return {str(facts.origin["key"]) for facts in self.networks if "key" in facts.origin}
 
     def present(self, folder: Path) -> ExportedNetworks:
@@ -110,7 +110,7 @@ class ExportedNetworks:
 
     @property
     def measured(self) -> list[tuple[Artifact, Speed]]:
-        """The files that were run."""
+        """Return the files that were run."""
         return [(artifact, artifact.speed) for artifact in self.artifacts if artifact.speed]
 
     def save(self, folder: Path) -> Path:
@@ -122,7 +122,7 @@ class ExportedNetworks:
 
     @staticmethod
     def load(folder: Path) -> ExportedNetworks | None:
-        """What `save` wrote; None if it wrote nothing here. Raises DamagedError."""
+        """Return what `save` wrote here, or None. Raises DamagedError."""
         path = folder / DEPLOY
         if not path.is_file():
             return None

@@ -1,4 +1,4 @@
-"""ExecuTorch files: a network for phones, its layers on XNNPACK where that has them. One sample at a time."""
+"""Write ExecuTorch files: a network for phones, its layers on XNNPACK where that has them, one sample a call."""
 
 from __future__ import annotations
 

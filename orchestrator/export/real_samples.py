@@ -1,4 +1,4 @@
-"""Batches of the data's own samples, as a network takes them: what files are made from, calibrated and measured on."""
+"""Read batches of the data's own samples: files are made from them, calibrated and measured on them."""
 
 from __future__ import annotations
 

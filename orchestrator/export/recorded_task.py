@@ -1,4 +1,4 @@
-"""The task of a round, built again from its record: a built-in one, or a class of the user's that may run here."""
+"""Build the task of a round from its record: a built-in one, or a class of the user's that may run here."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def _found(spec: str) -> object:
         raise ConfigError(
             f"task {spec!r} is of the script that trained the round: put it into a module that can be imported"
         )
-    found = find(spec, "task")
+    found = find(spec, "task", callable)
     if not (isinstance(found, type) and dataclasses.is_dataclass(found)):
         raise ConfigError(f"task {spec!r} must name a dataclass, got {found!r:.100}")
     return found

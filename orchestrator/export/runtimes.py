@@ -23,7 +23,7 @@ _COREML = ".mlpackage.zip"
 
 
 class Runtime(NamedTuple):
-    """`load` gives what runs a file on that many threads. `sparse_kernels`: whether zeros are left out of the work."""
+    """Run files: `load` returns a function that runs one on that many threads. `sparse_kernels`: it skips zeros."""
 
     name: str
     load: Callable[[Path, int], Run]
@@ -31,7 +31,7 @@ class Runtime(NamedTuple):
 
 
 def runtime_of(path: Path, call: Call, model: str | None = None) -> Runtime:
-    """The runtime for a file, imported. Raises ConfigError for an ending that no runtime has.
+    """Import and return the runtime for a file. Raises ConfigError for an ending that no runtime has.
 
     `call`: what goes in and comes out. `model` names what builds the network of a packed file (see `load_packed`).
     """
@@ -42,7 +42,7 @@ def runtime_of(path: Path, call: Call, model: str | None = None) -> Runtime:
 
 
 def not_run(path: Path) -> str | None:
-    """Why this machine cannot run a file; None if it can."""
+    """Return why this machine cannot run a file; None if it can."""
     return "Core ML runs on macOS only" if path.name.endswith(_COREML) and platform.system() != "Darwin" else None
 
 
@@ -107,7 +107,7 @@ def _executorch(call: Call, _: str | None) -> Runtime:
 
 
 def _coreml(call: Call, _: str | None) -> Runtime:
-    """Written without a Mac: what coremltools does is known from its documentation alone."""
+    """Load a Core ML file. Written without a Mac, from the documentation of coremltools alone."""
     import coremltools
 
     def load(path: Path, threads: int) -> Run:

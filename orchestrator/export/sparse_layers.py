@@ -1,4 +1,4 @@
-"""Linear layers and convolutions that leave removed weights out of the work, through torch's own sparse kernels.
+"""Compute linear layers and convolutions without their removed weights, by torch's own sparse kernels.
 
 The weight (C_out, C_in * kernel) is stored by its rows (CSR) with 32-bit indices: with torch's default of 64 bits the
 kernels first convert them at every call. A convolution is a product with the pixels below each place of its kernel.
@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 
 class SparseRows(nn.Module):
-    """A weight (out, in) of which only the values other than zero are stored, as buffers: they make up its state."""
+    """Store the nonzero values of a weight (out, in), as buffers, which are its state."""
 
     rows: Tensor
     columns: Tensor
@@ -44,7 +44,7 @@ class SparseRows(nn.Module):
 
 
 class SparseLinear(SparseRows):
-    """A linear layer."""
+    """Compute a linear layer."""
 
     def __init__(self, layer: nn.Linear) -> None:
         super().__init__(layer.weight, layer.bias)
@@ -54,7 +54,7 @@ class SparseLinear(SparseRows):
 
 
 class SparseConv2d(SparseRows):
-    """A convolution of one group."""
+    """Compute a convolution of one group."""
 
     def __init__(self, layer: nn.Conv2d) -> None:
         super().__init__(layer.weight.flatten(1), layer.bias)
@@ -83,7 +83,7 @@ class SparseConv2d(SparseRows):
 
 
 def as_sparse(layer: nn.Module) -> SparseRows | None:
-    """Return the layer as one that leaves zeros out; None for a layer that there is no such kernel for."""
+    """Return the layer as one that leaves zeros out; None if torch has no such kernel for it."""
     if layer._forward_hooks or layer._forward_pre_hooks or hasattr(layer, "parametrizations"):
         return None
     if type(layer) is nn.Linear and layer.weight.dtype is torch.float32:

@@ -1,8 +1,8 @@
-"""Tensors as a few compressed streams: kept values by byte plane, a bit a weight or a gap for where they stand, zstd.
+"""Store tensors as a few streams compressed by zstd: kept values by byte plane, their places as bits or gaps.
 
-Of the tensors that are mostly zeros only the others' values are stored. All values of one type make one stream, byte
-plane by byte plane: exponents compress when they stand together, mantissas never do. zstd's lowest level is the right
-one: its entropy coder does the work, and the highest level saves 1 to 2 % for a hundred times the time (ResNet-50).
+Of tensors that are mostly zeros only the other values are stored. All values of one type make one stream, byte plane
+by byte plane: exponents compress when they are side by side, mantissas never do. zstd's lowest level is used: its
+entropy coder does the work, and the highest level saves 1 to 2 % in a hundred times the time (ResNet-50).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ FEW = 0.2  # density below which gaps are the smaller way
 
 @dataclass(frozen=True)
 class Layout:
-    """How one tensor is stored: type (as `float32`), shape, and how many values are kept; None: all, without a mask."""
+    """Say how a tensor is stored: type (as `float32`), shape, how many values are kept; None: all, without a mask."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -42,7 +42,7 @@ class Layout:
 
 
 def pack(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Layout], Tensors]:
-    """(layout of each tensor, compressed streams by name, each a vector of bytes).
+    """Return (layout of each tensor, compressed streams by name, each a vector of bytes).
 
     A negative zero, as a mask leaves it of a negative weight, counts as zero where a mask is stored.
     """
@@ -80,7 +80,7 @@ def _masked(layouts: Mapping[str, Layout]) -> dict[str, list[str]]:
 
 
 def unpack(layouts: Mapping[str, Layout], streams: Mapping[str, Tensor], file: str) -> Tensors:
-    """The inverse of `pack`, bit by bit. Memory is taken for what `layouts` says, never for what a stream claims.
+    """Invert `pack`, bit by bit. `layouts` alone decides how much memory is taken, never what a stream claims.
 
     Raises DamagedError, naming `file`, where they do not fit together.
     """
@@ -124,7 +124,7 @@ def _unpack_masks(layouts: Mapping[str, Layout], streams: Mapping[str, Tensor], 
 def _unpack_values(kind: str, layouts: Mapping[str, Layout], stream: Tensor, file: str) -> Tensor:
     dtype = getattr(torch, kind, None)
     if not isinstance(dtype, torch.dtype):
-        raise DamagedError(f"{file}: {kind!r} is no type of values")
+        raise DamagedError(f"{file}: {kind!r} is not a type of values")
     count = sum(layout.stored for layout in layouts.values() if layout.dtype == kind)
     planes = _decompress(stream, count * dtype.itemsize, file)
     flat = planes.view(dtype.itemsize, count).t().contiguous().view(-1)
@@ -132,7 +132,7 @@ def _unpack_values(kind: str, layouts: Mapping[str, Layout], stream: Tensor, fil
 
 
 def _planes(flat: Tensor) -> Tensor:
-    """The first byte of every value, then the second of every value, ...; of float32 the exponent is one byte."""
+    """Return the first byte of every value, then the second, ...; the exponent of float32 makes one byte."""
     flat = _rotated(flat, 1) if flat.dtype is torch.float32 and flat.numel() else flat
     return flat.view(torch.uint8).view(flat.numel(), flat.element_size()).t().contiguous().view(-1)
 

@@ -8,16 +8,22 @@ from pathlib import Path
 
 from orchestrator.export.candidates import check_code, find_round, side_by_side, source_of, structure, with_dense
 from orchestrator.export.originals import Original, TestSet
+from orchestrator.export.recorded_code import setting
 from orchestrator.export.targets import TARGETS
 from orchestrator.export.targets.side_by_side import compare_on, save_cells
 from orchestrator.files import check_writable
 from orchestrator.formatting import no_rounds
+from orchestrator.ofa.subnet import is_elastic
 from orchestrator.record import Record
 from orchestrator.report import path_records
 from orchestrator.report.exported import recommended_rounds, round_line
-from orchestrator.report.targets_page import cell_line, print_cells, save_targets_page
+from orchestrator.report.target_table import TargetTable, cell_line
+from orchestrator.report.targets_page import print_targets, save_targets_page
 from orchestrator.storage.ledger import Ledger
 from orchestrator.validate import one_of
+
+_COLUMNS = {"unstructured": "masks", "subnet": "OFA"}  # by what `structure` returns
+_ORDER = ("masks", "blocks", "2-of-4", "filters", "channels", "AMC", "OFA")
 
 
 def compare_rounds(
@@ -44,38 +50,56 @@ def compare_rounds(
     if folder is not None:
         check_writable(folder, "--report")
     every = ledger.records([]) if rounds else []
-    shown = with_dense(ledger, [find_round(every, key) for key in rounds] or recommended_of_each_structure(records))
+    shown = with_dense(ledger, [find_round(every, key, "KEY") for key in rounds] or recommended_of_each(records))
     check_code(shown, trust)
     source = source_of(shown, data)
     test_set = TestSet.of(source)
     for record in shown:
         print(round_line(record), flush=True)
     with contextlib.ExitStack() as stack:
-        candidates = side_by_side(ledger, shown, test_set.data, test_set.task)
+        candidates = side_by_side(ledger, shown, test_set.data, test_set.task, column)
         originals = [stack.enter_context(Original.of(candidate, test_set)) for candidate in candidates]
         cells = compare_on(targets, originals, lambda cell: print(cell_line(cell), flush=True), folder)
-    print_cells(cells, test_set.objective)
-    if folder is not None:
-        for path in (save_cells(folder, cells), save_targets_page(folder, cells, test_set.objective)):
-            print(f"written: {path}")
+    networks = {candidate.name: record for candidate, record in zip(candidates, shown, strict=True)}
+    table = TargetTable(cells, networks)
+    print_targets(table)
+    for path in [save_cells(folder, cells), *save_targets_page(folder, table)] if folder is not None else ():
+        print(f"written: {path}")
     return problems
 
 
-def recommended_of_each_structure(records: Sequence[Record]) -> list[Record]:
-    """Return the recommended round of each structure: of masks, of blocks, of fewer channels, ...
+def column(record: Record) -> str:
+    """Return what a round's network is in the table: dense, masks, blocks, 2-of-4, filters, channels, AMC or OFA."""
+    what = structure(record)
+    if record.search and what != "subnet":
+        return "AMC"
+    if what == "n-of-m":
+        pattern = setting(record, "selection").get("pattern")
+        m = pattern["of"] if pattern else setting(record, "selection")["m"]
+        return f"{pattern['n'] if pattern else round(record.density * m)}-of-{m}"
+    return _COLUMNS.get(what, what)
 
-    Where the dense network is recommended, the round of the structure that is best on validation stands in. Raises
-    ConfigError as `recommended_rounds` does.
+
+def recommended_of_each(records: Sequence[Record]) -> list[Record]:
+    """Return the recommended round of each column of the table (see `column`), without the dense round.
+
+    Where the dense network is recommended, the round that is best on validation stands in. Supernets, which are many
+    networks, are left out. Raises ConfigError as `recommended_rounds` does.
     """
-    structures = {record.experiment: structure(record) for record in records if record.round}
+    networks = [record for record in records if not _is_supernet(record)]
+    columns = {record.experiment: column(record) for record in networks if record.round}
     found: dict[str, Record] = {}
-    for name in dict.fromkeys(structures.values()):
-        alike = [record for record in records if structures.get(record.experiment) == name]
+    for name in sorted(set(columns.values()), key=lambda name: (*_ORDER, name).index(name)):
+        alike = [record for record in networks if columns.get(record.experiment) == name]
         pruned = [record for record in recommended_rounds(alike) if record.round]
         pruned = pruned or [max(filter(_is_pruned, alike), key=lambda record: record.objective.gain(record.val))]
         found |= {record.key: record for record in pruned}
-    return list(found.values()) or recommended_rounds(records)
+    return list(found.values()) or recommended_rounds(networks)
 
 
 def _is_pruned(record: Record) -> bool:
     return record.round > 0
+
+
+def _is_supernet(record: Record) -> bool:
+    return is_elastic(record.channels) and "architecture" not in (record.channels or {})

@@ -1,5 +1,4 @@
-"""Models by name: CIFAR ResNets, text models, classifiers of torchvision and timm, networks of Once-for-All spaces, or
-"package.module:function"."""
+"""Build models by name: CIFAR ResNets, text models, classifiers of torchvision and timm, or the user's functions."""
 
 from __future__ import annotations
 

@@ -75,7 +75,7 @@ def _dense(tensor: Tensor) -> Tensor:
 
 
 def _shared(one: Tensor, other: Tensor) -> tuple[Tensor, str] | None:
-    """Return the rows that two tensors share, and a digest of which they are ("" for all). None if they share none."""
+    """Return the rows that two tensors share, and a digest of their numbers ("" for all); None if they share no row."""
     if one.shape != other.shape or one.dtype != other.dtype:
         return None
     same = np.frombuffer(raw_bytes(one), np.uint8) == np.frombuffer(raw_bytes(other), np.uint8)

@@ -1,4 +1,4 @@
-"""Small language models: they read the tokens of a sequence, and give at each place the logits of the next token."""
+"""Build small language models: they read the tokens of a sequence, and give the logits of each next token."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From one sequence to another of a different length: an encoder, and a decoder with attention."""
+"""Map a sequence to another of a different length, with an encoder, and a decoder with attention."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Memory(NamedTuple):
 class AttentionTranscriber(nn.Module):
     """Letters to phones: a GRU encoder in both directions, and a GRU decoder with attention (Luong et al. 2015).
 
-    It is called with `letters` (n, letters) and `before` (n, phones), the phone before each that is to be told. In
+    It is called with `letters` (n, letters) and `before` (n, phones), the phone before each that is to be predicted. In
     training it returns logits (n, phones, number of phones), in evaluation a `Transcript`. Padding at the end of a
     sequence changes nothing before it. `longest`: after how many phones a transcript ends in any case.
     """
@@ -107,7 +107,7 @@ class AttentionTranscriber(nn.Module):
     def decode(self, memory: Memory, state: Tensor) -> Tensor:
         """Return the likeliest phone after those chosen so far, again and again, up to `end`: ids (n, steps).
 
-        It computes in the precision of the weights, whatever that of `memory` and `state`.
+        It computes in the precision of the weights; `memory` and `state` may have another one.
         """
         exact = self.head.weight.dtype
         memory, state = memory._replace(values=memory.values.to(exact), keys=memory.keys.to(exact)), state.to(exact)

@@ -1,4 +1,4 @@
-"""Read the name of a model: ours, one of a library, or a function of the user's. Imports no library."""
+"""Read a name in an experiment: ours, one of a library, or the user's own. Imports no library."""
 
 from __future__ import annotations
 
@@ -12,6 +12,9 @@ def is_classifier(spec: str) -> bool:
     return bool(colon) and package in LIBRARIES
 
 
-def names_known_code(spec: str) -> bool:
-    """Return whether `spec` names a network of ours or of a library, and no function of the user's."""
-    return ":" not in spec or is_classifier(spec) or spec.startswith(OFA)
+def names_known_code(name: str) -> bool:
+    """Return whether `name` is that of code of ours or of a library, and not of the user's.
+
+    `name`: of a model, or of a class as `type_name` gives it. The user's own have their module before the name.
+    """
+    return is_classifier(name) or name.startswith(OFA) or not (":" in name or "." in name)

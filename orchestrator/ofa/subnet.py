@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -15,7 +15,7 @@ from orchestrator.errors import ConfigError, DamagedError
 from orchestrator.ofa.architecture import Architecture
 from orchestrator.ofa.costs import CostModel, SubnetCost
 from orchestrator.ofa.elastic import Supernet, skeleton, subnet_tensors, tensor_shapes
-from orchestrator.ofa.extract import network_of
+from orchestrator.ofa.extract import extract, network_of
 from orchestrator.ofa.networks import Part, chain
 from orchestrator.ofa.sort import sort_channels
 from orchestrator.ofa.spaces import Space
@@ -33,6 +33,11 @@ class Elastic(Structure):
     space: Space
     num_classes: int
     input_shape: tuple[int, int, int]
+
+    @staticmethod
+    def of(space: Space, arguments: Mapping[str, Any]) -> Elastic:
+        """Return the supernet of `space` for data of images with these `model_arguments`."""
+        return Elastic(space, arguments["num_classes"], tuple(arguments["input_shape"]))
 
     @property
     def network(self) -> object:
@@ -80,6 +85,17 @@ class Elastic(Structure):
 
     def to_json(self) -> dict[str, Any]:
         return {**_counted(self.largest, self.largest), "space": self.space.name}
+
+    def measured(
+        self, module: nn.Module, with_statistics: Callable[[nn.Module], nn.Module]
+    ) -> Iterator[tuple[str, nn.Module]]:
+        """Yield the largest network, and the smallest after "smallest_", each with batch norm of its own.
+
+        The supernet's statistics fit neither.
+        """
+        supernet = cast(Supernet, module)
+        yield "", with_statistics(extract(supernet, self.space.largest()))
+        yield "smallest_", with_statistics(extract(supernet, self.space.smallest()))
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What a search of structures asks for and is told: candidates, how they are scored, and their scores."""
+"""Define what goes into a search of structures and comes out: candidates, their scoring, and their scores."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class SearchCandidate:
 
     @staticmethod
     def of(structure: Structure, epochs: int, scoring: Scoring) -> SearchCandidate:
-        """Return the candidate with the digest of its content: equal structures have one, whoever asks for them."""
+        """Return the candidate with the digest of its content: equal structures of all searches have one."""
         settings = {"channels": structure.channels, "epochs": epochs, "scoring": asdict(scoring)}
         digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
         for name, tensor in sorted(structure.tensors().items()):
@@ -88,7 +88,7 @@ class Generation:
 
 @dataclass(frozen=True)
 class Chosen:
-    """What a search decided on, and the proof that stands in the round's record: plain JSON."""
+    """What a search decided on, and the proof that goes into the round's record: plain JSON."""
 
     structure: Structure
     proof: dict[str, Any]

@@ -1,4 +1,4 @@
-"""The names that fields of an experiment choose from: kinds of layers, and units that a density counts in."""
+"""List the names that fields of an experiment choose from: kinds of layers, and units that a density counts in."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a search for ratios knows of a network's layers: their shapes, and how often each weight multiplies."""
+"""Describe a network's layers for a search for ratios: their shapes, and how often each weight multiplies."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ else:
 
 @dataclass(frozen=True)
 class Geometry:
-    """`shapes`: of the layers of the dense network, by their name.
+    """Hold the `shapes` of the layers of the dense network, by their name.
 
     `uses`: how often each element of a weight multiplies for one sample, by the weight's name; a rounded mean where
     that differs within a tensor, as it may for the projections of attention. `macs`: of the dense network for one

@@ -17,7 +17,7 @@ from orchestrator.randomness import own_randomness
 
 
 class Macs(NamedTuple):
-    """`dense`: every weight counts. `effective`: only those that are not zero, as a perfect sparse kernel would."""
+    """Count multiplications. `dense`: of every weight; `effective`: of weights that are not zero."""
 
     dense: int
     effective: int

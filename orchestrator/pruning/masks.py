@@ -106,7 +106,7 @@ def dead_layers(masks: Mapping[str, Tensor]) -> list[str]:
 def check_tensors(
     weights: Mapping[str, Tensor], masks: Mapping[str, Tensor] | None, gradients: Mapping[str, Tensor] | None
 ) -> None:
-    """Raise ConfigError unless `weights` can be pruned, and `masks` and `gradients` are None or match them."""
+    """Raise ConfigError unless `weights` can be pruned, and `masks` and `gradients` match them or are None."""
     if not weights:
         raise ConfigError("weights must hold at least one tensor to prune, got an empty dictionary")
     devices = {weight.device for weight in weights.values()}

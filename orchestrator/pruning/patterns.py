@@ -1,4 +1,4 @@
-"""Patterns: which weights of a layer go together, or how many of them may stay, so that a runtime gains from zeros."""
+"""Define which weights of a layer go together, or how many of them may stay, so that a runtime gains from zeros."""
 
 from __future__ import annotations
 

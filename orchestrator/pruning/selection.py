@@ -1,4 +1,4 @@
-"""Selections: what a density leaves of a network. Whole filters are in filters.py, channels in channels/removal.py."""
+"""Select what a density leaves of a network. Whole filters are in filters.py, channels in channels/removal.py."""
 
 from __future__ import annotations
 
@@ -213,7 +213,7 @@ class NofM(Selection):
         return best_of_each_group(scores, candidates, n, self.m)
 
     def _kept(self, density: float) -> int:
-        """n of n:m. Raises ConfigError unless it is a whole number of 1 or more."""
+        """Return n of n:m. Raises ConfigError unless it is a whole number of 1 or more."""
         n = kept_count(density, self.m)
         if n < 1 or not math.isclose(density * self.m, n, rel_tol=1e-9):
             raise ConfigError(

@@ -1,8 +1,8 @@
-"""What is left of the dense network: all of it, some of its weights, or some of its channels."""
+"""Define what is left of the dense network: all of it, some of its weights, or some of its channels."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -21,7 +21,7 @@ from orchestrator.validate import one_of
 
 @runtime_checkable
 class Structure(Protocol):
-    """What is left of the dense network.
+    """Describe what is left of the dense network.
 
     The methods below describe the whole network. A structure is a frozen dataclass that derives from this class and
     overrides what differs.
@@ -29,12 +29,12 @@ class Structure(Protocol):
 
     @property
     def channels(self) -> Kept:
-        """The channel configuration. Networks of equal ones have tensors of equal shapes; {} is that of the dense."""
+        """Return the channel configuration, {} for all. Networks with equal ones have tensors of equal shapes."""
         return {}
 
     @property
     def network(self) -> object:
-        """What `build` makes follows from it: equal values have modules of one kind, with tensors of equal shapes."""
+        """Return a value by which modules are kept: those built for equal values are alike, with equal shapes."""
         return self.channels
 
     def apply(self, state: TrainState, base: Structure) -> TrainState:
@@ -71,6 +71,15 @@ class Structure(Protocol):
     def metrics(self) -> dict[str, float]:
         """Return what a record's metrics say of the structure: fractions kept, by name."""
         return {}
+
+    def measured(
+        self, module: nn.Module, with_statistics: Callable[[nn.Module], nn.Module]
+    ) -> Iterator[tuple[str, nn.Module]]:
+        """Yield each network by which `module`, which `build` made, is measured, after a prefix of its metrics' names.
+
+        `with_statistics` returns a copy of a network whose batch norm is measured anew on training samples.
+        """
+        yield "", module
 
     def check(self, what: str, shapes: Mapping[str, tuple[int, ...]]) -> None:
         """Raise ConfigError, naming `what` returned it, unless it fits prunable weights of these dense shapes."""

@@ -5,10 +5,10 @@
 """
 
 from orchestrator.report.comparison import comparisons
-from orchestrator.report.folder import check_folder, print_and_write, report_storage, write
-from orchestrator.report.paths import path_records
+from orchestrator.report.folder import check_folder, path_records, print_and_write, report_storage, write
+from orchestrator.report.status import print_status
 from orchestrator.report.summary import summary
-from orchestrator.report.tables import json_line, print_status, print_table, save_csv
+from orchestrator.report.tables import json_line, print_table, save_csv
 
 __all__ = [
     "check_folder",

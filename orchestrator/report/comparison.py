@@ -22,8 +22,7 @@ import numpy as np
 from orchestrator.formatting import distinct_names
 from orchestrator.objective import Objective
 from orchestrator.record import Record
-from orchestrator.report.quantity import Quantity
-from orchestrator.report.summary import Recommendation, Row, pareto_front, recommend, summary
+from orchestrator.report.summary import Quantity, Recommendation, Row, options_of, pareto_front, recommend, summary
 
 MAX_SHORT_NAME = 30  # characters
 MAX_SHOWN = 8  # experiments with a colour of their own
@@ -179,8 +178,8 @@ def comparisons(records: Iterable[Record], first: Collection[str] = ()) -> list[
 def identity(record: Record) -> tuple[str, str, str]:
     """Return the names of data and model, and what decides which data, model and task these are, as JSON."""
     settings = record.settings
-    model, options = str(settings.get("model", "unknown model")), settings.get("model_options")
-    if isinstance(options, dict) and options:
+    model = str(settings.get("model", "unknown model"))
+    if options := options_of(record, "model_options"):
         model += f" ({_options_text(options)})"
     decisive = {name: settings.get(name) for name in IDENTITY_SETTINGS} | {"objective": vars(record.objective)}
     return str(settings.get("data", "unknown data")), model, json.dumps(decisive, sort_keys=True)

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
-from orchestrator.errors import ConfigError
+from orchestrator.data.builtin import BUILTIN
+from orchestrator.errors import ConfigError, OrchestratorError
 from orchestrator.export.proof import Artifact, ExportedNetworks, Facts, Skipped
+from orchestrator.export.recorded_code import named_code
 from orchestrator.formatting import distinct_names, milliseconds, plain, size
+from orchestrator.lookup import signature_of, takes
 from orchestrator.objective import ACCURACY
 from orchestrator.record import Record
 from orchestrator.report.comparison import Comparison, comparisons, identity
 from orchestrator.report.pictures.style import CHARACTER, LINES, SMALL, Picture, handle, new_figure
-from orchestrator.report.quantity import Quantity
+from orchestrator.report.summary import Quantity
 
 MAX_NETWORK_NAME = 14  # characters, in pictures
 
@@ -205,6 +210,23 @@ def same_model_and_data(records: Iterable[Record], exported: Iterable[Record]) -
     """Return those of `records` that have the model, data and task of a round of `exported`."""
     identities = {identity(record) for record in exported}
     return [record for record in records if identity(record) in identities]
+
+
+def export_command(comparison: Comparison, storage: str | None) -> str:
+    """Return the command that exports the recommended round; "" if none is recommended."""
+    if not comparison.recommended_records:
+        return ""
+    record = comparison.recommended_records[0]
+    words = ["orchestrator", "export", storage or "STORAGE", "--round", record.key[:12], "--out", "./deploy"]
+    with contextlib.suppress(OrchestratorError):  # a record that does not name its model cannot be exported at all
+        words += [word for spec in named_code(record).values() for word in ("--trust", spec)]
+    return shlex.join(words)
+
+
+def may_need_data(comparison: Comparison) -> bool:
+    """Return whether the data may lie in files, whose folder the command that exports must name."""
+    data = str(comparison.records[0].settings.get("data"))
+    return data not in BUILTIN or takes(signature_of(BUILTIN[data], f"data {data!r}"), "root")
 
 
 def round_line(record: Record) -> str:

@@ -1,30 +1,62 @@
-"""Write everything that a report consists of into one folder."""
+"""Read the records of a storage, and write everything that a report of them consists of into one folder.
+
+Equal rounds are trained once. A record carries the name of the experiment that trained it first, and
+`experiments/<name>.<seed>.json` lists the rounds of an experiment. If a name was used with other settings before, the
+rounds of those settings do not belong to the experiment any more.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
-from orchestrator.errors import ConfigError
+from orchestrator.errors import ConfigError, DamagedError
 from orchestrator.export.proof import DEPLOY, ExportedNetworks
 from orchestrator.files import check_writable
 from orchestrator.formatting import no_rounds
 from orchestrator.record import Record
-from orchestrator.report.about import export_command, may_need_data, settings_section
 from orchestrator.report.comparison import Comparison, comparisons
-from orchestrator.report.exported import ExportedSection, exported_pictures
+from orchestrator.report.exported import ExportedSection, export_command, exported_pictures, may_need_data
+from orchestrator.report.families import families_section
 from orchestrator.report.page import Chapter, Section, check_page_packages, save_page
-from orchestrator.report.paths import path_records
 from orchestrator.report.pictures import Picture, draw_pictures, drawing_style
-from orchestrator.report.pictures.families_pictures import families_section
 from orchestrator.report.published import PublishedResult, find_published
 from orchestrator.report.searches import search_section
-from orchestrator.report.tables import print_table, save_csv
+from orchestrator.report.tables import print_table, save_csv, settings_table
+from orchestrator.storage.experiments import gap, read_experiments
 from orchestrator.storage.ledger import Ledger
 
 # Functions that return more sections of a chapter, in the order of the page; none if they have nothing to show.
 MORE_SECTIONS: tuple[Callable[[Comparison], Sequence[Section]], ...] = (search_section,)
+
+
+def path_records(ledger: Ledger, problems: list[str] | None = None) -> tuple[list[Record], int]:
+    """Return the finished rounds of every experiment, under its own name, and how many records belong to none.
+
+    If the file of an experiment is missing, it has the rounds that were trained under its name and their ancestors.
+    Rounds after a missing or damaged round belong to no experiment. A sentence for each unusable file is added to
+    `problems`. Without `problems`, the first unusable file raises StorageError, which names it.
+    """
+    committed = {record.key: record for record in ledger.records(problems)}
+    records: list[Record] = []
+    named: set[tuple[str, int]] = set()
+    used: set[str] = set()
+    for experiment in sorted(read_experiments(ledger.store, problems), key=lambda each: each.is_misnamed):
+        if (experiment.name, experiment.seed) in named:
+            _add_problem(experiment.misnamed, problems)
+            continue
+        named.add((experiment.name, experiment.seed))
+        used.update(experiment.keys)
+        if problem := gap(experiment, committed):
+            _add_problem(problem, problems)
+        keys = takewhile(lambda key: key in committed, experiment.keys)
+        records += [dataclasses.replace(committed[key], experiment=experiment.name) for key in keys]
+    others = [record for key, record in committed.items() if key not in used]
+    unnamed = [record for record in others if (record.experiment, record.seed) not in named]
+    return records + _with_ancestors(unnamed, committed), len(others) - len(unnamed)
 
 
 def write(
@@ -127,7 +159,7 @@ def _write_files(
         for comparison in found:
             references = _references(comparison)
             sections = [
-                *settings_section(comparison, storage),
+                Section("settings", "Settings", tables=[settings_table(comparison, storage)]),
                 *families_section(comparison, records, exported),
                 *(s for more in MORE_SECTIONS for s in more(comparison)),
             ]
@@ -154,3 +186,20 @@ def _references(comparison: Comparison) -> dict[str, PublishedResult]:
         if reference and reference not in found.values():
             found[name] = reference
     return found
+
+
+def _add_problem(problem: str, problems: list[str] | None) -> None:
+    if problems is None:
+        raise DamagedError(problem)
+    problems.append(problem)
+
+
+def _with_ancestors(records: Iterable[Record], committed: Mapping[str, Record]) -> list[Record]:
+    """Return `records` and their ancestors, which may have been trained for another experiment."""
+    found: dict[tuple[str, str], Record] = {}
+    for record in records:
+        ancestor: Record | None = record
+        while ancestor is not None and (identity := (record.experiment, ancestor.key)) not in found:
+            found[identity] = dataclasses.replace(ancestor, experiment=record.experiment)
+            ancestor = committed.get(ancestor.parent) if ancestor.parent else None
+    return sorted(found.values(), key=lambda record: (record.experiment, record.seed, record.round, record.key))

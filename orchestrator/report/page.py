@@ -21,18 +21,32 @@ from orchestrator.formatting import plain, shorten
 from orchestrator.record import Record
 from orchestrator.report.comparison import CONFIDENCE, RESAMPLES, Comparison, Difference
 from orchestrator.report.exported import ExportedSection
-from orchestrator.report.paths import count_sharing
 from orchestrator.report.pictures import COLOURS, Picture
+from orchestrator.report.pictures.style import join_units
 from orchestrator.report.published import SOURCE, PublishedPoint, PublishedResult
-from orchestrator.report.quantity import Quantity
-from orchestrator.report.summary import Row
-from orchestrator.report.tables import SortableTable, medians_table, rounds_table
+from orchestrator.report.summary import Quantity, Row
+from orchestrator.report.tables import SortableTable, TextTable, medians_table, pairs_table, rounds_table
 
 MAX_OPEN_TABLES = 2  # of experiments, which are visible without a click
 EXPORT_STATEMENT = re.compile(r"export\s*\{([^{}]*)\}\s*;?")
 FILTERS = (
-    formatting.compression, formatting.duration, formatting.milliseconds, formatting.shorten, formatting.size,
+    formatting.compression, formatting.duration, formatting.milliseconds, plain, formatting.size,
 )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Sharing:
+    """Count finished rounds and their epochs, as the paths ask for them and as they were trained."""
+
+    rounds_asked: int
+    rounds_trained: int
+    epochs_asked: int
+    epochs_trained: int
+
+    @property
+    def saved(self) -> float:
+        """Return the fraction of the asked epochs that did not have to be trained."""
+        return 1 - self.epochs_trained / self.epochs_asked if self.epochs_asked else 0.0
 
 
 @dataclass(frozen=True)
@@ -41,15 +55,6 @@ class PublishedMatch:
 
     row: Row
     point: PublishedPoint
-
-
-@dataclass(frozen=True)
-class TextTable:
-    """Hold a table of texts. The first cell of each line says what the line is about."""
-
-    caption: str
-    columns: Sequence[str]
-    lines: Sequence[Sequence[str]]
 
 
 @dataclass(frozen=True)
@@ -124,16 +129,7 @@ class Chapter:
     @cached_property
     def all_differences(self) -> SortableTable:
         """Return the differences between every two shown experiments."""
-        kind = "points" if self.quantity.objective.fraction else f"difference {self.quantity.decimals(self.typical)}"
-        columns = [
-            ("first", "text"), ("second", "text"), ("compression", "ratio"), ("pairs", "whole"),
-            ("first - second", kind), ("low", kind), ("high", kind),
-        ]  # fmt: skip
-        lines = [
-            [plain(d.first), plain(d.second), 1 / d.density, len(d.seeds), d.mean, d.low, d.high]
-            for d in self.comparison.differences
-        ]
-        return SortableTable(columns, lines)
+        return pairs_table(self.comparison.differences, self.quantity, self.typical)
 
     @cached_property
     def published(self) -> list[tuple[str, PublishedResult, list[PublishedMatch]]]:
@@ -148,6 +144,18 @@ class Chapter:
     @property
     def _recommended(self) -> str | None:
         return self.comparison.recommendation.row.experiment if self.comparison.recommendation else None
+
+
+def count_sharing(records: Iterable[Record]) -> Sharing:
+    """Count the shared rounds of `records` from `path_records`, where a round appears once for each of its paths."""
+    asked = list(records)
+    trained = {record.key: record for record in asked}.values()
+    return Sharing(
+        rounds_asked=len(asked),
+        rounds_trained=len(trained),
+        epochs_asked=sum(record.epochs for record in asked),
+        epochs_trained=sum(record.epochs for record in trained),
+    )
 
 
 def save_page(
@@ -189,11 +197,15 @@ def render(values: Mapping[str, Any]) -> str:
     """Return the page for the template's `values`. Raises OrchestratorError if a package is missing."""
     with extra(None, "the report page"):
         from jinja2 import Environment, PackageLoader, StrictUndefined
-        from markupsafe import Markup
+        from markupsafe import Markup, escape
 
     def one_line(value: Any) -> Any:
-        """Put text on one line: names come from storage, where other programs may have written."""
-        return plain(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+        """Put text on one line: names come from storage, where other programs may have written. Join units."""
+        return join_units(plain(value)) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+    def shortened(name: str, max_length: int) -> Markup:
+        """Shorten a name, and leave its spaces as they are: readers copy names."""
+        return escape(shorten(name, max_length))
 
     environment = Environment(
         loader=PackageLoader("orchestrator.report", "."),
@@ -204,7 +216,7 @@ def render(values: Mapping[str, Any]) -> str:
         finalize=one_line,
     )
     environment.filters.update({function.__name__: function for function in FILTERS})
-    environment.filters["markup"] = Markup
+    environment.filters |= {"markup": Markup, "shorten": shortened}
     script = _datatables_script() + "\n" + _read_part("page.js")
     constants = {
         "colours": COLOURS,

@@ -8,10 +8,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
-from typing import Any
 
 from orchestrator.objective import ACCURACY
 from orchestrator.record import Record
+from orchestrator.report.summary import options_of
 
 SOURCE = "Renda, Frankle and Carbin, ICLR 2020"
 RESNET50_WEIGHTS = 25_502_912  # prunable, with the 1,000 classes of ImageNet
@@ -63,13 +63,13 @@ def find_published(records: Iterable[Record]) -> PublishedResult | None:
     Returns None if the paper has no such result. It has accuracies of classifiers, and no other objective.
     """
     for record in records:
-        settings = record.settings
-        technique = settings.get("technique")
+        technique = options_of(record, "technique")
         counts_weights = record.channels is None  # as the paper does
         network = _paper_network(record) if counts_weights and record.objective == ACCURACY else None
-        if network and isinstance(technique, dict) and isinstance(technique.get("type"), str):
+        if network and isinstance(technique.get("type"), str):
             name = TECHNIQUES.get(technique["type"])
-            return read_published().get((network, name, _full_length(technique, settings))) if name else None
+            full_length = technique.get("epochs") in (None, options_of(record, "training").get("epochs"))
+            return read_published().get((network, name, full_length)) if name else None
     return None
 
 
@@ -108,9 +108,3 @@ def _paper_network(record: Record) -> str | None:
     if (model, data, record.prunable) == ("torchvision:resnet50", "imagefolder", RESNET50_WEIGHTS):
         return "resnet50"
     return None
-
-
-def _full_length(technique: dict[str, Any], settings: dict[str, Any]) -> bool:
-    training = settings.get("training")
-    trained = training.get("epochs") if isinstance(training, dict) else None
-    return technique.get("epochs") in (None, trained)

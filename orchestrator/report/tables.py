@@ -1,4 +1,4 @@
-"""Records as tables: of experiments and of a storage in a terminal, on the page, as CSV and as lines of JSON."""
+"""Records as tables: in a terminal, on the page, as CSV and as lines of JSON."""
 
 from __future__ import annotations
 
@@ -15,12 +15,30 @@ from rich.table import Table
 from rich.text import Text
 
 from orchestrator.files import written_for_report
-from orchestrator.formatting import compression, duration, make_console, plain, size
+from orchestrator.formatting import compression, duration, make_console, plain, shorten, size
 from orchestrator.record import Record
-from orchestrator.report.quantity import Quantity
-from orchestrator.report.summary import Row, by_experiment, summary
+from orchestrator.report.comparison import Comparison, Difference, identity
+from orchestrator.report.summary import Quantity, Row, by_experiment, options_of, summary
 
 DATA = ("val", "test")  # columns of the objective, whose titles get its unit
+MAX_NAMES = 3  # experiments that are named beside a value
+MAX_VALUES = 4  # of one setting that are listed
+MAX_VALUE = 200  # characters
+SETTINGS = {  # of the training, then of the experiment: their titles
+    "epochs": "epochs of the schedule",
+    "batch_size": "batch size",
+    "accumulate": "batches per step",
+    "schedule": "learning rate",
+    "optimizer": "optimizer",
+    "clip_norm": "gradient clipping",
+    "ema": "averaging of weights",
+    "precision": "precision",
+    "technique": "technique",
+    "selection": "selection",
+    "criterion": "criterion",
+    "exclude": "not pruned",
+    "distillation": "distillation",
+}
 FIELDS = ("experiment", "key", "parent", "round", "technique", "density", "kept", "prunable", "weights", "seed")
 COLUMNS: tuple[tuple[str, Callable[[Row], str]], ...] = (
     ("round", lambda row: f"* {row.round}" if row.recommended else str(row.round)),
@@ -33,6 +51,15 @@ COLUMNS: tuple[tuple[str, Callable[[Row], str]], ...] = (
     ("time", lambda row: duration(row.seconds)),
     ("size", lambda row: size(row.bytes)),
 )
+
+
+@dataclass(frozen=True)
+class TextTable:
+    """Hold a table of texts. The first cell of each line says what the line is about."""
+
+    caption: str
+    columns: Sequence[str]
+    lines: Sequence[Sequence[str]]
 
 
 @dataclass(frozen=True)
@@ -61,28 +88,6 @@ def print_table(records: Iterable[Record], console: Console | None = None) -> No
         console.print(Text(_title(rows), style="bold"))
         console.print(table)
         console.print(Text(_caption(rows), style="dim"), end="\n\n")
-
-
-def print_status(
-    records: Iterable[Record], failures: Iterable[Mapping[str, Any]], console: Console | None = None
-) -> None:
-    """Print one table per experiment and seed, one line per record, and below them the reason of every failed round.
-
-    Rounds of earlier settings with another objective are in a table of their own.
-    """
-    console = console or make_console()
-    groups: dict[tuple[str, int, Quantity], list[Record]] = {}
-    for record in records:
-        groups.setdefault((record.experiment, record.seed, Quantity(record.objective)), []).append(record)
-    for (experiment, seed, quantity), group in groups.items():
-        techniques = dict.fromkeys(record.technique for record in group if record.round)
-        about = ", ".join((*techniques, quantity.legend))
-        console.print(Text(plain(f"{experiment}, seed {seed}: {about}"), style="bold"))
-        console.print(_status_table(group, quantity))
-    for failure in failures:
-        name, which, number = (plain(failure.get(field, "?")) for field in ("experiment", "seed", "round"))
-        reason = plain(failure.get("reason", "no reason was written"))
-        console.print(Text(f"failed: {name}, seed {which}, round {number}: {reason}", style="red"), soft_wrap=True)
 
 
 def json_line(record: Record) -> str:
@@ -166,6 +171,22 @@ def medians_table(rows: Iterable[Row], quantity: Quantity) -> SortableTable:
     return SortableTable(columns, lines)
 
 
+def pairs_table(differences: Iterable[Difference], quantity: Quantity, typical: float) -> SortableTable:
+    """Return a table of `differences` between values of `quantity` as large as `typical`."""
+    kind = "points" if quantity.objective.fraction else f"difference {quantity.decimals(typical)}"
+    columns = [
+        ("first", "text"), ("second", "text"), ("compression", "ratio"), ("pairs", "whole"),
+        ("first - second", kind), ("low", kind), ("high", kind),
+    ]  # fmt: skip
+    lines = [[plain(d.first), plain(d.second), 1 / d.density, len(d.seeds), d.mean, d.low, d.high] for d in differences]
+    return SortableTable(columns, lines)
+
+
+def settings_table(comparison: Comparison, storage: str | None) -> TextTable:
+    """Return what the networks were made with. `storage` is where the rounds are, as the command line takes it."""
+    return TextTable("Settings of the experiments", ("setting", "value"), tuple(_settings(comparison, storage)))
+
+
 def _in_order(metric: str) -> tuple[int, str]:
     """Return the place of a column: the training loss, then validation, then test."""
     return {"train": 0, "val": 1, "test": 2}.get(metric.partition("_")[0], 3), metric
@@ -207,29 +228,6 @@ def _seeds(rows: Sequence[Row]) -> list[int]:
     return sorted({seed for row in rows for seed in row.seeds})
 
 
-def _status_table(records: Iterable[Record], quantity: Quantity) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, padding=0)
-    table.add_column("round", justify="right", no_wrap=True)
-    table.add_column("key", no_wrap=True)
-    measured = (quantity.column("val"), quantity.column("test"))
-    for header in ("density", "compression", "kept", *measured, "epochs", "seconds", "MB"):
-        table.add_column(header, justify="right", no_wrap=True)
-    for record in records:
-        table.add_row(
-            str(record.round),
-            record.key[:8],
-            f"{record.density:.4g}",
-            compression(record.compression),
-            f"{record.weights_kept:,}",
-            quantity.number(record.val),
-            quantity.number(record.test),
-            str(record.epochs),
-            f"{record.seconds:,.1f}",
-            f"{record.model_bytes / 1e6:,.3f}",
-        )
-    return table
-
-
 def _csv_cell(value: Any) -> Any:
     """Put text on one line, and quote text that a spreadsheet would compute as a formula."""
     if not isinstance(value, str):
@@ -242,3 +240,64 @@ def _measured(quantity: Quantity) -> list[tuple[str, str]]:
     """Return the title and kind of the columns of validation and test values."""
     kind = "percent" if quantity.objective.fraction else "number"
     return [(quantity.column(f"{data} {quantity.name}"), kind) for data in ("val", "test")]
+
+
+def _settings(comparison: Comparison, storage: str | None) -> Iterable[tuple[str, str]]:
+    first = comparison.records[0]
+    last = {name: max(each, key=lambda record: record.round) for name, each in comparison.records_by_experiment.items()}
+    data, model, _ = identity(first)
+    yield "model", model
+    options = first.settings.get("data_options")
+    yield "data", data + (f" ({_words(options)})" if options else "")
+    yield "task", f"{_words(first.settings.get('task', 'unknown'))}, decided by {comparison.quantity.name}"
+    yield "weights", f"{first.weights:,}, of which {first.prunable:,} are prunable"
+    yield "epochs of a round", _by_value({name: record.epochs for name, record in last.items()})
+    settings = {name: {**record.settings, **options_of(record, "training")} for name, record in last.items()}
+    for name, title in SETTINGS.items():
+        if text := _by_value({experiment: each.get(name) for experiment, each in settings.items()}):
+            yield title, text
+    yield (
+        "seeds" if comparison.seeds > 1 else "seed",
+        ", ".join(map(str, sorted({record.seed for record in comparison.records}))),
+    )
+    versions = {(name, version) for record in comparison.records for name, version in record.versions.items()}
+    yield "versions", ", ".join(f"{name} {version}" for name, version in sorted(versions)) or "unknown"
+    yield "processor", "; ".join(sorted({_processor(record) for record in comparison.records}))
+    dates = sorted(record.finished_at for record in comparison.records)
+    yield "finished", " to ".join(dict.fromkeys(f"{date[:10]} {date[11:16]}".strip() for date in (dates[0], dates[-1])))
+    yield "storage", storage or "unknown"
+
+
+def _processor(record: Record) -> str:
+    workers = f"{record.workers} worker{'s' if record.workers != 1 else ''}"
+    return f"{record.processor or 'unknown'}, {workers}"
+
+
+def _by_value(values: Mapping[str, Any]) -> str:
+    """Return the values of a setting by experiment: one value, or each with the experiments that have it."""
+    names: dict[str, list[str]] = {}
+    for name, value in values.items():
+        if value not in (None, [], {}):
+            names.setdefault(shorten(_words(value), MAX_VALUE), []).append(name)
+    if len(names) <= 1:
+        return "".join(names)
+    texts = [f"{value} ({_named(experiments)})" for value, experiments in list(names.items())[:MAX_VALUES]]
+    return "; ".join(texts) + (f"; and {len(names) - MAX_VALUES} more values" if len(names) > MAX_VALUES else "")
+
+
+def _named(experiments: list[str]) -> str:
+    if len(experiments) > MAX_NAMES:
+        return f"{len(experiments)} experiments"
+    return ", ".join(shorten(name, 40) for name in experiments)
+
+
+def _words(value: Any) -> str:
+    """Return a setting as people read it: `StepDecay(peak=0.1, drops=[15, 23])`."""
+    if isinstance(value, Mapping):
+        given = {name: part for name, part in value.items() if not (name == "type" or part is None or part is False)}
+        parts = [f"{name}={_words(part)}" for name, part in given.items()]
+        inside = ", ".join(parts)
+        return (f"{value['type']}({inside})" if inside else str(value["type"])) if "type" in value else inside
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(_words, value))}]"
+    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -1,121 +1,110 @@
-"""The table of targets: on the terminal, and as a page of its own."""
+"""The table of targets on the terminal, and as a page of its own with a picture."""
 
 from __future__ import annotations
 
 import html
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator
 from importlib.resources import files
+from itertools import groupby
 from pathlib import Path
 
 from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from orchestrator.export.targets import TARGETS
-from orchestrator.export.targets.side_by_side import Cell
-from orchestrator.files import atomic_write
-from orchestrator.formatting import make_console, milliseconds, plain, size
-from orchestrator.objective import Objective
+from orchestrator.files import written_for_report
+from orchestrator.formatting import make_console, plain
 from orchestrator.processor import processor
+from orchestrator.report.pictures import COLOURS, Picture, drawing_style
+from orchestrator.report.pictures.targets_picture import targets_picture
+from orchestrator.report.target_table import TargetTable, heading
 
-PAGE = "targets.html"
-HEADERS = ("target", "network", "file", "bytes", "one sample", "times dense", "objective", "error", "who says so")
-_NOISE = 1.05  # times in one process differ by as much from run to run
-
-
-def cell_line(cell: Cell) -> str:
-    """Return one line about a file that was just measured, or about what could not be had."""
-    where = " ".join(part for part in (cell.target, cell.network, cell.file) if part)
-    if cell.reason:
-        return plain(f"left out: {where}: {cell.reason}")
-    parts = [size(cell.bytes)] if cell.bytes is not None else []
-    parts += [f"{milliseconds(cell.seconds)} a sample"] if cell.seconds else []
-    return plain(f"{where}: {', '.join(parts)}")
+PAGE, PICTURE = "targets.html", "targets.png"
 
 
-def print_cells(cells: Sequence[Cell], objective: Objective) -> None:
-    """Print the table and the sentence of each target."""
-    table = Table(*HEADERS, box=box.SIMPLE_HEAD)
-    for cell in cells:
-        table.add_row(*(Text(plain(part)) for part in _row(cell, cells, objective)))  # no markup: '.[targets]'
+def print_targets(table: TargetTable) -> None:
+    """Print the table, the sentence of each target, and why cells are missing."""
+    drawn = Table("target", "file", *map(heading, table.networks), "who says so", box=box.SIMPLE_HEAD)
+    for target, file in table.rows:
+        cells = ["\n".join(table.lines(table.cell(target, file, network))) for network in table.networks]
+        drawn.add_row(*map(Text, (target, plain(file), *cells, plain(table.said_by(target, file)))))  # no markup
     console = make_console()
-    console.print(table)
-    for target in dict.fromkeys(cell.target for cell in cells):
-        console.print(Text(plain(verdict(target, cells))))
+    console.print(drawn)
+    left_out = [f"left out: {reason}" for reason in table.reasons]
+    for line in (*map(table.verdict, table.targets), *table.notes, *left_out):
+        console.print(Text(plain(line)))
 
 
-def verdict(target: str, cells: Sequence[Cell]) -> str:
-    """Return which network to take on a target, and why: a sentence made from its figures."""
-    mine = [cell for cell in cells if cell.target == target and cell.reason is None]
-    if not mine:
-        reasons = "; ".join(dict.fromkeys(cell.reason for cell in cells if cell.target == target and cell.reason))
-        return f"{target}: nothing was measured: {reasons}"
-    why = f"{TARGETS[target].pays_for}."
-    timed = [(cell.seconds, cell) for cell in mine if cell.seconds and target != "download"]
-    if timed:
-        _, best = min(timed, key=lambda pair: pair[0])
-        gain = _times_dense(best, cells)
-        if gain is None or gain < _NOISE:
-            return f"{target}: no network is faster than the dense one. Here {why}"
-        return f"{target}: take {_title(best)}: {gain:.2f} times as fast as the dense network. Here {why}"
-    sized = [(cell.bytes, cell) for cell in mine if cell.bytes is not None]
-    dense = max(count for count, cell in sized if cell.network == sized[0][1].network)
-    count, best = min(sized, key=lambda pair: pair[0])
-    return f"{target}: take {_title(best)}: {dense / count:.1f} times smaller than the plain dense file. Here {why}"
+def save_targets_page(folder: Path, table: TargetTable) -> list[Path]:
+    """Write targets.html and targets.png into `folder` and return their paths.
 
-
-def save_targets_page(folder: Path, cells: Sequence[Cell], objective: Objective) -> Path:
-    """Write targets.html into `folder` and return its path."""
-    style = files("orchestrator.report").joinpath("page.css").read_text()
-    head = "".join(f'<th scope="col">{html.escape(header)}</th>' for header in HEADERS)
-    rows = "".join(_html_row(_row(cell, cells, objective)) for cell in cells)
-    verdicts = "".join(
-        f"<li>{html.escape(plain(verdict(target, cells)))}</li>"
-        for target in dict.fromkeys(cell.target for cell in cells)
-    )
-    text = f"""<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<title>Where do zeros pay?</title><style>{style}</style></head><body><main>
-<h1>Where do zeros pay?</h1>
-<p>Every network on every target. Times are the shortest of several calls, all networks of a target by turns in one
-process on {html.escape(processor())}: compare them within a target only. The objective is measured through the
-file.</p>
-<ul>{verdicts}</ul>
-<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>
-</main></body></html>
-"""
+    Raises OrchestratorError if one cannot be written.
+    """
+    with drawing_style():
+        picture = targets_picture(table)
+        drawing = picture.svg("targets-") if picture else ""
+        saved = [picture.save(folder / PICTURE)] if picture else []
     path = folder / PAGE
-    with atomic_write(path) as temporary:
-        temporary.write_text(text)
-    return path
+    with written_for_report(path):
+        path.write_text(_page(table, picture, drawing), encoding="utf-8", newline="\n")
+    return [*saved, path]
 
 
-def _row(cell: Cell, cells: Sequence[Cell], objective: Objective) -> tuple[str, ...]:
-    said = cell.reason or ", ".join(part for part in (cell.said_by, cell.detail) if part)
-    gain = _times_dense(cell, cells)
-    return (
-        cell.target,
-        cell.network,
-        cell.file,
-        "" if cell.bytes is None else size(cell.bytes),
-        "" if cell.seconds is None else milliseconds(cell.seconds),
-        "" if gain is None else f"{gain:.2f}",
-        "" if cell.value is None else objective.text(cell.value),
-        "" if cell.error is None else f"{cell.error:.1g}",
-        said,
-    )
+def _page(table: TargetTable, picture: Picture | None, drawing: str) -> str:
+    style = f"{_colours()}{files('orchestrator.report').joinpath('page.css').read_text(encoding='utf-8')}"
+    verdicts = _list(map(table.verdict, table.targets))
+    more = {"What is in the files": table.notes, "What could not be had": table.reasons}
+    lists = "".join(f"<h2>{title}</h2>{_list(lines)}" for title, lines in more.items() if lines)
+    figure = f'<figure class="picture"><div class="chart">{drawing}</div></figure>' if picture else ""
+    return f"""<!DOCTYPE html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'; img-src data:">
+<link rel="icon" href="data:,"><title>Where do zeros pay?</title><style>{style}</style></head><body>
+<header><h1>Where do zeros pay?</h1>
+<p class="lead">Every network on every target, on {_text(processor())}.</p></header><main>
+{verdicts}
+<div class="wide" tabindex="0" role="region" aria-label="Targets and networks">{_table(table)}</div>
+<p class="note">In a cell: bytes of the file, time or cycles of one sample, and {_text(table.quantity.name)} on the test
+set through the file. In brackets: how many times smaller or faster than the dense network. Times are the shortest of
+several calls, all networks of a target by turns in one process: compare them within a target only. Networks were chosen
+on validation data.</p>
+<div class="pictures">{figure}</div>{lists}</main></body></html>
+"""
 
 
-def _times_dense(cell: Cell, cells: Iterable[Cell]) -> float | None:
-    """Return how many times as fast as the dense network, exact, on the same target; None where either has no time."""
-    dense = [c.seconds for c in cells if (c.target, c.network) == (cell.target, "dense") and c.seconds]
-    return min(dense[:1]) / cell.seconds if dense and cell.seconds and cell.target != "download" else None
+def _colours() -> str:
+    light, dark = ("".join(f"--{name}:{pair[place]};" for name, pair in COLOURS.items()) for place in (0, 1))
+    return f":root{{{light}}}@media (prefers-color-scheme: dark){{:root{{{dark}}}}}"
 
 
-def _title(cell: Cell) -> str:
-    return f"{cell.network} as {cell.file}" if cell.file else cell.network
+def _table(table: TargetTable) -> str:
+    heads = "".join(f'<th scope="col">{head}</th>' for head in ("target", "file", *_heads(table), "who says so"))
+    return f'<table class="texts"><thead><tr>{heads}</tr></thead><tbody>{"".join(_rows(table))}</tbody></table>'
 
 
-def _html_row(texts: Sequence[str]) -> str:
-    first, *others = (html.escape(plain(text)) for text in texts)
-    return f'<tr><th scope="row">{first}</th>{"".join(f"<td>{text}</td>" for text in others)}</tr>'
+def _heads(table: TargetTable) -> Iterator[str]:
+    """Yield the title of each network's column: its name, what is left of it, and its key."""
+    for network, record in table.networks.items():
+        left = f"{100 * record.weights_kept / record.weights:.3g} % of the weights"
+        yield f"{_text(heading(network))}<br><small>{left}<br>key {_text(record.key[:12])}</small>"
+
+
+def _rows(table: TargetTable) -> Iterator[str]:
+    for target, rows in groupby(table.rows, key=lambda row: row[0]):
+        files = [file for _, file in rows]
+        first = f'<th scope="rowgroup" rowspan="{len(files)}">{_text(target)}</th>'
+        for file in files:
+            lines = [table.lines(table.cell(target, file, network)) for network in table.networks]
+            cells = ["<br>".join(map(_text, each)) for each in lines]
+            said = (_text(file), *cells, _text(table.said_by(target, file)))
+            yield f"<tr>{first}{''.join(f'<td>{text}</td>' for text in said)}</tr>"
+            first = ""
+
+
+def _list(lines: Iterable[str]) -> str:
+    return f"<ul>{''.join(f'<li>{_text(line)}</li>' for line in lines)}</ul>"
+
+
+def _text(text: str) -> str:
+    return html.escape(plain(text))

@@ -36,7 +36,7 @@ _Shape = Annotated[list[int], Rule("sizes above 0", lambda shape: len(shape) <= 
 
 @dataclass(frozen=True)
 class _Header:
-    """The fields of a mid-round checkpoint that are not tensors; see `Progress`."""
+    """Hold the fields of a mid-round checkpoint that are not tensors; see `Progress`."""
 
     key: str
     epochs_done: _SmallCount

@@ -138,7 +138,7 @@ class Claims:
 
 @dataclass(frozen=True, kw_only=True)
 class _Link:
-    """The content of a link: its owner, and for how long it counts. The links of one `Claims` share its `instance`."""
+    """Hold the content of a link: its owner, and for how long it counts. Links of one `Claims` share its `instance`."""
 
     owner: str
     host: str
@@ -160,7 +160,7 @@ class _Link:
 
 
 class _Chain:
-    """One key's chain, as far as this process knows it. The lock lets one thread at a time take a step."""
+    """Hold one key's chain, as far as this process knows it. The lock lets one thread at a time take a step."""
 
     def __init__(self, store: Store, hasty: Store, key: str, me: _Link) -> None:
         self._store, self._impatient, self._key, self._me = store, hasty, key, me

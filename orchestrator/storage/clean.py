@@ -30,7 +30,7 @@ UNFINISHED = re.compile(rf"(?:rounds|snapshots|scores|train)/({KEY})/.+|(?:.+/)?
 
 @dataclass(frozen=True)
 class Leftover:
-    """A file that may be removed. `what`: its kind, in the plural."""
+    """Name a file that may be removed. `what`: its kind, in the plural."""
 
     what: str
     file: File
@@ -38,7 +38,7 @@ class Leftover:
 
 @dataclass(frozen=True)
 class Leftovers:
-    """The files that may be removed.
+    """List the files that may be removed.
 
     `found`: in the order in which to remove them. `fresh`: how many more were written too recently. `warning`: why
     writes that never ended could not be listed, or None.
@@ -107,7 +107,7 @@ def totals(found: Sequence[Leftover]) -> Iterator[tuple[str, int, int]]:
 
 @dataclass(frozen=True)
 class _Contents:
-    """The names of all files, and {key of a work: owner} of the claims whose owner may be alive."""
+    """Hold the names of all files, and {key of a work: owner} of the claims whose owner may be alive."""
 
     paths: frozenset[str]
     alive: dict[str, str]
@@ -126,7 +126,7 @@ class _Contents:
         return any(owner == "unknown" or owner.startswith(f"{experiment} on ") for owner in self.alive.values())
 
     def is_done(self, key: str) -> bool:
-        """Whether the answer to the work with this key, or any of the scores that it claims, is in storage."""
+        """Return whether the answer to the work with this key, or any of the scores that it claims, is in storage."""
         round_key, name = split_key(key)
         if name == SCORES:
             return any(path.startswith(f"scores/{round_key}/") for path in self.paths)

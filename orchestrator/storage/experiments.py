@@ -18,7 +18,7 @@ WAY_OUT = "run its job again, which writes it anew"
 
 @dataclass(frozen=True)
 class StoredExperiment:
-    """The path of one experiment and seed. `rewinds_to`: epochs of its dense round; None if the file has no list."""
+    """Hold the path of an experiment and seed. `rewinds_to`: epochs of its dense round; None if the file has none."""
 
     file: str
     name: str

@@ -1,9 +1,8 @@
-"""The ledger: every finished round of a storage location, one record each.
+"""Read and commit the ledger: one record for each finished round of a storage location.
 
-A round is finished when `rounds/<key>/record.json` exists: it is written last, with create-if-absent, and names the
-sha256 of every blob beside it. Whoever reads checks it, so damage is an error that names the file. A blob's own name
-holds its sha256 too: an owner that was cut off while it uploaded, and whose write arrives after another has committed
-other bits, overwrites nothing.
+A round is finished when `rounds/<key>/record.json` exists. It is written last, with create-if-absent, and names the
+sha256 of every blob beside it. Every reader checks the sha256, so damage is an error that names the file. A blob's own
+name holds its sha256 too. So a late write of an owner that was cut off overwrites nothing of another owner's commit.
 """
 
 from __future__ import annotations
@@ -32,13 +31,13 @@ from orchestrator.train_state import Tensors, TrainState
 
 
 class Ledger:
-    """Reads and commits records in a store. Holds no state: what it says is what the storage holds."""
+    """Read and commit records in a store. It keeps no state of its own: every answer is read from the store."""
 
     def __init__(self, store: Store) -> None:
         self.store = store
 
     def record(self, key: str) -> Record | None:
-        """The record of a finished round, or None."""
+        """Return the record of a finished round, or None."""
         file = f"rounds/{key}/record.json"
         try:
             record = Record.from_json(self.store.read(file, JSON_BYTES), file)
@@ -49,9 +48,9 @@ class Ledger:
         return record
 
     def records(self, problems: list[str] | None = None) -> list[Record]:
-        """Every finished round, by experiment, seed and round.
+        """Return the record of every finished round, sorted by experiment, seed and round.
 
-        `problems` gets a sentence for each that cannot be read; without it, the first one raises StorageError.
+        `problems` gets a sentence for each that cannot be read; if it is None, the first one raises StorageError.
         """
         files = listed(self.store, "rounds/", problems)
         keys = [file.split("/")[1] for file in files if file.endswith("/record.json")]
@@ -59,7 +58,7 @@ class Ledger:
         return sorted(records, key=lambda r: (r.experiment, r.seed, r.round, r.key))
 
     def commit(self, record: Record, state: TrainState, masks: Tensors) -> Record:
-        """Upload the blobs, then the record. If the round is committed already, that record is the answer."""
+        """Upload the blobs, then the record, and return it; if the round is committed already, return that record."""
         folder = f"rounds/{record.key}"
         packed = {MODEL: pack_model(state.model, masks), OPTIMIZER: pack_optimizer(state.optimizer, masks)}
         if (done := self.record(record.key)) is not None:
@@ -72,13 +71,13 @@ class Ledger:
             if (committed := self.record(record.key)) is None:
                 raise DamagedError(f"{folder}/record.json can neither be created nor read: look at what lies there")
             for file in {record.file(name) for name in packed} - {committed.file(name) for name in packed}:
-                self.store.delete(file)  # nothing names it
+                self.store.delete(file)  # no record names it
             return committed
         self.store.delete(f"{folder}/failed.json")
         return record
 
     def load(self, record: Record, shapes: Shapes | None = None) -> tuple[TrainState, Tensors]:
-        """(state, masks) of a finished round; `shapes`: of its prunable weights.
+        """Return (state, masks) of a finished round. `shapes`: those of its prunable weights.
 
         Raises DamagedError naming a blob that is missing, or not as recorded, or of other shapes.
         """
@@ -91,13 +90,13 @@ class Ledger:
         self.store.write(_snapshot(key, name), pack_snapshot(state))
 
     def has_snapshot(self, key: str, name: str) -> bool:
-        """Whether there is one, whole or not."""
+        """Return whether the snapshot exists, even if it is damaged."""
         return self.store.exists(_snapshot(key, name))
 
     def snapshot(self, key: str, name: str, max_bytes: int | None = None) -> TrainState:
-        """What `write_snapshot` kept, of no more than `max_bytes` bytes, or than what the round's record allows.
+        """Return what `write_snapshot` kept. `max_bytes`: its maximum size; None: what the round's record allows.
 
-        Raises DamagedError naming the file, MissingError.
+        Raises DamagedError that names the file, MissingError.
         """
         file = _snapshot(key, name)
         max_bytes = max_bytes or self._max_bytes(key)
@@ -106,9 +105,9 @@ class Ledger:
         return unpack_snapshot(self.store.read(file, max_bytes), file)
 
     def verify(self) -> Iterator[tuple[str, str | None]]:
-        """(file, None or what is wrong with it) for every record, every blob that a record names, every snapshot.
+        """Yield (file, None or what is wrong with it) for every record, every blob that a record names, every snapshot.
 
-        Of rounds that are finished: what lies beside the others is still being written.
+        Only finished rounds count: files of the others are still being written.
         """
         rounds, refused = self.store.files("rounds/")
         files = {file.path: None for file in rounds if file.path.endswith("/record.json")}
@@ -128,29 +127,29 @@ class Ledger:
                 yield record.file(name), problem_of(self._blob, record, name)
         snapshots, more_refused = self.store.files("snapshots/")
         for snapshot in snapshots:
-            with contextlib.suppress(StorageError):  # its record cannot be read, and was told above
+            with contextlib.suppress(StorageError):  # its record cannot be read, which was reported above
                 if (max_bytes := self._max_bytes(snapshot.path.split("/")[1])) is not None:
                     yield snapshot.path, problem_of(self._check_snapshot, snapshot.path, max_bytes)
         yield from ((folder.path, unreadable(folder)) for folder in [*refused, *more_refused])
 
     def write_failure(self, key: str, failure: dict[str, Any]) -> None:
-        """Say beside a round that is not committed why it failed; gone when it commits."""
+        """Write why a round failed. The note is deleted when the round commits."""
         self.store.write(f"rounds/{key}/failed.json", seal(failure))
 
     def failure(self, key: str) -> dict[str, Any] | None:
-        """What `write_failure` wrote for a round that did not commit since, if anything. A damaged note is none."""
+        """Return what `write_failure` wrote for a round that did not commit since; None also for a damaged note."""
         with contextlib.suppress(DamagedError):
             return self.read_failure(key)
         return None
 
     def failures(self, problems: list[str] | None = None) -> list[dict[str, Any]]:
-        """What `write_failure` wrote for rounds that did not commit since. `problems`: as of `records`."""
+        """Return what `write_failure` wrote for rounds that did not commit since. `problems`: as in `records`."""
         files = set(listed(self.store, "rounds/", problems))
         failed = sorted(f for f in files if f.endswith("/failed.json") and f.replace("failed", "record") not in files)
         return read_each(self.store, self.read_failure, [file.split("/")[1] for file in failed], problems)
 
     def read_failure(self, key: str) -> dict[str, Any] | None:
-        """As `failure`, but a damaged note raises DamagedError."""
+        """Return the same as `failure`. Raise DamagedError for a damaged note."""
         file = f"rounds/{key}/failed.json"
         try:
             failure = decode(dict[str, str | float | None], unseal(self.store.read(file, JSON_BYTES)))
@@ -161,7 +160,7 @@ class Ledger:
         return None if self.store.exists(f"rounds/{key}/record.json") else failure
 
     def write_experiment(self, name: str, seed: int, content: dict[str, Any]) -> None:
-        """The path of an experiment, for people and reports (see `orchestrator.report.paths`)."""
+        """Write the path of an experiment, for people and reports (see `orchestrator.report.path_records`)."""
         self.store.write(f"experiments/{name}.{seed}.json", seal(content))
 
     def _blob(self, record: Record, name: str) -> bytes:
@@ -187,8 +186,8 @@ class Ledger:
             raise DamagedError(f"{error}; delete it to have it made again") from error
 
     def _max_bytes(self, key: str) -> int | None:
-        """Of a snapshot: no more than the result and the gradients of all weights. None: the round is not finished."""
-        with contextlib.suppress(DamagedError):  # told where the record itself is read
+        """Return the maximum size of a snapshot: result and gradients together. None if the round is not finished."""
+        with contextlib.suppress(DamagedError):  # reported where the record itself is read
             if (record := self.record(key)) is not None:
                 return sum(blob.bytes for blob in record.blobs.values()) + 8 * record.prunable + JSON_BYTES
         return None

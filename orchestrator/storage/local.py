@@ -209,7 +209,7 @@ def _unless_gone(error: OSError) -> None:
 
 
 def _sync_folder(place: str) -> None:
-    """Sync the folder, so that the new name survives a power cut and a record never outlives its blobs."""
+    """Write the folder to disk, so that a new name survives a power cut and no record outlives its blobs."""
     folder = os.open(os.path.dirname(place), os.O_RDONLY)
     try:
         os.fsync(folder)

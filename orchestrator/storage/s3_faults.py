@@ -140,7 +140,7 @@ _PASSING = "{endpoint} fails at {permission} on {place} {answer}: look at the se
 
 @dataclass(frozen=True)
 class Fault:
-    """The diagnosis of a failed request.
+    """Hold the diagnosis of a failed request.
 
     `name`: S3's error code as received; `code`: the same in lower case without underscores, never empty;
     `transient`: the same request may work later; `address`: the server of the request, if the error names it.

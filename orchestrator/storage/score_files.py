@@ -1,6 +1,6 @@
-"""Scores of candidates: `scores/<key of their round>/<digest>.json`, a file for each generation that was scored.
+"""Read and write the scores of candidates: `scores/<key of their round>/<digest>.json`, a file for each generation.
 
-A file is created once and never changed, so that what was read of it stays true.
+A file is created once and never changed, so it is read once.
 """
 
 from __future__ import annotations

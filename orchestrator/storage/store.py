@@ -21,12 +21,12 @@ P = ParamSpec("P")
 
 
 class MissingError(StorageError):
-    """There is no file with this path."""
+    """Say that a file does not exist."""
 
 
 @dataclass(frozen=True)
 class File:
-    """A file in a store, or an unfinished write. `modified`: seconds since the epoch, by the storage's clock."""
+    """Name a file in a store, or an unfinished write. `modified`: seconds since the epoch, by the storage's clock."""
 
     path: str
     bytes: int

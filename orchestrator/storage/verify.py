@@ -27,9 +27,9 @@ LEFTOVER = re.compile(rf"probe-[0-9a-f]{{32}}/file|{RUN.pattern}")  # or of a jo
 
 @dataclass(frozen=True)
 class Finding:
-    """One file. `problem`: a sentence that names it and the way out; None if it is whole.
+    """Describe one file. `problem`: a sentence that names it and the way out; None if the file is whole.
 
-    `kind` of what is not checked: a leftover of a kill or of a job under way, or a file of somebody else.
+    `kind` of a file that is not checked: a leftover of a kill or of a job under way, or a file of another program.
     """
 
     path: str
@@ -58,8 +58,8 @@ def verify(ledger: Ledger) -> Iterator[Finding]:
 
 
 def _paths(ledger: Ledger) -> Iterator[Finding]:
-    """Every experiment's file, held against the records; and those that are missing."""
-    records = ledger.records(problems=[])  # what is wrong with those is told already
+    """Compare every experiment's file with the records, and yield those that are missing."""
+    records = ledger.records(problems=[])  # their problems were reported already
     listed = ledger.store.files("experiments/")[0]  # after the records: a job writes it first
     files = [file.path for file in listed if FILE.fullmatch(file.path)]
     experiments = []
@@ -76,7 +76,7 @@ def _paths(ledger: Ledger) -> Iterator[Finding]:
 
 
 def _lost_records(store: Store, files: list[File]) -> Iterator[Finding]:
-    """Rounds with both blobs, no record, and no owner who was cut off between the two."""
+    """Yield rounds with both blobs and no record, unless an owner was cut off between the two."""
     blobs: dict[str, set[str]] = {}
     for file in files:
         if match := BLOB.fullmatch(file.path):
@@ -86,7 +86,7 @@ def _lost_records(store: Store, files: list[File]) -> Iterator[Finding]:
     held: Collection[str] = ()
     try:
         held = holders(store) if lost else ()
-    except StorageError:  # an unreadable claim is told where the claims are checked
+    except StorageError:  # an unreadable claim is reported where claims are checked
         held = lost
     for path in (f"rounds/{key}/record.json" for key in lost if key not in held):
         yield Finding(
@@ -97,7 +97,7 @@ def _lost_records(store: Store, files: list[File]) -> Iterator[Finding]:
 
 
 def _check(store: Store, file: File, unread: Collection[str]) -> Finding | None:
-    """None for a file that is gone by now."""
+    """Check a file that no record names. Return None if it has been deleted meanwhile."""
     if (blob := BLOB.fullmatch(file.path)) and blob[1] not in unread:
         return Finding(file.path, kind="leftover")
     for pattern, check in _CHECKS.items():
@@ -149,7 +149,7 @@ def _check_blob(store: Store, file: File, match: re.Match[str]) -> None:
 
 
 def _check_state(store: Store, file: File, match: re.Match[str]) -> None:
-    """A state begins with the sha256 of the rest."""
+    """Check a state, which begins with the sha256 of the rest."""
     if file.bytes > MAX_STATE_BYTES or file.bytes < 32:
         raise DamagedError(f"{file.path} is damaged: it has {file.bytes:,} bytes; delete it to have it made again")
     if _digest(store, file, 32).digest() != store.read_part(file.path, 0, 32):
@@ -159,7 +159,7 @@ def _check_state(store: Store, file: File, match: re.Match[str]) -> None:
 
 
 def _digest(store: Store, file: File, start: int) -> hashlib._Hash:
-    """The sha256 of what `file` holds from byte `start` on."""
+    """Return the sha256 of `file` from byte `start` on."""
     digest = hashlib.sha256()
     for begin in range(start, file.bytes, CHUNK_BYTES):
         digest.update(store.read_part(file.path, begin, min(CHUNK_BYTES, file.bytes - begin)))

@@ -17,7 +17,7 @@ from orchestrator.training.config import TrainingConfig
 from orchestrator.training.masked import Masked
 from orchestrator.training.moving_average import MovingAverage
 from orchestrator.training.state import check_model_tensors, check_state, take_model, take_state
-from orchestrator.training.step import Step
+from orchestrator.training.step import Step, Sums
 from orchestrator.work import EpochMetrics, Progress, Train
 
 TakeProgress = Callable[[], Progress | None]  # a checkpoint, on the first worker; None on the others
@@ -27,7 +27,10 @@ _TOTALS = 2  # sum and count of the losses of an epoch, which each worker has of
 
 @dataclass
 class Attempt:
-    """`totals` (2,): the sum and the count of the losses in the epoch under way; `begun`: its steps that are done."""
+    """Hold one attempt at a round.
+
+    `totals` (2,): the sum and the count of the losses in the epoch under way; `begun`: its steps that are done.
+    """
 
     work: Train
     module: nn.Module
@@ -50,9 +53,14 @@ class Attempt:
     def origin(self) -> str:
         return self.work.origin()
 
+    @cached_property
+    def sums(self) -> Sums:
+        """The two numbers in `totals`, to add to."""
+        return Sums(*self.totals.unbind())
+
     @property
     def outcome(self) -> nn.Module:
-        """The network that is evaluated: the averaged one, where the training has one."""
+        """Return the network that is evaluated: the averaged one, where the training has one."""
         return self.average.module if self.average else self.module
 
     def statistics(self) -> list[Tensor]:

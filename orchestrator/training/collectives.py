@@ -150,7 +150,7 @@ def average_gradients(module: nn.Module) -> None:
         return
     parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
     for parameter in parameters:
-        if parameter.grad is None:  # of a branch that was not taken: zero, whatever the number of workers
+        if parameter.grad is None:  # of a branch that was not taken: zero, for any number of workers
             parameter.grad = torch.zeros_like(parameter)
     if world_size() == 1:
         return

@@ -1,4 +1,4 @@
-"""How a network is trained: a frozen value, validated when built."""
+"""Define how a network is trained: a frozen value, checked when it is made."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from orchestrator.validate import dataclass_with, finite, flag, fraction, one_of
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingConfig:
-    """The dense run's training; retraining uses a part of it.
+    """Hold the settings of the dense run's training; retraining uses a part of it.
 
     `batch_size` is global: the workers share it. `clip_norm` bounds the norm of the whole (masked) gradient.
 
@@ -23,11 +23,11 @@ class TrainingConfig:
     once for each part.
 
     `ema`, such as 0.999, is the decay of an exponential moving average of the weights and of the running statistics;
-    None is no average. After step n = 0, 1, ... of each round, average += (1 - d) * (weights - average) with d =
-    min(ema, (1 + n) / (10 + n)). It begins at the weights that the round starts from. The averaged network is the one
-    that is evaluated, and the result of the round: pruning looks at it, the next round starts from it, and it teaches
-    where there is distillation. The optimizer's state, and the snapshots that weights are rewound to, are those of the
-    network that is trained.
+    None keeps no average. After step n = 0, 1, ... of each round, average += (1 - d) * (weights - average) with d =
+    min(ema, (1 + n) / (10 + n)). The average begins at the weights that the round starts from. The averaged network is
+    evaluated, and is the result of the round: pruning looks at it, the next round starts from it, and in distillation
+    it teaches. The optimizer's state, and the snapshots that weights are rewound to, are those of the network that is
+    trained.
     """
 
     epochs: int

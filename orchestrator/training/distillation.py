@@ -1,4 +1,4 @@
-"""Knowledge distillation: the dense network teaches the pruned ones."""
+"""Define knowledge distillation: the dense network teaches the pruned ones."""
 
 from __future__ import annotations
 

@@ -63,5 +63,5 @@ def _epoch(work: Train, epoch: int) -> str:
 
 
 def _listed(metrics: Mapping[str, float]) -> str:
-    """List metrics as in "loss nan, accuracy 0.1"; a metric named loss comes first."""
+    """List metrics as in "loss nan, rmse 0.1"; a metric named loss comes first."""
     return ", ".join(f"{name} {value:.4g}" for name, value in sorted(metrics.items(), key=lambda item: item[0] != LOSS))

@@ -16,9 +16,8 @@ from orchestrator.data.batches import Batches, Split
 from orchestrator.errors import DataError
 from orchestrator.modules import model_call
 from orchestrator.objective import LOSS
-from orchestrator.ofa.elastic import Supernet
-from orchestrator.ofa.extract import extract
 from orchestrator.ofa.front_search import CALIBRATION
+from orchestrator.pruning.structure import Structure
 from orchestrator.task import Metric, Task
 from orchestrator.training import collectives
 from orchestrator.training.calibration import call_with_inputs
@@ -58,18 +57,22 @@ def evaluate(module: nn.Module, batches: Batches, split: Split, step: Step) -> d
     return {LOSS: loss / count, **values}
 
 
-def evaluate_supernet(supernet: Supernet, batches: Batches, split: Split, step: Step, seed: int) -> dict[str, float]:
-    """Return what `evaluate` does of the largest network, and of the smallest with "smallest_" before each name.
+def evaluate_structure(
+    structure: Structure, module: nn.Module, batches: Batches, split: Split, step: Step, seed: int
+) -> dict[str, float]:
+    """Return what `evaluate` does, of each network by which `structure` measures its `module`.
 
-    Both have batch norm of their own, measured on training samples that `seed` draws: the supernet's fits neither.
+    `seed` draws the training samples that batch norm is measured on, where the structure wants that.
     """
-    found: dict[str, float] = {}
-    for prefix, architecture in (("", supernet.space.largest()), ("smallest_", supernet.space.smallest())):
-        samples = batches.calibration(seed, CALIBRATION)
-        network = recalibrated(extract(supernet, architecture), samples, call_with_inputs)
-        values = evaluate(network, batches, split, step)
-        found |= {prefix + name: value for name, value in values.items()}
-    return found
+
+    def with_statistics(network: nn.Module) -> nn.Module:
+        return recalibrated(network, batches.calibration(seed, CALIBRATION), call_with_inputs)
+
+    return {
+        prefix + name: value
+        for prefix, network in structure.measured(module, with_statistics)
+        for name, value in evaluate(network, batches, split, step).items()
+    }
 
 
 def _stay_local(metric: Metric) -> None:

@@ -1,4 +1,4 @@
-"""The masks of a round, applied in every step."""
+"""Apply the masks of a round in every step."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from orchestrator.train_state import Tensors
 
 
 class Masked:
-    """The masks of one round beside the weights that they cut, in the weights' own dtype, device and layout."""
+    """Hold the masks of a round beside their weights, in the weights' own dtype, device and memory layout."""
 
     def __init__(self, module: nn.Module, masks: Tensors) -> None:
         parameters = dict(module.named_parameters())
@@ -20,12 +20,13 @@ class Masked:
             ]
 
     def mask_gradients(self) -> None:
-        # A weight that took no part in the loss has no gradient.
+        """Set the gradients of removed weights to zero. A weight that took no part in the loss has no gradient."""
         pairs = [(w.grad, mask) for w, mask in zip(self._weights, self._masks, strict=True) if w.grad is not None]
         if pairs:
             torch._foreach_mul_([gradient for gradient, _ in pairs], tuple(mask for _, mask in pairs))
 
     @torch.no_grad()
     def mask_weights(self) -> None:
+        """Set the removed weights to zero."""
         if self._masks:
             torch._foreach_mul_(self._weights, tuple(self._masks))

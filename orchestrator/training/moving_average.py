@@ -1,4 +1,4 @@
-"""The exponential moving average of a network during a round (see `TrainingConfig.ema` for what uses it)."""
+"""Average a network exponentially during a round (see `TrainingConfig.ema` for what uses the average)."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from torch import Tensor, nn
 
 
 def decay_at(step: int, decay: float) -> float:
-    """Return the decay after step 0, 1, ... of a round: lower at first, so that the start is soon forgotten.
+    """Return the decay after step 0, 1, ... of a round: lower at first, so that the start soon counts little.
 
-    As TensorFlow's ExponentialMovingAverage with its `num_updates`.
+    TensorFlow's ExponentialMovingAverage computes it so if it gets `num_updates`.
     """
     return min(decay, (1 + step) / (10 + step))
 
 
 class MovingAverage:
-    """A second network, `module`, that follows `source`.
+    """Keep a second network, `module`, whose tensors are the averages of those of `source`.
 
-    Parameters and floating-point buffers are averaged, other buffers copied. A weight that is 0 in `source` from the
-    start is 0 in the average.
+    Parameters and floating-point buffers are averaged, other buffers copied. A weight that is always 0 in `source` is 0
+    in the average.
     """
 
     def __init__(self, module: nn.Module, source: nn.Module, decay: float) -> None:
@@ -34,7 +34,7 @@ class MovingAverage:
 
     @torch.no_grad()
     def update(self, step: int) -> None:
-        """Take in what `source` is after step 0, 1, ... of the round."""
+        """Add the tensors of `source` to the average, after step 0, 1, ... of the round."""
         mine, theirs = zip(*self._averaged, strict=True)
         torch._foreach_lerp_(mine, theirs, 1 - decay_at(step, self._decay))
         for copy, original in self._copied:

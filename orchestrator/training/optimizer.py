@@ -1,4 +1,4 @@
-"""Optimizers as values: what decides the result is in the fingerprint, and `build` gives the PyTorch object."""
+"""Define optimizers as values: their fields are a part of the key, and `build` makes the PyTorch object."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _NORMALISATION = re.compile(r"Norm(?![a-z])")
 
 class Optimizer(Protocol):
     def build(self, module: nn.Module) -> torch.optim.Optimizer:
-        """A PyTorch optimizer over every trainable parameter of `module`, in parameter order within a group."""
+        """Return a PyTorch optimizer over every trainable parameter of `module`, in parameter order within a group."""
         ...
 
 
@@ -80,8 +80,8 @@ def is_normalisation(layer: nn.Module) -> bool:
     """Return whether the class of `layer`, or a class that it derives from, has the word Norm in its name.
 
     All of torch's do (BatchNorm2d, RMSNorm, ...), and so do those of other libraries (LlamaRMSNorm, EvoNorm2dB0). A
-    convolution, linear, recurrent or embedding layer is not one, whatever its name. An attribute `is_normalisation` of
-    your class, True or False, decides for itself.
+    convolution, linear, recurrent or embedding layer is not one, even with such a name. An attribute `is_normalisation`
+    of your class, True or False, decides for itself.
     """
     stated = getattr(layer, "is_normalisation", None)
     if isinstance(stated, bool):

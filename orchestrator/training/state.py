@@ -10,7 +10,7 @@ from orchestrator.train_state import Tensors, TrainState
 
 
 def model_tensors(module: nn.Module) -> Tensors:
-    """Parameters and persistent buffers by name; a shared tensor once, under its first name. Views, not copies."""
+    """Return parameters and persistent buffers by name, not copied; a shared tensor once, under its first name."""
     persistent = module.state_dict(keep_vars=True)
     named = {**dict(module.named_parameters()), **dict(module.named_buffers())}
     return {name: tensor for name, tensor in named.items() if name in persistent}

@@ -19,6 +19,14 @@ from orchestrator.ofa.subnet_step import add_gradients
 from orchestrator.training import collectives
 
 
+@dataclass(frozen=True, slots=True)
+class Sums:
+    """Hold the sum of the losses since an epoch began, and what divides it: two tensors of shape ()."""
+
+    loss: Tensor
+    count: Tensor
+
+
 @dataclass(frozen=True)
 class Step:
     """Add the gradients of one batch to a model's parameters.
@@ -47,21 +55,19 @@ class Step:
         """Return the model whose gradients `add_gradients` computes."""
         return collectives.data_parallel(module)
 
-    def add_gradients(
-        self, model: nn.Module, batch: Batch, teacher: nn.Module | None, totals: Tensor, seed: int
-    ) -> None:
-        """Add the batch's gradients, part by part, and its loss and count to `totals` (2,).
+    def add_gradients(self, model: nn.Module, batch: Batch, teacher: nn.Module | None, sums: Sums, seed: int) -> None:
+        """Add the batch's gradients, part by part, and its loss and count to `sums`.
 
         `seed`: of the step, equal on all workers.
         """
         parts, counts = self.experiment.training.accumulate, self.counts(batch)
-        share, (loss_sum, count_sum) = self._share(counts), totals.unbind()
+        share = self._share(counts)
         for part, some in enumerate(batch.parts(parts), start=1):
             with collectives.averaging(model, last=part == parts):
                 loss = self.loss(model, some, teacher)
                 (loss * share).backward()
-            loss_sum += loss.detach()
-        count_sum += batch.samples if counts is None else counts
+            sums.loss.add_(loss.detach())
+        sums.count.add_(batch.samples if counts is None else counts)
 
     def counts(self, batch: Batch) -> Tensor | None:
         """Return what the task divides the batch's loss by; None for the number of samples."""
@@ -97,15 +103,13 @@ class SupernetStep(Step):
     def data_parallel(self, module: nn.Module) -> nn.Module:
         return module
 
-    def add_gradients(
-        self, model: nn.Module, batch: Batch, teacher: nn.Module | None, totals: Tensor, seed: int
-    ) -> None:
+    def add_gradients(self, model: nn.Module, batch: Batch, teacher: nn.Module | None, sums: Sums, seed: int) -> None:
         task, counts = self.experiment.task, self.counts(batch)
         share, architectures = self._share(counts), self.phase.draw(self.space, seed)
         in_place = self.phase.teacher == "largest of the step"
         for some in batch.parts(self.experiment.training.accumulate):
             with self.autocast():
-                totals[0] += add_gradients(
+                networks_loss = add_gradients(
                     model,
                     architectures,
                     some.inputs,
@@ -115,4 +119,5 @@ class SupernetStep(Step):
                     teacher=teacher,
                     in_place=in_place,
                 )
-        totals[1] += batch.samples if counts is None else counts
+            sums.loss.add_(networks_loss)
+        sums.count.add_(batch.samples if counts is None else counts)

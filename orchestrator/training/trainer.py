@@ -19,12 +19,8 @@ from orchestrator.data.batches import Batch, Batches, Split
 from orchestrator.data.dataset import Data
 from orchestrator.errors import ConfigError, DamagedError
 from orchestrator.experiment import Experiment
-from orchestrator.models.constants import DRAWN_AGAIN, check_constants
-from orchestrator.models.start_weights import load_start_weights
-from orchestrator.ofa.elastic import Supernet
-from orchestrator.ofa.subnet import Elastic
 from orchestrator.processor import processor
-from orchestrator.pruning.structure import Dense
+from orchestrator.pruning.structure import Dense, Structure
 from orchestrator.randomness import derive, seed_all
 from orchestrator.storage.store import JSON_BYTES
 from orchestrator.train_state import Tensors, TrainState
@@ -32,7 +28,7 @@ from orchestrator.training import collectives
 from orchestrator.training.attempt import Attempt, OnStep, TakeProgress, check_progress
 from orchestrator.training.calibration import measured_again
 from orchestrator.training.divergence import check_epoch, check_start, check_step, check_test
-from orchestrator.training.evaluate import evaluate, evaluate_supernet
+from orchestrator.training.evaluate import evaluate_structure
 from orchestrator.training.kept_networks import Networks
 from orchestrator.training.moving_average import MovingAverage
 from orchestrator.training.scoring import OnScore, Scorer
@@ -123,7 +119,7 @@ class Trainer:
         attempt = self._begin(work, resume, on_step)
         self._run_epochs(attempt, on_epoch, on_snapshot)
         start_val = None if work.epochs else self._measure(work, attempt.outcome)
-        test = self.evaluate(attempt.outcome, "test")
+        test = self.evaluate(work.structure, attempt.outcome, "test")
         check_test(work, test)
         return Trained(
             state=TrainState(take_model(attempt.outcome), take_state(self.module, attempt.optimizer).optimizer),
@@ -151,13 +147,14 @@ class Trainer:
         self._run_epochs(attempt, None, None)
         return attempt.history[-1].val if work.epochs else self._measure(work, attempt.outcome)
 
-    def evaluate(self, module: nn.Module, split: Split) -> dict[str, float]:
-        """Return the task's metrics and the mean loss over every sample of `split`, each counted once."""
+    def evaluate(self, structure: Structure, module: nn.Module, split: Split) -> dict[str, float]:
+        """Return the task's metrics and the mean loss over every sample of `split`, each counted once.
+
+        `module` has the `structure`, which says by which networks it is measured.
+        """
         self._seed(derive("evaluate", split, collectives.rank()))  # for a `prepare` that draws random numbers itself
-        if isinstance(module, Supernet):
-            seed = derive(self._experiment.seed, "statistics")
-            return evaluate_supernet(module, self.batches, split, self._step, seed)
-        return evaluate(module, self.batches, split, self._step)
+        seed = derive(self._experiment.seed, "statistics")
+        return evaluate_structure(structure, module, self.batches, split, self._step, seed)
 
     @property
     def max_progress_bytes(self) -> int:
@@ -190,7 +187,7 @@ class Trainer:
             optimizer=optimizer,
             masked=masked,
             teacher=teacher,
-            step=self._step_of(work),
+            step=SupernetStep(self._experiment, self.device, *work.phase) if work.phase else self._step,
             average=self._average(work, resume),
             totals=torch.zeros(2, device=self.device, dtype=torch.float64),
             began=began,
@@ -199,13 +196,6 @@ class Trainer:
         if resume:
             attempt.resume_from(resume)
         return attempt
-
-    def _step_of(self, work: Train) -> Step:
-        """Return how the gradients of a step are computed."""
-        if work.phase is None:
-            return self._step
-        assert isinstance(work.structure, Elastic)  # a phase trains nothing else
-        return SupernetStep(self._experiment, self.device, work.phase, work.structure.space)
 
     def _run_epochs(self, attempt: Attempt, on_epoch: OnEpoch | None, on_snapshot: OnSnapshot | None) -> None:
         """Train the epochs that are left of an attempt."""
@@ -227,7 +217,7 @@ class Trainer:
 
     def _measure(self, work: Train, module: nn.Module) -> dict[str, float]:
         """Return the validation metrics of a round that trains no epoch."""
-        val = self.evaluate(module, "val")
+        val = self.evaluate(work.structure, module, "val")
         check_start(work, val)
         return val
 
@@ -237,7 +227,7 @@ class Trainer:
         began = time.perf_counter()
         train_loss = self._train_epoch(attempt, epoch)
         seconds, samples = time.perf_counter() - began, steps * self.training.batch_size
-        val = self.evaluate(attempt.outcome, "val")
+        val = self.evaluate(work.structure, attempt.outcome, "val")
         check_epoch(work, epoch, train_loss, val)
         attempt.history.append(EpochMetrics(epoch, work.schedule.lr_at(epoch, self.training.epochs), train_loss, val))
         attempt.training_seconds += seconds
@@ -278,7 +268,7 @@ class Trainer:
     def _train_step(self, attempt: Attempt, model: nn.Module, batch: Batch, number: int, seed: int) -> None:
         """Change the weights, and their average, by the gradients of a batch. `number` is counted over the round."""
         attempt.optimizer.zero_grad(set_to_none=True)
-        attempt.step.add_gradients(model, batch, attempt.teacher, attempt.totals, seed)
+        attempt.step.add_gradients(model, batch, attempt.teacher, attempt.sums, seed)
         collectives.average_gradients(model)
         attempt.masked.mask_gradients()
         if self.training.clip_norm is not None:
@@ -306,16 +296,9 @@ class Trainer:
         return average
 
     def _initial(self, work: Train) -> TrainState:
-        """Return the dense round's initialisation, start weights included, or a random one for another round."""
-        purpose = ("model",) if work.round == 0 else ("reinitialisation", work.round)
-        fresh = self.networks.built(derive(work.seed, *purpose), work.structure)
-        if work.round == 0:
-            load_start_weights(fresh, self._experiment, self.networks.arguments)
-        if work.constants:
-            again = self.networks.built(derive(work.seed, *DRAWN_AGAIN), work.structure)
-            load_start_weights(again, self._experiment, self.networks.arguments)
-            check_constants(fresh, again, work.constants, self._experiment.model)
-        return take_state(fresh, self.training.optimizer.build(fresh))
+        """Return the state of a round that starts from no other: its initial weights, and no optimizer state yet."""
+        module = self.networks.initial(work.seed, work.round, work.structure, work.constants)
+        return take_state(module, self.training.optimizer.build(module))
 
     def _gradients(self, work: Gradients) -> Tensors:
         """Return {name: dL/dw} of the mean training loss over an epoch's batches, with running statistics fixed."""

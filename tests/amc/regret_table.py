@@ -25,7 +25,7 @@ from orchestrator.amc.agents import AgentSettings, Cem, Evolution, Random, Unifo
 from orchestrator.amc.bounds import Budget, Decision, Sizes, Traits
 from orchestrator.amc.ddpg import Ddpg
 from orchestrator.amc.sensitivity import Sensitivity
-from orchestrator.plan import view_of
+from orchestrator.next_structure import view_of
 from orchestrator.pruning.candidate import Generation, SearchCandidate
 from orchestrator.work import Evaluate
 

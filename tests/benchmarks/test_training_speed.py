@@ -29,7 +29,7 @@ from orchestrator.storage.ledger import Ledger
 from orchestrator.storage.opening import open_store
 from orchestrator.training.masked import Masked
 from orchestrator.training.state import model_tensors
-from orchestrator.training.step import Step
+from orchestrator.training.step import Step, Sums
 
 pytestmark = [pytest.mark.bench, pytest.mark.timeout(1800)]
 DIGITS_JOB = job_runs.REPOSITORY / "jobs" / "digits_lr.py"
@@ -90,10 +90,11 @@ def test_a_step_through_the_task():
     model = build_model("resnet8", {"width": 8}, data.model_arguments, seed=0).train()
     batch = Batch(*(tensor[:64] for tensor in data.train.tensors))
     step = Step(tiny.with_training(batch_size=64), torch.device("cpu"))
-    totals, loss_sum = torch.zeros(2, dtype=torch.float64), torch.zeros((), dtype=torch.float64)
+    sums = Sums(*torch.zeros(2, dtype=torch.float64).unbind())
+    loss_sum = torch.zeros((), dtype=torch.float64)
 
     def ours() -> None:
-        step.add_gradients(model, batch, None, totals, 0)
+        step.add_gradients(model, batch, None, sums, 0)
 
     def bare() -> None:
         loss = F.cross_entropy(model(batch.inputs), batch.targets, reduction="sum")

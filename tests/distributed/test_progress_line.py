@@ -11,7 +11,6 @@ import tiny
 from rich.console import Console
 from tiny import measured
 
-from orchestrator.distributed.actor import Report, Status
 from orchestrator.distributed.progress_line import (
     LOG_SECONDS,
     Pace,
@@ -23,6 +22,7 @@ from orchestrator.distributed.progress_line import (
     round_line,
     waiting_line,
 )
+from orchestrator.distributed.run_status import Report, Status
 from orchestrator.distributed.search_report import SearchReport
 from orchestrator.distributed.sweep import sweep_paths
 from orchestrator.objective import ACCURACY, Objective

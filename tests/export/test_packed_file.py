@@ -424,7 +424,7 @@ def test_a_network_without_weights_is_not_written(tmp_path, fold):
 
 def test_a_pickle_is_not_opened(tmp_path):
     torch.save(nn.Linear(2, 2), tmp_path / "n")
-    with pytest.raises(DamagedError, match="is no packed file"):
+    with pytest.raises(DamagedError, match="is not a packed file"):
         loaded(tmp_path / "n")
 
 
@@ -444,7 +444,7 @@ def test_a_fold_that_would_change_the_function_is_refused(tmp_path, monkeypatch)
         folded.conv1.bias.data += 1.0
 
     monkeypatch.setattr(batch_norm, "fold_batch_norm", wrong)
-    with pytest.raises(ExportError, match="that changes what the network says"):
+    with pytest.raises(ExportError, match="that changes the outputs of the network"):
         save_packed(settled(module), tmp_path / "n", model=spec, arguments=ARGUMENTS, example=GREY, fold=True)
     assert not (tmp_path / "n").exists()
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import tiny
 import torch
+from report.synthetic import record
 from torch import nn
 
 from orchestrator.__main__ import main
@@ -18,15 +19,17 @@ from orchestrator.errors import ExportError
 from orchestrator.export.arrays import Array
 from orchestrator.export.example import ExampleInputs
 from orchestrator.export.originals import Candidate, Original
-from orchestrator.export.target_rounds import recommended_of_each_structure
+from orchestrator.export.target_rounds import column, recommended_of_each
 from orchestrator.export.targets import TARGETS
 from orchestrator.export.targets.mnn_cpu import zeros_in_blocks
 from orchestrator.export.targets.side_by_side import TARGETS_FILE, Cell, compare_on
 from orchestrator.export.targets.target import TargetFile
-from orchestrator.objective import Objective
-from orchestrator.pruning import Blocks, Global, OneShot
+from orchestrator.pruning import AtMost, Blocks, Global, OneShot
 from orchestrator.record import Record
-from orchestrator.report.targets_page import PAGE, cell_line, print_cells, verdict
+from orchestrator.report.pictures import drawing_style
+from orchestrator.report.pictures.targets_picture import targets_picture
+from orchestrator.report.target_table import TargetTable, cell_line
+from orchestrator.report.targets_page import PAGE, PICTURE, print_targets
 from orchestrator.runner import run
 
 TRUST = ("--trust", tiny.EXPERIMENT.model, "--trust", tiny.EXPERIMENT.data)
@@ -34,9 +37,10 @@ TRUST = ("--trust", tiny.EXPERIMENT.model, "--trust", tiny.EXPERIMENT.data)
 
 @pytest.fixture(scope="module")
 def storage(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, list[Record]]:
-    """Train a dense round, one with masks and one with blocks."""
+    """Train a dense round, one with masks, one with blocks, one 2:4, and one on other data."""
     place, records = str(tmp_path_factory.mktemp("runs")), []
-    for name, selection in (("masks", Global()), ("blocks", Global(Blocks(3)))):
+    selections = {"masks": Global(), "blocks": Global(Blocks(3)), "groups": Global(AtMost(2, of=4))}
+    for name, selection in selections.items():
         records += run(replace(tiny.EXPERIMENT, name=name, selection=selection, path=OneShot(0.5)), place)
     return place, records
 
@@ -49,24 +53,70 @@ def test_the_command_measures_each_structure_and_writes_the_table(
     assert main(asked) == 0
     printed = capsys.readouterr().out
     cells = [Cell(**cell) for cell in json.loads((folder / TARGETS_FILE).read_text())["cells"]]
-    assert {cell.network for cell in cells} == {"dense", "unstructured", "blocks"}
+    assert {cell.network for cell in cells} == {"dense", "masks", "blocks", "2-of-4"}
     assert [cell.reason for cell in cells if cell.reason] == []
     by_file = {(cell.network, cell.file): cell for cell in cells}
-    masked = by_file["unstructured", "packed"]
+    masked = by_file["masks", "packed"]
     assert masked.bytes is not None
     assert masked.bytes < (by_file["dense", "packed"].bytes or 0)
     assert (masked.error, masked.seconds is not None) == (0.0, True)
     assert 0 < (by_file["blocks", "packed-int8"].error or 0) < 0.5
     assert by_file["dense", "zip"].value == by_file["dense", "float32"].value, "the objective through each file"
     page = (folder / PAGE).read_text()
-    for text in ("download: take", "torch: ", "packed-int8", "zstd -19"):
+    for text in ("For download ", "For torch ", "packed-int8", "zstd -19", "2:4", "measured here"):
         assert text in printed
         assert text in page
+    assert (folder / PICTURE).exists()
+    assert page.count("<svg") == 1
+    assert 'rowspan="6">download</th>' in page, "rows are targets, columns are networks"
 
 
-def test_the_recommended_round_of_each_structure(storage: tuple[str, list[Record]]) -> None:
-    chosen = recommended_of_each_structure(storage[1])
-    assert sorted((record.experiment, record.round) for record in chosen) == [("blocks", 1), ("masks", 1)]
+def test_the_recommended_round_of_each_column(storage: tuple[str, list[Record]]) -> None:
+    chosen = recommended_of_each(storage[1])
+    assert [(r.experiment, r.round, column(r)) for r in chosen] == [
+        ("masks", 1, "masks"), ("blocks", 1, "blocks"), ("groups", 1, "2-of-4"),
+    ]  # fmt: skip
+
+
+SUBNET = {"space": "small", "architecture": {}}
+
+
+@pytest.mark.parametrize(
+    ("selection", "changes", "name"),
+    [
+        ({"type": "Layerwise"}, {}, "masks"),
+        ({"type": "NofM", "m": 4}, {"density": 0.25}, "1-of-4"),
+        ({"type": "Global", "pattern": {"type": "AtMost", "n": 2, "of": 4}}, {}, "2-of-4"),
+        ({"type": "Channels"}, {}, "channels"),
+        ({"type": "Amc"}, {"search": {"agent": "Cem"}}, "AMC"),
+        ({"type": "Global"}, {"search": {"budget": 0.5}, "channels": SUBNET}, "OFA"),
+        ({}, {"round": 0}, "dense"),
+    ],
+)
+def test_each_column_is_named_by_what_its_network_is(
+    selection: dict[str, object], changes: dict[str, object], name: str
+) -> None:
+    given = {"round": 1, **changes}
+    assert column(record(settings={"selection": selection}, **given)) == name  # type: ignore[arg-type]
+
+
+def test_a_supernet_is_left_out_and_its_networks_are_a_column() -> None:
+    of_space: dict[str, object] = {"space": "small", "macs": [50, 100], "parameters": [50, 100]}
+    records = [
+        record(0, settings={}),
+        record(1, channels=of_space, settings={}),
+        record(2, channels={**of_space, "architecture": {}}, search={}, settings={}),
+    ]
+    assert [column(each) for each in recommended_of_each(records)] == ["OFA"]
+
+
+def test_keys_of_different_data_are_refused_in_one_sentence(
+    storage: tuple[str, list[Record]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    experiment = replace(tiny.EXPERIMENT, name="other", data_options={"samples": 48}, path=OneShot(0.5))
+    (other,) = run(replace(experiment, training=replace(experiment.training, batch_size=8)), storage[0])[-1:]
+    assert main(["targets", storage[0], storage[1][-1].key, other.key, *TRUST]) == 1
+    assert "rounds side by side must have the same data and task" in capsys.readouterr().err
 
 
 def test_a_target_that_there_is_not(storage: tuple[str, list[Record]], capsys: pytest.CaptureFixture[str]) -> None:
@@ -133,32 +183,94 @@ def test_rounded_weights_may_differ() -> None:
     assert (cell.reason, cell.error) == (None, 1.0)
 
 
-def cells(**seconds: float) -> list[Cell]:
-    return [Cell(target="torch", network=name, file="float32", seconds=s) for name, s in seconds.items()]
+def table(*cells: Cell, **networks: float) -> TargetTable:
+    """Return a table of networks with these validation values."""
+    return TargetTable(cells, {name: record(val=val, test=0.9) for name, val in networks.items()})
+
+
+def timed(network: str, seconds: float, value: float = 0.9) -> Cell:
+    return Cell(target="torch", network=network, file="float32", seconds=seconds, value=value)
+
+
+def sized(network: str, file: str, count: int) -> Cell:
+    return Cell(target="download", network=network, file=file, bytes=count, seconds=0.1, value=0.9)
+
+
+DENSE = timed("dense", 10.0)
+ALL = {"dense": 0.9, "masks": 0.9, "channels": 0.9}
 
 
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        (cells(dense=10.0, masks=4.0, channels=5.0), "torch: take masks as float32: 2.50 times as fast as the dense"),
-        (cells(dense=10.0, masks=9.8), "torch: no network is faster than the dense one. Here zeros pay from"),
-        ([Cell(target="torch", network="", reason="get it")], "torch: nothing was measured: get it"),
         (
-            [
-                Cell(target="download", network="dense", file="plain", bytes=100),
-                Cell(target="download", network="masks", file="packed-int8", bytes=5, seconds=1.0),
-            ],
-            "download: take masks as packed-int8: 20.0 times smaller than the plain dense file",
+            table(DENSE, timed("masks", 4.0), timed("channels", 5.0), **ALL),
+            "For torch take masks as float32, because it is 2.50 times as fast as the dense network, at 90.00 %. Here",
+        ),
+        (
+            table(DENSE, timed("masks", 4.0), timed("channels", 5.0), dense=0.9, masks=0.8, channels=0.9),
+            "For torch take channels as float32, because it is 2.00 times",  # masks lose too much on validation
+        ),
+        (
+            table(DENSE, timed("masks", 4.0, value=0.5), timed("channels", 5.0), **ALL),
+            "For torch take channels as float32",  # the file of the masks loses too much
+        ),
+        (
+            table(DENSE, timed("masks", 9.8), **ALL),
+            "For torch take the dense network, because no other one that is as good is faster. Here zeros pay from",
+        ),
+        (
+            table(replace(DENSE, cycles=100.0), replace(timed("masks", 20.0), cycles=50.0), **ALL),
+            "For torch take masks as float32, because it is 2.00 times",
+        ),
+        (
+            table(Cell(target="torch", network="", reason="get it"), **ALL),
+            "torch: nothing was measured, because get it.",
+        ),
+        (
+            table(sized("dense", "plain", 100), sized("masks", "packed-int8", 5), **ALL),
+            "For download take masks as packed-int8, because it is 20.00 times smaller than the dense network",
         ),
     ],
 )
-def test_the_sentence_of_a_target_follows_from_its_figures(given: list[Cell], words: str) -> None:
-    assert verdict(given[0].target, given).startswith(words)
+def test_the_sentence_of_a_target_follows_from_its_figures(given: TargetTable, words: str) -> None:
+    (target,) = given.targets
+    assert given.verdict(target).startswith(words)
+
+
+def test_a_cell_that_could_not_be_had_says_why_in_five_words() -> None:
+    missing = Cell(target="mnn", network="", reason="MNN is not installed: run this", short="not installed here")
+    broken = Cell(target="torch", network="masks", reason="the operator Gru", short="cannot take this network")
+    given = table(DENSE, broken, missing, **ALL)
+    assert given.rows == [("torch", "float32"), ("mnn", "")]
+    shown = [[given.lines(given.cell(*row, network)) for network in ALL] for row in given.rows]
+    assert shown == [
+        [["10000 ms", "90.00 %"], ["cannot take this network"], ["no such file"]],
+        3 * [["not installed here"]],
+    ]
+    assert given.reasons == ["torch: masks: the operator Gru", "mnn: MNN is not installed: run this"]
+
+
+def test_the_gain_stands_beside_what_a_target_asks() -> None:
+    given = table(DENSE, timed("masks", 4.0), sized("dense", "packed", 100), sized("masks", "packed", 50), **ALL)
+    cells = [given.lines(given.cell(*row, "masks")) for row in given.rows]
+    assert cells == [["4000 ms (2.50x)", "90.00 %"], ["50 B (2.00x)", "90.00 %"]]
+
+
+def test_the_picture_has_a_panel_for_each_target() -> None:
+    cells = [DENSE, timed("masks", 4.0), sized("dense", "plain", 100), sized("masks", "packed", 50)]
+    with drawing_style():
+        picture = targets_picture(table(*cells, **ALL))
+        assert picture is not None
+        labels = [axes.get_xlabel() for axes in picture.figure.axes if axes.axison]
+        assert labels == ["torch: time of one sample", "download: bytes"]
+        assert "download, masks as packed: 50 B, 90.00 %" in picture.svg("")
+        assert targets_picture(table(Cell(target="mnn", network="", reason="get it"), **ALL)) is None
 
 
 def test_the_terminal_shows_a_reason_with_its_brackets(capsys: pytest.CaptureFixture[str]) -> None:
     reason = "run pip install -e '.[targets]'"
-    print_cells([Cell(target="torch", network="", reason=reason)], Objective("mae", higher_is_better=False))
+    print_targets(table(Cell(target="torch", network="", reason=reason), **ALL))
     assert capsys.readouterr().out.count(reason) == 2
 
 

@@ -18,6 +18,7 @@ from orchestrator.data.load import complete
 from orchestrator.errors import ConfigError
 from orchestrator.model_check import check_model
 from orchestrator.models.build import build_model
+from orchestrator.models.spec import names_known_code
 from orchestrator.pruning import prunable_weights
 from orchestrator.task import Classification
 
@@ -311,3 +312,19 @@ def test_batch_norm_of_a_vector_needs_two_samples_on_every_worker(user: str) -> 
         "a worker's share of the batch is one sample: raise batch_size, or lower workers or accumulate"
     )
     check_model(build("resnet8"), complete(data()), Classification(), smallest_batch=1)
+
+
+@pytest.mark.parametrize(
+    ("name", "known"),
+    [
+        ("resnet20", True),
+        ("timm:resnet18.a1_in1k", True),
+        ("ofa:small", True),
+        ("Geometric", True),
+        ("my_models:network", False),
+        ("my_paths.Slow", False),
+        ("orchestrator.storage.clean:clean", False),  # a file from storage may not name any function of ours
+    ],
+)
+def test_the_names_of_the_users_code_have_their_module(name: str, known: bool) -> None:
+    assert names_known_code(name) is known

@@ -33,6 +33,8 @@ PRUNABLE = sum(LAYERS.values())
 BITS = Objective("bits_per_character", higher_is_better=False)
 CLASSIFICATION, TOKENS = {"type": "Classification", "label_smoothing": 0.0}, {"type": "Tokens", "unit": "character"}
 
+NBSP = "\u00a0"  # the space that breaks no line
+
 HOSTILE = [
     "</script><script>alert(1)</script>", "<img src=x onerror=alert(1)>", '"\'><svg onload=alert(1)>', "{{ 7 * 7 }}",
     "&lt;b&gt; &amp;", "$\\frac{1}{2}$", "]]>", "<!--<script>", "\u2028\u202e\x00\ud800 end", "a" * 300,
@@ -213,11 +215,16 @@ def save(
 ) -> str:
     """Write a report into `folder` and return its page."""
     *_, page = report.write(records, folder, failures=failures, exported=exported, storage=storage)
-    return page.read_text(encoding="utf-8")
+    return read_page(page)
 
 
 def save_page_alone(records: list[Record], path: Path, exported: ExportedNetworks | None = None) -> str:
     """Write a page without pictures, which take most of a report's time, and return it."""
     chapters = [Chapter(comparison, {}, {}) for comparison in report.comparisons(records)]
     section = ExportedSection(exported, {}) if exported else None
-    return save_page(chapters, records, [], path, section).read_text(encoding="utf-8")
+    return read_page(save_page(chapters, records, [], path, section))
+
+
+def read_page(path: Path) -> str:
+    """Return a page, with a plain space in place of each that breaks no line."""
+    return path.read_text(encoding="utf-8").replace(NBSP, " ")

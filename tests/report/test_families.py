@@ -10,9 +10,8 @@ from synthetic import path_of
 from orchestrator.ofa.spaces import find_space
 from orchestrator.record import MODEL, Blob
 from orchestrator.report.comparison import comparisons
-from orchestrator.report.families import families_of, family_of
+from orchestrator.report.families import families_of, families_pictures, family_of
 from orchestrator.report.pictures import drawing_style
-from orchestrator.report.pictures.families_pictures import families_pictures
 
 ARCHITECTURE = find_space("small").smallest().to_json()
 SMALL = {"unit": "macs", "macs": [30, 100], "parameters": [40, 100], "kept": {}}

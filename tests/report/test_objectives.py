@@ -31,12 +31,12 @@ from orchestrator.objective import ACCURACY, Objective
 from orchestrator.record import MODEL, Blob, Record
 from orchestrator.report import comparisons, json_line, print_and_write, print_status, print_table, save_csv, summary
 from orchestrator.report.comparison import paired_differences
-from orchestrator.report.follow import StorageView, changes
 from orchestrator.report.page import Chapter
 from orchestrator.report.pictures import draw_pictures, drawing_style
+from orchestrator.report.pictures.style import ValueAxis
 from orchestrator.report.published import find_published
-from orchestrator.report.quantity import Quantity, ValueAxis
-from orchestrator.report.summary import pareto_front, recommend
+from orchestrator.report.status import StorageView, changes
+from orchestrator.report.summary import Quantity, pareto_front, recommend
 from orchestrator.report.tables import rounds_table
 
 ERROR_RATE = Objective("phone_error_rate", higher_is_better=False, fraction=True)

@@ -10,12 +10,24 @@ from importlib import resources
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import sync_playwright
-from report.synthetic import HOSTILE, TECHNIQUES, deployment, hostile_records, path_of, paths, save, save_page_alone
+from report.synthetic import (
+    HOSTILE,
+    NBSP,
+    TECHNIQUES,
+    deployment,
+    hostile_records,
+    path_of,
+    paths,
+    read_page,
+    save,
+    save_page_alone,
+)
 from waiting import PATIENCE_S
 
 from orchestrator.errors import OrchestratorError
 from orchestrator.objective import ACCURACY, Objective
 from orchestrator.report import comparisons, page
+from orchestrator.report.tables import TextTable
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 FLAGS = [
@@ -62,11 +74,11 @@ def written(tmp_path_factory, records, failures=(), exported=None):
 
 
 class Parser(html.parser.HTMLParser):
-    """Count elements, and collect attributes and the content of scripts."""
+    """Count elements, and collect attributes, texts and the content of scripts."""
 
     def __init__(self):
         super().__init__()
-        self.tags, self.attributes, self.scripts, self._script = [], [], {}, None
+        self.tags, self.attributes, self.texts, self.scripts, self._script = [], [], [], {}, None
 
     def handle_starttag(self, tag, attrs):
         self.tags.append(tag)
@@ -80,6 +92,8 @@ class Parser(html.parser.HTMLParser):
     def handle_data(self, data):
         if self._script:
             self.scripts[self._script] = self.scripts.get(self._script, "") + data
+        elif self.cdata_elem is None and self.tags[-1:] != ["text"]:  # a picture's text stays on its line
+            self.texts.append(data)
 
 
 def parsed(text):
@@ -89,7 +103,7 @@ def parsed(text):
 
 
 def test_the_page_says_what_was_found(usual):
-    text = usual.read_text()
+    text = read_page(usual)
     (comparison,) = comparisons(RECORDS)
     row = comparison.recommendation.row
     assert f"Recommended: {row.experiment}, round {row.round}" in text
@@ -127,6 +141,20 @@ def test_every_link_leads_somewhere(usual):
     assert files == {file.name for file in usual.parent.iterdir()} - {"report.html"}
 
 
+def test_no_line_ends_between_a_number_and_its_unit(usual, exported_files):
+    for file in (usual, exported_files):
+        text = " ".join(parsed(file.read_text()).texts)
+        assert len(re.findall(rf"[0-9]{NBSP}(?:%|kB|MB|ms|s|m)\b", text)) > 20
+        assert not re.search(r"[0-9] (?:%|[kMG]?B\b|m?s\b|m\b|h\b)", text)
+
+
+def test_names_keep_their_spaces(tmp_path):
+    save_page_alone(paths(["after 5 s", "b"], seeds=1, rounds=1), tmp_path / "report.html")
+    text = (tmp_path / "report.html").read_text()
+    assert "<summary>after 5 s" in text
+    assert f"5{NBSP}s" not in text
+
+
 def test_settings_and_the_command_that_exports_are_on_every_page(tmp_path):
     records = path_of("fine-tuning", 0, 3, epochs=4)
     for each in records:
@@ -134,8 +162,9 @@ def test_settings_and_the_command_that_exports_are_on_every_page(tmp_path):
     records = [dataclasses.replace(each, processor="Some Processor 3000") for each in records]
     (comparison,) = comparisons(records)
     key = comparison.recommended_records[0].key[:12]
-    text = save(records, tmp_path, storage="s3://bucket/my runs")
-    assert f"<code>orchestrator export &#39;s3://bucket/my runs&#39; --round {key} --out ./deploy</code>" in text
+    text = save(records, tmp_path, storage="s3://bucket/my 2 GB runs")
+    assert NBSP not in re.search("<code>orchestrator export (.*)</code>", (tmp_path / "report.html").read_text())[1]
+    assert f"<code>orchestrator export &#39;s3://bucket/my 2 GB runs&#39; --round {key} --out ./deploy</code>" in text
     lines = dict(re.findall(r'<tr><th scope="row">([^<]*)</th><td>([^<]*)</td></tr>', text))
     assert lines == {
         "model": "resnet20", "data": "cifar10", "task": "Classification(label_smoothing=0), decided by accuracy",
@@ -143,7 +172,7 @@ def test_settings_and_the_command_that_exports_are_on_every_page(tmp_path):
         "batch size": "64", "learning rate": "StepDecay(peak=0.1, drops=[2, 3])",
         "technique": "FineTuning(optimizer_state=kept)", "selection": "Global", "criterion": "magnitude", "seed": "0",
         "versions": "python 3.11.7, torch 2.14.1", "processor": "Some Processor 3000, 4 workers",
-        "finished": "2026-01-01 00:00", "storage": "s3://bucket/my runs",
+        "finished": "2026-01-01 00:00", "storage": "s3://bucket/my 2 GB runs",
     }  # fmt: skip
 
 
@@ -187,7 +216,7 @@ def test_more_sections_stand_in_the_chapter_that_they_are_about(tmp_path, monkey
     def searches(comparison):
         if "cifar10" not in comparison.title:
             return []
-        table = page.TextTable("What was tried", ("agent", "score"), (("Cem", "97.31 %"),))
+        table = TextTable("What was tried", ("agent", "score"), (("Cem", "97.31 %"),))
         return [page.Section("searches", "Searches", (f"About {comparison.title}.",), (table,))]
 
     monkeypatch.setattr("orchestrator.report.folder.MORE_SECTIONS", (searches,))
@@ -275,7 +304,7 @@ def test_files_are_compared_with_those_of_the_same_format(tmp_path):
     assert (
         "smallest download: unstructured.packed, test 76.10 %. The dense network takes 88.7 MB in this format." in text
     )
-    assert "fastest: dense.onnx, onnx 1.0, test 76.10 %. 1 other file takes at most 10 % longer." in text
+    assert "fastest: dense.onnx, onnx 1.0, test 76.10 %. 1 other file takes at most a tenth longer." in text
     assert text.count("not installed") == 1
     assert "Not written: dense, unstructured as pte: not installed" in text
     exported = dataclasses.replace(exported, artifacts=exported.artifacts[2:])
@@ -446,7 +475,10 @@ def test_a_button_copies_the_command(open_page, usual):
 
 
 @in_browser
-@pytest.mark.parametrize(("scheme", "width"), [("light", 390), pytest.param("dark", 1280, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("scheme", "width"),
+    [("light", 390), *(pytest.param("dark", width, marks=pytest.mark.slow) for width in (390, 1280))],
+)
 def test_axe_finds_nothing_to_mend(open_page, usual, hostile, two_data_sets, exported_files, scheme, width):
     for file in (usual, hostile, two_data_sets, exported_files):
         page = open_page(file, color_scheme=scheme, viewport={"width": width, "height": 800})
@@ -487,7 +519,8 @@ def test_exported_files_are_shown_side_by_side(open_page, exported_files):
         seen.append(section.locator("svg [id$=latency-0] path").first.evaluate("e => getComputedStyle(e).fill"))
         files = section.locator("table").nth(1).locator("tbody tr")
         cells = files.nth(3).locator("td").all_inner_texts()
-        assert cells[:6] == ["unstructured.onnx", "103 MB", "19.8 MB", "76.10", "99.87 %", "115 ms"]
+        shown = [cell.replace(NBSP, " ") for cell in cells[:6]]
+        assert shown == ["unstructured.onnx", "103 MB", "19.8 MB", "76.10", "99.87 %", "115 ms"]
         assert cells[-2] == "no"
         assert "Not written: unstructured as pte: not installed" in section.inner_text()
         assert page.troubles == []

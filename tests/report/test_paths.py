@@ -7,7 +7,7 @@ from report.synthetic import paths, record
 from orchestrator.errors import DamagedError
 from orchestrator.record import MODEL, OPTIMIZER, Blob
 from orchestrator.report import path_records
-from orchestrator.report.paths import count_sharing
+from orchestrator.report.page import count_sharing
 from orchestrator.storage.ledger import Ledger
 from orchestrator.storage.opening import open_store
 from orchestrator.train_state import TrainState

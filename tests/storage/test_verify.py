@@ -17,7 +17,7 @@ from orchestrator.__main__ import main
 from orchestrator.errors import StorageError
 from orchestrator.record import MODEL
 from orchestrator.report import path_records
-from orchestrator.report.follow import StorageView, changes, read_view
+from orchestrator.report.status import StorageView, changes, read_view
 from orchestrator.sealed import seal, unseal
 from orchestrator.storage.ledger import Ledger
 from orchestrator.storage.local import LocalStore

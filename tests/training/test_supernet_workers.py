@@ -15,7 +15,7 @@ from orchestrator.ofa.phases import Phase, Phases
 from orchestrator.problem import load_problem
 from orchestrator.pruning.structure import Dense
 from orchestrator.training import collectives
-from orchestrator.training.step import SupernetStep
+from orchestrator.training.step import Sums, SupernetStep
 from orchestrator.training.trainer import Trainer
 from orchestrator.work import Train
 
@@ -43,7 +43,7 @@ def trainer_and_work() -> tuple[Trainer, Train]:
     work = Train(
         key="k", parent="p", round=1, rounds=1, density=1.0, kept=0, prunable=0, seed=3,
         schedule=path.schedule(0, BATCH), first_epoch=0, epochs=1, start=supernet.apply(dense, Dense()),
-        structure=supernet, teacher=dense, phase=path.phases[0],
+        structure=supernet, teacher=dense, phase=(path.phases[0], supernet.space),
     )  # fmt: skip
     return trainer, work
 
@@ -63,7 +63,7 @@ def gradients(name: str) -> tuple[list[str], dict[str, torch.Tensor], list[float
     mine = slice(BATCH * rank // world, BATCH * (rank + 1) // world)
     teacher = attempt.teacher if name == "teacher" else None
     model = step.data_parallel(module)
-    step.add_gradients(model, Batch(images[mine], labels[mine]), teacher, totals, seed=5)
+    step.add_gradients(model, Batch(images[mine], labels[mine]), teacher, Sums(*totals.unbind()), seed=5)
     collectives.average_gradients(model)
     drawn = [str(architecture) for architecture in step.phase.draw(step.space, 5)]
     found = {name: parameter.grad for name, parameter in module.named_parameters()}

@@ -34,7 +34,8 @@ class Cell:
 
     `seconds`: the shortest of a call with one sample; only their ratios within one target are comparable. `error`: how
     far its outputs are from the network's (see `Agreement`). `value`: the objective on the test set through the file.
-    `said_by`: who measured or estimated it.
+    `said_by`: who measured or estimated it. `cycles`: of one sample, where a compiler estimates instead of a run.
+    `reason`: why it could not be had, a sentence; `short` says it in five words.
     """
 
     target: str
@@ -46,7 +47,9 @@ class Cell:
     value: float | None = None
     said_by: str = ""
     detail: str = ""
+    cycles: float | None = None
     reason: str | None = None
+    short: str = ""
 
 
 def compare_on(
@@ -86,14 +89,15 @@ def save_cells(folder: Path, cells: Sequence[Cell]) -> Path:
 
 def _cells(target: Target, originals: Sequence[Original], folder: Path) -> Iterator[Cell]:
     if reason := target.missing():
-        yield Cell(target=target.name, network="", reason=reason)
+        yield Cell(target=target.name, network="", reason=reason, short="not installed here")
         return
     files: list[tuple[Original, str, TargetFile]] = []
     for original in originals:
         try:
             files += [(original, name, file) for name, file in target.files(original, folder).items()]
         except ExportError as error:
-            yield Cell(target=target.name, network=original.candidate.name, reason=str(error))
+            named = original.candidate.name
+            yield Cell(target=target.name, network=named, reason=str(error), short="cannot take this network")
     for (original, name, file), seconds in zip(files, _times(files), strict=True):
         yield _cell(target, original, name, file, seconds)
 
@@ -114,15 +118,18 @@ def _times(files: Sequence[tuple[Original, str, TargetFile]]) -> list[float | No
 def _cell(target: Target, original: Original, name: str, file: TargetFile, seconds: float | None) -> Cell:
     cell = partial(Cell, target=target.name, network=original.candidate.name, file=name, bytes=file.bytes)
     if file.run is None:
-        return cell(value=original.test(original.metrics), said_by=target.measured_by(), detail=file.detail)
+        value = original.test(original.metrics) if file.exact else None
+        return cell(value=value, said_by=target.measured_by(), detail=file.detail, cycles=file.cycles)
     try:
         error = _error_of(original, file.run)
         value = original.test(_metrics(original, file.run))
     except Exception as cause:  # a runtime may fail in any way, and the rest of the table is still made
-        return cell(reason=f"does not run: {one_line(cause)[:200]}")
+        return cell(reason=f"does not run: {one_line(cause)[:200]}", short="does not run here")
     if file.exact and not error <= TOLERANCE:
-        return cell(error=error if np.isfinite(error) else None, reason=f"wrong outputs: {error:.1g} from torch's")
-    return cell(seconds=seconds, error=error, value=value, said_by=target.measured_by(), detail=file.detail)
+        wrong = f"wrong outputs: {error:.1g} from torch's"
+        return cell(error=error if np.isfinite(error) else None, reason=wrong, short="wrong outputs")
+    done = partial(cell, said_by=target.measured_by(), detail=file.detail, cycles=file.cycles)
+    return done(seconds=seconds, error=error, value=value)
 
 
 def _error_of(original: Original, run: Run) -> float:

@@ -16,13 +16,13 @@ from orchestrator.report.pictures.style import (
     PIXELS,
     RING,
     Picture,
+    ValueAxis,
     handle,
     new_figure,
     point_title,
     thinned,
 )
 from orchestrator.report.published import PublishedResult
-from orchestrator.report.quantity import ValueAxis
 from orchestrator.report.summary import Row
 
 # Heights of the vertical axis, in tolerances: half points of fractions, hundredths of other values.

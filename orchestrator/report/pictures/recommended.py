@@ -21,11 +21,11 @@ from orchestrator.report.pictures.style import (
     SMALL,
     WIDTH,
     Picture,
+    ValueAxis,
     new_figure,
     thinned,
 )
-from orchestrator.report.quantity import Spread, ValueAxis, spread_of
-from orchestrator.report.summary import Row
+from orchestrator.report.summary import Row, Spread, spread_of
 
 MAX_LAYER_NAME = 24  # characters
 LABEL_HEIGHT = 0.175  # inches of one layer's name

@@ -1,10 +1,11 @@
-"""How every picture looks, and the two forms it is saved in: a PNG file, and an SVG element of the page."""
+"""How every picture looks, its axis of values, and its two forms: a PNG file, and an SVG element of the page."""
 
 from __future__ import annotations
 
 import contextlib
 import functools
 import io
+import math
 import re
 import textwrap
 import warnings
@@ -16,8 +17,8 @@ from xml.etree import ElementTree
 
 from orchestrator.extras import extra
 from orchestrator.files import written_for_report
-from orchestrator.formatting import compression
-from orchestrator.report.summary import Row
+from orchestrator.formatting import compression, shorten
+from orchestrator.report.summary import TOLERANCE, Quantity, Row, Spread
 
 if TYPE_CHECKING:  # matplotlib is optional
     from matplotlib.figure import Figure
@@ -59,12 +60,15 @@ SMALL, TITLE = 10.3, 12.5  # points
 CHARACTER = 0.092  # inches of an average character of small text
 LINE = 0.19  # inches from one line of small text to the next
 MAX_LINE, MAX_TITLE_LINE = 56, 41  # characters of a line of text
+MAX_AXIS_NAME = 22  # characters of the objective's name that labels and titles have space for
+MAX_TICKS = 6  # of the axis of values
 LEFT, RIGHT = 1.0, 0.22  # inches beside the axes; on the left are the labels of their ticks and their name
 
 SVG, XLINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
 HREF = f"{{{XLINK}}}href"
 URL_REFERENCE = re.compile(r"url\(#")
 HEX_COLOUR = re.compile(r"#[0-9a-f]{6}\b")
+BEFORE_UNIT = re.compile(r"(?<=\d) (?=(?:%|B|kB|MB|GB|ms|s|m|h)(?!\w))")
 
 
 @dataclass(frozen=True)
@@ -110,6 +114,11 @@ def drawing_style() -> Iterator[None]:
         yield
 
 
+def join_units(text: str) -> str:
+    """Return `text` with a space that breaks no line between each number and its unit: `97.31 %`, `4.21 ms`."""
+    return BEFORE_UNIT.sub("\u00a0", text)
+
+
 def new_figure(
     title: str,
     subtitle: str,
@@ -129,8 +138,8 @@ def new_figure(
     """
     from matplotlib.figure import Figure
 
-    titles, subtitles = textwrap.wrap(title, MAX_TITLE_LINE), textwrap.wrap(subtitle, MAX_LINE)
-    notes = [line for part in note.splitlines() for line in textwrap.wrap(part, MAX_LINE)]
+    titles, subtitles = textwrap.wrap(title, MAX_TITLE_LINE), textwrap.wrap(join_units(subtitle), MAX_LINE)
+    notes = [line for part in note.splitlines() for line in textwrap.wrap(join_units(part), MAX_LINE)]
     columns = _legend_columns([label for _, label in legend])
     legend_height = LINE * -(-len(legend) // columns)
     top = 0.12 + 0.22 * len(titles) + LINE * len(subtitles) + 0.14 + above
@@ -157,6 +166,68 @@ def new_figure(
             labelspacing=0.28, borderpad=0.2, borderaxespad=0,
         )  # fmt: skip
     return figure, axes
+
+
+class ValueAxis:
+    """Turn values of an objective into numbers to draw, and set up the axis.
+
+    Numbers grow upwards, as readers expect, and the label says where lower is better. The caller computes the ends of
+    the axis in gains, which are larger where values are better, so one computation serves both directions. Drawn
+    numbers and gains of fractions are in per cent. `tolerance` is how much worse than the best of `values` a
+    recommended network may be, or a small number if the best is zero: a measure for the height of the axis.
+    """
+
+    def __init__(self, quantity: Quantity, values: Iterable[float]) -> None:
+        self.quantity, self._objective, values = quantity, quantity.objective, list(values)
+        self._factor = 100 if self._objective.fraction else 1
+        best, largest = max(values, key=self._objective.gain), max(values, key=abs)
+        self.tolerance = self._factor * (quantity.tolerance(best) or quantity.tolerance(largest) or TOLERANCE)
+
+    @property
+    def name(self) -> str:
+        """Return the objective's name, as long as there is space for."""
+        return shorten(self.quantity.name, MAX_AXIS_NAME)
+
+    @property
+    def gain_bounds(self) -> tuple[float, float]:
+        """Return the worst and the best gain that there can be."""
+        worst, best = sorted(map(self.gain, self._objective.limits))
+        return worst, best
+
+    def drawn(self, value: float) -> float:
+        """Return the number that stands for `value` on the axis."""
+        return self._factor * value
+
+    def gain(self, value: float) -> float:
+        """Return the gain of `value`."""
+        return self._objective.gain(self.drawn(value))
+
+    def gains(self, spread: Spread) -> tuple[float, float]:
+        """Return the worst and the best gain of a spread over seeds."""
+        worst, best = sorted((self.gain(spread.low), self.gain(spread.high)))
+        return worst, best
+
+    def drawn_gain(self, gain: float) -> float:
+        """Return the number that stands for a value of this gain on the axis."""
+        return self._objective.gain(gain)  # undoes itself
+
+    def rounded_down(self, gain: float) -> float:
+        """Return a gain of few digits that is not above `gain`."""
+        step = 10.0 ** math.ceil(math.log10(self.tolerance))
+        return math.floor(gain / step) * step
+
+    def set_up(self, axes: Any, worst: float, best: float, data: str) -> None:
+        """Give `axes` these gains as ends, and a label that says which `data` was measured on and what is better."""
+        from matplotlib.ticker import MaxNLocator
+
+        ends = sorted((self.drawn_gain(worst), self.drawn_gain(best)))
+        least, greatest = self.gain_bounds
+        ticks = [float(tick) for tick in MaxNLocator(MAX_TICKS, steps=[1, 2, 2.5, 5, 10]).tick_values(*ends)]
+        inside = [tick for tick in ticks if ends[0] <= tick <= ends[1] and least <= self.drawn_gain(tick) <= greatest]
+        axes.set_yticks(inside, [f"{tick:g}{self.quantity.unit}" for tick in inside])
+        axes.set_ylim(*ends)
+        direction = self.quantity.direction
+        axes.set_ylabel(f"{data} {self.name}" + (f"\n({direction})" if direction else ""))
 
 
 def handle(**style: Any) -> Any:
@@ -228,7 +299,7 @@ def _add_titles(group: ElementTree.Element, texts: Sequence[str]) -> None:
     markers = list(group.iter(f"{{{SVG}}}use")) or list(group.iter(f"{{{SVG}}}path"))
     if len(markers) == len(texts):  # else matplotlib has left out a point outside the figure
         for marker, text in zip(markers, texts, strict=True):
-            ElementTree.SubElement(marker, f"{{{SVG}}}title").text = text
+            ElementTree.SubElement(marker, f"{{{SVG}}}title").text = join_units(text)
 
 
 def _rewrite(element: ElementTree.Element, prefix: str, variables: Mapping[str, str]) -> None:

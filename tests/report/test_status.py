@@ -5,7 +5,7 @@ import re
 import pytest
 from report.synthetic import path_of, write
 
-from orchestrator.report.follow import StorageView, changes, read_view
+from orchestrator.report.status import StorageView, changes, read_view
 from orchestrator.storage.claims import Claims
 from orchestrator.storage.ledger import Ledger
 from orchestrator.storage.opening import open_store

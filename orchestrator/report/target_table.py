@@ -1,0 +1,161 @@
+"""The table of targets: a row for each file of a target, a column for each network, and a sentence for each target."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from orchestrator.export.targets import TARGETS
+from orchestrator.export.targets.side_by_side import Cell
+from orchestrator.formatting import milliseconds, plain, size
+from orchestrator.record import Record
+from orchestrator.report.summary import Quantity
+
+NOISE = 1.05  # times in one process differ by as much from run to run
+_TRAVELS = "download"  # the target that no time belongs to
+
+
+@dataclass(frozen=True)
+class TargetTable:
+    """Hold the cells of several targets, and the rounds of their networks by name, the dense one first."""
+
+    cells: Sequence[Cell]
+    networks: Mapping[str, Record]
+
+    @cached_property
+    def quantity(self) -> Quantity:
+        """Return the objective of the networks, in words."""
+        return Quantity(self.dense.objective)
+
+    @property
+    def dense(self) -> Record:
+        return next(iter(self.networks.values()))
+
+    @property
+    def targets(self) -> list[str]:
+        return list(dict.fromkeys(cell.target for cell in self.cells))
+
+    @cached_property
+    def rows(self) -> list[tuple[str, str]]:
+        """Return (target, file) of each row; the file is "" where a target made none."""
+        found = []
+        for target in self.targets:
+            files = dict.fromkeys(cell.file for cell in self.cells if cell.target == target)
+            found += [(target, file) for file in files if file] or [(target, "")]
+        return found
+
+    def cell(self, target: str, file: str, network: str) -> Cell | None:
+        """Return what a file of a network is on a target, or why the target, or this network there, has none."""
+        known = {(cell.file, cell.network): cell for cell in self.cells if cell.target == target}
+        return known.get((file, network)) or known.get(("", network)) or known.get(("", ""))
+
+    def lines(self, cell: Cell | None) -> list[str]:
+        """Return what stands in a cell, line by line."""
+        if cell is None:
+            return ["no such file"]
+        if cell.reason:
+            return [cell.short or "left out"]
+        gain = self.times_dense(cell) if cell.network != self._dense_name else None
+        times = "" if gain is None else f" ({gain:.2f}x)"
+        travels = cell.target == _TRAVELS
+        found = [f"{size(cell.bytes)}{times if travels else ''}"] if cell.bytes is not None else []
+        if cell.cycles is not None:
+            found.append(f"{cell.cycles:,.0f} cycles{times}")
+        elif cell.seconds is not None and not travels:
+            found.append(f"{milliseconds(cell.seconds)}{times}")
+        return [*found, self.quantity.text(cell.value)] if cell.value is not None else found
+
+    def said_by(self, target: str, file: str) -> str:
+        """Return who measured or estimated a row."""
+        mine = [cell for cell in self.cells if (cell.target, cell.file) == (target, file) and not cell.reason]
+        return "; ".join(dict.fromkeys(cell.said_by for cell in mine))
+
+    def cost(self, cell: Cell) -> float | None:
+        """Return what a target asks of a network: cycles, else seconds, else bytes; None if nothing is known."""
+        if cell.target == _TRAVELS:
+            return cell.bytes
+        return cell.cycles if cell.cycles is not None else cell.seconds
+
+    def times_dense(self, cell: Cell) -> float | None:
+        """Return how many times cheaper than the dense network's first file a file is; None where a cost is unknown."""
+        dense = [each for each in self._measured(cell.target) if each.network == self._dense_name]
+        mine = self.cost(cell)
+        theirs = self.cost(self._reference(cell, dense)) if dense else None
+        return theirs / mine if theirs and mine else None
+
+    def verdict(self, target: str) -> str:
+        """Return which network to take for a target, and why: a sentence made from its figures.
+
+        Networks are chosen by validation data. A file must not lose more than they may in comparison with its own
+        network.
+        """
+        mine = self._measured(target)
+        if not mine:
+            reasons = dict.fromkeys(cell.reason for cell in self.cells if cell.target == target and cell.reason)
+            return f"{target}: nothing was measured, because {'; '.join(reasons)}."
+        pays = TARGETS[target].pays_for
+        known = [(cost, cell) for cell in mine if (cost := self.cost(cell)) is not None and self._keeps(cell)]
+        if not known:
+            return f"For {target} no file is as good as the dense network. Here {pays}."
+        _, best = min(known, key=lambda pair: pair[0])
+        gain = self.times_dense(best)
+        if gain is None or gain < NOISE:
+            how = "smaller" if target == _TRAVELS else "faster"
+            return f"For {target} take the dense network, because no other one that is as good is {how}. Here {pays}."
+        how = "times smaller than" if target == _TRAVELS else "times as fast as"
+        value = f", at {self.quantity.text(best.value)}" if best.value is not None else ""
+        return f"For {target} take {title(best)}, because it is {gain:.2f} {how} the dense network{value}. Here {pays}."
+
+    @property
+    def reasons(self) -> list[str]:
+        """Return a sentence for each cell that could not be had."""
+        found = dict.fromkeys((cell.target, heading(cell.network), cell.reason) for cell in self.cells if cell.reason)
+        return [": ".join(part for part in parts if part) for parts in found]
+
+    @property
+    def notes(self) -> list[str]:
+        """Return what is worth knowing of the files: a sentence for each target and detail, with its networks."""
+        found: dict[tuple[str, str, str], list[str]] = {}
+        for cell in self.cells:
+            if cell.detail:
+                found.setdefault((cell.target, cell.file, cell.detail), []).append(heading(cell.network))
+        return [f"{target} {file}, {', '.join(names)}: {detail}" for (target, file, detail), names in found.items()]
+
+    @property
+    def _dense_name(self) -> str:
+        return next(iter(self.networks))
+
+    def _measured(self, target: str) -> list[Cell]:
+        return [cell for cell in self.cells if cell.target == target and cell.reason is None]
+
+    def _reference(self, cell: Cell, dense: Sequence[Cell]) -> Cell:
+        """Return the dense file that a file is compared with: what the target makes first, or the same estimate."""
+        return next((each for each in dense if each.file == cell.file and each.cycles is not None), dense[0])
+
+    def _keeps(self, cell: Cell) -> bool:
+        """Return whether the network is as good as the dense one, and the file as good as the network."""
+        record = self.networks[cell.network]
+        good = self.quantity.reaches_floor(record.val, self.dense.val)
+        return good and (cell.value is None or self.quantity.reaches_floor(cell.value, record.test))
+
+
+def heading(network: str) -> str:
+    """Return the title of a network's column: 2-of-4, whose name is also that of files, is 2:4."""
+    return plain(network.replace("-of-", ":"))
+
+
+def title(cell: Cell) -> str:
+    """Return the name of a network and its file."""
+    return f"{heading(cell.network)} as {cell.file}" if cell.file else heading(cell.network)
+
+
+def cell_line(cell: Cell) -> str:
+    """Return one line about a file that was just measured, or about what could not be had."""
+    where = " ".join(part for part in (cell.target, heading(cell.network), cell.file) if part)
+    if cell.reason:
+        return plain(f"left out: {where}: {cell.reason}")
+    parts = [size(cell.bytes)] if cell.bytes is not None else []
+    parts += [f"{milliseconds(cell.seconds)} a sample"] if cell.seconds else []
+    parts += [f"{cell.cycles:,.0f} cycles"] if cell.cycles is not None else []
+    return plain(f"{where}: {', '.join(parts)}")
