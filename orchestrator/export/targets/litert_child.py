@@ -42,35 +42,29 @@ def quantise(file: str, to: str, samples: Sequence[str]) -> dict[str, Any]:
     made = quantizer.Quantizer(file)
     made.load_quantization_recipe(chosen)
     made.quantize(ranges.get_model_qsvs()).export_model(to, overwrite=True)
-    return {"int8": sum(_is_int8_weight(model, tensor) for model in [_model(to)] for tensor in _all_tensors(model))}
+    model = _model(to)
+    _write(model, to)  # large weights stood behind it, which few programs read
+    return {"int8": sum(_is_int8_weight(model, tensor) for tensor in _all_tensors(model))}
 
 
 def encode(file: str, to: str) -> dict[str, Any]:
     """Write `file` with the weights that are mostly zero in the sparse encoding, which XNNPACK's kernels read.
 
     The weights of 1x1 convolutions and linear layers are stored as compressed sparse rows over their inputs, and an
-    operator DENSIFY stands before the layer. Answers how many weights were encoded, and the names of the operators.
+    operator DENSIFY stands before the layer. Answers how many weights were encoded, and the names of the operators in
+    order, that of a convolution with the size of its kernel.
     """
-    schema, model = _schema(), _model(file)
+    model = _model(file)
     graph = model.subgraphs[0]
-    layers = (schema.BuiltinOperator.CONV_2D, schema.BuiltinOperator.FULLY_CONNECTED)
-    names = [_operator(model, operator) for operator in graph.operators]
-    model.operatorCodes.append(
-        _new("OperatorCodeT", version=1, **dict.fromkeys(_CODES, schema.BuiltinOperator.DENSIFY))
-    )
-    dense: dict[int, int] = {}  # the tensor that stands in for a sparse one
-    operators = []
+    names = [_operator(model, graph, operator) for operator in graph.operators]
+    dense = {place: _make_sparse(model, graph, place, weight) for place, weight in _sparse_weights(model, graph)}
     for operator in graph.operators:
-        if _code(model, operator) in layers:
-            place = int(operator.inputs[1])
-            if place not in dense and (weight := _sparse_weight(model, graph.tensors[place])) is not None:
-                dense[place] = _make_sparse(model, graph, place, weight)
-                operators.append(_densify(model, place, dense[place]))
-            operator.inputs = np.array([dense.get(at, at) if at == place else at for at in operator.inputs], np.int32)
-        operators.append(operator)
-    graph.operators = operators
+        operator.inputs = np.array([dense.get(int(at), at) for at in operator.inputs], np.int32)
+    code = _schema().BuiltinOperator.DENSIFY
+    model.operatorCodes.append(_new("OperatorCodeT", version=1, builtinCode=code, deprecatedBuiltinCode=code))
+    graph.operators = [*(_densify(model, *places) for places in dense.items()), *graph.operators]
     _write(model, to)
-    return {"encoded": len(dense), "operators": sorted(set(names))}
+    return {"encoded": len(dense), "operators": names}
 
 
 def run(file: str, inputs: str, outputs: str) -> dict[str, Any]:
@@ -106,10 +100,6 @@ def _pooled(torch: Any, network: Any) -> Any:
     return network
 
 
-_CODES = ("builtinCode", "deprecatedBuiltinCode")
-_VECTORS = {np.uint8: "Uint8Vector", np.uint16: "Uint16Vector", np.int32: "Int32Vector"}
-
-
 def _schema() -> Any:
     return import_module("ai_edge_litert.schema_py_generated")
 
@@ -123,8 +113,7 @@ def _new(name: str, **fields: Any) -> Any:
 
 
 def _model(file: str) -> Any:
-    schema = _schema()
-    return schema.ModelT.InitFromObj(schema.Model.GetRootAs(Path(file).read_bytes(), 0))
+    return import_module("ai_edge_litert.tools.flatbuffer_utils").read_model(file)
 
 
 def _write(model: Any, file: str) -> None:
@@ -144,12 +133,16 @@ def _all_tensors(model: Any) -> list[Any]:
 
 def _code(model: Any, operator: Any) -> int:
     code = model.operatorCodes[operator.opcodeIndex]
-    return max(code.builtinCode, code.deprecatedBuiltinCode)
+    return int(max(code.builtinCode, code.deprecatedBuiltinCode))
 
 
-def _operator(model: Any, operator: Any) -> str:
+def _operator(model: Any, graph: Any, operator: Any) -> str:
     values = vars(_schema().BuiltinOperator).items()
-    return next(name for name, value in values if value == _code(model, operator))
+    found = next(str(name) for name, value in values if value == _code(model, operator))
+    if found != "CONV_2D":
+        return found
+    _, height, width, _ = graph.tensors[operator.inputs[1]].shape
+    return f"{found} {height}x{width}"
 
 
 def _is_int8_weight(model: Any, tensor: Any) -> bool:
@@ -157,13 +150,26 @@ def _is_int8_weight(model: Any, tensor: Any) -> bool:
     return tensor.type == _schema().TensorType.INT8 and data is not None and len(data) > 0 and len(tensor.shape) > 1
 
 
-def _sparse_weight(model: Any, tensor: Any) -> Any:
-    """Return the (outputs, inputs) weight of a layer that is worth encoding, or None."""
-    data = model.buffers[tensor.buffer].data
-    if data is None or tensor.type != _schema().TensorType.FLOAT32 or any(size != 1 for size in tensor.shape[1:-1]):
-        return None
-    weight = np.asarray(data, np.uint8).view(np.float32).reshape(-1, tensor.shape[-1])
-    return weight if (weight == 0).mean() >= SPARSE else None
+def _sparse_weights(model: Any, graph: Any) -> list[tuple[int, Any]]:
+    """Return the places and values (outputs, inputs) of the weights that are worth encoding.
+
+    They are float32, mostly zero, of 1x1 convolutions and linear layers, and no other operator reads them.
+    """
+    schema = _schema()
+    layers = (schema.BuiltinOperator.CONV_2D, schema.BuiltinOperator.FULLY_CONNECTED)
+    reads = [(int(at), _code(model, o) in layers and n == 1) for o in graph.operators for n, at in enumerate(o.inputs)]
+    found = []
+    for place in sorted(
+        {at for at, is_weight in reads if is_weight} - {at for at, is_weight in reads if not is_weight}
+    ):
+        tensor = graph.tensors[place]
+        data = model.buffers[tensor.buffer].data
+        if data is None or tensor.type != schema.TensorType.FLOAT32 or any(size != 1 for size in tensor.shape[1:-1]):
+            continue
+        weight = np.asarray(data, np.uint8).view(np.float32).reshape(-1, tensor.shape[-1])
+        if (weight == 0).mean() >= SPARSE:
+            found.append((place, weight))
+    return found
 
 
 def _make_sparse(model: Any, graph: Any, place: int, weight: Any) -> int:
@@ -188,8 +194,9 @@ def _make_sparse(model: Any, graph: Any, place: int, weight: Any) -> int:
 def _indices(values: Any) -> tuple[int, Any]:
     """Return numbers in the smallest type of the schema that holds them, and which type that is."""
     highest = int(values.max(initial=0))
-    kind = next(kind for kind in _VECTORS if highest <= np.iinfo(kind).max)
-    return getattr(_schema().SparseIndexVector, _VECTORS[kind]), _new(f"{_VECTORS[kind]}T", values=values.astype(kind))
+    kind = next(kind for kind in ("uint8", "uint16", "int32") if highest <= np.iinfo(np.dtype(kind)).max)
+    name = f"{kind.capitalize()}Vector"
+    return getattr(_schema().SparseIndexVector, name), _new(f"{name}T", values=values.astype(kind))
 
 
 def _densify(model: Any, sparse: int, dense: int) -> Any:

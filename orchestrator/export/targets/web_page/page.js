@@ -44,7 +44,7 @@ async function show() {
     const sample = typeof chosen === "number" ? samples[chosen] : null;
     const given = sample ? tensors(network, sample) : chosen;
     const found = (await answers(network, given))[read];
-    const time = await seconds(network, given);
+    const time = await seconds(network, given, 0.5);  // the first runs are slow: the browser still compiles
     if (mine !== turn) return;  // something else was chosen meanwhile
     const table = document.createElement("table");
     words(found).forEach((pair) => table.append(row(...pair)));
