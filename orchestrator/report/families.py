@@ -22,8 +22,11 @@ MAX_TARGETS = 40
 
 @dataclass(frozen=True)
 class FamilyPoint:
-    """One network. `macs`: for one sample; masks have those of the dense network. `seconds`: for one sample, of its
-    fastest file that was measured; None if none was."""
+    """Hold one network of a method.
+
+    `macs` counts the multiply-accumulates of one sample; with masks they are the dense network's. `seconds` is the time
+    for one sample of its fastest file, None if no file was timed.
+    """
 
     family: str
     record: Record
@@ -37,19 +40,20 @@ class FamilyPoint:
 
 @dataclass(frozen=True)
 class Costs:
-    """Total epochs by the number of networks that are wanted: `first` for none of them, then `each` for every one."""
+    """Hold what a method costs in epochs: `first` before any network is wanted, and `each` for every one of them."""
 
     family: str
     first: int
     each: int
 
     def of(self, targets: int) -> int:
+        """Return the total epochs of so many networks."""
         return self.first + self.each * targets
 
 
 @dataclass(frozen=True)
 class Families:
-    """The networks of one model and data set by the method that made them; two methods or more."""
+    """Hold the networks of one model and data set by the method that made them. There are two methods or more."""
 
     quantity: Quantity
     points: tuple[FamilyPoint, ...]
@@ -57,35 +61,34 @@ class Families:
 
     @cached_property
     def sentences(self) -> list[str]:
-        """Say which networks are small and which are fast, and from how many on a supernet is cheaper."""
+        """Say which networks are small and which are fast, and for how many targets a supernet is cheaper."""
         dense = max((each.record for each in self.points if each.family == "dense"), key=self._gain)
         good = [each for each in self.points if self.quantity.reaches_floor(each.record.val, dense.val)]
         small, few = min(good, key=lambda each: each.record.model_bytes), min(good, key=lambda each: each.macs)
         found = [
-            f"Of the networks that are as good as the dense one, within the tolerance, the smallest file is one of "
-            f"{small.family} ({size(small.record.model_bytes)}, {small.name}), and the fewest multiply-accumulates "
-            f"has one of {few.family} ({few.macs:,}, {few.name})."
+            f"Compared are the networks that are as good as the dense one, within the tolerance. Smallest file: "
+            f"{small.family}, {size(small.record.model_bytes)} ({small.name}). Fewest multiply-accumulates: "
+            f"{few.family}, {few.macs:,} ({few.name})."
         ]
         if timed := [(each.seconds, each) for each in good if each.seconds is not None]:
             seconds, fast = min(timed, key=lambda pair: pair[0])
-            found.append(
-                f"The fastest that was measured is one of {fast.family} ({milliseconds(seconds)}, {fast.name})."
-            )
+            found.append(f"Fastest of those that were timed: {fast.family}, {milliseconds(seconds)} ({fast.name}).")
         if any(each.family == "masks" for each in self.points):
-            found.append(
-                "Masks make the file smaller; they leave the multiply-accumulates of a dense runtime as they are."
-            )
+            found.append("Masks make the file smaller. They do not change the multiply-accumulates of a dense runtime.")
         if (targets := self.cheaper_from) is not None:
             supernet, alone = self._cost("Once-for-All"), self._cost("trained alone")
             found.append(
                 f"The supernet took {supernet.first:,} epochs, each counted once for every sub-network of a step. A "
-                f"network trained alone takes {alone.each:,}: from {targets:,} targets on the supernet is cheaper."
+                f"network trained alone takes {alone.each:,}. For {targets:,} targets or more, the supernet is cheaper."
             )
         return found
 
     @property
     def cheaper_from(self) -> int | None:
-        """Return from how many networks on a supernet takes fewer epochs than training each alone; None without one."""
+        """Return the fewest networks for which a supernet takes fewer epochs than training each alone.
+
+        Return None without a supernet.
+        """
         if not any(costs.family == "Once-for-All" for costs in self.costs):
             return None
         return self._cost("Once-for-All").first // self._cost("trained alone").each + 1
@@ -117,7 +120,7 @@ def families_of(
 ) -> Families | None:
     """Return the families of a comparison; None if its networks are of fewer than two besides the dense one.
 
-    `every`: all records of the report, among which are networks of the same architectures that were trained alone.
+    `every` has all records of the report. Dense rounds among them may be the same architectures, trained alone.
     """
     records = [record for record in comparison.records if family_of(record) in FAMILIES]
     if len({family_of(record) for record in records} - {"dense"}) < 2 or all(record.round for record in records):
@@ -158,7 +161,7 @@ def _seconds(exported: ExportedNetworks | None) -> dict[str, float]:
 
 
 def _alone(points: Sequence[FamilyPoint], every: Iterable[Record], seconds: dict[str, float]) -> list[FamilyPoint]:
-    """Return the networks of found architectures that were trained alone, as dense rounds of their own."""
+    """Return the dense rounds of `every` that trained alone an architecture that a supernet search found."""
     macs = {
         str(each.record.channels["architecture"]): each.macs
         for each in points
@@ -194,7 +197,7 @@ def _costs(
 
 
 def _supernet_epochs(records: Iterable[Record]) -> int:
-    """Return what the phases of the most expensive supernet cost: epochs, each once for every sub-network of a step."""
+    """Return the epochs of the most expensive supernet, each counted once for every sub-network of a step."""
     totals: dict[tuple[str, int], int] = {}
     for record in records:
         subnets = options_of(record, "phase").get("subnets")
@@ -240,14 +243,14 @@ def _front(families: Families) -> Picture:
 
 def _cost(families: Families) -> Picture:
     """Draw the total epochs of each method by the number of networks wanted."""
-    most = min(MAX_TARGETS, max(6, 2 * (families.cheaper_from or 3)))
-    targets, title = range(1, most + 1), "Total epochs by the number of targets"
+    largest = min(MAX_TARGETS, max(6, 2 * (families.cheaper_from or 3)))
+    targets, title = range(1, largest + 1), "Total epochs by the number of targets"
     note = "Each sub-network of a step counts as an epoch of its own."
     legend = [(handle(**_style(costs.family, line="-")), costs.family) for costs in families.costs]
     figure, (axes,) = new_figure(title, "training, retraining and search", heights=(2.2,), note=note, legend=legend)
     for costs in families.costs:
         axes.plot(targets, [costs.of(count) for count in targets], **_style(costs.family, line="-"))
-    if (cheaper := families.cheaper_from) is not None and cheaper <= most:
+    if (cheaper := families.cheaper_from) is not None and cheaper <= largest:
         axes.axvline(cheaper, color=GREY, linewidth=1.1, linestyle=":")
     axes.set_xlabel("networks wanted")
     axes.set_ylabel("epochs")

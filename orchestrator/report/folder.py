@@ -69,8 +69,8 @@ def write(
 ) -> list[Path]:
     """Write report.csv, the pictures and report.html into `folder`; return the paths, the page last.
 
-    `records` are those of `path_records`. Each model, data set and task has pictures of its own: those of the second
-    end in -2. `exported` is what was measured of exported files; their models and data come first.
+    `records` come from `path_records`. Each model, data set and task has pictures of its own. The names of those of the
+    second end in -2. `exported` has the measurements of exported files, whose models and data come first.
     `storage` is where the records are, as the command line takes it.
 
     Raises OrchestratorError if a file cannot be written or a package is missing; report.csv needs none.
@@ -98,10 +98,10 @@ def print_and_write(
 
 
 def report_storage(ledger: Ledger, folder: Path, experiments: Collection[str] = ()) -> list[str]:
-    """Do what `print_and_write` does of the experiments named so, or of all; return a sentence for each unusable file.
+    """Do what `print_and_write` does for the named `experiments`, or for all; return a sentence for each unusable file.
 
-    What was measured of exported files stands on the page too, if their deploy.json lies in `folder` and is of networks
-    that the report shows. Raises OrchestratorError as `write` does, and ConfigError for an unknown name.
+    The page has the measurements of exported files too, if `folder` has their deploy.json and the report shows their
+    networks. Raises OrchestratorError as `write` does, and ConfigError for an unknown name.
     """
     problems: list[str] = []
     records, left_out = path_records(ledger, problems)
@@ -119,7 +119,7 @@ def report_storage(ledger: Ledger, folder: Path, experiments: Collection[str] = 
     # Without names the report is of the whole storage, which may hold the networks as rounds of earlier settings.
     reported = records if experiments or not exported else ledger.records([])
     if exported and exported.keys.isdisjoint(record.key for record in reported):
-        print(f"left out: {folder / DEPLOY} is of networks that this report does not show")
+        print(f"left out: {folder / DEPLOY} measures networks that this report does not show")
         exported = None
     if left_out:
         print(f"left out: {left_out} rounds of earlier settings (orchestrator status shows them)")

@@ -20,7 +20,7 @@ const formats = {
 
 function column([title, kind], index) {
   if (kind === "text") {
-    // DataTables takes a cell for HTML unless it is told otherwise.
+    // Without this, DataTables would read a cell as HTML.
     return { title, data: index, type: "string", render: jQuery.fn.dataTable.render.text() };
   }
   const [format, option] = kind.split(" "); // "difference 3" has three decimals
@@ -55,7 +55,7 @@ for (const element of document.querySelectorAll("table.grid")) {
     lengthMenu: [10, 25, 100, 500],
     layout: { topStart: "search", topEnd: "pageLength", bottomStart: "info", bottomEnd: "paging" },
     language: { search: "Filter", lengthMenu: "_MENU_ lines", info: "_START_ to _END_ of _TOTAL_",
-                infoEmpty: "no line fits", infoFiltered: "(of _MAX_)", zeroRecords: "no line fits" },
+                infoEmpty: "no matching line", infoFiltered: "(of _MAX_)", zeroRecords: "no matching line" },
   });
   filterRow(api, columns.map(([title]) => title));
   const [box, name] = [element.closest(".dt-layout-row"), element.caption.textContent + ", " + element.dataset.source];
@@ -89,13 +89,13 @@ function readable(chart, points) {
     reading.textContent = points[place][1];
   }
   function near(event) {
-    let [best, least] = [-1, REACH];
+    let [best, shortest] = [-1, REACH];
     for (const [index, [point]] of points.entries()) {
       const box = point.getBoundingClientRect();
       const x = Math.max(box.left - event.clientX, event.clientX - box.right, 0);
       const y = Math.max(box.top - event.clientY, event.clientY - box.bottom, 0);
       const distance = Math.hypot(x, y);
-      if (distance < least) [best, least] = [index, distance];
+      if (distance < shortest) [best, shortest] = [index, distance];
     }
     if (best >= 0 && best !== place) show(best);
   }

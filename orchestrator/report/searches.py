@@ -25,14 +25,14 @@ from orchestrator.report.summary import options_of
 from orchestrator.report.tables import TextTable
 
 RIVALS = (Uniform.__name__, Random.__name__)
-FEWEST = 3  # networks of a rank correlation
+MIN_NETWORKS = 3  # of a rank correlation
 MAX_LAYERS = 60  # that have a name beside their line, in a picture
 CHOICE = ("agent", "take", "evaluations", "generation", "finalists")  # fields that decide what is scored, not how
 
 
 @dataclass(frozen=True)
 class AgentProof:
-    """What an agent found. `score`: of its best candidate; `final_score`: of its best finalist."""
+    """Hold what an agent found: the `score` of its best candidate and the `final_score` of its best finalist."""
 
     evaluations: Count
     score: float
@@ -42,10 +42,11 @@ class AgentProof:
 
 @dataclass(frozen=True)
 class SearchProof:
-    """What a record says of the search for its structure; written by `AmcSearch`.
+    """Hold what a record has about the search for its structure, as `AmcSearch` wrote it.
 
-    `found_by`: the agent whose finalist was trained. `scores`: of each agent's evaluations by generation; None of a
-    candidate beyond the budget. `correlation`: of finalists' scores before and after more training.
+    `found_by` names the agent whose finalist was trained. `scores` has the score of each agent's evaluations by
+    generation, None for a candidate beyond the budget. `correlation` is that of the finalists' scores before and after
+    more training.
     """
 
     agent: str
@@ -65,7 +66,7 @@ class SearchProof:
 
 @dataclass(frozen=True)
 class Searched:
-    """A round whose structure was searched for."""
+    """Hold a round whose structure a search found."""
 
     record: Record
     proof: SearchProof
@@ -73,7 +74,7 @@ class Searched:
 
 @dataclass(frozen=True)
 class RatioLine:
-    """The fraction of its channels or weights that each layer of an experiment's network keeps, in their order."""
+    """Hold the fraction of channels or weights that each layer of an experiment's network keeps, in their order."""
 
     experiment: str
     ratios: Mapping[str, float]
@@ -81,9 +82,9 @@ class RatioLine:
 
 @dataclass(frozen=True)
 class AgentCurve:
-    """The best score of an agent after each evaluation, None before its first one within the budget.
+    """Hold the best score of an agent after each evaluation, None before its first one within the budget.
 
-    `generations`: after how many evaluations each of its generations ends.
+    `generations` has the number of evaluations after which each of its generations ends.
     """
 
     agent: str
@@ -92,7 +93,7 @@ class AgentCurve:
 
 
 def searched(records: Iterable[Record]) -> list[Searched]:
-    """Return the rounds that a search with its rivals stands behind."""
+    """Return the rounds whose structure was found by a search that scored its rivals too."""
     found = []
     for record in records:
         with contextlib.suppress(ValueError):  # a search of another kind
@@ -103,17 +104,17 @@ def searched(records: Iterable[Record]) -> list[Searched]:
 
 
 def retraining_correlation(found: Iterable[Searched]) -> tuple[float, int] | None:
-    """Return the rank correlation of score and test value after retraining, and of how many networks it is.
+    """Return the rank correlation of score and test value after retraining, and the number of networks in it.
 
-    Compared are networks that were cut from the same dense one, scored and retrained in the same way, whichever agent
-    found them. The result is the mean over dense networks with at least FEWEST such networks; None without any.
+    Networks are compared if they were cut from the same dense one, scored and retrained in the same way, whichever
+    agent found them. Return the mean over dense networks with at least MIN_NETWORKS such networks, None without any.
     """
     groups: dict[str, dict[str, tuple[float, float]]] = defaultdict(dict)
     for each in found:
         record, objective = each.record, each.record.objective
         pair = each.proof.score, objective.gain(record.test)
         groups[_alike(record)][record.blobs[MODEL].sha256] = pair  # a network that two searches found counts once
-    pairs = [list(networks.values()) for networks in groups.values() if len(networks) >= FEWEST]
+    pairs = [list(networks.values()) for networks in groups.values() if len(networks) >= MIN_NETWORKS]
     values = [(spearman(*zip(*each, strict=True)), len(each)) for each in pairs]
     defined = [(value, networks) for value, networks in values if value is not None]
     if not defined:
@@ -219,8 +220,9 @@ def _paragraphs(found: Sequence[Searched]) -> list[str]:
         f"Over {retrained[1]} networks that were retrained, the rank correlation of score and test value is "
         f"{retrained[0]:+.2f}."
         if retrained
-        else f"What a score says of the network after retraining is not known: it takes {FEWEST} networks of one dense "
-        f"network that were retrained in the same way (Amc(take=...) retrains those of the rivals)."
+        else f"Whether a score predicts the test value after retraining is not known. At least {MIN_NETWORKS} networks "
+        f"that were cut from one dense network and retrained in the same way would show it: Amc(take=...) retrains the "
+        f"networks of the rivals too."
     )
     return [
         "A search scores smaller networks on validation data and trains the best as the round. Uniform keeps the same "

@@ -219,7 +219,7 @@ class Recommendation:
             f"dense network's {quantity.text(self.dense.validation.median)}"
         )
         if row.round == 0:
-            return f"No pruned network has {needed}: take the dense network so far."
+            return f"No pruned network has {needed}: use the dense network for now."
         return (
             f"{self.acceptable:,} of {self.candidates:,} rounds have {needed}. This one keeps the fewest weights of "
             f"them: {row.weights_kept:,} of {row.weights:,} ({compression(row.compression)}, {size(row.bytes)}), at "

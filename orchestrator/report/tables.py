@@ -215,7 +215,7 @@ def _title(rows: Sequence[Row]) -> str:
 def _caption(rows: Sequence[Row]) -> str:
     quantity = rows[0].quantity
     parts = [f"val, test: {quantity.legend}."]
-    parts += ["Median over the seeds (least..greatest)."] if len(_seeds(rows)) > 1 else []
+    parts += ["Median over the seeds (minimum..maximum)."] if len(_seeds(rows)) > 1 else []
     parts += [share] if (share := rows[-1].prunable_share) else []
     if any(row.recommended for row in rows):
         parts.append(f"* {quantity.rule}")
@@ -249,9 +249,9 @@ def _settings(comparison: Comparison, storage: str | None) -> Iterable[tuple[str
     yield "model", model
     options = first.settings.get("data_options")
     yield "data", data + (f" ({_words(options)})" if options else "")
-    yield "task", f"{_words(first.settings.get('task', 'unknown'))}, decided by {comparison.quantity.name}"
+    yield "task", f"{_words(first.settings.get('task', 'unknown'))}, objective: {comparison.quantity.name}"
     yield "weights", f"{first.weights:,}, of which {first.prunable:,} are prunable"
-    yield "epochs of a round", _by_value({name: record.epochs for name, record in last.items()})
+    yield "epochs of the last round", _by_value({name: record.epochs for name, record in last.items()})
     settings = {name: {**record.settings, **options_of(record, "training")} for name, record in last.items()}
     for name, title in SETTINGS.items():
         if text := _by_value({experiment: each.get(name) for experiment, each in settings.items()}):

@@ -264,7 +264,7 @@ def test_the_picture_has_a_panel_for_each_target() -> None:
         assert picture is not None
         labels = [axes.get_xlabel() for axes in picture.figure.axes if axes.axison]
         assert labels == ["torch: time of one sample", "download: bytes"]
-        assert "download, masks as packed: 50 B, 90.00 %" in picture.svg("")
+        assert "download, masks as packed: 50 B, 90.00 %" in picture.svg("").replace("\u00a0", " ")
         assert targets_picture(table(Cell(target="mnn", network="", reason="get it"), **ALL)) is None
 
 

@@ -53,7 +53,9 @@ def test_a_laptop_has_room_for_what_its_pods_ask_for():
         return sum(of(pod) for pod in pods(laptop))
 
     cpus, memory = asked("cpu"), asked("memory")
-    assert f"4 CPUs and 12 GB: its pods ask for {cpus:g} and {memory / 2**30:g} GiB" in README
+    assert (
+        f"4 CPUs and 12 GB. The pods of the laptop overlay ask for {cpus:g} CPUs and {memory / 2**30:g} GiB" in README
+    )
     # KubeRay's operator asks for 0.1 CPU and 0.5 GiB, Kubernetes in one node of kind for 0.95 and 0.3.
     assert cpus + 0.1 + 0.95 <= 4
     assert memory + 0.8 * 2**30 <= 12e9

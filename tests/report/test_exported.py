@@ -93,7 +93,7 @@ def test_files_of_networks_that_a_report_does_not_show_are_left_out(
     folder = tmp_path / "deploy"
     exported(folder, [WIDE[0], WIDE[1]])
     assert main(["report", str(storage), "--out", str(folder), "--experiment", "learning-rate-rewinding"]) == 0
-    assert f"left out: {folder}/deploy.json is of networks that this report does not show" in capsys.readouterr().out
+    assert f"left out: {folder}/deploy.json measures networks that this report does not show" in capsys.readouterr().out
     page = (folder / "report.html").read_text()
     assert 'id="deployed"' not in page
     assert "diverged" not in page, "nor failures of other experiments"

@@ -72,10 +72,10 @@ def test_a_supernet_is_cheaper_from_as_many_targets_as_its_epochs_are_those_of_n
 
 def test_the_sentences_name_the_small_and_the_fast_ones(families):
     text = " ".join(families.sentences)
-    assert "the smallest file is one of channels (9 B" in text
-    assert "the fewest multiply-accumulates has one of Once-for-All (30, " in text
+    assert "Smallest file: channels, 9 B (" in text
+    assert "Fewest multiply-accumulates: Once-for-All, 30 (" in text
     assert "The supernet took 382 epochs" in text
-    assert "from 5 targets on the supernet is cheaper" in text
+    assert "For 5 targets or more, the supernet is cheaper" in text
 
 
 def test_methods_of_one_kind_have_no_such_picture():

@@ -122,7 +122,7 @@ def test_the_reason_names_the_objective_and_its_floor() -> None:
     assert nothing is not None
     assert nothing.reason == (
         "No pruned network has a validation bits per character of at most 2.020, 1 % above the dense network's 2.000: "
-        "take the dense network so far."
+        "use the dense network for now."
     )
 
 

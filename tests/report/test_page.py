@@ -167,8 +167,9 @@ def test_settings_and_the_command_that_exports_are_on_every_page(tmp_path):
     assert f"<code>orchestrator export &#39;s3://bucket/my 2 GB runs&#39; --round {key} --out ./deploy</code>" in text
     lines = dict(re.findall(r'<tr><th scope="row">([^<]*)</th><td>([^<]*)</td></tr>', text))
     assert lines == {
-        "model": "resnet20", "data": "cifar10", "task": "Classification(label_smoothing=0), decided by accuracy",
-        "weights": "291,376, of which 291,376 are prunable", "epochs of a round": "4", "epochs of the schedule": "4",
+        "model": "resnet20", "data": "cifar10", "task": "Classification(label_smoothing=0), objective: accuracy",
+        "weights": "291,376, of which 291,376 are prunable", "epochs of the last round": "4",
+        "epochs of the schedule": "4",
         "batch size": "64", "learning rate": "StepDecay(peak=0.1, drops=[2, 3])",
         "technique": "FineTuning(optimizer_state=kept)", "selection": "Global", "criterion": "magnitude", "seed": "0",
         "versions": "python 3.11.7, torch 2.14.1", "processor": "Some Processor 3000, 4 workers",

@@ -195,7 +195,7 @@ class ValueAxis:
         return worst, best
 
     def drawn(self, value: float) -> float:
-        """Return the number that stands for `value` on the axis."""
+        """Return the number that is drawn for `value`."""
         return self._factor * value
 
     def gain(self, value: float) -> float:
@@ -208,7 +208,7 @@ class ValueAxis:
         return worst, best
 
     def drawn_gain(self, gain: float) -> float:
-        """Return the number that stands for a value of this gain on the axis."""
+        """Return the number that is drawn for a value of this gain."""
         return self._objective.gain(gain)  # undoes itself
 
     def rounded_down(self, gain: float) -> float:
@@ -221,9 +221,13 @@ class ValueAxis:
         from matplotlib.ticker import MaxNLocator
 
         ends = sorted((self.drawn_gain(worst), self.drawn_gain(best)))
-        least, greatest = self.gain_bounds
+        worst_possible, best_possible = self.gain_bounds
         ticks = [float(tick) for tick in MaxNLocator(MAX_TICKS, steps=[1, 2, 2.5, 5, 10]).tick_values(*ends)]
-        inside = [tick for tick in ticks if ends[0] <= tick <= ends[1] and least <= self.drawn_gain(tick) <= greatest]
+        inside = [
+            tick
+            for tick in ticks
+            if ends[0] <= tick <= ends[1] and worst_possible <= self.drawn_gain(tick) <= best_possible
+        ]
         axes.set_yticks(inside, [f"{tick:g}{self.quantity.unit}" for tick in inside])
         axes.set_ylim(*ends)
         direction = self.quantity.direction
