@@ -27,7 +27,7 @@ def targets(
         ),
     ] = None,
     report: Annotated[
-        Path | None, tyro.conf.arg(metavar="DIR", help="Folder for targets.html, .png and .json.")
+        Path | None, tyro.conf.arg(metavar="DIR", help="Folder for targets.html, .png, .json and web/.")
     ] = None,
     data: DataPlace = None,
     trust: Trusted = (),

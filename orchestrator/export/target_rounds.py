@@ -65,6 +65,8 @@ def compare_rounds(
     print_targets(table)
     for path in [save_cells(folder, cells), *save_targets_page(folder, table)] if folder is not None else ():
         print(f"written: {path}")
+    if folder is not None and any(cell.target == "web" and not cell.reason for cell in cells):
+        print(f"written: {folder / 'web'}, a page for any static server: python -m http.server -d {folder / 'web'}")
     return problems
 
 

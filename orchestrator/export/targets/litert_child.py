@@ -113,7 +113,11 @@ def _new(name: str, **fields: Any) -> Any:
 
 
 def _model(file: str) -> Any:
-    return import_module("ai_edge_litert.tools.flatbuffer_utils").read_model(file)
+    model = import_module("ai_edge_litert.tools.flatbuffer_utils").read_model(file)
+    for buffer in model.buffers:
+        if buffer.data is not None:
+            buffer.data = np.frombuffer(buffer.data, np.uint8)
+    return model
 
 
 def _write(model: Any, file: str) -> None:
@@ -166,7 +170,7 @@ def _sparse_weights(model: Any, graph: Any) -> list[tuple[int, Any]]:
         data = model.buffers[tensor.buffer].data
         if data is None or tensor.type != schema.TensorType.FLOAT32 or any(size != 1 for size in tensor.shape[1:-1]):
             continue
-        weight = np.asarray(data, np.uint8).view(np.float32).reshape(-1, tensor.shape[-1])
+        weight = data.view(np.float32).reshape(-1, tensor.shape[-1])
         if (weight == 0).mean() >= SPARSE:
             found.append((place, weight))
     return found

@@ -108,8 +108,10 @@ def _browser_version() -> str:
 
 
 def _write_page(page: Path) -> None:
-    """Write all but the networks."""
-    (page / "litert").mkdir(parents=True, exist_ok=True)
+    """Write all but the networks, once."""
+    if page.exists():
+        return
+    (page / "litert").mkdir(parents=True)
     for name in ("index.html", "page.js", "network.js"):
         shutil.copyfile(_PAGE / name, page / name)
     kernels = [_KERNELS.format(kind, ending) for kind in ("", "_compat") for ending in ("js", "wasm")]
