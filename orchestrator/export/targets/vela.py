@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from orchestrator.errors import ExportError
 from orchestrator.export.originals import Original
-from orchestrator.export.packed_int8 import HIGHEST
+from orchestrator.training.int8_weights import HIGHEST
 from orchestrator.export.targets.litert import int8_of, missing_litert, run_of
 from orchestrator.export.targets.target import TargetFile
 from orchestrator.extras import install_command
