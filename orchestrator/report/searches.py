@@ -21,6 +21,7 @@ from orchestrator.record import MODEL, Record
 from orchestrator.report.comparison import Comparison
 from orchestrator.report.page import Section
 from orchestrator.report.pictures.style import GREY, GRID, LINES, MARKERS, SMALL, Picture, handle, new_figure
+from orchestrator.report.published import find_published_searches
 from orchestrator.report.summary import options_of
 from orchestrator.report.tables import TextTable
 
@@ -141,6 +142,35 @@ def search_section(comparison: Comparison) -> list[Section]:
     ratios = [RatioLine(name, _median_ratios(own)) for name, own in by_experiment.items()]
     pictures = (ratios_picture(ratios), scores_picture(_curves(found), quantity.objective, quantity.name))
     return [Section("searches", "Searches", _paragraphs(found), (table,), pictures)]
+
+
+def published_section(comparison: Comparison) -> list[Section]:
+    """Return a table of our searched networks beside those of the searches' papers, where they are of one network."""
+    records = [each for each in comparison.records if each.search and each.experiment in comparison.shown]
+    published = find_published_searches(records)
+    if not published:
+        return []
+    lines = [
+        [f"{each.method}: {each.source}", each.network, each.cost, f"{each.top1:.2f} %", each.how] for each in published
+    ]
+    lines += [_own_line(each, comparison.quantity.text) for each in records]
+    columns = ("who", "network", "cost", comparison.quantity.column("test"), "how")
+    about = (
+        "The papers' networks were trained by their own recipes, and measured on ImageNet. Compare equal networks at "
+        "equal cost only."
+    )
+    table = TextTable("Searched networks, ours and published", columns, lines)
+    return [Section("published-searches", "Beside the published searches", (about,), (table,))]
+
+
+def _own_line(record: Record, text: Callable[[float], str]) -> list[str]:
+    kept, dense = record.channels["macs"] if record.channels else (0, 0)
+    if dense:
+        cost = f"{100 * kept / dense:.0f} % of the MACs, {kept / 1e6:,.0f} million"
+    else:
+        cost = f"{100 * record.density:.0f} % of the weights"
+    who = f"ours: {record.experiment}, round {record.round}, seed {record.seed}"
+    return [who, str(record.settings.get("model")), cost, text(record.test), record.technique]
 
 
 def ratios_picture(lines: Sequence[RatioLine]) -> Picture:
