@@ -119,9 +119,13 @@ def _arguments(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
 
 
 def _any_sizes(inputs: Any) -> Any:
-    """Return the form of the arguments in which each size of each tensor may differ from batch to batch."""
+    """Return the form of the arguments in which each size above 1 of each tensor may differ from batch to batch."""
     args, kwargs = _arguments(inputs)
-    return tree_map(lambda tensor: dict.fromkeys(range(tensor.dim()), Dim.AUTO), kwargs or args)
+
+    def sizes(tensor: torch.Tensor) -> dict[int, Any]:
+        return {dimension: Dim.AUTO for dimension, size in enumerate(tensor.shape) if size > 1}
+
+    return tree_map(sizes, kwargs or args)
 
 
 def _layers(nodes: Any) -> Iterator[Any]:
