@@ -168,9 +168,7 @@ def test_a_table_of_a_network_of_another_width_is_refused(side, channels):
     with pytest.raises(
         ConfigError, match=rf"'2' has {channels} {side[:-1]} channels, got times up to {channels // 2}: make it again"
     ):
-        channel_budget(
-            graph, prunable, 0.5, unit="latency", table=replace(table, layers={**table.layers, "2": narrow})
-        )
+        channel_budget(graph, prunable, 0.5, unit="latency", table=replace(table, layers={**table.layers, "2": narrow}))
 
 
 def test_a_measured_table_has_the_sides_that_can_lose_channels_and_larger_layers_take_longer():
