@@ -128,21 +128,28 @@ class LatencyCost:
     """Seconds for one sample, by how many channels the free groups of `widths` keep; see `Cost`.
 
     Layers of the table that the graph does not hold take the time of their largest size. Raises ConfigError for a table
-    that lacks a layer, or has one of another input size.
+    that lacks a layer, has one of another input size, or was not measured up to the dense network's channels.
     """
 
     def __init__(self, graph: ChannelGraph, table: LatencyTable, widths: Widths) -> None:
         self._widths, self._table, self._cached = widths, table, dict[tuple[str, int, int], float]()
         self._layers = [name for name in widths.layers if graph.layers[name].weight is not None]
         for name in self._layers:
-            times, positions = table.layers.get(name), graph.layers[name].positions
+            times, layer = table.layers.get(name), graph.layers[name]
             if times is None:
                 raise ConfigError(f"the latency table lacks the layer {name!r}: {MAKE_AGAIN} for this network")
-            if times.positions != positions:
+            if times.positions != layer.positions:
                 raise ConfigError(
-                    f"the latency table must be for inputs of this size, where {name!r} is used {positions} times a "
-                    f"sample, got {times.positions}: {MAKE_AGAIN} for this network"
+                    f"the latency table must be for inputs of this size, where {name!r} is used {layer.positions} "
+                    f"times a sample, got {times.positions}: {MAKE_AGAIN} for this network"
                 )
+            for side, measured in (("output", times.outputs), ("input", times.inputs)):
+                dense = layer.size("out" if side == "output" else "in") or 1  # a depthwise layer has one column
+                if measured[-1] != dense:
+                    raise ConfigError(
+                        f"the latency table must be for layers of this width, where {name!r} has {dense} {side} "
+                        f"channels, got times up to {measured[-1]}: {MAKE_AGAIN} for this network"
+                    )
         others = [times for name, times in table.layers.items() if name not in self._layers]
         self._fixed = sum(times.of(times.outputs[-1], times.inputs[-1]) for times in others)
 

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 
-from orchestrator.objective import ACCURACY
 from orchestrator.record import Record
 from orchestrator.report.summary import options_of
+from orchestrator.task import ACCURACY
 
 SOURCE = "Renda, Frankle and Carbin, ICLR 2020"
 RESNET50_WEIGHTS = 25_502_912  # prunable, with the 1,000 classes of ImageNet

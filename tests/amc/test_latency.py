@@ -159,6 +159,18 @@ def test_a_table_that_lacks_a_layer_or_is_of_another_input_size_is_refused():
         channel_budget(graph, prunable, 0.5, unit="latency", table=larger)
 
 
+@pytest.mark.parametrize(("side", "channels"), [("outputs", 16), ("inputs", 8)])
+def test_a_table_of_a_network_of_another_width_is_refused(side, channels):
+    """Times beyond the measured sizes are constant: the wider layers would seem to cost nothing more."""
+    _, graph, prunable = traced("chain")
+    table = by_macs()
+    narrow = replace(table.layers["2"], **{side: [1, channels // 2]})
+    with pytest.raises(
+        ConfigError, match=rf"'2' has {channels} {side[:-1]} channels, got times up to {channels // 2}: make it again"
+    ):
+        channel_budget(graph, prunable, 0.5, unit="latency", table=replace(table, layers={**table.layers, "2": narrow}))
+
+
 def test_a_measured_table_has_the_sides_that_can_lose_channels_and_larger_layers_take_longer():
     pytest.importorskip("onnxruntime")
     module, graph, prunable = traced("depthwise")
