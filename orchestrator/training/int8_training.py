@@ -16,6 +16,7 @@ from torch.export import Dim
 from torch.utils._pytree import tree_map
 
 from orchestrator.errors import ConfigError
+from orchestrator.extras import extra
 from orchestrator.modules import model_call
 from orchestrator.training import collectives
 from orchestrator.training.int8_weights import HIGHEST
@@ -78,11 +79,9 @@ def follow_ranges(network: nn.Module, follow: bool) -> None:
 
 
 def torchao() -> Any:
-    """Return torchao's module for graphs. Raises ConfigError without the package."""
-    try:
+    """Return torchao's module for graphs. Raises ConfigError without the extra `quantise`."""
+    with extra("quantise", "Experiment.quantise"):
         return import_module("torchao.quantization.pt2e")
-    except Exception as cause:  # beside packages of other versions an import may raise anything
-        raise ConfigError(f"quantise needs torchao ({one_line(cause)[:200]}): pip install 'torchao>=0.18'") from cause
 
 
 def _quantizer(pt2e: Any) -> Any:

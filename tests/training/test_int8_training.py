@@ -52,7 +52,7 @@ def test_without_torchao_it_is_refused_before_any_training(monkeypatch: pytest.M
         raise ModuleNotFoundError(f"No module named {name!r}")
 
     monkeypatch.setattr("orchestrator.training.int8_training.import_module", missing)
-    with pytest.raises(ConfigError, match=r"quantise needs torchao .*: pip install 'torchao>=0.18'"):
+    with pytest.raises(ConfigError, match=r"Experiment\.quantise: cannot import a package of the extra 'quantise'"):
         load_problem(INT8)
 
 
