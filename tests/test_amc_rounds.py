@@ -280,7 +280,11 @@ def test_every_field_changes_the_key_of_the_round_and_not_of_the_dense_one() -> 
         ),
         ({"evaluations": 4, "finalists": 5}, "finalists must be a whole number from 1 to 4, got 5"),
         ({"finalist_epochs": 1}, "finalist_epochs must be a whole number of 2 or more, got 1"),
-        ({"unit": "latency"}, "Amc.table must be a LatencyTable with unit 'latency': orchestrator latency makes one"),
+        ({"unit": "latency"}, "Amc.table must be a LatencyTable with unit 'latency': orchestrator latency writes one"),
+        (
+            {"unit": "latency", "table": "table.json"},
+            "read_latency_table(file) of orchestrator.amc.latency reads it, got 'table.json'",
+        ),
         ({"table": TABLE}, "Amc.table must be None unless unit is 'latency'"),
         ({"unit": "flops"}, "Amc.unit must be one of macs, parameters, weights, latency, got 'flops'"),
         ({"mode": "weights", "reconstruct": "least_squares"}, "must be none or bn with mode='weights'"),

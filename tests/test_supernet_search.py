@@ -18,6 +18,8 @@ from orchestrator.ofa.phases import Phases
 from orchestrator.ofa.spaces import Space, find_space
 from orchestrator.problem import load_problem
 from orchestrator.pruning.structure import Dense
+from orchestrator.report import path_records
+from orchestrator.report.page import count_sharing
 from orchestrator.storage.claims import Claims
 from orchestrator.storage.ledger import Ledger
 from orchestrator.storage.opening import open_store
@@ -82,10 +84,20 @@ def test_every_network_can_be_measured_and_is_then_known(runs, monkeypatch):
     """Of a space that is cut down to two networks, so that it takes no time."""
     few = [find_space("small").smallest(), find_space("small").largest()]
     monkeypatch.setattr(Space, "enumerate", lambda space: iter(few))
-    told = []
+    told, experiments = [], list(runs[0].store.list("experiments/"))
     scores = measure_all(*runs, SEARCH, trust=TRUST, on_measured=lambda done, of: told.append((done, of)))
     assert list(scores) == few
     assert measure_all(*runs, SEARCH, trust=TRUST, on_measured=lambda *_: pytest.fail("measured again")) == scores
+    assert list(runs[0].store.list("experiments/")) == experiments  # which reports count
+
+
+def test_a_report_counts_the_rounds_of_a_supernet_once_for_all_searches_of_it(runs, found):
+    records = [
+        each for each in path_records(runs[0])[0] if each.experiment == "elastic" or "-search-" in each.experiment
+    ]
+    assert len({record.experiment for record in records}) > 1
+    sharing = count_sharing(records)
+    assert (sharing.saved, sharing.epochs_asked) == (0, SUPERNET.training.epochs + SUPERNET.path.epochs)
 
 
 def test_the_command_prints_a_line_for_each_budget(runs, found, capsys):

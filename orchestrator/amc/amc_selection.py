@@ -95,8 +95,11 @@ class Amc(Selection):
             raise ConfigError(f"Amc.pattern must be None unless mode is 'weights', got {self.pattern}")
         if self.table is not None and self.unit != "latency":
             raise ConfigError(f"Amc.table must be None unless unit is 'latency', got a table with unit {self.unit!r}")
-        if self.table is None and self.unit == "latency":
-            raise ConfigError("Amc.table must be a LatencyTable with unit 'latency': orchestrator latency makes one")
+        if self.unit == "latency" and not isinstance(self.table, LatencyTable):
+            raise ConfigError(
+                "Amc.table must be a LatencyTable with unit 'latency': orchestrator latency writes one, and "
+                f"read_latency_table(file) of orchestrator.amc.latency reads it, got {self.table!r:.100}"
+            )
 
     @property
     def needs_channels(self) -> bool:

@@ -12,6 +12,7 @@ missing, are whole networks: what the table says of them, and what they took.
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import pairwise
@@ -30,6 +31,9 @@ from orchestrator.sealed import sha256_of
 Positive = Annotated[int, Rule("a whole number of 1 or more", lambda number: number >= 1)]
 Seconds = Annotated[float, Rule("a time in seconds above 0", lambda number: number > 0)]
 MAKE_AGAIN = "make it again with orchestrator latency"
+MAX_ERROR = 0.2  # on whole networks, above which a table's times must not be taken for those of a network
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -82,6 +86,16 @@ class LatencyTable:
         return max((abs(each.predicted / each.measured - 1) for each in self.networks), default=None)
 
     @property
+    def warning(self) -> str | None:
+        """Return a sentence about the error if it is above MAX_ERROR."""
+        if (error := self.error or 0.0) <= MAX_ERROR:
+            return None
+        return (
+            f"the latency table misses a whole network by {100 * error:.0f} %: it may still rank networks, but one "
+            "that it says is within a budget in milliseconds may take much more or less, so measure what was found"
+        )
+
+    @property
     def digest(self) -> str:
         """Hash of all its content, for a search's key."""
         return sha256_of(asdict(self))
@@ -91,7 +105,7 @@ class LatencyTable:
 
 
 def read_latency_table(path: str | Path, *, other_processor: bool = False) -> LatencyTable:
-    """Read a table that `LatencyTable.to_json` wrote, or one of the user's own device.
+    """Read a table that `LatencyTable.to_json` wrote, or one of the user's own device; warn if its error is large.
 
     Raises ConfigError for a file that is missing or damaged, and for another processor than this machine's unless
     `other_processor` allows it.
@@ -105,6 +119,8 @@ def read_latency_table(path: str | Path, *, other_processor: bool = False) -> La
             f"the latency table {path} must be of this machine's processor, {processor()}, got {table.processor!r}: "
             f"{MAKE_AGAIN}, or pass other_processor=True if that is the processor you mean"
         )
+    if table.warning:
+        logger.warning("%s", table.warning)
     return table
 
 
@@ -112,21 +128,28 @@ class LatencyCost:
     """Seconds for one sample, by how many channels the free groups of `widths` keep; see `Cost`.
 
     Layers of the table that the graph does not hold take the time of their largest size. Raises ConfigError for a table
-    that lacks a layer, or has one of another input size.
+    that lacks a layer, has one of another input size, or was not measured up to the dense network's channels.
     """
 
     def __init__(self, graph: ChannelGraph, table: LatencyTable, widths: Widths) -> None:
         self._widths, self._table, self._cached = widths, table, dict[tuple[str, int, int], float]()
         self._layers = [name for name in widths.layers if graph.layers[name].weight is not None]
         for name in self._layers:
-            times, positions = table.layers.get(name), graph.layers[name].positions
+            times, layer = table.layers.get(name), graph.layers[name]
             if times is None:
                 raise ConfigError(f"the latency table lacks the layer {name!r}: {MAKE_AGAIN} for this network")
-            if times.positions != positions:
+            if times.positions != layer.positions:
                 raise ConfigError(
-                    f"the latency table must be for inputs of this size, where {name!r} is used {positions} times a "
-                    f"sample, got {times.positions}: {MAKE_AGAIN} for this network"
+                    f"the latency table must be for inputs of this size, where {name!r} is used {layer.positions} "
+                    f"times a sample, got {times.positions}: {MAKE_AGAIN} for this network"
                 )
+            for side, measured in (("output", times.outputs), ("input", times.inputs)):
+                dense = layer.size("out" if side == "output" else "in") or 1  # a depthwise layer has one column
+                if measured[-1] != dense:
+                    raise ConfigError(
+                        f"the latency table must be for layers of this width, where {name!r} has {dense} {side} "
+                        f"channels, got times up to {measured[-1]}: {MAKE_AGAIN} for this network"
+                    )
         others = [times for name, times in table.layers.items() if name not in self._layers]
         self._fixed = sum(times.of(times.outputs[-1], times.inputs[-1]) for times in others)
 

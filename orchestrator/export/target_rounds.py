@@ -85,7 +85,7 @@ def column(record: Record) -> str:
 def recommended_of_each(records: Sequence[Record]) -> list[Record]:
     """Return the recommended round of each column of the table (see `column`), without the dense round.
 
-    Where the dense network is recommended, the round that is best on validation stands in. Supernets, which are many
+    If the dense network is recommended, the round that is best on validation takes its place. Supernets, which are many
     networks, are left out. Raises ConfigError as `recommended_rounds` does.
     """
     networks = [record for record in records if not _is_supernet(record)]

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from statistics import mean, median
 
 from orchestrator.amc.agents import Random, Uniform
+from orchestrator.amc.latency import MAX_ERROR
 from orchestrator.amc.ratio_search import spearman
 from orchestrator.decode import Count, decode
 from orchestrator.formatting import duration, percent, shorten
@@ -21,6 +22,7 @@ from orchestrator.record import MODEL, Record
 from orchestrator.report.comparison import Comparison
 from orchestrator.report.page import Section
 from orchestrator.report.pictures.style import GREY, GRID, LINES, MARKERS, SMALL, Picture, handle, new_figure
+from orchestrator.report.published import find_published_searches
 from orchestrator.report.summary import options_of
 from orchestrator.report.tables import TextTable
 
@@ -143,6 +145,35 @@ def search_section(comparison: Comparison) -> list[Section]:
     return [Section("searches", "Searches", _paragraphs(found), (table,), pictures)]
 
 
+def published_section(comparison: Comparison) -> list[Section]:
+    """Return a table of our searched networks beside those of the searches' papers, where they are of one network."""
+    records = [each for each in comparison.records if each.search and each.experiment in comparison.shown]
+    published = find_published_searches(records)
+    if not published:
+        return []
+    lines = [
+        [f"{each.method}: {each.source}", each.network, each.cost, f"{each.top1:.2f} %", each.how] for each in published
+    ]
+    lines += [_own_line(each, comparison.quantity.text) for each in records]
+    columns = ("who", "network", "cost", comparison.quantity.column("test"), "how")
+    about = (
+        "The papers' networks were trained by their own recipes, and measured on ImageNet. Compare equal networks at "
+        "equal cost only."
+    )
+    table = TextTable("Searched networks, ours and published", columns, lines)
+    return [Section("published-searches", "Beside the published searches", (about,), (table,))]
+
+
+def _own_line(record: Record, text: Callable[[float], str]) -> list[str]:
+    kept, dense = record.channels["macs"] if record.channels else (0, 0)
+    if dense:
+        cost = f"{100 * kept / dense:.0f} % of the MACs, {kept / 1e6:,.0f} million"
+    else:
+        cost = f"{100 * record.density:.0f} % of the weights"
+    who = f"ours: {record.experiment}, round {record.round}, seed {record.seed}"
+    return [who, str(record.settings.get("model")), cost, text(record.test), record.technique]
+
+
 def ratios_picture(lines: Sequence[RatioLine]) -> Picture:
     """Draw the ratios layer by layer, from the input down, a line for each experiment.
 
@@ -229,6 +260,19 @@ def _paragraphs(found: Sequence[Searched]) -> list[str]:
         "fraction of every layer. Random draws as many candidates as the search's own agent asks for. A search that "
         "does not beat Random was not worth its cost.",
         worth,
+        *_latency_warning(found),
+    ]
+
+
+def _latency_warning(found: Iterable[Searched]) -> list[str]:
+    """Return a sentence about the least exact latency table, if it misses whole networks by more than MAX_ERROR."""
+    tables = [(each.record.search or {}).get("table") for each in found]
+    errors = [error for table in tables if isinstance(table, dict) and isinstance(error := table.get("error"), float)]
+    if max(errors, default=0.0) <= MAX_ERROR:
+        return []
+    return [
+        f"A latency table of these searches misses a whole network by {100 * max(errors):.0f} %: the milliseconds of "
+        "the budget are not those of the network. Measure what was found."
     ]
 
 

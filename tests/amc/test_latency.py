@@ -13,7 +13,7 @@ from orchestrator.amc import latency
 from orchestrator.amc.agents import uniform_sizes
 from orchestrator.amc.decisions import channel_budget
 from orchestrator.amc.forward_shapes import layer_shapes
-from orchestrator.amc.latency import LatencyTable, LayerTimes, read_latency_table
+from orchestrator.amc.latency import LatencyTable, LayerTimes, NetworkTime, read_latency_table
 from orchestrator.amc.latency_measure import measure_latency
 from orchestrator.amc.latency_process import measure_here
 from orchestrator.amc.layer_shape import LayerShape
@@ -98,6 +98,23 @@ def test_a_table_of_another_processor_is_refused_unless_allowed(written, monkeyp
 
 
 @pytest.mark.parametrize(
+    ("predicted", "sentence"),
+    [
+        (1.2e-3, None),  # as MAX_ERROR allows
+        (0.9e-3, None),
+        (2.54e-3, "the latency table misses a whole network by 154 %: it may still rank networks"),
+        (0.5e-3, "the latency table misses a whole network by 50 %: it may still rank networks"),
+    ],
+)
+def test_a_table_that_misses_whole_networks_warns_when_it_is_read(predicted, sentence, tmp_path, caplog):
+    table = replace(by_macs(), networks=[NetworkTime(1e-3, 1e-3), NetworkTime(predicted, 1e-3)])
+    path = tmp_path / "table.json"
+    path.write_text(table.to_json())
+    assert read_latency_table(path) == table
+    assert [record.getMessage()[: len(sentence or "")] for record in caplog.records] == ([sentence] if sentence else [])
+
+
+@pytest.mark.parametrize(
     ("change", "message"),
     [
         (lambda t: t.pop("threads"), r"threads is missing"),
@@ -140,6 +157,18 @@ def test_a_table_that_lacks_a_layer_or_is_of_another_input_size_is_refused():
     larger = replace(table, layers={**table.layers, "2": replace(table.layers["2"], positions=64)})
     with pytest.raises(ConfigError, match=r"'2' is used 16 times a sample, got 64"):
         channel_budget(graph, prunable, 0.5, unit="latency", table=larger)
+
+
+@pytest.mark.parametrize(("side", "channels"), [("outputs", 16), ("inputs", 8)])
+def test_a_table_of_a_network_of_another_width_is_refused(side, channels):
+    """Times beyond the measured sizes are constant: the wider layers would seem to cost nothing more."""
+    _, graph, prunable = traced("chain")
+    table = by_macs()
+    narrow = replace(table.layers["2"], **{side: [1, channels // 2]})
+    with pytest.raises(
+        ConfigError, match=rf"'2' has {channels} {side[:-1]} channels, got times up to {channels // 2}: make it again"
+    ):
+        channel_budget(graph, prunable, 0.5, unit="latency", table=replace(table, layers={**table.layers, "2": narrow}))
 
 
 def test_a_measured_table_has_the_sides_that_can_lose_channels_and_larger_layers_take_longer():

@@ -18,11 +18,11 @@ from torch import Tensor, nn
 
 from orchestrator.errors import ExportError
 from orchestrator.export.originals import Original
-from orchestrator.export.packed_int8 import HIGHEST
 from orchestrator.export.targets.litert import int8_of, missing_litert, run_of
 from orchestrator.export.targets.target import TargetFile
 from orchestrator.extras import install_command
 from orchestrator.pruning import prunable_weights
+from orchestrator.training.int8_weights import HIGHEST
 
 
 @dataclass(frozen=True)
