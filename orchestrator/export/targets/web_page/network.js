@@ -24,33 +24,43 @@ export function tensors(network, sample) {
   return sample.map((text, place) => array(text, details[place].dtype));
 }
 
-// Return the outputs of one sample: typed arrays, in order.
-export async function answers(network, arrays) {
-  const given = Object.fromEntries(
+// Call `work` with the inputs of one sample by name; they are freed afterwards.
+async function given(network, arrays, work) {
+  const tensors = Object.fromEntries(
     inOrder(network.getInputDetails()).map(({name, shape}, place) => [name, new Tensor(arrays[place], [...shape])]));
   try {
-    const found = await network.run(given);
+    return await work(tensors);
+  } finally {
+    Object.values(tensors).forEach((tensor) => tensor.delete());
+  }
+}
+
+// Return the outputs of one sample: typed arrays, in order.
+export function answers(network, arrays) {
+  return given(network, arrays, async (tensors) => {
+    const found = await network.run(tensors);
     return inOrder(network.getOutputDetails()).map(({name}) => {
       const values = found[name].toTypedArray().slice();
       found[name].delete();
       return values;
     });
-  } finally {
-    Object.values(given).forEach((tensor) => tensor.delete());
-  }
+  });
 }
 
 // Return the shortest seconds of a run within `least` seconds. A browser's clock is coarse: short runs are timed together.
-export async function seconds(network, arrays, least = 0.05) {
-  await answers(network, arrays);
-  const end = performance.now() + 1000 * least;
-  let together = 1, shortest = Infinity;
-  while (shortest === Infinity || performance.now() < end) {
-    const begin = performance.now();
-    for (let run = 0; run < together; run += 1) await answers(network, arrays);
-    const taken = performance.now() - begin;
-    if (taken < 5) together *= 2;
-    else shortest = Math.min(shortest, taken / together / 1000);
-  }
-  return shortest;
+export function seconds(network, arrays, least = 0.1) {
+  return given(network, arrays, async (tensors) => {
+    const run = async () => Object.values(await network.run(tensors)).forEach((tensor) => tensor.delete());
+    await run();
+    const end = performance.now() + 1000 * least;
+    let together = 1, shortest = Infinity;
+    while (shortest === Infinity || performance.now() < end) {
+      const begin = performance.now();
+      for (let k = 0; k < together; k += 1) await run();
+      const taken = performance.now() - begin;
+      if (taken < 5) together *= 2;
+      else shortest = Math.min(shortest, taken / together / 1000);
+    }
+    return shortest;
+  });
 }
