@@ -290,6 +290,7 @@ def _checked_metrics(task: Task) -> dict[str, Metric]:
         raise ConfigError(f"{kind}.metrics() must return a dict of metrics by name, got {type(found).__name__}")
     metrics = dict(found)
     for name, metric in metrics.items():
+        text(f"a metric's name in {kind}.metrics()", name)
         methods = ("to", "update", "compute")
         if isinstance(metric, type) or not all(callable(getattr(metric, method, None)) for method in methods):
             raise ConfigError(

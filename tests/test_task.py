@@ -273,6 +273,7 @@ KEPT = Still()
         (lambda self: [Still()], r"Changed.metrics\(\) must return a dict of metrics by name, got list"),
         (lambda self: {"rmse": 0.5}, "metric 'rmse' of Changed must be an object with the methods to, update"),
         (lambda self: {"loss": Still(), "rmse": Still()}, "no metric of Changed may have the name 'loss'"),
+        (lambda self: {3: Still()}, r"a metric's name in Changed.metrics\(\) must be a text .*, got 3"),
         (lambda self: {"rmse": KEPT}, r"Changed.metrics\(\) must return new metrics at each call"),
     ],
 )
