@@ -8,6 +8,7 @@ from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
@@ -197,12 +198,20 @@ def _leave_zeros_as_masks(module: nn.Module) -> None:
 
 
 def _weights(module: nn.Module, kinds: Sequence[Kind], exclude: Sequence[str]) -> dict[str, nn.Parameter]:
-    """Return the prunable weights. Raise ConfigError if the module has none."""
+    """Return the prunable weights. Raise ConfigError if the module has none, or if one has no values yet."""
     weights = prunable_weights(module, exclude, kinds)
     if not weights:
         raise ConfigError(
             f"module must have trainable weights in layers of {', '.join(kinds)}, but {type(module).__name__} has none"
         )
+    for name, weight in weights.items():
+        if is_lazy(weight):
+            raise ConfigError(f"every weight must have a shape, but {name} has none yet: call the module once first")
+        if weight.is_meta:
+            raise ConfigError(
+                f'every weight must have values, but {name} is on the device "meta": move the module with to_empty, '
+                "and load its weights first"
+            )
     return weights
 
 

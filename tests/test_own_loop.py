@@ -161,6 +161,20 @@ class TestPrune:
         with pytest.raises(ConfigError, match=sentence):
             prune(**{"module": network(), "density": 0.5} | changes)
 
+    @pytest.mark.parametrize("use", [hold, lambda module: prune(module, 0.5)])
+    @pytest.mark.parametrize(
+        ("module", "sentence"),
+        [
+            (nn.Sequential(nn.LazyLinear(2)), "must have a shape, but 0.weight has none yet: call the module once"),
+            (nn.Linear(3, 2, device="meta"), 'must have values, but weight is on the device "meta": move'),
+        ],
+    )
+    def test_weights_without_values_are_one_sentence(
+        self, use: Callable[[nn.Module], object], module: nn.Module, sentence: str
+    ) -> None:
+        with pytest.raises(ConfigError, match=sentence):
+            use(module)
+
 
 OPTIMIZERS: dict[str, Build] = {
     "sgd": lambda p: SGD(p, lr=0.1),
