@@ -12,7 +12,7 @@ from orchestrator.data.batches import with_channels_last
 from orchestrator.data.dataset import Data
 from orchestrator.errors import ConfigError
 from orchestrator.modules import copy_module, model_call
-from orchestrator.nested import concatenated, mapped, number_of_samples, rows, tensors_of
+from orchestrator.nested import concatenated, kind_of, mapped, number_of_samples, rows, tensors_of
 from orchestrator.randomness import own_randomness
 from orchestrator.task import Task, objective_of
 from orchestrator.training.distillation import Distillation
@@ -62,13 +62,18 @@ def check_model(
 
 
 def _check_first_dimension(inputs: Any, targets: Any) -> None:
-    """Raise ConfigError unless the first dimension of every tensor of a batch counts its samples."""
+    """Raise ConfigError unless the inputs hold a tensor, and the first dimension of every tensor counts samples."""
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors_of((inputs, targets)) if tensor.dim()}
     if len({shape[0] for shape in shapes.values()}) != 1:
         got = ", ".join(f"{name} {shape}" for name, shape in shapes.items()) or "no tensor"
         raise ConfigError(
             f"the first dimension of every tensor of a batch must count its samples, got {got} (0 are the inputs, 1 "
             "the targets): put samples first in collate, and keep what all samples share in the model"
+        )
+    if not number_of_samples(inputs):
+        raise ConfigError(
+            f"the inputs of a batch must hold a tensor whose first dimension counts samples, got {kind_of(inputs)}: "
+            "make tensors of texts and numbers in collate"
         )
 
 
@@ -118,7 +123,7 @@ def _check_loss(task: Task, outputs: Any, targets: Any) -> None:
 
 def _is_count(count: object) -> bool:
     """Return whether losses can be divided by `count` once those of all batches and workers are added."""
-    if not isinstance(count, Tensor) or count.dim() != 0 or count.is_complex():
+    if not isinstance(count, Tensor) or count.dim() != 0 or count.is_complex() or count.dtype is torch.bool:
         return False
     return math.isfinite(value := count.item()) and value >= 0
 

@@ -38,6 +38,12 @@ def unknown_part(value: Any) -> object | None:
     return None if isinstance(value, Tensor | str | bytes | int | float | bool | None) else value
 
 
+def kind_of(value: object) -> str:
+    """Return what an error message calls `value`: "tuple of 3", "list of 1", "Tensor"."""
+    kind = type(value).__name__
+    return f"{kind} of {len(value)}" if isinstance(value, tuple | list) else kind
+
+
 def tensors_of(value: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:
     """Yield each tensor of `value` with its place in it: "" for itself, "ids", "0", "pair.1"."""
     if isinstance(value, Tensor):

@@ -334,10 +334,16 @@ def test_a_collate_makes_batches_of_any_nesting() -> None:
             r"collate fails failed on 2 samples of train: RuntimeError: of .* \(.*py:\d+",
         ),
         ({"collate": lambda samples: samples[0][0]}, DataError, r"must return a pair \(inputs, targets\), got Tensor"),
+        (
+            {"collate": lambda samples: (COLUMNS[:2], COLUMNS[:2], NUMBERS[:2])},
+            DataError,
+            r"must return a pair \(inputs, targets\), got tuple of 3",
+        ),
+        ({"example": (COLUMNS,) * 3}, DataError, r"must be None or a tuple \(inputs, targets\), got tuple of 3"),
         ({"collate": 3}, DataError, "collate must be None or callable, got 3"),
         ({"prepare": 3}, DataError, "prepare must be None or callable, got 3"),
         ({"prepare": fails}, DataError, "draws of prepare fails must be a whole number of 0 or more, got None"),
-        ({"example": COLUMNS}, DataError, r"example must be None or a pair \(inputs, targets\), got Tensor"),
+        ({"example": COLUMNS}, DataError, r"example must be None or a tuple \(inputs, targets\), got Tensor"),
         ({"model_arguments": {3: 4}}, DataError, "model_arguments must be a dict of arguments by name"),
         ({"train": TensorDataset(COLUMNS)}, DataError, "train split must hold two tensors, inputs and targets"),
         ({"val": TensorDataset(COLUMNS, NUMBERS / 0)}, DataError, "val sample 0 must hold finite numbers only"),
@@ -346,6 +352,7 @@ def test_a_collate_makes_batches_of_any_nesting() -> None:
             DataError,
             r"train sample 0 must be a pair \(input, target\) unless",
         ),
+        ({"train": [(1, 2, 3)] * 2}, DataError, "unless the data has a collate, got tuple of 3"),
     ],
 )
 def test_data_that_cannot_be_used_is_one_sentence(changes: dict[str, Any], error: type[Exception], words: str) -> None:
@@ -446,7 +453,7 @@ def test_samples_come_first_in_every_tensor() -> None:
     def length_first(samples: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
         return torch.stack([sample[0] for sample in samples], dim=1), torch.stack([sample[1] for sample in samples])
 
-    with pytest.raises(DataError, match=r"length_first must return as many samples .* got 0 of shape \(3, 2\) for 2"):
+    with pytest.raises(DataError, match=r"length_first must return as .* \(3, 2\) for 2 .*: put samples first in"):
         complete(given(collate=length_first))
 
 
@@ -458,13 +465,26 @@ def test_the_example_has_its_samples_first_in_every_tensor() -> None:
         check_model(nn.Linear(2, 1), data, Regression())
 
 
+@pytest.mark.parametrize("inputs", [["one", "two"], {"text": ["one", "two"]}])
+def test_inputs_without_tensors_are_refused(inputs: Any) -> None:
+    from orchestrator.model_check import check_model
+
+    data = complete(given(example=(inputs, torch.zeros(2))))
+    with pytest.raises(
+        ConfigError, match=r"inputs of a batch must hold a tensor .*, got (list of 2|dict): make tensor"
+    ):
+        check_model(nn.Linear(3, 1), data, Regression())
+
+
 def test_a_collate_that_leaves_samples_out_is_refused() -> None:
     def first_two(samples: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
         return torch.stack([sample[0] for sample in samples[:2]]), torch.stack([sample[1] for sample in samples[:2]])
 
     data = complete(given(collate=first_two))
     batches = Batches(data, batch_size=4, device=torch.device("cpu"))
-    with pytest.raises(DataError, match=r"first_two must return as many .* got 0 of shape \(2, 3\) for 4 samples of"):
+    with pytest.raises(
+        DataError, match=r"first_two must return as many .* \(2, 3\) for 4 samples of train: leave some out in"
+    ):
         next(batches.train(0))
 
 
@@ -493,7 +513,7 @@ def test_a_metric_without_the_methods_of_one_is_refused(metric: object) -> None:
         load_problem(with_task("metrics", lambda self: {"rmse": metric}))
 
 
-@pytest.mark.parametrize("count", [math.inf, -1.0, math.nan, 1j])
+@pytest.mark.parametrize("count", [math.inf, -1.0, math.nan, 1j, True])
 def test_a_count_that_nothing_can_be_divided_by_is_refused(count: complex) -> None:
     with pytest.raises(ConfigError, match=r"Changed.count\(\) must return None or a finite scalar tensor of 0 or more"):
         load_problem(with_task("count", lambda self, targets: torch.tensor(count)))

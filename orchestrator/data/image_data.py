@@ -13,6 +13,7 @@ from torch import Tensor
 
 from orchestrator.data.dataset import About, Data, Samples, is_tensors
 from orchestrator.errors import ConfigError, DataError
+from orchestrator.nested import kind_of
 from orchestrator.user_code import called
 from orchestrator.validate import finite, tuple_of, whole
 
@@ -138,9 +139,7 @@ class ImageSample:
     def __call__(self, sample: Any) -> tuple[Tensor, int]:
         """Return the checked sample. Raises ValueError with the rule that it breaks."""
         if not (isinstance(sample, tuple | list) and len(sample) == 2):
-            several = isinstance(sample, tuple | list)
-            got = f"{type(sample).__name__} of {len(sample)}" if several else type(sample).__name__
-            raise ValueError(f"must be a pair (image, label), got {got}")
+            raise ValueError(f"must be a pair (image, label), got {kind_of(sample)}")
         image, label = sample
         if not isinstance(image, Tensor) or image.dtype not in (torch.float32, torch.uint8):
             got = str(image.dtype) if isinstance(image, Tensor) else type(image).__name__

@@ -10,7 +10,7 @@ from torch.utils.data import Subset, default_collate
 
 from orchestrator.data.dataset import Data, Split
 from orchestrator.errors import ConfigError, DataError, OrchestratorError
-from orchestrator.nested import tensors_of, unknown_part
+from orchestrator.nested import kind_of, tensors_of, unknown_part
 from orchestrator.user_code import ERRORS, called, described
 
 
@@ -36,7 +36,7 @@ def read_sample(data: Data, split: Split, index: int) -> Any:
     if data.collate is None and not (isinstance(sample, tuple | list) and len(sample) == 2):
         raise DataError(
             f"{name_of_sample(samples, split, index)} must be a pair (input, target) unless the data has a collate, "
-            f"got {type(sample).__name__}"
+            f"got {kind_of(sample)}"
         )
     return sample
 
@@ -56,7 +56,7 @@ def collated(data: Data, split: Split, indices: Sequence[int], samples: list[Any
     except ERRORS as error:
         raise DataError(f"{what} failed on {len(samples)} samples of {split}: {described(error, collate)}") from error
     if not (isinstance(batch, tuple | list) and len(batch) == 2):
-        raise DataError(f"{what} must return a pair (inputs, targets), got {type(batch).__name__}")
+        raise DataError(f"{what} must return a pair (inputs, targets), got {kind_of(batch)}")
     _check_count(what, len(samples), split, (batch[0], batch[1]))
     _check_finite(data, split, indices, (batch[0], batch[1]))
     return batch[0], batch[1]
@@ -68,9 +68,10 @@ def _check_count(what: str, count: int, split: Split, batch: tuple[Any, Any]) ->
         return
     for name, tensor in tensors_of(batch):
         if tensor.dim() and len(tensor) != count:
+            way_out = "put samples first in collate" if count in tensor.shape else "leave some out in the data set"
             raise DataError(
                 f"{what} must return as many samples as it is given, first in every tensor of (inputs, targets), got "
-                f"{name} of shape {tuple(tensor.shape)} for {count} samples of {split}: leave some out in the data set"
+                f"{name} of shape {tuple(tensor.shape)} for {count} samples of {split}: {way_out}"
             )
 
 
@@ -105,7 +106,7 @@ def prepared(data: Data, inputs: Any, targets: Any, u: Tensor | None) -> tuple[A
     with called(f"{what}, called with (inputs, targets, u),", prepare):
         batch: Any = prepare(inputs, targets, u)
     if not (isinstance(batch, tuple | list) and len(batch) == 2):
-        raise ConfigError(f"{what} must return a pair (inputs, targets), got {type(batch).__name__}")
+        raise ConfigError(f"{what} must return a pair (inputs, targets), got {kind_of(batch)}")
     return batch[0], batch[1]
 
 

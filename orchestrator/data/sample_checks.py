@@ -13,6 +13,7 @@ from torch.utils.data import IterableDataset, Subset, TensorDataset
 from orchestrator.data.dataset import SPLITS, Data, Samples, Split, is_known, is_tensors
 from orchestrator.data.reading import collated, prepared, read_sample
 from orchestrator.errors import DataError
+from orchestrator.nested import kind_of
 from orchestrator.randomness import own_randomness
 from orchestrator.validate import whole
 
@@ -41,7 +42,7 @@ def check_fields(data: Data) -> None:
         if getattr(data, name) is not None and not callable(getattr(data, name)):
             raise DataError(f"{name} must be None or callable, got {getattr(data, name)!r:.200}")
     if data.example is not None and not (isinstance(data.example, tuple) and len(data.example) == 2):
-        raise DataError(f"example must be None or a pair (inputs, targets), got {type(data.example).__name__}")
+        raise DataError(f"example must be None or a tuple (inputs, targets), got {kind_of(data.example)}")
     if data.prepare is not None:
         draws: object = getattr(data.prepare, "draws", None)
         name = getattr(data.prepare, "__name__", type(data.prepare).__name__)
