@@ -38,7 +38,7 @@ def named_experiments(spec: str, what: str = "the experiment") -> Experiment | S
 
 
 def _listed(value: object) -> list[Experiment]:
-    """Return the experiments that a value of a script stands for, which are none for any other value."""
+    """Return a value of a script, an experiment or a list of them, as a list; [] for any other value."""
     if isinstance(value, list | tuple) and all(isinstance(each, Experiment) for each in value):
         return list(value)
     return [value] if isinstance(value, Experiment) else []

@@ -112,7 +112,7 @@ def targets(batch: Transitions, baseline: float, discount: float, policy: Policy
 
 
 class DdpgAgent:
-    """Ask with the policy that all episodes told so far have formed; learn episode by episode."""
+    """Propose an episode with the policy that earlier episodes have formed; learn from each one."""
 
     def __init__(self, settings: Ddpg, budget: Budget, seed: int) -> None:
         self._settings, self._budget, self._seed = settings, budget, seed

@@ -21,7 +21,7 @@ from orchestrator.extras import extra
 
 WARM_UP, RUNS, FEWEST_RUNS = 5, 30, 5
 SECONDS = 0.5  # for one size of one layer: no more than the fewest runs beyond it
-SHORTEST = 1e-8  # seconds of a layer that cannot be told from an empty network
+SHORTEST = 1e-8  # seconds of a layer that cannot be distinguished from an empty network
 REFERENCE = LayerShape(32, 32, (16, 16), (3, 3), (1, 1), (1, 1), ((1, 1), (1, 1)))
 
 

@@ -1,7 +1,7 @@
 """The search for what each layer keeps: generations, finalists scored again with more training, and its proof.
 
-The search trains nothing and reads nothing. It is told the scores known so far and says which candidates to score next,
-or what it found. Its answer depends only on its settings, budget, seed and these scores, so that a search that was
+The search trains nothing and reads nothing. From the scores known so far it returns which candidates to score next, or
+what it found. Its answer depends only on its settings, budget, seed and these scores, so that a search that was
 stopped goes on exactly where it was.
 """
 

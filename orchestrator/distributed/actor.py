@@ -209,7 +209,7 @@ class DriverActor:
             if key not in self._shared:
                 work = self._driver.next_work()
                 if work is None or work.key != key:
-                    raise RuntimeError(f"work {key} is no longer the next one")
+                    raise RuntimeError(f"work {key} is not the next one any more")
                 self._log.round(key)
                 if trains := work.training:
                     self._log.info("round asked for", round=trains.round, density=trains.density, epochs=trains.epochs)

@@ -110,7 +110,7 @@ def measure(
     with what the network makes of it (see `keep_outputs`). `model` is what builds the network of a packed file (see
     `load_packed`).
 
-    Raises ExportError with what the process said if it fails.
+    Raises ExportError with the last line that the process printed if it fails.
     """
     with tempfile.TemporaryDirectory() as folder:
         save_arrays(Path(folder, "sample.npz"), sample)
@@ -129,8 +129,8 @@ def measure(
             [sys.executable, "-m", __name__, folder], env=environment, capture_output=True, text=True
         )
         if process.returncode:
-            said = process.stderr.strip().splitlines() or [f"exit code {process.returncode}"]
-            raise ExportError(f"{path.name} does not run: {said[-1][:300]}")
+            lines = process.stderr.strip().splitlines() or [f"exit code {process.returncode}"]
+            raise ExportError(f"{path.name} does not run: {lines[-1][:300]}")
         return decode(Measurement, parse(Path(folder, "measured.json").read_bytes()))
 
 

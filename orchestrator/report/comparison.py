@@ -71,7 +71,7 @@ class Comparison:
     """Hold all rounds of one model on one data set with one task, by experiment.
 
     `number` counts the comparisons of a report from 1. `qualifier` tells this one from others in the report with the
-    same names of model and data; it is "" if there are none.
+    same names of model and data; it is "" if no other has them.
     """
 
     number: int
@@ -247,7 +247,7 @@ def _comparable(record: Record) -> list[Any]:
 
 
 def _qualifiers(groups: Iterable[tuple[str, str, str]]) -> dict[tuple[str, str, str], str]:
-    """Return for each group the settings that tell it from groups with the same names; "" if there are none."""
+    """Return for each group the settings that tell it from groups with the same names; "" if no other has them."""
     same_names: dict[tuple[str, str], list[tuple[tuple[str, str, str], dict[str, Any]]]] = {}
     for group in groups:
         same_names.setdefault(group[:2], []).append((group, json.loads(group[2])))

@@ -51,7 +51,7 @@ class TargetTable:
         return known.get((file, network)) or known.get(("", network)) or known.get(("", ""))
 
     def lines(self, cell: Cell | None) -> list[str]:
-        """Return what stands in a cell, line by line."""
+        """Return the text of a cell, line by line."""
         if cell is None:
             return ["no such file"]
         if cell.reason:

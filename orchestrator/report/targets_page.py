@@ -97,8 +97,8 @@ def _rows(table: TargetTable) -> Iterator[str]:
         for file in files:
             lines = [table.lines(table.cell(target, file, network)) for network in table.networks]
             cells = ["<br>".join(map(_text, each)) for each in lines]
-            said = (_text(file), *cells, _text(table.said_by(target, file)))
-            yield f"<tr>{first}{''.join(f'<td>{text}</td>' for text in said)}</tr>"
+            texts = (_text(file), *cells, _text(table.said_by(target, file)))
+            yield f"<tr>{first}{''.join(f'<td>{text}</td>' for text in texts)}</tr>"
             first = ""
 
 

@@ -67,8 +67,8 @@ def _convert(source: Path, path: Path, options: Sequence[str]) -> None:
     asked = ["-f", "ONNX", "--modelFile", str(source), "--MNNModel", str(path), "--bizCode", "orchestrator", *options]
     done = subprocess.run([sys.executable, "-c", _CONVERT, *asked], capture_output=True, text=True)
     if not path.exists():
-        said = (done.stderr or done.stdout).strip().splitlines() or [f"exit code {done.returncode}"]
-        raise ExportError(f"MNN cannot take the network ({said[-1][:200]})")
+        lines = (done.stderr or done.stdout).strip().splitlines() or [f"exit code {done.returncode}"]
+        raise ExportError(f"MNN cannot take the network ({lines[-1][:200]})")
 
 
 def _load(path: Path, original: Original) -> Run:

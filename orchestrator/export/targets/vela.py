@@ -91,8 +91,8 @@ def estimated(source: Path, chip: _Chip) -> Estimate:
         )  # fmt: skip
         summary = next(Path(folder).glob("*_summary_*.csv"), None)
         if done.returncode or summary is None:
-            said = (done.stderr or done.stdout).strip().splitlines() or [f"exit code {done.returncode}"]
-            raise ExportError(f"Vela cannot take the network ({said[-1][:200]})")
+            lines = (done.stderr or done.stdout).strip().splitlines() or [f"exit code {done.returncode}"]
+            raise ExportError(f"Vela cannot take the network ({lines[-1][:200]})")
         with summary.open() as file:
             (figures,) = csv.DictReader(file)
     left = tuple(sorted(set(_LEFT.findall(done.stdout)) - _BORDERS))

@@ -103,8 +103,8 @@ def _without_sparse_kernels(operators: Sequence[str]) -> list[str]:
 def _browser_version() -> str:
     program = chromium()
     assert program is not None
-    said = subprocess.run([program, "--version"], capture_output=True, text=True).stdout.split()
-    return " ".join(said[:2])
+    words = subprocess.run([program, "--version"], capture_output=True, text=True).stdout.split()
+    return " ".join(words[:2])
 
 
 def _write_page(page: Path) -> None:
@@ -140,7 +140,7 @@ def _add_network(page: Path, path: Path, original: Original) -> None:
 
 
 def _about(original: Original) -> dict[str, Any]:
-    """Return the samples of the page, and how it shows them and what is said of them."""
+    """Return the inputs that the page runs on, and what it shows beside them: labels, scaling and task."""
     interface, task = original.observed.call.interface, original.test_set.task if original.test_set else None
     inputs = [as_litert([tensor.numpy() for tensor in tensors]) for tensors in _samples(original)]
     return {
