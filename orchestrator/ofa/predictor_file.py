@@ -18,7 +18,7 @@ from orchestrator.errors import ConfigError, DamagedError
 from orchestrator.ofa.predictor import Layers, OneHot, Predictor
 from orchestrator.ofa.spaces import Space
 
-FORMAT = 1
+PREDICTOR_FORMAT = 1
 HEADER, TENSORS = "predictor.json", "predictor.safetensors"
 
 
@@ -43,7 +43,7 @@ def predictor_files(predictor: Predictor) -> dict[str, bytes]:
     }
     content = save(tensors)
     header = _PredictorHeader(
-        FORMAT,
+        PREDICTOR_FORMAT,
         predictor.features.space.name,
         len(predictor.layers),
         predictor.offset,
@@ -62,9 +62,9 @@ def read_predictor(files: Mapping[str, bytes], space: Space) -> Predictor:
         header = decode(_PredictorHeader, parse(files[HEADER]))
     except (KeyError, ValueError) as problem:
         raise DamagedError(f"{HEADER} cannot be read: {problem}") from problem
-    if (header.format, header.space) != (FORMAT, space.name):
+    if (header.format, header.space) != (PREDICTOR_FORMAT, space.name):
         raise ConfigError(
-            f"the predictor must be one of the space {space.name!r} and of format {FORMAT}, got one of "
+            f"the predictor must be one of the space {space.name!r} and of format {PREDICTOR_FORMAT}, got one of "
             f"{header.space!r} and {header.format}: fit it again"
         )
     content = files.get(TENSORS, b"")
