@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/pip --disable-pip-version-check install --constraint constraints.txt
 
-.PHONY: demo install test test-core test-slow check faults bench bench-export docs dist clean
+.PHONY: demo install targets test test-core test-slow check faults bench bench-export docs dist clean
 .DEFAULT_GOAL := demo
 
 .venv/bin/python:
@@ -26,6 +26,20 @@ demo: .venv/.required  ## dense network and 14 pruned rounds on real handwritten
 
 install: .venv/.required  ## every feature, for users
 	$(PIP) --quiet --editable '.[all]'
+
+# LiteRT's packages want other versions than constraints.txt: they see the packages of .venv behind their own.
+.venv-litert/.installed: | .venv/.required
+	@echo "== Runtimes, and LiteRT's packages in .venv-litert: about 1 GB"
+	$(PIP) --quiet --editable '.[targets,ethos]'
+	$(BIN)/python -m venv .venv-litert
+	$(BIN)/python -c "import site; [place] = site.getsitepackages(); print(f'import site; site.addsitedir({place!r})')" \
+		> "$$(.venv-litert/bin/python -c 'import site; print(site.getsitepackages()[0])')/of_the_project.pth"
+	.venv-litert/bin/pip --disable-pip-version-check install --quiet --no-warn-conflicts \
+		'litert-torch>=0.10,<0.11' 'ai-edge-quantizer>=0.10,<0.11' 'ai-edge-litert>=2.3,<3'
+	npm install --silent --prefix .venv-litert '@litertjs/core@^2.5.3' || echo "== No npm: the target web stays out"
+	touch $@
+
+targets: .venv-litert/.installed  ## what `orchestrator targets` measures and estimates beside torch and the download
 
 check: .venv/.installed  ## lint, format, types
 	$(BIN)/ruff check .
@@ -61,4 +75,4 @@ dist: .venv/.required  ## wheel and sdist in ./dist, whose description links to 
 	$(BIN)/python .ci/dist.py dist "$$(git remote get-url origin)"
 
 clean:
-	rm -rf .venv runs report api dist
+	rm -rf .venv .venv-litert runs report api dist

@@ -53,9 +53,8 @@ EXPERIMENTS = [
     replace(BASE, name=f"digits_amc-{name}", selection=selection) for name, selection in {**SEARCHES, **RIVALS}.items()
 ]
 EXPERIMENTS.append(replace(BASE, name="digits_amc-without", selection=Channels(unit="macs", round_to=1)))
-# Both are found by one search; each further agent would start processes of its own.
-SMOKE = [each for each in EXPERIMENTS if each.name in ("digits_amc-cem", "digits_amc-random")]
 
 if __name__ == "__main__":
-    flags = parse_flags(Flags, __doc__, EXPERIMENTS[0])
-    sys.exit(run_experiments(SMOKE if flags.smoke else EXPERIMENTS, flags))
+    flags = parse_flags(Flags, __doc__, EXPERIMENTS[0]).of_several()
+    # One search has its rivals with it. Each further path would start processes of its own.
+    sys.exit(run_experiments(EXPERIMENTS[0] if flags.smoke else EXPERIMENTS, flags))

@@ -123,7 +123,7 @@ def table(records: list[Record]) -> Iterable[str]:
             values.setdefault((counting, way, float(parts[3])), []).append(record.test)
         elif family_of(record) == "Once-for-All":
             values.setdefault((counting, way, (record.search or {})["budget"]), []).append(record.test)
-        elif record.round:
+        elif record.round and way != "ofa":  # whose other rounds are phases
             values.setdefault((counting, way, record.density), []).append(record.test)
     for (counting, way, budget), tests in sorted(values.items(), key=lambda item: (item[0][0], -item[0][2])):
         spread = STUDENT * statistics.stdev(tests) / math.sqrt(len(tests)) if len(tests) == 3 else math.nan

@@ -11,8 +11,10 @@ four rounds; a round for each budget holds the network that the search found, as
 
 from __future__ import annotations
 
+import statistics
 import sys
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -42,6 +44,7 @@ PHASES = (
     Phase(10, 0.01, 0, 4, Largest(expands=2)),
     Phase(30, 0.02, 2, 4),
 )
+SEEDS = 5  # of searches that --every judges
 EXPERIMENT = Experiment(
     name="digits_ofa",
     model="ofa:small",
@@ -85,7 +88,10 @@ def job(flags: OfaFlags) -> int:
 
 
 def judge(ledger: Ledger, experiment: Experiment, key: str) -> None:
-    """Measure every network of the supernet, and print how far the search is from the best of all."""
+    """Measure every network of the supernet, and print how far the search is from the best of all, over SEEDS seeds.
+
+    Only what is not in storage is measured, so that the figures can be printed again.
+    """
     from orchestrator.ofa.truth import judged, predictors_judged
     from orchestrator.problem import load_problem
     from orchestrator.supernet_search import measure_all
@@ -97,11 +103,33 @@ def judge(ledger: Ledger, experiment: Experiment, key: str) -> None:
     scores = measure_all(
         ledger, key, search, on_measured=lambda done, of: print(f"measured: {done} of {of}", flush=True)
     )
-    seed = derive(experiment.seed, "search")
-    for line in judged(search, supernet, scores, seed):
-        print(line)
-    for name, quality in predictors_judged(search, supernet, scores, seed).items():
-        print(f"{name}: {quality}")
+    seeds = [derive(number, "search") for number in range(SEEDS)]
+    for part in (4, 2, 1):  # with all its measurements the search may find the best each time, and so may its rival
+        first, batch = search.first // part, max(len(search.limits), search.batch // part)
+        less = replace(search, evaluations=search.evaluations // part, first=first, batch=batch)
+        for verdict in judged(less, supernet, scores, seeds):
+            print(
+                f"{less.evaluations} measured, {verdict.unit} {verdict.budget:g}: "
+                f"best of {verdict.allowed} networks {100 * verdict.best:.2f} %"
+            )
+            for name, regrets in verdict.regrets.items():
+                print(
+                    f"  {name}: below the best by {_points(regrets)} points, in {SEEDS - 1} of {SEEDS} seeds "
+                    f"by at most {100 * sorted(regrets)[-2]:.2f}; ranks {' '.join(map(str, verdict.ranks[name]))}"
+                )
+    qualities = [predictors_judged(search, supernet, scores, seed) for seed in seeds]
+    for name in qualities[0]:
+        taus = [each[name].kendall for each in qualities]
+        errors, of_mean = ([getattr(each[name], key) for each in qualities] for key in ("rmse", "rmse_of_mean"))
+        print(
+            f"predictor {name}, on networks not seen: Kendall {' '.join(f'{tau:.3f}' for tau in taus)}; "
+            f"root-mean-square error {_points(errors)} points; of the mean {_points(of_mean)}"
+        )
+
+
+def _points(values: Sequence[float]) -> str:
+    """Return fractions in points, and their mean."""
+    return f"{' '.join(f'{100 * value:.2f}' for value in values)} (mean {100 * statistics.mean(values):.2f})"
 
 
 if __name__ == "__main__":

@@ -252,6 +252,7 @@ class Driver:
             processor=answer.processor,
             channels=work.structure.to_json(),
             search=dict(work.proof) if work.proof else None,
+            int8=dict(answer.int8) if answer.int8 else None,
             settings=self.settings[index],
             versions={"python": platform.python_version(), "torch": torch.__version__},
             finished_at=_now(),

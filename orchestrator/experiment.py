@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from orchestrator.errors import ConfigError
 from orchestrator.field_json import as_json, check_annotations
@@ -50,6 +50,9 @@ class Experiment:
     that is trained already. Pruned rounds follow the whole schedule in any case.
     `kinds`: of layers whose weights are pruned, `exclude`: which of these weights are not (see
     `prunable_weights`).
+    `quantise`: "int8" has the last round end with quantisation-aware epochs (see `fake_quantised`), a tenth of the
+    schedule and its end; the record then says what int8 gives before and after them. Post-training int8 files need none
+    of this.
     """
 
     name: str
@@ -70,6 +73,7 @@ class Experiment:
     kinds: tuple[Kind, ...] = DEFAULT_KINDS
     exclude: tuple[str, ...] = ()
     min_kept_per_layer: int = 0
+    quantise: Literal["int8"] | None = None
     seed: int = 0
     seeds: tuple[int, ...] = ()
 
@@ -87,6 +91,7 @@ class Experiment:
             raise ConfigError(f"seeds must differ from each other, got {self.seeds}")
         object.__setattr__(self, "exclude", texts("exclude", self.exclude))
         whole("min_kept_per_layer", self.min_kept_per_layer, minimum=0)
+        self._check_quantise()
         dataclass_with("task", self.task, ["loss", "count", "metrics"])
         if not self.task.__dataclass_params__.frozen:  # type: ignore[attr-defined]
             raise ConfigError(
@@ -120,6 +125,19 @@ class Experiment:
         check_annotations("task", self.task)
         json_options("model_options", self.model_options)
         json_options("data_options", self.data_options)
+
+    def _check_quantise(self) -> None:
+        """Raise ConfigError unless there is a pruned round whose training can end with rounding to int8."""
+        if self.quantise is None:
+            return
+        one_of("quantise", self.quantise, ("int8",))
+        training = self.training
+        if not self.path.densities() or self.phases or training.ema or training.compile or training.precision != "fp32":
+            raise ConfigError(
+                "quantise needs a path with a pruned round and no Phases, training.precision='fp32', and neither "
+                f"training.ema nor training.compile, got {type(self.path).__name__}, {training.precision!r}, "
+                f"ema={training.ema} and compile={training.compile}"
+            )
 
     def _check_dense_epochs(self) -> None:
         """Raise ConfigError unless the dense round ends within the schedule and passes what is rewound to."""
@@ -272,6 +290,8 @@ def round_settings(experiment: Experiment, problem: Problem) -> list[dict[str, A
     if problem.channels is not None:
         pruning["channel_graph"] = problem.channels.identity
     pruned = [{**common, **pruning, "round": r, "density": d} for r, d in enumerate(experiment.densities()) if r]
+    if experiment.quantise:
+        pruned[-1]["quantise"] = experiment.quantise
     return [dense, *pruned]
 
 

@@ -64,9 +64,6 @@ class Objective:
         return "max" if self.higher_is_better else "min"
 
 
-ACCURACY = Objective("accuracy", higher_is_better=True, fraction=True)
-
-
 def is_fraction(metric: object) -> bool:
     """Return whether the values of a metric are written in per cent: what it says, or what torchmetrics' class is."""
     if (own := getattr(metric, "is_fraction", None)) is not None:

@@ -55,7 +55,8 @@ def _train_pruned(experiment: Experiment, rounds: Rounds, index: int, chosen: Ch
     start = experiment.technique.start_after(removed, dense, parent)
     teacher = TrainState(dense.finished.state().model) if experiment.distillation else None
     work = train_round(experiment, rounds, index, start, chosen.structure)
-    return replace(work, teacher=teacher, proof=chosen.proof or None)
+    quantise = experiment.quantise is not None and index == work.rounds
+    return replace(work, teacher=teacher, proof=chosen.proof or None, quantise=quantise)
 
 
 def check_path(experiment: Experiment, problem: Problem, keep: tuple[int, ...]) -> None:

@@ -31,6 +31,7 @@ from orchestrator.rehearsal import rehearse
 from orchestrator.task import objective_of
 from orchestrator.techniques import LearningRateRewinding
 from orchestrator.training.config import TrainingConfig
+from orchestrator.training.int8_training import fake_quantised
 from orchestrator.user_code import called
 from orchestrator.values_check import check_values
 
@@ -72,6 +73,8 @@ def load_problem(experiment: Experiment, data_root: str | None = None, workers: 
     selection, inputs = experiment.selection, rows(data.inputs, 0, 1)
     channels = trace_channels(model, inputs) if selection.needs_channels else None
     rehearse(experiment, model, prunable, channels)
+    if experiment.quantise:
+        fake_quantised(model, data.inputs)  # raises now what would end the path's last round
     unpruned = {name: weight.numel() for name, weight in unpruned_weights(model, prunable).items()}
     _warn_of_unpruned(experiment, model, prunable, unpruned)
     _warn_of_low_rate(experiment)

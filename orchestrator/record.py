@@ -43,7 +43,10 @@ class Record:
     divide. `epochs`: trained in this round.
     `channels`, of a round that removed some: the `unit` that the density counts, exact [kept, dense] counts of
     `parameters` and `macs`, and the configuration `kept`, which the model's tensors belong to. `search`, of a round
-    whose structure was searched for: what it found and cost, and its rivals (see `AmcSearch`). Two runs of the same
+    whose structure was searched for: what it found and cost, and its rivals (see `AmcSearch`). `int8`, of a round that
+    ended with quantisation-aware epochs: the objective with weights and inputs of layers rounded to int8, before and
+    after these epochs, and through the weights of a packed-int8 file: val_before, val_after, val_file, test_before, ...
+    Two runs of the same
     settings may differ in `seconds`, also those of `search`, `samples_per_second`, `attempts`, `finished_at`,
     `versions` and `processor` (of the first worker; "" where it is not known), and in nothing else.
     """
@@ -74,6 +77,7 @@ class Record:
     search: dict[str, Any] | None = None
     unpruned: dict[str, Counts] = field(default_factory=dict)
     unstructured: list[str] = field(default_factory=list)
+    int8: dict[str, float] | None = None
     blobs: dict[str, Blob] = field(default_factory=dict)
     processor: str = ""
     format: Count = FORMAT

@@ -11,7 +11,7 @@ from typing import Any
 from orchestrator.decode import decode
 from orchestrator.driver import Driver
 from orchestrator.errors import ConfigError, DamagedError, DataError
-from orchestrator.experiment import Experiment, round_keys
+from orchestrator.experiment import Experiment, Problem, round_keys
 from orchestrator.export.candidates import check_code, find_round
 from orchestrator.export.recorded_task import task_from_json
 from orchestrator.field_json import as_json
@@ -29,11 +29,11 @@ from orchestrator.schedules import Constant
 from orchestrator.sealed import sha256_of
 from orchestrator.storage.claims import Claims
 from orchestrator.storage.ledger import Ledger
-from orchestrator.storage.score_files import read_new_scores
+from orchestrator.storage.score_files import read_new_scores, write_scores
 from orchestrator.train_state import TrainState
 from orchestrator.training.config import TrainingConfig
 from orchestrator.training.trainer import Trainer
-from orchestrator.work import Evaluate, Work, claim_key
+from orchestrator.work import Evaluate, Scored, Work, claim_key
 
 AT_ONCE = 64  # networks whose scores are stored together
 WAIT_SECONDS = 1.0  # between two looks at work that another process does
@@ -50,15 +50,16 @@ def search_supernet(
 ) -> list[Record]:
     """Return the records of the networks that `search` finds in the supernet of a round, one for each budget.
 
-    `key`: the beginning of the key of its last phase. `data`: where the data lies, for data sets in files. `trust`:
+    `key`: the beginning of the key of its last phase. `data`: where the data is, for data sets in files. `trust`:
     functions and task classes of the user's that the rounds name and that may run here. Scores and records go to the
     ledger, as those of a path with the same search do: what is there already is not computed again.
 
     Raises ConfigError for a round that is not a whole supernet and for a budget that no network meets, DataError for
     other data than the supernet was trained on.
     """
-    records = _chain(ledger, find_round(ledger.records([]), key))
-    driver, trainer = _begun(ledger, records, search, data, trust)
+    records = _chain(ledger, find_round(ledger.records([]), key, "--supernet"))
+    experiment, problem, trainer = _begun(records, search, data, trust)
+    driver = Driver(experiment, ledger, problem, settings=_settings(records, search))
     owner = f"{driver.experiment.name}.{driver.experiment.seed} on {platform.node()}, {os.getpid()}"
     with Claims(ledger.store, owner) as claims:
         while (work := driver.next_work()) is not None:
@@ -85,22 +86,25 @@ def measure_all(
 ) -> dict[Architecture, float]:
     """Return the score of every network of a supernet's space, as `search` would measure it; those stored are read.
 
-    Meant for a small space, to judge a search by the truth. Raises as `search_supernet` does.
+    Meant for a small space, to judge a search by the truth. It adds no round, and registers no experiment, which a
+    report would count. Raises as `search_supernet` does.
     """
-    records = _chain(ledger, find_round(ledger.records([]), key))
-    driver, trainer = _begun(ledger, records, search, data, trust)
-    trained, supernet = records[-1], driver.problem.supernet
+    records = _chain(ledger, find_round(ledger.records([]), key, "--supernet"))
+    _, problem, trainer = _begun(records, search, data, trust)
+    trained, supernet = records[-1], problem.supernet
     assert supernet is not None  # the experiment has phases
     subnets = {each: Subnet(supernet, each) for each in supernet.space.enumerate()}
     candidates = {each: candidate_of(subnet, search.scoring) for each, subnet in subnets.items()}
     known = _scores(ledger, trained.key)
     missing = [candidate for candidate in candidates.values() if candidate.digest not in known]
-    stored = StoredRound(trained.key, ledger, driver.problem)
+    stored = StoredRound(trained.key, ledger, problem)
     state = TrainState(stored.state().model)
     for start in range(0, len(missing), AT_ONCE):
         part = Generation(tuple(missing[start : start + AT_ONCE]), 1, 1, None)
         work = Evaluate(trained.key, trained.round, trained.round, state, supernet, search.scoring, part)
-        driver.finish(work, trainer.do(work))
+        scored = trainer.do(work)
+        assert isinstance(scored, Scored)  # the answer to Evaluate
+        write_scores(ledger.store, work.key, scored.scores)
         on_measured(len(candidates) - len(missing) + start + len(part.candidates), len(candidates))
     known = _scores(ledger, trained.key)
     return {each: known[candidate.digest].value for each, candidate in candidates.items()}
@@ -112,15 +116,15 @@ def _scores(ledger: Ledger, key: str) -> Scores:
 
 
 def _begun(
-    ledger: Ledger, records: Sequence[Record], search: FrontSearch, data: str | None, trust: Sequence[str]
-) -> tuple[Driver, Trainer]:
-    """Return a driver whose path is that of `records` and of the search, and a trainer for it."""
+    records: Sequence[Record], search: FrontSearch, data: str | None, trust: Sequence[str]
+) -> tuple[Experiment, Problem, Trainer]:
+    """Return an experiment whose path is that of `records` and of the search, its problem, and a trainer for it."""
     check_code(records, trust)
     experiment = _experiment(records, search)
     problem, loaded = load_problem(experiment, data)
     if problem.data_identity != records[0].settings["data_identity"]:
         raise DataError(f"round {records[-1].key[:12]} was trained on other data: pass --data as the job had it")
-    return Driver(experiment, ledger, problem, settings=_settings(records, search)), Trainer(experiment, loaded)
+    return experiment, problem, Trainer(experiment, loaded)
 
 
 def _chain(ledger: Ledger, record: Record) -> list[Record]:

@@ -109,6 +109,9 @@ class Classification:
         return divergence(logits_of(outputs), logits_of(taught), temperature, dim=1).sum()
 
 
+ACCURACY = Objective(Classification.objective, higher_is_better=True, fraction=True)
+
+
 @dataclass(frozen=True)
 class Regression:
     """Numbers for each sample: outputs and targets of one shape; the loss is the mean squared error over all values."""

@@ -84,7 +84,8 @@ class Train:
     `constants`: digests of tensors that the dense network must begin with (see `constants_of`). `teacher`: the dense
     round's final model, where that teaches. `proof`: what the search that found the structure says of itself.
     `phase`: that of a round that trains a supernet, and the space of its networks. `calibration`: the key of a supernet
-    and a number of training samples, which batch norm is measured on before the round begins.
+    and a number of training samples, which batch norm is measured on before the round begins. `quantise`: whether the
+    round ends with quantisation-aware epochs.
     """
 
     key: str
@@ -106,6 +107,7 @@ class Train:
     proof: Mapping[str, Any] | None = None
     phase: tuple[Phase, Space] | None = None
     calibration: tuple[str, int] | None = None
+    quantise: bool = False
 
     @property
     def round_key(self) -> str:
@@ -291,6 +293,7 @@ class Trained:
     the loss as "loss". `seconds`: time spent on it, over the attempts that it goes back to. `snapshots`: the state
     after each epoch of the work's `keep` that this attempt passed. `start_val`: validation metrics of a round that
     trained no epoch, whose `history` is empty. `processor`: the name of the first worker's, its GPU where it has one.
+    `int8`: what quantisation-aware epochs gave, as a record has it.
     """
 
     state: TrainState
@@ -303,6 +306,7 @@ class Trained:
     processor: str = ""
     snapshots: Mapping[int, TrainState] = field(default_factory=dict)
     start_val: Mapping[str, float] | None = None
+    int8: Mapping[str, float] | None = None
 
     @property
     def val(self) -> Mapping[str, float]:

@@ -13,12 +13,12 @@ from waiting import PATIENCE_S
 
 import orchestrator
 from orchestrator.__main__ import COMMANDS, main
-from orchestrator.objective import ACCURACY
 from orchestrator.record import MODEL, OPTIMIZER, Record
 from orchestrator.storage.claims import Claims
 from orchestrator.storage.ledger import Ledger
 from orchestrator.storage.opening import open_store
 from orchestrator.storage.progress import write_progress
+from orchestrator.task import ACCURACY
 from orchestrator.train_state import TrainState
 from orchestrator.work import Progress
 

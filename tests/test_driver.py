@@ -18,14 +18,13 @@ from waiting import PATIENCE_S
 from orchestrator.driver import Driver
 from orchestrator.errors import ConfigError, DamagedError, OrchestratorError, StorageError
 from orchestrator.experiment import Experiment, Problem, round_keys, round_settings
-from orchestrator.objective import ACCURACY
 from orchestrator.pruning import Explicit, Geometric, OneShot
 from orchestrator.pruning.structure import Dense
 from orchestrator.record import MODEL, Record
 from orchestrator.schedules import Constant
 from orchestrator.storage.ledger import Ledger
 from orchestrator.storage.opening import open_store
-from orchestrator.task import Classification, Regression
+from orchestrator.task import ACCURACY, Classification, Regression
 from orchestrator.techniques import LearningRateRewinding, LinearRestart, WeightRewinding
 from orchestrator.train_state import TrainState
 from orchestrator.training.distillation import Distillation

@@ -66,7 +66,7 @@ def test_the_command_is_one_of_this_environment_that_pip_understands(name: str) 
 def test_every_extra_that_the_code_names_is_one_of_the_project() -> None:
     code = "".join(file.read_text() for file in (PROJECT / "orchestrator").rglob("*.py"))
     named = set(re.findall(r'\bextra\("(\w+)"', code))
-    assert named == {"channels", "coreml", "mobile", "onnx", "optuna", "text", "timm"}
+    assert named == {"channels", "coreml", "mobile", "onnx", "optuna", "quantise", "text", "timm"}
     extras = re.findall(r"^(\w+) = \[", (PROJECT / "pyproject.toml").read_text(), flags=re.MULTILINE)
     assert named | set(TRACKERS) <= set(extras)
 

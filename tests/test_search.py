@@ -19,7 +19,6 @@ from tiny import measured
 from orchestrator.driver import Driver
 from orchestrator.errors import ConfigError, DensityError
 from orchestrator.experiment import Experiment, Problem, round_keys, round_settings
-from orchestrator.objective import ACCURACY
 from orchestrator.pruning import Explicit, Filters, Geometric, NofM, OneShot, kept_count
 from orchestrator.pruning import Path as SparsityPath
 from orchestrator.pruning.path import longer
@@ -28,6 +27,7 @@ from orchestrator.search import PATIENCE, SearchResult, search_density
 from orchestrator.stopping import Floor
 from orchestrator.storage.ledger import Ledger
 from orchestrator.storage.opening import open_store
+from orchestrator.task import ACCURACY
 from orchestrator.train_state import TrainState
 from orchestrator.work import EpochMetrics, Trained
 

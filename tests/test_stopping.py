@@ -17,11 +17,12 @@ from orchestrator.distributed.flags import Flags
 from orchestrator.driver import Driver
 from orchestrator.errors import ConfigError
 from orchestrator.experiment import Problem
-from orchestrator.objective import ACCURACY, Objective
+from orchestrator.objective import Objective
 from orchestrator.pruning import Explicit
 from orchestrator.stopping import Floor
 from orchestrator.storage.ledger import Ledger
 from orchestrator.storage.opening import open_store
+from orchestrator.task import ACCURACY
 from orchestrator.train_state import TrainState
 from orchestrator.work import EpochMetrics, Train, Trained
 

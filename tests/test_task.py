@@ -22,11 +22,11 @@ from orchestrator.data.dataset import Data
 from orchestrator.data.load import complete
 from orchestrator.errors import ConfigError, DataError
 from orchestrator.experiment import Experiment
-from orchestrator.objective import ACCURACY, Objective, is_fraction
+from orchestrator.objective import Objective, is_fraction
 from orchestrator.problem import load_problem
 from orchestrator.runner import run
 from orchestrator.stopping import Floor
-from orchestrator.task import Classification, Regression, Segmentation, Task, Tokens, objective_of
+from orchestrator.task import ACCURACY, Classification, Regression, Segmentation, Task, Tokens, objective_of
 from orchestrator.training.distillation import Distillation
 
 

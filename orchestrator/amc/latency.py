@@ -12,6 +12,7 @@ missing, are whole networks: what the table says of them, and what they took.
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import pairwise
@@ -30,6 +31,9 @@ from orchestrator.sealed import sha256_of
 Positive = Annotated[int, Rule("a whole number of 1 or more", lambda number: number >= 1)]
 Seconds = Annotated[float, Rule("a time in seconds above 0", lambda number: number > 0)]
 MAKE_AGAIN = "make it again with orchestrator latency"
+MAX_ERROR = 0.2  # on whole networks, above which a table's times must not be taken for those of a network
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -82,6 +86,16 @@ class LatencyTable:
         return max((abs(each.predicted / each.measured - 1) for each in self.networks), default=None)
 
     @property
+    def warning(self) -> str | None:
+        """Return a sentence about the error if it is above MAX_ERROR."""
+        if (error := self.error or 0.0) <= MAX_ERROR:
+            return None
+        return (
+            f"the latency table misses a whole network by {100 * error:.0f} %: it may still rank networks, but one "
+            "that it says is within a budget in milliseconds may take much more or less, so measure what was found"
+        )
+
+    @property
     def digest(self) -> str:
         """Hash of all its content, for a search's key."""
         return sha256_of(asdict(self))
@@ -91,7 +105,7 @@ class LatencyTable:
 
 
 def read_latency_table(path: str | Path, *, other_processor: bool = False) -> LatencyTable:
-    """Read a table that `LatencyTable.to_json` wrote, or one of the user's own device.
+    """Read a table that `LatencyTable.to_json` wrote, or one of the user's own device; warn if its error is large.
 
     Raises ConfigError for a file that is missing or damaged, and for another processor than this machine's unless
     `other_processor` allows it.
@@ -103,8 +117,10 @@ def read_latency_table(path: str | Path, *, other_processor: bool = False) -> La
     if not other_processor and table.processor != processor():
         raise ConfigError(
             f"the latency table {path} must be of this machine's processor, {processor()}, got {table.processor!r}: "
-            f"{MAKE_AGAIN}, or pass other_processor=True if that is the processor you mean"
+            f"{MAKE_AGAIN}, or pass other_processor=True (--other-processor) if that is the processor you mean"
         )
+    if table.warning:
+        logger.warning("%s", table.warning)
     return table
 
 

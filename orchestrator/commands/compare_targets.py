@@ -22,10 +22,12 @@ def targets(
     ] = (),
     on: Annotated[
         str | None,
-        tyro.conf.arg(metavar="NAME,...", help="Of download, torch, mnn, onnxruntime, openvino. Default: all."),
+        tyro.conf.arg(
+            metavar="NAME,...", help="Of download, torch, mnn, web, vela, onnxruntime, openvino. Default: all."
+        ),
     ] = None,
     report: Annotated[
-        Path | None, tyro.conf.arg(metavar="DIR", help="Folder for targets.html, .png and .json.")
+        Path | None, tyro.conf.arg(metavar="DIR", help="Folder for targets.html, .png, .json and web/.")
     ] = None,
     data: DataPlace = None,
     trust: Trusted = (),

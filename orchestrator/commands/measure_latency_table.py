@@ -46,5 +46,7 @@ def latency(
     for each in table.networks:
         print(f"a whole network: {milliseconds(each.predicted)} by the table, {milliseconds(each.measured)} measured")
     print(f"largest error: {100 * (table.error or 0.0):.0f} %")
+    if table.warning:
+        print(f"warning: {table.warning}")
     print(f"written: {plain(str(file))}")
     return 0

@@ -27,7 +27,7 @@ def write(
     """Write files of finished rounds and of their dense round, deploy.json and a report; print a line for each file.
 
     `rounds`: beginnings of their keys; none: the recommended ones. `formats`: see `deploy`. `data`: where the data
-    lies, for data sets that live in files. `trust`: functions and task classes of the user's that the rounds name and
+    is, for data sets in files. `trust`: functions and task classes of the user's that the rounds name and
     that may run here.
 
     Returns a sentence for each file of the storage that cannot be used. Raises OrchestratorError for rounds that cannot

@@ -17,7 +17,7 @@ def gap_bytes(kept: int, total: int) -> int:
 
 
 def encode_gaps(flags: Flags) -> Bytes:
-    """Return how many False stand before each True, filled up with LONG to the size that `gap_bytes` says."""
+    """Return how many False come before each True, filled up with LONG to the size that `gap_bytes` says."""
     places = np.flatnonzero(flags)
     gaps = np.diff(places, prepend=-1) - 1
     ends = np.cumsum(gaps // LONG + 1) - 1

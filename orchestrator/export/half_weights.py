@@ -19,7 +19,7 @@ def has_recurrent_layers(model: Any) -> bool:
 
 
 def halve_weights(model: Any) -> None:
-    """Store the weights of two or more dimensions of `model`, in place, as float16, each with a cast behind it."""
+    """Store the weights of two or more dimensions of `model`, in place, as float16, each followed by a cast."""
     from onnx import TensorProto, helper, numpy_helper
 
     casts = []

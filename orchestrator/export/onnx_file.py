@@ -63,7 +63,7 @@ def save_onnx(module: nn.Module, path: str | Path, example: ExampleInputs, *, fo
 
 
 def save_onnx_half(source: str | Path, path: str | Path) -> Path:
-    """Write the float32 file `source` with float16 weights and arithmetic; what goes in and comes out stays as it is.
+    """Write the float32 file `source` with float16 weights and arithmetic; inputs and outputs keep their types.
 
     A network with recurrent layers has float16 weights, and computes in float32.
 

@@ -26,7 +26,6 @@ from orchestrator.export.converting import check_weights
 from orchestrator.export.example import ExampleInputs, observe
 from orchestrator.export.imagenet import imagenet_example
 from orchestrator.export.interface import Interface
-from orchestrator.export.packed_int8 import SCALE, quantised, restored
 from orchestrator.export.streams import Layout, pack, unpack
 from orchestrator.files import atomic_write
 from orchestrator.models.build import build_model
@@ -34,6 +33,7 @@ from orchestrator.models.spec import is_classifier, names_known_code
 from orchestrator.pruning.channels.graph import Kept
 from orchestrator.pruning.channels.shrink import shrink
 from orchestrator.train_state import Tensors
+from orchestrator.training.int8_weights import SCALE, quantised, restored
 from orchestrator.training.state import model_tensors
 from orchestrator.validate import json_options, one_of
 

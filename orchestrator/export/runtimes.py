@@ -101,7 +101,7 @@ def _executorch(call: Call, _: str | None) -> Runtime:
             found = method.execute([torch.from_numpy(array) for array in arrays])
             return [tensor.numpy().copy() for tensor in found]
 
-        return _one_by_one(one, call)
+        return one_by_one(one, call)
 
     return Runtime(f"executorch {version('executorch')}", load)
 
@@ -122,7 +122,7 @@ def _coreml(call: Call, _: str | None) -> Runtime:
             found = model.predict(given)
             return [found[info.name] for info in call.interface.outputs]
 
-        return _one_by_one(one, call)
+        return one_by_one(one, call)
 
     return Runtime(f"Core ML by coremltools {coremltools.__version__}, as many threads as it likes", load)
 
@@ -131,7 +131,7 @@ def _for_coreml(array: Array) -> Array:
     return array.astype(np.float32 if array.dtype.kind == "f" else np.int32)
 
 
-def _one_by_one(run: Run, call: Call) -> Run:
+def one_by_one(run: Run, call: Call) -> Run:
     """Return what runs a batch, by what runs one sample."""
     axes = [info.shape.index(BATCH) if BATCH in info.shape else None for info in call.interface.outputs]
 

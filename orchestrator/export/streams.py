@@ -20,7 +20,7 @@ from orchestrator.export.gaps import decode_gaps, encode_gaps, gap_bytes
 from orchestrator.train_state import Tensors
 
 ZSTD_LEVEL = 1
-MASKS, GAPS = "masks", "gaps"  # two ways to store where values stand
+MASKS, GAPS = "masks", "gaps"  # two ways to store the places of values
 FEW = 0.2  # density below which gaps are the smaller way
 
 
@@ -70,7 +70,7 @@ def pack(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Layout], Tensors]:
 def _masked(layouts: Mapping[str, Layout]) -> dict[str, list[str]]:
     """Return the names of the tensors whose masks each stream holds: those with few values as gaps.
 
-    They stand in order of density, so that neighbours compress alike.
+    They are in order of density, so that neighbours compress alike.
     """
     found: dict[str, list[str]] = {}
     density = {name: layout.kept / layout.size for name, layout in layouts.items() if layout.kept is not None}

@@ -59,12 +59,14 @@ def compare_rounds(
     with contextlib.ExitStack() as stack:
         candidates = side_by_side(ledger, shown, test_set.data, test_set.task, column)
         originals = [stack.enter_context(Original.of(candidate, test_set)) for candidate in candidates]
-        cells = compare_on(targets, originals, lambda cell: print(cell_line(cell), flush=True))
+        cells = compare_on(targets, originals, lambda cell: print(cell_line(cell), flush=True), folder)
     networks = {candidate.name: record for candidate, record in zip(candidates, shown, strict=True)}
     table = TargetTable(cells, networks)
     print_targets(table)
     for path in [save_cells(folder, cells), *save_targets_page(folder, table)] if folder is not None else ():
         print(f"written: {path}")
+    if folder is not None and any(cell.target == "web" and not cell.reason for cell in cells):
+        print(f"written: {folder / 'web'}, a page for any static server: python -m http.server -d {folder / 'web'}")
     return problems
 
 
@@ -83,7 +85,7 @@ def column(record: Record) -> str:
 def recommended_of_each(records: Sequence[Record]) -> list[Record]:
     """Return the recommended round of each column of the table (see `column`), without the dense round.
 
-    Where the dense network is recommended, the round that is best on validation stands in. Supernets, which are many
+    If the dense network is recommended, the round that is best on validation takes its place. Supernets, which are many
     networks, are left out. Raises ConfigError as `recommended_rounds` does.
     """
     networks = [record for record in records if not _is_supernet(record)]

@@ -41,6 +41,11 @@ class StageChoice:
         found: int = self.__dict__["_hash"]
         return found
 
+    def __str__(self) -> str:
+        """Return the stage in a few characters: `width 0.8 3x4 5x6`, kernel x expand."""
+        width = [] if self.width == 1 else [f"width {self.width:g}"]
+        return " ".join([*width, *(f"{block.kernel}x{block.expand:g}" for block in self.blocks)]) or "no blocks"
+
 
 @dataclass(frozen=True)
 class Architecture:
@@ -80,10 +85,5 @@ class Architecture:
 
     def __str__(self) -> str:
         """Return the architecture in one line: `mobilenetv3@224: 7x6 5x4 | 3x3 3x6 | ...`, kernel x expand."""
-        stages = " | ".join(_shown(stage) for stage in self.stages)
+        stages = " | ".join(map(str, self.stages))
         return f"{self.family}{'' if self.resolution is None else f'@{self.resolution}'}: {stages}"
-
-
-def _shown(stage: StageChoice) -> str:
-    width = [] if stage.width == 1 else [f"width {stage.width:g}"]
-    return " ".join([*width, *(f"{block.kernel}x{block.expand:g}" for block in stage.blocks)]) or "no blocks"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache
 from typing import Any
 
@@ -18,10 +19,11 @@ class KernelMatrices(nn.Module):
     """Make a smaller kernel of the centre of a larger one: 7 to 5, then 5 to 3, each times a matrix of its own.
 
     A matrix is shared over all channels of its layer (Cai et al. 2020, section 3.3). What is stored is its difference
-    from the identity: at first a small kernel is the centre of the large one, and a decay pulls it back there.
+    from the identity: at first a small kernel is the centre of the large one.
     """
 
-    is_normalisation = True  # no weight decay, where that of normalisation layers is switched off
+    is_normalisation = True  # its weights are never pruned
+    decays = False  # nor decayed
 
     def __init__(self, sizes: tuple[int, ...]) -> None:
         super().__init__()
@@ -112,8 +114,18 @@ def smaller_kernel(weight: Tensor, size: int, matrices: Mapping[str, Tensor], pr
             edge = (weight.shape[-1] - smaller) // 2
             centre = weight[:, :, edge : edge + smaller, edge : edge + smaller]
             flat = centre.reshape(-1, smaller**2)
-            weight = (flat + flat @ matrix.T).view(centre.shape)
+            with _as_they_are(flat):
+                weight = (flat + flat @ matrix.T).view(centre.shape)
     return weight
+
+
+def _as_they_are(tensor: Tensor) -> AbstractContextManager[object]:
+    """Return a context in which weights are computed in their own precision, as they are when a network is extracted.
+
+    Autocast would round them once more, to bfloat16.
+    """
+    device = tensor.device.type
+    return torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext()
 
 
 def _run(part: Part, module: nn.Module, tensors: Mapping[str, Tensor], images: Tensor) -> Tensor:

@@ -19,10 +19,8 @@ def extract(supernet: Supernet, architecture: Architecture) -> StagedNetwork:
     In evaluation mode it gives the same bits. Raises ConfigError for an architecture outside the supernet's space.
     """
     parts = supernet.parts(architecture)
-    own = {
-        name: tensor.clone(memory_format=torch.contiguous_format)
-        for name, tensor in subnet_tensors(supernet.tensors(), parts).items()
-    }
+    # `clone` keeps the order of dimensions in memory, which decides the kernel of a convolution and so the last bits.
+    own = {name: tensor.clone() for name, tensor in subnet_tensors(supernet.tensors(), parts).items()}
     return network_of(parts, architecture.resolution, own).train(supernet.training)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from random import Random
 
 import torch
 from torch import Tensor
@@ -14,6 +15,8 @@ from orchestrator.ofa.costs import CostModel
 from orchestrator.ofa.predictor import Features, Kind, OneHot, fit
 from orchestrator.ofa.spaces import Space
 from orchestrator.validate import whole
+
+SHUFFLES = 20
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,24 @@ def compare_predictors(
         tau = kendall(predicted, truth)
         qualities[name] = Quality(tau, _rmse(predicted, truth), _rmse([mean] * len(truth), truth))
     return qualities
+
+
+def shuffled_quality(
+    space: Space, architectures: Sequence[Architecture], scores: Sequence[float], *, known: int, seed: int = 0
+) -> Quality:
+    """Fit ridge regression to the first `known` scores in random orders; return the mean over SHUFFLES of them.
+
+    It is what a predictor reaches that cannot know anything. Raises ConfigError as `compare_predictors` does.
+    """
+    whole("known", known, minimum=2, maximum=len(architectures) - 2, way_out="two or more networks must be held out")
+    rng, mean, truth, one_hot = Random(seed), sum(scores[:known]) / known, scores[known:], OneHot(space)
+    taus, errors = [], []
+    for _ in range(SHUFFLES):
+        shuffled = rng.sample(scores[:known], known)
+        predicted = fit("ridge", one_hot, architectures[:known], shuffled, seed)(architectures[known:])
+        taus.append(kendall(predicted, truth))
+        errors.append(_rmse(predicted, truth))
+    return Quality(sum(taus) / SHUFFLES, sum(errors) / SHUFFLES, _rmse([mean] * len(truth), truth))
 
 
 def kendall(first: Sequence[float], second: Sequence[float]) -> float:

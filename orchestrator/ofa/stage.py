@@ -60,6 +60,11 @@ class ElasticStage:
         if self.coupled and len(self.depths) != len(self.expands):
             raise ConfigError(f"coupled depths and expands must be as many, got {self.depths} and {self.expands}")
 
+    def __str__(self) -> str:
+        """Return all choices in one line: `depths 1, 2; kernels 3, 5; expands 2, 3, 4; widths 1`."""
+        names = ("depths", "kernels", "expands", "widths")
+        return "; ".join(f"{name} {', '.join(f'{choice:g}' for choice in getattr(self, name))}" for name in names)
+
     @cached_property
     def blocks(self) -> dict[int, tuple[BlockChoice, ...]]:
         """What each block of a stage may be, by the depth of the stage, smallest first."""

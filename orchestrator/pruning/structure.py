@@ -85,6 +85,10 @@ class Structure(Protocol):
         """Raise ConfigError, naming `what` returned it, unless it fits prunable weights of these dense shapes."""
         return
 
+    def current_masks(self) -> Tensors | None:
+        """Return the masks by the name of their weight, perhaps {}; None for a structure that never has any."""
+        return None
+
     def tensors(self) -> Tensors:
         """Return the masks by the name of their weight, which are stored and sent apart from the structure."""
         return {}
@@ -133,6 +137,9 @@ class Masks(Structure):
             if not isinstance(mask, Tensor) or mask.dtype != torch.bool or tuple(mask.shape) != shape:
                 got = f"{mask.dtype} {tuple(mask.shape)}" if isinstance(mask, Tensor) else type(mask).__name__
                 raise ConfigError(f"{what} must return bool masks of their weight's shape, got {got} for {name}")
+
+    def current_masks(self) -> Tensors:
+        return self.masks
 
     def tensors(self) -> Tensors:
         return self.masks

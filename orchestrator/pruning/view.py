@@ -13,7 +13,7 @@ from orchestrator.pruning.channels.graph import ChannelGraph
 from orchestrator.pruning.criteria import Criterion, magnitude, score
 from orchestrator.pruning.geometry import Geometry
 from orchestrator.pruning.masks import check_tensors
-from orchestrator.pruning.structure import Dense, Masks, Structure
+from orchestrator.pruning.structure import Dense, Structure
 from orchestrator.train_state import Tensors
 
 
@@ -38,7 +38,7 @@ class View:
     @property
     def masks(self) -> Tensors | None:
         """Return the current masks by the name of their weight, or None if the structure has no masks."""
-        return self.structure.masks if isinstance(self.structure, Masks) else None
+        return self.structure.current_masks()
 
     @cached_property
     def shapes(self) -> dict[str, tuple[int, ...]]:

@@ -16,11 +16,11 @@ from orchestrator.export.proof import Artifact, ExportedNetworks, Facts, Skipped
 from orchestrator.export.recorded_code import named_code
 from orchestrator.formatting import distinct_names, milliseconds, plain, size
 from orchestrator.lookup import signature_of, takes
-from orchestrator.objective import ACCURACY
 from orchestrator.record import Record
 from orchestrator.report.comparison import Comparison, comparisons, identity
 from orchestrator.report.pictures.style import CHARACTER, LINES, SMALL, Picture, handle, new_figure
 from orchestrator.report.summary import Quantity
+from orchestrator.task import ACCURACY
 
 MAX_NETWORK_NAME = 14  # characters, in pictures
 

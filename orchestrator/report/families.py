@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from statistics import mean, median
 from typing import Any
 
 from orchestrator.export.proof import ExportedNetworks
@@ -37,6 +38,11 @@ class FamilyPoint:
     @property
     def name(self) -> str:
         return f"{self.record.experiment}, round {self.record.round}, seed {self.record.seed}"
+
+    @property
+    def architecture(self) -> str:
+        """Return the architecture of a space, as text; "None" for other networks."""
+        return str({**options_of(self.record, "model_options"), **(self.record.channels or {})}.get("architecture"))
 
 
 @dataclass(frozen=True)
@@ -78,21 +84,37 @@ class Families:
             found.append("Masks make the file smaller. They do not change the multiply-accumulates of a dense runtime.")
         if (targets := self.cheaper_from) is not None:
             supernet, alone = self._cost("Once-for-All"), self._cost("trained alone")
-            found.append(
-                f"The supernet took {supernet.first:,} epochs, each counted once for every sub-network of a step. A "
-                f"network trained alone takes {alone.each:,}. For {targets:,} targets or more, the supernet is cheaper."
-            )
+            name, text = self.quantity.name, self.quantity.text
+            inside, outside = (text(median(values)) for values in self._same_architectures)
+            found += [
+                f"The supernet took {supernet.first:,} epochs, each counted once for every sub-network of a step. "
+                f"A network trained alone takes {alone.each:,}. For {targets:,} targets or more, the supernet is "
+                "cheaper.",
+                f"The median validation {name} of the same architectures is {inside} in the supernet and {outside} "
+                f"trained alone.",
+            ]
         return found
 
     @property
     def cheaper_from(self) -> int | None:
         """Return the fewest networks for which a supernet takes fewer epochs than training each alone.
 
-        Return None without a supernet.
+        Return None without a supernet, and without networks of its architectures that were trained alone.
         """
-        if not any(costs.family == "Once-for-All" for costs in self.costs):
+        if not {"Once-for-All", "trained alone"} <= {costs.family for costs in self.costs}:
             return None
         return self._cost("Once-for-All").first // self._cost("trained alone").each + 1
+
+    @property
+    def _same_architectures(self) -> tuple[list[float], list[float]]:
+        """Return the validation values of the architectures that `costs` counts alone: in the supernet, and alone."""
+        alone = [each for each in self._of("trained alone") if each.record.epochs == self._cost("trained alone").each]
+        architectures = {each.architecture for each in alone}
+        inside = [each for each in self._of("Once-for-All") if each.architecture in architectures]
+        return [each.record.val for each in inside], [each.record.val for each in alone]
+
+    def _of(self, family: str) -> list[FamilyPoint]:
+        return [each for each in self.points if each.family == family]
 
     def _cost(self, family: str) -> Costs:
         return next(costs for costs in self.costs if costs.family == family)
@@ -131,14 +153,13 @@ def families_of(
     counted = [record.channels["macs"] for record in records if record.channels]
     if not counted:
         return None
-    phases = [record for record in comparison.records if family_of(record) == "supernet"]
     seconds = _seconds(exported)
     points = [
         FamilyPoint(family_of(record), record, (record.channels or {"macs": counted[0][1:]})["macs"][0], each)
         for record, each in ((record, seconds.get(record.key)) for record in records)
     ]
     points += _alone(points, every, seconds)
-    return Families(comparison.quantity, tuple(points), tuple(_costs(records, phases, points)))
+    return Families(comparison.quantity, tuple(points), tuple(_costs(comparison.records, points)))
 
 
 def family_of(record: Record) -> str:
@@ -168,11 +189,7 @@ def _seconds(exported: ExportedNetworks | None) -> dict[str, float]:
 
 def _alone(points: Sequence[FamilyPoint], every: Iterable[Record], seconds: dict[str, float]) -> list[FamilyPoint]:
     """Return the dense rounds of `every` that trained alone an architecture that a supernet search found."""
-    macs = {
-        str(each.record.channels["architecture"]): each.macs
-        for each in points
-        if each.family == "Once-for-All" and each.record.channels
-    }
+    macs = {each.architecture: each.macs for each in points if each.family == "Once-for-All"}
     same = points[0].record.settings
     return [
         FamilyPoint("trained alone", record, macs[architecture], seconds.get(record.key))
@@ -184,33 +201,44 @@ def _alone(points: Sequence[FamilyPoint], every: Iterable[Record], seconds: dict
     ]
 
 
-def _costs(
-    records: Sequence[Record], records_of_phases: Sequence[Record], points: Sequence[FamilyPoint]
-) -> Iterable[Costs]:
-    """Yield what each family costs. A path's rounds are its targets; a search's epochs count for its round."""
-    dense = max(record.epochs for record in records if record.round == 0)
-    alone = [each.record.epochs for each in points if each.family == "trained alone"]
-    yield Costs("trained alone", 0, max(alone, default=dense) or 1)
+def _costs(records: Sequence[Record], points: Sequence[FamilyPoint]) -> Iterable[Costs]:
+    """Yield what each family costs. A path's rounds are its targets; a search's epochs count for its round.
+
+    Networks trained alone may have been trained for several lengths: the shortest counts. What a method needs first is
+    the dense round of its own paths, and for a supernet all its phases too.
+    """
+    paths = _Paths(records)
+    if alone := [each.record.epochs for each in points if each.family == "trained alone"]:
+        yield Costs("trained alone", 0, min(alone))
     for family in ("masks", "channels", "AMC"):
-        if epochs := [
-            record.epochs + int((record.search or {}).get("epochs", 0))
-            for record in records
-            if family_of(record) == family
-        ]:
-            yield Costs(family, dense, round(sum(epochs) / len(epochs)))
-    if total := _supernet_epochs(records_of_phases):
-        yield Costs("Once-for-All", dense + total, 0)
+        if own := [record for record in records if family_of(record) == family]:
+            first = [paths.chain(record)[0].epochs for record in own]
+            each = [record.epochs + int((record.search or {}).get("epochs", 0)) for record in own]
+            yield Costs(family, round(mean(first)), round(mean(each)))
+    if found := [record for record in records if family_of(record) == "Once-for-All"]:
+        yield Costs("Once-for-All", max(map(paths.supernet_epochs, found)), 0)
 
 
-def _supernet_epochs(records: Iterable[Record]) -> int:
-    """Return the epochs of the most expensive supernet, each counted once for every sub-network of a step."""
-    totals: dict[tuple[str, int], int] = {}
-    for record in records:
-        subnets = options_of(record, "phase").get("subnets")
-        if isinstance(subnets, int):
-            key = (record.experiment, record.seed)
-            totals[key] = totals.get(key, 0) + record.epochs * subnets
-    return max(totals.values(), default=0)
+@dataclass(frozen=True)
+class _Paths:
+    """Find the rounds that a round continues."""
+
+    records: Sequence[Record]
+
+    @cached_property
+    def _by_key(self) -> dict[str, Record]:
+        return {record.key: record for record in self.records}
+
+    def chain(self, record: Record) -> list[Record]:
+        """Return the rounds from the dense one to `record`; from the first that is known, if a parent is missing."""
+        found = [record]
+        while (parent := self._by_key.get(found[0].parent or "")) is not None:
+            found.insert(0, parent)
+        return found
+
+    def supernet_epochs(self, record: Record) -> int:
+        """Return the epochs of a network's supernet, each counted once for every sub-network of a step."""
+        return sum(each.epochs * int(options_of(each, "phase").get("subnets", 1)) for each in self.chain(record))
 
 
 def _front(families: Families) -> Picture:

@@ -24,13 +24,18 @@ from orchestrator.report.families import families_section
 from orchestrator.report.page import Chapter, Section, check_page_packages, save_page
 from orchestrator.report.pictures import Picture, draw_pictures, drawing_style
 from orchestrator.report.published import PublishedResult, find_published
-from orchestrator.report.searches import search_section
+from orchestrator.report.searches import published_section, search_section
+from orchestrator.report.supernet_searches import supernet_section
 from orchestrator.report.tables import print_table, save_csv, settings_table
 from orchestrator.storage.experiments import gap, read_experiments
 from orchestrator.storage.ledger import Ledger
 
 # Functions that return more sections of a chapter, in the order of the page; none if they have nothing to show.
-MORE_SECTIONS: tuple[Callable[[Comparison], Sequence[Section]], ...] = (search_section,)
+MORE_SECTIONS: tuple[Callable[[Comparison], Sequence[Section]], ...] = (
+    search_section,
+    supernet_section,
+    published_section,
+)
 
 
 def path_records(ledger: Ledger, problems: list[str] | None = None) -> tuple[list[Record], int]:

@@ -147,8 +147,20 @@ class Chapter:
 
 
 def count_sharing(records: Iterable[Record]) -> Sharing:
-    """Count the shared rounds of `records` from `path_records`, where a round appears once for each of its paths."""
-    asked = list(records)
+    """Count the shared rounds of `records` from `path_records`, where a round appears once for each of its paths.
+
+    Several searches of one supernet ask for its rounds once: a search trains none of them.
+    """
+    paths: dict[tuple[str, int], list[Record]] = {}
+    for record in records:
+        paths.setdefault((record.experiment, record.seed), []).append(record)
+    asked: list[Record] = []
+    supernets: set[tuple[str, ...]] = set()
+    for path in paths.values():
+        phases = [place for place, record in enumerate(path) if "phase" in record.settings]
+        supernet = tuple(record.key for record in path[: phases[-1] + 1]) if phases else ()
+        asked += path[len(supernet) :] if supernet in supernets else path
+        supernets.add(supernet)
     trained = {record.key: record for record in asked}.values()
     return Sharing(
         rounds_asked=len(asked),

@@ -1,4 +1,4 @@
-"""Find the published results of the method for experiments on the networks and data of the paper."""
+"""Find the published results of a method for experiments on the networks and data of its paper."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 
-from orchestrator.objective import ACCURACY
 from orchestrator.record import Record
 from orchestrator.report.summary import options_of
+from orchestrator.task import ACCURACY
 
 SOURCE = "Renda, Frankle and Carbin, ICLR 2020"
 RESNET50_WEIGHTS = 25_502_912  # prunable, with the 1,000 classes of ImageNet
@@ -55,6 +55,54 @@ class PublishedResult:
     @property
     def label(self) -> str:
         return f"paper: {LABELS[self.technique]}, {'t = T' if self.full_length else 'best t'}"
+
+
+@dataclass(frozen=True)
+class PublishedSearch:
+    """Hold the top-1 accuracy on ImageNet, in per cent, of a network that a search found.
+
+    It stands beside our rounds of `model` with so many `prunable` weights; `network` is the one that was published.
+    """
+
+    method: str
+    model: str
+    prunable: int
+    network: str
+    cost: str
+    top1: float
+    how: str
+    source: str
+
+
+_MOBILENET_V2 = ("AMC", "torchvision:mobilenet_v2", 3_469_760)
+_MOBILENET_V3 = ("Once-for-All", "ofa:mobilenetv3", 7_613_280)
+_RESNET50D = ("Once-for-All", "ofa:resnet50d", 48_037_856)
+_AMC_FILES = "He et al., ECCV 2018; README of mit-han-lab/amc"
+_AMC = "He et al., ECCV 2018"
+_OFA = "Cai et al., ICLR 2020"
+PUBLISHED_SEARCHES = (
+    PublishedSearch(*_MOBILENET_V2, "MobileNetV2", "70 % of the MACs", 70.854, "channels", _AMC_FILES),
+    PublishedSearch(*_MOBILENET_V2, "MobileNetV1", "50 % of the MACs", 70.494, "channels", _AMC_FILES),
+    PublishedSearch("AMC", "torchvision:resnet50", RESNET50_WEIGHTS, "ResNet-50", "20 % of the weights", 76.11,
+                    "single weights, four stages of 30 epochs", _AMC),
+    PublishedSearch(*_MOBILENET_V3, "MobileNetV3 space", "230 million MACs", 76.0, "as in the supernet", _OFA),
+    PublishedSearch(*_MOBILENET_V3, "MobileNetV3 space", "230 million MACs", 76.9, "fine-tuned", _OFA),
+    PublishedSearch(*_MOBILENET_V3, "MobileNetV3 space", "230 million MACs", 72.4,
+                    "without progressive shrinking", _OFA),
+    PublishedSearch(*_MOBILENET_V3, "MobileNetV3 space", "595 million MACs", 80.0, "fine-tuned", _OFA),
+    PublishedSearch(*_RESNET50D, "ResNet50D space", "4.1 billion MACs", 79.8, "", _OFA),
+    PublishedSearch(*_RESNET50D, "ResNet50D space", "0.6 billion MACs", 75.0, "", _OFA),
+)  # fmt: skip
+
+
+def find_published_searches(records: Iterable[Record]) -> list[PublishedSearch]:
+    """Return what was published of searches on the network of `records`, if it is one for ImageNet's 1,000 classes.
+
+    Whether its data are ImageNet cannot be known, so the report says what was published.
+    """
+    about = {(each.settings.get("model"), each.prunable) for each in records
+             if each.settings.get("data") == "imagefolder" and each.objective == ACCURACY and each.search}  # fmt: skip
+    return [each for each in PUBLISHED_SEARCHES if (each.model, each.prunable) in about]
 
 
 def find_published(records: Iterable[Record]) -> PublishedResult | None:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import mean, median
 
+from orchestrator.amc.latency import MAX_ERROR
 from orchestrator.amc.ratio_search import spearman
 from orchestrator.decode import Count, decode
 from orchestrator.formatting import duration, percent, shorten
@@ -20,6 +21,7 @@ from orchestrator.record import MODEL, Record
 from orchestrator.report.comparison import Comparison
 from orchestrator.report.page import Section
 from orchestrator.report.pictures.style import GREY, GRID, LINES, MARKERS, SMALL, Picture, handle, new_figure
+from orchestrator.report.published import find_published_searches
 from orchestrator.report.search_verdict import RIVALS, verdict_paragraphs, verdicts
 from orchestrator.report.summary import options_of
 from orchestrator.report.tables import TextTable
@@ -150,6 +152,35 @@ def search_section(comparison: Comparison) -> list[Section]:
     return [Section("searches", "Searches", [*_paragraphs(found), *verdict], (table,), pictures)]
 
 
+def published_section(comparison: Comparison) -> list[Section]:
+    """Return a table of our searched networks beside those of the searches' papers, where they are of one network."""
+    records = [each for each in comparison.records if each.search and each.experiment in comparison.shown]
+    published = find_published_searches(records)
+    if not published:
+        return []
+    lines = [
+        [f"{each.method}: {each.source}", each.network, each.cost, f"{each.top1:.2f} %", each.how] for each in published
+    ]
+    lines += [_own_line(each, comparison.quantity.text) for each in records]
+    columns = ("who", "network", "cost", comparison.quantity.column("test"), "how")
+    about = (
+        "The papers' networks were trained by their own recipes, and measured on ImageNet. Compare equal networks at "
+        "equal cost only."
+    )
+    table = TextTable("Searched networks, ours and published", columns, lines)
+    return [Section("published-searches", "Beside the published searches", (about,), (table,))]
+
+
+def _own_line(record: Record, text: Callable[[float], str]) -> list[str]:
+    kept, dense = record.channels["macs"] if record.channels else (0, 0)
+    if dense:
+        cost = f"{100 * kept / dense:.0f} % of the MACs, {kept / 1e6:,.0f} million"
+    else:
+        cost = f"{100 * record.density:.0f} % of the weights"
+    who = f"ours: {record.experiment}, round {record.round}, seed {record.seed}"
+    return [who, str(record.settings.get("model")), cost, text(record.test), record.technique]
+
+
 def ratios_picture(lines: Sequence[RatioLine]) -> Picture:
     """Draw the ratios layer by layer, from the input down, a line for each experiment.
 
@@ -239,6 +270,7 @@ def _paragraphs(found: Sequence[Searched]) -> list[str]:
         "The correlation in the table is another one: of the finalists' first scores and their scores after more "
         "training. It tells how far the first score can be trusted to choose finalists.",
         *_units(found),
+        *_latency_warning(found),
     ]
 
 
@@ -250,6 +282,18 @@ def _units(found: Sequence[Searched]) -> list[str]:
     return [
         f"The budget of these searches counts {' and '.join(units)}. The recommendation of this page goes by the "
         "number of weights, which differs between networks of one budget."
+    ]
+
+
+def _latency_warning(found: Iterable[Searched]) -> list[str]:
+    """Return a sentence about the least exact latency table, if it misses whole networks by more than MAX_ERROR."""
+    tables = [(each.record.search or {}).get("table") for each in found]
+    errors = [error for table in tables if isinstance(table, dict) and isinstance(error := table.get("error"), float)]
+    if max(errors, default=0.0) <= MAX_ERROR:
+        return []
+    return [
+        f"A latency table of these searches misses a whole network by {100 * max(errors):.0f} %: the milliseconds of "
+        "the budget are not those of the network. Measure what was found."
     ]
 
 

@@ -40,7 +40,7 @@ class Finding:
 def verify(ledger: Ledger) -> Iterator[Finding]:
     """Read every file of the storage, and compare it with its checksum and with the files that name it.
 
-    Goes on behind a file that cannot be read. Raises StorageError if the storage itself cannot be listed.
+    Continues after a file that cannot be read. Raises StorageError if the storage itself cannot be listed.
     """
     files, refused = ledger.store.files()
     seen: set[str] = set()
@@ -67,7 +67,7 @@ def _paths(ledger: Ledger) -> Iterator[Finding]:
         try:
             experiments.append(experiment := read_experiment(ledger.store, file))
             yield Finding(file, contradiction(experiment, records))
-        except MissingError:  # gone by now
+        except MissingError:  # deleted meanwhile
             continue
         except StorageError as error:
             yield Finding(file, str(error))

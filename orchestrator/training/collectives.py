@@ -189,7 +189,7 @@ def running_statistics(module: nn.Module) -> list[Tensor]:
 
 
 def average_over_workers(statistics: Sequence[Tensor]) -> None:
-    """Replace `statistics` by their mean over the workers; in float64, so that what is equal stays as it is."""
+    """Replace `statistics` by their mean over the workers; in float64, so that equal ones do not change."""
     if world_size() > 1 and statistics:
         flat = torch.cat([tensor.reshape(-1).double() for tensor in statistics])
         put_flat(sum_over_workers(flat).div_(world_size()), statistics)

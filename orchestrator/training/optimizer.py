@@ -30,7 +30,7 @@ class SGD:
     """Stochastic gradient descent with momentum, as `torch.optim.SGD` (weight decay joins the gradient).
 
     `decay_normalisation=False` spares the parameters of normalisation layers (see `is_normalisation`) from the weight
-    decay. Everything else decays, biases included.
+    decay. Everything else decays, biases included, but for layers whose attribute `decays` is False.
     """
 
     momentum: float = 0.9
@@ -99,7 +99,7 @@ def _groups(module: nn.Module, weight_decay: float, decay_normalisation: bool) -
     undecayed = {
         id(parameter)
         for layer in module.modules()
-        if is_normalisation(layer) and not decay_normalisation
+        if not getattr(layer, "decays", True) or (is_normalisation(layer) and not decay_normalisation)
         for parameter in layer.parameters(recurse=False)
     }
     parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]

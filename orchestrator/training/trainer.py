@@ -29,7 +29,16 @@ from orchestrator.training.attempt import Attempt, OnStep, TakeProgress, check_p
 from orchestrator.training.calibration import measured_again
 from orchestrator.training.divergence import check_epoch, check_start, check_step, check_test
 from orchestrator.training.evaluate import evaluate_structure
+from orchestrator.training.int8_training import (
+    RANGE_BATCHES,
+    fake_quantised,
+    follow_ranges,
+    measure_ranges,
+    share_ranges,
+)
+from orchestrator.training.int8_weights import quantised, restored
 from orchestrator.training.kept_networks import Networks
+from orchestrator.training.mean_gradients import mean_gradients
 from orchestrator.training.moving_average import MovingAverage
 from orchestrator.training.scoring import OnScore, Scorer
 from orchestrator.training.state import model_tensors, put_model, put_state, take_model, take_state
@@ -118,7 +127,8 @@ class Trainer:
         """Train one round to its end, or measure it where it has no epoch; see `do`."""
         attempt = self._begin(work, resume, on_step)
         self._run_epochs(attempt, on_epoch, on_snapshot)
-        start_val = None if work.epochs else self._measure(work, attempt.outcome)
+        int8 = self._train_int8(attempt) if work.quantise else None
+        start_val = None if attempt.history else self._measure(work, attempt.outcome)
         test = self.evaluate(work.structure, attempt.outcome, "test")
         check_test(work, test)
         return Trained(
@@ -132,7 +142,38 @@ class Trainer:
             processor=self._processor(),
             snapshots=attempt.snapshots,
             start_val=start_val,
+            int8=int8,
         )
+
+    def _train_int8(self, attempt: Attempt) -> dict[str, float]:
+        """Train the quantisation-aware epochs that end a round; return the record's `int8`.
+
+        They are the last tenth of the schedule once more. A job that is killed here trains them from their beginning.
+        """
+        work, epochs = attempt.work, self.training.epochs
+        batches = [batch for _, batch in zip(range(RANGE_BATCHES), self.batches.train(work.seed), strict=False)]
+        network = fake_quantised(self.module, batches[0].inputs)
+        measure_ranges(network, [batch.inputs for batch in batches])
+        found = self._objectives(work, "before", network)
+        for epoch in range(epochs - max(1, epochs // 10), epochs):
+            follow_ranges(network, True)
+            loss = self._train_epoch(attempt, epoch, network)
+            share_ranges(network)
+            val = self.evaluate(work.structure, self.module, "val")
+            check_epoch(work, epoch, loss, val)
+            attempt.history.append(EpochMetrics(epoch, work.schedule.lr_at(epoch, epochs), loss, val))
+        found |= self._objectives(work, "after", network)
+        exact = take_model(self.module)
+        put_model(restored(quantised(exact), "the network"), self.module)
+        found |= self._objectives(work, "file", self.module)
+        put_model(exact, self.module)
+        return found
+
+    def _objectives(self, work: Train, when: str, network: nn.Module) -> dict[str, float]:
+        """Return the objective of `network` on validation and test data, as a record's `int8` names them."""
+        splits: tuple[Split, ...] = ("val", "test")
+        objective = self._experiment.task.objective
+        return {f"{split}_{when}": self.evaluate(work.structure, network, split)[objective] for split in splits}
 
     def _processor(self) -> str:
         """Return the name of the processor that trains."""
@@ -234,12 +275,16 @@ class Trainer:
         attempt.samples += samples
         return samples / seconds
 
-    def _train_epoch(self, attempt: Attempt, epoch: int) -> float:
-        """Make one pass over the training data; return the mean loss over all workers."""
+    def _train_epoch(self, attempt: Attempt, epoch: int, rounded: nn.Module | None = None) -> float:
+        """Make one pass over the training data; return the mean loss over all workers.
+
+        `rounded`: what computes in the place of the network, with the network's own weights. No checkpoint is taken.
+        """
         steps, work = self.batches.steps_per_epoch, attempt.work
         begun, attempt.begun = attempt.begun, 0
-        self.module.train()
-        model = attempt.step.data_parallel(self.module)
+        network = self.module if rounded is None else rounded
+        network.train()
+        model = attempt.step.data_parallel(network)
         for step, batch in self._seeded_batches((work.seed, work.round, epoch), first=begun):
             seed = derive(work.seed, work.round, epoch, step, "networks")
             for parameters in attempt.optimizer.param_groups:
@@ -247,7 +292,7 @@ class Trainer:
             self._train_step(attempt, model, batch, len(attempt.history) * steps + step, seed)
             if self._looks_at_steps:
                 check_step(work, epoch, step, steps, float(attempt.totals[0]), batch)
-            if attempt.on_step:
+            if attempt.on_step and rounded is None:
                 attempt.on_step(partial(attempt.take_progress, step + 1))
         collectives.average_over_workers(attempt.statistics())
         loss, count = collectives.sum_over_workers(attempt.totals.clone()).tolist()
@@ -307,22 +352,8 @@ class Trainer:
             put_model(work.state.model, self.module)
         collectives.start_alike(self.module)
         work.structure.hold(self.module).mask_weights()
-        self.module.eval()
-        self.module.zero_grad(set_to_none=True)
-        count = torch.zeros((), device=self.device, dtype=torch.float64)
-        for _, batch in self._seeded_batches((work.seed, work.round, "gradients")):
-            for part in batch.parts(self.training.accumulate):
-                self._step.loss(self.module, part).backward()
-            counts = self._step.counts(batch)
-            count += batch.samples if counts is None else counts
-        share = 1 / collectives.sum_over_workers(count).clamp(min=1)
-        gradients = {}
-        for name, parameter in self.module.named_parameters():
-            gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
-            gradient = collectives.sum_over_workers(gradient.double()) * share
-            gradients[name] = gradient.to("cpu", parameter.dtype, copy=True).contiguous()
-        self.module.zero_grad(set_to_none=True)
-        return gradients
+        batches = self._seeded_batches((work.seed, work.round, "gradients"))
+        return mean_gradients(self.module, (batch for _, batch in batches), self._step, self.training.accumulate)
 
     def _seed(self, seed: int) -> None:
         seed_all(seed)

@@ -14,7 +14,7 @@ from orchestrator.amc import latency, latency_process
 from orchestrator.amc.agents import uniform_sizes
 from orchestrator.amc.decisions import channel_budget
 from orchestrator.amc.forward_shapes import layer_shapes
-from orchestrator.amc.latency import LatencyTable, LayerTimes, read_latency_table
+from orchestrator.amc.latency import LatencyTable, LayerTimes, NetworkTime, read_latency_table
 from orchestrator.amc.latency_measure import measure_latency
 from orchestrator.amc.latency_process import REFERENCE, measure_here
 from orchestrator.amc.layer_shape import LayerShape
@@ -96,6 +96,23 @@ def test_a_table_of_another_processor_is_refused_unless_allowed(written, monkeyp
     with pytest.raises(ConfigError, match=r"must be of this machine's processor, another chip, got .*other_processor"):
         read_latency_table(written)
     assert read_latency_table(written, other_processor=True) == table
+
+
+@pytest.mark.parametrize(
+    ("predicted", "sentence"),
+    [
+        (1.2e-3, None),  # as MAX_ERROR allows
+        (0.9e-3, None),
+        (2.54e-3, "the latency table misses a whole network by 154 %: it may still rank networks"),
+        (0.5e-3, "the latency table misses a whole network by 50 %: it may still rank networks"),
+    ],
+)
+def test_a_table_that_misses_whole_networks_warns_when_it_is_read(predicted, sentence, tmp_path, caplog):
+    table = replace(by_macs(), networks=[NetworkTime(1e-3, 1e-3), NetworkTime(predicted, 1e-3)])
+    path = tmp_path / "table.json"
+    path.write_text(table.to_json())
+    assert read_latency_table(path) == table
+    assert [record.getMessage()[: len(sentence or "")] for record in caplog.records] == ([sentence] if sentence else [])
 
 
 @pytest.mark.parametrize(

@@ -28,11 +28,11 @@ from orchestrator.distributed import metrics, path_trainer, sweep, trial
 from orchestrator.distributed.tensors import share, unshare
 from orchestrator.driver import Driver
 from orchestrator.experiment import Experiment, Problem, round_keys, round_settings
-from orchestrator.objective import ACCURACY
 from orchestrator.pruning import Geometric
 from orchestrator.storage import claims
 from orchestrator.storage.ledger import Ledger
 from orchestrator.storage.progress import newest_progress, write_progress
+from orchestrator.task import ACCURACY
 from orchestrator.train_state import TrainState
 from orchestrator.work import EpochMetrics, Progress, Train, Trained
 

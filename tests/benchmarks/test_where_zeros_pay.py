@@ -7,6 +7,7 @@ runs.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -17,13 +18,13 @@ from export.networks import settled
 from torch import nn
 
 from orchestrator.export.example import ExampleInputs
-from orchestrator.export.imagenet import imagenet_example
 from orchestrator.export.kernel_choice import choose_kernels
 from orchestrator.export.originals import Candidate, Original
 from orchestrator.export.targets import TARGETS
 from orchestrator.export.targets.side_by_side import Cell, compare_on
+from orchestrator.export.targets.vela import CHIPS
 from orchestrator.models.build import build_model
-from orchestrator.pruning import Blocks, Pattern, prunable_weights, prune_globally
+from orchestrator.pruning import AtMost, Blocks, Pattern, prunable_weights, prune_globally
 
 pytestmark = [pytest.mark.bench, pytest.mark.timeout(1800)]
 
@@ -78,23 +79,68 @@ def test_mobilenet_in_mnn() -> None:
         "masks": thinned(built("mobilenet_v2"), 0.1),
         "blocks": thinned(built("mobilenet_v2"), 0.1, Blocks(4)),
     }
-    found = {name: seconds_of(cell) for name, cell in zip(networks, mnn_cells(networks), strict=True)}
-    ratios = {name: found["dense"] / seconds for name, seconds in found.items()}
+    ratios = gains(cells_of("mnn", networks, "sparse float32"))
     print("MobileNetV2 in MNN, density 0.1:", {name: f"{ratio:.2f} times" for name, ratio in ratios.items()})
     assert ratios["masks"] >= 1.6
     assert ratios["blocks"] >= 2.0
 
 
-def mnn_cells(networks: dict[str, nn.Module]) -> list[Cell]:
-    """Return the float32 cells of MNN, in order."""
+def test_mobilenet_in_a_browser() -> None:
+    if reason := TARGETS["web"].missing():
+        pytest.skip(reason)
+    cells = cells_of("web", {"dense": built("mobilenet_v2"), "masks": thinned(built("mobilenet_v2"), 0.1)}, "float32")
+    for cell in cells:
+        print(f"MobileNetV2, {cell.network}: {1000 * seconds_of(cell):.1f} ms, {cell.bytes:,} bytes, {cell.said_by}")
+    ratio = gains(cells)["masks"]
+    print(f"density 0.1: {ratio:.2f} times")
+    assert ratio >= 2.5
+
+
+def test_2_of_4_on_an_ethos_u85() -> None:
+    if reason := TARGETS["vela"].missing():
+        pytest.skip(reason)
+    networks = {
+        "dense": convolutions(),
+        "masks": thinned(convolutions(), 0.1),
+        "2:4": thinned(convolutions(), 0.1, AtMost(2, of=4)),
+    }
+    every = cells_of("vela", networks, None, (3, 32, 32))
+    for chip in CHIPS:
+        cells = [cell for cell in every if cell.file == chip]
+        cycles = {cell.network: cell.cycles or math.nan for cell in cells}
+        ratios = {name: cycles["dense"] / each for name, each in cycles.items()}
+        for cell in cells:
+            said = f"{cell.cycles:,.0f} cycles, {ratios[cell.network]:.2f} times, {cell.bytes:,} bytes of weights"
+            print(f"3x3 convolutions on the {chip}, {cell.network}: {said}, {cell.said_by}; {cell.detail}")
+    assert ratios["2:4"] >= 1.7, "on the last one, the U85"
+
+
+def convolutions() -> nn.Module:
+    """Return a network of 3x3 convolutions for pictures of 32 x 32."""
+    torch.manual_seed(0)
+    sizes = ((3, 64, 1), (64, 64, 1), (64, 128, 2), (128, 128, 1), (128, 256, 2), (256, 256, 1))
+    layers = [part for i, o, stride in sizes for part in (nn.Conv2d(i, o, 3, stride, padding=1), nn.ReLU())]
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(256, 10)).eval()
+
+
+def cells_of(
+    target: str, networks: dict[str, nn.Module], file: str | None, shape: tuple[int, ...] = SHAPE
+) -> list[Cell]:
+    """Return the cells of a file of a target, in order; None: of all its files."""
     originals = []
     with ExitStack() as stack:
         for name, module in networks.items():
-            about, arguments = imagenet_example(module)
-            example = ExampleInputs(torch.randn(2, *SHAPE), about=about.about)
-            candidate = Candidate(name, module, "torchvision:mobilenet_v2", {}, example, arguments)
+            candidate = Candidate(name, module, "benchmark:model", {}, ExampleInputs(torch.randn(2, *shape)))
             originals.append(stack.enter_context(Original.of(candidate, None)))
-        return [cell for cell in compare_on([TARGETS["mnn"]], originals) if cell.file == "sparse float32"]
+        cells = compare_on([TARGETS[target]], originals)
+    assert [cell.reason for cell in cells if cell.reason] == []
+    return [cell for cell in cells if file in (None, cell.file)]
+
+
+def gains(cells: list[Cell]) -> dict[str, float]:
+    """Return how many times as fast as the dense network each is."""
+    found = {cell.network: seconds_of(cell) for cell in cells}
+    return {name: found["dense"] / seconds for name, seconds in found.items()}
 
 
 def seconds_of(cell: Cell) -> float:

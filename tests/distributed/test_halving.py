@@ -5,8 +5,8 @@ from types import SimpleNamespace
 import pytest
 
 from orchestrator.distributed.halving import Halving, Stops
-from orchestrator.objective import ACCURACY
 from orchestrator.storage.opening import open_store
+from orchestrator.task import ACCURACY
 
 ROUNDS = 8
 PATHS = {f"path-{i}": [0.9 - 0.01 * i - 0.001 * r for r in range(ROUNDS + 1)] for i in range(8)}

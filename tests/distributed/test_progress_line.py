@@ -25,11 +25,12 @@ from orchestrator.distributed.progress_line import (
 from orchestrator.distributed.run_status import Report, Status
 from orchestrator.distributed.search_report import SearchReport
 from orchestrator.distributed.sweep import sweep_paths
-from orchestrator.objective import ACCURACY, Objective
+from orchestrator.objective import Objective
 from orchestrator.pruning import OneShot
 from orchestrator.pruning.candidate import Generation, Scoring, SearchCandidate
 from orchestrator.pruning.structure import Dense
 from orchestrator.record import Blob, Record
+from orchestrator.task import ACCURACY
 from orchestrator.techniques import FineTuning
 from orchestrator.train_state import TrainState
 from orchestrator.work import EpochMetrics, Evaluate

@@ -23,10 +23,10 @@ from orchestrator.export import ExampleInputs, batch_norm, fold_batch_norm, load
 from orchestrator.export.example import observe
 from orchestrator.export.gaps import decode_gaps, encode_gaps, gap_bytes
 from orchestrator.export.interface import Interface, TensorInfo
-from orchestrator.export.packed_int8 import quantised, restored
 from orchestrator.export.streams import pack, unpack
 from orchestrator.models.build import build_model
 from orchestrator.pruning import fewer_channels
+from orchestrator.training.int8_weights import quantised, restored
 from orchestrator.training.state import model_tensors
 
 

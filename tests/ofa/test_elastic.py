@@ -32,6 +32,26 @@ def test_every_choice_of_every_stage_taken_out_gives_the_same_bits():
         assert runs_alike(supernet, architecture, images), architecture
 
 
+@pytest.mark.parametrize("channels_last", [False, True], ids=["contiguous", "channels last"])
+@pytest.mark.parametrize("space", [SMALL, TINY_RESNET], ids=["small", "resnet"])
+def test_so_does_one_under_autocast_and_in_another_layout_in_memory(space, channels_last):
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    supernet = random_supernet(space, channels=3).to(memory_format=layout)
+    images = digits(4, 32, 3).to(memory_format=layout)
+    assert runs_alike(supernet, space.smallest(), images)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        for architecture in (space.smallest(), *(space.sample(Random(seed)) for seed in range(6))):
+            assert runs_alike(supernet, architecture, images), architecture
+
+
+def test_kernels_are_made_in_float32_under_autocast():
+    matrices = random_supernet().kernels
+    weight, kernels = torch.randn(4, 1, 5, 5), next(iter(matrices.values()))
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        found = kernels(weight, 3)
+    assert torch.equal(found, kernels(weight, 3))
+
+
 @pytest.mark.slow
 def test_every_network_of_the_small_space_taken_out_gives_the_same_bits():
     supernet, images = random_supernet(), digits()
@@ -111,12 +131,14 @@ def test_only_layers_with_a_choice_of_kernels_have_matrices():
 
 def test_kernel_matrices_are_not_decayed_and_a_decay_would_pull_them_to_the_identity():
     supernet = random_supernet()
-    optimizer = SGD(momentum=0, weight_decay=0.5, decay_normalisation=False).build(supernet)
-    spared = {id(p) for group in optimizer.param_groups if group["weight_decay"] == 0 for p in group["params"]}
-    assert spared >= {id(parameter) for parameter in supernet.kernels.parameters()}
+    for decay_normalisation in (False, True):
+        optimizer = SGD(momentum=0, weight_decay=0.5, decay_normalisation=decay_normalisation).build(supernet)
+        spared = {id(p) for group in optimizer.param_groups if group["weight_decay"] == 0 for p in group["params"]}
+        matrices = {id(parameter) for parameter in supernet.kernels.parameters()}
+        assert spared == matrices if decay_normalisation else spared > matrices
     matrices = next(iter(supernet.kernels.values()))
     weight = torch.randn(4, 1, 5, 5)
-    decayed = SGD(momentum=0, weight_decay=0.5).build(matrices)
+    decayed = torch.optim.SGD(matrices.parameters(), lr=1.0, weight_decay=0.5)
     for parameter in matrices.parameters():
         parameter.grad = torch.zeros_like(parameter)
     for _ in range(40):

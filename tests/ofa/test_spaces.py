@@ -153,7 +153,10 @@ def test_uniform_architectures_show_every_expand_and_width():
     [
         ({"family": "resnet50d"}, "must be one of the space 'small', got 2 stages of the family 'resnet50d'"),
         ({"resolution": 32}, "got resolution 32"),
-        ({"stages": [{"width": 1, "blocks": [{"kernel": 7, "expand": 4}]}] * 2}, "for stage 0"),
+        (
+            {"stages": [{"width": 1, "blocks": [{"kernel": 7, "expand": 4}]}] * 2},
+            "got 7x4 for stage 0, which has depths 1, 2; kernels 3, 5; expands 2, 3, 4; widths 1$",
+        ),
         ({"stages": []}, "got 0 stages"),
     ],
 )

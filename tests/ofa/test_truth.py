@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from supernets import SMALL
-from truth import everything, score
+from truth import everything, macs_budget, score
 
 from orchestrator.ofa.evolution import SubnetEvolution
 from orchestrator.ofa.front_search import FrontSearch
@@ -18,21 +18,37 @@ SCORES = {architecture: score(architecture) for architecture in everything()}
 
 
 def test_each_budget_says_how_far_the_search_and_its_rival_are_from_the_best_of_all():
-    lines = list(judged(SEARCH, SUPERNET, SCORES, seed=0))
-    assert [(line["budget"], line["allowed"]) for line in lines] == [(0.4, 32), (0.6, 561)]
-    for line in lines:
-        for name in ("predictor and evolution", "random"):
-            assert line[name]["score"] <= line["best"]
-            assert (line[name]["rank"] == 1) == (line[name]["score"] == line["best"])
+    verdicts = list(judged(SEARCH, SUPERNET, SCORES, seeds=(0, 1)))
+    assert [(verdict.budget, verdict.allowed) for verdict in verdicts] == [(0.4, 32), (0.6, 561)]
+    for verdict in verdicts:
+        assert list(verdict.regrets) == list(verdict.ranks) == ["predictor and evolution", "random"]
+        for name, regrets in verdict.regrets.items():
+            assert len(regrets) == 2
+            assert all(regret >= 0 for regret in regrets)
+            assert [rank == 1 for rank in verdict.ranks[name]] == [regret == 0 for regret in regrets]
+
+
+def test_each_seed_has_the_verdict_that_it_has_alone():
+    together = list(judged(SEARCH, SUPERNET, SCORES, seeds=(3, 7)))
+    for place, seed in enumerate((3, 7)):
+        for verdict, alone in zip(together, judged(SEARCH, SUPERNET, SCORES, seeds=(seed,)), strict=True):
+            assert {name: of[place] for name, of in verdict.regrets.items()} == {
+                n: r[0] for n, r in alone.regrets.items()
+            }
 
 
 def test_a_search_that_measures_all_networks_within_a_budget_finds_the_best():
     whole = replace(SEARCH, macs=(0.4,), evaluations=400, first=400)
-    (line,) = judged(whole, SUPERNET, SCORES, seed=0)
-    assert line["random"] == {"score": line["best"], "rank": 1}
+    (verdict,) = judged(whole, SUPERNET, SCORES, seeds=(0,))
+    assert verdict.best == max(score(each) for each in everything() if macs_budget(0.4).allows(each))
+    assert verdict.regrets["random"] == (0,)
+    assert verdict.ranks["random"] == (1,)
 
 
 def test_predictors_are_judged_on_the_networks_that_they_have_not_seen():
     found = predictors_judged(SEARCH, SUPERNET, SCORES, seed=0)
-    assert found["ridge"].kendall > max(found["macs"].kendall, found["depth"].kendall)
+    assert found["ridge"].kendall > max(found[name].kendall for name in ("macs", "depth", "shuffled"))
     assert found["ridge"].rmse < found["ridge"].rmse_of_mean
+    assert found["shuffled"].rmse_of_mean == found["ridge"].rmse_of_mean
+    assert found["shuffled"].rmse > 0.95 * found["shuffled"].rmse_of_mean
+    assert abs(found["shuffled"].kendall) < 0.1

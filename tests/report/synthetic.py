@@ -12,11 +12,12 @@ from typing import Any
 from orchestrator import report
 from orchestrator.export.measure import Speed
 from orchestrator.export.proof import Artifact, ExportedNetworks, Facts, Skipped
-from orchestrator.objective import ACCURACY, Objective
+from orchestrator.objective import Objective
 from orchestrator.record import MODEL, OPTIMIZER, Blob, Record
 from orchestrator.report.exported import ExportedSection
 from orchestrator.report.page import Chapter, save_page
 from orchestrator.storage.ledger import Ledger
+from orchestrator.task import ACCURACY
 
 TECHNIQUES = {
     "learning-rate-rewinding": ("LearningRateRewinding", {"epochs": None, "optimizer_state": "kept"}, 0.0008),

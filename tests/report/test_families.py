@@ -83,7 +83,44 @@ def test_the_sentences_name_the_small_and_the_fast_ones(families):
     assert "Smallest file: channels, 9 B (" in text
     assert "Fewest multiply-accumulates: Once-for-All, 30 (" in text
     assert "The supernet took 382 epochs" in text
-    assert "For 5 targets or more, the supernet is cheaper" in text
+    assert "For 5 targets or more, the supernet is cheaper. The median validation accuracy of the same" in text
+    inside, alone = (f"{100 * each.record.val:.2f} %" for each in families.points if each.macs == 30)
+    assert f"is {inside} in the supernet and {alone} trained alone" in text
+
+
+def only(every):
+    (found,) = (found for each in comparisons(every) if (found := families_of(each, every)))
+    return found
+
+
+def test_a_dense_run_of_another_path_costs_no_method_anything(families):
+    every = records()
+    long = changed(every[0], "long", "7", epochs=1000)
+    assert only([*every, long]).costs == families.costs
+
+
+def test_a_supernet_without_dense_epochs_costs_its_phases_alone():
+    """As SINGLE_STAGE has it: 50 epochs of 4 sub-networks."""
+    every = records()
+    first = changed(every[0], "single", "8", epochs=0, history=[])
+    every[2] = dataclasses.replace(every[2], parent=first.key)
+    costs = {each.family: each.first for each in only([*every, first]).costs}
+    assert (costs["Once-for-All"], costs["channels"]) == (200, 182)
+
+
+def test_without_networks_trained_alone_nothing_is_called_cheaper():
+    found = only(records()[:-1])
+    assert "trained alone" not in {each.family for each in found.costs}
+    assert found.cheaper_from is None
+    assert "cheaper" not in " ".join(found.sentences)
+
+
+def test_of_networks_trained_alone_for_several_lengths_the_shortest_counts():
+    every = records()
+    longer = changed(every[-1], "longer", "9", epochs=140, metrics={**every[-1].metrics, "val_accuracy": 0.99})
+    found = only([*every, longer])
+    assert found.cheaper_from == 5
+    assert "99.00" not in found.sentences[-1]
 
 
 def test_methods_of_one_kind_have_no_such_picture():

@@ -27,7 +27,7 @@ from report.synthetic import (
 )
 from rich.console import Console
 
-from orchestrator.objective import ACCURACY, Objective
+from orchestrator.objective import Objective
 from orchestrator.record import MODEL, Blob, Record
 from orchestrator.report import comparisons, json_line, print_and_write, print_status, print_table, save_csv, summary
 from orchestrator.report.comparison import paired_differences
@@ -38,6 +38,7 @@ from orchestrator.report.published import find_published
 from orchestrator.report.status import StorageView, changes
 from orchestrator.report.summary import Quantity, pareto_front, recommend
 from orchestrator.report.tables import rounds_table
+from orchestrator.task import ACCURACY
 
 ERROR_RATE = Objective("phone_error_rate", higher_is_better=False, fraction=True)
 R2 = Objective("r2", higher_is_better=True)

@@ -25,9 +25,10 @@ from report.synthetic import (
 from waiting import PATIENCE_S
 
 from orchestrator.errors import OrchestratorError
-from orchestrator.objective import ACCURACY, Objective
+from orchestrator.objective import Objective
 from orchestrator.report import comparisons, page
 from orchestrator.report.tables import TextTable
+from orchestrator.task import ACCURACY
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 FLAGS = [

@@ -3,9 +3,19 @@
 import dataclasses
 
 import pytest
+import torch
 from report.synthetic import TECHNIQUES, path_of
+from torch import nn
 
-from orchestrator.report.published import RESNET50_WEIGHTS, find_published, read_published
+from orchestrator.ofa.networks import build_network
+from orchestrator.ofa.spaces import find_space
+from orchestrator.report.published import (
+    PUBLISHED_SEARCHES,
+    RESNET50_WEIGHTS,
+    find_published,
+    find_published_searches,
+    read_published,
+)
 
 
 def with_settings(records, **changes):
@@ -63,3 +73,41 @@ def test_a_resnet50_of_a_thousand_classes_is_that_of_imagenet():
     assert find_published(records) is None
     found = find_published([dataclasses.replace(record, prunable=RESNET50_WEIGHTS) for record in records])
     assert (found.network, found.full_length) == ("resnet50", True)
+
+
+def searched_on(model, data="imagefolder", prunable=None):
+    """Return a round of a search on `model`, with as many weights as the published network has."""
+    known = {each.model: each.prunable for each in PUBLISHED_SEARCHES}
+    (record,) = with_settings(path_of("learning-rate-rewinding", 0, 1)[1:], model=model, data=data)
+    return dataclasses.replace(record, search={"agent": "Cem"}, prunable=prunable or known[model])
+
+
+@pytest.mark.parametrize(
+    ("model", "methods", "figures"),
+    [
+        ("torchvision:mobilenet_v2", {"AMC"}, [70.854, 70.494]),
+        ("torchvision:resnet50", {"AMC"}, [76.11]),
+        ("ofa:mobilenetv3", {"Once-for-All"}, [76.0, 76.9, 72.4, 80.0]),
+        ("ofa:resnet50d", {"Once-for-All"}, [79.8, 75.0]),
+    ],
+)
+def test_a_search_on_a_network_of_a_paper_has_the_figures_of_the_paper(model, methods, figures):
+    found = find_published_searches([searched_on(model)])
+    assert {each.method for each in found} == methods
+    assert [each.top1 for each in found] == figures
+    assert all("20" in each.source for each in found), "the year of the paper"
+
+
+def test_other_searches_have_no_published_figures():
+    same = searched_on("torchvision:mobilenet_v2")
+    assert find_published_searches([dataclasses.replace(same, search=None)]) == []
+    assert find_published_searches([dataclasses.replace(same, prunable=same.prunable - 1)]) == []
+    assert find_published_searches(with_settings([same], data="digits")) == []
+
+
+@pytest.mark.parametrize("space", ["mobilenetv3", "resnet50d"])
+def test_the_published_spaces_are_known_by_the_weights_of_their_largest_network(space):
+    with torch.device("meta"):
+        network = build_network(find_space(space).largest(), num_classes=1000, channels=3)
+    weights = sum(module.weight.numel() for module in network.modules() if isinstance(module, nn.Conv2d | nn.Linear))
+    assert {each.prunable for each in PUBLISHED_SEARCHES if each.model == f"ofa:{space}"} == {weights}

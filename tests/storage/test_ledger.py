@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from orchestrator.errors import DamagedError
-from orchestrator.objective import ACCURACY
 from orchestrator.record import FORMAT, MODEL, OPTIMIZER, Record
 from orchestrator.sealed import sha256_of
 from orchestrator.storage.ledger import Ledger
 from orchestrator.storage.opening import open_store
+from orchestrator.task import ACCURACY
 from orchestrator.train_state import TrainState
 
 KEY = "ab" * 32

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import unittest.mock
 
 import elastic
 import pytest
@@ -70,10 +71,19 @@ def gradients(name: str) -> tuple[list[str], dict[str, torch.Tensor], list[float
     return drawn, found, collectives.sum_over_workers(totals).tolist()
 
 
-def trained() -> tuple[dict[str, torch.Tensor], object]:
+def trained() -> tuple[dict[str, torch.Tensor], object, list[list[str]]]:
+    """Return the weights and the history after an epoch, and the networks that each of its steps drew."""
     trainer, work = trainer_and_work()
-    answer = trainer.train(work)
-    return answer.state.model, answer.history
+    drawn, original = [], Phase.draw
+
+    def draw(phase: Phase, space, seed: int):
+        found = original(phase, space, seed)
+        drawn.append([str(architecture) for architecture in found])
+        return found
+
+    with unittest.mock.patch.object(Phase, "draw", draw):
+        answer = trainer.train(work)
+    return answer.state.model, answer.history, drawn
 
 
 def worker(rank: int, folder: str) -> None:
@@ -103,13 +113,44 @@ def test_workers_draw_the_same_networks_and_their_gradient_is_that_of_one_proces
             torch.testing.assert_close(found[parameter], gradient, rtol=1e-4, atol=1e-6)
 
 
+def test_every_step_of_a_training_draws_the_same_networks_with_any_number_of_workers(together):
+    _, _, alone = trained()
+    assert len(alone) == len({str(step) for step in alone}) == 3  # 48 images in batches of 16
+    assert all(results[2][2] == alone for results in together)
+
+
+@pytest.mark.parametrize("name", PHASES)
+def test_the_gradient_is_that_of_a_step_by_hand(name):
+    """With a teacher: its soft labels and the targets. In place: the targets, then the soft labels of the first."""
+    _, found, _ = gradients(name)
+    trainer, work = trainer_and_work()
+    attempt, space = trainer._begin(work, None, None), work.structure.space
+    supernet, generator = trainer.module.eval(), torch.Generator().manual_seed(1)
+    images, labels = torch.randn(BATCH, 1, 4, 4, generator=generator), torch.arange(BATCH) % 3
+    soft = attempt.teacher(images).softmax(1).detach() if name == "teacher" else None
+    drawn, losses = PHASES[name].draw(space, 5), []
+    for place, architecture in enumerate(drawn):
+        outputs = supernet(images, architecture)
+        hard = torch.nn.functional.cross_entropy(outputs, labels)
+        if name == "sandwich" and place == 0:
+            soft = outputs.softmax(1).detach()
+            losses.append(hard)
+        else:
+            apart = (soft * (soft.log() - outputs.log_softmax(1))).sum(1).mean()
+            losses.append(apart + hard if name == "teacher" else apart)
+    (sum(losses) / len(drawn)).backward()
+    for parameter, tensor in supernet.named_parameters():
+        by_hand = torch.zeros_like(tensor) if tensor.grad is None else tensor.grad
+        torch.testing.assert_close(found[parameter], by_hand, rtol=1e-4, atol=1e-6)
+
+
 def test_what_no_network_used_has_a_gradient_of_zeros_with_any_number_of_workers(together):
     for _, found, _ in (results[0] for results in together):
         assert all(gradient is not None for gradient in found.values())
 
 
 def test_every_worker_ends_with_the_same_bits(together):
-    (first, history), *others = (results[2] for results in together)
-    for model, theirs in others:
+    (first, history, _), *others = (results[2] for results in together)
+    for model, theirs, _ in others:
         assert all(torch.equal(model[name], tensor) for name, tensor in first.items())
         assert theirs == history

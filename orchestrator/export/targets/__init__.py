@@ -6,7 +6,10 @@ from orchestrator.export.targets.onnx_runtime import OnnxRuntime
 from orchestrator.export.targets.openvino_cpu import OpenVino
 from orchestrator.export.targets.target import Target
 from orchestrator.export.targets.torch_kernels import TorchKernels
+from orchestrator.export.targets.vela import Vela
+from orchestrator.export.targets.web import Web
 
 TARGETS: dict[str, Target] = {
-    target.name: target for target in (DownloadTarget(), TorchKernels(), Mnn(), OnnxRuntime(), OpenVino())
+    target.name: target
+    for target in (DownloadTarget(), TorchKernels(), Mnn(), Web(), Vela(), OnnxRuntime(), OpenVino())
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -14,11 +15,11 @@ import numpy as np
 import torch
 
 from orchestrator.errors import ExportError
-from orchestrator.export.kernel_choice import TOLERANCE, shortest_times
+from orchestrator.export.kernel_choice import TOLERANCE
 from orchestrator.export.meter import metrics_of
 from orchestrator.export.originals import Original
 from orchestrator.export.runtimes import Run
-from orchestrator.export.targets.target import Target, TargetFile
+from orchestrator.export.targets.target import KEPT, Target, TargetFile
 from orchestrator.files import atomic_write
 from orchestrator.processor import processor
 from orchestrator.user_code import one_line
@@ -52,9 +53,15 @@ class Cell:
 
 
 def compare_on(
-    targets: Sequence[Target], originals: Sequence[Original], on_cell: Callable[[Cell], None] = lambda cell: None
+    targets: Sequence[Target],
+    originals: Sequence[Original],
+    on_cell: Callable[[Cell], None] = lambda cell: None,
+    keep: Path | None = None,
 ) -> list[Cell]:
-    """Return the cells of every target that is here, and a reason for each that is not or cannot take a network."""
+    """Return the cells of every target that is here, and a reason for each that is not or cannot take a network.
+
+    `keep`: a folder for what targets make for users, such as the page that runs networks in a browser.
+    """
     cells: list[Cell] = []
     before = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -64,6 +71,8 @@ def compare_on(
                 for cell in _cells(target, originals, Path(folder)):
                     cells.append(cell)
                     on_cell(cell)
+            if keep is not None and (made := Path(folder, KEPT)).exists():
+                shutil.copytree(made, keep, dirs_exist_ok=True)
     finally:
         torch.set_num_threads(before)
     return cells
@@ -89,11 +98,21 @@ def _cells(target: Target, originals: Sequence[Original], folder: Path) -> Itera
         except ExportError as error:
             named = original.candidate.name
             yield Cell(target=target.name, network=named, reason=str(error), short="cannot take this network")
-    timed = [(original, file.run) for original, _, file in files if file.run]
-    times = iter(shortest_times([partial(partial, run, original.sample) for original, run in timed], ROUNDS))
-    for original, name, file in files:
-        seconds = next(times) if file.run else None
+    for (original, name, file), seconds in zip(files, _times(files), strict=True):
         yield _cell(target, original, name, file, seconds)
+
+
+def _times(files: Sequence[tuple[Original, str, TargetFile]]) -> list[float | None]:
+    """Return the shortest seconds of each file, by turns; None for one that does not run, or is estimated."""
+    taken: list[list[float] | None] = [[] if file.run and file.cycles is None else None for _, _, file in files]
+    for _ in range(ROUNDS + 1):  # the first warms up
+        for place, (original, _, file) in enumerate(files):
+            if (mine := taken[place]) is not None:
+                try:
+                    mine.append(file.time(original.sample))
+                except Exception:  # `_cell` says what it fails with
+                    taken[place] = None
+    return [min(seconds[1:]) if seconds else None for seconds in taken]
 
 
 def _cell(target: Target, original: Original, name: str, file: TargetFile, seconds: float | None) -> Cell:

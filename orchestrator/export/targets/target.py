@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from orchestrator.export.arrays import Array
 from orchestrator.export.onnx_file import save_onnx
 from orchestrator.export.originals import Original
 from orchestrator.export.runtimes import Run
+
+KEPT = "kept"  # the folder among a target's files whose content goes to the user
 
 
 @dataclass(frozen=True)
@@ -18,7 +22,8 @@ class TargetFile:
 
     `bytes`: None if the target has no file of its own. `run`: what runs it; None: it does not run here. `cycles`: of
     one sample, where an estimate takes the place of a run. `exact`: whether it must say what the network says;
-    otherwise its weights are rounded. `detail`: what is worth knowing of it.
+    otherwise its weights are rounded. `detail`: what is worth knowing of it. `seconds`: what times a run itself, with
+    one sample, where `run` also carries the inputs to another program.
     """
 
     bytes: int | None
@@ -26,6 +31,16 @@ class TargetFile:
     exact: bool = True
     detail: str = ""
     cycles: float | None = None
+    seconds: Callable[[Sequence[Array]], float] | None = None
+
+    def time(self, sample: Sequence[Array]) -> float:
+        """Return the seconds of a run with one sample."""
+        if self.seconds is not None:
+            return self.seconds(sample)
+        assert self.run is not None
+        begin = time.perf_counter()
+        self.run(sample)
+        return time.perf_counter() - begin
 
 
 class Target(Protocol):
