@@ -18,7 +18,7 @@ Networks = Iterable[Mapping[str, Record]]  # the retrained round of each agent, 
 
 
 @dataclass(frozen=True)
-class Verdict:
+class SearchVerdict:
     """Hold the test values of an agent's networks minus those of each rival, over the seeds that have both."""
 
     agent: str
@@ -46,7 +46,7 @@ class Verdict:
         return f"{self.agent} at density {self.density:g}: {', '.join(parts)}: {verdict}."
 
 
-def verdicts(groups: Networks) -> list[Verdict]:
+def verdicts(groups: Networks) -> list[SearchVerdict]:
     """Return a verdict for each agent and density. A group has networks cut from one dense network, trained alike."""
     pairs: dict[tuple[str, float], dict[str, list[tuple[int, float]]]] = defaultdict(lambda: defaultdict(list))
     for networks in groups:
@@ -56,14 +56,14 @@ def verdicts(groups: Networks) -> list[Verdict]:
             for rival in networks.keys() & set(RIVALS):
                 found[rival].append((own.seed, own.test - networks[rival].test))
     return [
-        Verdict(
+        SearchVerdict(
             agent, density, tuple(_difference(agent, rival, density, found[rival]) for rival in ORDER if rival in found)
         )
         for (agent, density), found in sorted(pairs.items())
     ]
 
 
-def verdict_paragraphs(found: Iterable[Verdict], quantity: Quantity, typical: float) -> list[str]:
+def verdict_paragraphs(found: Iterable[SearchVerdict], quantity: Quantity, typical: float) -> list[str]:
     """Return the paragraphs that say for each agent whether its search was worth its cost; none without a verdict."""
     clauses = [each.text(quantity, typical) for each in found]
     if not clauses:

@@ -274,6 +274,17 @@ def _paragraphs(found: Sequence[Searched]) -> list[str]:
     ]
 
 
+def _units(found: Sequence[Searched]) -> list[str]:
+    """Say that the recommendation counts something else than the budgets, if it does."""
+    units = sorted({each.proof.unit for each in found} - {"weights"})
+    if not units:
+        return []
+    return [
+        f"The budget of these searches counts {' and '.join(units)}. The recommendation of this page goes by the "
+        "number of weights, which differs between networks of one budget."
+    ]
+
+
 def _latency_warning(found: Iterable[Searched]) -> list[str]:
     """Return a sentence about the least exact latency table, if it misses whole networks by more than MAX_ERROR."""
     tables = [(each.record.search or {}).get("table") for each in found]
@@ -283,17 +294,6 @@ def _latency_warning(found: Iterable[Searched]) -> list[str]:
     return [
         f"A latency table of these searches misses a whole network by {100 * max(errors):.0f} %: the milliseconds of "
         "the budget are not those of the network. Measure what was found."
-    ]
-
-
-def _units(found: Sequence[Searched]) -> list[str]:
-    """Say that the recommendation counts something else than the budgets, if it does."""
-    units = sorted({each.proof.unit for each in found} - {"weights"})
-    if not units:
-        return []
-    return [
-        f"The budget of these searches counts {' and '.join(units)}. The recommendation of this page goes by the "
-        "number of weights, which differs between networks of one budget."
     ]
 
 
