@@ -34,7 +34,7 @@ class DamagedError(StorageError):
 
 
 class DivergedError(OrchestratorError):
-    """Training gave a loss that is not finite."""
+    """Training gave a loss, or the metric that decides, that is not finite."""
 
 
 class ResourceError(OrchestratorError):

@@ -255,29 +255,22 @@ def classes(targets: Tensor) -> Tensor:
 
 
 def objective_of(task: Task) -> Objective:
-    """Return the metric of `task` that decides. Raises ConfigError if the task does not have it, or its direction."""
+    """Return the metric of `task` that decides, or its loss.
+
+    Raises ConfigError if the task does not have that metric, or its direction, or if its metrics cannot be used.
+    """
     kind = type(task).__name__
     with called(f"{kind}.objective"):
         name: object = task.objective
     if not isinstance(name, str):
         raise ConfigError(f"{kind}.objective must be the name of a metric, got {name!r:.100}")
+    metrics = _checked_metrics(task)
     if name == LOSS:
         return Objective(LOSS, higher_is_better=False)
-    with called(f"{kind}.metrics()", task.metrics):
-        metrics, others = dict(task.metrics()), dict(task.metrics())
-    for known, metric in metrics.items():
-        methods = ("to", "update", "compute")
-        if isinstance(metric, type) or not all(callable(getattr(metric, method, None)) for method in methods):
-            raise ConfigError(
-                f"metric {known!r} of {kind} must be an object with the methods {', '.join(methods)}, as those of "
-                f"torchmetrics are, got {metric!r:.100}"
-            )
-    if any(metrics[known] is others.get(known) for known in metrics):
-        raise ConfigError(f"{kind}.metrics() must return new metrics at each call, or they would add up all splits")
-    if name not in metrics or LOSS in metrics:
+    if name not in metrics:
         raise ConfigError(
-            f"{kind}.objective must be one of its metrics() or {LOSS!r}, which no metric may be called, got {name!r} "
-            f"and the metrics {', '.join(metrics) or 'none'}"
+            f"{kind}.objective must be one of its metrics() or {LOSS!r}, got {name!r} and the metrics "
+            f"{', '.join(metrics) or 'none'}"
         )
     better = getattr(metrics[name], "higher_is_better", None)
     if not isinstance(better, bool):
@@ -286,6 +279,31 @@ def objective_of(task: Task) -> Objective:
             f"got {better!r}"
         )
     return Objective(name, better, is_fraction(metrics[name]))
+
+
+def _checked_metrics(task: Task) -> dict[str, Metric]:
+    """Return new metrics of `task` by name. Raises ConfigError unless each can be used beside the loss."""
+    kind = type(task).__name__
+    with called(f"{kind}.metrics()", task.metrics):
+        found, others = task.metrics(), task.metrics()
+    if not hasattr(found, "keys"):  # a dict, or a torchmetrics.MetricCollection
+        raise ConfigError(f"{kind}.metrics() must return a dict of metrics by name, got {type(found).__name__}")
+    metrics = dict(found)
+    for name, metric in metrics.items():
+        text(f"a metric's name in {kind}.metrics()", name)
+        methods = ("to", "update", "compute")
+        if isinstance(metric, type) or not all(callable(getattr(metric, method, None)) for method in methods):
+            raise ConfigError(
+                f"metric {name!r} of {kind} must be an object with the methods {', '.join(methods)}, as those of "
+                f"torchmetrics are, got {metric!r:.100}"
+            )
+    if LOSS in metrics:
+        raise ConfigError(
+            f"no metric of {kind} may have the name {LOSS!r}, which is that of the task's own loss: give it another"
+        )
+    if any(metric is others[name] for name, metric in metrics.items() if name in others):
+        raise ConfigError(f"{kind}.metrics() must return new metrics at each call, or they would add up all splits")
+    return metrics
 
 
 def divergence(student: Tensor, teacher: Tensor, temperature: float, dim: int) -> Tensor:

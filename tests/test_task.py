@@ -217,9 +217,8 @@ def with_task(name: str, value: Any) -> Experiment:
         (
             "objective",
             "auc",
-            r"objective must be one of its metrics\(\) or 'loss', .* got 'auc' and .* rmse, mae",
+            r"objective must be one of its metrics\(\) or 'loss', got 'auc' and .* rmse, mae",
         ),
-        ("metrics", lambda self: {"loss": Still(), "rmse": Still()}, "or 'loss', which no metric may be called"),
         ("metrics", lambda self: {"rmse": Still()}, "metric 'rmse', computed after the last batch, failed: "),
         ("metrics", fails, r"Changed.metrics\(\) failed: RuntimeError: of the user \(.*test_task.py:\d+\)"),
         ("loss", lambda self, outputs, targets: outputs - targets, "must return a floating-point scalar, .* of shape"),
@@ -260,6 +259,28 @@ def test_a_metric_without_a_direction_is_refused() -> None:
     undecided = type("Undecided", (Still,), {"higher_is_better": None})
     with pytest.raises(ConfigError, match=r"metric 'rmse' of Changed must say in higher_is_better, .* got None"):
         objective_of(Own().made("metrics", lambda self: {"rmse": undecided()}))
+
+
+KEPT = Still()
+
+
+@pytest.mark.parametrize("objective", ["rmse", "loss"])
+@pytest.mark.parametrize(
+    ("metrics", "words"),
+    [
+        (fails, r"Changed.metrics\(\) failed: RuntimeError: of the user"),
+        (lambda self: None, r"Changed.metrics\(\) must return a dict of metrics by name, got NoneType"),
+        (lambda self: [Still()], r"Changed.metrics\(\) must return a dict of metrics by name, got list"),
+        (lambda self: {"rmse": 0.5}, "metric 'rmse' of Changed must be an object with the methods to, update"),
+        (lambda self: {"loss": Still(), "rmse": Still()}, "no metric of Changed may have the name 'loss'"),
+        (lambda self: {3: Still()}, r"a metric's name in Changed.metrics\(\) must be a text .*, got 3"),
+        (lambda self: {"rmse": KEPT}, r"Changed.metrics\(\) must return new metrics at each call"),
+    ],
+)
+def test_metrics_are_checked_whatever_the_objective_is(objective: str, metrics: Any, words: str) -> None:
+    changed = dataclass(frozen=True)(type("Changed", (Own,), {"metrics": metrics, "objective": objective}))
+    with pytest.raises(ConfigError, match=words):
+        objective_of(changed())
 
 
 @pytest.mark.parametrize("task", ["accuracy", object(), Regression])

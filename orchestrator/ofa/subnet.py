@@ -22,6 +22,8 @@ from orchestrator.ofa.spaces import Space
 from orchestrator.pruning.structure import Structure
 from orchestrator.train_state import TrainState
 
+SMALLEST = "smallest_"  # before the names of the smallest network's metrics
+
 
 @dataclass(frozen=True)
 class Elastic(Structure):
@@ -95,7 +97,7 @@ class Elastic(Structure):
         """
         supernet = cast(Supernet, module)
         yield "", with_statistics(extract(supernet, self.space.largest()))
-        yield "smallest_", with_statistics(extract(supernet, self.space.smallest()))
+        yield SMALLEST, with_statistics(extract(supernet, self.space.smallest()))
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from orchestrator.data.batches import Batch
 from orchestrator.errors import DivergedError
 from orchestrator.nested import tensors_of
 from orchestrator.objective import LOSS
+from orchestrator.ofa.subnet import SMALLEST
 from orchestrator.work import Train
 
 _WAY_OUT = "lower the learning rate, add warm-up or set clip_norm"
@@ -33,6 +34,8 @@ def check_step(work: Train, epoch: int, step: int, steps: int, loss: float, batc
 def check_epoch(work: Train, epoch: int, train_loss: float, val: Mapping[str, float]) -> None:
     """Check an epoch. The training loss is measured before each step; the validation loss sees the last one."""
     if not all(map(math.isfinite, (train_loss, *val.values()))):
+        if math.isfinite(train_loss):
+            _check_metrics(f"{_round(work)}, {_epoch(work, epoch)},", val)
         raise DivergedError(
             f"{_round(work)} diverged: training loss {train_loss}, validation {_listed(val)} in {_epoch(work, epoch)}; "
             f"{_WAY_OUT}"
@@ -42,6 +45,7 @@ def check_epoch(work: Train, epoch: int, train_loss: float, val: Mapping[str, fl
 def check_start(work: Train, val: Mapping[str, float]) -> None:
     """Check the validation metrics of a round that trains no epoch."""
     if not all(map(math.isfinite, val.values())):
+        _check_metrics(f"{_round(work)}, which trains no epoch,", val)
         raise DivergedError(
             f"round {work.round} trains no epoch, and the weights that it starts from give validation metrics of "
             f"{_listed(val)}: start from other weights"
@@ -52,6 +56,16 @@ def check_test(work: Train, test: Mapping[str, float]) -> None:
     """Check the test metrics of a round."""
     if not all(map(math.isfinite, test.values())):
         raise DivergedError(f"round {work.round} has test metrics of {_listed(test)}, which no record can hold")
+
+
+def _check_metrics(where: str, values: Mapping[str, float]) -> None:
+    """Raise DivergedError, which names the metrics that are not finite, if every loss is finite."""
+    wrong = {name: value for name, value in values.items() if not math.isfinite(value)}
+    if not wrong.keys() & {LOSS, SMALLEST + LOSS}:
+        raise DivergedError(
+            f"{where} has finite losses, but metrics that are not finite on the validation split: {_listed(wrong)}; "
+            "look at how they compute: some metrics are not defined where all outputs, or all targets, are equal"
+        )
 
 
 def _round(work: Train) -> str:

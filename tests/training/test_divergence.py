@@ -16,6 +16,7 @@ from orchestrator.data.batches import Batches
 from orchestrator.data.load import load_data
 from orchestrator.errors import DivergedError
 from orchestrator.schedules import Constant
+from orchestrator.training.divergence import check_epoch, check_start
 
 
 @dataclass(frozen=True)
@@ -57,3 +58,26 @@ def test_weights_that_start_with_nan_are_named() -> None:
     work.start.model["6.bias"][0] = float("nan")
     with pytest.raises(DivergedError, match="loss nan at step 1 of 6 in epoch 1 of 4; look at the task's loss, and at"):
         trainer.train(work)
+
+
+NAN = float("nan")
+
+
+@pytest.mark.parametrize("val", [{"loss": 0.5, "r2": NAN}, {"loss": 0.5, "r2": 0.1, "smallest_r2": NAN}])
+def test_a_metric_that_is_not_finite_is_not_blamed_on_training(val: dict[str, float]) -> None:
+    _, work = begin(tiny.EXPERIMENT)
+    words = r"finite losses, but metrics that are not finite on the validation split: (smallest_)?r2 nan; look at how"
+    with pytest.raises(DivergedError, match=r"^round 3 \(density 0.4\), epoch 1 of 4, has " + words):
+        check_epoch(work, work.first_epoch, 0.5, val)
+    with pytest.raises(DivergedError, match=r"^round 3 \(density 0.4\), which trains no epoch, has " + words):
+        check_start(work, val)
+
+
+@pytest.mark.parametrize(
+    ("train_loss", "val"),
+    [(0.5, {"loss": NAN, "r2": NAN}), (NAN, {"loss": 0.5, "r2": NAN}), (0.5, {"loss": 0.5, "smallest_loss": NAN})],
+)
+def test_a_loss_that_is_not_finite_is_blamed_on_training(train_loss: float, val: dict[str, float]) -> None:
+    _, work = begin(tiny.EXPERIMENT)
+    with pytest.raises(DivergedError, match=r"diverged: training loss .*; lower the learning rate"):
+        check_epoch(work, work.first_epoch, train_loss, val)
