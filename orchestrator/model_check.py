@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from typing import Any
 
@@ -19,6 +20,7 @@ from orchestrator.training.distillation import Distillation
 from orchestrator.training.evaluate import update, value_of
 from orchestrator.user_code import ERRORS, called, described
 
+logger = logging.getLogger(__name__)
 _COPIES = 4  # of one sample, whose loss must be larger: some losses are a mean from three samples on
 _ROUNDING = 1e-4  # relative
 
@@ -35,9 +37,9 @@ def check_model(
     """Raise ConfigError unless `model` can be trained and measured for `task` on the data's example.
 
     In evaluation mode it must take the inputs, and give outputs of which the task makes a loss, a sum over the batch,
-    its metrics, and its divergence where there is `distillation`. In training mode a copy must give every parameter a
-    gradient, from `smallest_batch` samples (what a worker trains on at once) if those are fewer than two, in the layout
-    of `channels_last`.
+    its metrics, and its divergence where there is `distillation`. In training mode a copy must give gradients, from
+    `smallest_batch` samples (what a worker trains on at once) if those are fewer than two, in the layout of
+    `channels_last`; a warning names parameters without one.
     """
     inputs, targets = data.example or (None, None)
     _check_first_dimension(inputs, targets)
@@ -177,9 +179,9 @@ def _check_training(model: nn.Module, task: Task, inputs: Any, targets: Any, sam
         )
     unused = [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
     if unused:
-        raise ConfigError(
-            f"every parameter of model {name} must take part in the loss, as workers average all gradients; these do "
-            f"not: {', '.join(unused[:5])}; remove them, or set requires_grad to False"
+        logger.warning(
+            f"these parameters of model {name} take no part in the loss of the example, so their gradient is zero: "
+            f"{', '.join(unused[:5])}; if they never do, remove them, or set requires_grad to False"
         )
 
 

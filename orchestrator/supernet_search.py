@@ -57,7 +57,7 @@ def search_supernet(
     Raises ConfigError for a round that is not a whole supernet and for a budget that no network meets, DataError for
     other data than the supernet was trained on.
     """
-    records = _chain(ledger, find_round(ledger.records([]), key))
+    records = _chain(ledger, find_round(ledger.records([]), key, "--supernet"))
     experiment, problem, trainer = _begun(records, search, data, trust)
     driver = Driver(experiment, ledger, problem, settings=_settings(records, search))
     owner = f"{driver.experiment.name}.{driver.experiment.seed} on {platform.node()}, {os.getpid()}"
@@ -89,7 +89,7 @@ def measure_all(
     Meant for a small space, to judge a search by the truth. It adds no round, and registers no experiment, which a
     report would count. Raises as `search_supernet` does.
     """
-    records = _chain(ledger, find_round(ledger.records([]), key))
+    records = _chain(ledger, find_round(ledger.records([]), key, "--supernet"))
     _, problem, trainer = _begun(records, search, data, trust)
     trained, supernet = records[-1], problem.supernet
     assert supernet is not None  # the experiment has phases

@@ -21,11 +21,16 @@ from orchestrator.amc.ddpg import Ddpg
 from orchestrator.amc.latency import LatencyTable, LayerTimes, read_latency_table
 from orchestrator.amc.sensitivity import Sensitivity
 from orchestrator.data.dataset import Data
+from orchestrator.data.load import load_data
 from orchestrator.driver import Driver
 from orchestrator.errors import ConfigError, DamagedError
 from orchestrator.experiment import Experiment, round_keys, round_settings
+from orchestrator.export import ExampleInputs, load_packed
+from orchestrator.export.candidates import candidate
+from orchestrator.export.deploy import deploy
 from orchestrator.problem import load_problem
 from orchestrator.pruning import AtMost, Explicit
+from orchestrator.pruning.candidate import Score
 from orchestrator.pruning.macs import count_macs
 from orchestrator.pruning.structure import Dense
 from orchestrator.record import Record
@@ -34,7 +39,7 @@ from orchestrator.storage.claims import Claims
 from orchestrator.storage.clean import leftovers
 from orchestrator.storage.ledger import Ledger
 from orchestrator.storage.opening import open_store
-from orchestrator.storage.score_files import read_scores, score_files
+from orchestrator.storage.score_files import score_files
 from orchestrator.storage.verify import verify
 from orchestrator.work import Evaluate, Scored, Train, claim_key, scores_key
 
@@ -140,6 +145,27 @@ def test_what_is_next_stays_the_same_until_it_is_scored(tmp_path: Path) -> None:
     second = driver.next_work().generation
     assert second.number > 1
     assert second.best == max(score.value for score in answer.scores.values())
+
+
+def test_the_best_score_that_is_shown_is_within_the_budget_and_of_as_much_training(tmp_path: Path) -> None:
+    """Sensitivity probes one layer at a time, beyond the budget: the network with all channels has the best score."""
+    experiment = searching(dataclasses.replace(AMC, agent=Sensitivity(), evaluations=12, generation=6))
+    works(experiment, tmp_path, 1)
+    driver, _, _ = begun(experiment, tmp_path)
+    kinds: dict[int, list[bool]] = {1: [], 2: []}
+    best: dict[int, float] = {}
+    while isinstance(work := driver.next_work(), Evaluate):
+        candidates = work.generation.candidates
+        epochs = candidates[0].epochs
+        assert work.generation.best == best.get(epochs)
+        scores = {c.digest: Score(0.5 / epochs + n / 100 if c.allowed else 0.9, 0.1) for n, c in enumerate(candidates)}
+        kinds[epochs] += [candidate.allowed for candidate in candidates]
+        allowed = [scores[c.digest].value for c in candidates if c.allowed]
+        if allowed:
+            best[epochs] = max(*allowed, best.get(epochs, 0.0))
+        driver.finish(work, Scored(scores))
+    assert set(kinds[1]) == {True, False}
+    assert set(kinds[2]) == {True}
 
 
 def test_searches_of_one_round_share_their_scores(whole: Path, tmp_path: Path) -> None:
@@ -373,10 +399,21 @@ def test_scores_are_verified_and_a_damaged_file_is_named(tmp_path: Path) -> None
 
 def test_status_tells_how_many_candidates_were_scored(whole: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["status", str(whole)]) == 0
-    store = open_store(str(whole))
-    best = max(score.value for file in score_files(store) for score in read_scores(store, file).values())
-    line = f"searched, seed 0: {len(scored_in(whole))} candidates for the round after 0 were scored; the best has val "
-    assert f"{line}{100 * best:.2f} %" in capsys.readouterr().out
+    line = f"searched, seed 0: {len(scored_in(whole))} candidates for the round after 0 were scored\n"
+    assert line in capsys.readouterr().out
+
+
+def test_what_a_search_found_is_exported_as_any_round(whole: Path, tmp_path: Path) -> None:
+    record, loaded = result_of(whole), load_data(SEARCHED.data, {})
+    found = candidate("found", ledger_of(whole), record, loaded, ExampleInputs.of(loaded))
+    assert record.channels is not None
+    exported = deploy([found], tmp_path, formats=["packed"])
+    (facts,), (artifact,) = exported.networks, exported.artifacts
+    assert (facts.macs, facts.parameters) == tuple(record.channels[unit][0] for unit in ("macs", "parameters"))
+    images, labels = loaded.test.tensors
+    with torch.inference_mode():
+        answers = load_packed(tmp_path / artifact.file, model=SEARCHED.model)(images).argmax(1)
+    assert float((answers == labels).double().mean()) == pytest.approx(record.metrics["test_accuracy"])
 
 
 def test_the_claim_on_scores_goes_when_there_are_some(whole: Path) -> None:

@@ -280,7 +280,8 @@ def test_phases_that_do_not_fit_the_experiment_are_refused(changes, sentence):
     [
         (
             {"macs": (0.1,)},
-            r"no network of the space 'small' has 23,718.4 macs or less: the minimum is 68,608, of small: 3x2 \| 3x2",
+            r"no network of the space 'small' has 23,718.4 macs \(0.1 of the largest network's\) or less: the "
+            r"minimum is 68,608 \(0.2893\), of small: 3x2 \| 3x2",
         ),
         ({"batch": 1}, "batch must be a whole number of 2 or more, got 1"),
         ({"first": 1}, "first must be a whole number of 2 or more, got 1"),
@@ -320,6 +321,7 @@ def test_a_latency_table_of_other_images_is_refused(tmp_path):
     ("fields", "sentence"),
     [
         ({"macs": ()}, "FrontSearch needs a budget"),
+        ({"macs": (0.5, 0.5)}, "FrontSearch.macs must hold each budget once, got (0.5, 0.5)"),
         ({"macs": (0.0,)}, "FrontSearch.macs[0] must be a finite number above 0"),
         ({"macs": (1.5,)}, "it is a fraction of the largest network's"),
         ({"evaluations": 3}, "FrontSearch.first must be a whole number from 1 to 3, got 4: they are measured first"),

@@ -13,9 +13,13 @@ from elastic import ELASTIC, SEARCH, begun, works
 
 from orchestrator import Geometric, export
 from orchestrator.__main__ import main
+from orchestrator.amc.latency import LatencyTable, LayerTimes
+from orchestrator.data.dataset import Data
 from orchestrator.errors import ConfigError
+from orchestrator.ofa.block_latency import every_block, layer_name, subnet_layers
 from orchestrator.ofa.phases import Phases
 from orchestrator.ofa.spaces import Space, find_space
+from orchestrator.ofa.subnet import Elastic
 from orchestrator.problem import load_problem
 from orchestrator.pruning.structure import Dense
 from orchestrator.report import path_records
@@ -26,6 +30,7 @@ from orchestrator.storage.opening import open_store
 from orchestrator.supernet_search import measure_all, search_supernet
 from orchestrator.work import Evaluate, claim_key
 
+SPACE = find_space("small")
 SUPERNET = dataclasses.replace(ELASTIC, path=dataclasses.replace(ELASTIC.path, search=None))
 TRUST = ("elastic:data",)
 
@@ -111,6 +116,54 @@ def test_the_command_prints_a_line_for_each_budget(runs, found, capsys):
     assert lines[-1].startswith("macs 0.7: val ")
 
 
+def test_few_evaluations_are_divided_between_the_first_networks_and_those_of_the_predictor(runs, capsys):
+    arguments = ["--supernet", runs[1][:10], "--macs", "0.6", "--evaluations", "4", "--trust", "elastic:data"]
+    assert main(["ofa", "search", runs[0].store.uri, *arguments]) == 0
+    assert "generation 1 of 3: 2 networks to measure" in capsys.readouterr().out
+
+
+def test_a_table_of_another_device_is_used_if_it_is_meant(runs, tmp_path, capsys):
+    shapes = {
+        layer_name(shape): LayerTimes(1, [1], [1], [[1e-5]])
+        for architecture in every_block(SPACE)
+        for shape in subnet_layers(Elastic(SPACE, 3, (1, 4, 4)), architecture)
+    }
+    file = tmp_path / "table.json"
+    file.write_text(LatencyTable("another chip", 1, "made", shapes).to_json())
+    arguments = ["ofa", "search", runs[0].store.uri, "--supernet", runs[1], "--trust", "elastic:data"]
+    arguments += ["--latency-ms", "0.2", "--latency-table", str(file), "--evaluations", "2"]
+    assert main(arguments) == 1
+    assert "got 'another chip'" in (error := capsys.readouterr().err)
+    assert "--other-processor" in error
+    assert main([*arguments, "--other-processor"]) == 0
+    assert "latency_ms 0.2: val" in capsys.readouterr().out
+
+
+def test_a_search_reads_no_test_data(runs, tmp_path, monkeypatch):
+    """Only the measurement of the network that was found does."""
+    folder = tmp_path / "runs"
+    shutil.copytree(runs[0].store.uri, folder)
+    search = dataclasses.replace(SEARCH, calibration=30)  # which nothing was scored with
+    experiment = dataclasses.replace(ELASTIC, path=dataclasses.replace(ELASTIC.path, search=search))
+    driver, trainer = begun(experiment, folder)
+
+    def closed(data, name: str):
+        if name == "test":
+            raise AssertionError("test data were read during a search")
+        return original(data, name)
+
+    original, scored = Data.split, 0
+    while isinstance(work := driver.next_work(), Evaluate):
+        with monkeypatch.context() as patched:
+            patched.setattr(Data, "split", closed)
+            driver.finish(work, trainer.do(work))
+        scored += 1
+    assert scored > 2
+    monkeypatch.setattr(Data, "split", closed)
+    with pytest.raises(AssertionError, match="test data were read"):
+        trainer.evaluate(Dense(), trainer.module, "test")
+
+
 def test_what_was_found_is_exported(runs, found, tmp_path):
     record = found[0][0]
     export.write(runs[0], tmp_path, rounds=[record.key], formats=["packed"], trust=TRUST)
@@ -181,14 +234,49 @@ def test_a_start_that_does_not_fit_is_refused(changes, sentence, runs):
     ("arguments", "sentence"),
     [
         (["--supernet", "{dense}", "--macs", "0.5"], "--supernet must be the round of a path's last phase"),
-        (["--supernet", "nothing", "--macs", "0.5"], "must be the beginning of a round's key, got 'nothing'"),
+        (
+            ["--supernet", "nothing", "--macs", "0.5"],
+            "--supernet must be the beginning of a round's key, got 'nothing'",
+        ),
         (["--supernet", "{key}", "--macs", "half"], "--macs must be numbers with commas between them"),
-        (["--supernet", "{key}"], "FrontSearch needs a budget"),
-        (["--supernet", "{key}", "--macs", "0.5", "--evaluations", "9"], "first must be a whole number from 1 to 9"),
-        (["--supernet", "{key}", "--macs", "0.01", "--trust", "elastic:data"], "the minimum is 68,608, of small: 3x2"),
+        (["--supernet", "{key}", "--macs", ","], "--macs must be numbers with commas between them"),
+        (
+            ["--supernet", "{key}", "--macs", "0.5,1.5"],
+            "--macs must be a finite number above 0 and of 1 or less, got 1.5",
+        ),
+        (["--supernet", "{key}", "--macs", "0.5,0.50"], "--macs must hold each number once, got '0.5,0.50'"),
+        (["--supernet", "{key}"], "a search needs a budget: give --macs 0.5, --parameters 0.5, or --latency-ms 2"),
+        (["--supernet", "{key}", "--latency-ms", "2"], "--latency-ms and --latency-table need each other"),
+        (["--supernet", "{key}", "--macs", "0.5", "--latency-table", "t"], "and --latency-table need each other"),
+        (
+            ["--supernet", "{key}", "--macs", "0.3,0.5,0.7", "--evaluations", "2"],
+            "--evaluations must be a whole number of 3 or more, got 2",
+        ),
+        (
+            ["--supernet", "{key}", "--macs", "0.01", "--trust", "elastic:data"],
+            "macs (0.01 of the largest network's) or less: the minimum is 68,608 (0.",
+        ),
+        (
+            ["--supernet", "{key}", "--macs", "0.5", "--out", "/dev/null/x"],
+            "--out must be a folder that can be written",
+        ),
         (["--supernet", "{key}", "--macs", "0.5"], "pass --trust elastic:data if that is code of yours"),
     ],
-    ids=["dense", "nothing", "half", "none", "few", "minimum", "trust"],
+    ids=[
+        "dense",
+        "nothing",
+        "half",
+        "comma",
+        "above",
+        "twice",
+        "none",
+        "no table",
+        "no latency",
+        "few",
+        "minimum",
+        "out",
+        "trust",
+    ],
 )
 def test_the_command_refuses_what_cannot_be_in_one_sentence(arguments, sentence, runs, capsys):
     keys = begun(SUPERNET, Path(runs[0].store.uri))[0].keys

@@ -98,7 +98,10 @@ class Uniform:
 
 @dataclass(frozen=True)
 class Random:
-    """Each size is drawn evenly between its bounds, layer after layer."""
+    """Sizes at positions between their bounds, drawn evenly layer after layer.
+
+    A position is rounded to the nearest size, so that the sizes at both bounds are drawn half as often as the others.
+    """
 
     def start(self, budget: Budget, seed: int, evaluations: int) -> Agent:
         return FixedAgent(itertools.islice(without_repeats(random_draw(budget, seed)), evaluations))

@@ -211,6 +211,7 @@ class AmcSearch:
         self._scores: dict[str, Score] = {}  # by the digest of the allocation
         self._digests: dict[str, str] = {}  # of candidates, by that of their allocation
         self._candidates: dict[str, SearchCandidate] = {}  # of the generation that is wanted, by the same
+        self._best: dict[int, float] = {}  # score within the budget, by the epochs of training before it
 
     @property
     def scoring(self) -> Scoring:
@@ -225,7 +226,11 @@ class AmcSearch:
             missing = [allocation for allocation in step if self._digest(allocation) not in scores]
             if missing:
                 return self._generation(missing)
-            self._scores |= {allocation.digest: scores[self._digest(allocation)] for allocation in step}
+            for allocation in step:
+                score = self._scores[allocation.digest] = scores[self._digest(allocation)]
+                if self._budget.allows(allocation.sizes):
+                    epochs = allocation.epochs
+                    self._best[epochs] = max(score.value, self._best.get(epochs, score.value))
             self._candidates.clear()
 
     def _digest(self, allocation: Allocation) -> str:
@@ -237,7 +242,8 @@ class AmcSearch:
     def _candidate(self, allocation: Allocation) -> SearchCandidate:
         """Return the allocation's candidate, which is made once and kept until its generation has scores."""
         if allocation.digest not in self._candidates:
-            made = SearchCandidate.of(self._structure(allocation), allocation.epochs, self.scoring)
+            structure, allowed = self._structure(allocation), self._budget.allows(allocation.sizes)
+            made = SearchCandidate.of(structure, allocation.epochs, self.scoring, allowed=allowed)
             self._candidates[allocation.digest] = made
         return self._candidates[allocation.digest]
 
@@ -248,8 +254,8 @@ class AmcSearch:
 
     def _generation(self, missing: list[Allocation]) -> Generation:
         number, of = self._search.place
-        best = max((score.value for score in self._scores.values()), default=None)
-        return Generation(tuple(map(self._candidate, missing)), number, of, best)
+        best = self._best.get(missing[0].epochs)
+        return Generation(tuple(map(self._candidate, missing)), number, of, best, self._search.later)
 
     def _proof(self, outcome: SearchOutcome, taken: AgentResult) -> dict[str, Any]:
         """Return what a record says of the search, and of the finalist that is trained: plain JSON."""
@@ -278,7 +284,7 @@ class AmcSearch:
                 }
                 for result in outcome.results
             },
-            "correlation": outcome.correlation,
+            "correlation": outcome.finalist_correlation,  # the name that records have
             **({"table": _about(selection.table)} if selection.table else {}),
             "ratios": _by_name(budget, budget.fractions(taken.best.sizes)),
             "scores": curves,

@@ -25,7 +25,7 @@ class Traits:
     """What an agent may know of a decision's layer: the paper's features that do not change during a search.
 
     `outputs`, `inputs`: channels. `height`, `width`: of the input, in pixels. `share`: cost of the layers that the
-    decision's channels or weights belong to, as a fraction of the dense network's.
+    decision's channels or weights belong to, as a fraction of the network's that the search starts from.
     """
 
     outputs: int = 0

@@ -117,7 +117,7 @@ def read_latency_table(path: str | Path, *, other_processor: bool = False) -> La
     if not other_processor and table.processor != processor():
         raise ConfigError(
             f"the latency table {path} must be of this machine's processor, {processor()}, got {table.processor!r}: "
-            f"{MAKE_AGAIN}, or pass other_processor=True if that is the processor you mean"
+            f"{MAKE_AGAIN}, or pass other_processor=True (--other-processor) if that is the processor you mean"
         )
     if table.warning:
         logger.warning("%s", table.warning)

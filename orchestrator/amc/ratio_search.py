@@ -110,8 +110,8 @@ class SearchOutcome:
 
     `results`: of the agent and its rivals, at the same number of evaluations. `chosen`: the best of all finalists;
     `found_by`: the first agent that found it. `scored`: distinct candidates; `epochs`: of training before their scores,
-    together. `correlation`: Spearman's, between scores of finalists before and after more training; None if it is
-    undefined. `history`: every evaluation in order.
+    together. `finalist_correlation`: Spearman's, between the first scores of finalists and those after more training;
+    None if it is undefined. `history`: every evaluation in order.
     """
 
     chosen: Allocation
@@ -120,7 +120,7 @@ class SearchOutcome:
     results: tuple[AgentResult, ...]
     scored: int
     epochs: int
-    correlation: float | None
+    finalist_correlation: float | None
     history: tuple[Evaluation, ...]
 
     def result_of(self, agent: str) -> AgentResult:
@@ -143,6 +143,7 @@ class RatioSearch:
         self._history: list[Evaluation] = []
         self._asked: dict[str, Allocation] = {}
         self._number = 0
+        self.later = 0.0  # evaluations that may follow the wanted generation, those of finalists by their epochs
         self._steps = self._run()
         self._wanted = next(self._steps)
         self._outcome: SearchOutcome | None = None
@@ -171,19 +172,23 @@ class RatioSearch:
         """The number of the generation that is wanted, counted from 1, and how many there are with the finalists."""
         settings = self._settings
         full = -(-settings.evaluations // settings.generation)
-        generations = sum(1 if name == Uniform.__name__ else full for name in self._agents)
+        generations = sum(min(full, self._most(name)) for name in self._agents)
         return self._number, max(generations + 1, self._number)
 
     def _run(self) -> Steps:
         found: dict[str, dict[Sizes, float]] = {}
+        settings, behind = self._settings, sum(map(self._most, self._agents))
+        longer = settings.finalist_epochs / max(settings.tune_epochs, 1)
+        finals = longer * sum(min(settings.finalists, self._most(name)) for name in self._agents)
         for name, agent in self._agents.items():
-            found[name] = yield from self._explore(name, agent)
+            behind -= self._most(name)
+            found[name] = yield from self._explore(name, agent, behind + finals)
             if not found[name]:
                 raise ConfigError(f"agent {name} must ask for a candidate within the budget, got none: use another one")
         finalists = {
             name: best_of(list(own), list(own.values()), self._settings.finalists) for name, own in found.items()
         }
-        epochs = self._settings.finalist_epochs
+        epochs, self.later = self._settings.finalist_epochs, 0.0
         final = yield from self._score((sizes for best in finalists.values() for sizes in best), epochs)
         results = []
         for name, candidates in finalists.items():
@@ -205,12 +210,16 @@ class RatioSearch:
         )
 
     def _explore(
-        self, name: str, agent: Agent
+        self, name: str, agent: Agent, behind: float
     ) -> Generator[tuple[Allocation, ...], Mapping[str, float], dict[Sizes, float]]:
-        """Ask an agent for all its generations. Return the scores of what is within the budget."""
-        settings, left, generation = self._settings, self._settings.evaluations, 0
+        """Ask an agent for all its generations. Return the scores of what is within the budget.
+
+        `behind`: how many evaluations may follow those of this agent.
+        """
+        settings, left, generation = self._settings, self._most(name), 0
         found: dict[Sizes, float] = {}
         while candidates := agent.ask(min(settings.generation, left)):
+            self.later = left - len(candidates) + behind
             scores = yield from self._score(candidates, settings.tune_epochs)
             agent.tell(candidates, [scores[sizes] for sizes in candidates])
             for sizes in candidates:
@@ -221,6 +230,10 @@ class RatioSearch:
             if not left:
                 break
         return found
+
+    def _most(self, agent: str) -> int:
+        """Return how many candidates an agent may ask for."""
+        return 1 if agent == Uniform.__name__ else self._settings.evaluations
 
     def _score(
         self, candidates: Iterable[Sizes], epochs: int

@@ -26,7 +26,7 @@ def latency(
     Whole networks are measured too: the largest error of the table on them is printed, and stands in the record of
     each search by it. A job reads the table by read_latency_table("table.json").
 
-    $ orchestrator latency jobs/cifar10_amc.py --out table.json
+    $ orchestrator latency jobs/cifar10_amc.py --data /data/cifar10 --out table.json
     $ orchestrator latency jobs/imagenet_amc.py:MOBILENET --data /data/imagenet --threads 4 --out table.json
     """
     from orchestrator.experiment import Experiment

@@ -10,6 +10,7 @@ import tyro
 from orchestrator.commands.storage_argument import DataPlace, Storage, Trusted, existing_ledger
 from orchestrator.errors import ConfigError
 from orchestrator.formatting import plain, print_problems
+from orchestrator.validate import finite, whole
 
 if TYPE_CHECKING:
     from orchestrator.record import Record
@@ -31,6 +32,9 @@ def search(
     latency_table: Annotated[
         Path | None, tyro.conf.arg(metavar="FILE", help="Of this machine; orchestrator latency makes it.")
     ] = None,
+    other_processor: Annotated[
+        bool, tyro.conf.arg(help="The table is of another device, which the networks are for.")
+    ] = False,
     evaluations: Annotated[int, tyro.conf.arg(help="Networks that are measured, and as many by its rival.")] = 200,
     out: Annotated[
         Path | None, tyro.conf.arg(metavar="DIR", help="Also export the networks into this folder, with a page.")
@@ -46,35 +50,48 @@ def search(
     $ orchestrator ofa search ./runs --supernet 3f2a --macs 0.3,0.5,0.7
     $ orchestrator ofa search ./runs --supernet 3f2a --parameters 0.5 --evaluations 100 --out ./deploy
     """
-    from orchestrator import export
+    from orchestrator import export, report
     from orchestrator.amc.latency import read_latency_table
     from orchestrator.files import expand_home
     from orchestrator.ofa.front_search import FrontSearch
     from orchestrator.supernet_search import search_supernet
 
+    parts = (_numbers("--macs", macs, maximum=1), _numbers("--parameters", parameters, maximum=1))
+    milliseconds = _numbers("--latency-ms", latency_ms)
+    if not (budgets := sum(map(len, (*parts, milliseconds)))):
+        raise ConfigError("a search needs a budget: give --macs 0.5, --parameters 0.5, or --latency-ms 2")
+    if bool(milliseconds) != (latency_table is not None):
+        raise ConfigError("--latency-ms and --latency-table need each other: orchestrator latency makes a table")
+    whole("--evaluations", evaluations, minimum=max(2, budgets), way_out="a network of each budget is measured")
+    table = read_latency_table(latency_table, other_processor=other_processor) if latency_table else None
+    # A short search measures half of its networks before it fits a predictor to them.
+    first = FrontSearch.first if evaluations >= FrontSearch.first else max(2, budgets, evaluations // 2)
+    wanted = FrontSearch(*parts, milliseconds, table, evaluations, first, max(FrontSearch.batch, budgets))
     ledger = existing_ledger(storage)
-    wanted = FrontSearch(
-        _numbers("--macs", macs),
-        _numbers("--parameters", parameters),
-        _numbers("--latency-ms", latency_ms),
-        read_latency_table(latency_table) if latency_table else None,
-        evaluations,
-    )
+    if out is not None:
+        report.check_folder(out := Path(expand_home(str(out))), "--out")
     records = search_supernet(ledger, supernet, wanted, data=data, trust=trust, on_work=_show)
     for record in records:
         print(_line(record))
     if out is None:
         return 0
     keys = [record.key for record in records]
-    return print_problems(export.write(ledger, Path(expand_home(str(out))), rounds=keys, data=data, trust=trust))
+    return print_problems(export.write(ledger, out, rounds=keys, data=data, trust=trust))
 
 
-def _numbers(flag: str, text: str) -> tuple[float, ...]:
-    """Return the numbers of a list with commas. Raise ConfigError, which names the flag, for anything else."""
+def _numbers(flag: str, text: str, maximum: float | None = None) -> tuple[float, ...]:
+    """Return the numbers of a list with commas; () for no text.
+
+    Raises ConfigError, which names the flag, for anything else, for the same number twice, and for one that is not
+    above 0 or is above `maximum`.
+    """
     try:
-        return tuple(float(part) for part in text.split(",") if part)
+        numbers = tuple(float(part) for part in text.split(",")) if text else ()
     except ValueError:
         raise ConfigError(f"{flag} must be numbers with commas between them, such as 0.3,0.5, got {text!r}") from None
+    if len(set(numbers)) < len(numbers):
+        raise ConfigError(f"{flag} must hold each number once, got {text!r}")
+    return tuple(finite(flag, number, above=0, maximum=maximum) for number in numbers)
 
 
 def _show(work: Work) -> None:

@@ -267,7 +267,7 @@ class Watch:
         if self._is_due() and done < work.epochs and (progress := take_progress()):
             self._save(progress)
 
-    def scored(self, work: Evaluate, done: int, best: float) -> bool:
+    def scored(self, work: Evaluate, done: int, best: float | None) -> bool:
         """Report the progress of a generation; return whether this worker should continue.
 
         The workers score independently, so each asks by itself. They meet at the end of the generation.

@@ -51,6 +51,14 @@ class BlockLatency:
     def __call__(self, architecture: Architecture) -> SubnetLatency:
         return _latency(self, architecture)
 
+    def cheapest(self, space: Space) -> Architecture:
+        """Return the network of `space` that takes the least time, which need not be the smallest.
+
+        A small kernel may be measured slower than a larger one. Each stage has one width, so at one resolution and
+        depth the choice for a block adds the same time to every network, and is made alone.
+        """
+        return _cheapest(self, space)
+
 
 @lru_cache(maxsize=2**16)
 def _latency(latency: BlockLatency, architecture: Architecture) -> SubnetLatency:
@@ -63,6 +71,34 @@ def _latency(latency: BlockLatency, architecture: Architecture) -> SubnetLatency
             )
         seconds += times.seconds[0][0]
     return SubnetLatency(1000 * seconds)
+
+
+@lru_cache(maxsize=64)
+def _cheapest(latency: BlockLatency, space: Space) -> Architecture:
+    found = (_cheapest_at(latency, space, resolution) for resolution in space.resolutions or (None,))
+    return min(found, key=lambda architecture: latency(architecture).latency_ms)
+
+
+def _cheapest_at(latency: BlockLatency, space: Space, resolution: int | None) -> Architecture:
+    chosen = replace(space.smallest(), resolution=resolution)
+    for place, stage in enumerate(space.stages):
+
+        def seconds(choice: StageChoice, place: int = place, others: Architecture = chosen) -> float:
+            return latency(_with_stage(others, place, choice)).latency_ms
+
+        choices = []
+        for depth, allowed in stage.blocks.items():
+            choice = StageChoice(stage.widths[0], allowed[:1] * depth)
+            for block in range(depth):
+                before, after = choice.blocks[:block], choice.blocks[block + 1 :]
+                choice = min((replace(choice, blocks=(*before, each, *after)) for each in allowed), key=seconds)
+            choices.append(choice)
+        chosen = _with_stage(chosen, place, min(choices, key=seconds))
+    return chosen
+
+
+def _with_stage(architecture: Architecture, place: int, choice: StageChoice) -> Architecture:
+    return replace(architecture, stages=(*architecture.stages[:place], choice, *architecture.stages[place + 1 :]))
 
 
 def measure_blocks(supernet: Elastic, *, threads: int = 1) -> LatencyTable:
@@ -96,8 +132,7 @@ def every_block(space: Space) -> Iterator[Architecture]:
             for depth, kernel, expand in itertools.product(stage.depths, stage.kernels, stage.expands):
                 choice = StageChoice(stage.widths[-1], (BlockChoice(kernel, expand),) * depth)
                 if stage.holds(choice):
-                    stages = (*largest.stages[:place], choice, *largest.stages[place + 1 :])
-                    yield replace(largest, stages=stages, resolution=resolution)
+                    yield replace(_with_stage(largest, place, choice), resolution=resolution)
 
 
 def subnet_layers(supernet: Elastic, architecture: Architecture) -> Iterator[LayerShape]:

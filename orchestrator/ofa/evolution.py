@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from random import Random
@@ -21,12 +22,15 @@ class Limit:
     """Allow only architectures whose cost in `unit` is at most `limit`.
 
     `costs` gives the costs of an architecture, with an attribute for each unit: a `CostModel`, or a table of
-    latencies. It is hashable, and a smaller choice never costs more.
+    latencies. It is hashable. A smaller choice never costs more, unless `costs` has a method `cheapest`, which returns
+    the network of a space that costs the least. `largest`: the cost of the largest network, if the limit is a part of
+    it; then a message has both.
     """
 
     unit: str
     limit: float
     costs: Callable[[Architecture], Any]
+    largest: float | None = None
 
     def __post_init__(self) -> None:
         text("Limit.unit", self.unit)
@@ -41,18 +45,34 @@ class Limit:
 
     def check(self, space: Space) -> None:
         """Raise ConfigError, which names the minimum and its architecture, if it allows no network of `space`."""
-        smallest = space.smallest()
-        if not self.allows(smallest):
+        cheapest = self._cheapest(space)
+        if not self.allows(cheapest):
+            minimum, limit, least = self.cost(cheapest), "", ""
+            if self.largest:
+                limit = f" ({self.limit / self.largest:.4g} of the largest network's)"
+                least = f" ({math.ceil(1e4 * minimum / self.largest) / 1e4:.4g})"
             raise ConfigError(
-                f"no network of the space {space.name!r} has {self.limit:,.10g} {self.unit} or less: the minimum is "
-                f"{self.cost(smallest):,.10g}, of {smallest}"
+                f"no network of the space {space.name!r} has {self.limit:,.10g} {self.unit}{limit} or less: the "
+                f"minimum is {minimum:,.10g}{least}, of {cheapest}"
             )
 
+    def _cheapest(self, space: Space) -> Architecture:
+        """Return the smallest network if it is allowed, else the one that costs the least."""
+        smallest = space.smallest()
+        if self.allows(smallest) or not hasattr(self.costs, "cheapest"):
+            return smallest
+        cheapest: Architecture = self.costs.cheapest(space)
+        return cheapest
+
     def repaired(self, architecture: Architecture, space: Space, rng: Random) -> Architecture:
-        """Return `architecture`, shrunk step by step in random choices until the budget allows it."""
+        """Return `architecture`, shrunk step by step in random choices until the budget allows it.
+
+        Return the network that costs the least if not even the smallest is allowed.
+        """
         while not self.allows(architecture):
             smaller = space.shrink(architecture, rng)
-            assert smaller is not None  # `check` has seen that the smallest is allowed
+            if smaller is None:
+                return self._cheapest(space)  # `check` has seen that it is allowed
             architecture = smaller
         return architecture
 

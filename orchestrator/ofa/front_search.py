@@ -45,6 +45,9 @@ class FrontSearch:
             object.__setattr__(self, name, values)
         milliseconds = tuple_of("FrontSearch.latency_ms", self.latency_ms, partial(finite, above=0))
         object.__setattr__(self, "latency_ms", milliseconds)
+        for name in ("macs", "parameters", "latency_ms"):
+            if len(set(values := getattr(self, name))) < len(values):
+                raise ConfigError(f"FrontSearch.{name} must hold each budget once, got {values}")
         if not self.limits:
             raise ConfigError("FrontSearch needs a budget: give macs=(0.5,), parameters=(0.5,) or latency_ms=(2.0,)")
         if bool(self.latency_ms) != (self.table is not None):

@@ -113,7 +113,7 @@ def searches(settings: FrontSearch, supernet: Elastic, seed: int) -> dict[str, S
     budgets = tuple(
         Limit(unit, limit, latency)
         if latency and unit == "latency_ms"
-        else Limit(unit, limit * getattr(supernet.largest, unit), supernet.costs)
+        else Limit(unit, limit * getattr(supernet.largest, unit), supernet.costs, getattr(supernet.largest, unit))
         for unit, limit in settings.limits
     )
     search = SubnetSearch(

@@ -44,21 +44,25 @@ class Scoring:
 
 @dataclass(frozen=True)
 class SearchCandidate:
-    """A structure to score after `epochs` of training. `digest` names all that decides its score but the round."""
+    """A structure to score after `epochs` of training. `digest` names all that decides its score but the round.
+
+    `allowed`: whether it is within the search's budget. Others inform the search, and are never its result.
+    """
 
     digest: str
     structure: Structure
     epochs: int
+    allowed: bool = True
 
     @staticmethod
-    def of(structure: Structure, epochs: int, scoring: Scoring) -> SearchCandidate:
+    def of(structure: Structure, epochs: int, scoring: Scoring, *, allowed: bool = True) -> SearchCandidate:
         """Return the candidate with the digest of its content: equal structures of all searches have one."""
         settings = {"channels": structure.channels, "epochs": epochs, "scoring": asdict(scoring)}
         digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
         for name, tensor in sorted(structure.tensors().items()):
             digest.update(name.encode())
             digest.update(raw_bytes(tensor))
-        return SearchCandidate(digest.hexdigest(), structure, epochs)
+        return SearchCandidate(digest.hexdigest(), structure, epochs, allowed)
 
     def with_tensors(self, tensors: Tensors) -> SearchCandidate:
         """Return the candidate whose structure has these masks in the place of its own."""
@@ -78,12 +82,17 @@ Scores: TypeAlias = dict[str, Score]  # by the candidate's digest
 
 @dataclass(frozen=True)
 class Generation:
-    """Candidates to score next. `number` of `of` generations, counted from 1; `best`: the highest score so far."""
+    """Candidates to score next. `number` of `of` generations, counted from 1.
+
+    `best`: the highest score so far within the budget, of candidates trained as long as these. `later`: how many more
+    candidates like these the search may want after them; None if it does not know.
+    """
 
     candidates: tuple[SearchCandidate, ...]
     number: int
     of: int
     best: float | None
+    later: float | None = None
 
 
 @dataclass(frozen=True)

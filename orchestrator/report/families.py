@@ -14,9 +14,10 @@ from orchestrator.record import Record
 from orchestrator.report.comparison import Comparison
 from orchestrator.report.page import Section
 from orchestrator.report.pictures.style import GREY, LINES, MARKERS, Picture, handle, new_figure
+from orchestrator.report.search_verdict import RIVALS
 from orchestrator.report.summary import Quantity, options_of
 
-FAMILIES = ("dense", "masks", "channels", "AMC", "Once-for-All", "trained alone")
+FAMILIES = ("dense", "masks", "channels", "AMC", "Once-for-All", "trained alone", "rivals of AMC")
 GAP = 0.5  # inches between two panels, for the names of their axes
 MAX_TARGETS = 40
 
@@ -145,7 +146,9 @@ def families_of(
     `every` has all records of the report. Dense rounds among them may be the same architectures, trained alone.
     """
     records = [record for record in comparison.records if family_of(record) in FAMILIES]
-    if len({family_of(record) for record in records} - {"dense"}) < 2 or all(record.round for record in records):
+    if len({family_of(record) for record in records} - {"dense", FAMILIES[-1]}) < 2 or all(
+        record.round for record in records
+    ):
         return None
     counted = [record.channels["macs"] for record in records if record.channels]
     if not counted:
@@ -160,14 +163,17 @@ def families_of(
 
 
 def family_of(record: Record) -> str:
-    """Return which method made the network of a round; "supernet" for a round that is many networks."""
+    """Return which method made the network of a round; "supernet" for a round that is many networks.
+
+    Networks that Uniform or Random found in a search of AMC are "rivals of AMC".
+    """
     channels = record.channels or {}
     if record.round == 0:
         return "dense"
     if "space" in channels:
         return "Once-for-All" if "architecture" in channels else "supernet"
     if record.search:
-        return "AMC"
+        return "rivals of AMC" if record.search.get("found_by") in RIVALS else "AMC"
     return "channels" if channels else "masks"
 
 

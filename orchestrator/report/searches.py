@@ -8,11 +8,10 @@ from __future__ import annotations
 import contextlib
 import json
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import mean, median
 
-from orchestrator.amc.agents import Random, Uniform
 from orchestrator.amc.latency import MAX_ERROR
 from orchestrator.amc.ratio_search import spearman
 from orchestrator.decode import Count, decode
@@ -23,13 +22,14 @@ from orchestrator.report.comparison import Comparison
 from orchestrator.report.page import Section
 from orchestrator.report.pictures.style import GREY, GRID, LINES, MARKERS, SMALL, Picture, handle, new_figure
 from orchestrator.report.published import find_published_searches
+from orchestrator.report.search_verdict import RIVALS, verdict_paragraphs, verdicts
 from orchestrator.report.summary import options_of
 from orchestrator.report.tables import TextTable
 
-RIVALS = (Uniform.__name__, Random.__name__)
 MIN_NETWORKS = 3  # of a rank correlation
 MAX_LAYERS = 60  # that have a name beside their line, in a picture
-CHOICE = ("agent", "take", "evaluations", "generation", "finalists")  # fields that decide what is scored, not how
+WHO = ("agent", "take")
+CHOICE = (*WHO, "evaluations", "generation", "finalists")  # fields that decide what is scored, not how
 
 
 @dataclass(frozen=True)
@@ -47,8 +47,8 @@ class SearchProof:
     """Hold what a record has about the search for its structure, as `AmcSearch` wrote it.
 
     `found_by` names the agent whose finalist was trained. `scores` has the score of each agent's evaluations by
-    generation, None for a candidate beyond the budget. `correlation` is that of the finalists' scores before and after
-    more training.
+    generation, None for a candidate beyond the budget. `correlation` is that of the finalists' first scores and their
+    scores after more training; it does not know the values after retraining.
     """
 
     agent: str
@@ -86,12 +86,13 @@ class RatioLine:
 class AgentCurve:
     """Hold the best score of an agent after each evaluation, None before its first one within the budget.
 
-    `generations` has the number of evaluations after which each of its generations ends.
+    `generations` has the number of evaluations after which each of its generations ends. `place` numbers its colour.
     """
 
     agent: str
     best: Sequence[float | None]
     generations: Sequence[int]
+    place: int = 0
 
 
 def searched(records: Iterable[Record]) -> list[Searched]:
@@ -115,7 +116,8 @@ def retraining_correlation(found: Iterable[Searched]) -> tuple[float, int] | Non
     for each in found:
         record, objective = each.record, each.record.objective
         pair = each.proof.score, objective.gain(record.test)
-        groups[_alike(record)][record.blobs[MODEL].sha256] = pair  # a network that two searches found counts once
+        alike = _alike(record, CHOICE)
+        groups[alike][record.blobs[MODEL].sha256] = pair  # a network that two searches found counts once
     pairs = [list(networks.values()) for networks in groups.values() if len(networks) >= MIN_NETWORKS]
     values = [(spearman(*zip(*each, strict=True)), len(each)) for each in pairs]
     defined = [(value, networks) for value, networks in values if value is not None]
@@ -126,7 +128,8 @@ def retraining_correlation(found: Iterable[Searched]) -> tuple[float, int] | Non
 
 def search_section(comparison: Comparison) -> list[Section]:
     """Return the section about the searches of `comparison`, if there are any. Must be called in `drawing_style()`."""
-    found = [each for each in searched(comparison.records) if each.record.experiment in comparison.shown]
+    every = searched(comparison.records)
+    found = [each for each in every if each.record.experiment in comparison.shown]
     if not found:
         return []
     quantity = comparison.quantity
@@ -135,14 +138,18 @@ def search_section(comparison: Comparison) -> list[Section]:
         by_experiment[each.record.experiment].append(each)
     columns = (
         "experiment", "search", "evaluations", "network of", *(f"{who}: {what}" for what in ("best score", "after more "
-        "training") for who in ("agent", *RIVALS)), "networks scored", "epochs", "time", "correlation",
+        "training") for who in ("agent", *RIVALS)), "networks scored", "epochs", "time", "correlation of the first and "
+        "the finalists' scores",
         f"{quantity.column('test')} retrained",
     )  # fmt: skip
     lines = [_line(name, own, quantity.text) for name, own in by_experiment.items()]
     table = TextTable("Searches, medians over the seeds", columns, lines)
     ratios = [RatioLine(name, _median_ratios(own)) for name, own in by_experiment.items()]
-    pictures = (ratios_picture(ratios), scores_picture(_curves(found), quantity.objective, quantity.name))
-    return [Section("searches", "Searches", _paragraphs(found), (table,), pictures)]
+    drawn = [own[0].proof.found_by for own in by_experiment.values()]
+    pictures = (ratios_picture(ratios), scores_picture(_curves(found, drawn), quantity.objective, quantity.name))
+    typical = median(each.record.test for each in every)
+    verdict = verdict_paragraphs(verdicts(_by_agent(every)), quantity, typical)
+    return [Section("searches", "Searches", [*_paragraphs(found), *verdict], (table,), pictures)]
 
 
 def published_section(comparison: Comparison) -> list[Section]:
@@ -217,7 +224,7 @@ def scores_picture(curves: Sequence[AgentCurve], objective: Objective, name: str
 
     styles = [
         {"color": LINES[n % len(LINES)], "linewidth": 1.6, "marker": MARKERS[n % len(MARKERS)], "markersize": 4.5}
-        for n in range(len(curves))
+        for n in (curve.place for curve in curves)
     ]
     legend = [(handle(**style), curve.agent) for curve, style in zip(curves, styles, strict=True)]
     title, subtitle = "The best score so far", "on validation data, medians over the searches; a mark ends a generation"
@@ -260,7 +267,21 @@ def _paragraphs(found: Sequence[Searched]) -> list[str]:
         "fraction of every layer. Random draws as many candidates as the search's own agent asks for. A search that "
         "does not beat Random was not worth its cost.",
         worth,
+        "The correlation in the table is another one: of the finalists' first scores and their scores after more "
+        "training. It tells how far the first score can be trusted to choose finalists.",
+        *_units(found),
         *_latency_warning(found),
+    ]
+
+
+def _units(found: Sequence[Searched]) -> list[str]:
+    """Say that the recommendation counts something else than the budgets, if it does."""
+    units = sorted({each.proof.unit for each in found} - {"weights"})
+    if not units:
+        return []
+    return [
+        f"The budget of these searches counts {' and '.join(units)}. The recommendation of this page goes by the "
+        "number of weights, which differs between networks of one budget."
     ]
 
 
@@ -298,9 +319,17 @@ def _line(name: str, own: Sequence[Searched], text: Callable[[float], str]) -> l
     ]
 
 
-def _alike(record: Record) -> str:
-    """Return, as JSON, what must be equal for two scores to be comparable, and the values after retraining too."""
-    scored = {name: value for name, value in options_of(record, "selection").items() if name not in CHOICE}
+def _by_agent(found: Iterable[Searched]) -> list[dict[str, Record]]:
+    """Return the round that each agent's network became, for each dense network and settings of the search."""
+    groups: dict[str, dict[str, Record]] = defaultdict(dict)
+    for each in found:
+        groups[_alike(each.record, WHO)].setdefault(each.proof.found_by, each.record)
+    return list(groups.values())
+
+
+def _alike(record: Record, without: Collection[str]) -> str:
+    """Return, as JSON, what must be equal for two rounds to be comparable: all settings but fields of the search."""
+    scored = {name: value for name, value in options_of(record, "selection").items() if name not in without}
     return json.dumps([record.parent, {**record.settings, "selection": scored}], sort_keys=True)
 
 
@@ -310,8 +339,11 @@ def _median_ratios(own: Sequence[Searched]) -> dict[str, float]:
     return {name: median(each[name] for each in ratios) for name in layers}
 
 
-def _curves(found: Sequence[Searched]) -> list[AgentCurve]:
-    """Return the best score so far of each agent, medians over the searches that it took part in."""
+def _curves(found: Sequence[Searched], drawn: Sequence[str]) -> list[AgentCurve]:
+    """Return the best score so far of each agent, medians over the searches that it took part in.
+
+    `drawn` names the agents whose networks another picture has, in its order: an agent has one colour in both.
+    """
     curves: dict[str, list[list[float | None]]] = defaultdict(list)
     generations: dict[str, list[int]] = {}
     for proof in {(each.record.parent, each.proof.agent): each.proof for each in found}.values():
@@ -319,7 +351,12 @@ def _curves(found: Sequence[Searched]) -> list[AgentCurve]:
             rounds = proof.scores.get(agent, [])
             curves[agent].append(_best_so_far([score for scores in rounds for score in scores]))
             generations[agent] = [sum(map(len, rounds[: place + 1])) for place in range(len(rounds))]
-    return [AgentCurve(agent, _medians(each), generations[agent]) for agent, each in curves.items()]
+    order = list(dict.fromkeys((*drawn, *curves)))
+    places = {
+        agent: drawn.index(agent) if agent in drawn else n
+        for n, agent in enumerate(order, len(drawn) - len(set(drawn)))
+    }
+    return [AgentCurve(agent, _medians(each), generations[agent], places[agent]) for agent, each in curves.items()]
 
 
 def _best_so_far(scores: Iterable[float | None]) -> list[float | None]:

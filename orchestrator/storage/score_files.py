@@ -75,7 +75,10 @@ def read_new_scores(store: Store, round_key: str, known: Collection[str]) -> dic
 
 
 def search_lines(store: Store, records: Iterable[Record], problems: list[str]) -> Iterator[str]:
-    """Yield a line for each of `records` that candidates follow from: how many were scored, and the best score.
+    """Yield a line for each of `records` that candidates follow from: how many were scored.
+
+    The best of their scores would say little: some are of candidates beyond the budget, others of finalists that were
+    trained longer.
 
     `problems` gets a sentence for each file that cannot be read.
     """
@@ -85,10 +88,8 @@ def search_lines(store: Store, records: Iterable[Record], problems: list[str]) -
             files.setdefault(match[1], []).append(file)
     for record in records:
         found = read_each(store, partial(read_scores, store), files.get(record.key, []), problems)
-        gains = {digest: score.value for scores in found for digest, score in scores.items()}
-        if gains:
-            best = record.objective.text(record.objective.gain(max(gains.values())))
+        if digests := {digest for scores in found for digest in scores}:
             yield (
-                f"{record.experiment}, seed {record.seed}: {len(gains)} candidates for the round after {record.round} "
-                f"were scored; the best has val {best}"
+                f"{record.experiment}, seed {record.seed}: {len(digests)} candidates for the round after "
+                f"{record.round} were scored"
             )

@@ -6,7 +6,7 @@ import functools
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import ParamSpec, Protocol, TypeVar
 
@@ -71,6 +71,11 @@ def sum_over_workers(tensor: Tensor) -> Tensor:
     return tensor
 
 
+def divisor(count: Tensor) -> Tensor:
+    """Return `count` as what a sum is divided by: 1 in place of 0, as padding alone has the loss and gradient 0."""
+    return torch.where(count > 0, count, 1)
+
+
 class Computed(Protocol):
     """A metric that adds up over the workers what each has seen, when it is asked for its value."""
 
@@ -126,16 +131,14 @@ def start_alike(module: nn.Module) -> None:
 def data_parallel(module: nn.Module) -> nn.Module:
     """Return `module`; on GPUs wrapped, so that gradients are averaged while they are computed.
 
-    Wrapped anew for every epoch: DistributedDataParallel reorders its buckets after its first step.
+    A step may leave parameters out, as a branch that is not taken does. Wrapped anew for every epoch:
+    DistributedDataParallel reorders its buckets after its first step.
     """
     if not _averages_in_backward():
         return module
-    return DistributedDataParallel(module, forward_sync_buffers=False, init_sync=False, gradient_as_bucket_view=True)
-
-
-def averaging(module: nn.Module, last: bool) -> AbstractContextManager[object]:
-    """Return a context for the backward pass of one part of a batch: gradients are averaged with the last part."""
-    return nullcontext() if last or not isinstance(module, DistributedDataParallel) else module.no_sync()
+    return DistributedDataParallel(
+        module, forward_sync_buffers=False, init_sync=False, gradient_as_bucket_view=True, find_unused_parameters=True
+    )
 
 
 def average_gradients(module: nn.Module) -> None:
@@ -146,13 +149,11 @@ def average_gradients(module: nn.Module) -> None:
 
     Its order of summation is the same in every step, so training that resumes in mid-epoch gives the same bits.
     """
-    if isinstance(module, DistributedDataParallel):
-        return
     parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
     for parameter in parameters:
         if parameter.grad is None:  # of a branch that was not taken: zero, for any number of workers
             parameter.grad = torch.zeros_like(parameter)
-    if world_size() == 1:
+    if world_size() == 1 or isinstance(module, DistributedDataParallel):
         return
     flat = torch.cat([parameter.grad.reshape(-1) for parameter in parameters if parameter.grad is not None])
     parts = sum_over_workers(flat.div_(world_size())).split([parameter.numel() for parameter in parameters])

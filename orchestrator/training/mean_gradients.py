@@ -27,7 +27,7 @@ def mean_gradients(module: nn.Module, batches: Iterable[Batch], step: Step, part
             step.loss(module, part).backward()
         counts = step.counts(batch)
         count += batch.samples if counts is None else counts
-    share = 1 / collectives.sum_over_workers(count).clamp(min=1)
+    share = 1 / collectives.divisor(collectives.sum_over_workers(count))
     gradients = {}
     for name, parameter in module.named_parameters():
         gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad

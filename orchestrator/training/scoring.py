@@ -25,8 +25,8 @@ from orchestrator.training.calibration import Calibration
 from orchestrator.training.kept_networks import Networks
 from orchestrator.work import Evaluate, Scored, Train
 
-# (work, candidates that this worker has scored, the best of them): whether it should continue
-OnScore = Callable[[Evaluate, int, float], bool]
+# (work, how many candidates this worker has scored, the best score within the budget): whether it should continue
+OnScore = Callable[[Evaluate, int, float | None], bool]
 
 
 class WholeTrainer(Protocol):
@@ -63,14 +63,17 @@ class Scorer:
         candidates = work.generation.candidates
         rows = torch.zeros(len(candidates), 3, dtype=torch.float64, device=trainer.device)
         mine = range(collectives.rank(), len(candidates), collectives.world_size())
-        values: list[float] = []
+        done, best = 0, None
         with collectives.alone(), one_thread(), own_randomness():
             for place in mine:
                 began = time.perf_counter()
                 start = calibration.start(work, candidates[place].structure)
-                values.append(self._gain(trainer, self._training_of(work, candidates[place], start)))
-                rows[place] = torch.tensor([1, values[-1], time.perf_counter() - began], dtype=torch.float64)
-                if on_score and not on_score(work, len(values), max(values)):
+                value = self._gain(trainer, self._training_of(work, candidates[place], start))
+                rows[place] = torch.tensor([1, value, time.perf_counter() - began], dtype=torch.float64)
+                done += 1
+                if candidates[place].allowed:
+                    best = value if best is None else max(best, value)
+                if on_score and not on_score(work, done, best):
                     break
         found = zip(candidates, collectives.sum_over_workers(rows).tolist(), strict=True)
         return Scored({candidate.digest: Score(*row) for candidate, (scored, *row) in found if scored})

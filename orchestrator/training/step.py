@@ -53,19 +53,19 @@ class Step:
 
     def data_parallel(self, module: nn.Module) -> nn.Module:
         """Return the model whose gradients `add_gradients` computes."""
-        return collectives.data_parallel(module)
+        # The gradients of a batch in parts are averaged once, after its last part.
+        return module if self.experiment.training.accumulate > 1 else collectives.data_parallel(module)
 
     def add_gradients(self, model: nn.Module, batch: Batch, teacher: nn.Module | None, sums: Sums, seed: int) -> None:
         """Add the batch's gradients, part by part, and its loss and count to `sums`.
 
         `seed`: of the step, equal on all workers.
         """
-        parts, counts = self.experiment.training.accumulate, self.counts(batch)
+        counts = self.counts(batch)
         share = self._share(counts)
-        for part, some in enumerate(batch.parts(parts), start=1):
-            with collectives.averaging(model, last=part == parts):
-                loss = self.loss(model, some, teacher)
-                (loss * share).backward()
+        for part in batch.parts(self.experiment.training.accumulate):
+            loss = self.loss(model, part, teacher)
+            (loss * share).backward()
             sums.loss.add_(loss.detach())
         sums.count.add_(batch.samples if counts is None else counts)
 
@@ -79,8 +79,7 @@ class Step:
         if counts is None:
             return workers / self.experiment.training.batch_size
         total = collectives.sum_over_workers(counts.detach().to(torch.float64, copy=True))
-        # A batch of padding alone has the gradient 0.
-        return (workers / total.clamp(min=1)).to(torch.float32)
+        return (workers / collectives.divisor(total)).to(torch.float32)
 
     def autocast(self) -> AbstractContextManager[object]:
         """Return the context in which the model and its loss are computed."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import statistics
 
 import pytest
-from amc.regret_table import digits_truth
+from amc.regret_table import digits_truth, mobile_loss
 from small_truth import ALLOWED, BUDGET, CANDIDATES, OPTIMUM, asked, best, score, shuffled
 
 from orchestrator.amc.agents import Cem, Evolution, Random, Uniform, check_agent, uniform_sizes
@@ -22,6 +23,7 @@ AGENTS = {
     "sensitivity": Sensitivity(),
     "ddpg": SMALL_DDPG,
 }
+LEARNERS = {**AGENTS, "ddpg": Ddpg(warm_up=8)}  # with the settings of regret_table.py
 
 
 def test_the_truth_is_known():
@@ -44,6 +46,21 @@ def test_regret_after_32_evaluations(agent, regret):
     """The mean of five seeds; the scores of allowed candidates reach from 0.23 to 0.96."""
     found = statistics.mean(OPTIMUM - best(AGENTS[agent], seed, 32) for seed in range(5))
     assert 0 <= found <= regret
+
+
+@functools.cache
+def loss_on_14_layers(agent: str) -> float:
+    """Return the mean of five seeds after 128 evaluations."""
+    return statistics.mean(mobile_loss(LEARNERS[agent], seed, 128) for seed in range(5))
+
+
+@pytest.mark.parametrize(
+    ("agent", "gain"),
+    [("cem", 0.03), ("evolution", 0.03), ("sensitivity", 0.03), pytest.param("ddpg", 0.01, marks=pytest.mark.slow)],
+)
+def test_on_14_layers_every_agent_that_learns_beats_random(agent, gain):
+    """The third column of the README's table: chance does not find these."""
+    assert loss_on_14_layers("random") - loss_on_14_layers(agent) > gain
 
 
 @pytest.mark.slow

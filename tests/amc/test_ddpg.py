@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -74,6 +76,25 @@ def test_nothing_is_learned_before_the_warm_up_ends_and_targets_follow_slowly():
     for target, old, new in pairs:
         torch.testing.assert_close(target, old + 0.25 * (new - old))
     assert not all(map(torch.equal, agent._critic.parameters(), before))
+
+
+def test_an_update_learns_towards_the_slow_networks(monkeypatch):
+    """The networks that learn were changed by hand: what they think does not count."""
+    agent = DdpgAgent(Ddpg(hidden=4, warm_up=9), BUDGET, 0)
+    agent.tell([(56, 24, 64), (8, 64, 16)], [0.9, 0.5])
+    slow = copy.deepcopy((agent._target_actor, agent._target_critic))
+    with torch.no_grad():
+        for weight in (*agent._actor.parameters(), *agent._critic.parameters()):
+            weight.add_(1.0)
+    batches, wanted = [], []
+    draw, loss = agent._replay.draw, torch.nn.functional.mse_loss
+    monkeypatch.setattr(agent._replay, "draw", lambda *how: batches.append(draw(*how)) or batches[-1])
+    monkeypatch.setattr(torch.nn.functional, "mse_loss", lambda own, to: wanted.append(to) or loss(own, to))
+    agent._update()
+    (batch,), (found,), (actor, critic) = batches, wanted, slow
+    with torch.no_grad():
+        following = critic(torch.cat([batch.next_states, actor(batch.next_states)], 1))
+    torch.testing.assert_close(found, batch.rewards - agent._baseline + (1 - batch.last) * following)
 
 
 @pytest.mark.parametrize(("mean", "sigma"), [(0.5, 0.1), (0.0, 0.5), (1.0, 0.01), (0.3, 10.0)])

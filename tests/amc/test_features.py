@@ -13,6 +13,7 @@ from orchestrator.amc.decisions import channel_budget
 from orchestrator.amc.features import Features
 from orchestrator.amc.forward_shapes import layer_shapes
 from orchestrator.amc.layer_shape import LayerShape
+from orchestrator.pruning.channels.trace import trace_channels
 
 
 def features_of(network: str, **options: object) -> tuple[Features, list[int]]:
@@ -37,6 +38,16 @@ def test_states_of_a_chain_are_those_made_by_hand():
         [1, 1, 1, 1 / 2, 1 / 2, 1 / 2, 1 / 3, three / total, 1 - left / total, 0, 1 / 4],
     ]
     np.testing.assert_allclose(features.of((4, 4, 1)), expected, rtol=1e-6)
+
+
+def test_height_and_width_are_told_apart():
+    module = NETWORKS["chain"]().eval()
+    images = torch.zeros(1, 1, 6, 8)
+    _, _, prunable = traced("chain")
+    shapes = layer_shapes(module, lambda: module(images))
+    budget = channel_budget(trace_channels(module, images), prunable, 0.5, round_to=1, shapes=shapes)
+    found = [(decision.traits.height, decision.traits.width) for decision in budget.decisions]
+    assert found == [(6, 8), (6, 8), (3, 4)]
 
 
 @pytest.mark.parametrize("network", NETWORKS)

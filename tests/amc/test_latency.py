@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, replace
+from types import SimpleNamespace
 
 import pytest
 import torch
 from channel_networks import SHAPE, traced
 
-from orchestrator.amc import latency
+from orchestrator.amc import latency, latency_process
 from orchestrator.amc.agents import uniform_sizes
 from orchestrator.amc.decisions import channel_budget
 from orchestrator.amc.forward_shapes import layer_shapes
 from orchestrator.amc.latency import LatencyTable, LayerTimes, NetworkTime, read_latency_table
 from orchestrator.amc.latency_measure import measure_latency
-from orchestrator.amc.latency_process import measure_here
+from orchestrator.amc.latency_process import REFERENCE, measure_here
 from orchestrator.amc.layer_shape import LayerShape
 from orchestrator.decode import decode, parse
 from orchestrator.errors import ConfigError, ExportError
@@ -190,6 +191,23 @@ def test_a_measured_table_has_the_sides_that_can_lose_channels_and_larger_layers
     costs = [budget.cost([decision.size(blocks) for decision in budget.decisions]) for blocks in (1, 2, 6)]
     assert costs == sorted(costs)
     assert costs[0] < costs[-1]
+
+
+def test_a_machine_that_becomes_slow_half_way_changes_no_time(monkeypatch):
+    """Four equal layers; the clock runs three times as fast from the third on."""
+    pytest.importorskip("onnxruntime")
+    clock, made, pace = [0.0], [], [1.0]
+    took = {None: 1e-4, REFERENCE: 2e-3}
+
+    def runner(shape, threads):
+        made.append(shape)
+        pace[0] = 1.0 if len(made) <= 4 else 3.0  # the reference, the empty network, two layers
+        return lambda: clock.__setitem__(0, clock[0] + pace[0] * took.get(shape, 1e-3))
+
+    monkeypatch.setattr(latency_process, "_runner", runner)
+    monkeypatch.setattr(latency_process, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
+    seconds, _ = measure_here([LayerShape(4, size) for size in (1, 2, 3, 4)], threads=1)
+    assert seconds == pytest.approx([1e-3 - 1e-4] * 4)
 
 
 def test_layers_of_every_kind_can_be_measured():

@@ -53,7 +53,7 @@ def test_a_search_finds_and_proves(agent):
     assert outcome.chosen.epochs == SETTINGS.finalist_epochs
     assert len({candidate.digest for candidate in trained}) == len(trained) == outcome.scored
     assert outcome.epochs == sum(candidate.epochs for candidate in trained)
-    assert outcome.correlation == pytest.approx(1)
+    assert outcome.finalist_correlation == pytest.approx(1)
     assert len(outcome.history) == sum(result.evaluations for result in outcome.results)
 
 
@@ -88,6 +88,17 @@ def test_scores_that_another_search_has_are_not_asked_for():
     assert not {candidate.digest for candidate in rest} & known.keys()
 
 
+def test_the_search_knows_how_much_may_follow():
+    """32 of Cem, 1 of Uniform, 32 of Random; then 3 + 1 + 3 finalists, each trained four times as long."""
+    search, known, later = RatioSearch(SETTINGS, BUDGET, 0), {}, []
+    while not isinstance(step := search.step(known), SearchOutcome):
+        later.append(search.later)
+        known |= {candidate.digest: score(candidate.sizes) for candidate in step}
+    finals = 4 * (3 + 1 + 3)
+    assert later[:4] == [32 - 8 * generation + 1 + 32 + finals for generation in (1, 2, 3, 4)]
+    assert later[-1] == 0
+
+
 def test_a_step_repeats_until_its_scores_are_known():
     search = RatioSearch(SETTINGS, BUDGET, 0)
     first = search.step({})
@@ -109,8 +120,8 @@ def test_luck_in_the_first_score_does_not_decide():
     assert outcome.score == max(score(candidate.sizes) for candidate in finalists)
     luckiest = max((candidate for candidate in trained if candidate not in finalists), key=noisy)
     assert outcome.chosen.sizes != luckiest.sizes
-    assert outcome.correlation is not None
-    assert outcome.correlation < 0.9
+    assert outcome.finalist_correlation is not None
+    assert outcome.finalist_correlation < 0.9
 
 
 def test_what_exceeds_the_budget_is_never_a_finalist():
@@ -128,7 +139,7 @@ def test_the_whole_budget_leaves_one_candidate():
     assert only.sizes == (64, 64, 64)
     (final,) = search.step({only.digest: 0.9})
     outcome = search.step({only.digest: 0.9, final.digest: 0.8})
-    assert (outcome.score, outcome.scored, outcome.correlation) == (0.8, 2, None)
+    assert (outcome.score, outcome.scored, outcome.finalist_correlation) == (0.8, 2, None)
 
 
 def test_a_digest_is_of_all_that_a_candidate_is():

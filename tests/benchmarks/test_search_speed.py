@@ -1,4 +1,9 @@
-"""What a search costs: candidates a second against a bare loop, the agent and bookkeeping, and until the first one."""
+"""What a search costs: candidates a second against a bare loop, the agent and bookkeeping, and until the first one.
+
+Each test prints its figure beside the target, which is meant for two cores that nothing else uses. What it asserts is
+looser, so that a neighbour on the machine does not fail it: these bounds find a search that has become slow, and
+whether the target is met is read in what was printed.
+"""
 
 from __future__ import annotations
 

@@ -79,7 +79,6 @@ def mistake(tmp_path, monkeypatch, capsys):
             {"model": "tiny:normed"},
             "a worker's share of the batch is one sample: raise batch_size",
         ),
-        ([], {"model": "tiny:unused"}, "every parameter of model Unused must take part in the loss"),
         ([], {"model": "tiny:nothing_in_training"}, "the model must return a tensor"),
         (["--checkpoint-seconds", "-1"], {}, "--checkpoint-seconds must be a finite number of 0 or more, got -1"),
         (["--report", "/proc/nope"], {}, "--report must be a folder that can be written to, got '/proc/nope'"),

@@ -187,9 +187,12 @@ def test_a_search_shows_its_generation_its_best_score_and_the_time_left():
     work = Evaluate("k", 0, 1, TrainState({}), Dense(), Scoring(), generation)
     report = SearchReport.of(work, ACCURACY, done=4, best=0.9, per_second=2.0, workers=2)
     assert report.line == (
-        "round 1/1  search: generation 3 of 18, 14 % of the evaluations  best val 93.12 %  "
+        "round 1/1  search: generation 3 of 18, 14 % of the generations  best val 93.12 %  "
         "2 evaluations/s on 2 worker(s)  2 m 04 s left"
     )
     loss = Objective("loss", higher_is_better=False)
     first = dataclasses.replace(work, generation=dataclasses.replace(generation, best=None))
     assert "best val 0.2500  " in SearchReport.of(first, loss, done=1, best=-0.25, per_second=0.0, workers=1).line
+    assert "best" not in SearchReport.of(first, loss, done=1, best=None, per_second=0.0, workers=1).line
+    last = dataclasses.replace(work, generation=dataclasses.replace(generation, number=17, later=8.0))
+    assert SearchReport.of(last, ACCURACY, done=7, best=0.9, per_second=2.0, workers=2).line.endswith("  5.0 s left")

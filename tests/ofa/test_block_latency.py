@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import replace
 from random import Random
 
@@ -14,6 +15,7 @@ from orchestrator.amc.layer_shape import LayerShape
 from orchestrator.errors import ConfigError
 from orchestrator.ofa import block_latency
 from orchestrator.ofa.block_latency import BlockLatency, every_block, measure_blocks
+from orchestrator.ofa.evolution import Limit, SubnetEvolution
 from orchestrator.ofa.spaces import find_space
 from orchestrator.ofa.subnet import Elastic
 
@@ -52,6 +54,48 @@ def test_each_distinct_layer_is_measured_once(by_macs):
     table = by_macs(SUPERNET)
     assert len(table.layers) == 47
     assert len({architecture.digest for architecture in every_block(SMALL)}) <= 24
+
+
+@pytest.fixture
+def slow_small_kernels(monkeypatch: pytest.MonkeyPatch):
+    """Return a latency by a table whose 3x3 depthwise layers of one stride take longer than its 5x5 ones.
+
+    The cheapest network is then not the smallest one.
+    """
+
+    def taken(shape: LayerShape) -> float:
+        slow = shape.groups > 1 and shape.kernel == (3, 3) and shape.stride == (2, 2)
+        return macs_of(shape) * (40 if slow else 1)
+
+    monkeypatch.setattr(block_latency, "in_own_process", lambda shapes, threads: ([*map(taken, shapes)], "counted"))
+    return BlockLatency.of(SUPERNET, measure_blocks(SUPERNET))
+
+
+def test_the_cheapest_network_is_that_of_all(slow_small_kernels):
+    times = {each: slow_small_kernels(each).latency_ms for each in SMALL.enumerate()}
+    cheapest = slow_small_kernels.cheapest(SMALL)
+    assert times[cheapest] == min(times.values()) < times[SMALL.smallest()]
+    assert {block.kernel for stage in cheapest.stages for block in stage.blocks} == {3, 5}
+
+
+def test_a_budget_that_only_one_network_meets_finds_it_even_if_it_is_not_the_smallest(slow_small_kernels):
+    cheapest = slow_small_kernels.cheapest(SMALL)
+    minimum = slow_small_kernels(cheapest).latency_ms
+    quick, scores = SubnetEvolution(population=6, generations=2), lambda drawn: [1.0] * len(drawn)
+    budget = Limit("latency_ms", minimum, slow_small_kernels)
+    assert quick.run(SMALL, budget, scores, Random(0)) == [cheapest]
+    with pytest.raises(ConfigError, match=re.escape(f"the minimum is {minimum:,.10g}, of {cheapest}")):
+        Limit("latency_ms", 0.99 * minimum, slow_small_kernels).check(SMALL)
+
+
+def test_where_the_smallest_network_is_the_cheapest_it_is_found_in_a_large_space(by_macs):
+    space = replace(find_space("mobilenetv3"), resolutions=(128, 144))
+    assert (
+        BlockLatency.of(Elastic(space, 1000, (3, 160, 160)), by_macs(Elastic(space, 1000, (3, 160, 160)))).cheapest(
+            space
+        )
+        == space.smallest()
+    )
 
 
 def test_equal_tables_are_equal_costs_and_others_are_not(by_macs):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from random import Random
 
@@ -85,6 +86,15 @@ def test_a_budget_that_nothing_meets_is_refused_before_anything_is_scored(unit):
     )
     with pytest.raises(ConfigError, match=sentence):
         QUICK.run(SMALL, Limit(unit, limit, COSTS), pytest.fail, Random(0))
+
+
+def test_a_budget_that_is_a_part_of_the_largest_network_is_refused_with_a_part_that_is_not():
+    smallest = COSTS(SMALL.smallest()).macs
+    sentence = rf"has .* macs \(0.01 of the largest network's\) or less: the minimum is {smallest:,} \(([0-9.]+)\), of"
+    with pytest.raises(ConfigError, match=sentence) as refused:
+        Limit("macs", 0.01 * LARGEST, COSTS, LARGEST).check(SMALL)
+    part = float(re.search(sentence, str(refused.value)).group(1))
+    Limit("macs", part * LARGEST, COSTS, LARGEST).check(SMALL)
 
 
 def test_what_exceeds_the_budget_is_shrunk_and_what_does_not_stays():

@@ -52,6 +52,14 @@ def test_each_round_belongs_to_the_method_that_made_it():
     assert names == ["dense", "masks", "supernet", "Once-for-All", "AMC", "channels", "dense"]
 
 
+@pytest.mark.parametrize(
+    ("found_by", "family"), [("Cem", "AMC"), ("Random", "rivals of AMC"), ("Uniform", "rivals of AMC")]
+)
+def test_what_a_rival_found_is_not_drawn_as_amc(found_by, family):
+    amc = records()[4]
+    assert family_of(dataclasses.replace(amc, search={"agent": "Cem", "found_by": found_by, "epochs": 20})) == family
+
+
 def test_masks_have_the_multiply_accumulates_of_the_dense_network(families):
     macs = {point.family: point.macs for point in families.points}
     assert macs == {"dense": 100, "masks": 100, "Once-for-All": 30, "AMC": 60, "channels": 70, "trained alone": 30}

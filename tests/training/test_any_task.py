@@ -99,7 +99,14 @@ PARTS = dataclasses.replace(SEQUENCES, training=dataclasses.replace(SEQUENCES.tr
 OWN_TASK = any_task.EXPERIMENTS["own task"]
 # Without batch norm, whose statistics are each worker's own.
 SEGMENTATION = dataclasses.replace(any_task.EXPERIMENTS["segmentation"], model_options={"norm": False})
-EXPERIMENTS = {"tokens": SEQUENCES, "tokens in parts": PARTS, "own task": OWN_TASK, "segmentation": SEGMENTATION}
+SPARE = dataclasses.replace(any_task.EXPERIMENTS["images"], model="tiny:unused")  # one layer takes no part, and decays
+EXPERIMENTS = {
+    "tokens": SEQUENCES,
+    "tokens in parts": PARTS,
+    "own task": OWN_TASK,
+    "segmentation": SEGMENTATION,
+    "spare layer": SPARE,
+}
 # Each in a group of so many workers; the last ones begin where a checkpoint of the first ones was taken.
 RUNS = [
     *((name, workers, False) for name in EXPERIMENTS for workers in (2, 3)),
@@ -147,8 +154,14 @@ def together(tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
 @pytest.fixture(scope="module")
 def alone() -> dict[str, Trained]:
     """What one process gets."""
-    found = {name: train(EXPERIMENTS[name]) for name in ("tokens", "own task", "segmentation")}
+    found = {name: train(EXPERIMENTS[name]) for name in ("tokens", "own task", "segmentation", "spare layer")}
     return {**found, "tokens in parts": found["tokens"]}
+
+
+def test_a_layer_that_takes_no_part_is_named_and_trained_like_any_other(caplog: pytest.LogCaptureFixture) -> None:
+    """Its gradient is zero, for any number of workers: the runs below decay it alike."""
+    load_problem(SPARE)
+    assert "take no part in the loss of the example, so their gradient is zero: spare.weight, spare.bias" in caplog.text
 
 
 @pytest.mark.parametrize("workers", [2, 3])

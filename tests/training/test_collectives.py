@@ -1,9 +1,10 @@
 """What workers do with gradients, where it can be seen in one process."""
 
+import pytest
 import torch
 from torch import nn
 
-from orchestrator.training.collectives import average_gradients
+from orchestrator.training.collectives import average_gradients, divisor
 
 
 def test_a_branch_that_was_not_taken_has_a_gradient_of_zero_with_one_worker_too() -> None:
@@ -15,3 +16,7 @@ def test_a_branch_that_was_not_taken_has_a_gradient_of_zero_with_one_worker_too(
     assert module["taken"].weight.grad.tolist() == [[1, 1], [1, 1]]
     assert module["not taken"].weight.grad.tolist() == [[0, 0], [0, 0]]
     assert module["frozen"].weight.grad is None
+
+
+def test_a_sum_is_divided_by_any_count_but_zero() -> None:
+    assert divisor(torch.tensor([0.0, 0.08, 1.0, 64.0])).tolist() == pytest.approx([1.0, 0.08, 1.0, 64.0])

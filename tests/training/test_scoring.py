@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import pickle
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -24,7 +25,7 @@ from orchestrator.pruning.channels.shrink import shrink
 from orchestrator.randomness import derive
 from orchestrator.training.calibration import Calibration
 from orchestrator.training.trainer import Trainer
-from orchestrator.work import Evaluate, Scored
+from orchestrator.work import Evaluate, Scored, Train
 
 CPU = torch.device("cpu")
 NOISY = dataclasses.replace(SEARCHED, model_options={"dropout": 0.2})
@@ -110,6 +111,45 @@ def test_a_candidate_that_diverges_has_the_worst_score_there_is(tmp_path: Path) 
     work = evaluate_work(experiment, tmp_path)
     scores = Trainer(experiment, load_data(experiment.data, {}), device=CPU).do(work)
     assert set(values(scores).values()) == {0.0}
+
+
+def test_what_a_worker_tells_meanwhile_leaves_out_scores_beyond_the_budget(tmp_path: Path) -> None:
+    work = evaluate_work(SEARCHED, tmp_path)
+    first, second, *rest = work.generation.candidates
+    generation = dataclasses.replace(
+        work.generation, candidates=(dataclasses.replace(first, allowed=False), second, *rest)
+    )
+    seen: list[tuple[int, float | None]] = []
+
+    def on_score(work: Evaluate, done: int, best: float | None) -> bool:
+        seen.append((done, best))
+        return True
+
+    trainer = Trainer(SEARCHED, load_data(SEARCHED.data, {}), device=CPU)
+    scores = values(trainer.do(dataclasses.replace(work, generation=generation), on_score=on_score))
+    assert [done for done, _ in seen] == list(range(1, 3 + len(rest)))
+    assert [best for _, best in seen[:2]] == [None, scores[second.digest]]
+    assert seen[-1][1] == max(scores[candidate.digest] for candidate in (second, *rest))
+
+
+def test_a_candidate_is_computed_on_one_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    work = evaluate_work(SEARCHED, tmp_path)
+    trainer = Trainer(SEARCHED, load_data(SEARCHED.data, {}), device=CPU)
+    threads: list[int] = []
+    validated = Trainer.validated
+
+    def counted(self: Trainer, work: Train) -> Mapping[str, float]:
+        threads.append(torch.get_num_threads())
+        return validated(self, work)
+
+    monkeypatch.setattr(Trainer, "validated", counted)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        trainer.do(work)
+    finally:
+        torch.set_num_threads(before)
+    assert threads == [1] * len(work.generation.candidates)
 
 
 def test_work_travels_apart_from_its_tensors(tmp_path: Path) -> None:
