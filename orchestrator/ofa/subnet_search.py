@@ -1,6 +1,6 @@
 """Find the best network for each of several budgets with few measurements: measure, fit, search on the fit, repeat.
 
-The search is a pure function of the scores that are known. Started again with these scores, it continues where it was. The
+The search is a pure function of the scores that are known. Started again with them, it continues where it was. The
 loop is that of LINAS (Cummings et al. 2022), with the predictor and the evolution of the Once-for-All paper.
 """
 
