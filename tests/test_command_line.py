@@ -104,7 +104,8 @@ def test_status_is_a_table_with_the_failures_below(folder, capsys):
     assert lines[-3:] == [
         "failed: digits, seed 0, round 3: the loss is nan",
         "2 paths with 8 distinct rounds, 6 of them finished",
-        "not finished, and no job trains it now (the same command goes on): digits, seed 1 (3 of 4 rounds)",
+        "not finished; no job on Ray holds the next round (the same command continues it): "
+        "digits, seed 1 (3 of 4 rounds)",
     ]
     assert max(map(len, lines[:-1])) <= 80
 
