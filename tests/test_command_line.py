@@ -132,6 +132,12 @@ def test_an_empty_storage_is_an_error(tmp_path, monkeypatch, capsys, command):
     assert [path.name for path in tmp_path.iterdir()] == ["runs"]
 
 
+def test_following_an_empty_storage_says_at_once_that_it_waits(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("orchestrator.report.status.follow_storage", lambda ledger, seconds: iter(()))
+    assert main(["status", str(tmp_path), "--follow"]) == 0
+    assert capsys.readouterr().out == f"waiting for the first round in {tmp_path}\n"
+
+
 def test_an_empty_storage_has_nothing_to_verify(tmp_path, capsys):
     assert main(["verify", str(tmp_path)]) == 0
     assert capsys.readouterr().out.startswith(f"no finished round in {tmp_path}\n")
