@@ -44,7 +44,7 @@ def load(
     whole("batch", batch, minimum=1)
     ledger = Ledger(open_existing(storage))
     record = find_round(ledger.records([]), key, what="key")
-    check_code([record], trust, way_out="trust=[{!r}]")
+    check_code([record], trust, in_python=True)
     given = source_of([record], data).load()
     module = module_of(ledger, record, given)
     if kernels == "dense":

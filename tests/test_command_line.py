@@ -104,7 +104,8 @@ def test_status_is_a_table_with_the_failures_below(folder, capsys):
     assert lines[-3:] == [
         "failed: digits, seed 0, round 3: the loss is nan",
         "2 paths with 8 distinct rounds, 6 of them finished",
-        "not finished, and no job trains it now (the same command goes on): digits, seed 1 (3 of 4 rounds)",
+        "not finished; no job on Ray holds the next round (the same command continues it): "
+        "digits, seed 1 (3 of 4 rounds)",
     ]
     assert max(map(len, lines[:-1])) <= 80
 
@@ -129,6 +130,12 @@ def test_an_empty_storage_is_an_error(tmp_path, monkeypatch, capsys, command):
     assert out == ""
     assert err == f"error: no finished round in {tmp_path}/runs: give the --storage of a job that has run\n"
     assert [path.name for path in tmp_path.iterdir()] == ["runs"]
+
+
+def test_following_an_empty_storage_says_at_once_that_it_waits(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("orchestrator.report.status.follow_storage", lambda ledger, seconds: iter(()))
+    assert main(["status", str(tmp_path), "--follow"]) == 0
+    assert capsys.readouterr().out == f"waiting for the first round in {tmp_path}\n"
 
 
 def test_an_empty_storage_has_nothing_to_verify(tmp_path, capsys):

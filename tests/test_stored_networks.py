@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -51,7 +52,12 @@ def test_a_record_loads_its_own_network(storage: tuple[str, list[Record]]) -> No
     [
         ("zz", TRUST, "key must be the beginning of a round's key, got 'zz': orchestrator status has them"),
         ("", TRUST, "key must be the beginning of one key, got '', which 2 have"),
-        ("OWN", (), r"names a function for its model, 'tiny:.*': pass trust=\['tiny:.*'\] if that is code of yours"),
+        (
+            "OWN",
+            (),
+            r"names a function for its model, 'tiny:.*', and a function for its data, 'tiny:.*': "
+            rf"pass trust={re.escape(str(list(TRUST)))} if that is code of yours",
+        ),
     ],
 )
 def test_what_names_no_round_or_code_is_a_sentence(

@@ -62,8 +62,11 @@ def _show(ledger: Ledger, records: list[Record], problems: list[str], *, waits: 
     from orchestrator.storage.score_files import search_lines
 
     failures, experiments = ledger.failures(problems), read_experiments(ledger.store, problems)
-    if not (records or failures or experiments or problems or waits):
-        raise no_rounds(ledger)
+    if not (records or failures or experiments or problems):
+        if not waits:
+            raise no_rounds(ledger)
+        print(f"waiting for the first round in {plain(ledger.store.uri)}", flush=True)
+        return
     print_status(records, failures)
     finished = {record.key for record in records}
     if len(experiments) > 1:

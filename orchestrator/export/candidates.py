@@ -60,25 +60,32 @@ def with_dense(ledger: Ledger, records: Sequence[Record]) -> list[Record]:
     return list({record.key: record for record in both}.values())
 
 
-def check_code(records: Iterable[Record], trusted: Iterable[str] = (), *, way_out: str = "--trust {}") -> None:
+def check_code(records: Iterable[Record], trusted: Iterable[str] = (), *, in_python: bool = False) -> None:
     """Raise ConfigError if a record names a function or class, as "package.module:name", that is not `trusted`.
 
-    `way_out`: how the user can trust it. People who can write to a storage must not choose the code that runs here.
+    The message has the whole list to trust: as an argument if `in_python`, else as flags. People who can write to a
+    storage must not choose the code that runs here.
     """
-    trusted = set(trusted)
+    trusted, records = set(trusted), list(records)
+    every = list(dict.fromkeys(spec for record in records for spec in named_code(record).values()))
+    way_out = f"trust={every}" if in_python else " ".join(f"--trust {spec}" for spec in every)
     for record in records:
-        for name, spec in named_code(record).items():
-            what = "class" if name == "task" else "function"
-            if way_out.startswith("--") and spec.startswith("__main__:"):
-                raise ConfigError(
-                    f"round {record.key[:12]} names a {what} of the script or notebook that trained it for its {name}, "
-                    f"{spec!r}, which a command cannot import: use load() there, or train it from a module"
-                )
-            if spec not in trusted:
-                raise ConfigError(
-                    f"round {record.key[:12]} names a {what} for its {name}, {spec!r}: pass {way_out.format(spec)} "
-                    "if that is code of yours that may run here"
-                )
+        named = {
+            name: f"a {'class' if name == 'task' else 'function'} for its {name}, {spec!r}"
+            for name, spec in named_code(record).items()
+        }
+        of_script = [what for name, what in named.items() if named_code(record)[name].startswith("__main__:")]
+        if of_script and not in_python:
+            raise ConfigError(
+                f"round {record.key[:12]} was trained by a script or notebook and names {', and '.join(of_script)}, "
+                "which a command cannot import: use load() there, or train it from a module"
+            )
+        unknown = [what for name, what in named.items() if named_code(record)[name] not in trusted]
+        if unknown:
+            raise ConfigError(
+                f"round {record.key[:12]} names {', and '.join(unknown)}: pass {way_out} "
+                "if that is code of yours that may run here"
+            )
 
 
 def source_of(records: Sequence[Record], root: str | None) -> DataSource:

@@ -102,9 +102,10 @@ def next_rounds(store: Store, experiments: Iterable[StoredExperiment], finished:
 
 
 def under_way(rounds: Iterable[NextRound], failures: Iterable[Mapping[str, object]]) -> Iterator[str]:
-    """Yield a line for each round that is being trained, and one for all paths that no job trains.
+    """Yield a line for each round that a job on Ray trains, and one for all other unfinished paths.
 
-    Those in `failures` are left out of the latter, because they have lines of their own.
+    `run` in one process claims no round: whether it trains one of the latter is not known. Paths in `failures` are
+    left out there, because they have lines of their own.
     """
     idle = []
     failed = {(failure.get("experiment"), failure.get("seed")) for failure in failures}
@@ -120,7 +121,10 @@ def under_way(rounds: Iterable[NextRound], failures: Iterable[Mapping[str, objec
             for each in idle[:MAX_NAMES]
         ]
         more = f", and {len(idle) - MAX_NAMES} more" if len(idle) > MAX_NAMES else ""
-        yield f"not finished, and no job trains it now (the same command goes on): {'; '.join(named)}{more}"
+        yield (
+            "not finished; no job on Ray holds the next round (the same command continues it): "
+            f"{'; '.join(named)}{more}"
+        )
 
 
 @dataclass(frozen=True)

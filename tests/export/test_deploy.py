@@ -314,23 +314,32 @@ def test_a_format_that_was_asked_for_must_be_there(storage, tmp_path, capsys):
 def test_a_storage_does_not_decide_which_code_runs(storage, ledger, tmp_path, capsys):
     record = ledger.records()[0]
     hostile = dataclasses.replace(record, settings={**record.settings, "data": "os:mkdir"})
-    for trusted in (["tiny:model"], ["tiny:model", "tiny:data"]):
-        with pytest.raises(ConfigError, match="names a function for its data, 'os:mkdir': pass --trust os:mkdir if"):
-            check_code([record, hostile] if len(trusted) > 1 else [hostile], trusted)
+    for records, flags in (
+        ([hostile], "--trust tiny:model --trust os:mkdir"),
+        ([record, hostile], "--trust tiny:model --trust tiny:data --trust os:mkdir"),
+    ):
+        with pytest.raises(ConfigError, match=f"names a function for its data, 'os:mkdir': pass {flags} if"):
+            check_code(records, ["tiny:model", "tiny:data"])
     check_code([hostile], ["tiny:model", "os:mkdir"])
     of_script = dataclasses.replace(record, settings={**record.settings, "model": "__main__:model"})
     with pytest.raises(ConfigError, match="'__main__:model', which a command cannot import: use load\\(\\) there"):
         check_code([of_script], ["__main__:model", "tiny:data"])
-    check_code([of_script], ["__main__:model", "tiny:data"], way_out="trust=[{}]")
+    check_code([of_script], ["__main__:model", "tiny:data"], in_python=True)
     for package in ("torchvision", "timm"):
         settings = {"model": f"{package}:resnet18", "data": "digits", "task": as_json(Classification())}
         check_code([dataclasses.replace(record, settings=settings)])
         settings |= {"model": "resnet8", "data": f"{package}:create_model"}
         with pytest.raises(ConfigError, match="names a function for its data"):
             check_code([dataclasses.replace(record, settings=settings)])
-    for flags, spec in ((["--trust", "tiny:data"], "tiny:model"), (["--trust", "tiny:model"], "tiny:data")):
+    model, data = "a function for its model, 'tiny:model'", "a function for its data, 'tiny:data'"
+    way_out = "pass --trust tiny:model --trust tiny:data if that is code of yours that may run here\n"
+    for flags, words in (
+        ([], f"{model}, and {data}"),
+        (["--trust", "tiny:data"], model),
+        (["--trust", "tiny:model"], data),
+    ):
         assert main(["export", str(storage), *flags, "--out", str(tmp_path / "out")]) == 1
-        assert capsys.readouterr().err.endswith(f"pass --trust {spec} if that is code of yours that may run here\n")
+        assert capsys.readouterr().err.endswith(f"names {words}: {way_out}")
     assert not (tmp_path / "out").exists()
 
 
