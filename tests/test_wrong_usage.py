@@ -39,6 +39,13 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 USAGE = [
     ("", 2, "Expected one of {run, status"),
     ("statsu runs", 2, "there is no command 'statsu': did you mean 'status'?"),
+    (
+        "load runs 0",
+        2,
+        "there is no command 'load': in Python, orchestrator.load\\(STORAGE, KEY\\) returns the network",
+    ),
+    ("nothing", 2, "there is no command 'nothing': orchestrator --help lists them"),
+    ("run --version", 0, "^orchestrator [0-9.]+"),
     ("status", 2, "Missing from orchestrator status: STORAGE"),
     ("status missing", 1, "there is no folder .*/missing: give the --storage of a job that has run"),
     ("status file", 1, "there is no folder .*/file"),
@@ -60,6 +67,8 @@ USAGE = [
         "--round must be the beginning of a round's key, got 'zz'",
     ),
     ("export runs --out page --round 0", 1, "--round must be the beginning of one key, got '0', which 2 have"),
+    ("export runs --out page --formats onx", 1, "a format must be one of .*, got 'onx': did you mean 'onnx'"),
+    ("export missing --out page --formats onx", 1, "a format must be one of .*, got 'onx'"),
     ("clean runs --dryrun", 2, "Perhaps you meant: --dry-run"),
     ("verify", 2, "Missing from orchestrator verify: STORAGE"),
     ("dataset pack", 2, "Missing from orchestrator dataset pack: FOLDER"),
