@@ -96,8 +96,12 @@ USAGE = [
     ("run digits --training.epochs=5", 2, "write --set training.epochs=5"),
     ("run mine_of_usage.py --lr 0.3", 2, "write --set training.schedule.peak=0.3"),
     ("run digits --batch-size 8", 2, "write --set training.batch_size=8"),
+    ("run broken_of_usage:EXPERIMENT --sed 3", 2, "Perhaps you meant: --seed INT"),  # not imported
+    ("run digits --seeds 1,2", 2, "write --set seeds=1,2"),
     ("run digits --sed 3", 2, "Perhaps you meant: --seed INT"),
     ("run digits --seed three", 2, "Error parsing --seed: it must be a whole number, got 'three'"),
+    ("run digits --target-accuracy abc", 2, "error: --target-accuracy must be a number, got 'abc'"),
+    ("run digits --target abc", 2, "error: --target must be a number, got 'abc'"),
     ("run digits --seed -1", 1, "seed must be a whole number from 0 to .*, got -1"),
     ("run digits --workers 0", 1, "--workers must be at least 1 and the range must rise, got '0'"),
     ("run digits --workers two", 1, "--workers must be a number such as 4, or a range such as 2:8, got 'two'"),
