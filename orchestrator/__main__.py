@@ -55,15 +55,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     130: Ctrl-C.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
-    if arguments in (["--version"], ["version"]):
+    if arguments in (["--version"], ["version"]) or (arguments[1:] == ["--version"] and arguments[0] in COMMANDS):
         print(f"orchestrator {__version__}")
         return 0
     if arguments and not arguments[0].startswith("-") and arguments[0] not in COMMANDS:
-        guess = did_you_mean(arguments[0], COMMANDS)
-        print(
-            plain(f"error: there is no command {arguments[0]!r}: {guess} orchestrator --help lists them"),
-            file=sys.stderr,
-        )
+        print(plain(f"error: {_unknown(arguments[0])}"), file=sys.stderr)
         raise SystemExit(2)
     if arguments[:1] == ["run"]:
         check_flags(arguments[1:])
@@ -88,6 +84,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         return 130
+
+
+def _unknown(command: str) -> str:
+    """Say that there is no such command, and what may have been meant."""
+    if command == "load":
+        return "there is no command 'load': in Python, orchestrator.load(STORAGE, KEY) returns the network of a round"
+    guess = did_you_mean(command, COMMANDS)
+    return f"there is no command {command!r}: {guess + ' ' if guess else ''}orchestrator --help lists them"
 
 
 def _app(chosen: Sequence[str]) -> tyro.extras.SubcommandApp:

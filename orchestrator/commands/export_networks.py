@@ -45,6 +45,10 @@ def export(
     from orchestrator import export
     from orchestrator.files import expand_home
 
+    if formats:  # before the storage and the data are read
+        from orchestrator.export.deploy import check_formats
+
+        check_formats(formats)
     folder = Path(expand_home(str(out)))
     problems = export.write(ledger_with_rounds(storage), folder, rounds=round, formats=formats, data=data, trust=trust)
     return print_problems(problems)

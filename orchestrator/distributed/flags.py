@@ -22,13 +22,14 @@ import tyro
 from orchestrator.distributed.deployment import Deployment, Workers
 from orchestrator.distributed.termination import RESUME, Terminated, print_last, raise_terminated
 from orchestrator.errors import ConfigError, OrchestratorError
+from orchestrator.examples import DIGITS
 from orchestrator.experiment import Experiment
 from orchestrator.files import expand_home
 from orchestrator.formatting import plain, print_problems
 from orchestrator.objective import Objective
 from orchestrator.stopping import Floor
 from orchestrator.storage.opening import open_store
-from orchestrator.validate import finite
+from orchestrator.validate import did_you_mean, finite
 
 F = TypeVar("F", bound="Flags")
 
@@ -166,21 +167,36 @@ def parse_flags(kind: type[F], description: str | None, experiment: Experiment |
 def refuse_fields(arguments: Sequence[str], kind: type[Flags], load: Callable[[], Experiment | None]) -> None:
     """Exit with 2 if a flag in `arguments` is not one of `kind`, but a field of the experiment that `load` returns.
 
-    The message says how --set changes it.
+    The message says how --set changes it. A mistyped flag is left to the parser, so that it does not wait for `load`.
     """
     known = {field.name for field in dataclasses.fields(kind)} | {"set", "help", "target_accuracy"}
     for argument, after in zip(arguments, [*arguments, ""][1:], strict=True):
         name, equals, value = argument.removeprefix("--").partition("=")
-        if not argument.startswith("--") or name.replace("-", "_") in known or (experiment := load()) is None:
+        if not argument.startswith("--") or name.replace("-", "_") in known:
+            if argument.startswith("--target"):
+                _check_target(name, value if equals else after)
             continue
         from orchestrator.settings import paths_ending_in
 
-        field = name.replace("-", "_")
-        if paths := paths_ending_in(NAMES.get(field, field), experiment):
+        field = NAMES.get(name.replace("-", "_"), name.replace("-", "_"))
+        mistyped = did_you_mean(field, known) and not paths_ending_in(field, DIGITS)
+        if mistyped or (experiment := load()) is None:
+            continue
+        if paths := paths_ending_in(field, experiment):
             given = value if equals else after if not after.startswith("-") and after else "VALUE"
             ways = " or ".join(f"--set {path}={given}" for path in paths)
             print(plain(f"error: --{name} is a field of the experiment: write {ways}"), file=sys.stderr)
             raise SystemExit(2)
+
+
+def _check_target(name: str, given: str) -> None:
+    """Exit with 2 if the value of a flag with two names is not a number: the parser's message has both names."""
+    try:
+        float(given)
+    except ValueError:
+        if given and not given.startswith("-"):
+            print(plain(f"error: --{name} must be a number, got {given!r}"), file=sys.stderr)
+            raise SystemExit(2) from None
 
 
 REPEATED = ("--set", "--trust", "--round", "--experiment")  # of a job or of a command; each takes one value at a time

@@ -60,13 +60,7 @@ def deploy(
     asked for and cannot be, for a float32 file that does not do what its network does, and for a network without
     values or with an answer that is not finite.
     """
-    if "litert" in formats:
-        raise ExportError(
-            "LiteRT files are not written: its converter wants an older torch or typing-extensions than are installed "
-            "here; phones with Android run onnx and pte files"
-        )
-    for name in formats:
-        one_of("a format", name, FORMATS)
+    check_formats(formats)
     check_writable(folder, "--out")
     wanted = tuple(dict.fromkeys(formats or FORMATS))
     test_set = TestSet.of(source) if source else None
@@ -90,6 +84,17 @@ def deploy(
     deployment = ExportedNetworks(tuple(networks), artifacts, skipped)
     deployment.save(folder)
     return deployment
+
+
+def check_formats(formats: Sequence[str]) -> None:
+    """Raise ConfigError for an unknown format, ExportError for one that is known and not written."""
+    if "litert" in formats:
+        raise ExportError(
+            "LiteRT files are not written: its converter wants an older torch or typing-extensions than are installed "
+            "here; phones with Android run onnx and pte files"
+        )
+    for name in formats:
+        one_of("a format", name, FORMATS)
 
 
 class _Writer:
