@@ -12,7 +12,7 @@ import contextlib
 import datetime
 import platform
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -48,8 +48,9 @@ class Driver:
 
     `keep`: epochs of the dense run that other experiments rewind to; those of this experiment are kept in any case.
     `floor`: the path ends, which is not a failure, after a round that falls below it. `settings`: those of each round,
-    for a path that continues from recorded ones; None: they follow from the experiment. Raises DensityError, before
-    anything is trained, for densities that the selection cannot give.
+    for a path that continues from recorded ones; None: they follow from the experiment.
+    `versions`: those of other packages that train, for the records. Raises DensityError, before anything is trained,
+    for densities that the selection cannot give.
     """
 
     def __init__(
@@ -61,10 +62,12 @@ class Driver:
         keep: Iterable[int] = (),
         floor: Floor | None = None,
         settings: list[dict[str, Any]] | None = None,
+        versions: Mapping[str, str] | None = None,
     ) -> None:
         self.experiment, self.ledger, self.problem, self.floor = experiment, ledger, problem, floor
         if floor is not None:
             floor.check(problem.objective)
+        self._versions = {"python": platform.python_version(), "torch": torch.__version__, **(versions or {})}
         self.settings = settings or round_settings(experiment, problem)
         self.keys = round_keys(self.settings)
         self.densities = experiment.densities()
@@ -254,7 +257,7 @@ class Driver:
             search=dict(work.proof) if work.proof else None,
             int8=dict(answer.int8) if answer.int8 else None,
             settings=self.settings[index],
-            versions={"python": platform.python_version(), "torch": torch.__version__},
+            versions=self._versions,
             finished_at=_now(),
         )
 

@@ -96,6 +96,7 @@ def test_a_path_is_dense_then_pruned_rounds_with_exact_nested_counts(store):
         "test_accuracy": 0.75,
     }
     assert all(sum(kept for kept, _ in r.layers.values()) == r.kept for r in records)
+    assert all(r.versions.keys() == {"python", "torch"} for r in records)
 
 
 def test_a_round_starts_from_its_parents_final_weights_and_momentum(store):

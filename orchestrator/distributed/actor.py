@@ -90,7 +90,8 @@ class DriverActor:
         self._metrics = Metrics(experiment.name, experiment.seed)
         self._log = RoundLog(experiment, "driver")
         store = MeteredStore(open_store(storage), self._metrics, in_background=True)
-        self._driver = Driver(experiment, Ledger(store), problem, keep=keep, floor=floor)
+        versions = {"ray": ray.__version__}
+        self._driver = Driver(experiment, Ledger(store), problem, keep=keep, floor=floor, versions=versions)
         self._claims = Claims(store, owner)
         self._shared: dict[str, tuple[Work, list[ray.ObjectRef[Any]]]] = {}
         self._sharing = threading.Lock()

@@ -88,6 +88,13 @@ def test_a_result_that_comes_while_the_next_round_is_asked_for(actor, monkeypatc
     assert claims.holds(second)
 
 
+def test_a_record_of_a_job_on_ray_has_the_version_of_ray(actor):
+    work = actor._driver.next_work()
+    record = actor._driver.finish(work, Trainer(EXPERIMENT, load_problem(EXPERIMENT)[1]).train(work))
+    assert record.versions["ray"] == module.ray.__version__
+    assert record.versions["torch"] == torch.__version__
+
+
 def test_a_worker_gets_start_masks_and_teacher_through_the_object_store(actor, monkeypatch):
     experiment = replace(EXPERIMENT, distillation=Distillation())
     _, data = load_problem(experiment)
