@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -26,6 +27,8 @@ FIRST_SAMPLES = 256  # maximum number looked at in each split that is not in mem
 FIRST_VALUES = 2**24  # maximum number of their values
 COUNTED_TOGETHER = 32  # samples in memory, until the task counts something
 
+logger = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True)
 class _Look:
@@ -43,9 +46,9 @@ class _Look:
 def check_values(model: nn.Module, data: Data, task: Task) -> None:
     """Raise ConfigError if an embedding of `model` or the loss of `task` cannot take a whole number of the data.
 
-    Also raise it if what the loss of a split is divided by is 0 over all samples looked at. These are all samples in
-    memory. Of other data sets they are the first ones, if the model has an embedding, a target has several classes, or
-    the task counts nothing in the example.
+    Also raise it if what the loss of a split is divided by is 0 over all its samples. All samples in memory are looked
+    at. Of other data sets they are the first ones, if the model has an embedding, a target has several classes, or the
+    task counts nothing in the example; a warning says if it counts nothing in these, as it may in later ones.
     """
     embeddings = {name: part for name, part in model.named_modules() if isinstance(part, nn.Embedding)}
     was_training = model.training
@@ -159,12 +162,17 @@ def _counts(task: Task, targets: Any) -> bool:
 
 
 def _check_count(data: Data, task: Task, split: Split, look: _Look) -> None:
-    if not look.counts:
-        which = "all" if look.samples == len(data.split(split)) else "the first"
-        raise ConfigError(
-            f"{type(task).__name__}.count() must be above 0 over the {split} split, got 0 for {which} {look.samples} "
-            "samples: look at the targets, and at what the task leaves out"
-        )
+    """Raise ConfigError if no sample of a split counts; warn if none of the first ones does, as later ones may."""
+    if look.counts:
+        return
+    name, whole = f"{type(task).__name__}.count()", look.samples == len(data.split(split))
+    got = f"got 0 for {'all' if whole else 'the first'} {look.samples} samples"
+    sentence = (
+        f"{name} must be above 0 over the {split} split, {got}: look at the targets, and at what the task leaves out"
+    )
+    if whole:
+        raise ConfigError(sentence)
+    logger.warning(sentence)
 
 
 def _check_indices(name: str, model: str, embedding: nn.Embedding, inputs: tuple[Tensor, ...]) -> None:
