@@ -10,7 +10,7 @@ from ray.train.torch import TorchTrainer
 import orchestrator
 from orchestrator.distributed import ray_private
 
-PRIVATE = re.compile(r"ray\._|ray\.\w+(\.\w+)*\._|\._private|[. ]_internal|ray\.core\.generated")
+PRIVATE = re.compile(r"ray\._(?!_version__)|ray\.\w+(\.\w+)*\._|\._private|[. ]_internal|ray\.core\.generated")
 
 
 def test_it_was_read_in_the_version_that_is_installed():
