@@ -90,7 +90,7 @@ class Families:
                 f"The supernet took {supernet.first:,} epochs, each counted once for every sub-network of a step. "
                 f"A network trained alone takes {alone.each:,}. For {targets:,} targets or more, the supernet is "
                 "cheaper.",
-                f"The median validation {name} of the same architectures is {inside} in the supernet and {outside} "
+                f"The median test {name} of the same architectures is {inside} in the supernet and {outside} "
                 f"trained alone.",
             ]
         return found
@@ -107,11 +107,14 @@ class Families:
 
     @property
     def _same_architectures(self) -> tuple[list[float], list[float]]:
-        """Return the validation values of the architectures that `costs` counts alone: in the supernet, and alone."""
+        """Return the test values of the architectures that `costs` counts alone: in the supernet, and alone.
+
+        On validation those of the supernet are the best of many, as a search chose them.
+        """
         alone = [each for each in self._of("trained alone") if each.record.epochs == self._cost("trained alone").each]
         architectures = {each.architecture for each in alone}
         inside = [each for each in self._of("Once-for-All") if each.architecture in architectures]
-        return [each.record.val for each in inside], [each.record.val for each in alone]
+        return [each.record.test for each in inside], [each.record.test for each in alone]
 
     def _of(self, family: str) -> list[FamilyPoint]:
         return [each for each in self.points if each.family == family]
