@@ -42,7 +42,7 @@ from orchestrator.training.mean_gradients import mean_gradients
 from orchestrator.training.moving_average import MovingAverage
 from orchestrator.training.scoring import OnScore, Scorer
 from orchestrator.training.state import model_tensors, put_model, put_state, take_model, take_state
-from orchestrator.training.step import Step, SupernetStep
+from orchestrator.training.step import Step, Sums, SupernetStep
 from orchestrator.work import Answer, EpochMetrics, Evaluate, Gradients, Progress, Snapshot, Train, Trained, Work
 
 # (work, the epoch's metrics, training samples per second over all workers, a function that takes a checkpoint)
@@ -230,7 +230,7 @@ class Trainer:
             teacher=teacher,
             step=SupernetStep(self._experiment, self.device, *work.phase) if work.phase else self._step,
             average=self._average(work, resume),
-            totals=torch.zeros(2, device=self.device, dtype=torch.float64),
+            sums=Sums.zero(self.device),
             began=began,
             on_step=on_step,
         )
@@ -291,12 +291,12 @@ class Trainer:
                 parameters["lr"] = work.schedule.lr_at(epoch + step / steps, self.training.epochs)
             self._train_step(attempt, model, batch, len(attempt.history) * steps + step, seed)
             if self._looks_at_steps:
-                check_step(work, epoch, step, steps, float(attempt.totals[0]), batch)
+                check_step(work, epoch, step, steps, float(attempt.sums.loss), batch)
             if attempt.on_step and rounded is None:
                 attempt.on_step(partial(attempt.take_progress, step + 1))
         collectives.average_over_workers(attempt.statistics())
-        loss, count = collectives.sum_over_workers(attempt.totals.clone()).tolist()
-        attempt.totals.zero_()
+        loss, count = collectives.sum_over_workers(attempt.sums.tensor()).tolist()
+        attempt.sums = Sums.zero(self.device)
         return loss / count if count else math.nan
 
     def _seeded_batches(self, epoch: tuple[int | str, ...], first: int = 0) -> Iterator[tuple[int, Batch]]:
