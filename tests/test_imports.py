@@ -18,7 +18,7 @@ LAYERS = (
     ("errors", "lazy", "validate", "decode", "user_code", "formatting", "sealed", "files", "extras", "randomness"),
     ("field_json",),
     ("lookup", "processor", "pruning.choices", "models.spec"),
-    ("objective", "record", "train_state", "modules", "nested", "schedules", "training.collectives"),
+    ("objective", "record", "train_state", "layer_kinds", "modules", "nested", "schedules", "training.collectives"),
     ("amc.layer_shape", "amc.forward_shapes"),
     (
         "task",

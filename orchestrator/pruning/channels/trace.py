@@ -16,10 +16,10 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.modules.conv import _ConvNd
 
 from orchestrator.errors import ConfigError
 from orchestrator.extras import extra
+from orchestrator.layer_kinds import Convolution
 from orchestrator.modules import logits_of, model_call
 from orchestrator.nested import mapped, number_of_samples
 from orchestrator.pruning.channels.confirm import confirmed_groups, some, traceable
@@ -99,7 +99,7 @@ def _way_out(network: nn.Module) -> str:
     computed = [
         name
         for name, part in network.named_modules()
-        if isinstance(part, _ConvNd | nn.Linear) and not isinstance(part.weight, nn.Parameter)
+        if isinstance(part, Convolution | nn.Linear) and not isinstance(part.weight, nn.Parameter)
     ]
     if computed:
         return f"make the computed weights of {some(computed)} plain parameters first, or choose another selection"
@@ -159,7 +159,7 @@ def _layers(network: nn.Module, inputs: Any) -> tuple[dict[str, Layer], int, obj
     trained = dict(network.named_parameters())
     layers = {}
     for name, layer in network.named_modules():
-        multiplies = isinstance(layer, _ConvNd | nn.Linear)
+        multiplies = isinstance(layer, Convolution | nn.Linear)
         sides = tensor_sides(layer)
         shared = any(uses[id(p)] > 1 for p in layer.parameters(recurse=False))
         if sides is None or calls[layer] != 1 or shared:
@@ -180,7 +180,7 @@ def _groups(graph: Any) -> tuple[list[Group | None], list[str]]:
     unknown: list[str] = []
     seen: set[object] = set()
     for layer in list(graph.module2node):
-        if layer in seen or not isinstance(layer, _ConvNd | nn.Linear):
+        if layer in seen or not isinstance(layer, Convolution | nn.Linear):
             continue
         try:
             pruner = graph.get_pruner_of_module(layer)
