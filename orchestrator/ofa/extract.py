@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from orchestrator.ofa.architecture import Architecture
 from orchestrator.ofa.elastic import Supernet, skeleton, subnet_tensors
 from orchestrator.ofa.networks import Part, StagedNetwork
+from orchestrator.private_apis import members
 
 
 @torch.no_grad()
@@ -35,10 +36,11 @@ def _filled(empty: nn.Module, name: str, tensors: Mapping[str, Tensor]) -> nn.Mo
     copied = nn.Module.__new__(type(empty))
     own = {key: value.copy() if isinstance(value, dict | set) else value for key, value in vars(empty).items()}
     vars(copied).update(own)  # what the modules share now is never changed: numbers, texts and tuples
-    for key, parameter in empty._parameters.items():
-        copied._parameters[key] = None if parameter is None else nn.Parameter(tensors[f"{name}.{key}"])
-    for key, buffer in empty._buffers.items():
-        copied._buffers[key] = None if buffer is None else tensors[f"{name}.{key}"]
-    for key, module in empty._modules.items():
-        copied._modules[key] = None if module is None else _filled(module, f"{name}.{key}", tensors)
+    source, target = members(empty), members(copied)
+    for key, parameter in source.parameters.items():
+        target.parameters[key] = None if parameter is None else nn.Parameter(tensors[f"{name}.{key}"])
+    for key, buffer in source.buffers.items():
+        target.buffers[key] = None if buffer is None else tensors[f"{name}.{key}"]
+    for key, module in source.modules.items():
+        target.modules[key] = None if module is None else _filled(module, f"{name}.{key}", tensors)
     return copied

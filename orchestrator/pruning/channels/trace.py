@@ -9,8 +9,7 @@ from __future__ import annotations
 import logging
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -22,6 +21,7 @@ from orchestrator.extras import extra
 from orchestrator.layer_kinds import Convolution
 from orchestrator.modules import logits_of, model_call
 from orchestrator.nested import mapped, number_of_samples
+from orchestrator.private_apis import tolerant_reshapes
 from orchestrator.pruning.channels.confirm import confirmed_groups, some, traceable
 from orchestrator.pruning.channels.graph import SIDES, ChannelGraph, Cut, Group, Layer, Member, tensor_sides
 from orchestrator.pruning.macs import weight_uses
@@ -52,7 +52,7 @@ def trace_channels(module: nn.Module, inputs: Any) -> ChannelGraph:
         layers, macs, output = _layers(network, inputs)
         logits_of(output)
         widest = max((layer.size(side) for layer in layers.values() for side in SIDES), default=0)
-        with warnings.catch_warnings(), torch.enable_grad(), _tolerant(widest):
+        with warnings.catch_warnings(), torch.enable_grad(), tolerant_reshapes(widest):
             warnings.simplefilter("ignore")
             graph = torch_pruning.DependencyGraph().build_dependency(
                 network,
@@ -104,37 +104,6 @@ def _way_out(network: nn.Module) -> str:
     if computed:
         return f"make the computed weights of {some(computed)} plain parameters first, or choose another selection"
     return "choose a selection that removes single weights"
-
-
-@contextmanager
-def _tolerant(widest: int) -> Iterator[None]:
-    """Limit failures of torch-pruning to one group of channels, or to one reshape.
-
-    It mistakes some reshapes for flattened channels. For the windows of a transformer it would expand them again and
-    again, until memory is full: here a group with more places than the widest layer raises OverflowError. It divides
-    by zero at a reshape before which it knows no channels: here that reshape is ignored.
-    """
-    from torch_pruning.dependency import index_mapping
-
-    flatten, reshape = index_mapping._FlattenIndexMapping.__call__, index_mapping.update_reshape_index_mapping
-
-    def bounded(self: Any, places: Any) -> Any:
-        found = flatten(self, places)
-        if len(found) > widest:
-            raise OverflowError("its reshapes mix channels with positions")
-        return found
-
-    def guarded(graph: Any, node: Any) -> None:
-        with suppress(ZeroDivisionError):
-            reshape(graph, node)
-
-    index_mapping._FlattenIndexMapping.__call__ = bounded
-    index_mapping.update_reshape_index_mapping = guarded
-    try:
-        yield
-    finally:
-        index_mapping._FlattenIndexMapping.__call__ = flatten
-        index_mapping.update_reshape_index_mapping = reshape
 
 
 def _layers(network: nn.Module, inputs: Any) -> tuple[dict[str, Layer], int, object]:
