@@ -130,16 +130,31 @@ def test_a_version_rises_with_changes_in_place_alone() -> None:
     assert private_apis.version_of(tensor) > before
 
 
-def test_a_module_computes_with_what_its_members_hold() -> None:
-    module = nn.Sequential(nn.Linear(1, 1, bias=False), nn.BatchNorm1d(1)).eval()
-    linear, norm = map(private_apis.members, module)
-    assert list(private_apis.members(module).modules) == ["0", "1"]
-    assert list(linear.parameters.items()) == [("weight", module[0].weight), ("bias", None)]
-    assert list(norm.buffers) == ["running_mean", "running_var", "num_batches_tracked"]
-    linear.parameters["weight"] = torch.tensor([[3.0]])  # which setattr refuses
-    norm.buffers["running_mean"] = torch.tensor([1.0])
-    norm.buffers["running_var"] = torch.tensor([1.0 - module[1].eps])
-    assert module(torch.tensor([[2.0]])).item() == pytest.approx(5.0)
+def test_a_module_computes_with_what_its_stores_hold() -> None:
+    module = nn.BatchNorm1d(1, eps=0.0).eval()
+    parameters, buffers = private_apis.tensor_stores(module)
+    assert parameters == dict(module.named_parameters())
+    assert buffers == dict(module.named_buffers())
+    parameters["weight"] = torch.tensor([3.0])  # which setattr refuses
+    buffers["running_mean"] = torch.tensor([1.0])
+    assert module(torch.tensor([[2.0]])).item() == 3.0
+
+
+def test_a_copy_holds_the_tensors_that_it_is_given() -> None:
+    module = nn.Sequential(nn.Linear(1, 1, bias=False), nn.Sequential(nn.BatchNorm1d(1)), nn.Dropout()).eval()
+    module.register_module("absent", None)
+    module.register_buffer("empty", None)
+    before = module.state_dict()
+    tensors = {f"net.{name}": tensor + 1 for name, tensor in before.items()}
+    copied = private_apis.copy_with(module, "net", tensors)
+    assert {name: tensor.data_ptr() for name, tensor in copied.state_dict().items()} == {
+        name.removeprefix("net."): tensor.data_ptr() for name, tensor in tensors.items()
+    }
+    assert str(copied) == str(module)
+    copied.train().requires_grad_(False)
+    assert not any(part.training for part in module.modules())
+    assert all(parameter.requires_grad for parameter in module.parameters())
+    assert all(module.state_dict()[name].data_ptr() == tensor.data_ptr() for name, tensor in before.items())
 
 
 def test_hooks_of_the_forward_pass_are_seen() -> None:
