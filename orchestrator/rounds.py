@@ -19,7 +19,8 @@ from orchestrator.storage.score_files import read_new_scores
 from orchestrator.storage.store import JSON_BYTES
 from orchestrator.train_state import Tensors, TrainState
 from orchestrator.training.config import TrainingConfig
-from orchestrator.work import GRADIENTS, Train, Trained
+from orchestrator.work.gradients import GRADIENTS
+from orchestrator.work.train import Train, Trained
 
 
 class Round(Protocol):

@@ -46,7 +46,8 @@ from orchestrator.storage.claims import Claims
 from orchestrator.storage.ledger import Ledger
 from orchestrator.storage.opening import open_store
 from orchestrator.user_code import described
-from orchestrator.work import Answer, Trained, Work, claim_key
+from orchestrator.work.keys import claim_key
+from orchestrator.work.preparation import Work
 
 Order = Literal["continue", "stop", "leave"]  # "leave": stop without a checkpoint, as another owner has the round
 
@@ -218,16 +219,12 @@ class DriverActor:
                 self._shared = {key: (light, [ray.put(share(tensors))])}
         return self._shared[key]
 
-    def finish(self, work: Work, answer: Trained | None, tensors: list[ray.ObjectRef[Any]]) -> None:
-        """Commit an answer; return when it is safe in storage. Workers may ask for the next work meanwhile.
-
-        `answer` comes without its tensors; None stands for an answer of tensors alone.
-        """
+    def finish(self, work: Work, answer: list[ray.ObjectRef[Any]]) -> None:
+        """Commit an answer; return when it is safe in storage. Workers may ask for the next work meanwhile."""
         with about_round(work.key):
-            found = unshare(ray.get(tensors[0]))
-            self._finish(work, found if answer is None else answer.joined(found))
+            self._finish(work, unshare(ray.get(answer[0])))
 
-    def _finish(self, work: Work, answer: Answer) -> None:
+    def _finish(self, work: Work, answer: Any) -> None:
         self._apply(Progressed())
         try:
             if not self._claims.acquire(claim_key(work.key)):
