@@ -46,7 +46,7 @@ from orchestrator.storage.claims import Claims
 from orchestrator.storage.ledger import Ledger
 from orchestrator.storage.opening import open_store
 from orchestrator.user_code import described
-from orchestrator.work.keys import claim_key
+from orchestrator.work.keys import claim_key, split_key
 from orchestrator.work.preparation import Work
 
 Order = Literal["continue", "stop", "leave"]  # "leave": stop without a checkpoint, as another owner has the round
@@ -106,7 +106,6 @@ class DriverActor:
         self._search: str | None = None  # the claim on a round's scores, from the first generation to the last
         self._taken_over = False  # before this actor, which was restarted, could renew its claim
         self._resumed: tuple[int, int, int] | None = None
-        self._new = True  # no worker has asked for work yet; after a restart they may still be doing earlier work
 
     def next_step(self) -> NextStep:
         """Return what the process that runs this path should do: train, wait for another owner's round, or end."""
@@ -128,11 +127,10 @@ class DriverActor:
 
     def next_key(self, group_started: bool) -> str | None:
         """Return the key of the work to do, or None if the workers should end; `next_step` returns why."""
-        self._new = self._taken_over = False
-        if group_started:
-            restarts = self._state.restarts
-            self._apply(GroupStarted(), key=self._training)
-            self._metrics.add(restarts=self._state.restarts - restarts)
+        self._taken_over = False
+        restarts = self._state.restarts
+        self._apply(GroupStarted() if group_started else GroupTrains(), key=self._training)
+        self._metrics.add(restarts=self._state.restarts - restarts)
         if self._state.is_over:
             return None
         key, ours = self._claim_next()
@@ -256,18 +254,16 @@ class DriverActor:
 
     def resumed(self, key: str, place: tuple[int, int]) -> None:
         """Remember the place from which the workers resume."""
-        work, _ = self._shared.get(key, (None, []))
-        if work is not None and work.training:
-            self._resumed = (work.training.round, *place)
+        self._resumed = (self._driver.keys.index(split_key(key)[0]), *place)
         self._apply(Resumed(key, place))
 
     def report(self, key: str, report: Report | SearchReport | None) -> Order:
         """Remember the progress of the work `key`; return what the workers should do."""
-        if self._new and self._next_key() == key:
+        if self._state.workers == "unknown" and self._next_key() == key:
             # This actor was restarted in the middle of a round, whose claim is not renewed any longer.
             self._log.round(key)
             self._taken_over = not self._acquire(key)
-            self._training, self._new = key, False
+            self._training = key
             self._apply(GroupTrains())
         if report is not None:
             self._report = report

@@ -203,6 +203,14 @@ def test_an_actor_that_is_started_again_in_mid_round_renews_its_claim(actor):
     again._claims.close()
 
 
+def test_an_actor_that_is_started_again_between_two_works_knows_that_workers_train(actor):
+    key = actor.next_key(True)
+    again = restarted(actor)
+    assert again.next_key(False) == key
+    assert again.stop() is False
+    again._claims.close()
+
+
 def test_an_actor_that_is_started_again_too_late_lets_its_workers_leave(actor, taken_over):
     again = restarted(actor)
     assert again.report(taken_over, None) == "leave"
