@@ -181,9 +181,9 @@ def _is_needed(key: str, name: str, going: Sequence[StoredExperiment], finished:
     """Return whether an unfinished experiment will read snapshots/<key>/<name>."""
     for experiment in (each for each in going if key in each.keys):
         after = experiment.keys.index(key) + 1
-        if name == "gradients" and after < len(experiment.keys) and experiment.keys[after] not in finished:
-            return True
-        dense = after == 1 and name != "gradients"
-        if dense and (experiment.rewinds_to is None or name in map(str, experiment.rewinds_to)):
+        if not name.isdigit():  # of no epoch, such as gradients: the next round is made from it
+            if after < len(experiment.keys) and experiment.keys[after] not in finished:
+                return True
+        elif after == 1 and (experiment.rewinds_to is None or name in map(str, experiment.rewinds_to)):
             return True
     return False
