@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -18,10 +19,8 @@ from orchestrator.training.masked import Masked
 from orchestrator.training.moving_average import MovingAverage
 from orchestrator.training.state import check_model_tensors, check_state, take_model, take_state
 from orchestrator.training.step import Step, Sums
-from orchestrator.work import EpochMetrics, Progress, Train
+from orchestrator.work.train import EpochMetrics, OnStep, Progress, Train
 
-TakeProgress = Callable[[], Progress | None]  # a checkpoint, on the first worker; None on the others
-OnStep = Callable[[TakeProgress], None]  # every worker must take the checkpoint, or none
 _SUMS = 2  # sum and count of the losses of an epoch, which each worker has of its own
 
 
@@ -124,3 +123,14 @@ def check_progress(
         raise DamagedError(f"{found} are more than the round's {work.epochs} of {steps_per_epoch}")
     if progress.parts is not None and progress.parts.shape[1] != own:
         raise DamagedError(f"its workers have {progress.parts.shape[1]} values of their own, the model has {own}")
+
+
+@contextmanager
+def starting_from(what: str, key: str | None) -> Iterator[None]:
+    """Name the round `key` in the error of a block that puts its tensors into the network."""
+    try:
+        yield
+    except DamagedError as error:
+        raise DamagedError(
+            f"{what} cannot start from what rounds/{key} or the snapshots of its dense run hold: {error}"
+        ) from error

@@ -18,7 +18,7 @@ from orchestrator.pruning.structure import Dense
 from orchestrator.training import collectives
 from orchestrator.training.step import Sums, SupernetStep
 from orchestrator.training.trainer import Trainer
-from orchestrator.work import Train
+from orchestrator.work.train import Train
 
 PHASES = {
     "teacher": Phase(1, 0.05, subnets=3),
@@ -57,7 +57,7 @@ def gradients(name: str) -> tuple[list[str], dict[str, torch.Tensor], list[float
     trainer, work = trainer_and_work()
     attempt = trainer._begin(work, None, None)
     module, sums = trainer.module.eval(), Sums.zero(trainer.device)
-    step = SupernetStep(trainer._experiment, DEVICE, PHASES[name], work.structure.space)
+    step = SupernetStep(trainer.experiment, DEVICE, PHASES[name], work.structure.space)
     rank, world = collectives.rank(), collectives.world_size()
     generator = torch.Generator().manual_seed(1)
     images, labels = torch.randn(BATCH, 1, 4, 4, generator=generator), torch.arange(BATCH) % 3
