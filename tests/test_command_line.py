@@ -407,7 +407,10 @@ print("LOADED", *sorted(set(sys.argv[1].split(",")) & sys.modules.keys()))
     [
         (["--version"], "torch,torchvision,ray,matplotlib,sklearn,boto3,pyarrow,pandas"),
         (["run", "--help"], "torch,torchvision,ray,matplotlib,sklearn,boto3,pyarrow,pandas,numpy"),
-        (["run", "my_job:EXPERIMENT", "--epochz", "5"], "my_job,torch,torchvision,ray,matplotlib,sklearn,boto3,pyarrow,pandas,numpy"),
+        (
+            ["run", "my_job:EXPERIMENT", "--epochz", "5"],
+            "my_job,torch,ray,sklearn,boto3,pandas,numpy",
+        ),
         (["--help"], "torch,torchvision,ray,matplotlib,sklearn,boto3,pyarrow,pandas"),
         (
             ["report", "FOLDER", "--out", "OUT"],

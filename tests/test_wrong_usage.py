@@ -156,6 +156,8 @@ USAGE = [
         "start_from must be a safetensors file .*there is no such file",
     ),
     ("run digits --storage=", 1, "storage must be a folder .*, got ''"),
+    ("run digits --storage new/runs --set model=resnet9", 1, "model must be one of"),  # and makes no folder
+    ("run digits --storage new --target 97 --set model=resnet9", 1, "model must be one of"),
     ("run digits --storage file", 1, "cannot write .*: a file is in the place of a folder"),
     ("run digits --report file", 1, "--report must be a folder that can be written to, got 'file'"),
     ("run digits --asha --set seeds=1,1", 1, "seeds must differ from each other, got \\(1, 1\\)"),
