@@ -20,7 +20,7 @@ from orchestrator.storage.opening import open_store
 from orchestrator.storage.progress import write_progress
 from orchestrator.task import ACCURACY
 from orchestrator.train_state import TrainState
-from orchestrator.work import Progress
+from orchestrator.work.train import Progress
 
 FIELDS = [
     "experiment", "key", "parent", "round", "technique", "density", "kept", "prunable", "weights", "seed",
