@@ -34,11 +34,9 @@ from orchestrator.validate import did_you_mean, finite
 F = TypeVar("F", bound="Flags")
 
 
-def _flag(metavar: str, default: str = "", *aliases: str) -> Any:
+def _flag(metavar: str, default: str = "") -> Any:
     """Return how a flag is shown in --help: its value, and what happens without it."""
-    return tyro.conf.arg(
-        metavar=metavar, help_behavior_hint=f"(default: {default})" if default else None, aliases=aliases
-    )
+    return tyro.conf.arg(metavar=metavar, help_behavior_hint=f"(default: {default})" if default else None)
 
 
 def _number(kind: type[int] | type[float]) -> Any:
@@ -95,7 +93,7 @@ class Flags:
     """Folder for the report."""
     tracker: Annotated[str | None, _flag("mlflow|wandb|tensorboard", "none")] = None
     """Log every round to a tracker, under the experiment's name."""
-    target: Annotated[float | None, _number(float), _flag("VALUE", "none", "--target-accuracy")] = None
+    target: Annotated[float | None, _number(float), _flag("VALUE", "none")] = None
     """Cut a path after a round whose validation objective is worse; a fraction in per cent, as 97."""
     max_drop: Annotated[float | None, _number(float), _flag("VALUE", "none")] = None
     """Cut a path after a round whose validation objective is so much worse than dense: per cent points, as 0.5."""
@@ -169,12 +167,10 @@ def refuse_fields(arguments: Sequence[str], kind: type[Flags], load: Callable[[]
 
     The message says how --set changes it. A mistyped flag is left to the parser, so that it does not wait for `load`.
     """
-    known = {field.name for field in dataclasses.fields(kind)} | {"set", "help", "target_accuracy"}
+    known = {field.name for field in dataclasses.fields(kind)} | {"set", "help"}
     for argument, after in zip(arguments, [*arguments, ""][1:], strict=True):
         name, equals, value = argument.removeprefix("--").partition("=")
         if not argument.startswith("--") or name.replace("-", "_") in known:
-            if argument.startswith("--target"):
-                _check_target(name, value if equals else after)
             continue
         from orchestrator.settings import paths_ending_in
 
@@ -187,16 +183,6 @@ def refuse_fields(arguments: Sequence[str], kind: type[Flags], load: Callable[[]
             ways = " or ".join(f"--set {path}={given}" for path in paths)
             print(plain(f"error: --{name} is a field of the experiment: write {ways}"), file=sys.stderr)
             raise SystemExit(2)
-
-
-def _check_target(name: str, given: str) -> None:
-    """Exit with 2 if the value of a flag with two names is not a number: the parser's message has both names."""
-    try:
-        float(given)
-    except ValueError:
-        if given and not given.startswith("-"):
-            print(plain(f"error: --{name} must be a number, got {given!r}"), file=sys.stderr)
-            raise SystemExit(2) from None
 
 
 REPEATED = ("--set", "--trust", "--round", "--experiment")  # of a job or of a command; each takes one value at a time
