@@ -42,7 +42,7 @@ class Difference:
     """Hold the mean of the test value of `first` minus `second` at one density, over the seeds that both have finished.
 
     `low` and `high` are the ends of the bootstrap interval; None with fewer than two pairs. All are in the objective's
-    own unit: fractions of accuracy, not points.
+    own unit; a fraction is in [0, 1], not in per cent.
     """
 
     first: str
