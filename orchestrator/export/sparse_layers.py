@@ -40,7 +40,7 @@ class SparseRows(nn.Module):
         """Return weight @ `columns` + bias, (out, n) for (in, n)."""
         weight = torch.sparse_csr_tensor(self.rows, self.columns, self.values, self.size, check_invariants=False)
         if columns.shape[1] >= WIDE:
-            found = torch.sparse.mm(weight, columns, "sum")  # the reduction is what chooses torch's own kernel
+            found: Tensor = torch.sparse.mm(weight, columns, "sum")  # the reduction chooses torch's own kernel
             return found if self.bias is None else found.add_(self.bias.unsqueeze(1))
         return weight @ columns if self.bias is None else torch.addmm(self.bias.unsqueeze(1), weight, columns)
 
