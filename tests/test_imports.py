@@ -16,7 +16,7 @@ ROOT = Path(orchestrator.__file__).parent
 # From the bottom up. A name stands for a file or a whole folder; the longest name that fits a file decides.
 LAYERS = (
     ("errors", "lazy", "validate", "decode", "user_code", "formatting", "sealed", "files", "extras", "randomness"),
-    ("field_json",),
+    ("field_json", "layer_kinds", "private_apis"),
     ("lookup", "processor", "pruning.choices", "models.spec"),
     ("objective", "record", "train_state", "modules", "nested", "schedules", "training.collectives"),
     ("amc.layer_shape", "amc.forward_shapes"),
@@ -31,11 +31,12 @@ LAYERS = (
     ),
     ("pruning", "layer_masks"),
     ("amc", "ofa"),
-    ("work", "own_loop", "torch_schedulers"),
+    ("work.keys", "work.train", "own_loop", "torch_schedulers"),
     ("techniques", "stopping", "storage"),
     ("data", "experiment"),
     ("models", "search"),
     ("training",),
+    ("work",),
     ("rehearsal", "model_check", "values_check"),
     ("problem",),
     ("rounds",),

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from orchestrator.private_apis import has_forward_hooks
+
 WIDE = 128  # columns from which on torch's own kernel is faster than MKL's
 
 
@@ -93,7 +95,7 @@ class SparseConv2d(SparseRows):
 
 def as_sparse(layer: nn.Module) -> SparseRows | None:
     """Return the layer as one that leaves zeros out; None if torch has no such kernel for it."""
-    if layer._forward_hooks or layer._forward_pre_hooks or hasattr(layer, "parametrizations"):
+    if has_forward_hooks(layer) or hasattr(layer, "parametrizations"):
         return None
     if type(layer) is nn.Linear and layer.weight.dtype is torch.float32:
         return SparseLinear(layer)

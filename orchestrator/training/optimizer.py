@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -13,8 +16,10 @@ from orchestrator.validate import finite, flag, fraction
 if TYPE_CHECKING:
     import torch
     from torch import nn
+
+    from orchestrator import layer_kinds
 else:
-    torch, nn = lazy("torch"), lazy("torch.nn")
+    torch, nn, layer_kinds = lazy("torch"), lazy("torch.nn"), lazy("orchestrator.layer_kinds")
 
 _NORMALISATION = re.compile(r"Norm(?![a-z])")
 
@@ -47,7 +52,7 @@ class SGD:
 
     def build(self, module: nn.Module) -> torch.optim.Optimizer:
         groups = _groups(module, self.weight_decay, self.decay_normalisation)
-        return torch.optim.SGD(groups, lr=1.0, momentum=self.momentum, nesterov=self.nesterov, fused=True)
+        return eager(torch.optim.SGD)(groups, lr=1.0, momentum=self.momentum, nesterov=self.nesterov, fused=True)
 
 
 @dataclass(frozen=True)
@@ -73,7 +78,20 @@ class AdamW:
     def build(self, module: nn.Module) -> torch.optim.Optimizer:
         groups = _groups(module, self.weight_decay, self.decay_normalisation)
         betas = (self.beta1, self.beta2)
-        return torch.optim.AdamW(groups, lr=1.0, betas=betas, eps=self.epsilon, fused=True)
+        return eager(torch.optim.AdamW)(groups, lr=1.0, betas=betas, eps=self.epsilon, fused=True)
+
+
+@functools.cache
+def eager(optimizer: type[torch.optim.Optimizer]) -> Callable[..., torch.optim.Optimizer]:
+    """Return a subclass of `optimizer` that is never compiled, and gives the same bits.
+
+    Torch wraps these methods so that its compiler treats them with care. The wrappers import the compiler, which takes
+    as long as importing torch, in each process that trains.
+    """
+    names = ("add_param_group", "load_state_dict", "state_dict", "zero_grad")
+    methods: dict[str, Any] = {name: inspect.unwrap(getattr(optimizer, name)) for name in names}
+    methods["step"] = torch.no_grad()(inspect.unwrap(optimizer.step))
+    return type(optimizer.__name__, (optimizer,), methods)
 
 
 def is_normalisation(layer: nn.Module) -> bool:
@@ -87,12 +105,8 @@ def is_normalisation(layer: nn.Module) -> bool:
     if isinstance(stated, bool):
         return stated
     named = any(_NORMALISATION.search(kind.__name__) for kind in type(layer).__mro__)
-    return named and not isinstance(layer, _weight_layers())
-
-
-def _weight_layers() -> tuple[type[nn.Module], ...]:
-    convolution = nn.modules.conv._ConvNd
-    return convolution, nn.Linear, nn.Bilinear, nn.Embedding, nn.EmbeddingBag, nn.RNNBase, nn.RNNCellBase
+    others = (nn.Linear, nn.Bilinear, nn.Embedding, nn.EmbeddingBag, nn.RNNBase, nn.RNNCellBase)
+    return named and not isinstance(layer, (layer_kinds.Convolution, *others))
 
 
 def _groups(module: nn.Module, weight_decay: float, decay_normalisation: bool) -> list[dict[str, Any]]:
