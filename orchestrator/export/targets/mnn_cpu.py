@@ -75,7 +75,7 @@ def _load(path: Path, original: Original) -> Run:
     network_api, expr = (import_module(f"MNN.{name}") for name in ("nn", "expr"))
     interface = original.observed.call.interface
     inputs, outputs = [info.name for info in interface.inputs], [info.name for info in interface.outputs]
-    runtime = network_api.create_runtime_manager(({"backend": "CPU", "numThread": 1, "precision": "high"},))
+    runtime = network_api.create_runtime_manager(({"backend": "CPU", "numThread": 1, "precision": "normal"},))
     network = network_api.load_module_from_file(str(path), inputs, outputs, runtime_manager=runtime)
 
     def run(arrays: Sequence[Array]) -> list[Array]:
