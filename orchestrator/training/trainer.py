@@ -35,7 +35,7 @@ from orchestrator.training.int8_epochs import train_int8
 from orchestrator.training.kept_networks import Networks
 from orchestrator.training.moving_average import MovingAverage
 from orchestrator.training.state import model_tensors, put_model, put_state, take_model, take_state
-from orchestrator.training.step import Step, SupernetStep
+from orchestrator.training.step import Step, Sums, SupernetStep
 from orchestrator.work.train import Calls, EpochMetrics, OnEpoch, OnScore, OnSnapshot, OnStep, Progress, Train, Trained
 
 A = TypeVar("A", covariant=True)
@@ -209,7 +209,7 @@ class Trainer:
             teacher=teacher,
             step=SupernetStep(self.experiment, self.device, *work.phase) if work.phase else self.step,
             average=self._average(work, resume),
-            totals=torch.zeros(2, device=self.device, dtype=torch.float64),
+            sums=Sums.zero(self.device),
             began=began,
             on_step=on_step,
         )
@@ -259,12 +259,12 @@ class Trainer:
                 parameters["lr"] = work.schedule.lr_at(epoch + step / steps, self.training.epochs)
             self._train_step(attempt, model, batch, len(attempt.history) * steps + step, seed)
             if self._looks_at_steps:
-                check_step(work, epoch, step, steps, float(attempt.totals[0]), batch)
+                check_step(work, epoch, step, steps, float(attempt.sums.loss), batch)
             if attempt.on_step and rounded is None:
                 attempt.on_step(partial(attempt.take_progress, step + 1))
         collectives.average_over_workers(attempt.statistics())
-        loss, count = collectives.sum_over_workers(attempt.totals.clone()).tolist()
-        attempt.totals.zero_()
+        loss, count = collectives.sum_over_workers(attempt.sums.tensor()).tolist()
+        attempt.sums = Sums.zero(self.device)
         return loss / count if count else math.nan
 
     def seeded_batches(self, epoch: tuple[int | str, ...], first: int = 0) -> Iterator[tuple[int, Batch]]:
