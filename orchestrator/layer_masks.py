@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from orchestrator.errors import ConfigError
+from orchestrator.private_apis import multiply_each, version_of
 
 MASKS = "kept_weights"  # attribute of a layer: {name of its parameter: mask, True = kept}
 
@@ -94,11 +95,11 @@ class Factor:
         """Return whether `tensor` was multiplied as `role` by these masks, and, if `as_it_is`, is unchanged since."""
         self.values()
         last, version = self._masked.get(role, (None, None))
-        return last is not None and last() is tensor and (version == tensor._version or not as_it_is)
+        return last is not None and last() is tensor and (version == version_of(tensor) or not as_it_is)
 
     def note(self, role: str, tensor: Tensor) -> None:
         """Remember that `tensor` was multiplied."""
-        self._masked[role] = weakref.ref(tensor), tensor._version
+        self._masked[role] = weakref.ref(tensor), version_of(tensor)
 
 
 @torch.no_grad()
@@ -107,7 +108,7 @@ def multiply(parts: Sequence[tuple[Factor, str, Tensor]]) -> None:
     if parts:
         bits = [tensor.view(_integers(tensor)) for _, _, tensor in parts]
         values = [factor.values().to(b.device, b.dtype) for b, (factor, _, _) in zip(bits, parts, strict=True)]
-        torch._foreach_mul_(bits, tuple(values))
+        multiply_each(bits, tuple(values))
         for factor, role, tensor in parts:
             factor.note(role, tensor)
 

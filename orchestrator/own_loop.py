@@ -14,6 +14,7 @@ from torch.utils.hooks import RemovableHandle
 
 from orchestrator.errors import ConfigError
 from orchestrator.layer_masks import Factor, combined_masks, leave_masks, masks_on, multiply, places_of
+from orchestrator.private_apis import uncompiled
 from orchestrator.pruning import (
     DEFAULT_KINDS,
     KINDS,
@@ -55,7 +56,7 @@ def prune(
     which nothing is left is a warning. Raises ConfigError, before anything changes, as `prunable_weights` and
     `prune_globally` do.
     """
-    inner = _uncompiled(module)
+    inner = _inner_module(module)
     for kind in texts("kinds", kinds):
         one_of("kinds", kind, KINDS)
     weights = _weights(inner, kinds, exclude)
@@ -92,7 +93,7 @@ def hold(module: nn.Module, *optimizers: Optimizer) -> Hold:
 
     Raises ConfigError for a module of which nothing is removed, and for a weight that none of `optimizers` trains.
     """
-    module = _uncompiled(module)
+    module = _inner_module(module)
     inner = [_unwrapped(optimizer) for optimizer in optimizers]
     if not any(masks_on(module)):
         _leave_zeros_as_masks(module)
@@ -226,13 +227,11 @@ def _all_kept(weight: Tensor) -> Tensor:
     return torch.ones(weight.shape, dtype=torch.bool, device=weight.device)
 
 
-def _uncompiled(module: nn.Module) -> nn.Module:
+def _inner_module(module: nn.Module) -> nn.Module:
     """Return the module inside one that `torch.compile` has wrapped, whose parameters have longer names."""
     if not isinstance(module, nn.Module):
         raise ConfigError(f"module must be a torch.nn.Module, got {type(module).__name__}")
-    inner = getattr(module, "_orig_mod", module)
-    assert isinstance(inner, nn.Module)
-    return inner
+    return uncompiled(module)
 
 
 def _unwrapped(optimizer: object) -> Optimizer:

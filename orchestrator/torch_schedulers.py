@@ -9,6 +9,7 @@ from torch.optim import lr_scheduler
 from torch.optim.lr_scheduler import ChainedScheduler, LRScheduler, SequentialLR
 
 from orchestrator.errors import ConfigError
+from orchestrator.private_apis import milestones, schedulers_in
 from orchestrator.validate import whole
 
 # Their rates follow from the number of steps alone.
@@ -64,26 +65,22 @@ def _check(scheduler: object) -> None:
             f"scheduler must be one of {', '.join(kind.__name__ for kind in SUPPORTED)}, whose rates follow from the "
             f"number of steps, got {type(scheduler).__name__}: build a new one for each round"
         )
-    for part in _parts(scheduler):
+    for part in schedulers_in(scheduler):
         _check(part)
 
 
-def _parts(scheduler: LRScheduler) -> list[LRScheduler]:
-    """Return the schedulers that a sequence or a chain consists of. Private in torch 2.14, which has no other way."""
-    return list(scheduler._schedulers) if isinstance(scheduler, SequentialLR | ChainedScheduler) else []
-
-
 def _steps_done(scheduler: LRScheduler) -> int:
-    return _steps_done(_parts(scheduler)[0]) if isinstance(scheduler, ChainedScheduler) else scheduler.last_epoch
+    return _steps_done(schedulers_in(scheduler)[0]) if isinstance(scheduler, ChainedScheduler) else scheduler.last_epoch
 
 
 def _begin_again(scheduler: LRScheduler) -> None:
     """Make the first step as the constructor does, from the initial rates."""
-    for part in _parts(scheduler):
+    parts = schedulers_in(scheduler)
+    for part in parts:
         _begin_again(part)
     if isinstance(scheduler, SequentialLR):
-        SequentialLR.__init__(scheduler, scheduler.optimizer, scheduler._schedulers, scheduler._milestones)
+        SequentialLR.__init__(scheduler, scheduler.optimizer, parts, milestones(scheduler))
     elif isinstance(scheduler, ChainedScheduler):
-        ChainedScheduler.__init__(scheduler, scheduler._schedulers, scheduler.optimizer)
+        ChainedScheduler.__init__(scheduler, parts, scheduler.optimizer)
     else:
         LRScheduler.__init__(scheduler, scheduler.optimizer)

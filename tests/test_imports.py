@@ -16,7 +16,7 @@ ROOT = Path(orchestrator.__file__).parent
 # From the bottom up. A name stands for a file or a whole folder; the longest name that fits a file decides.
 LAYERS = (
     ("errors", "lazy", "validate", "decode", "user_code", "formatting", "sealed", "files", "extras", "randomness"),
-    ("field_json",),
+    ("field_json", "layer_kinds", "private_apis"),
     ("lookup", "processor", "pruning.choices", "models.spec"),
     ("objective", "record", "train_state", "modules", "nested", "schedules", "training.collectives"),
     ("amc.layer_shape", "amc.forward_shapes"),

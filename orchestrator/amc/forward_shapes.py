@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from orchestrator.amc.layer_shape import LayerShape
+from orchestrator.layer_kinds import Convolution, TransposedConvolution
 from orchestrator.randomness import own_randomness
 
 
@@ -25,7 +25,7 @@ def layer_shapes(module: nn.Module, forward: Callable[[], object]) -> dict[str, 
     def see(part: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
         seen[part] = shape_of(part, inputs[0])
 
-    kinds = (_ConvNd, nn.Linear)
+    kinds = (Convolution, nn.Linear)
     modes = {part: part.training for part in module.modules()}
     hooks = [part.register_forward_hook(see) for part in module.modules() if isinstance(part, kinds)]
     try:
@@ -42,7 +42,7 @@ def layer_shapes(module: nn.Module, forward: Callable[[], object]) -> dict[str, 
 
 def shape_of(layer: nn.Module, images: Tensor) -> LayerShape:
     """Return the shape of a convolution with input (n, C, ...), or of a linear layer with input (n, ..., C)."""
-    if not isinstance(layer, _ConvNd):
+    if not isinstance(layer, Convolution):
         assert isinstance(layer, nn.Linear)
         return LayerShape(layer.in_features, layer.out_features, rows=images[0].numel() // layer.in_features)
     return LayerShape(
@@ -54,11 +54,11 @@ def shape_of(layer: nn.Module, images: Tensor) -> LayerShape:
         tuple(layer.dilation),
         padding_of(layer),
         layer.groups,
-        isinstance(layer, _ConvTransposeNd),
+        isinstance(layer, TransposedConvolution),
     )
 
 
-def padding_of(layer: _ConvNd) -> tuple[tuple[int, int], ...]:
+def padding_of(layer: Convolution) -> tuple[tuple[int, int], ...]:
     """Return how many places a convolution adds before and after, for each spatial dimension."""
     if layer.padding == "valid":
         return ((0, 0),) * len(layer.kernel_size)

@@ -15,9 +15,9 @@ from typing import Any, TypeVar
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from orchestrator.amc.forward_shapes import padding_of
+from orchestrator.layer_kinds import Convolution, TransposedConvolution
 from orchestrator.pruning.channels.graph import Kept
 from orchestrator.randomness import derive
 
@@ -66,14 +66,14 @@ def input_products(
 
 
 def _is_supported(layer: nn.Module) -> bool:
-    if isinstance(layer, _ConvNd):
-        return layer.groups == 1 and layer.padding_mode == "zeros" and not isinstance(layer, _ConvTransposeNd)
+    if isinstance(layer, Convolution):
+        return layer.groups == 1 and layer.padding_mode == "zeros" and not isinstance(layer, TransposedConvolution)
     return isinstance(layer, nn.Linear)
 
 
 def sampled_rows(layer: Any, inputs: Tensor, points: int, generator: torch.Generator) -> Tensor:
     """Return what some output positions of each sample read, (n * positions, C * kernel): `points`, or all if fewer."""
-    if not isinstance(layer, _ConvNd):
+    if not isinstance(layer, Convolution):
         rows = inputs.reshape(len(inputs), -1, inputs.shape[-1])
         return rows[:, _positions(rows.shape[1], points, generator)].flatten(0, 1)
     padding = padding_of(layer)

@@ -8,9 +8,9 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from orchestrator.errors import ConfigError
+from orchestrator.layer_kinds import BatchNorm
 from orchestrator.modules import copy_module
 
 T = TypeVar("T")
@@ -58,7 +58,7 @@ def recalibrated(
     a little. `call` runs the module on one batch. Raises ConfigError if there is no batch.
     """
     copied = copy_module(module).eval()
-    norms = [part for part in copied.modules() if isinstance(part, _BatchNorm) and part.running_mean is not None]
+    norms = [part for part in copied.modules() if isinstance(part, BatchNorm) and part.running_mean is not None]
     moments = {norm: Moments() for norm in norms}
     hooks = [norm.register_forward_pre_hook(partial(_see, moments)) for norm in norms]
     before = {norm: {name: buffer.clone() for name, buffer in norm.named_buffers()} for norm in norms}

@@ -26,14 +26,13 @@ from orchestrator.lazy import lazy
 from orchestrator.validate import flag, fraction, whole
 
 if TYPE_CHECKING:
-    from hashlib import _Hash as Hash
-
     from orchestrator.data import parquet_reader
 else:
     parquet_reader = lazy("orchestrator.data.parquet_reader")  # which imports pyarrow
 
 Array = np.ndarray[Any, Any]
 Decode = Callable[[Any], Tensor]  # takes a file name or an open file
+Add = Callable[[bytes], None]  # adds bytes to the hash that identifies the data
 
 MAX_ENDINGS = 8  # in a warning about ignored files
 
@@ -71,7 +70,7 @@ def imagefolder(
         )
     load = _packed if parquet_reader.is_packed(root) else _folder
     digest = hashlib.sha256(repr((image_size, val_fraction, upright, background, PIXELS)).encode())
-    classes, train, val, test = load(root, val_fraction, digest, *_decoders(image_size, upright, background))
+    classes, train, val, test = load(root, val_fraction, digest.update, *_decoders(image_size, upright, background))
     return image_data(
         train,
         val,
@@ -110,16 +109,16 @@ def scan(root: str) -> tuple[list[str], dict[str, Scan]]:
 _Splits = tuple[list[str], Samples, Samples, Samples]  # names of the classes, train, val, test
 
 
-def _folder(root: str, val_fraction: float, digest: Hash, training: Decode, evaluation: Decode) -> _Splits:
+def _folder(root: str, val_fraction: float, add: Add, training: Decode, evaluation: Decode) -> _Splits:
     classes, found = scan(root)
     whole, test = found["train"], found["val"]
     cut = _cut(val_fraction, len(whole.names))
     order = fixed_order(whole.labels)
     val, train = np.sort(order[:cut]), np.sort(order[cut:])
     for array in (whole.names, whole.labels, test.names, test.labels):
-        digest.update(repr(array.dtype).encode() + array.tobytes())
+        add(repr(array.dtype).encode() + array.tobytes())
     for name in whole.names[np.linspace(0, len(whole.names) - 1, 16).astype(int)]:  # the content of a few files
-        digest.update((whole.folder / os.fsdecode(name)).read_bytes())
+        add((whole.folder / os.fsdecode(name)).read_bytes())
     return (
         classes,
         ImageFiles(whole.folder, whole.names[train], whole.labels[train], training, evaluation),
@@ -128,9 +127,9 @@ def _folder(root: str, val_fraction: float, digest: Hash, training: Decode, eval
     )
 
 
-def _packed(root: str, val_fraction: float, digest: Hash, training: Decode, evaluation: Decode) -> _Splits:
+def _packed(root: str, val_fraction: float, add: Add, training: Decode, evaluation: Decode) -> _Splits:
     packed = parquet_reader.open_packed(root)
-    digest.update(packed.identity)
+    add(packed.identity)
     rows = len(packed.train.labels)
     cut = _cut(val_fraction, rows)  # the rows are in the same fixed order that `_folder` cuts
     return (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 from ray.tune.schedulers import ASHAScheduler
@@ -36,14 +37,16 @@ class Halving(ASHAScheduler):  # type: ignore[misc]
 
         A path is not stopped at rungs that it passed before.
         """
-        super().__init__(
-            time_attr="round", metric=f"val_{objective.name}", mode=objective.mode, max_t=rounds, reduction_factor=2
-        )
+        metric = f"val_{objective.name}"
+        super().__init__(time_attr="round", metric=metric, mode=objective.mode, max_t=rounds, reduction_factor=2)
         self._stops, self._before = stops, before
         for path, values in before.items():
-            for milestone, recorded in self._brackets[0]._rungs:
-                if milestone < len(values):
-                    recorded[f"before: {path}"] = objective.gain(values[milestone])  # as ASHA keeps them
+            trial = SimpleNamespace(trial_id=f"before: {path}")
+            self.on_trial_add(None, trial)
+            for round, value in enumerate(values):
+                super().on_trial_result(
+                    None, trial, {"round": round, metric: value}
+                )  # ASHA's own, which stores no stop
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         if "failure" not in result and result["round"] < len(self._before.get(result["path"], ())):

@@ -15,6 +15,7 @@ from orchestrator.export.converting import check_weights
 from orchestrator.export.example import ExampleInputs, Observed, observe
 from orchestrator.export.flat import arrays_out
 from orchestrator.modules import copy_module, model_call
+from orchestrator.private_apis import has_forward_hooks
 from orchestrator.user_code import one_line
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -54,7 +55,7 @@ def fold_batch_norm(module: nn.Module) -> list[str]:
             continue
         if calls[conv_name] > 1 or calls[norm_name] > 1 or any(owners[p] > 1 for p in conv.parameters()):
             continue
-        if any(is_parametrized(part) or part._forward_hooks or part._forward_pre_hooks for part in (conv, norm)):
+        if any(is_parametrized(part) or has_forward_hooks(part) for part in (conv, norm)):
             continue
         _replace(module, conv_name, fuse_conv_bn_eval(conv, norm))
         _replace(module, norm_name, nn.Identity())

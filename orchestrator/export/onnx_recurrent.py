@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 from torch.onnx import ops
 
+from orchestrator.private_apis import has_forward_hooks
+
 _GATES = {"GRU": (1, 0, 2), "LSTM": (0, 3, 1, 2), "RNN": (0,)}  # the places in torch's order of ONNX's gates
 _VERSION = 14  # of the operators, see https://onnx.ai/onnx/operators
 
@@ -32,7 +34,7 @@ def use_onnx_recurrence(module: nn.Module) -> nn.Module:
 
 def _can_be_replaced(layer: nn.RNNBase) -> bool:
     plain = type(layer) in (nn.GRU, nn.LSTM, nn.RNN) and not is_parametrized(layer) and layer.proj_size == 0
-    return plain and not layer._forward_hooks and not layer._forward_pre_hooks
+    return plain and not has_forward_hooks(layer)
 
 
 class OnnxRecurrent(nn.Module):

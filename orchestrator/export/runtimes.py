@@ -89,11 +89,12 @@ def _executorch(call: Call, _: str | None) -> Runtime:
     from importlib.metadata import version
 
     import torch
-    from executorch.extension.pybindings.portable_lib import _unsafe_reset_threadpool
     from executorch.runtime import Runtime as Executor
 
+    from orchestrator.private_apis import set_executorch_threads
+
     def load(path: Path, threads: int) -> Run:
-        _unsafe_reset_threadpool(threads)
+        set_executorch_threads(threads)
         program = Executor.get().load_program(path)
         method = program.load_method("forward")
 

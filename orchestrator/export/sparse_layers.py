@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from orchestrator.private_apis import has_forward_hooks
+
 
 class SparseRows(nn.Module):
     """Store the nonzero values of a weight (out, in), as buffers, which are its state."""
@@ -84,7 +86,7 @@ class SparseConv2d(SparseRows):
 
 def as_sparse(layer: nn.Module) -> SparseRows | None:
     """Return the layer as one that leaves zeros out; None if torch has no such kernel for it."""
-    if layer._forward_hooks or layer._forward_pre_hooks or hasattr(layer, "parametrizations"):
+    if has_forward_hooks(layer) or hasattr(layer, "parametrizations"):
         return None
     if type(layer) is nn.Linear and layer.weight.dtype is torch.float32:
         return SparseLinear(layer)

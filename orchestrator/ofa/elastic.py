@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from orchestrator.ofa.architecture import Architecture
 from orchestrator.ofa.networks import Part, build_network, chain, resized
 from orchestrator.ofa.spaces import Space
+from orchestrator.private_apis import tensor_stores
 
 
 class KernelMatrices(nn.Module):
@@ -150,7 +151,7 @@ def _slots(part: Part) -> list[tuple[str, dict[str, Any], str]]:
     """Return where the skeleton of `part` holds each parameter and buffer: the dictionary, and the name in it."""
     found = []
     for prefix, owner in skeleton(part).named_modules():
-        for store in (owner._parameters, owner._buffers):
+        for store in tensor_stores(owner):
             found += [
                 (f"{prefix}.{name}" if prefix else name, store, name)
                 for name, each in store.items()

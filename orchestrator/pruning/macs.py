@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
+from orchestrator.layer_kinds import Convolution, TransposedConvolution
 from orchestrator.modules import model_call
 from orchestrator.nested import number_of_samples
 from orchestrator.randomness import own_randomness
@@ -33,10 +33,10 @@ def weight_uses(
     layer's and an attention projection's once for each row, a recurrent layer's once for each step of each sequence.
     Biases, norms and the products of attention itself have no weights and do not count.
     """
-    if isinstance(part, _ConvTransposeNd):
+    if isinstance(part, TransposedConvolution):
         given = _arguments(part, inputs, named)["input"]
         yield part.weight, given.numel() // max(part.in_channels, 1)
-    elif isinstance(part, _ConvNd):
+    elif isinstance(part, Convolution):
         yield part.weight, output.numel() // max(part.out_channels, 1)
     elif isinstance(part, nn.Linear):
         yield part.weight, output.numel() // max(part.out_features, 1)
@@ -48,7 +48,7 @@ def weight_uses(
     elif isinstance(part, nn.MultiheadAttention):  # calls no layer of its own
         given = _arguments(part, inputs, named)
         rows = [given[name].numel() // given[name].shape[-1] for name in ("query", "key", "value")]
-        if part._qkv_same_embed_dim:
+        if part.embed_dim == part.kdim == part.vdim:
             projections = part.in_proj_weight.chunk(3)
         else:
             projections = (part.q_proj_weight, part.k_proj_weight, part.v_proj_weight)

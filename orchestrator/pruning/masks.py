@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Container, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
+from types import UnionType
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
 from orchestrator.errors import ConfigError
+from orchestrator.layer_kinds import Convolution
 from orchestrator.pruning.choices import DEFAULT_KINDS, Kind
 from orchestrator.training.optimizer import is_normalisation
 from orchestrator.user_code import called
@@ -20,10 +21,10 @@ from orchestrator.validate import texts
 # The weights of each kind of layer, as patterns of its own parameters' names; the first line that fits a layer counts.
 # Other names may be tensors from which a weight is computed, such as `weight_g` and `weight_v` of
 # `torch.nn.utils.weight_norm`.
-_WEIGHTS: tuple[tuple[Kind, tuple[type[nn.Module], ...], str], ...] = (
+_WEIGHTS: tuple[tuple[Kind, tuple[type[nn.Module] | UnionType, ...], str], ...] = (
     ("attention", (nn.MultiheadAttention,), "(in|q|k|v)_proj_weight"),
     ("attention", (NonDynamicallyQuantizableLinear,), "weight"),  # the out_proj of MultiheadAttention, and only that
-    ("convolution", (_ConvNd,), "weight"),
+    ("convolution", (Convolution,), "weight"),
     ("linear", (nn.Linear,), "weight"),
     ("recurrent", (nn.RNNBase, nn.RNNCellBase), r"weight_(ih|hh|hr)(_l\d+(_reverse)?)?"),
     ("embedding", (nn.Embedding, nn.EmbeddingBag), "weight"),

@@ -144,7 +144,7 @@ def _check_stop(store: Store, file: File, match: re.Match[str]) -> None:
 
 
 def _check_blob(store: Store, file: File, match: re.Match[str]) -> None:
-    if _digest(store, file, 0).hexdigest()[:16] != match[3]:
+    if _digest(store, file, 0).hex()[:16] != match[3]:
         raise DamagedError(f"{file.path} is damaged: it does not have the sha256 in its name; restore it")
 
 
@@ -152,18 +152,18 @@ def _check_state(store: Store, file: File, match: re.Match[str]) -> None:
     """Check a state, which begins with the sha256 of the rest."""
     if file.bytes > MAX_STATE_BYTES or file.bytes < 32:
         raise DamagedError(f"{file.path} is damaged: it has {file.bytes:,} bytes; delete it to have it made again")
-    if _digest(store, file, 32).digest() != store.read_part(file.path, 0, 32):
+    if _digest(store, file, 32) != store.read_part(file.path, 0, 32):
         raise DamagedError(
             f"{file.path} is damaged: it does not have the sha256 that it begins with; delete it to have it made again"
         )
 
 
-def _digest(store: Store, file: File, start: int) -> hashlib._Hash:
+def _digest(store: Store, file: File, start: int) -> bytes:
     """Return the sha256 of `file` from byte `start` on."""
     digest = hashlib.sha256()
     for begin in range(start, file.bytes, CHUNK_BYTES):
         digest.update(store.read_part(file.path, begin, min(CHUNK_BYTES, file.bytes - begin)))
-    return digest
+    return digest.digest()
 
 
 _CHECKS: dict[str, Callable[[Store, File, re.Match[str]], None]] = {

@@ -13,11 +13,11 @@ from typing import Any
 import torch
 from torch import nn
 from torch.export import Dim
-from torch.utils._pytree import tree_map
 
 from orchestrator.errors import ConfigError
 from orchestrator.extras import extra
 from orchestrator.modules import model_call
+from orchestrator.nested import mapped
 from orchestrator.training import collectives
 from orchestrator.training.int8_weights import HIGHEST
 from orchestrator.user_code import one_line
@@ -101,7 +101,7 @@ def _quantizer(pt2e: Any) -> Any:
         def annotate(self, model: Any) -> Any:
             for node in _layers(model.graph.nodes):
                 specs = {node.args[0]: activation, node.args[1]: weight}
-                node.meta["quantization_annotation"] = api.QuantizationAnnotation(specs, _annotated=True)
+                node.meta["quantization_annotation"] = api.QuantizationAnnotation(specs)
             return model
 
         def validate(self, model: Any) -> None:
@@ -124,7 +124,7 @@ def _any_sizes(inputs: Any) -> Any:
     def sizes(tensor: torch.Tensor) -> dict[int, Any]:
         return {dimension: Dim.AUTO for dimension, size in enumerate(tensor.shape) if size > 1}
 
-    return tree_map(sizes, kwargs or args)
+    return mapped(sizes, kwargs or args)
 
 
 def _layers(nodes: Any) -> Iterator[Any]:
@@ -138,5 +138,4 @@ def _share(module: nn.Module, network: nn.Module) -> None:
     """Put the parameters and buffers of `module` into `network`, which has copies of the same names."""
     for name, tensor in (*module.named_parameters(remove_duplicate=False), *module.named_buffers()):
         place, _, own = name.rpartition(".")
-        part = network.get_submodule(place)
-        (part._parameters if isinstance(tensor, nn.Parameter) else part._buffers)[own] = tensor  # type: ignore[assignment]
+        setattr(network.get_submodule(place), own, tensor)

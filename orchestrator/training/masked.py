@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from orchestrator.private_apis import multiply_each
 from orchestrator.train_state import Tensors
 
 
@@ -23,10 +24,10 @@ class Masked:
         """Set the gradients of removed weights to zero. A weight that took no part in the loss has no gradient."""
         pairs = [(w.grad, mask) for w, mask in zip(self._weights, self._masks, strict=True) if w.grad is not None]
         if pairs:
-            torch._foreach_mul_([gradient for gradient, _ in pairs], tuple(mask for _, mask in pairs))
+            multiply_each([gradient for gradient, _ in pairs], tuple(mask for _, mask in pairs))
 
     @torch.no_grad()
     def mask_weights(self) -> None:
         """Set the removed weights to zero."""
         if self._masks:
-            torch._foreach_mul_(self._weights, tuple(self._masks))
+            multiply_each(self._weights, tuple(self._masks))

@@ -7,6 +7,8 @@ from itertools import chain
 import torch
 from torch import Tensor, nn
 
+from orchestrator.private_apis import lerp_each
+
 
 def decay_at(step: int, decay: float) -> float:
     """Return the decay after step 0, 1, ... of a round: lower at first, so that the start soon counts little.
@@ -36,7 +38,7 @@ class MovingAverage:
     def update(self, step: int) -> None:
         """Add the tensors of `source` to the average, after step 0, 1, ... of the round."""
         mine, theirs = zip(*self._averaged, strict=True)
-        torch._foreach_lerp_(mine, theirs, 1 - decay_at(step, self._decay))
+        lerp_each(mine, theirs, 1 - decay_at(step, self._decay))
         for copy, original in self._copied:
             copy.copy_(original)
 

@@ -16,8 +16,10 @@ from orchestrator.validate import finite, flag, fraction
 if TYPE_CHECKING:
     import torch
     from torch import nn
+
+    from orchestrator import layer_kinds
 else:
-    torch, nn = lazy("torch"), lazy("torch.nn")
+    torch, nn, layer_kinds = lazy("torch"), lazy("torch.nn"), lazy("orchestrator.layer_kinds")
 
 _NORMALISATION = re.compile(r"Norm(?![a-z])")
 
@@ -103,12 +105,8 @@ def is_normalisation(layer: nn.Module) -> bool:
     if isinstance(stated, bool):
         return stated
     named = any(_NORMALISATION.search(kind.__name__) for kind in type(layer).__mro__)
-    return named and not isinstance(layer, _weight_layers())
-
-
-def _weight_layers() -> tuple[type[nn.Module], ...]:
-    convolution = nn.modules.conv._ConvNd
-    return convolution, nn.Linear, nn.Bilinear, nn.Embedding, nn.EmbeddingBag, nn.RNNBase, nn.RNNCellBase
+    others = (nn.Linear, nn.Bilinear, nn.Embedding, nn.EmbeddingBag, nn.RNNBase, nn.RNNCellBase)
+    return named and not isinstance(layer, (layer_kinds.Convolution, *others))
 
 
 def _groups(module: nn.Module, weight_decay: float, decay_normalisation: bool) -> list[dict[str, Any]]:

@@ -19,8 +19,10 @@ from orchestrator.pruning.choices import Unit
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
+
+    from orchestrator import layer_kinds
 else:
-    torch, nn = lazy("torch"), lazy("torch.nn")
+    torch, nn, layer_kinds = lazy("torch"), lazy("torch.nn"), lazy("orchestrator.layer_kinds")
 
 Side: TypeAlias = Literal["out", "in"]
 SIDES: tuple[Side, ...] = ("out", "in")
@@ -37,15 +39,15 @@ def tensor_sides(layer: nn.Module) -> dict[str, tuple[Side, ...]] | None:
     tensors = [getattr(layer, name, None) for name in ("weight", "bias")]
     if not all(tensor is None or isinstance(tensor, nn.Parameter) for tensor in tensors):
         return None
-    if isinstance(layer, nn.modules.conv._ConvNd):
+    if isinstance(layer, layer_kinds.Convolution):
         if layer.groups > 1:
             depthwise = layer.groups == layer.in_channels == layer.out_channels
             return {"weight": ("out",), "bias": ("out",)} if depthwise else None
-        transposed = isinstance(layer, nn.modules.conv._ConvTransposeNd)
+        transposed = isinstance(layer, layer_kinds.TransposedConvolution)
         return {"weight": ("in", "out") if transposed else ("out", "in"), "bias": ("out",)}
     if isinstance(layer, nn.Linear):
         return {"weight": ("out", "in"), "bias": ("out",)}
-    if isinstance(layer, nn.modules.batchnorm._NormBase):
+    if isinstance(layer, layer_kinds.BatchNorm | layer_kinds.InstanceNorm):
         return dict.fromkeys(("weight", "bias", "running_mean", "running_var"), ("out",))
     if isinstance(layer, nn.PReLU) and layer.num_parameters > 1:
         return {"weight": ("out",)}

@@ -9,19 +9,19 @@ from __future__ import annotations
 import logging
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.modules.conv import _ConvNd
 
 from orchestrator.errors import ConfigError
 from orchestrator.extras import extra
+from orchestrator.layer_kinds import Convolution
 from orchestrator.modules import logits_of, model_call
 from orchestrator.nested import mapped, number_of_samples
+from orchestrator.private_apis import tolerant_reshapes
 from orchestrator.pruning.channels.confirm import confirmed_groups, some, traceable
 from orchestrator.pruning.channels.graph import SIDES, ChannelGraph, Cut, Group, Layer, Member, tensor_sides
 from orchestrator.pruning.macs import weight_uses
@@ -52,7 +52,7 @@ def trace_channels(module: nn.Module, inputs: Any) -> ChannelGraph:
         layers, macs, output = _layers(network, inputs)
         logits_of(output)
         widest = max((layer.size(side) for layer in layers.values() for side in SIDES), default=0)
-        with warnings.catch_warnings(), torch.enable_grad(), _tolerant(widest):
+        with warnings.catch_warnings(), torch.enable_grad(), tolerant_reshapes(widest):
             warnings.simplefilter("ignore")
             graph = torch_pruning.DependencyGraph().build_dependency(
                 network,
@@ -99,42 +99,11 @@ def _way_out(network: nn.Module) -> str:
     computed = [
         name
         for name, part in network.named_modules()
-        if isinstance(part, _ConvNd | nn.Linear) and not isinstance(part.weight, nn.Parameter)
+        if isinstance(part, Convolution | nn.Linear) and not isinstance(part.weight, nn.Parameter)
     ]
     if computed:
         return f"make the computed weights of {some(computed)} plain parameters first, or choose another selection"
     return "choose a selection that removes single weights"
-
-
-@contextmanager
-def _tolerant(widest: int) -> Iterator[None]:
-    """Limit failures of torch-pruning to one group of channels, or to one reshape.
-
-    It mistakes some reshapes for flattened channels. For the windows of a transformer it would expand them again and
-    again, until memory is full: here a group with more places than the widest layer raises OverflowError. It divides
-    by zero at a reshape before which it knows no channels: here that reshape is ignored.
-    """
-    from torch_pruning.dependency import index_mapping
-
-    flatten, reshape = index_mapping._FlattenIndexMapping.__call__, index_mapping.update_reshape_index_mapping
-
-    def bounded(self: Any, places: Any) -> Any:
-        found = flatten(self, places)
-        if len(found) > widest:
-            raise OverflowError("its reshapes mix channels with positions")
-        return found
-
-    def guarded(graph: Any, node: Any) -> None:
-        with suppress(ZeroDivisionError):
-            reshape(graph, node)
-
-    index_mapping._FlattenIndexMapping.__call__ = bounded
-    index_mapping.update_reshape_index_mapping = guarded
-    try:
-        yield
-    finally:
-        index_mapping._FlattenIndexMapping.__call__ = flatten
-        index_mapping.update_reshape_index_mapping = reshape
 
 
 def _layers(network: nn.Module, inputs: Any) -> tuple[dict[str, Layer], int, object]:
@@ -159,7 +128,7 @@ def _layers(network: nn.Module, inputs: Any) -> tuple[dict[str, Layer], int, obj
     trained = dict(network.named_parameters())
     layers = {}
     for name, layer in network.named_modules():
-        multiplies = isinstance(layer, _ConvNd | nn.Linear)
+        multiplies = isinstance(layer, Convolution | nn.Linear)
         sides = tensor_sides(layer)
         shared = any(uses[id(p)] > 1 for p in layer.parameters(recurse=False))
         if sides is None or calls[layer] != 1 or shared:
@@ -180,7 +149,7 @@ def _groups(graph: Any) -> tuple[list[Group | None], list[str]]:
     unknown: list[str] = []
     seen: set[object] = set()
     for layer in list(graph.module2node):
-        if layer in seen or not isinstance(layer, _ConvNd | nn.Linear):
+        if layer in seen or not isinstance(layer, Convolution | nn.Linear):
             continue
         try:
             pruner = graph.get_pruner_of_module(layer)
