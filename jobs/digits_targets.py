@@ -9,55 +9,60 @@ handwritten digits as pictures of 32 x 32 in three colours, a perceptron for the
 model. Each is pruned to masks, blocks of 4 outputs, 2:4 and fewer channels.
 """
 
+from __future__ import annotations
+
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch.nn.functional as F
-from torch import Tensor, nn
-from torch.utils.data import TensorDataset
-
-from orchestrator.data.builtin import digits
-from orchestrator.data.dataset import Data, Split
-from orchestrator.data.image_data import image_data
 from orchestrator.distributed.flags import Flags, parse_flags, run_job
 from orchestrator.distributed.sweep_job import run_sweep
 from orchestrator.experiment import Experiment
 from orchestrator.files import expand_home
 from orchestrator.formatting import print_problems
+from orchestrator.lazy import lazy
 from orchestrator.pruning import AtMost, Blocks, Channels, Explicit, Global, OneShot
 from orchestrator.schedules import Cosine
-from orchestrator.storage.ledger import Ledger
 from orchestrator.storage.opening import open_store
 from orchestrator.task import Tokens
 from orchestrator.techniques import LearningRateRewinding
 from orchestrator.training.config import TrainingConfig
 from orchestrator.training.optimizer import SGD, AdamW
 
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from orchestrator.data.dataset import Data, Split
+else:
+    nn = lazy("torch.nn")  # --help does not wait for it
+
 SIDE = 32  # pixels of the enlarged pictures
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
 
-class InvertedResidual(nn.Module):
-    """The block of MobileNetV2 (Sandler et al. 2018): widen, filter each channel, narrow; add what came in if it fits.
+def inverted_residual(inputs: int, outputs: int, stride: int, expand: int = 4) -> nn.Module:
+    """Return the block of MobileNetV2 (Sandler et al. 2018): widen, filter, narrow; add its input if it fits.
 
-    Takes and returns (n, channels, height, width).
+    It takes and returns (n, channels, height, width).
     """
+    wide = inputs * expand
 
-    def __init__(self, inputs: int, outputs: int, stride: int, expand: int = 4) -> None:
-        super().__init__()
-        wide = inputs * expand
-        self.layers = nn.Sequential(
-            *(nn.Conv2d(inputs, wide, 1, bias=False), nn.BatchNorm2d(wide), nn.ReLU6()),
-            *(nn.Conv2d(wide, wide, 3, stride, 1, groups=wide, bias=False), nn.BatchNorm2d(wide), nn.ReLU6()),
-            *(nn.Conv2d(wide, outputs, 1, bias=False), nn.BatchNorm2d(outputs)),
-        )
-        self.adds = stride == 1 and inputs == outputs
+    class InvertedResidual(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = nn.Sequential(
+                *(nn.Conv2d(inputs, wide, 1, bias=False), nn.BatchNorm2d(wide), nn.ReLU6()),
+                *(nn.Conv2d(wide, wide, 3, stride, 1, groups=wide, bias=False), nn.BatchNorm2d(wide), nn.ReLU6()),
+                *(nn.Conv2d(wide, outputs, 1, bias=False), nn.BatchNorm2d(outputs)),
+            )
 
-    def forward(self, pixels: Tensor) -> Tensor:
-        found: Tensor = self.layers(pixels)
-        return pixels + found if self.adds else found
+        def forward(self, pixels: Tensor) -> Tensor:
+            found: Tensor = self.layers(pixels)
+            return pixels + found if stride == 1 and inputs == outputs else found
+
+    return InvertedResidual()
 
 
 def mobile(num_classes: int, width: int = 32) -> nn.Module:
@@ -66,7 +71,7 @@ def mobile(num_classes: int, width: int = 32) -> nn.Module:
     inputs = [width, *(width * outputs for outputs, _ in blocks)]
     return nn.Sequential(
         *(nn.Conv2d(3, width, 3, 2, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU6()),
-        *(InvertedResidual(before, width * o, s) for before, (o, s) in zip(inputs, blocks, strict=False)),
+        *(inverted_residual(before, width * o, s) for before, (o, s) in zip(inputs, blocks, strict=False)),
         *(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(inputs[-1], num_classes)),
     )
 
@@ -79,6 +84,11 @@ def perceptron(num_classes: int, width: int = 1024) -> nn.Module:
 
 def pictures() -> Data:
     """Return the handwritten digits enlarged to 32 x 32 in three equal colours, (3, 32, 32) each."""
+    from torch.nn import functional as F
+    from torch.utils.data import TensorDataset
+
+    from orchestrator.data.builtin import digits
+    from orchestrator.data.image_data import image_data
 
     data, splits = digits(), []
     for name in SPLITS:
@@ -151,6 +161,7 @@ def measure(flags: Flags, name: str, experiments: Sequence[Experiment]) -> list[
     """Print the table of one network and write its page."""
     from orchestrator.export.target_rounds import compare_rounds, recommended_of_each
     from orchestrator.report import path_records
+    from orchestrator.storage.ledger import Ledger
 
     ledger, names = Ledger(open_store(flags.storage)), {experiment.name for experiment in experiments}
     problems: list[str] = []

@@ -11,33 +11,40 @@ words of CMUdict. Its authors trained it on that dictionary and do not name the 
 are not new to it: compare rounds with each other, not with other networks.
 """
 
+from __future__ import annotations
+
 import hashlib
 import sys
 from collections.abc import Mapping, Sequence
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from zipfile import BadZipFile
 
-import numpy as np
-import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
-from torch.nn.utils.rnn import pad_sequence
-
-from orchestrator.data.dataset import About, Data
 from orchestrator.distributed.job import main
 from orchestrator.errors import ConfigError, DataError
 from orchestrator.experiment import Experiment
 from orchestrator.extras import extra
-from orchestrator.models.seq2seq import Transcript
+from orchestrator.lazy import lazy
 from orchestrator.pruning import Geometric
 from orchestrator.schedules import Cosine
 from orchestrator.techniques import LearningRateRewinding
 from orchestrator.text_task import Transcription
 from orchestrator.training.config import TrainingConfig
 from orchestrator.training.optimizer import AdamW
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from torch import Tensor, nn
+    from torch.nn import functional as F
+
+    from orchestrator.data import dataset
+    from orchestrator.models import seq2seq
+else:  # --help does not wait for them
+    np, torch, nn, F = lazy("numpy"), lazy("torch"), lazy("torch.nn"), lazy("torch.nn.functional")
+    dataset, seq2seq = lazy("orchestrator.data.dataset"), lazy("orchestrator.models.seq2seq")
 
 PACKAGE, CHECKPOINT = "g2p_en", "checkpoint20.npz"
 PAD, UNKNOWN, START, END = 0, 1, 2, 3  # ids of phones; letters have END_OF_WORD for the last two
@@ -62,44 +69,48 @@ TENSORS = {  # of the network: their names in the file
 }
 
 
-class Speller(nn.Module):
-    """The published network: letters (n, letters) and the phone before each, (n, phones), to logits (n, phones, 74).
+def speller(width: int = 256) -> nn.Module:
+    """Return the published network with random weights.
 
-    In evaluation mode it returns a `Transcript`. Padding is at the ends of sequences and changes nothing before it.
+    It maps letters (n, letters) and the phone before each, (n, phones), to logits (n, phones, 74). In evaluation mode
+    it returns a `Transcript`. Padding is at the ends of sequences and changes nothing before it.
     """
 
-    def __init__(self, width: int = 256) -> None:
-        super().__init__()
-        self.letters = nn.Embedding(FIRST_LETTER + 26, width)
-        self.encoder = nn.GRU(width, width, batch_first=True)
-        self.phones = nn.Embedding(4 + len(PHONES), width)
-        self.decoder = nn.GRU(width, width, batch_first=True)
-        self.head = nn.Linear(width, 4 + len(PHONES))
+    class Speller(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.letters = nn.Embedding(FIRST_LETTER + 26, width)
+            self.encoder = nn.GRU(width, width, batch_first=True)
+            self.phones = nn.Embedding(4 + len(PHONES), width)
+            self.decoder = nn.GRU(width, width, batch_first=True)
+            self.head = nn.Linear(width, 4 + len(PHONES))
 
-    def forward(self, letters: Tensor, before: Tensor) -> Tensor | Transcript:
-        hidden, _ = self.encoder(self.letters(letters))
-        last = (letters != PAD).sum(1) - 1
-        state = hidden[torch.arange(len(letters), device=letters.device), last].unsqueeze(0)
-        logits, _ = self.step(before, state)
-        return logits if self.training else Transcript(logits, partial(self.decode, state))
+        def forward(self, letters: Tensor, before: Tensor) -> Tensor | seq2seq.Transcript:
+            hidden, _ = self.encoder(self.letters(letters))
+            last = (letters != PAD).sum(1) - 1
+            state = hidden[torch.arange(len(letters), device=letters.device), last].unsqueeze(0)
+            logits, _ = self.step(before, state)
+            return logits if self.training else seq2seq.Transcript(logits, partial(self.decode, state))
 
-    def step(self, before: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        """Read the phones `before` (n, steps); return the logits after each, and the state after the last."""
-        hidden, state = self.decoder(self.phones(before), state)
-        return self.head(hidden), state
+        def step(self, before: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+            """Read the phones `before` (n, steps); return the logits after each, and the state after the last."""
+            hidden, state = self.decoder(self.phones(before), state)
+            return self.head(hidden), state
 
-    @torch.no_grad()
-    def decode(self, state: Tensor) -> Tensor:
-        """Return the likeliest phone after those chosen so far, again and again, up to END: ids (n, steps)."""
-        ids = torch.full((state.shape[1], 1), START, device=state.device)
-        ended = torch.zeros_like(ids, dtype=torch.bool)
-        chosen: list[Tensor] = []
-        while len(chosen) < LONGEST and not ended.all():
-            logits, state = self.step(ids, state.to(self.head.weight.dtype))
-            ids = logits.argmax(2).masked_fill(ended, PAD)
-            ended = ended | (ids == END)
-            chosen.append(ids)
-        return torch.cat(chosen, dim=1)
+        @torch.no_grad()
+        def decode(self, state: Tensor) -> Tensor:
+            """Return the likeliest phone after those chosen so far, again and again, up to END: ids (n, steps)."""
+            ids = torch.full((state.shape[1], 1), START, device=state.device)
+            ended = torch.zeros_like(ids, dtype=torch.bool)
+            chosen: list[Tensor] = []
+            while len(chosen) < LONGEST and not ended.all():
+                logits, state = self.step(ids, state.to(self.head.weight.dtype))
+                ids = logits.argmax(2).masked_fill(ended, PAD)
+                ended = ended | (ids == END)
+                chosen.append(ids)
+            return torch.cat(chosen, dim=1)
+
+    return Speller()
 
 
 def published() -> nn.Module:
@@ -107,7 +118,7 @@ def published() -> nn.Module:
 
     Raises ConfigError without the package, and for a file that does not hold the network.
     """
-    network = Speller()
+    network = speller()
     targets = dict(network.named_parameters())
     arrays = read_checkpoint()
     wrong = [
@@ -136,7 +147,7 @@ def read_checkpoint() -> Mapping[str, Any]:
         raise ConfigError(f"{path} cannot be read ({error}): install g2p-en 2.1.0 again") from error
 
 
-def stressed(words: int | None = None) -> Data:
+def stressed(words: int | None = None) -> dataset.Data:
     """Return CMUdict as the network's ids: words of the letters a to z, and their phones with stress.
 
     The batches are those of `cmudict`. 90 / 5 / 5 % of the words are in train, val and test, by a fixed shuffle. Words
@@ -159,7 +170,7 @@ def stressed(words: int | None = None) -> Data:
     )
     identity = hashlib.sha256(repr([(word, spoken[word]) for word in chosen]).encode()).hexdigest()
     labels = ("<pad>", "<unk>", "<s>", "</s>", *PHONES)
-    return Data(train, val, test, collate=padded, about=About(labels=labels), identity=identity)
+    return dataset.Data(train, val, test, collate=padded, about=dataset.About(labels=labels), identity=identity)
 
 
 def letters(word: str) -> Tensor:
@@ -169,8 +180,8 @@ def letters(word: str) -> Tensor:
 
 def padded(samples: Sequence[tuple[Tensor, Tensor]]) -> tuple[dict[str, Tensor], Tensor]:
     """Return samples as a batch, each padded at its end to the longest of the batch."""
-    read = pad_sequence([word for word, _ in samples], batch_first=True, padding_value=PAD)
-    targets = pad_sequence([phones for _, phones in samples], batch_first=True, padding_value=PAD)
+    read = nn.utils.rnn.pad_sequence([word for word, _ in samples], batch_first=True, padding_value=PAD)
+    targets = nn.utils.rnn.pad_sequence([phones for _, phones in samples], batch_first=True, padding_value=PAD)
     return {"letters": read, "before": F.pad(targets[:, :-1], (1, 0), value=START)}, targets
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from itertools import takewhile
 
 import tyro
 
@@ -15,12 +17,12 @@ from orchestrator.commands.compare_targets import targets
 from orchestrator.commands.export_networks import export
 from orchestrator.commands.measure_latency_table import latency
 from orchestrator.commands.pack_images import pack
-from orchestrator.commands.run_experiment import check_flags, run
+from orchestrator.commands.run_experiment import run
 from orchestrator.commands.search_supernet_networks import search
 from orchestrator.commands.show_status import status
 from orchestrator.commands.verify_storage import verify
 from orchestrator.commands.write_report import report
-from orchestrator.distributed.flags import repeats_explained
+from orchestrator.distributed.usage import parsed, print_wrong
 from orchestrator.errors import OrchestratorError
 from orchestrator.formatting import plain
 from orchestrator.validate import did_you_mean
@@ -58,21 +60,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments in (["--version"], ["version"]) or (arguments[1:] == ["--version"] and arguments[0] in COMMANDS):
         print(f"orchestrator {__version__}")
         return 0
-    if arguments and not arguments[0].startswith("-") and arguments[0] not in COMMANDS:
-        print(plain(f"error: {_unknown(arguments[0])}"), file=sys.stderr)
+    if unknown := _unknown(arguments):
+        print_wrong(unknown)
         raise SystemExit(2)
-    if arguments[:1] == ["run"]:
-        check_flags(arguments[1:])
-    # The second word after a flag may be the storage, unless the storage came first.
-    flags_last = len(arguments) > 1 and not arguments[1].startswith("-")
     try:
-        with repeats_explained(arguments if flags_last else []):
-            code: int = _app(arguments[:1]).cli(
-                prog="orchestrator",
-                description=DESCRIPTION,
-                args=arguments,
-                config=(tyro.conf.FlagCreatePairsOff,),
-            )
+        code = parsed(_parse, arguments)()
         sys.stdout.flush()  # here, where a closed pipe can be caught
         return code
     except OrchestratorError as error:
@@ -86,27 +78,50 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
 
 
-def _unknown(command: str) -> str:
-    """Say that there is no such command, and what may have been meant."""
-    if command == "load":
-        return "there is no command 'load': in Python, orchestrator.load(STORAGE, KEY) returns the network of a round"
-    guess = did_you_mean(command, COMMANDS)
-    return f"there is no command {command!r}: {guess + ' ' if guess else ''}orchestrator --help lists them"
+def _unknown(arguments: Sequence[str]) -> str:
+    """Return a sentence about a word that is not a command, and what may have been meant; else an empty text."""
+    commands: Mapping[str, object] = COMMANDS
+    for word in takewhile(lambda word: not word.startswith("-"), arguments):
+        if word not in commands:
+            if word == "load":
+                return (
+                    "there is no command 'load': in Python, orchestrator.load(STORAGE, KEY) returns a round's network"
+                )
+            return (
+                f"there is no command {word!r}: {did_you_mean(word, commands) or 'it is one of ' + ', '.join(commands)}"
+            )
+        inner = commands[word]
+        if not isinstance(inner, dict):
+            break
+        commands = inner
+    return ""
 
 
-def _app(chosen: Sequence[str]) -> tyro.extras.SubcommandApp:
-    """Return all commands: the one that is `chosen` with its whole docstring, the others with its first sentence."""
+def _parse(arguments: Sequence[str]) -> Callable[[], int]:
+    """Return the call of a command that `arguments` name. Exits with 2 for wrong usage, with 0 after --help.
+
+    --help shows the whole docstring of the command that is asked for, and the first sentence of each other one.
+    """
     app = tyro.extras.SubcommandApp()
     for name, command in COMMANDS.items():
         if isinstance(command, dict):
             group = tyro.extras.SubcommandApp()
             for inner, function in command.items():
-                group.command(name=inner)(function)
+                group.command(name=inner)(_later(function))
             app.command(group, name=name, help=GROUPS[name])
         else:
             text = inspect.cleandoc(command.__doc__ or "")
-            app.command(name=name, help=text if name in chosen else text.partition("\n\n")[0])(command)
-    return app
+            shown = text if name in arguments[:1] else text.partition("\n\n")[0]
+            app.command(name=name, help=shown)(_later(command))
+    call: Callable[[], int] = app.cli(
+        prog="orchestrator", description=DESCRIPTION, args=arguments, config=(tyro.conf.FlagCreatePairsOff,)
+    )
+    return call
+
+
+def _later(command: Callable[..., int]) -> Callable[..., Callable[[], int]]:
+    """Return a function with the flags of `command` that returns the call, so that parsing does not run it."""
+    return functools.wraps(command)(functools.partial(functools.partial, command))
 
 
 if __name__ == "__main__":

@@ -26,21 +26,9 @@ from orchestrator.rounds import Rounds
 from orchestrator.stopping import Floor
 from orchestrator.storage.ledger import Ledger
 from orchestrator.storage.progress import discard_progress
-from orchestrator.storage.score_files import write_scores
-from orchestrator.train_state import TrainState
-from orchestrator.work import (
-    GRADIENTS,
-    Answer,
-    Evaluate,
-    Gradients,
-    Scored,
-    Snapshot,
-    Train,
-    Trained,
-    Work,
-    answer_file,
-    split_key,
-)
+from orchestrator.work.keys import answer_file, split_key
+from orchestrator.work.preparation import Work
+from orchestrator.work.train import Train, Trained
 
 
 class Driver:
@@ -103,47 +91,31 @@ class Driver:
     def _planned(self) -> Work | None:
         with self._lock:
             index = self._rounds.next_index(self.floor)
-            if index is None or not self._is_current(index):
+            known = self._work
+            if index is None or known is None or not known.is_current(index, self._rounds.scores):
                 self._work = plan(self.experiment, self._rounds, self.floor)
             return self._work
-
-    def _is_current(self, index: int) -> bool:
-        """Return whether the newest plan is what round `index` needs.
-
-        A round's own work is planned once, and so are candidates until one has a score. Another path may store what
-        else a round needs at any time.
-        """
-        if isinstance(self._work, Evaluate):
-            digests = {candidate.digest for candidate in self._work.generation.candidates}
-            is_next = index > 0 and self._work.round_key == self.keys[index - 1]
-            return is_next and digests.isdisjoint(self._rounds.scores(self._work.round_key))
-        return self._work is not None and self._work.key == self.keys[index]
 
     def is_over(self) -> bool:
         """Return whether every round, or every one down to the floor, is finished."""
         with self._lock:
             return self._rounds.next_index(self.floor) is None
 
-    def finish(self, work: Work, answer: Answer) -> Record | None:
+    def finish(self, work: Work, answer: Any) -> Record | None:
         """Store the answer to `work`; a second call for the same work changes nothing.
 
         Return the record of a trained round. `next_work` sees the answer at once; this call returns when it is safe
         in storage. Raises OrchestratorError for a round that is not the next one: its parent was lost, so ask
         `next_work` again.
         """
-        if isinstance(work, Train) and isinstance(answer, Trained):
-            return self._commit(work.key, answer)
         self._index(work.round_key)
-        if isinstance(work, Snapshot) and isinstance(answer, TrainState):
-            self.ledger.write_snapshot(work.round_key, str(work.epoch), answer)
-        elif isinstance(work, Gradients) and isinstance(answer, dict):
-            self.ledger.write_snapshot(work.round_key, GRADIENTS, TrainState(answer))
-        elif isinstance(work, Evaluate) and isinstance(answer, Scored):
-            write_scores(self.ledger.store, work.key, answer.scores)
-            with self._lock:
-                self._work = None  # plan again: candidates may be left
-        else:
+        if not isinstance(answer, work.answer_type):
             raise TypeError(f"{type(work).__name__} is not answered by {type(answer).__name__}")
+        if isinstance(work, Train):  # the round itself
+            return self._commit(work.key, answer)
+        work.store(self.ledger, answer)
+        with self._lock:
+            self._work = None  # plan again: the answer may be a part of what the round needs
         self._discard_progress(work.key)
         return None
 

@@ -27,7 +27,8 @@ class LazyModule:
             raise AttributeError(attribute)
         if self._module is None:
             self._module = importlib.import_module(self._name)
-        return getattr(self._module, attribute)
+        value = self.__dict__[attribute] = getattr(self._module, attribute)  # the next read does not come here
+        return value
 
 
 def lazy(name: str) -> Any:

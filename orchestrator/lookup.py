@@ -68,8 +68,10 @@ def imported(name: str, wanted: str) -> ModuleType:
         try:
             return importlib.import_module(name)
         except (ImportError, SyntaxError) as error:
+            guess = did_you_mean(name, [file.removesuffix(".py") for file in os.listdir(here) if file.endswith(".py")])
+            way_out = f": {guess}" if guess and isinstance(error, ModuleNotFoundError) and error.name == name else ""
             raise ConfigError(
-                f"{wanted}: cannot import {name} from {here} or the installed packages ({error})"
+                f"{wanted}: cannot import {name} from {here} or the installed packages ({error}){way_out}"
             ) from error
 
 

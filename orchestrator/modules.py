@@ -60,6 +60,8 @@ def copy_module(module: nn.Module, error: type[OrchestratorError] = ConfigError)
 
 def model_call(model: Callable[..., Any], inputs: Any) -> Any:
     """Call `model` with a tensor as it is, with a tuple or list as arguments, with a dict as named arguments."""
+    if isinstance(inputs, torch.Tensor):
+        return model(inputs)
     if isinstance(inputs, Mapping):
         return model(**inputs)
     return model(*inputs) if isinstance(inputs, tuple | list) else model(inputs)
@@ -70,10 +72,12 @@ def logits_of(outputs: Any, error: type[OrchestratorError] = ConfigError) -> Ten
 
     Raises `error` for anything else.
     """
-    found: object = outputs
+    if isinstance(outputs, torch.Tensor):
+        return outputs
+    found: object
     if isinstance(outputs, Mapping):
         found = next((outputs[name] for name in LOGITS if name in outputs), None)
-    elif not isinstance(outputs, torch.Tensor):
+    else:
         named = (getattr(outputs, name, None) for name in LOGITS)
         first = outputs[0] if isinstance(outputs, tuple | list) and outputs else None
         found = next((value for value in named if value is not None), first)

@@ -25,8 +25,8 @@ def named_experiments(spec: str, what: str = "the experiment") -> Experiment | S
     place, _, name = spec.partition(":")
     if place.endswith(".py"):
         place = _importable(place, what)
-    elif not name:
-        own = f"write {spec}.py, which is here" if os.path.isfile(f"{spec}.py") else ""
+    elif not name or "/" in place:
+        own = f"write {place}.py{spec[len(place) :]}, which is here" if os.path.isfile(f"{place}.py") else ""
         way_out = own or did_you_mean(spec, EXAMPLES) or 'write your own as "module:NAME" or "folder/script.py:NAME"'
         raise ConfigError(f"{what} must be one of {', '.join(EXAMPLES)}, or your own, got {spec!r}: {way_out}")
     found = find(f"{place}:{name or _only_name(place, spec, what)}", what, lambda value: bool(_listed(value)))
@@ -47,9 +47,10 @@ def _listed(value: object) -> list[Experiment]:
 def _importable(file: str, what: str) -> str:
     """Make the folder of a script importable here and in processes started from here; return the module's name."""
     path = os.path.abspath(os.path.expanduser(file))
-    if not os.path.isfile(path):
-        raise ConfigError(f"{what} must name a script that exists, got {file!r}: there is no file {path}")
     folder, script = os.path.split(path)
+    if not os.path.isfile(path):
+        guess = did_you_mean(script, os.listdir(folder)) if os.path.isdir(folder) else ""
+        raise ConfigError(f"{what} must name a script that exists, got {file!r}: {guess or f'there is no file {path}'}")
     if folder not in sys.path:
         sys.path.insert(0, folder)
         inherited = os.environ.get("PYTHONPATH")

@@ -16,7 +16,7 @@ from orchestrator.pruning.view import View
 from orchestrator.randomness import derive, own_randomness, seed_all
 from orchestrator.rounds import Round, Rounds
 from orchestrator.train_state import TrainState
-from orchestrator.work import Evaluate
+from orchestrator.work.scoring import Evaluate
 
 logger = logging.getLogger(__name__)
 

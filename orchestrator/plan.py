@@ -20,7 +20,11 @@ from orchestrator.supernet_plan import check_budgets, plan_of_supernet
 from orchestrator.techniques import Removed, check_rewind
 from orchestrator.train_state import TrainState
 from orchestrator.train_work import train_dense, train_round
-from orchestrator.work import Evaluate, Gradients, Snapshot, Train, Work
+from orchestrator.work.gradients import Gradients
+from orchestrator.work.preparation import Work
+from orchestrator.work.scoring import Evaluate
+from orchestrator.work.snapshot import Snapshot
+from orchestrator.work.train import Train
 
 
 def plan(experiment: Experiment, rounds: Rounds, floor: Floor | None = None) -> Work | None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import orchestrator
 from orchestrator.decode import Count, Rule, decode, format_of, parse
-from orchestrator.errors import DamagedError
+from orchestrator.errors import ConfigError, DamagedError
 from orchestrator.objective import Objective
 from orchestrator.sealed import seal, without_seal
 
@@ -81,6 +81,7 @@ class Record:
     blobs: dict[str, Blob] = field(default_factory=dict)
     processor: str = ""
     format: Count = FORMAT
+    storage: str | None = field(default=None, compare=False, repr=False)  # where a ledger read it; not in its JSON
 
     def file(self, name: str) -> str:
         """Return the path of the blob `name`: `rounds/<key>/model-<16 digits of its sha256>.safetensors`."""
@@ -123,13 +124,22 @@ class Record:
         """Return the size of the committed model."""
         return self.blobs[MODEL].bytes
 
-    def load_module(self, storage: str, *, data: str | None = None, trust: Iterable[str] = ()) -> nn.Module:
-        """Return the network of this round, which lies in `storage`, as `orchestrator.load` does."""
-        return orchestrator.load(storage, self.key, data=data, trust=trust)
+    def load_module(self, *, data: str | None = None, trust: Iterable[str] = ()) -> nn.Module:
+        """Return the network of this round from the storage that the record was read from, as `orchestrator.load` does.
+
+        Raises ConfigError for a record that was not read from a storage, and as `orchestrator.load`.
+        """
+        if self.storage is None:
+            raise ConfigError(
+                f"the record of round {self.round} was not read from a storage: use orchestrator.load(STORAGE, KEY)"
+            )
+        return orchestrator.load(self.storage, self.key, data=data, trust=trust)
 
     def to_json(self) -> bytes:
         """Return the record as it is stored: its last field is the sha256 of all others."""
-        return seal(asdict(self))
+        content = asdict(self)
+        del content["storage"]
+        return seal(content)
 
     @staticmethod
     def from_json(text: bytes, file: str) -> Record:
@@ -137,7 +147,7 @@ class Record:
         try:
             value = parse(text)
             _check_format(value, file)
-            record = decode(Record, without_seal(value), more_fields=True)
+            record = decode(Record, {**without_seal(value), "storage": None}, more_fields=True)
             _check_consistent(record)
             return record
         except ValueError as error:

@@ -19,7 +19,8 @@ from orchestrator.storage.score_files import read_new_scores
 from orchestrator.storage.store import JSON_BYTES
 from orchestrator.train_state import Tensors, TrainState
 from orchestrator.training.config import TrainingConfig
-from orchestrator.work import GRADIENTS, Train, Trained
+from orchestrator.work.gradients import GRADIENTS
+from orchestrator.work.train import Train, Trained
 
 
 class Round(Protocol):
@@ -126,7 +127,10 @@ class StoredRound:
         return state, structure.with_tensors(masks)
 
     def _structure(self) -> Structure:
-        """Return the structure without its masks. Raise ConfigError for one that the network cannot have."""
+        """Return the structure without its masks. Raise ConfigError for one that the network cannot have.
+
+        This is the only place where a path reads a recorded structure back.
+        """
         if (content := self.record.channels) and self.problem.supernet and is_elastic(content):
             return structure_from_json(content, self.problem.supernet)
         return from_json(content, self.problem.channels)

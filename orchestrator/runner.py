@@ -13,8 +13,9 @@ from orchestrator.problem import load_problem
 from orchestrator.record import Record
 from orchestrator.storage.ledger import Ledger
 from orchestrator.storage.opening import open_store
-from orchestrator.training.trainer import OnEpoch, Trainer
+from orchestrator.training.trainer import Trainer
 from orchestrator.user_code import called
+from orchestrator.work.train import OnEpoch
 
 
 def run(

@@ -13,7 +13,8 @@ from orchestrator.rounds import Rounds
 from orchestrator.techniques import Start
 from orchestrator.train_state import TrainState
 from orchestrator.train_work import train_round
-from orchestrator.work import Evaluate, Train
+from orchestrator.work.scoring import Evaluate
+from orchestrator.work.train import Train
 
 
 def plan_of_supernet(experiment: Experiment, phases: Phases, rounds: Rounds, index: int) -> Train | Evaluate:

@@ -33,7 +33,9 @@ from orchestrator.storage.score_files import read_new_scores, write_scores
 from orchestrator.train_state import TrainState
 from orchestrator.training.config import TrainingConfig
 from orchestrator.training.trainer import Trainer
-from orchestrator.work import Evaluate, Scored, Work, claim_key
+from orchestrator.work.keys import claim_key
+from orchestrator.work.preparation import Work
+from orchestrator.work.scoring import Evaluate
 
 AT_ONCE = 64  # networks whose scores are stored together
 WAIT_SECONDS = 1.0  # between two looks at work that another process does
@@ -103,7 +105,6 @@ def measure_all(
         part = Generation(tuple(missing[start : start + AT_ONCE]), 1, 1, None)
         work = Evaluate(trained.key, trained.round, trained.round, state, supernet, search.scoring, part)
         scored = trainer.do(work)
-        assert isinstance(scored, Scored)  # the answer to Evaluate
         write_scores(ledger.store, work.key, scored.scores)
         on_measured(len(candidates) - len(missing) + start + len(part.candidates), len(candidates))
     known = _scores(ledger, trained.key)

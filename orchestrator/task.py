@@ -249,6 +249,8 @@ class Tokens:
 
 def classes(targets: Tensor) -> Tensor:
     """Return targets as int64: of 8 bits, 156 would equal -100. Raises ConfigError unless they are whole numbers."""
+    if targets.dtype == torch.int64:
+        return targets
     if targets.is_floating_point() or targets.is_complex():
         raise ConfigError(f"the targets must be whole numbers, each that of a class, got {targets.dtype}")
     return targets.long()

@@ -8,7 +8,7 @@ from orchestrator.experiment import Experiment
 from orchestrator.pruning.structure import Dense, Structure
 from orchestrator.rounds import Rounds
 from orchestrator.techniques import Start
-from orchestrator.work import Train
+from orchestrator.work.train import Train
 
 
 def train_dense(experiment: Experiment, rounds: Rounds) -> Train:

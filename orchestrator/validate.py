@@ -93,10 +93,16 @@ def one_of(name: str, value: T, choices: Iterable[T], *, error: Error = ConfigEr
 
 def did_you_mean(value: object, choices: Iterable[str]) -> str:
     """Return `did you mean 'epochs'?` for the choice that is nearest to a mistyped `value`, or an empty text."""
+    found = nearest(value, choices)
+    return "" if found is None else f"did you mean {found!r}?"
+
+
+def nearest(value: object, choices: Iterable[str]) -> str | None:
+    """Return the choice that a mistyped `value` is likely to mean, or None."""
     choices = tuple(choices)
     near = difflib.get_close_matches(str(value).lower(), {choice.lower(): None for choice in choices}, n=1)
     same = [choice for choice in choices if [choice.lower()] == near]  # several only if capital letters differ
-    return next((f"did you mean {choice!r}?" for choice in difflib.get_close_matches(str(value), same, 1, 0.0)), "")
+    return next(iter(difflib.get_close_matches(str(value), same, 1, 0.0)), None)
 
 
 def tuple_of(

@@ -22,7 +22,7 @@ from orchestrator.storage.opening import open_store
 from orchestrator.training.config import TrainingConfig
 from orchestrator.training.optimizer import SGD
 from orchestrator.training.trainer import Trainer
-from orchestrator.work import Work
+from orchestrator.work.preparation import Work
 
 
 def data() -> Data:

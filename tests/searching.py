@@ -15,7 +15,8 @@ from orchestrator.problem import load_problem
 from orchestrator.storage.ledger import Ledger
 from orchestrator.storage.opening import open_store
 from orchestrator.training.trainer import Trainer
-from orchestrator.work import Evaluate, Work
+from orchestrator.work.preparation import Work
+from orchestrator.work.scoring import Evaluate
 
 AMC = Amc(evaluations=8, generation=4, finalists=2, finalist_epochs=2, round_to=1)
 SEARCHED = dataclasses.replace(

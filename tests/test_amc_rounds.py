@@ -41,7 +41,9 @@ from orchestrator.storage.ledger import Ledger
 from orchestrator.storage.opening import open_store
 from orchestrator.storage.score_files import score_files
 from orchestrator.storage.verify import verify
-from orchestrator.work import Evaluate, Scored, Train, claim_key, scores_key
+from orchestrator.work.keys import claim_key
+from orchestrator.work.scoring import Evaluate, Scored, scores_key
+from orchestrator.work.train import Train
 
 
 def ledger_of(folder: Path) -> Ledger:

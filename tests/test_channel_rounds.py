@@ -37,7 +37,7 @@ from orchestrator.techniques import (
 from orchestrator.training.config import TrainingConfig
 from orchestrator.training.optimizer import SGD
 from orchestrator.training.trainer import Trainer
-from orchestrator.work import Train
+from orchestrator.work.train import Train
 
 EXPERIMENT = Experiment(
     name="channels",
@@ -277,9 +277,9 @@ def test_a_round_of_fewer_channels_goes_on_in_another_process(storage):
     problem, data = load_problem(EXPERIMENT)
     _, request = first_request(storage, problem, technique=LearningRateRewinding(2))
     places = []
-    whole = Trainer(EXPERIMENT, data).train(request, on_step=lambda take: places.append(take()))
+    whole = Trainer(EXPERIMENT, data).do(request, on_step=lambda take: places.append(take()))
     progress = places[len(places) // 2]
     another = Trainer(EXPERIMENT, data)
     another.check(request, progress)
-    resumed = another.train(request, resume=progress)
+    resumed = another.do(request, resume=progress)
     assert all(torch.equal(resumed.state.model[name], tensor) for name, tensor in whole.state.model.items())

@@ -29,7 +29,7 @@ from orchestrator.storage.opening import open_store
 from orchestrator.training.config import TrainingConfig
 from orchestrator.training.optimizer import SGD, AdamW
 from orchestrator.training.trainer import Trainer
-from orchestrator.work import Train
+from orchestrator.work.train import Train
 
 
 def data() -> Data:

@@ -37,7 +37,7 @@ from orchestrator.techniques import (
 )
 from orchestrator.training.distillation import Distillation
 from orchestrator.training.trainer import Trainer
-from orchestrator.work import Train
+from orchestrator.work.train import Train
 
 RATES = [0.0, 0.05, 0.005, 0.0005]  # of the four epochs of tiny's schedule, at their first steps
 

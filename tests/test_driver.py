@@ -28,7 +28,8 @@ from orchestrator.task import ACCURACY, Classification, Regression
 from orchestrator.techniques import LearningRateRewinding, LinearRestart, WeightRewinding
 from orchestrator.train_state import TrainState
 from orchestrator.training.distillation import Distillation
-from orchestrator.work import EpochMetrics, Train, Trained, snapshot_key
+from orchestrator.work.snapshot import snapshot_key
+from orchestrator.work.train import EpochMetrics, Train, Trained
 
 SHAPES = {"conv.weight": (4, 3, 3, 3), "fc.weight": (10, 20)}
 PROBLEM = Problem(SHAPES, "model", "data", ACCURACY)

@@ -40,7 +40,9 @@ from orchestrator.storage.opening import open_store
 from orchestrator.storage.score_files import score_files
 from orchestrator.train_state import TrainState
 from orchestrator.training.distillation import Distillation
-from orchestrator.work import Evaluate, Train, Work
+from orchestrator.work.preparation import Work
+from orchestrator.work.scoring import Evaluate
+from orchestrator.work.train import Train
 
 
 def records(folder: Path, experiment: Experiment = ELASTIC) -> list[Record]:

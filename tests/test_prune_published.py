@@ -32,7 +32,7 @@ def package(job: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     folder.mkdir()
     (folder / "__init__.py").write_text("raise ImportError('the code of the package must not run')")
     chance = np.random.RandomState(0)
-    shapes = {name: tuple(weight.shape) for name, weight in job.Speller().named_parameters()}
+    shapes = {name: tuple(weight.shape) for name, weight in job.speller().named_parameters()}
     arrays = {job.TENSORS[name]: chance.normal(0, 0.1, shape).astype(np.float32) for name, shape in shapes.items()}
     np.savez(folder / "checkpoint20.npz", **arrays)
     monkeypatch.syspath_prepend(tmp_path)

@@ -29,7 +29,7 @@ from orchestrator.storage.ledger import Ledger
 from orchestrator.storage.opening import open_store
 from orchestrator.task import ACCURACY
 from orchestrator.train_state import TrainState
-from orchestrator.work import EpochMetrics, Trained
+from orchestrator.work.train import EpochMetrics, Trained
 
 Curve = Callable[[float, int], float]
 """(density, seed) -> validation accuracy."""

@@ -24,7 +24,7 @@ from orchestrator.storage.ledger import Ledger
 from orchestrator.storage.opening import open_store
 from orchestrator.task import ACCURACY
 from orchestrator.train_state import TrainState
-from orchestrator.work import EpochMetrics, Train, Trained
+from orchestrator.work.train import EpochMetrics, Train, Trained
 
 
 @pytest.mark.parametrize(

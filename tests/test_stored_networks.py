@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -39,12 +40,24 @@ def test_a_round_is_a_module_with_its_weights(storage: tuple[str, list[Record]])
         assert all(torch.isfinite(tensor).all() for tensor in tensors.values())
 
 
-def test_a_record_loads_its_own_network(storage: tuple[str, list[Record]]) -> None:
+def test_a_record_loads_its_own_network(storage: tuple[str, list[Record]], monkeypatch: pytest.MonkeyPatch) -> None:
     place, records = storage
-    mine = model_tensors(records[1].load_module(place, trust=TRUST))
-    named = model_tensors(orchestrator.load(place, records[1].key, trust=TRUST))
+    monkeypatch.chdir("/")
+    record = pickle.loads(pickle.dumps(records[1]))
+    mine = model_tensors(record.load_module(trust=TRUST))
+    named = model_tensors(orchestrator.load(place, record.key, trust=TRUST))
     assert mine.keys() == named.keys()
     assert all(torch.equal(mine[name], named[name]) for name in mine)
+
+
+def test_a_record_that_no_storage_holds_says_how_to_load(storage: tuple[str, list[Record]]) -> None:
+    _, records = storage
+    text = records[1].to_json()
+    assert b"storage" not in text
+    read = Record.from_json(text, "a file")
+    assert read == records[1]
+    with pytest.raises(ConfigError, match=r"was not read from a storage: use orchestrator\.load"):
+        read.load_module()
 
 
 @pytest.mark.parametrize(

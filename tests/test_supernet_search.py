@@ -28,7 +28,8 @@ from orchestrator.storage.claims import Claims
 from orchestrator.storage.ledger import Ledger
 from orchestrator.storage.opening import open_store
 from orchestrator.supernet_search import measure_all, search_supernet
-from orchestrator.work import Evaluate, claim_key
+from orchestrator.work.keys import claim_key
+from orchestrator.work.scoring import Evaluate
 
 SPACE = find_space("small")
 SUPERNET = dataclasses.replace(ELASTIC, path=dataclasses.replace(ELASTIC.path, search=None))

@@ -33,7 +33,7 @@ from orchestrator.train_state import TrainState
 from orchestrator.training.config import TrainingConfig
 from orchestrator.training.optimizer import AdamW
 from orchestrator.training.trainer import Trainer
-from orchestrator.work import Snapshot
+from orchestrator.work.snapshot import Snapshot
 
 TRAINING = dataclasses.replace(
     tiny.EXPERIMENT.training, epochs=6, schedule=StepDecay(1.0, drops=(2, 4), warmup_epochs=1)
@@ -301,7 +301,7 @@ def dense_after(epochs, ledger):
     def keep(request, metrics, speed, take):
         states[metrics.epoch + 1] = take().state
 
-    trainer.train(request, on_epoch=keep)
+    trainer.do(request, on_epoch=keep)
     return states[epochs]
 
 

@@ -42,15 +42,15 @@ USAGE = [
     (
         "load runs 0",
         2,
-        "there is no command 'load': in Python, orchestrator.load\\(STORAGE, KEY\\) returns the network",
+        "there is no command 'load': in Python, orchestrator.load\\(STORAGE, KEY\\) returns a round's network",
     ),
-    ("nothing", 2, "there is no command 'nothing': orchestrator --help lists them"),
+    ("nothing", 2, "there is no command 'nothing': it is one of run, status"),
     ("run --version", 0, "^orchestrator [0-9.]+"),
     ("status", 2, "Missing from orchestrator status: STORAGE"),
     ("status missing", 1, "there is no folder .*/missing: give the --storage of a job that has run"),
     ("status file", 1, "there is no folder .*/file"),
     ("status empty", 1, "no finished round in .*/empty: give the --storage of a job that has run"),
-    ("status runs --jsn", 2, "Unrecognized options: --jsn.*Perhaps you meant: --json"),
+    ("status runs --jsn", 2, "there is no flag --jsn: did you mean --json\\?"),
     ("status runs --json --follow", 1, "--json and --follow cannot be combined: give one of them"),
     ("status s3:bucket", 1, "storage must be a folder .*, got 's3:bucket', without its slashes"),
     ("status s3://", 1, "an S3 uri names a bucket, s3://bucket/prefix, got 's3://'"),
@@ -69,11 +69,11 @@ USAGE = [
     ("export runs --out page --round 0", 1, "--round must be the beginning of one key, got '0', which 2 have"),
     ("export runs --out page --formats onx", 1, "a format must be one of .*, got 'onx': did you mean 'onnx'"),
     ("export missing --out page --formats onx", 1, "a format must be one of .*, got 'onx'"),
-    ("clean runs --dryrun", 2, "Perhaps you meant: --dry-run"),
+    ("clean runs --dryrun", 2, "there is no flag --dryrun: did you mean --dry-run\\?"),
     ("verify", 2, "Missing from orchestrator verify: STORAGE"),
     ("dataset pack", 2, "Missing from orchestrator dataset pack: FOLDER"),
     ("dataset pack missing out", 1, "missing/train is not a folder: expected missing/train/CLASS"),
-    ("dataset pakc a b", 2, "Available subcommands: pack"),
+    ("dataset pakc a b", 2, "there is no command 'pakc': did you mean 'pack'\\?"),
     ("run", 2, "Missing from orchestrator run: EXPERIMENT"),
     ("run digit", 1, "must be one of digits, or your own, got 'digit': did you mean 'digits'?"),
     ("run mine_of_usage", 1, "got 'mine_of_usage': write mine_of_usage.py, which is here"),
@@ -88,7 +88,9 @@ USAGE = [
         1,
         "must name an Experiment or a list of them, and 'mine_of_usage:NUMBER' is of type int",
     ),
-    ("run mine_of_usgae:EXPERIMENT", 1, "cannot import mine_of_usgae from .* or the installed packages"),
+    ("run mine_of_usgae:EXPERIMENT", 1, "cannot import mine_of_usgae from .*: did you mean 'mine_of_usage'?"),
+    ("run mine_of_usgae.py", 1, "a script that exists, got 'mine_of_usgae.py': did you mean 'mine_of_usage.py'?"),
+    ("run ./mine_of_usage:EXPERIMENT", 1, "write ./mine_of_usage.py:EXPERIMENT, which is here"),
     ("run nothing.py", 1, "must name a script that exists, got 'nothing.py': there is no file .*/nothing.py"),
     ("run broken_of_usage.py", 1, "cannot import broken_of_usage .*never closed \\(broken_of_usage.py, line 1\\)"),
     ("run empty_of_usage.py", 1, "'empty_of_usage.py', which has no EXPERIMENT: write empty_of_usage.py:NAME"),
@@ -96,11 +98,15 @@ USAGE = [
     ("run digits --training.epochs=5", 2, "write --set training.epochs=5"),
     ("run mine_of_usage.py --lr 0.3", 2, "write --set training.schedule.peak=0.3"),
     ("run digits --batch-size 8", 2, "write --set training.batch_size=8"),
-    ("run broken_of_usage:EXPERIMENT --sed 3", 2, "Perhaps you meant: --seed INT"),  # not imported
+    ("run broken_of_usage:EXPERIMENT --sed 3", 2, "did you mean --seed\\?"),  # not imported
+    ("run digits --epochz 3", 2, "there is no flag --epochz: did you mean --set training.epochs=3"),
+    ("run broken_of_usage.py --warp=3", 2, "no flag --warp: --set FIELD=VALUE changes a field of the experiment"),
+    ("status --storage runs", 2, "there is no flag --storage: write its value alone"),
+    ("status runs more", 2, "Unrecognized options: more"),
     ("run digits --seeds 1,2", 2, "write --set seeds=1,2"),
-    ("run digits --sed 3", 2, "Perhaps you meant: --seed INT"),
-    ("run digits --seed three", 2, "Error parsing --seed: it must be a whole number, got 'three'"),
-    ("run digits --target abc", 2, "Error parsing --target: it must be a number, got 'abc'"),
+    ("run digits --sed 3", 2, "there is no flag --sed: did you mean --seed\\?"),
+    ("run digits --seed three", 2, "error: --seed: it must be a whole number, got 'three'"),
+    ("run digits --target abc", 2, "error: --target: it must be a number, got 'abc'"),
     ("run digits --seed -1", 1, "seed must be a whole number from 0 to .*, got -1"),
     ("run digits --workers 0", 1, "--workers must be at least 1 and the range must rise, got '0'"),
     ("run digits --workers two", 1, "--workers must be a number such as 4, or a range such as 2:8, got 'two'"),
@@ -151,6 +157,8 @@ USAGE = [
         "start_from must be a safetensors file .*there is no such file",
     ),
     ("run digits --storage=", 1, "storage must be a folder .*, got ''"),
+    ("run digits --storage new/runs --set model=resnet9", 1, "model must be one of"),  # and makes no folder
+    ("run digits --storage new --target 97 --set model=resnet9", 1, "model must be one of"),
     ("run digits --storage file", 1, "cannot write .*: a file is in the place of a folder"),
     ("run digits --report file", 1, "--report must be a folder that can be written to, got 'file'"),
     ("run digits --asha --set seeds=1,1", 1, "seeds must differ from each other, got \\(1, 1\\)"),
@@ -169,5 +177,6 @@ def test_a_mistake_has_its_sentence(
     output = "".join(capsys.readouterr())
     assert found == code, output
     assert "Traceback" not in output
-    assert re.search(words, " ".join(re.sub("[│─╭╮╰╯|]|-{3,}", " ", output).split())), output
+    assert code != 2 or len(output.splitlines()) == 2
+    assert re.search(words, " ".join(output.split())), output
     assert [path for path in sorted(here.iterdir()) if path.name != "__pycache__"] == before

@@ -2,31 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import tyro
 
-from orchestrator.distributed.flags import Flags, refuse_fields
-
-if TYPE_CHECKING:
-    from orchestrator.experiment import Experiment
-
-
-def check_flags(arguments: Sequence[str]) -> None:
-    """Exit with 2 if one of the arguments of `run` is a field of its experiment, which --set changes."""
-
-    def load() -> Experiment | None:
-        from orchestrator.errors import OrchestratorError
-        from orchestrator.named_experiments import named_experiments
-
-        try:
-            found = named_experiments(arguments[0])
-        except OrchestratorError:  # `run` itself says so
-            return None
-        return found[0] if isinstance(found, Sequence) else found
-
-    refuse_fields(arguments, Flags, load)
+from orchestrator.distributed.flags import Flags
 
 
 def run(

@@ -14,7 +14,7 @@ from orchestrator.validate import finite, whole
 
 if TYPE_CHECKING:
     from orchestrator.record import Record
-    from orchestrator.work import Work
+    from orchestrator.work.preparation import Work
 
 
 def search(
@@ -95,7 +95,7 @@ def _numbers(flag: str, text: str, maximum: float | None = None) -> tuple[float,
 
 
 def _show(work: Work) -> None:
-    from orchestrator.work import Evaluate
+    from orchestrator.work.scoring import Evaluate
 
     if isinstance(work, Evaluate):
         generation = work.generation

@@ -39,7 +39,7 @@ class Batch(NamedTuple):
     @property
     def samples(self) -> int:
         """Return the number of samples."""
-        return number_of_samples(self)
+        return number_of_samples(self.inputs) or number_of_samples(self.targets)
 
     def parts(self, count: int) -> list[Batch]:
         """Return the batch split into `count` parts, whose sizes differ by at most one."""

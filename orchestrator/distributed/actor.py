@@ -46,7 +46,8 @@ from orchestrator.storage.claims import Claims
 from orchestrator.storage.ledger import Ledger
 from orchestrator.storage.opening import open_store
 from orchestrator.user_code import described
-from orchestrator.work import Answer, Trained, Work, claim_key
+from orchestrator.work.keys import claim_key, split_key
+from orchestrator.work.preparation import Work
 
 Order = Literal["continue", "stop", "leave"]  # "leave": stop without a checkpoint, as another owner has the round
 
@@ -105,7 +106,6 @@ class DriverActor:
         self._search: str | None = None  # the claim on a round's scores, from the first generation to the last
         self._taken_over = False  # before this actor, which was restarted, could renew its claim
         self._resumed: tuple[int, int, int] | None = None
-        self._new = True  # no worker has asked for work yet; after a restart they may still be doing earlier work
 
     def next_step(self) -> NextStep:
         """Return what the process that runs this path should do: train, wait for another owner's round, or end."""
@@ -127,11 +127,10 @@ class DriverActor:
 
     def next_key(self, group_started: bool) -> str | None:
         """Return the key of the work to do, or None if the workers should end; `next_step` returns why."""
-        self._new = self._taken_over = False
-        if group_started:
-            restarts = self._state.restarts
-            self._apply(GroupStarted(), key=self._training)
-            self._metrics.add(restarts=self._state.restarts - restarts)
+        self._taken_over = False
+        restarts = self._state.restarts
+        self._apply(GroupStarted() if group_started else GroupTrains(), key=self._training)
+        self._metrics.add(restarts=self._state.restarts - restarts)
         if self._state.is_over:
             return None
         key, ours = self._claim_next()
@@ -218,16 +217,12 @@ class DriverActor:
                 self._shared = {key: (light, [ray.put(share(tensors))])}
         return self._shared[key]
 
-    def finish(self, work: Work, answer: Trained | None, tensors: list[ray.ObjectRef[Any]]) -> None:
-        """Commit an answer; return when it is safe in storage. Workers may ask for the next work meanwhile.
-
-        `answer` comes without its tensors; None stands for an answer of tensors alone.
-        """
+    def finish(self, work: Work, answer: list[ray.ObjectRef[Any]]) -> None:
+        """Commit an answer; return when it is safe in storage. Workers may ask for the next work meanwhile."""
         with about_round(work.key):
-            found = unshare(ray.get(tensors[0]))
-            self._finish(work, found if answer is None else answer.joined(found))
+            self._finish(work, unshare(ray.get(answer[0])))
 
-    def _finish(self, work: Work, answer: Answer) -> None:
+    def _finish(self, work: Work, answer: Any) -> None:
         self._apply(Progressed())
         try:
             if not self._claims.acquire(claim_key(work.key)):
@@ -259,18 +254,16 @@ class DriverActor:
 
     def resumed(self, key: str, place: tuple[int, int]) -> None:
         """Remember the place from which the workers resume."""
-        work, _ = self._shared.get(key, (None, []))
-        if work is not None and work.training:
-            self._resumed = (work.training.round, *place)
+        self._resumed = (self._driver.keys.index(split_key(key)[0]), *place)
         self._apply(Resumed(key, place))
 
     def report(self, key: str, report: Report | SearchReport | None) -> Order:
         """Remember the progress of the work `key`; return what the workers should do."""
-        if self._new and self._next_key() == key:
+        if self._state.workers == "unknown" and self._next_key() == key:
             # This actor was restarted in the middle of a round, whose claim is not renewed any longer.
             self._log.round(key)
             self._taken_over = not self._acquire(key)
-            self._training, self._new = key, False
+            self._training = key
             self._apply(GroupTrains())
         if report is not None:
             self._report = report

@@ -129,7 +129,7 @@ def fit_deployment(deployment: Deployment, store: Store, joined: bool) -> Deploy
         check_storage_is_shared(store)
     workers = with_gpus(deployment.workers) if deployment.gpus_if_there else deployment.workers
     check_capacity(workers, WAIT_SECONDS if joined else 0.0)
-    return replace(deployment, workers=workers, home=ray.get_runtime_context().get_node_id())
+    return replace(deployment, workers=workers, home=ray.get_runtime_context().get_node_id(), grows=joined)
 
 
 def capacity(resources: dict[str, float]) -> int:

@@ -52,6 +52,7 @@ class Deployment:
     `data_root`: folder or uri of the data. `loader_workers`: decoding processes of each worker, None for one per CPU.
     `checkpoint_seconds`: minimum time between checkpoints in a round. `gpus_if_there`: use a GPU per worker if the
     cluster has them. `home`: Ray's id of the job's node, the only one that sees a local storage folder.
+    `grows`: whether nodes may join.
     """
 
     workers: Workers = field(default_factory=lambda: Workers(1, 1, 1.0, 0.0))
@@ -60,6 +61,7 @@ class Deployment:
     checkpoint_seconds: float = 30.0
     gpus_if_there: bool = False
     home: str | None = None
+    grows: bool = True
 
     def __post_init__(self) -> None:
         finite("--checkpoint-seconds", self.checkpoint_seconds, minimum=0)

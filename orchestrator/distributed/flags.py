@@ -7,13 +7,11 @@ import dataclasses
 import logging
 import os
 import re
-import shlex
 import signal
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from itertools import takewhile
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -21,15 +19,15 @@ import tyro
 
 from orchestrator.distributed.deployment import Deployment, Workers
 from orchestrator.distributed.termination import RESUME, Terminated, print_last, raise_terminated
+from orchestrator.distributed.usage import parsed
 from orchestrator.errors import ConfigError, OrchestratorError
-from orchestrator.examples import DIGITS
 from orchestrator.experiment import Experiment
 from orchestrator.files import expand_home
 from orchestrator.formatting import plain, print_problems
 from orchestrator.objective import Objective
 from orchestrator.stopping import Floor
 from orchestrator.storage.opening import open_store
-from orchestrator.validate import did_you_mean, finite
+from orchestrator.validate import finite
 
 F = TypeVar("F", bound="Flags")
 
@@ -150,57 +148,15 @@ class Flags:
         return Floor(None if target is None else target / 100, None if drop is None else drop / 100)
 
 
-NAMES = {"lr": "peak", "learning_rate": "peak"}  # what others call a field
-
-
 def parse_flags(kind: type[F], description: str | None, experiment: Experiment | None) -> F:
     """Parse the program's arguments. Exits with 2 for wrong usage; a field of `experiment` is answered with --set."""
-    refuse_fields(sys.argv[1:], kind, lambda: experiment)
     # tyro joins lines that begin with a letter, and examples are to stay in lines of their own.
     shown = re.sub(r"(?m)^(?=(python|ray|orchestrator) )", "    ", description or "")
-    with repeats_explained(sys.argv[1:]):
-        return tyro.cli(kind, description=shown, config=(tyro.conf.FlagCreatePairsOff,))
 
+    def parse(arguments: Sequence[str]) -> F:
+        return tyro.cli(kind, args=arguments, description=shown, config=(tyro.conf.FlagCreatePairsOff,))
 
-def refuse_fields(arguments: Sequence[str], kind: type[Flags], load: Callable[[], Experiment | None]) -> None:
-    """Exit with 2 if a flag in `arguments` is not one of `kind`, but a field of the experiment that `load` returns.
-
-    The message says how --set changes it. A mistyped flag is left to the parser, so that it does not wait for `load`.
-    """
-    known = {field.name for field in dataclasses.fields(kind)} | {"set", "help"}
-    for argument, after in zip(arguments, [*arguments, ""][1:], strict=True):
-        name, equals, value = argument.removeprefix("--").partition("=")
-        if not argument.startswith("--") or name.replace("-", "_") in known:
-            continue
-        from orchestrator.settings import paths_ending_in
-
-        field = NAMES.get(name.replace("-", "_"), name.replace("-", "_"))
-        mistyped = did_you_mean(field, known) and not paths_ending_in(field, DIGITS)
-        if mistyped or (experiment := load()) is None:
-            continue
-        if paths := paths_ending_in(field, experiment):
-            given = value if equals else after if not after.startswith("-") and after else "VALUE"
-            ways = " or ".join(f"--set {path}={given}" for path in paths)
-            print(plain(f"error: --{name} is a field of the experiment: write {ways}"), file=sys.stderr)
-            raise SystemExit(2)
-
-
-REPEATED = ("--set", "--trust", "--round", "--experiment")  # of a job or of a command; each takes one value at a time
-
-
-@contextlib.contextmanager
-def repeats_explained(arguments: Sequence[str]) -> Iterator[None]:
-    """Let wrong usage in this block end with how several values are written, if a flag of `REPEATED` has them."""
-    try:
-        yield
-    except SystemExit as stop:
-        if stop.code == 2:
-            for place, flag in enumerate(arguments):
-                values = list(takewhile(lambda word: not word.startswith("-"), arguments[place + 1 :]))
-                if flag in REPEATED and len(values) > 1:
-                    right = " ".join(f"{flag} {shlex.quote(value)}" for value in values)
-                    print(plain(f"error: {flag} takes one value, got {len(values)}: write {right}"), file=sys.stderr)
-        raise
+    return parsed(parse, sys.argv[1:], experiment)
 
 
 def run_job(flags: F, job: Callable[[F], int], make_smoke_data: Callable[[Path], None] | None = None) -> int:

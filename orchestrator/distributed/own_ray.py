@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator
 import psutil
 import ray
 
-from orchestrator.distributed.ray_private import filter_printed_lines, processes_in_own_sessions
+from orchestrator.distributed.ray_private import few_processes, filter_printed_lines, processes_in_own_sessions
 from orchestrator.errors import ResourceError
 
 logger = logging.getLogger(__name__)
@@ -35,7 +35,7 @@ def start(init: Callable[[], object]) -> None:
     for again in (True, False):
         before = set(_children())
         try:
-            with processes_in_own_sessions():
+            with processes_in_own_sessions(), few_processes():
                 init()
         except Exception as error:
             if isinstance(error, ray.exceptions.AuthenticationError):

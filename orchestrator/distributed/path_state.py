@@ -6,7 +6,8 @@
                         AskForGroup (the group ended by itself)   ▼  │ GroupStarted: a restart
                                                                "replaced"
 
-Ray Train starts a group again by itself when a worker dies: that is a GroupStarted while "running".
+Ray Train starts a group again by itself when a worker dies: that is a GroupStarted while "running". A driver actor
+begins as "unknown", which is "none" unless it was restarted: then workers may be training (GroupTrains).
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ class PathState:
     furthest work so far. `errors`: the number of the start that raised each error, since the last progress.
     """
 
-    workers: Literal["none", "expected", "replaced", "running"] = "none"
+    workers: Literal["unknown", "none", "expected", "replaced", "running"] = "unknown"
     stop_asked: bool = False
     failure: str | None = None
     crash: str | None = None
@@ -63,7 +64,7 @@ class GroupStarted:
 
 @dataclass(frozen=True)
 class GroupTrains:
-    """A group is training, of which the driver actor did not know after its restart."""
+    """A group is training, which the driver actor may not know after its restart."""
 
 
 @dataclass(frozen=True)
@@ -138,7 +139,7 @@ def decide(state: PathState, event: Event) -> PathState:
     match event:
         case AskForGroup():
             never_started = state.workers in ("expected", "replaced")
-            asked = replace(state, workers="expected" if state.workers == "none" else "replaced")
+            asked = replace(state, workers="expected" if state.workers in ("unknown", "none") else "replaced")
             return _counted(asked, never_started)
         case GroupStarted():
             restarts = state.restarts + (state.workers != "expected")

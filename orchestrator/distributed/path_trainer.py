@@ -160,6 +160,7 @@ def fit(experiment: Experiment, driver: Any, store: Store, deployment: Deploymen
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", str(patience))
     trainer = QuietTorchTrainer(
         partial(train_path, config),
+        grows=deployment.grows,
         torch_config=OwnAddress(backend="nccl" if workers.gpus else "gloo"),
         scaling_config=ray.train.ScalingConfig(
             num_workers=(workers.minimum, workers.maximum) if elastic else workers.minimum,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from orchestrator.distributed.search_report import SearchReport
 from orchestrator.objective import Objective
 from orchestrator.record import Record
-from orchestrator.work import EpochMetrics, Train
+from orchestrator.work.train import EpochMetrics, Train
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from orchestrator.formatting import duration
 from orchestrator.objective import Objective
-from orchestrator.work import Evaluate
+from orchestrator.work.scoring import Evaluate
 
 
 @dataclass(frozen=True)

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
-
-from orchestrator.train_state import TrainState
 
 _NOT_IN_NUMPY = {torch.bfloat16}
 
@@ -17,7 +16,7 @@ _NOT_IN_NUMPY = {torch.bfloat16}
 def share(value: Any) -> Any:
     """Return `value` with every tensor as a numpy array, if numpy has its dtype.
 
-    `value` is a tensor or a TrainState, or nests them in dictionaries and tuples; anything else is returned unchanged.
+    `value` is a tensor, or nests them in dataclasses, dictionaries and tuples; anything else is returned unchanged.
     """
     if isinstance(value, torch.Tensor):
         return value if value.dtype in _NOT_IN_NUMPY else np.asarray(value)
@@ -34,8 +33,8 @@ def unshare(value: Any) -> Any:
 
 
 def _mapped(change: Callable[[Any], Any], value: Any) -> Any:
-    if isinstance(value, TrainState):
-        return TrainState(change(value.model), change(value.optimizer))
+    if is_dataclass(value) and not isinstance(value, type):
+        return replace(value, **{each.name: change(getattr(value, each.name)) for each in fields(value)})
     if isinstance(value, dict):
         return {key: change(item) for key, item in value.items()}
     return tuple(map(change, value)) if type(value) is tuple else value

@@ -38,10 +38,11 @@ from orchestrator.storage.store import Store
 from orchestrator.task import objective_of
 from orchestrator.train_state import TrainState
 from orchestrator.training import collectives
-from orchestrator.training.attempt import TakeProgress
 from orchestrator.training.trainer import Trainer
 from orchestrator.user_code import ERRORS
-from orchestrator.work import Answer, EpochMetrics, Evaluate, Progress, Train, Trained, Work
+from orchestrator.work.preparation import Work
+from orchestrator.work.scoring import Evaluate
+from orchestrator.work.train import EpochMetrics, Progress, TakeProgress, Train
 
 logger = logging.getLogger(__name__)
 
@@ -173,13 +174,12 @@ class DriverLink:
                 continue  # the driver died, and its objects with it; Ray restarts it
             return work
 
-    def finish(self, work: Work, finished: Answer) -> None:
+    def finish(self, work: Work, finished: Any) -> None:
         """Send the answer to the driver, which uploads it while the next round trains. Commits stay in order."""
         self.wait()
         if self._first and self._order != "leave":  # else another owner does the work
-            light, tensors = finished.split() if isinstance(finished, Trained) else (None, finished)
-            refs = [ray.put(share(tensors))]
-            self._committing = (work.key, self._driver.finish.remote(work.split()[0], light, refs))
+            refs = [ray.put(share(finished))]
+            self._committing = (work.key, self._driver.finish.remote(work.split()[0], refs))
 
     def wait(self) -> None:
         if self._committing is not None:

@@ -23,7 +23,9 @@ class FrontState:
     def __init__(self, settings: FrontSearch, supernet: Elastic, place: int, seed: int) -> None:
         self._settings, self._supernet, self._place = settings, supernet, place
         self._searches = searches(settings, supernet, seed)
-        self._candidates: dict[str, SearchCandidate] = {}  # by the digest of their architecture
+        # By the digest of the architecture.
+        self._candidates: dict[str, SearchCandidate] = {}
+        self._architectures: dict[str, Architecture] = {}
 
     @property
     def scoring(self) -> Scoring:
@@ -48,6 +50,7 @@ class FrontState:
         """Return the candidate with the digest of its architecture and of how it is scored."""
         if (digest := architecture.digest) not in self._candidates:
             self._candidates[digest] = candidate_of(Subnet(self._supernet, architecture), self.scoring)
+            self._architectures[digest] = architecture
         return self._candidates[digest]
 
     def _generation(
@@ -96,15 +99,10 @@ class FrontState:
         """Return how predictors of the search's own networks do on those that only its rival measured."""
         if len(known) - fitted < 2:
             return {}
-        architectures = [self._architecture(digest) for digest in known]
+        architectures = [self._architectures[digest] for digest in known]
         space, costs = self._supernet.space, self._supernet.costs
         found = compare_predictors(space, costs, architectures, list(known.values()), known=fitted)
         return {name: asdict(quality) for name, quality in found.items()}
-
-    def _architecture(self, digest: str) -> Architecture:
-        structure = self._candidates[digest].structure
-        assert isinstance(structure, Subnet)  # which `_candidate` made
-        return structure.architecture
 
 
 def searches(settings: FrontSearch, supernet: Elastic, seed: int) -> dict[str, SubnetSearch]:

@@ -22,7 +22,7 @@ from torch import Tensor
 from orchestrator.decode import Rule, decode, parse
 from orchestrator.errors import DamagedError
 from orchestrator.train_state import Tensors, TrainState
-from orchestrator.work import EpochMetrics, Progress
+from orchestrator.work.train import EpochMetrics, Progress
 
 Shapes = Mapping[str, tuple[int, ...]]
 _MASK = "#mask"

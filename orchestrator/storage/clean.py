@@ -16,7 +16,7 @@ from orchestrator.storage.experiments import StoredExperiment, read_experiments,
 from orchestrator.storage.ledger import Ledger
 from orchestrator.storage.store import TEMPORARY, File, Store, clock, side_by_side, unreadable
 from orchestrator.storage.verify import BLOB, KEY, RUN
-from orchestrator.work import SCORES, answer_file, split_key
+from orchestrator.work.keys import answer_file, parts_folder, split_key
 
 # A file must be this old to be removed: longer than a living job is ever silent, and than one write takes.
 PATIENCE_SECONDS = 600.0
@@ -126,11 +126,8 @@ class _Contents:
         return any(owner == "unknown" or owner.startswith(f"{experiment} on ") for owner in self.alive.values())
 
     def is_done(self, key: str) -> bool:
-        """Return whether the answer to the work with this key, or any of the scores that it claims, is in storage."""
-        round_key, name = split_key(key)
-        if name == SCORES:
-            return any(path.startswith(f"scores/{round_key}/") for path in self.paths)
-        return answer_file(key) in self.paths
+        """Return whether the answer to the work with this key, or any of the parts that it claims, is in storage."""
+        return answer_file(key) in self.paths or any(path.startswith(parts_folder(key)) for path in self.paths)
 
 
 def _without_use(files: Sequence[File], contents: _Contents, records: Mapping[str, Record]) -> Iterator[Leftover]:
@@ -184,9 +181,9 @@ def _is_needed(key: str, name: str, going: Sequence[StoredExperiment], finished:
     """Return whether an unfinished experiment will read snapshots/<key>/<name>."""
     for experiment in (each for each in going if key in each.keys):
         after = experiment.keys.index(key) + 1
-        if name == "gradients" and after < len(experiment.keys) and experiment.keys[after] not in finished:
-            return True
-        dense = after == 1 and name != "gradients"
-        if dense and (experiment.rewinds_to is None or name in map(str, experiment.rewinds_to)):
+        if not name.isdigit():  # of no epoch, such as gradients: the next round is made from it
+            if after < len(experiment.keys) and experiment.keys[after] not in finished:
+                return True
+        elif after == 1 and (experiment.rewinds_to is None or name in map(str, experiment.rewinds_to)):
             return True
     return False

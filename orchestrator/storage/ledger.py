@@ -45,7 +45,7 @@ class Ledger:
             return None
         if record.key != key:
             raise DamagedError(f"{file} is the record of another round, {record.key}")
-        return record
+        return replace(record, storage=self.store.uri)
 
     def records(self, problems: list[str] | None = None) -> list[Record]:
         """Return the record of every finished round, sorted by experiment, seed and round.
@@ -64,7 +64,7 @@ class Ledger:
         if (done := self.record(record.key)) is not None:
             return done
         blobs = {name: Blob(hashlib.sha256(data).hexdigest(), len(data)) for name, data in packed.items()}
-        record = replace(record, blobs=blobs)
+        record = replace(record, blobs=blobs, storage=self.store.uri)
         for name, data in packed.items():
             self.store.write(record.file(name), data)
         if not self.store.create(f"{folder}/record.json", record.to_json()):

@@ -152,7 +152,11 @@ class LocalStore:
             os.unlink(place)
 
     def check(self) -> None:
-        probe(self)
+        place = self._root
+        with _storage_error("write", place):
+            while _is_missing(place):  # probe where the folder will be made, because the run may still be refused
+                place = os.path.dirname(place)
+        probe(LocalStore(place))
 
     def _walk(self, top: str, on_error: Callable[[OSError], None]) -> Iterator[str]:
         """Yield the path of every file below the folder `top`, of any name."""
@@ -200,6 +204,15 @@ def _storage_error(action: str, place: str) -> Iterator[None]:
         if action in ("read", "list") and error.errno in (errno.EACCES, errno.EPERM):
             reason = "permission denied: choose a folder that you may read, or let this user read it"
         raise StorageError(f"cannot {action} {place}: {reason}") from error
+
+
+def _is_missing(place: str) -> bool:
+    """Return whether nothing is at `place`. Raises PermissionError if that cannot be known."""
+    try:
+        os.lstat(place)
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    return False
 
 
 def _unless_gone(error: OSError) -> None:

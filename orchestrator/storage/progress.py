@@ -16,7 +16,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from orchestrator.errors import DamagedError, StorageError
 from orchestrator.storage.checkpoint import pack_progress, unpack_progress
 from orchestrator.storage.store import MissingError, Store
-from orchestrator.work import Progress
+from orchestrator.work.train import Progress
 
 logger = logging.getLogger(__name__)
 

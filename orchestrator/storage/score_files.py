@@ -17,7 +17,7 @@ from orchestrator.pruning.candidate import Score, Scores
 from orchestrator.record import Key, Record, Sha256
 from orchestrator.sealed import seal, unseal
 from orchestrator.storage.store import JSON_BYTES, MissingError, Store, listed, read_each
-from orchestrator.work import answer_file
+from orchestrator.work.keys import answer_file
 
 SCORES = r"scores/([A-Za-z0-9_-]{1,100})/([0-9a-f]+)\.json"
 Seconds = Annotated[float, Rule("of 0 or more", lambda seconds: seconds >= 0)]

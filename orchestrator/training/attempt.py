@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -18,18 +19,16 @@ from orchestrator.training.masked import Masked
 from orchestrator.training.moving_average import MovingAverage
 from orchestrator.training.state import check_model_tensors, check_state, take_model, take_state
 from orchestrator.training.step import Step, Sums
-from orchestrator.work import EpochMetrics, Progress, Train
+from orchestrator.work.train import EpochMetrics, OnStep, Progress, Train
 
-TakeProgress = Callable[[], Progress | None]  # a checkpoint, on the first worker; None on the others
-OnStep = Callable[[TakeProgress], None]  # every worker must take the checkpoint, or none
-_TOTALS = 2  # sum and count of the losses of an epoch, which each worker has of its own
+_SUMS = 2  # sum and count of the losses of an epoch, which each worker has of its own
 
 
 @dataclass
 class Attempt:
     """Hold one attempt at a round.
 
-    `totals` (2,): the sum and the count of the losses in the epoch under way; `begun`: its steps that are done.
+    `sums`: of the losses in the epoch under way; `begun`: its steps that are done.
     """
 
     work: Train
@@ -39,7 +38,7 @@ class Attempt:
     teacher: nn.Module | None
     step: Step
     average: MovingAverage | None
-    totals: Tensor
+    sums: Sums
     began: float
     on_step: OnStep | None = None
     history: list[EpochMetrics] = field(default_factory=list)
@@ -52,11 +51,6 @@ class Attempt:
     @cached_property
     def origin(self) -> str:
         return self.work.origin()
-
-    @cached_property
-    def sums(self) -> Sums:
-        """The two numbers in `totals`, to add to."""
-        return Sums(*self.totals.unbind())
 
     @property
     def outcome(self) -> nn.Module:
@@ -73,7 +67,7 @@ class Attempt:
         parts = None
         if steps_done:
             own = [buffer.reshape(-1).double() for buffer in self.statistics()]
-            parts = collectives.gather(torch.cat([*own, self.totals])).cpu()
+            parts = collectives.gather(torch.cat([*own, self.sums.tensor()])).cpu()
         if collectives.rank() != 0:
             return None
         return Progress(
@@ -99,11 +93,13 @@ class Attempt:
         rank = collectives.rank()
         if len(parts) == collectives.world_size():
             mine = parts[rank]
-            self.totals.copy_(mine[-_TOTALS:])
+            loss, count = mine[-_SUMS:].tolist()
         else:
             mine = parts.mean(0)
-            self.totals.copy_(parts[:, -_TOTALS:].sum(0) if rank == 0 else torch.zeros(_TOTALS))
-        collectives.put_flat(mine[:-_TOTALS], self.statistics())
+            loss, count = parts[:, -_SUMS:].sum(0).tolist() if rank == 0 else (0.0, 0.0)
+        self.sums.loss.fill_(loss)
+        self.sums.count = count
+        collectives.put_flat(mine[:-_SUMS], self.statistics())
 
 
 def check_progress(
@@ -118,7 +114,7 @@ def check_progress(
     if progress.average is not None:
         check_model_tensors(progress.average, module)
     networks = 1 if progress.average is None else 2
-    own = _TOTALS + networks * sum(buffer.numel() for buffer in collectives.running_statistics(module))
+    own = _SUMS + networks * sum(buffer.numel() for buffer in collectives.running_statistics(module))
     done = len(progress.history)
     if [metrics.epoch - work.first_epoch for metrics in progress.history] != list(range(done)):
         raise DamagedError(f"its epochs do not begin with the round's first one, {work.first_epoch}")
@@ -127,3 +123,14 @@ def check_progress(
         raise DamagedError(f"{found} are more than the round's {work.epochs} of {steps_per_epoch}")
     if progress.parts is not None and progress.parts.shape[1] != own:
         raise DamagedError(f"its workers have {progress.parts.shape[1]} values of their own, the model has {own}")
+
+
+@contextmanager
+def starting_from(what: str, key: str | None) -> Iterator[None]:
+    """Name the round `key` in the error of a block that puts its tensors into the network."""
+    try:
+        yield
+    except DamagedError as error:
+        raise DamagedError(
+            f"{what} cannot start from what rounds/{key} or the snapshots of its dense run hold: {error}"
+        ) from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Protocol
 
 from torch import Tensor, nn
 
@@ -10,12 +11,28 @@ from orchestrator.amc.least_squares import input_products, reconstructed
 from orchestrator.amc.recalibrate import recalibrated
 from orchestrator.data.batches import Batch, Batches
 from orchestrator.modules import model_call
+from orchestrator.pruning.candidate import Scoring
 from orchestrator.pruning.structure import Structure
 from orchestrator.randomness import derive, seed_all
 from orchestrator.train_state import Tensors, TrainState
 from orchestrator.training.kept_networks import Networks
 from orchestrator.training.state import put_model, take_model
-from orchestrator.work import Evaluate
+
+
+class FinishedNetwork(Protocol):
+    """The network of a finished round, from which candidates follow, and how they are scored."""
+
+    @property
+    def round_key(self) -> str: ...
+
+    @property
+    def state(self) -> TrainState: ...
+
+    @property
+    def structure(self) -> Structure: ...
+
+    @property
+    def scoring(self) -> Scoring: ...
 
 
 class Calibration:
@@ -25,24 +42,24 @@ class Calibration:
         self._networks, self._batches = networks, batches
         self._products: tuple[tuple[str, int], dict[str, Tensor]] = (("", 0), {})
 
-    def start(self, work: Evaluate, structure: Structure) -> TrainState:
-        """Return the weights that a candidate of `work` with this structure has before it is trained."""
-        state = TrainState(structure.apply(TrainState(work.state.model), work.structure).model)
-        match work.scoring.reconstruct:
+    def start(self, base: FinishedNetwork, structure: Structure) -> TrainState:
+        """Return the weights that a candidate of `base` with this structure has before it is trained."""
+        state = TrainState(structure.apply(TrainState(base.state.model), base.structure).model)
+        match base.scoring.reconstruct:
             case "bn":
                 network = self._network(state, structure)
-                state = TrainState(measured_again(network, self._batches, work.round_key, work.scoring.calibration))
+                state = TrainState(measured_again(network, self._batches, base.round_key, base.scoring.calibration))
             case "least_squares":
-                kept, base = structure.channels, work.structure.channels
-                state.model.update(reconstructed(work.state.model, self._input_products(work), kept, base))
+                kept, whole = structure.channels, base.structure.channels
+                state.model.update(reconstructed(base.state.model, self._input_products(base), kept, whole))
         return state
 
-    def _input_products(self, work: Evaluate) -> dict[str, Tensor]:
+    def _input_products(self, base: FinishedNetwork) -> dict[str, Tensor]:
         """Return the products of the finished round's layer inputs; measured once for all its candidates."""
-        key = (work.round_key, work.scoring.calibration)
+        key = (base.round_key, base.scoring.calibration)
         if self._products[0] != key:
-            network = self._network(work.state, work.structure)
-            found = input_products(network, self._samples(work), seed=derive(*key), call=call_with_inputs)
+            network = self._network(base.state, base.structure)
+            found = input_products(network, self._samples(base), seed=derive(*key), call=call_with_inputs)
             self._products = key, {name: product.cpu() for name, product in found.items()}
         return self._products[1]
 
@@ -51,8 +68,8 @@ class Calibration:
         put_model(state.model, network)
         return network
 
-    def _samples(self, work: Evaluate) -> Iterator[Batch]:
-        return _samples(self._batches, work.round_key, work.scoring.calibration)
+    def _samples(self, base: FinishedNetwork) -> Iterator[Batch]:
+        return _samples(self._batches, base.round_key, base.scoring.calibration)
 
 
 def _samples(batches: Batches, key: str, samples: int) -> Iterator[Batch]:

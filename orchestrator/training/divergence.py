@@ -10,7 +10,7 @@ from orchestrator.errors import DivergedError
 from orchestrator.nested import tensors_of
 from orchestrator.objective import LOSS
 from orchestrator.ofa.subnet import SMALLEST
-from orchestrator.work import Train
+from orchestrator.work.train import Train
 
 _WAY_OUT = "lower the learning rate, add warm-up or set clip_norm"
 

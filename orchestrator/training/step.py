@@ -19,12 +19,24 @@ from orchestrator.ofa.subnet_step import add_gradients
 from orchestrator.training import collectives
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Sums:
-    """Hold the sum of the losses since an epoch began, and what divides it: two tensors of shape ()."""
+    """Hold the sum of the losses since an epoch began, float64 of shape (), and what divides it."""
 
     loss: Tensor
-    count: Tensor
+    count: Tensor | float = 0.0
+
+    @classmethod
+    def zero(cls, device: torch.device) -> Sums:
+        return cls(torch.zeros((), dtype=torch.float64, device=device))
+
+    def add_count(self, batch: Batch, counts: Tensor | None) -> None:
+        """Add what the batch's loss is divided by: its samples, or what the task counts. Does not wait for a GPU."""
+        self.count += batch.samples if counts is None else counts.detach().double()
+
+    def tensor(self) -> Tensor:
+        """Return both numbers as float64 of shape (2,)."""
+        return torch.stack([self.loss, torch.as_tensor(self.count, dtype=torch.float64, device=self.loss.device)])
 
 
 @dataclass(frozen=True)
@@ -67,7 +79,7 @@ class Step:
             loss = self.loss(model, part, teacher)
             (loss * share).backward()
             sums.loss.add_(loss.detach())
-        sums.count.add_(batch.samples if counts is None else counts)
+        sums.add_count(batch, counts)
 
     def counts(self, batch: Batch) -> Tensor | None:
         """Return what the task divides the batch's loss by; None for the number of samples."""
@@ -119,4 +131,4 @@ class SupernetStep(Step):
                     in_place=in_place,
                 )
             sums.loss.add_(networks_loss)
-        sums.count.add_(batch.samples if counts is None else counts)
+        sums.add_count(batch, counts)

@@ -8,46 +8,44 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from functools import partial
+from collections.abc import Iterator, Mapping
+from functools import cached_property, partial
+from typing import Protocol, TypeVar
 
 import torch
 from torch import nn
 
 from orchestrator.data.batches import Batch, Batches, Split
 from orchestrator.data.dataset import Data
-from orchestrator.errors import ConfigError, DamagedError
 from orchestrator.experiment import Experiment
+from orchestrator.objective import Objective
 from orchestrator.processor import processor
 from orchestrator.pruning.structure import Dense, Structure
 from orchestrator.randomness import derive, seed_all
+from orchestrator.schedules import RateRange
 from orchestrator.storage.store import JSON_BYTES
-from orchestrator.train_state import Tensors, TrainState
+from orchestrator.task import objective_of
+from orchestrator.train_state import TrainState
 from orchestrator.training import collectives
-from orchestrator.training.attempt import Attempt, OnStep, TakeProgress, check_progress
-from orchestrator.training.calibration import measured_again
+from orchestrator.training.attempt import Attempt, check_progress, starting_from
+from orchestrator.training.calibration import Calibration, measured_again
 from orchestrator.training.divergence import check_epoch, check_start, check_step, check_test
 from orchestrator.training.evaluate import evaluate_structure
-from orchestrator.training.int8_training import (
-    RANGE_BATCHES,
-    fake_quantised,
-    follow_ranges,
-    measure_ranges,
-    share_ranges,
-)
-from orchestrator.training.int8_weights import quantised, restored
+from orchestrator.training.int8_epochs import train_int8
 from orchestrator.training.kept_networks import Networks
-from orchestrator.training.mean_gradients import mean_gradients
 from orchestrator.training.moving_average import MovingAverage
-from orchestrator.training.scoring import OnScore, Scorer
 from orchestrator.training.state import model_tensors, put_model, put_state, take_model, take_state
-from orchestrator.training.step import Step, SupernetStep
-from orchestrator.work import Answer, EpochMetrics, Evaluate, Gradients, Progress, Snapshot, Train, Trained, Work
+from orchestrator.training.step import Step, Sums, SupernetStep
+from orchestrator.work.train import Calls, EpochMetrics, OnEpoch, OnScore, OnSnapshot, OnStep, Progress, Train, Trained
 
-# (work, the epoch's metrics, training samples per second over all workers, a function that takes a checkpoint)
-OnEpoch = Callable[[Train, EpochMetrics, float, TakeProgress], None]
-OnSnapshot = Callable[[int, TrainState], None]  # (epochs of the dense run, its state after them)
+A = TypeVar("A", covariant=True)
+NO_CALLS = Calls()
+
+
+class Doable(Protocol[A]):
+    """A work, as far as a trainer needs to know it: each kind calls the trainer's public methods."""
+
+    def do(self, trainer: Trainer, calls: Calls) -> A: ...
 
 
 class Trainer:
@@ -63,8 +61,8 @@ class Trainer:
     ) -> None:
         self.training = experiment.training
         self.device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self._experiment = experiment
-        self._step = Step(experiment, self.device)
+        self.experiment, self._data = experiment, data
+        self.step = Step(experiment, self.device)
         # A GPU would wait at each step. One of several workers must not stop while the others wait for its gradients.
         self._looks_at_steps = self.device.type == "cpu" and collectives.world_size() == 1
         self.batches = Batches(
@@ -78,56 +76,51 @@ class Trainer:
         )
         self.networks = Networks(experiment, data, self.device)
         self.module = self.networks.network("student", Dense())
-        self._scorer = Scorer(experiment, partial(self._alone, experiment, data, loader_workers))
+        self._loader_workers = loader_workers
 
-    def _alone(self, experiment: Experiment, data: Data, loader_workers: int) -> Trainer:
+    @cached_property
+    def alone(self) -> Trainer:
         """Return a trainer that trains whole batches by itself: this one, if there are no other workers."""
         if not collectives.in_group():
             return self
         with collectives.alone():
-            return Trainer(experiment, data, device=self.device, loader_workers=loader_workers)
+            return Trainer(self.experiment, self._data, device=self.device, loader_workers=self._loader_workers)
+
+    @cached_property
+    def calibration(self) -> Calibration:
+        """Return what makes the weights that candidates start from; it keeps what those of one round share."""
+        return Calibration(self.networks, self.batches)
+
+    @cached_property
+    def objective(self) -> Objective:
+        return objective_of(self.experiment.task)
+
+    @cached_property
+    def highest_rate(self) -> float:
+        """Return the highest learning rate of the experiment's schedule."""
+        return RateRange.of(self.training.schedule, self.training.epochs).highest
 
     def do(
         self,
-        work: Work,
+        work: Doable[A],
         *,
         resume: Progress | None = None,
         on_epoch: OnEpoch | None = None,
         on_step: OnStep | None = None,
         on_snapshot: OnSnapshot | None = None,
         on_score: OnScore | None = None,
-    ) -> Answer:
-        """Do `work` to its end, from `resume` if given, and return its answer.
-
-        `on_epoch` is called on every worker after each epoch, `on_step` after each step, `on_snapshot` with each
-        snapshot that the work wants kept, `on_score` on a worker after each candidate that it has scored.
+    ) -> A:
+        """Do `work` to its end, from `resume` if given, and return its answer. The functions are those of `Calls`.
 
         Raises DivergedError when a training loss or a validation metric is not finite, DataError on a bad sample,
         ConfigError when the work needs another number of workers.
         """
-        if isinstance(work, Evaluate):
-            return self._scorer.score(work, on_score)
-        if isinstance(work, Gradients):
-            return self._gradients(work)
-        if isinstance(work, Snapshot):
-            _check_workers(work)
-            self._run_epochs(attempt := self._begin(work.replay, resume, on_step), on_epoch, None)
-            return take_state(self.module, attempt.optimizer)
-        return self.train(work, resume=resume, on_epoch=on_epoch, on_step=on_step, on_snapshot=on_snapshot)
+        return work.do(self, Calls(resume, on_epoch, on_step, on_snapshot, on_score))
 
-    def train(
-        self,
-        work: Train,
-        *,
-        resume: Progress | None = None,
-        on_epoch: OnEpoch | None = None,
-        on_step: OnStep | None = None,
-        on_snapshot: OnSnapshot | None = None,
-    ) -> Trained:
+    def train(self, work: Train, calls: Calls = NO_CALLS) -> Trained:
         """Train one round to its end, or measure it where it has no epoch; see `do`."""
-        attempt = self._begin(work, resume, on_step)
-        self._run_epochs(attempt, on_epoch, on_snapshot)
-        int8 = self._train_int8(attempt) if work.quantise else None
+        attempt = self.attempt(work, calls)
+        int8 = train_int8(self, attempt) if work.quantise else None
         start_val = None if attempt.history else self._measure(work, attempt.outcome)
         test = self.evaluate(work.structure, attempt.outcome, "test")
         check_test(work, test)
@@ -145,35 +138,18 @@ class Trainer:
             int8=int8,
         )
 
-    def _train_int8(self, attempt: Attempt) -> dict[str, float]:
-        """Train the quantisation-aware epochs that end a round; return the record's `int8`.
-
-        They are the last tenth of the schedule once more. A job that is killed here trains them from their beginning.
-        """
-        work, epochs = attempt.work, self.training.epochs
-        batches = [batch for _, batch in zip(range(RANGE_BATCHES), self.batches.train(work.seed), strict=False)]
-        network = fake_quantised(self.module, batches[0].inputs)
-        measure_ranges(network, [batch.inputs for batch in batches])
-        found = self._objectives(work, "before", network)
-        for epoch in range(epochs - max(1, epochs // 10), epochs):
-            follow_ranges(network, True)
-            loss = self._train_epoch(attempt, epoch, network)
-            share_ranges(network)
-            val = self.evaluate(work.structure, self.module, "val")
-            check_epoch(work, epoch, loss, val)
-            attempt.history.append(EpochMetrics(epoch, work.schedule.lr_at(epoch, epochs), loss, val))
-        found |= self._objectives(work, "after", network)
-        exact = take_model(self.module)
-        put_model(restored(quantised(exact), "the network"), self.module)
-        found |= self._objectives(work, "file", self.module)
-        put_model(exact, self.module)
-        return found
-
-    def _objectives(self, work: Train, when: str, network: nn.Module) -> dict[str, float]:
-        """Return the objective of `network` on validation and test data, as a record's `int8` names them."""
-        splits: tuple[Split, ...] = ("val", "test")
-        objective = self._experiment.task.objective
-        return {f"{split}_{when}": self.evaluate(work.structure, network, split)[objective] for split in splits}
+    def attempt(self, work: Train, calls: Calls) -> Attempt:
+        """Train the epochs of `work` that are left, and return the attempt as it is then."""
+        attempt = self._begin(work, calls.resume, calls.on_step)
+        end = work.first_epoch + work.epochs
+        for epoch in range(work.first_epoch + len(attempt.history), end):
+            if not attempt.begun:
+                self._keep_snapshot(attempt, epoch, calls.on_snapshot)
+            samples_per_second = self._epoch(attempt, epoch)
+            if calls.on_epoch:
+                calls.on_epoch(work, attempt.history[-1], samples_per_second, attempt.take_progress)
+        self._keep_snapshot(attempt, end, calls.on_snapshot)  # of a dense round that ends before the schedule does
+        return attempt
 
     def _processor(self) -> str:
         """Return the name of the processor that trains."""
@@ -184,9 +160,13 @@ class Trainer:
 
         Raises DivergedError, DataError as `do` does.
         """
-        attempt = self._begin(work, None, None)
-        self._run_epochs(attempt, None, None)
+        attempt = self.attempt(work, NO_CALLS)
         return attempt.history[-1].val if work.epochs else self._measure(work, attempt.outcome)
+
+    def network(self, structure: Structure) -> nn.Module:
+        """Return the network that is trained, built anew only if `structure` leaves another one than before."""
+        self.module = self.networks.network("student", structure)
+        return self.module
 
     def evaluate(self, structure: Structure, module: nn.Module, split: Split) -> dict[str, float]:
         """Return the task's metrics and the mean loss over every sample of `split`, each counted once.
@@ -194,8 +174,8 @@ class Trainer:
         `module` has the `structure`, which says by which networks it is measured.
         """
         self._seed(derive("evaluate", split, collectives.rank()))  # for a `prepare` that draws random numbers itself
-        seed = derive(self._experiment.seed, "statistics")
-        return evaluate_structure(structure, module, self.batches, split, self._step, seed)
+        seed = derive(self.experiment.seed, "statistics")
+        return evaluate_structure(structure, module, self.batches, split, self.step, seed)
 
     @property
     def max_progress_bytes(self) -> int:
@@ -204,16 +184,15 @@ class Trainer:
 
     def check(self, work: Train, progress: Progress) -> None:
         """Raise DamagedError unless `work` can resume from `progress`."""
-        self.module = self.networks.network("student", work.structure)
-        check_progress(progress, work, self.module, self.training, self.batches.steps_per_epoch)
+        check_progress(progress, work, self.network(work.structure), self.training, self.batches.steps_per_epoch)
 
     def _begin(self, work: Train, resume: Progress | None, on_step: OnStep | None) -> Attempt:
         """Put the network where `work` starts, or where `resume` left it."""
         began = time.perf_counter() - (resume.seconds if resume else 0.0)
-        self.module = self.networks.network("student", work.structure)
+        self.network(work.structure)
         optimizer = self.training.optimizer.build(self.module)
         start = resume.state if resume else work.start or self._initial(work)
-        with _starting_from(f"round {work.round}", work.parent):
+        with starting_from(f"round {work.round}", work.parent):
             put_state(start, self.module, optimizer)
             if work.calibration and not resume:
                 key, samples = work.calibration
@@ -228,26 +207,15 @@ class Trainer:
             optimizer=optimizer,
             masked=masked,
             teacher=teacher,
-            step=SupernetStep(self._experiment, self.device, *work.phase) if work.phase else self._step,
+            step=SupernetStep(self.experiment, self.device, *work.phase) if work.phase else self.step,
             average=self._average(work, resume),
-            totals=torch.zeros(2, device=self.device, dtype=torch.float64),
+            sums=Sums.zero(self.device),
             began=began,
             on_step=on_step,
         )
         if resume:
             attempt.resume_from(resume)
         return attempt
-
-    def _run_epochs(self, attempt: Attempt, on_epoch: OnEpoch | None, on_snapshot: OnSnapshot | None) -> None:
-        """Train the epochs that are left of an attempt."""
-        work, end = attempt.work, attempt.work.first_epoch + attempt.work.epochs
-        for epoch in range(work.first_epoch + len(attempt.history), end):
-            if not attempt.begun:
-                self._keep_snapshot(attempt, epoch, on_snapshot)
-            samples_per_second = self._epoch(attempt, epoch)
-            if on_epoch:
-                on_epoch(work, attempt.history[-1], samples_per_second, attempt.take_progress)
-        self._keep_snapshot(attempt, end, on_snapshot)  # of a dense round that ends before the schedule does
 
     def _keep_snapshot(self, attempt: Attempt, epoch: int, on_snapshot: OnSnapshot | None) -> None:
         """Keep the state after `epoch` epochs if the work wants it."""
@@ -266,7 +234,7 @@ class Trainer:
         """Train one epoch, or what is left of it, and validate; return the training samples per second."""
         work, steps = attempt.work, self.batches.steps_per_epoch - attempt.begun
         began = time.perf_counter()
-        train_loss = self._train_epoch(attempt, epoch)
+        train_loss = self.train_epoch(attempt, epoch)
         seconds, samples = time.perf_counter() - began, steps * self.training.batch_size
         val = self.evaluate(work.structure, attempt.outcome, "val")
         check_epoch(work, epoch, train_loss, val)
@@ -275,7 +243,7 @@ class Trainer:
         attempt.samples += samples
         return samples / seconds
 
-    def _train_epoch(self, attempt: Attempt, epoch: int, rounded: nn.Module | None = None) -> float:
+    def train_epoch(self, attempt: Attempt, epoch: int, rounded: nn.Module | None = None) -> float:
         """Make one pass over the training data; return the mean loss over all workers.
 
         `rounded`: what computes in the place of the network, with the network's own weights. No checkpoint is taken.
@@ -285,21 +253,21 @@ class Trainer:
         network = self.module if rounded is None else rounded
         network.train()
         model = attempt.step.data_parallel(network)
-        for step, batch in self._seeded_batches((work.seed, work.round, epoch), first=begun):
+        for step, batch in self.seeded_batches((work.seed, work.round, epoch), first=begun):
             seed = derive(work.seed, work.round, epoch, step, "networks")
             for parameters in attempt.optimizer.param_groups:
                 parameters["lr"] = work.schedule.lr_at(epoch + step / steps, self.training.epochs)
             self._train_step(attempt, model, batch, len(attempt.history) * steps + step, seed)
             if self._looks_at_steps:
-                check_step(work, epoch, step, steps, float(attempt.totals[0]), batch)
+                check_step(work, epoch, step, steps, float(attempt.sums.loss), batch)
             if attempt.on_step and rounded is None:
                 attempt.on_step(partial(attempt.take_progress, step + 1))
         collectives.average_over_workers(attempt.statistics())
-        loss, count = collectives.sum_over_workers(attempt.totals.clone()).tolist()
-        attempt.totals.zero_()
+        loss, count = collectives.sum_over_workers(attempt.sums.tensor()).tolist()
+        attempt.sums = Sums.zero(self.device)
         return loss / count if count else math.nan
 
-    def _seeded_batches(self, epoch: tuple[int | str, ...], first: int = 0) -> Iterator[tuple[int, Batch]]:
+    def seeded_batches(self, epoch: tuple[int | str, ...], first: int = 0) -> Iterator[tuple[int, Batch]]:
         """Yield each step of an epoch, from step `first`, with its batch.
 
         The generators are seeded before the batch is prepared, so that neither the random numbers of a `prepare` nor
@@ -345,37 +313,7 @@ class Trainer:
         module = self.networks.initial(work.seed, work.round, work.structure, work.constants)
         return take_state(module, self.training.optimizer.build(module))
 
-    def _gradients(self, work: Gradients) -> Tensors:
-        """Return {name: dL/dw} of the mean training loss over an epoch's batches, with running statistics fixed."""
-        self.module = self.networks.network("student", work.structure)
-        with _starting_from(f"the gradients of round {work.round}", work.round_key):
-            put_model(work.state.model, self.module)
-        collectives.start_alike(self.module)
-        work.structure.hold(self.module).mask_weights()
-        batches = self._seeded_batches((work.seed, work.round, "gradients"))
-        return mean_gradients(self.module, (batch for _, batch in batches), self._step, self.training.accumulate)
-
     def _seed(self, seed: int) -> None:
         seed_all(seed)
         if self.device.type == "cuda":
             torch.cuda.manual_seed(seed)
-
-
-@contextmanager
-def _starting_from(what: str, key: str | None) -> Iterator[None]:
-    """Name the round `key` in the error of a block that puts its tensors into the network."""
-    try:
-        yield
-    except DamagedError as error:
-        raise DamagedError(
-            f"{what} cannot start from what rounds/{key} or the snapshots of its dense run hold: {error}"
-        ) from error
-
-
-def _check_workers(work: Snapshot) -> None:
-    if work.workers not in (None, collectives.world_size()):
-        raise ConfigError(
-            f"the dense run was trained by {work.workers} worker(s) and did not keep its state after epoch "
-            f"{work.epoch}; a replay by {collectives.world_size()} would give other bits: "
-            f"run with --workers {work.workers}, or choose another --storage"
-        )

@@ -27,7 +27,7 @@ from orchestrator.amc.ddpg import Ddpg
 from orchestrator.amc.sensitivity import Sensitivity
 from orchestrator.next_structure import view_of
 from orchestrator.pruning.candidate import Generation, SearchCandidate
-from orchestrator.work import Evaluate
+from orchestrator.work.scoring import Evaluate
 
 SEEDS = 5
 FEW, MANY = 16, 128  # evaluations of three layers, of which about 25 candidates use the budget up, and of 14

@@ -34,7 +34,7 @@ from orchestrator.storage.ledger import Ledger
 from orchestrator.storage.progress import newest_progress, write_progress
 from orchestrator.task import ACCURACY
 from orchestrator.train_state import TrainState
-from orchestrator.work import EpochMetrics, Progress, Train, Trained
+from orchestrator.work.train import EpochMetrics, Progress, Train, Trained
 
 pytestmark = [pytest.mark.bench, pytest.mark.timeout(1800)]
 PATHS, ROUNDS = 1000, 20
@@ -127,8 +127,7 @@ class Path:
             timed("between two rounds", newest_progress, self.world.store, key)
             yield from self.training(request)
             result, now = train(request), self.world.clock.now
-            light, tensors = result.split()
-            timed("commit, in the background", self.actor.finish, request.split()[0], light, [share(tensors)])
+            timed("commit, in the background", self.actor.finish, request.split()[0], [share(result)])
             self.world.rounds += 1
             self.world.clock.now = now  # the next round is asked for meanwhile
 

@@ -32,7 +32,7 @@ from orchestrator.pruning import OneShot
 from orchestrator.pruning.channels.shrink import shrink
 from orchestrator.randomness import one_thread
 from orchestrator.storage.opening import open_store
-from orchestrator.work import SCORES, Evaluate
+from orchestrator.work.scoring import SCORES, Evaluate
 
 pytestmark = pytest.mark.bench
 EXPERIMENT = dataclasses.replace(

@@ -90,7 +90,7 @@ def test_a_step_through_the_task():
     model = build_model("resnet8", {"width": 8}, data.model_arguments, seed=0).train()
     batch = Batch(*(tensor[:64] for tensor in data.train.tensors))
     step = Step(tiny.with_training(batch_size=64), torch.device("cpu"))
-    sums = Sums(*torch.zeros(2, dtype=torch.float64).unbind())
+    sums = Sums.zero(step.device)
     loss_sum = torch.zeros((), dtype=torch.float64)
 
     def ours() -> None:

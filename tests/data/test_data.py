@@ -21,6 +21,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset, Subset, TensorDataset, random_split
 
+from orchestrator.data import builtin
 from orchestrator.data.builtin import CropAndFlip
 from orchestrator.data.dataset import About, Data, fixed_order
 from orchestrator.data.image_data import image_data
@@ -368,8 +369,15 @@ def test_digits_are_split_once_and_for_all() -> None:
     )
 
 
+def test_digits_are_those_of_scikit_learn() -> None:
+    from sklearn.datasets import load_digits
+
+    pixels, labels = load_digits(return_X_y=True)
+    assert (builtin._digits_table() == np.column_stack([pixels, labels])).all()
+
+
 def test_digits_without_scikit_learn(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
+    monkeypatch.setitem(sys.modules, "sklearn", None)
     with pytest.raises(DataError, match=r"a required package .* pip install -e '\.' -c constraints"):
         load_data("digits", {})
 

@@ -28,7 +28,9 @@ from orchestrator.sealed import seal, unseal
 from orchestrator.techniques import WeightRewinding
 from orchestrator.training.distillation import Distillation
 from orchestrator.training.trainer import Trainer
-from orchestrator.work import Evaluate, Train, snapshot_key
+from orchestrator.work.scoring import Evaluate
+from orchestrator.work.snapshot import snapshot_key
+from orchestrator.work.train import Train
 
 EXPERIMENT = replace(tiny.EXPERIMENT, path=Geometric(remove=0.3, rounds=1))
 
@@ -36,12 +38,6 @@ EXPERIMENT = replace(tiny.EXPERIMENT, path=Geometric(remove=0.3, rounds=1))
 def actor_of(experiment, storage, owner="owner"):
     problem, _ = load_problem(experiment)
     return module.DriverActor.__ray_metadata__.modified_class(experiment, storage, problem, "job", owner)
-
-
-def handed_over(answer):
-    """The answer and its tensors as a worker hands them over, where `ray.get` gives back what it is given."""
-    light, tensors = answer.split()
-    return light, [tensors]
 
 
 @pytest.fixture
@@ -68,7 +64,7 @@ def test_a_result_that_comes_while_the_next_round_is_asked_for(actor, monkeypatc
         assert may_commit.wait(PATIENCE_S)
         return commit(*args)
 
-    finishing = threading.Thread(target=actor.finish, args=(work, *handed_over(result)))
+    finishing = threading.Thread(target=actor.finish, args=(work, [result]))
 
     def acquire_and_finish(key):
         got = acquire(key)
@@ -207,6 +203,14 @@ def test_an_actor_that_is_started_again_in_mid_round_renews_its_claim(actor):
     again._claims.close()
 
 
+def test_an_actor_that_is_started_again_between_two_works_knows_that_workers_train(actor):
+    key = actor.next_key(True)
+    again = restarted(actor)
+    assert again.next_key(False) == key
+    assert again.stop() is False
+    again._claims.close()
+
+
 def test_an_actor_that_is_started_again_too_late_lets_its_workers_leave(actor, taken_over):
     again = restarted(actor)
     assert again.report(taken_over, None) == "leave"
@@ -264,7 +268,7 @@ def test_lines_of_a_round_have_its_key_whatever_round_was_asked_for_since(actor,
 
     monkeypatch.setattr(actor._driver.ledger, "commit", slow_commit)
     actor.next_key(False)
-    actor.finish(work, *handed_over(result))
+    actor.finish(work, [result])
     actor._log.info("after")
     lines = [json.loads(line) for line in capfd.readouterr().err.splitlines()]
     found = [(line["message"], line["round_key"]) for line in lines]
@@ -375,7 +379,7 @@ def test_a_full_disk_ends_the_run_at_the_first_commit_and_other_trouble_after_so
     for tried in range(1, tries + 1):
         assert actor.status(0).failure is None
         with pytest.raises(StorageError):
-            actor.finish(work, *handed_over(result))
+            actor.finish(work, [result])
         assert (actor.status(0).failure is None) == (tried < tries)
     assert f"cannot write {first}: the disk is full" in actor.status(0).failure
     assert actor.next_step() == module.NextStep("end")
@@ -396,9 +400,7 @@ def do_next(actor, trainer):
         return None
     work = actor._driver.next_work()
     assert work.key == key
-    done = trainer.do(work)
-    light, tensors = done.split() if isinstance(work, Train) else (None, done)
-    actor.finish(work, light, [tensors])
+    actor.finish(work, [trainer.do(work)])
     return work
 
 

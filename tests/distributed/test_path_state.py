@@ -35,7 +35,7 @@ def after(*events, state=None):
 @pytest.mark.parametrize(
     ("events", "workers", "starts", "restarts"),
     [
-        ([], "none", 0, 0),
+        ([], "unknown", 0, 0),
         ([AskForGroup()], "expected", 0, 0),
         ([AskForGroup(), GroupStarted()], "running", 1, 0),
         ([AskForGroup(), GroupStarted(), GroupStopped()], "none", 1, 0),
@@ -46,6 +46,7 @@ def after(*events, state=None):
         ([AskForGroup(), AskForGroup()], "replaced", 0, 0),  # the first one never started
         ([AskForGroup(), NoGroupNeeded()], "none", 0, 0),
         ([GroupTrains()], "running", 0, 0),
+        ([AskForGroup(), GroupStarted(), GroupTrains()], "running", 1, 0),
         ([GroupTrains(), GroupStarted()], "running", 1, 1),
     ],
 )

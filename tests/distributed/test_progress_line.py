@@ -33,7 +33,8 @@ from orchestrator.record import Blob, Record
 from orchestrator.task import ACCURACY
 from orchestrator.techniques import FineTuning
 from orchestrator.train_state import TrainState
-from orchestrator.work import EpochMetrics, Evaluate
+from orchestrator.work.scoring import Evaluate
+from orchestrator.work.train import EpochMetrics
 
 REPORT = Report(2, 14, 0.64, 7, 30, 383, EpochMetrics(6, 0.1, 0.0123, measured(0.97, 0.5)), ACCURACY, 5400.0, 2)
 RECORD = Record(

@@ -17,10 +17,30 @@ def test_it_was_read_in_the_version_that_is_installed():
 def test_what_is_overridden_or_replaced_is_still_there():
     assert list(inspect.signature(TorchTrainer._register_sigint_handler).parameters) == ["self", "controller"]
     assert list(inspect.signature(TorchTrainer._create_default_callbacks).parameters) == ["self"]
+    assert list(inspect.signature(TorchTrainer._initialize_and_run_controller).parameters) == [
+        "self",
+        "controller_init_kwargs",
+    ]
+    for name in ("after_controller_start", "_maybe_send_resource_request"):
+        of_ray, ours = (getattr(each, name) for each in (ray_private.FixedScalingPolicy, ray_private.FixedGroup))
+        assert list(inspect.signature(ours).parameters) == list(inspect.signature(of_ray).parameters)
     assert list(inspect.signature(ray_private._print_to_stdstream).parameters) == ["data", "ignore_prefix"]
     with ray_private.processes_in_own_sessions():
         assert ray._private.services.ConsolePopen.keywords == {"start_new_session": True}
     assert inspect.isclass(ray._private.services.ConsolePopen)
+    node = ray._private.node.Node
+    parameters = {
+        name: list(inspect.signature(getattr(node, name)).parameters)
+        for name in ("start_api_server", "start_monitor", "start_log_monitor")
+    }
+    assert parameters == {
+        "start_api_server": ["self", "include_dashboard", "raise_on_failure"],
+        "start_monitor": ["self"],
+        "start_log_monitor": ["self"],
+    }
+    with ray_private.few_processes():
+        assert all(getattr(node, name)(None) is None for name in parameters)
+    assert node.start_monitor.__name__ == "start_monitor"
 
 
 def test_two_default_callbacks_are_left_out():

@@ -15,7 +15,7 @@ from orchestrator.distributed import path_trainer
 from orchestrator.distributed.flags import Flags
 from orchestrator.problem import load_problem
 from orchestrator.storage.opening import open_store
-from orchestrator.work import Evaluate
+from orchestrator.work.scoring import Evaluate
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 

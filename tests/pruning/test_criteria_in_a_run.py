@@ -26,7 +26,7 @@ from orchestrator.storage.opening import open_store
 from orchestrator.task import Classification
 from orchestrator.train_state import TrainState
 from orchestrator.training.trainer import Trainer
-from orchestrator.work import GRADIENTS, Gradients
+from orchestrator.work.gradients import GRADIENTS, Gradients
 
 Tensors = dict[str, Tensor]
 

@@ -11,7 +11,7 @@ from orchestrator.storage.ledger import Ledger
 from orchestrator.storage.opening import open_store
 from orchestrator.storage.progress import write_progress
 from orchestrator.train_state import TrainState
-from orchestrator.work import Progress
+from orchestrator.work.train import Progress
 
 NOTHING = StorageView({}, {}, {}, {})
 

@@ -18,7 +18,7 @@ from orchestrator.storage.checkpoint import (
     unpack_progress,
 )
 from orchestrator.train_state import TrainState
-from orchestrator.work import EpochMetrics, Progress
+from orchestrator.work.train import EpochMetrics, Progress
 
 
 def masked(shape, density, dtype=torch.float32, seed=0):

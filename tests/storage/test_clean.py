@@ -22,7 +22,7 @@ from orchestrator.storage.s3 import S3Store
 from orchestrator.storage.store import File, Store
 from orchestrator.storage.verify import verify
 from orchestrator.train_state import TrainState
-from orchestrator.work import snapshot_key
+from orchestrator.work.snapshot import snapshot_key
 
 RUN = f"train/e.0-{'a' * 32}"
 PROBE = f"probe-{'b' * 32}/file"

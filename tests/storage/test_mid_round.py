@@ -15,7 +15,7 @@ from orchestrator.storage.checkpoint import pack_progress
 from orchestrator.storage.opening import open_store
 from orchestrator.storage.progress import ProgressWriter, discard_progress, newest_progress, write_progress
 from orchestrator.train_state import TrainState
-from orchestrator.work import EpochMetrics, Progress
+from orchestrator.work.train import EpochMetrics, Progress
 
 KEY = "ab" * 32
 

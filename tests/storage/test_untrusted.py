@@ -47,7 +47,7 @@ from orchestrator.storage.s3 import S3Store
 from orchestrator.storage.store import JSON_BYTES, Store
 from orchestrator.train_state import TrainState
 from orchestrator.training.trainer import Trainer
-from orchestrator.work import EpochMetrics, Progress
+from orchestrator.work.train import EpochMetrics, Progress
 
 pytestmark = pytest.mark.usefixtures("little_memory")
 BOMB = "[" * 200_000
@@ -231,7 +231,7 @@ def test_a_checkpoint_of_another_model_is_passed_over(
 ) -> None:
     request, kept = driver.next_work(), []
     assert request is not None
-    trainer.train(request, on_epoch=lambda request, metrics, speed, take: kept.append(take()))
+    trainer.do(request, on_epoch=lambda request, metrics, speed, take: kept.append(take()))
     store = driver.ledger.store
     write_progress(store, kept[0])
     check = lambda progress: trainer.check(request, progress)  # noqa: E731
@@ -247,7 +247,7 @@ def test_a_checkpoint_that_is_too_large_is_passed_over(
     driver: Driver, trainer: Trainer, caplog: pytest.LogCaptureFixture
 ) -> None:
     request, kept = driver.next_work(), []
-    trainer.train(request, on_epoch=lambda request, metrics, speed, take: kept.append(take()))
+    trainer.do(request, on_epoch=lambda request, metrics, speed, take: kept.append(take()))
     write_progress(driver.ledger.store, kept[0])
     grow(driver.ledger, f"train/{request.key}/000099-00000000.safetensors", 1 << 40)
     assert newest_progress(driver.ledger.store, request.key, max_bytes=trainer.max_progress_bytes).place == (1, 0)

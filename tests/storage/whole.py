@@ -12,7 +12,8 @@ from orchestrator.storage.progress import write_progress
 from orchestrator.storage.score_files import write_scores
 from orchestrator.storage.store import Store
 from orchestrator.train_state import TrainState
-from orchestrator.work import Progress, scores_key
+from orchestrator.work.scoring import scores_key
+from orchestrator.work.train import Progress
 
 KEYS = [f"{index:02}" * 32 for index in range(4)]
 EXPERIMENT = "experiments/e.0.json"

@@ -22,7 +22,7 @@ from orchestrator.storage.checkpoint import pack_progress, unpack_progress
 from orchestrator.storage.ledger import Ledger
 from orchestrator.storage.opening import open_store
 from orchestrator.training.trainer import Trainer
-from orchestrator.work import Progress, Train, Trained
+from orchestrator.work.train import Progress, Train, Trained
 
 SEQUENCES = any_task.EXPERIMENTS["sequences"]
 
@@ -67,12 +67,12 @@ def killed_and_resumed(experiment: Experiment, folder: Path, place: tuple[int, i
             raise KilledError
 
     with pytest.raises(KilledError):
-        Trainer(experiment, data, device=torch.device("cpu")).train(work, on_step=stop)
+        Trainer(experiment, data, device=torch.device("cpu")).do(work, on_step=stop)
     trainer = Trainer(experiment, load_data(experiment.data, experiment.data_options), device=torch.device("cpu"))
     progress = unpack_progress(kept[0], "file")
     torch.manual_seed(7)  # another process has other random numbers
     trainer.check(work, progress)
-    return whole, trainer.train(work, resume=progress)
+    return whole, trainer.do(work, resume=progress)
 
 
 def test_a_round_that_is_killed_in_mid_epoch_ends_with_the_same_bits(experiment: Experiment, tmp_path: Path) -> None:
@@ -118,7 +118,7 @@ RUNS = [
 def train(experiment: Experiment, resume: Progress | None = None, on_step: object = None) -> Trained:
     data = load_data(experiment.data, experiment.data_options)
     trainer = Trainer(experiment, data, device=torch.device("cpu"))
-    return trainer.train(request_of(experiment), resume=resume, on_step=on_step)  # type: ignore[arg-type]
+    return trainer.do(request_of(experiment), resume=resume, on_step=on_step)  # type: ignore[arg-type]
 
 
 def worker(rank: int, folder: str) -> None:

@@ -134,10 +134,10 @@ def test_a_taught_round_that_goes_on_from_any_place_has_the_same_bits():
     trainer, request = taught(NOISY)
     request = dataclasses.replace(request, epochs=2)
     places = []
-    whole = trainer.train(request, on_step=lambda take: places.append(take()))
+    whole = trainer.do(request, on_step=lambda take: places.append(take()))
     for progress in places[::5]:
         trainer.check(request, progress)
-        again = trainer.train(request, resume=progress)
+        again = trainer.do(request, resume=progress)
         assert all(torch.equal(again.state.model[name], tensor) for name, tensor in whole.state.model.items())
         assert again.history == whole.history
     untaught = trainer.train(dataclasses.replace(request, teacher=None))

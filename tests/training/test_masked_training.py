@@ -21,7 +21,7 @@ from orchestrator.train_state import TrainState
 from orchestrator.training.optimizer import SGD, AdamW
 from orchestrator.training.state import put_state, take_state
 from orchestrator.training.trainer import Trainer
-from orchestrator.work import Train
+from orchestrator.work.train import Train
 
 OPTIMIZERS = {
     "plain": SGD(momentum=0.0),
@@ -205,11 +205,11 @@ def test_every_place_of_a_round_is_a_checkpoint_that_gives_the_same_bits(changes
     noisy = dataclasses.replace(tiny.EXPERIMENT, model_options={"dropout": 0.2})
     trainer, request = begin(tiny.with_training(noisy, epochs=3, **changes))
     places = []
-    whole = trainer.train(request, on_step=lambda take: places.append(take()))
+    whole = trainer.do(request, on_step=lambda take: places.append(take()))
     assert [progress.place for progress in places] == [(e, s) for e in range(3) for s in range(1, 7)]
     for progress in places:
         trainer.check(request, progress)
-        again = trainer.train(request, resume=progress)
+        again = trainer.do(request, resume=progress)
         assert all(torch.equal(again.state.model[name], tensor) for name, tensor in whole.state.model.items())
         assert again.history == whole.history, progress.place
 
@@ -218,7 +218,7 @@ def test_a_checkpoint_of_another_start_is_refused():
     """A parent that was lost and trained again elsewhere may have other bits under the same key."""
     trainer, request = begin(tiny.EXPERIMENT)
     places = []
-    trainer.train(dataclasses.replace(request, epochs=1), on_step=lambda take: places.append(take()))
+    trainer.do(dataclasses.replace(request, epochs=1), on_step=lambda take: places.append(take()))
     trainer.check(request, places[0])
     masks = {name: ~mask for name, mask in request.structure.tensors().items()}
     start = TrainState({name: tensor + 1 for name, tensor in request.start.model.items()})
@@ -230,5 +230,5 @@ def test_a_checkpoint_of_another_start_is_refused():
 def test_snapshots_are_told_when_they_are_taken():
     trainer, request = begin(tiny.EXPERIMENT)
     told = {}
-    result = trainer.train(dataclasses.replace(request, keep=(1, 3)), on_snapshot=told.__setitem__)
+    result = trainer.do(dataclasses.replace(request, keep=(1, 3)), on_snapshot=told.__setitem__)
     assert told.keys() == result.snapshots.keys() == {1, 3}

@@ -20,7 +20,7 @@ from orchestrator.training.distillation import Distillation
 from orchestrator.training.moving_average import decay_at
 from orchestrator.training.optimizer import AdamW
 from orchestrator.training.trainer import Trainer
-from orchestrator.work import Snapshot
+from orchestrator.work.snapshot import Snapshot
 
 AVERAGED = tiny.with_training(dataclasses.replace(tiny.EXPERIMENT, model_options={"dropout": 0.2}), ema=0.6)
 
@@ -38,10 +38,10 @@ def test_the_average_follows_the_training_which_does_not_depend_on_it():
     trainer, request = begin(AVERAGED)
     places = []
     request = dataclasses.replace(request, epochs=2)
-    result = trainer.train(request, on_step=lambda take: places.append(take()))
+    result = trainer.do(request, on_step=lambda take: places.append(take()))
     plain, _ = begin(tiny.with_training(AVERAGED, ema=None))
     trained = []
-    plain.train(request, on_step=lambda take: trained.append(take().state))
+    plain.do(request, on_step=lambda take: trained.append(take().state))
     average = {name: tensor.clone() for name, tensor in request.start.model.items()}
     for n, (progress, alone) in enumerate(zip(places, trained, strict=True)):
         assert all(torch.equal(tensor, alone.model[name]) for name, tensor in progress.state.model.items())
@@ -73,7 +73,7 @@ def test_the_averaged_network_is_the_one_that_is_evaluated():
 def test_removed_weights_are_exactly_zero_in_the_average_too(changes):
     trainer, request = begin(tiny.with_training(AVERAGED, **changes))
     progress = []
-    result = trainer.train(request, on_step=lambda take: progress.append(take()))
+    result = trainer.do(request, on_step=lambda take: progress.append(take()))
     for model in (result.state.model, *(place.average for place in progress)):
         for name, mask in request.structure.tensors().items():
             assert not model[name][~mask].any()
@@ -98,7 +98,7 @@ def test_a_snapshot_is_of_the_trained_weights_whether_kept_or_replayed():
     """Weight rewinding goes back into the training, with the optimizer's state of that moment."""
     trainer, request = begin(AVERAGED)
     trained = []
-    kept = trainer.train(
+    kept = trainer.do(
         dataclasses.replace(request, keep=(2,)), on_epoch=lambda request, m, speed, take: trained.append(take())
     ).snapshots[2]
     replayed = trainer.do(Snapshot.of(request, 2, 1))
@@ -118,7 +118,7 @@ def test_a_snapshot_is_of_the_trained_weights_whether_kept_or_replayed():
 def test_a_checkpoint_without_the_averaged_weights_is_refused(change, words):
     trainer, request = begin(AVERAGED)
     places = []
-    trainer.train(dataclasses.replace(request, epochs=1), on_step=lambda take: places.append(take()))
+    trainer.do(dataclasses.replace(request, epochs=1), on_step=lambda take: places.append(take()))
     trainer.check(request, places[2])
     with pytest.raises(DamagedError, match=words):
         trainer.check(request, dataclasses.replace(places[2], average=change(places[2].average)))

@@ -18,7 +18,7 @@ from orchestrator.pruning.structure import Dense
 from orchestrator.training import collectives
 from orchestrator.training.step import Sums, SupernetStep
 from orchestrator.training.trainer import Trainer
-from orchestrator.work import Train
+from orchestrator.work.train import Train
 
 PHASES = {
     "teacher": Phase(1, 0.05, subnets=3),
@@ -56,19 +56,19 @@ def gradients(name: str) -> tuple[list[str], dict[str, torch.Tensor], list[float
     """
     trainer, work = trainer_and_work()
     attempt = trainer._begin(work, None, None)
-    module, totals = trainer.module.eval(), torch.zeros(2, dtype=torch.float64)
-    step = SupernetStep(trainer._experiment, DEVICE, PHASES[name], work.structure.space)
+    module, sums = trainer.module.eval(), Sums.zero(trainer.device)
+    step = SupernetStep(trainer.experiment, DEVICE, PHASES[name], work.structure.space)
     rank, world = collectives.rank(), collectives.world_size()
     generator = torch.Generator().manual_seed(1)
     images, labels = torch.randn(BATCH, 1, 4, 4, generator=generator), torch.arange(BATCH) % 3
     mine = slice(BATCH * rank // world, BATCH * (rank + 1) // world)
     teacher = attempt.teacher if name == "teacher" else None
     model = step.data_parallel(module)
-    step.add_gradients(model, Batch(images[mine], labels[mine]), teacher, Sums(*totals.unbind()), seed=5)
+    step.add_gradients(model, Batch(images[mine], labels[mine]), teacher, sums, seed=5)
     collectives.average_gradients(model)
     drawn = [str(architecture) for architecture in step.phase.draw(step.space, 5)]
     found = {name: parameter.grad for name, parameter in module.named_parameters()}
-    return drawn, found, collectives.sum_over_workers(totals).tolist()
+    return drawn, found, collectives.sum_over_workers(sums.tensor()).tolist()
 
 
 def trained() -> tuple[dict[str, torch.Tensor], object, list[list[str]]]:

@@ -18,7 +18,7 @@ from orchestrator.train_state import TrainState
 from orchestrator.training.distillation import Distillation
 from orchestrator.training.state import model_tensors
 from orchestrator.training.trainer import Trainer
-from orchestrator.work import Train
+from orchestrator.work.train import Train
 
 DEEPER = tiny.with_training(dataclasses.replace(tiny.EXPERIMENT, model="tiny:deeper"), channels_last=True)
 # Without batch norm, whose statistics are each worker's own; a clipped gradient would show a wrong scale.
@@ -49,7 +49,7 @@ def teacher_of(experiment) -> TrainState | None:
 def train(experiment, resume=None, on_epoch=None, on_step=None):
     data = load_data(experiment.data, experiment.data_options)
     trainer = Trainer(experiment, data, device=torch.device("cpu"))
-    return trainer.train(request_of(experiment), resume=resume, on_epoch=on_epoch, on_step=on_step)
+    return trainer.do(request_of(experiment), resume=resume, on_epoch=on_epoch, on_step=on_step)
 
 
 def worker(rank: int, folder: str) -> None:

@@ -25,7 +25,8 @@ from orchestrator.pruning.channels.shrink import shrink
 from orchestrator.randomness import derive
 from orchestrator.training.calibration import Calibration
 from orchestrator.training.trainer import Trainer
-from orchestrator.work import Evaluate, Scored, Train
+from orchestrator.work.scoring import Evaluate, Scored
+from orchestrator.work.train import Train
 
 CPU = torch.device("cpu")
 NOISY = dataclasses.replace(SEARCHED, model_options={"dropout": 0.2})
