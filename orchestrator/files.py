@@ -22,8 +22,10 @@ def expand_home(folder: str) -> str:
 
 
 def check_writable(folder: Path, flag: str) -> None:
-    """Create `folder` if it is missing. Raises ConfigError, which names `flag`, if it cannot hold a file of 8 MiB."""
+    """Raise ConfigError, which names `flag`, if `folder` cannot hold a file of 8 MiB. A missing one stays missing."""
+    made: list[Path] = []
     try:
+        made = [each for each in (folder, *folder.parents) if not each.exists()]
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder) as file:
             file.write(bytes(NEEDED_BYTES))
@@ -31,6 +33,10 @@ def check_writable(folder: Path, flag: str) -> None:
     except OSError as error:
         reason = error.strerror or error
         raise ConfigError(f"{flag} must be a folder that can be written to, got {str(folder)!r} ({reason})") from None
+    finally:
+        for each in made:
+            with contextlib.suppress(OSError):
+                each.rmdir()
 
 
 @contextlib.contextmanager
