@@ -33,8 +33,9 @@ def open_store(uri: str) -> Store:
     if not uri or not uri.isprintable():
         raise ConfigError(f"storage must be {SCHEMES}, got {uri!r}")
     scheme = re.match(r"([A-Za-z][A-Za-z0-9+.-]*):/", uri)
-    if scheme is None and uri.startswith(("s3:", "file:")):
-        raise ConfigError(f"storage must be {SCHEMES}, got {uri!r}, without its slashes")
+    if scheme is None and (found := re.match(r"(s3|file)(:|//)", uri)):
+        missing = "slashes" if found[2] == ":" else "colon"
+        raise ConfigError(f"storage must be {SCHEMES}, got {uri!r}, without its {missing}")
     if scheme is None:
         return LocalStore(uri)
     if scheme[1] not in ("file", "s3"):
