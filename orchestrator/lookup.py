@@ -50,6 +50,8 @@ def find(spec: str, what: str, meant: Callable[[object], bool]) -> object:
     if not hasattr(module, attribute):
         file = getattr(module, "__file__", None) or "built in"
         guess = did_you_mean(attribute, [name for name, value in vars(module).items() if meant(value)])
+        if module_name == "__main__":
+            guess = f'in a command and on Ray, write the module in place of __main__, as "my_job:{attribute}"'
         raise ConfigError(
             f"{what} {spec!r}: {attribute!r} does not exist in module {module_name} ({file})"
             + (f": {guess}" if guess else "")

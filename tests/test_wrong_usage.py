@@ -20,6 +20,8 @@ FILES = {
     "nets_of_usage.py": "small_nets = ()\n\ndef small_net():\n    ...\n",
     "broken_of_usage.py": "x = (\n",
     "empty_of_usage.py": "",
+    "notebook_of_usage.py": "import dataclasses\nfrom orchestrator.examples import DIGITS\n"
+    "EXPERIMENT = dataclasses.replace(DIGITS, model='__main__:net')\n",
 }
 
 
@@ -45,6 +47,7 @@ USAGE = [
         "there is no command 'load': in Python, orchestrator.load\\(STORAGE, KEY\\) returns a round's network",
     ),
     ("nothing", 2, "there is no command 'nothing': it is one of run, status"),
+    ("--verison", 2, "there is no flag --verison: did you mean --version\\?"),
     ("run --version", 0, "^orchestrator [0-9.]+"),
     ("status", 2, "Missing from orchestrator status: STORAGE"),
     ("status missing", 1, "there is no folder .*/missing: give the --storage of a job that has run"),
@@ -53,6 +56,7 @@ USAGE = [
     ("status runs --jsn", 2, "there is no flag --jsn: did you mean --json\\?"),
     ("status runs --json --follow", 1, "--json and --follow cannot be combined: give one of them"),
     ("status s3:bucket", 1, "storage must be a folder .*, got 's3:bucket', without its slashes"),
+    ("run digits --storage s3//bucket/x", 1, "storage must be a folder .*, got 's3//bucket/x', without its colon"),
     ("status s3://", 1, "an S3 uri names a bucket, s3://bucket/prefix, got 's3://'"),
     ("status ftp://host/x", 1, "storage must be a folder .* got the scheme 'ftp'"),
     ("status s3://key:secret@bucket/x", 1, "set AWS_ACCESS_KEY_ID"),
@@ -94,6 +98,7 @@ USAGE = [
     ("run nothing.py", 1, "must name a script that exists, got 'nothing.py': there is no file .*/nothing.py"),
     ("run broken_of_usage.py", 1, "cannot import broken_of_usage .*never closed \\(broken_of_usage.py, line 1\\)"),
     ("run empty_of_usage.py", 1, "'empty_of_usage.py', which has no EXPERIMENT: write empty_of_usage.py:NAME"),
+    ("run notebook_of_usage.py", 1, 'write the module in place of __main__, as "my_job:net"$'),
     ("run digits --epochs 5", 2, "--epochs is a field of the experiment: write --set training.epochs=5"),
     ("run digits --training.epochs=5", 2, "write --set training.epochs=5"),
     ("run mine_of_usage.py --lr 0.3", 2, "write --set training.schedule.peak=0.3"),
@@ -161,6 +166,9 @@ USAGE = [
     ("run digits --storage new --target 97 --set model=resnet9", 1, "model must be one of"),
     ("run digits --storage file", 1, "cannot write .*: a file is in the place of a folder"),
     ("run digits --report file", 1, "--report must be a folder that can be written to, got 'file'"),
+    ("run digits --report new/page --set model=resnet9", 1, "model must be one of"),  # and makes no folder
+    ("latency nothing --out new/table.json", 1, "got 'nothing': write your own as \"module:NAME\""),
+    ("targets runs zz --report new/page", 1, "KEY must be the beginning of a round's key, got 'zz'"),
     ("run digits --asha --set seeds=1,1", 1, "seeds must differ from each other, got \\(1, 1\\)"),
 ]
 

@@ -47,7 +47,7 @@ def _sentence(
     """Return a sentence about wrong usage, of which tyro says `text`."""
     shown = _help(parse, arguments)
     lines = re.findall(r"(?m)^[│| ]*(?:-h, )?(--[a-z].*)$", shown)
-    flags = ["--help", *(flag for line in lines for flag in re.findall(r"--[a-z-]+", line))]
+    flags = ["--help", "--version", *(flag for line in lines for flag in re.findall(r"--[a-z-]+", line))]
     for word, after in zip(arguments, [*arguments, ""][1:], strict=True):
         if word.startswith("--") and (name := _name(word)) not in flags:
             if name[2:].upper() in shown.split():
