@@ -202,6 +202,23 @@ def test_the_ratios_are_drawn_by_layer_and_the_scores_by_generation():
     }
 
 
+def test_rounds_of_one_path_are_not_mixed():
+    """As the paper's stages: each round was searched for at a density of its own."""
+    first = round_of("cem", 0.9, 0.93)
+    scores = {"Cem": [[0.3]], "Uniform": [[0.2]], "Random": [[0.1]]}
+    later = proof(0.7, ratios={"conv1": 0.5}, scores=scores)
+    second = dataclasses.replace(first, key="second", round=2, density=0.25, parent=first.key, search=later)
+    (section,) = section_of([dense("cem"), first, second])
+    (table,) = section.tables
+    assert [line[0] for line in table.lines] == ["cem, round 1", "cem, round 2"]
+    ratios, best = section.pictures
+    assert ratios.titles == {
+        "ratios-0": ["cem, round 1, conv1: 25.00 %", "cem, round 1, conv2: 75.00 %"],
+        "ratios-1": ["cem, round 2, conv1: 50.00 %"],
+    }
+    assert best.titles["scores-0"] == ["Cem, after 1 evaluations: 30.00 %"]
+
+
 def test_a_comparison_without_a_search_has_no_section():
     assert section_of([dense("plain"), record(1, experiment="plain", settings={"model": "m", "data": "d"})]) == []
 
