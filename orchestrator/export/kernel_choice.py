@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from statistics import median
 from typing import Any
 
 import torch
@@ -25,8 +26,9 @@ from orchestrator.modules import copy_module, model_call
 TOLERANCE = 1e-5  # of the largest output
 SPARSE = 0.5  # part of a layer's weights that must be zero before its time is measured
 MARGINS = (1.0, 0.8, 0.6)  # proposals: layers whose sparse time is below that part of their dense time
-GAIN = 0.97  # part of the dense network's time that the result must stay below
+GAIN = 0.97  # part of every dense network's time, its shortest and its median, that the result must stay below
 LAYER_ROUNDS, NETWORK_ROUNDS = 5, 9
+NETWORK_SECONDS = 0.5  # small networks are timed more often, for so long together
 
 
 @dataclass(frozen=True)
@@ -71,30 +73,40 @@ def choose_kernels(module: nn.Module, example: Any) -> FastNetwork:
         _with(network, layers, names)
         return partial(model_call, made, example)
 
-    times = shortest_times([partial(prepare, *variant) for variant in variants], NETWORK_ROUNDS)
-    dense = min(times[:2])
-    best = min(range(len(variants)), key=times.__getitem__)
-    if best >= 2 and times[best] > GAIN * dense:
-        best = min((0, 1), key=times.__getitem__)
+    times = times_by_turns([partial(prepare, *variant) for variant in variants], NETWORK_ROUNDS, NETWORK_SECONDS)
+    best = _fastest(times)
     made, names = variants[best]
     _with(network, layers, names)
-    return FastNetwork(made, tuple(names), times[best], dense)
+    return FastNetwork(made, tuple(names), min(times[best]), min(map(min, times[:2])))
 
 
-def shortest_times(prepared: Sequence[Callable[[], Callable[[], Any]]], rounds: int) -> list[float]:
-    """Return the shortest seconds of each call over `rounds`, by turns: what slows the machine slows them all.
+def _fastest(times: Sequence[Sequence[float]]) -> int:
+    """Return the place of the fastest variant; of the first two, which are dense, if no other clearly gains on them."""
 
-    Each of `prepared` gives what is timed; it is called before every turn and not timed itself.
+    def gains(place: int) -> bool:
+        return all(of(times[place]) <= GAIN * of(times[dense]) for of in (min, median) for dense in (0, 1))
+
+    found = [place for place in range(2, len(times)) if gains(place)] or [0, 1]
+    return min(found, key=lambda place: min(times[place]))
+
+
+def times_by_turns(
+    prepared: Sequence[Callable[[], Callable[[], Any]]], rounds: int, seconds: float = 0.0
+) -> list[list[float]]:
+    """Return the seconds of each call in `rounds` or more, by turns: what slows the machine slows them all.
+
+    Rounds go on until the calls took `seconds`. Each of `prepared` gives what is timed; it is called before every turn
+    and not timed itself. A turn begins with a call that is not timed, which puts the weights into the caches.
     """
     taken: list[list[float]] = [[] for _ in prepared]
-    for turn in range(rounds + 1):
-        for place, prepare in enumerate(prepared):
+    while len(taken[0]) < rounds or sum(map(sum, taken)) < seconds:
+        for mine, prepare in zip(taken, prepared, strict=True):
             run = prepare()
+            run()
             begin = time.perf_counter()
             run()
-            if turn:  # the first warms up
-                taken[place].append(time.perf_counter() - begin)
-    return [min(seconds) for seconds in taken]
+            mine.append(time.perf_counter() - begin)
+    return taken
 
 
 @dataclass(frozen=True)
@@ -135,7 +147,7 @@ def _proposals(layers: Mapping[str, _BothWays]) -> list[tuple[str, ...]]:
     ratios = {}
     for name, layer in layers.items():
         ways = [partial(partial, way, layer.given) for way in (layer.dense, layer.sparse)]
-        dense, sparse = shortest_times(ways, LAYER_ROUNDS)
+        dense, sparse = map(min, times_by_turns(ways, LAYER_ROUNDS))
         ratios[name] = sparse / dense
     found = [tuple(name for name, ratio in ratios.items() if ratio < margin) for margin in MARGINS]
     return [names for names in dict.fromkeys(found) if names]

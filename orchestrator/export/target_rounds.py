@@ -50,7 +50,8 @@ def compare_rounds(
     if folder is not None:
         check_writable(folder, "--report")
     every = ledger.records([]) if rounds else []
-    shown = with_dense(ledger, [find_round(every, key, "KEY") for key in rounds] or recommended_of_each(records))
+    chosen = [find_round(every, key, "KEY") for key in rounds] or recommended_of_each(records)
+    shown = _with_one_dense(with_dense(ledger, chosen))
     check_code(shown, trust)
     source = source_of(shown, data)
     test_set = TestSet.of(source)
@@ -97,6 +98,12 @@ def recommended_of_each(records: Sequence[Record]) -> list[Record]:
         pruned = pruned or [max(filter(_is_pruned, alike), key=lambda record: record.objective.gain(record.val))]
         found |= {record.key: record for record in pruned}
     return list(found.values()) or recommended_rounds(networks)
+
+
+def _with_one_dense(records: Sequence[Record]) -> list[Record]:
+    """Leave out dense rounds of as many weights as one before: the same network of another seed costs the same."""
+    sizes = [record.weights if record.round == 0 else None for record in records]
+    return [record for place, record in enumerate(records) if sizes[place] is None or sizes[place] not in sizes[:place]]
 
 
 def _is_pruned(record: Record) -> bool:

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 
 import pytest
 import torch
@@ -18,7 +19,7 @@ from export.networks import settled
 from torch import nn
 
 from orchestrator.export.example import ExampleInputs
-from orchestrator.export.kernel_choice import choose_kernels
+from orchestrator.export.kernel_choice import choose_kernels, times_by_turns
 from orchestrator.export.originals import Candidate, Original
 from orchestrator.export.targets import TARGETS
 from orchestrator.export.targets.side_by_side import Cell, compare_on
@@ -51,15 +52,32 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-@pytest.mark.parametrize(("density", "faster"), [(0.2, 1.0), (0.1, 1.5), (0.05, 1.9)])
-def test_resnet50_in_torch(density: float, faster: float) -> None:
-    with one_thread():
+@pytest.fixture(scope="module")
+def in_onnxruntime(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], object]:
+    """Return what runs a dense ResNet-50 in onnxruntime on one thread."""
+    if reason := TARGETS["onnxruntime"].missing():
+        pytest.skip(reason)
+    candidate = Candidate("dense", built("resnet50"), "benchmark:model", {}, ExampleInputs(torch.randn(2, *SHAPE)))
+    with Original.of(candidate, None) as original:
+        file = TARGETS["onnxruntime"].files(original, tmp_path_factory.mktemp("onnx"))["float32"]
+        assert file.run is not None
+        return partial(file.run, original.sample)
+
+
+@pytest.mark.parametrize(("density", "torchs", "onnxs"), [(0.2, 1.0, 0.0), (0.1, 1.5, 1.15), (0.05, 1.9, 1.4)])
+def test_resnet50_in_torch(density: float, torchs: float, onnxs: float, in_onnxruntime: Callable[[], object]) -> None:
+    picture = torch.randn(1, *SHAPE)
+    with one_thread(), torch.no_grad():
         begin = time.perf_counter()
-        found = choose_kernels(thinned(built("resnet50"), density), torch.randn(1, *SHAPE))
+        found = choose_kernels(thinned(built("resnet50"), density), picture)
         seconds = time.perf_counter() - begin
-    ratio = found.dense_seconds / found.seconds
-    print(f"ResNet-50, density {density}: {ratio:.2f} times ({len(found.sparse)} layers), chosen in {seconds:.0f} s")
-    assert ratio >= faster
+        ways = (in_onnxruntime, partial(found.module, picture))
+        onnx, ours = map(min, times_by_turns([partial(partial, way) for way in ways], 9))
+    ratio, layers = found.dense_seconds / found.seconds, len(found.sparse)
+    print(f"ResNet-50, density {density}, {layers} layers sparse, chosen in {seconds:.0f} s: {ratio:.2f} times torch's")
+    print(f"dense network, {onnx / ours:.2f} times onnxruntime's ({1000 * ours:.1f} and {1000 * onnx:.1f} ms)")
+    assert ratio >= torchs
+    assert onnx / ours >= onnxs
 
 
 def test_wide_layers_in_torch() -> None:

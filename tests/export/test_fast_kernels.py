@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from orchestrator.export import fast_kernels
-from orchestrator.export.kernel_choice import MARGINS, choose_kernels, shortest_times
+from orchestrator.export.kernel_choice import MARGINS, _fastest, choose_kernels, times_by_turns
 from orchestrator.export.sparse_layers import SparseConv2d, SparseLinear, SparseRows, as_sparse
 
 CONVOLUTIONS = [
@@ -93,17 +93,17 @@ def network() -> nn.Module:
 def clock(monkeypatch: pytest.MonkeyPatch, seconds_of: Callable[[nn.Module], float]) -> None:
     """Have every call take the seconds that `seconds_of` says of the module called, without calling it."""
 
-    def times(prepared: Sequence[Callable[[], Any]], rounds: int) -> list[float]:
+    def times(prepared: Sequence[Callable[[], Any]], rounds: int, seconds: float = 0.0) -> list[list[float]]:
         found = []
         for prepare in prepared:
             calls: list[nn.Module] = []
             with monkeypatch.context() as patch:
                 patch.setattr(nn.Module, "__call__", lambda self, x, calls=calls: calls.append(self))
                 prepare()()
-            found.append(seconds_of(calls[0]))
+            found.append([seconds_of(calls[0])])
         return found
 
-    monkeypatch.setattr("orchestrator.export.kernel_choice.shortest_times", times)
+    monkeypatch.setattr("orchestrator.export.kernel_choice.times_by_turns", times)
 
 
 def sparse_in(module: nn.Module) -> set[str]:
@@ -182,5 +182,27 @@ def test_calls_are_timed_by_turns_and_not_their_preparation(monkeypatch: pytest.
 
         return prepare
 
-    assert shortest_times([prepared("a", [1.0, 5.0, 3.0]), prepared("b", [9.0, 2.0, 7.0])], 2) == [3.0, 2.0]
-    assert order == ["a", "b"] * 3
+    taken = times_by_turns([prepared("a", [1.0, 5.0, 2.0, 3.0]), prepared("b", [9.0, 2.0, 8.0, 7.0])], 2)
+    assert taken == [[5.0, 3.0], [2.0, 7.0]], "the first call of a turn is not timed"
+    assert order == ["a", "a", "b", "b"] * 2
+    (taken_longer,) = times_by_turns([prepared("c", [1.0] * 9)], 2, seconds=3.5)
+    assert len(taken_longer) == 4, "rounds go on until they took so long"
+
+
+DENSE = [10.0, 10.0, 11.0]
+
+
+@pytest.mark.parametrize(
+    ("other_layout", "sparse", "fastest"),
+    [
+        ([12.0, 12.0, 12.0], [5.0, 5.0, 6.0], 2),
+        ([9.0, 9.0, 9.5], [8.9, 8.9, 9.0], 1),
+        ([9.9, 9.9, 9.9], [20.0, 20.0, 20.0], 1),
+        ([12.0, 12.0, 12.0], [5.0, 10.5, 12.0], 0),  # its shortest alone gains
+        ([12.0, 12.0, 12.0], [9.9, 9.0, 9.0], 2),
+    ],
+)
+def test_dense_kernels_stay_unless_others_clearly_gain(
+    other_layout: list[float], sparse: list[float], fastest: int
+) -> None:
+    assert _fastest([DENSE, other_layout, sparse]) == fastest

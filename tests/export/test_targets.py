@@ -7,8 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import elastic
 import numpy as np
 import pytest
+import searching
 import tiny
 import torch
 from report.synthetic import record
@@ -76,6 +78,25 @@ def test_the_recommended_round_of_each_column(storage: tuple[str, list[Record]])
     assert [(r.experiment, r.round, column(r)) for r in chosen] == [
         ("masks", 1, "masks"), ("blocks", 1, "blocks"), ("groups", 1, "2-of-4"),
     ]  # fmt: skip
+
+
+def test_stored_networks_of_both_searches_go_through_targets(tmp_path: Path) -> None:
+    """The supernet and its teacher are as large as the dense network, which has one column."""
+    amc = replace(searching.SEARCHED, name="amc", model=elastic.ELASTIC.model, data=elastic.ELASTIC.data)
+    searching.works(amc, tmp_path / "runs")
+    elastic.works(elastic.ELASTIC, tmp_path / "runs")
+    folder, asked = tmp_path / "where", ["targets", str(tmp_path / "runs"), "--trust", elastic.ELASTIC.data]
+    assert main([*asked, "--on", "download,torch", "--report", str(folder)]) == 0
+    cells = [Cell(**cell) for cell in json.loads((folder / TARGETS_FILE).read_text())["cells"]]
+    assert [cell.reason for cell in cells if cell.reason] == []
+    sizes = {cell.network: cell.bytes or 0 for cell in cells if cell.file == "packed"}
+    assert list(sizes) == ["dense", "AMC", "OFA"]
+    assert sizes["dense"] > max(sizes["AMC"], sizes["OFA"])
+    for cell in cells:
+        assert cell.value is not None
+        assert cell.seconds is not None or cell.file in ("plain", "zip", "zstd -19")
+    page = (folder / PAGE).read_text()
+    assert all(f">{name}<br>" in page for name in ("AMC", "OFA"))
 
 
 SUBNET = {"space": "small", "architecture": {}}

@@ -32,7 +32,7 @@ _INT8 = ("--weightQuantBits", "8", "--weightQuantAsymmetric=false")  # asymmetri
 
 class Mnn:
     name = "mnn"
-    pays_for = "zeros pay, in blocks of 4 outputs most, and removed channels too"
+    pays_for = "zeros pay, above all in blocks of 4 outputs, and removed channels too"
 
     def missing(self) -> str | None:
         if find_spec("MNN") and find_spec("onnx"):
@@ -75,7 +75,7 @@ def _load(path: Path, original: Original) -> Run:
     network_api, expr = (import_module(f"MNN.{name}") for name in ("nn", "expr"))
     interface = original.observed.call.interface
     inputs, outputs = [info.name for info in interface.inputs], [info.name for info in interface.outputs]
-    runtime = network_api.create_runtime_manager(({"backend": "CPU", "numThread": 1, "precision": "high"},))
+    runtime = network_api.create_runtime_manager(({"backend": "CPU", "numThread": 1, "precision": "normal"},))
     network = network_api.load_module_from_file(str(path), inputs, outputs, runtime_manager=runtime)
 
     def run(arrays: Sequence[Array]) -> list[Array]:
