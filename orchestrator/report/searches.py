@@ -22,13 +22,12 @@ from orchestrator.report.comparison import Comparison
 from orchestrator.report.page import Section
 from orchestrator.report.pictures.style import GREY, GRID, LINES, MARKERS, SMALL, Picture, handle, new_figure
 from orchestrator.report.published import find_published_searches
-from orchestrator.report.search_verdict import RIVALS, verdict_paragraphs, verdicts
+from orchestrator.report.search_verdict import RIVALS, WHO, verdict_paragraphs, verdicts
 from orchestrator.report.summary import options_of
 from orchestrator.report.tables import TextTable
 
 MIN_NETWORKS = 3  # of a rank correlation
 MAX_LAYERS = 60  # that have a name beside their line, in a picture
-WHO = ("agent", "take")
 CHOICE = (*WHO, "evaluations", "generation", "finalists")  # fields that decide what is scored, not how
 
 

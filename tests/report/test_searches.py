@@ -122,7 +122,8 @@ def verdict_of(tests: dict[str, float], seeds: int) -> list[str]:
 def test_a_search_is_worth_its_cost_if_it_is_clearly_better_than_both_rivals():
     first, rule = verdict_of({"Cem": 0.9, "Random": 0.88, "Uniform": 0.89, "Ddpg": 0.885}, seeds=6)
     assert (
-        "Cem at density 0.5: minus Random +2.00 (+2.00..+2.00, 6 seeds), minus Uniform +1.00 (+1.00..+1.00, 6 seeds): "
+        "Cem for channels at density 0.5 of the macs: minus Random +2.00 (+2.00..+2.00, 6 seeds), "
+        "minus Uniform +1.00 (+1.00..+1.00, 6 seeds): "
         "worth its cost." in first
     )
     assert "minus Random +0.50 (+0.50..+0.50, 6 seeds), minus Uniform -0.50 (-0.50..-0.50, 6 seeds): not shown" in first
@@ -130,7 +131,7 @@ def test_a_search_is_worth_its_cost_if_it_is_clearly_better_than_both_rivals():
 
 
 def test_few_seeds_or_a_missing_rival_show_nothing():
-    assert "Cem at density 0.5: minus Random +2.00 (+2.00..+2.00, 5 seeds)" in verdict_of(
+    assert "Cem for channels at density 0.5 of the macs: minus Random +2.00 (+2.00..+2.00, 5 seeds)" in verdict_of(
         {"Cem": 0.9, "Random": 0.88, "Uniform": 0.88}, seeds=5
     )[0]  # fmt: skip
     few = {"Cem": 0.9, "Random": 0.88, "Uniform": 0.88}, {"Cem": 0.9, "Random": 0.88}, {"Cem": 0.9}
