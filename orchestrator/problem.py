@@ -101,7 +101,7 @@ def _check_splits(data: Data, workers: int) -> None:
 
 
 def _smallest_part(training: TrainingConfig, workers: int) -> int:
-    """Return how many samples a worker trains on at once, at the least. Raises ConfigError where it would have none."""
+    """Return the minimum number of samples that a worker trains on at once. Raises ConfigError if it is 0."""
     share = training.batch_size // workers
     if training.accumulate > share:
         raise ConfigError(

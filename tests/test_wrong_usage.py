@@ -106,7 +106,6 @@ USAGE = [
     ("run digits --seeds 1,2", 2, "write --set seeds=1,2"),
     ("run digits --sed 3", 2, "there is no flag --sed: did you mean --seed\\?"),
     ("run digits --seed three", 2, "error: --seed: it must be a whole number, got 'three'"),
-    ("run digits --target-accuracy abc", 2, "error: --target-accuracy: it must be a number, got 'abc'"),
     ("run digits --target abc", 2, "error: --target: it must be a number, got 'abc'"),
     ("run digits --seed -1", 1, "seed must be a whole number from 0 to .*, got -1"),
     ("run digits --workers 0", 1, "--workers must be at least 1 and the range must rise, got '0'"),

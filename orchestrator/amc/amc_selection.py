@@ -1,4 +1,4 @@
-"""AMC as a selection: a search decides what each layer keeps (He et al., "AMC", ECCV 2018)."""
+"""Decide by a search what each layer keeps (He et al., "AMC", ECCV 2018)."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Amc(Selection):
     and `Random`. A candidate is trained for `tune_epochs` and then scored on validation data. The best `finalists` of
     each are scored again after `finalist_epochs`, and the best of these is trained as the round. `take` names an agent
     of the search, as "Uniform", whose best finalist is trained instead: such experiments share all scores, and show how
-    the score and the accuracy after retraining go together. `tune_rate`, `reconstruct` and `calibration`: see
+    the score and the objective after retraining go together. `tune_rate`, `reconstruct` and `calibration`: see
     `Scoring`. `Amc(agent=Ddpg(), tune_epochs=0, reconstruct="least_squares", evaluations=400)` is
     the method of the paper.
     """
@@ -111,13 +111,13 @@ class Amc(Selection):
 
     @property
     def settings(self) -> SearchSettings:
-        """How the search spends its evaluations."""
+        """Return how the search spends its evaluations."""
         own = {item.name: getattr(self, item.name) for item in fields(SearchSettings)}
         return SearchSettings(**own)
 
     @property
     def scoring(self) -> Scoring:
-        """How candidates are scored."""
+        """Return how candidates are scored."""
         return Scoring(self.reconstruct, self.calibration, self.tune_rate)
 
     def check(self, view: View, density: float) -> None:
@@ -159,9 +159,10 @@ class Amc(Selection):
         """Return what the search chooses from, within `density` of the dense network. Raises ConfigError."""
         sizes, geometry = _dense_sizes(view), view.geometry or Geometry()
         if self.mode == "weights":
-            most = dict(zip(sizes, capacities(self.pattern, view.shapes.values()), strict=True))
+            capacity = dict(zip(sizes, capacities(self.pattern, view.shapes.values()), strict=True))
             alive = {
-                n: min(most[n], masks.count_true(view.masks[n]) if view.masks else size) for n, size in sizes.items()
+                n: min(capacity[n], masks.count_true(view.masks[n]) if view.masks else size)
+                for n, size in sizes.items()
             }
             return decisions.weight_budget(
                 alive,
@@ -203,7 +204,7 @@ class Amc(Selection):
 
 
 class AmcSearch:
-    """One search of `Amc`, as `StructureSearch` has it."""
+    """Run one search of `Amc`, as `StructureSearch` has it."""
 
     def __init__(self, selection: Amc, view: View, budget: Budget, seed: int) -> None:
         self._selection, self._view, self._budget, self._seed = selection, view, budget, seed

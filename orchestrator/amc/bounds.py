@@ -22,7 +22,7 @@ HALVINGS = 40  # of the interval [0, 1]: its width is then below one block of an
 
 @dataclass(frozen=True)
 class Traits:
-    """What an agent may know of a decision's layer: the paper's features that do not change during a search.
+    """Describe a decision's layer to an agent: the paper's features that do not change during a search.
 
     `outputs`, `inputs`: channels. `height`, `width`: of the input, in pixels. `share`: cost of the layers that the
     decision's channels or weights belong to, as a fraction of the network's that the search starts from.
@@ -39,7 +39,7 @@ class Traits:
 
 @dataclass(frozen=True)
 class Decision:
-    """One action: how many channels of a group, or weights of a layer, stay.
+    """Define one action: how many channels of a group, or weights of a layer, stay.
 
     The sizes are multiples of `step`, and `maximum`, which is all that the network has now.
     """
@@ -55,7 +55,7 @@ class Decision:
 
     @property
     def blocks(self) -> int:
-        """The largest number of blocks; the last may be smaller than `step`."""
+        """Return the largest number of blocks; the last may be smaller than `step`."""
         return -(-self.maximum // self.step)
 
     def size(self, blocks: int) -> int:
@@ -66,13 +66,13 @@ class Decision:
         return min(max(1, round(wanted * self.maximum / self.step)), self.blocks)
 
     def below(self, wanted: float) -> int:
-        """Return the largest number of blocks that is at most the fraction `wanted`; 1 at least."""
+        """Return the largest number of blocks that is at most the fraction `wanted`; the minimum is 1."""
         return self.blocks if wanted >= 1 else max(1, int(wanted * self.maximum / self.step))
 
 
 @dataclass(frozen=True, eq=False)
 class Budget:
-    """What a search chooses from: `decisions` in the network's order, whose `cost` is at most `density` * `dense`.
+    """Define what a search chooses from: `decisions` in the network's order, of a `cost` up to `density` * `dense`.
 
     Raises ConfigError for a density that even the minimum of each decision exceeds.
     """
@@ -87,9 +87,9 @@ class Budget:
         fraction("density", self.density, one=True)
         if not self.decisions:
             raise ConfigError("a search needs a layer whose channels may go, got a network without one")
-        least = self.cost([decision.minimum for decision in self.decisions]) / self.dense
-        if self.density < least:
-            lowest = Context(prec=4, rounding=ROUND_CEILING).create_decimal(Decimal(repr(least)))
+        minimum = self.cost([decision.minimum for decision in self.decisions]) / self.dense
+        if self.density < minimum:
+            lowest = Context(prec=4, rounding=ROUND_CEILING).create_decimal(Decimal(repr(minimum)))
             raise ConfigError(
                 f"density {self.density:g} of the {self.unit} cannot be reached, because every layer keeps at least "
                 f"one block: the smallest density is {lowest}"
@@ -142,7 +142,7 @@ class Budget:
     def fill(self, sizes: Sequence[int], wanted: Sequence[float]) -> Sizes:
         """Return `sizes` grown until no decision can take one block more, all by about as many blocks.
 
-        The decisions that fall short most of the fractions `wanted` come first. One that could not grow cannot grow
+        The decisions furthest below their fractions `wanted` come first. One that could not grow cannot grow
         after the others did, because costs never decrease.
         """
         blocks = [-(-size // decision.step) for size, decision in zip(sizes, self.decisions, strict=True)]
@@ -160,8 +160,8 @@ class Budget:
         def grown(by: int) -> list[int]:
             return [count + by * (place in growing) for place, count in enumerate(blocks)]
 
-        most = max(self.decisions[place].blocks - blocks[place] for place in growing)
-        return grown(_largest(most, lambda by: self.allows(self._sizes(grown(by))), least=0))
+        maximum = max(self.decisions[place].blocks - blocks[place] for place in growing)
+        return grown(_largest(maximum, lambda by: self.allows(self._sizes(grown(by))), minimum=0))
 
     def _grow(self, blocks: list[int], place: int) -> bool:
         """Add a block at `place`, in the list itself, if the budget allows it. Return whether it was added."""
@@ -195,9 +195,9 @@ class Budget:
         return self._sizes([decision.below(w) for decision, w in zip(self.decisions, wanted, strict=True)])
 
 
-def _largest(most: int, holds: Callable[[int], bool], least: int = 1) -> int:
-    """Return the largest number up to `most` for which `holds`, which is true up to some number; `least` if none."""
-    low, high = least, most
+def _largest(maximum: int, holds: Callable[[int], bool], minimum: int = 1) -> int:
+    """Return the largest number up to `maximum` for which `holds`, which is true up to some number; else `minimum`."""
+    low, high = minimum, maximum
     while low < high:
         middle = (low + high + 1) // 2
         low, high = (middle, high) if holds(middle) else (low, middle - 1)

@@ -3,8 +3,8 @@
 An episode is one candidate; its actions are the fractions kept, one for each decision in order. Differences from the
 authors' code, each on purpose: every transition is replayed, the first one too; what is stored is the action that was
 carried out, within the bounds and filled up; the warm-up draws as `Random` does; all episodes of a generation are asked
-with one policy, and learned from when the generation has its scores. The reward is the score as it is, not scaled: an
-accuracy is in [0, 1], and a loss is its negative, of any size.
+with one policy, and learned from when the generation has its scores. The reward is the score as it is, not scaled: a
+fraction is in [0, 1], and a loss is its negative, of any size.
 """
 
 from __future__ import annotations

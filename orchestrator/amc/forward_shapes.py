@@ -40,15 +40,15 @@ def layer_shapes(module: nn.Module, forward: Callable[[], object]) -> dict[str, 
     return {name: seen[part] for name, part in module.named_modules() if part in seen}
 
 
-def shape_of(layer: nn.Module, images: Tensor) -> LayerShape:
+def shape_of(layer: nn.Module, inputs: Tensor) -> LayerShape:
     """Return the shape of a convolution with input (n, C, ...), or of a linear layer with input (n, ..., C)."""
     if not isinstance(layer, Convolution):
         assert isinstance(layer, nn.Linear)
-        return LayerShape(layer.in_features, layer.out_features, rows=images[0].numel() // layer.in_features)
+        return LayerShape(layer.in_features, layer.out_features, rows=inputs[0].numel() // layer.in_features)
     return LayerShape(
         layer.in_channels,
         layer.out_channels,
-        tuple(images.shape[2:]),
+        tuple(inputs.shape[2:]),
         tuple(layer.kernel_size),
         tuple(layer.stride),
         tuple(layer.dilation),

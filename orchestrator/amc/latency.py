@@ -97,7 +97,7 @@ class LatencyTable:
 
     @property
     def digest(self) -> str:
-        """Hash of all its content, for a search's key."""
+        """Return the hash of all its content, for a search's key."""
         return sha256_of(asdict(self))
 
     def to_json(self) -> str:

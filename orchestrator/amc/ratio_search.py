@@ -1,4 +1,4 @@
-"""The search for what each layer keeps: generations, finalists scored again with more training, and its proof.
+"""Search what each layer keeps: in generations, with finalists scored again after more training, and a proof.
 
 The search trains nothing and reads nothing. From the scores known so far it returns which candidates to score next, or
 what it found. Its answer depends only on its settings, budget, seed and these scores, so that a search that was
@@ -26,7 +26,7 @@ RIVALS: tuple[AgentSettings, ...] = (Uniform(), Random())
 
 @dataclass(frozen=True)
 class Allocation:
-    """A candidate: how many channels or weights each decision keeps, and the epochs of training before its score."""
+    """Define a candidate: how many channels or weights each decision keeps, and how long it trains before its score."""
 
     mode: Mode
     kept: tuple[tuple[str, int], ...]
@@ -34,7 +34,7 @@ class Allocation:
 
     @property
     def digest(self) -> str:
-        """Hash of all its content, for the key of its score."""
+        """Return the hash of all its content, for the key of its score."""
         return sha256_of({"mode": self.mode, "kept": dict(self.kept), "epochs": self.epochs})
 
     @property
@@ -44,7 +44,7 @@ class Allocation:
 
 @dataclass(frozen=True)
 class SearchSettings:
-    """How a search spends its evaluations; the fields are part of its key.
+    """Define how a search spends its evaluations; the fields are part of its key.
 
     `evaluations`: how many candidates the agent, and each of its rivals, may ask for; `generation`: how many at once.
     The best `finalists` of each are scored again after `finalist_epochs` of training, instead of `tune_epochs`.
@@ -66,8 +66,8 @@ class SearchSettings:
         whole("tune_epochs", self.tune_epochs, minimum=0)
         one_of("mode", self.mode, MODES)
         for name in ("generation", "finalists"):
-            most = f"it must be at most evaluations, {self.evaluations}"
-            whole(name, getattr(self, name), minimum=1, maximum=self.evaluations, way_out=most)
+            way_out = f"it must be at most evaluations, {self.evaluations}"
+            whole(name, getattr(self, name), minimum=1, maximum=self.evaluations, way_out=way_out)
         whole(
             "finalist_epochs",
             self.finalist_epochs,
@@ -78,7 +78,7 @@ class SearchSettings:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A candidate's score, as `agent` asked for it in its generation number `generation`, counted from 0.
+    """Hold a candidate's score, as `agent` asked for it in its generation number `generation`, counted from 0.
 
     `allowed`: whether the candidate is within the budget.
     """
@@ -92,7 +92,7 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class AgentResult:
-    """The best within the budget that an agent found with `evaluations`.
+    """Hold the best candidate within the budget that an agent found with `evaluations`.
 
     `score`: before it was a finalist; `final_score`: the best of its finalists, and `best` is that finalist.
     """
@@ -106,7 +106,7 @@ class AgentResult:
 
 @dataclass(frozen=True)
 class SearchOutcome:
-    """What a search found, and its proof.
+    """Hold what a search found, and its proof.
 
     `results`: of the agent and its rivals, at the same number of evaluations. `chosen`: the best of all finalists;
     `found_by`: the first agent that found it. `scored`: distinct candidates; `epochs`: of training before their scores,
@@ -132,7 +132,7 @@ Steps: TypeAlias = Generator[tuple[Allocation, ...], Mapping[str, float], Search
 
 
 class RatioSearch:
-    """A search at its beginning. Raises ConfigError for settings that do not fit the budget's decisions."""
+    """Run a search from its beginning. Raises ConfigError for settings that do not fit the budget's decisions."""
 
     def __init__(self, settings: SearchSettings, budget: Budget, seed: int) -> None:
         self._settings, self._budget = settings, budget
@@ -169,19 +169,19 @@ class RatioSearch:
 
     @property
     def place(self) -> tuple[int, int]:
-        """The number of the generation that is wanted, counted from 1, and how many there are with the finalists."""
+        """Return the number of the wanted generation, counted from 1, and how many there are with the finalists."""
         settings = self._settings
         full = -(-settings.evaluations // settings.generation)
-        generations = sum(min(full, self._most(name)) for name in self._agents)
+        generations = sum(min(full, self._max_candidates(name)) for name in self._agents)
         return self._number, max(generations + 1, self._number)
 
     def _run(self) -> Steps:
         found: dict[str, dict[Sizes, float]] = {}
-        settings, behind = self._settings, sum(map(self._most, self._agents))
+        settings, behind = self._settings, sum(map(self._max_candidates, self._agents))
         longer = settings.finalist_epochs / max(settings.tune_epochs, 1)
-        finals = longer * sum(min(settings.finalists, self._most(name)) for name in self._agents)
+        finals = longer * sum(min(settings.finalists, self._max_candidates(name)) for name in self._agents)
         for name, agent in self._agents.items():
-            behind -= self._most(name)
+            behind -= self._max_candidates(name)
             found[name] = yield from self._explore(name, agent, behind + finals)
             if not found[name]:
                 raise ConfigError(f"agent {name} must ask for a candidate within the budget, got none: use another one")
@@ -216,7 +216,7 @@ class RatioSearch:
 
         `behind`: how many evaluations may follow those of this agent.
         """
-        settings, left, generation = self._settings, self._most(name), 0
+        settings, left, generation = self._settings, self._max_candidates(name), 0
         found: dict[Sizes, float] = {}
         while candidates := agent.ask(min(settings.generation, left)):
             self.later = left - len(candidates) + behind
@@ -231,7 +231,7 @@ class RatioSearch:
                 break
         return found
 
-    def _most(self, agent: str) -> int:
+    def _max_candidates(self, agent: str) -> int:
         """Return how many candidates an agent may ask for."""
         return 1 if agent == Uniform.__name__ else self._settings.evaluations
 

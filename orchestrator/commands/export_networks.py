@@ -35,7 +35,7 @@ def export(
     """Write networks of rounds, and the dense one they come from, as files for users; measure each and show it.
 
     Every file that this machine can run is measured on the whole test set: deploy.json and the report page show size,
-    speed and accuracy. The page shows these files first, then all experiments with the same model and data.
+    speed and objective. The page shows these files first, then all experiments with the same model and data.
     Without --round it exports the recommended round with masks and the one with fewer channels, if both exist.
 
     $ orchestrator export ./runs --out ./deploy

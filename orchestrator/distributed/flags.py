@@ -32,11 +32,9 @@ from orchestrator.validate import finite
 F = TypeVar("F", bound="Flags")
 
 
-def _flag(metavar: str, default: str = "", *aliases: str) -> Any:
+def _flag(metavar: str, default: str = "") -> Any:
     """Return how a flag is shown in --help: its value, and what happens without it."""
-    return tyro.conf.arg(
-        metavar=metavar, help_behavior_hint=f"(default: {default})" if default else None, aliases=aliases
-    )
+    return tyro.conf.arg(metavar=metavar, help_behavior_hint=f"(default: {default})" if default else None)
 
 
 def _number(kind: type[int] | type[float]) -> Any:
@@ -93,7 +91,7 @@ class Flags:
     """Folder for the report."""
     tracker: Annotated[str | None, _flag("mlflow|wandb|tensorboard", "none")] = None
     """Log every round to a tracker, under the experiment's name."""
-    target: Annotated[float | None, _number(float), _flag("VALUE", "none", "--target-accuracy")] = None
+    target: Annotated[float | None, _number(float), _flag("VALUE", "none")] = None
     """Cut a path after a round whose validation objective is worse; a fraction in per cent, as 97."""
     max_drop: Annotated[float | None, _number(float), _flag("VALUE", "none")] = None
     """Cut a path after a round whose validation objective is so much worse than dense: per cent points, as 0.5."""

@@ -53,7 +53,7 @@ def _sentence(
             if name[2:].upper() in shown.split():
                 return f"there is no flag {name}: write its value alone"
             return _about(word, after, flags, experiment)
-    return _repeated(arguments, text) or re.sub(r"(--[a-z-]+)/(--[a-z-]+)", _typed(arguments), text)
+    return _repeated(arguments, text) or text
 
 
 def _help(parse: Callable[[Sequence[str]], object], arguments: Sequence[str]) -> str:
@@ -108,9 +108,3 @@ def _repeated(arguments: Sequence[str], text: str) -> str:
             right = " ".join(f"{flag} {shlex.quote(value)}" for value in values)
             return f"{flag} takes one value, got {len(values)}: write {right}"
     return ""
-
-
-def _typed(arguments: Sequence[str]) -> Callable[[re.Match[str]], str]:
-    """Return a function that chooses, of a flag's two names, the one that was typed."""
-    names = [_name(word) for word in arguments]
-    return lambda both: both[1] if both[1] in names else both[2]

@@ -47,17 +47,17 @@ class Limit:
         """Raise ConfigError, which names the minimum and its architecture, if it allows no network of `space`."""
         cheapest = self._cheapest(space)
         if not self.allows(cheapest):
-            minimum, limit, least = self.cost(cheapest), "", ""
+            minimum, limit_share, minimum_share = self.cost(cheapest), "", ""
             if self.largest:
-                limit = f" ({self.limit / self.largest:.4g} of the largest network's)"
-                least = f" ({math.ceil(1e4 * minimum / self.largest) / 1e4:.4g})"
+                limit_share = f" ({self.limit / self.largest:.4g} of the largest network's)"
+                minimum_share = f" ({math.ceil(1e4 * minimum / self.largest) / 1e4:.4g})"
             raise ConfigError(
-                f"no network of the space {space.name!r} has {self.limit:,.10g} {self.unit}{limit} or less: the "
-                f"minimum is {minimum:,.10g}{least}, of {cheapest}"
+                f"no network of the space {space.name!r} has {self.limit:,.10g} {self.unit}{limit_share} or less: the "
+                f"minimum is {minimum:,.10g}{minimum_share}, of {cheapest}"
             )
 
     def _cheapest(self, space: Space) -> Architecture:
-        """Return the smallest network if it is allowed, else the one that costs the least."""
+        """Return the smallest network if it is allowed, else the cheapest one."""
         smallest = space.smallest()
         if self.allows(smallest) or not hasattr(self.costs, "cheapest"):
             return smallest
@@ -67,7 +67,7 @@ class Limit:
     def repaired(self, architecture: Architecture, space: Space, rng: Random) -> Architecture:
         """Return `architecture`, shrunk step by step in random choices until the budget allows it.
 
-        Return the network that costs the least if not even the smallest is allowed.
+        Return the cheapest network if not even the smallest is allowed.
         """
         while not self.allows(architecture):
             smaller = space.shrink(architecture, rng)

@@ -1,4 +1,4 @@
-"""The settings of a search in a trained supernet: its budgets, and how many networks it measures."""
+"""Define the settings of a search in a trained supernet: its budgets, and how many networks it measures."""
 
 from __future__ import annotations
 
@@ -61,13 +61,13 @@ class FrontSearch:
 
     @property
     def limits(self) -> tuple[tuple[str, float], ...]:
-        """The unit and the limit of each budget; of macs and parameters a fraction of the largest network's."""
+        """Return the unit and the limit of each budget; of macs and parameters a fraction of the largest network's."""
         units = ("macs", "parameters", "latency_ms")
         return tuple((unit, limit) for unit in units for limit in getattr(self, unit))
 
     @property
     def scoring(self) -> Scoring:
-        """How networks are scored."""
+        """Return how networks are scored."""
         from orchestrator.pruning.candidate import Scoring
 
         return Scoring("bn", self.calibration)

@@ -1,4 +1,4 @@
-"""What may differ within one stage of a Once-for-All space: depth, kernel, expand and width."""
+"""Define what may differ within one stage of a Once-for-All space: depth, kernel, expand and width."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Largest:
-    """How many of the largest choices of each kind are left; None: all of them."""
+    """Limit a stage to its largest choices, so many of each kind; None: all of them."""
 
     kernels: int | None = None
     depths: int | None = None
@@ -40,7 +40,7 @@ class Largest:
 
 @dataclass(frozen=True)
 class ElasticStage:
-    """The choices of a stage, each in rising order.
+    """Define the choices of a stage, each in rising order.
 
     Each block has its own kernel and expand. With `coupled`, all blocks of a stage of the n-th depth have the n-th
     expand (Sahni, Varshini, Khare, Tumanov, "CompOFA", ICLR 2021, section 3).
@@ -67,7 +67,7 @@ class ElasticStage:
 
     @cached_property
     def blocks(self) -> dict[int, tuple[BlockChoice, ...]]:
-        """What each block of a stage may be, by the depth of the stage, smallest first."""
+        """Return what each block of a stage may be, by the depth of the stage, smallest first."""
         return {
             depth: tuple(itertools.starmap(BlockChoice, itertools.product(self.kernels, self._expands(place))))
             for place, depth in enumerate(self.depths)

@@ -1,4 +1,4 @@
-"""What a round of a Once-for-All path leaves of the dense network: all of it, elastic, or one network of its space."""
+"""Represent what a round of a Once-for-All path leaves: all of the network, elastic, or one network of its space."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SMALLEST = "smallest_"  # before the names of the smallest network's metrics
 
 @dataclass(frozen=True)
 class Elastic(Structure):
-    """The supernet of `space`: the largest network, whose tensors all others share, and its kernel matrices.
+    """Represent the supernet of `space`: the largest network, whose tensors all others share, and its kernel matrices.
 
     `input_shape`: (channels, H, W) of the images.
     """
@@ -51,7 +51,7 @@ class Elastic(Structure):
 
     @cached_property
     def largest(self) -> SubnetCost:
-        """The cost of the largest network."""
+        """Return the cost of the largest network."""
         return self.costs(self.space.largest())
 
     def parts(self, architecture: Architecture) -> dict[str, Part]:
@@ -102,7 +102,7 @@ class Elastic(Structure):
 
 @dataclass(frozen=True)
 class Subnet(Structure):
-    """The plain network of `architecture`, as it is in the supernet; its batch norm is measured again."""
+    """Represent the plain network of `architecture`, as it is in the supernet; its batch norm is measured again."""
 
     supernet: Elastic
     architecture: Architecture

@@ -160,13 +160,13 @@ def check_pattern(pattern: Pattern, shapes: Mapping[str, Shape], min_kept_per_la
 
 def check_count(pattern: Pattern | None, shapes: Mapping[str, Shape], density: float, min_kept_per_layer: int) -> None:
     """Raise ConfigError, before anything is trained, if the network cannot keep `density` of its weights."""
-    total, most = sum(map(math.prod, shapes.values())), capacities(pattern, shapes.values())
+    total, capacity = sum(map(math.prod, shapes.values())), capacities(pattern, shapes.values())
     keep = kept_count(density, total)
-    if pattern and keep > sum(most):
+    if pattern and keep > sum(capacity):
         raise ConfigError(
-            f"density {density:g} keeps {keep} of {total} weights, but {pattern} leaves at most {sum(most)}: it must "
-            f"be at most {sum(most) / total:g}"
+            f"density {density:g} keeps {keep} of {total} weights, but {pattern} leaves at most {sum(capacity)}: it "
+            f"must be at most {sum(capacity) / total:g}"
         )
     if pattern and keep < pattern.size and not without_pattern(pattern, shapes):
         raise ConfigError(f"density must keep at least one of the {pattern}, got {density:g}, which keeps {keep}")
-    count_to_keep(density, total, most, min_kept_per_layer)
+    count_to_keep(density, total, capacity, min_kept_per_layer)

@@ -8,6 +8,7 @@ their difference varies less from seed to seed than either value does.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 from collections import defaultdict
@@ -19,8 +20,10 @@ from typing import Any
 
 import numpy as np
 
+from orchestrator.errors import ConfigError
 from orchestrator.formatting import distinct_names
 from orchestrator.objective import Objective
+from orchestrator.ofa.architecture import Architecture
 from orchestrator.record import Record
 from orchestrator.report.summary import Quantity, Recommendation, Row, options_of, pareto_front, recommend, summary
 
@@ -39,7 +42,7 @@ class Difference:
     """Hold the mean of the test value of `first` minus `second` at one density, over the seeds that both have finished.
 
     `low` and `high` are the ends of the bootstrap interval; None with fewer than two pairs. All are in the objective's
-    own unit: fractions of accuracy, not points.
+    own unit; a fraction is in [0, 1], not in per cent.
     """
 
     first: str
@@ -273,4 +276,14 @@ def _qualifier(name: str, value: Any) -> str:
 
 
 def _options_text(options: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name}={value}" for name, value in options.items())
+    return ", ".join(_option_text(name, value) for name, value in options.items())
+
+
+def _option_text(name: str, value: Any) -> str:
+    """Return `width=8`; of an architecture `blocks 3x2 3x3 | 3x4, kernel x expand`, as other tables show it."""
+    if name == "architecture":
+        with contextlib.suppress(ConfigError):
+            architecture = Architecture.from_json(value)
+            size = f"{architecture.resolution} px, " if architecture.resolution else ""
+            return f"{size}blocks {' | '.join(map(str, architecture.stages))}, kernel x expand"
+    return f"{name}={value}"

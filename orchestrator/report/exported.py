@@ -20,7 +20,6 @@ from orchestrator.record import Record
 from orchestrator.report.comparison import Comparison, comparisons, identity
 from orchestrator.report.pictures.style import CHARACTER, LINES, SMALL, Picture, handle, new_figure
 from orchestrator.report.summary import Quantity
-from orchestrator.task import ACCURACY
 
 MAX_NETWORK_NAME = 14  # characters, in pictures
 
@@ -36,9 +35,9 @@ class ExportedSection:
     drawings: Mapping[str, str]
 
     @property
-    def quantity(self) -> Quantity:
-        """Return what was measured through the files on test data; accuracy where nothing was."""
-        return Quantity(self.dense.objective or ACCURACY)
+    def quantity(self) -> Quantity | None:
+        """Return what was measured through the files on test data; None for files that were written without data."""
+        return Quantity(self.dense.objective) if self.dense.objective else None
 
     def includes(self, records: Iterable[Record]) -> bool:
         """Return whether the network of one of `records` is among the files."""

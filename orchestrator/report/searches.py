@@ -286,7 +286,7 @@ def _units(found: Sequence[Searched]) -> list[str]:
 
 
 def _latency_warning(found: Iterable[Searched]) -> list[str]:
-    """Return a sentence about the least exact latency table, if it misses whole networks by more than MAX_ERROR."""
+    """Return a sentence about the largest error of a latency table on whole networks, if it is above MAX_ERROR."""
     tables = [(each.record.search or {}).get("table") for each in found]
     errors = [error for table in tables if isinstance(table, dict) and isinstance(error := table.get("error"), float)]
     if max(errors, default=0.0) <= MAX_ERROR:

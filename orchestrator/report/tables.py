@@ -6,6 +6,8 @@ import csv
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +62,12 @@ class TextTable:
     caption: str
     columns: Sequence[str]
     lines: Sequence[Sequence[str]]
+
+    def without_empty_columns(self) -> TextTable:
+        """Return the table without the columns that have a text in no line."""
+        filled = [any(cells) for cells in zip(*self.lines, strict=True)] or [True] * len(self.columns)
+        lines = [tuple(compress(line, filled)) for line in self.lines]
+        return TextTable(self.caption, tuple(compress(self.columns, filled)), lines)
 
 
 @dataclass(frozen=True)
@@ -300,4 +308,6 @@ def _words(value: Any) -> str:
         return (f"{value['type']}({inside})" if inside else str(value["type"])) if "type" in value else inside
     if isinstance(value, list | tuple):
         return f"[{', '.join(map(_words, value))}]"
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return (
+        f"{Decimal(f'{value:g}'):f}" if isinstance(value, float) else str(value)
+    )  # never 3e-05, which lines may break

@@ -156,7 +156,12 @@ class LocalStore:
         with _storage_error("write", place):
             while _is_missing(place):  # probe where the folder will be made, because the run may still be refused
                 place = os.path.dirname(place)
-        probe(LocalStore(place))
+        try:
+            probe(LocalStore(place))
+        except StorageError as error:
+            if place == self._root:
+                raise
+            raise StorageError(f"{self._root} cannot be made: {error}") from error
 
     def _walk(self, top: str, on_error: Callable[[OSError], None]) -> Iterator[str]:
         """Yield the path of every file below the folder `top`, of any name."""

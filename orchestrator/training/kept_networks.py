@@ -29,7 +29,7 @@ class Networks:
         """Return the network that is kept for `role`; it is built again only if `structure` leaves another one."""
         if role not in self._kept or self._kept[role][0] != structure.network:
             module = self.built(derive(self._experiment.seed, "model"), structure)
-            self._kept[role] = (structure.network, placed(module, self._device, self._experiment.training))
+            self._kept[role] = (structure.network, on_device(module, self._device, self._experiment.training))
         return self._kept[role][1]
 
     def built(self, seed: int, structure: Structure) -> nn.Module:
@@ -55,7 +55,7 @@ class Networks:
         return fresh
 
 
-def placed(module: nn.Module, device: torch.device, training: TrainingConfig) -> nn.Module:
+def on_device(module: nn.Module, device: torch.device, training: TrainingConfig) -> nn.Module:
     """Return `module` on `device`, in the memory layout of `training`, and compiled if `training.compile`."""
     module = module.to(device)
     if training.channels_last:

@@ -110,6 +110,28 @@ def test_a_file_that_is_gone_is_not_shown_as_one_to_download(storage: Path, tmp_
     assert f"{gone} is gone" in page
 
 
+def test_files_that_were_written_without_data_have_no_objective(storage: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "deploy"
+    found = exported(folder, [WIDE[0], WIDE[1]])
+    nothing: dict[str, Any] = {"objective": None, "metrics": {}}
+    networks = tuple(dataclasses.replace(facts, **nothing) for facts in found.networks)
+    artifacts = [dataclasses.replace(artifact, **nothing) for artifact in found.artifacts]
+    artifacts[1] = dataclasses.replace(artifacts[1], speed=None, not_run="no Mac")
+    for files in (found, ExportedNetworks(networks, tuple(artifacts), found.skipped)):
+        files.save(folder)
+        assert main(["report", str(storage), "--out", str(folder)]) == 0
+        page = (folder / "report.html").read_text()
+        section = page[page.index('id="deployed"') : page.index('class="chapter"')]
+        assert ("accuracy" in section) == (files is found)
+        for table in re.findall(r"<table.*?</table>", section, flags=re.DOTALL):
+            heads = table.count("<th>")
+            rows = re.findall(r"<tr><td>.*?</tr>", table, flags=re.DOTALL)
+            assert len(rows) == len(found.networks if "MACs" in table else found.artifacts)
+            for row in rows:
+                spans = [int(span) - 1 for span in re.findall(r'colspan="(\d+)"', row)]
+                assert row.count("<td") + sum(spans) == heads
+
+
 @pytest.fixture
 def _quick_export(monkeypatch: pytest.MonkeyPatch) -> None:
     """Replace loading, exporting and measuring, so that an export takes no time."""

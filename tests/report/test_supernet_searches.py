@@ -67,6 +67,22 @@ def test_each_budget_has_its_limit_and_cost_and_the_score_beside_random_search(r
     assert "beat random search for 2 of 2 budgets" in section.paragraphs[0]
 
 
+def test_a_column_that_no_line_fills_is_left_out(records):
+    _, tables = tables_of(records[:3])
+    shown = tables["The network found for each budget"].without_empty_columns()
+    assert shown.columns[-1] == "networks scored"
+    assert shown.lines[0][-1] == "180"
+
+
+def test_an_architecture_in_a_title_is_written_as_in_the_tables():
+    options = {"architecture": SMALLEST.to_json()}
+    (comparison,) = comparisons([
+        dataclasses.replace(each, settings={**each.settings, "model": "ofa:small", "model_options": options})
+        for each in path_of("alone", 0, 1)
+    ])  # fmt: skip
+    assert comparison.title == "ofa:small (blocks 3x2 | 3x2, kernel x expand) on cifar10"
+
+
 def test_the_predictor_stands_beside_those_that_see_only_macs_and_depth_once_for_a_search(records):
     _, tables = tables_of(records)
     assert [line[2:] for line in tables["What predictors knew"].lines] == [

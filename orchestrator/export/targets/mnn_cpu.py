@@ -32,7 +32,7 @@ _INT8 = ("--weightQuantBits", "8", "--weightQuantAsymmetric=false")  # asymmetri
 
 class Mnn:
     name = "mnn"
-    pays_for = "zeros pay, in blocks of 4 outputs most, and removed channels too"
+    pays_for = "zeros pay, above all in blocks of 4 outputs, and removed channels too"
 
     def missing(self) -> str | None:
         if find_spec("MNN") and find_spec("onnx"):
