@@ -13,9 +13,17 @@ from orchestrator import report
 from orchestrator.record import MODEL, Blob, Record
 from orchestrator.report.comparison import comparisons
 from orchestrator.report.pictures import drawing_style
+from orchestrator.report.search_verdict import verdicts
 from orchestrator.report.searches import published_section, retraining_correlation, search_section, searched
 
-SELECTION = {"type": "Amc", "unit": "macs", "tune_epochs": 1, "agent": {"type": "Cem"}, "take": "Cem"}
+SELECTION = {
+    "type": "Amc",
+    "unit": "macs",
+    "mode": "channels",
+    "tune_epochs": 1,
+    "agent": {"type": "Cem"},
+    "take": "Cem",
+}
 
 
 def result(score: float, evaluations: int = 8) -> dict[str, Any]:
@@ -148,6 +156,20 @@ def test_only_networks_of_one_dense_network_and_one_way_to_score_are_compared():
     for changed in (other, dataclasses.replace(rival[1], parent="dense-9")):
         (section,) = section_of([*own, rival[0], changed])
         assert "minus Random" not in " ".join(section.paragraphs)
+
+
+def test_searches_for_another_budget_have_a_verdict_of_their_own():
+    own, rival = round_of("cem", 0.9, 0.93), round_of("random", 0.8, 0.9, found_by="Random")
+    weights = {"unit": "weights", "mode": "weights"}
+    others = [
+        dataclasses.replace(each, settings={**each.settings, "selection": {**SELECTION, **weights}})
+        for each in (own, rival)
+    ]
+    groups = [{"Cem": own, "Random": rival}, {"Cem": others[0], "Random": others[1]}]
+    assert [(each.unit, each.mode, len(each.differences)) for each in verdicts(groups)] == [
+        ("macs", "channels", 1),
+        ("weights", "weights", 1),
+    ]
 
 
 def test_an_agent_has_one_colour_in_both_pictures():
