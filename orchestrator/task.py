@@ -58,7 +58,7 @@ class Task(Protocol):
 
     @property
     def objective(self) -> str:
-        """Name of the metric that decides; "loss" is the loss itself."""
+        """Return the name of the metric that decides; "loss" is the loss itself."""
 
     def loss(self, outputs: Any, targets: Any) -> Tensor:
         """Return the loss of a batch, summed over it: a scalar."""
