@@ -134,11 +134,16 @@ def _for_coreml(array: Array) -> Array:
 
 def one_by_one(run: Run, call: Call) -> Run:
     """Return what runs a batch, by what runs one sample."""
+    return sample_by_sample(lambda samples: [run(sample) for sample in samples], call)
+
+
+def sample_by_sample(run_each: Callable[[list[list[Array]]], list[list[Array]]], call: Call) -> Run:
+    """Return what runs a batch, by what runs several samples, each by itself."""
     axes = [info.shape.index(BATCH) if BATCH in info.shape else None for info in call.interface.outputs]
 
     def all_of(arrays: Sequence[Array]) -> list[Array]:
         samples = next(len(array) for array in arrays if array.ndim)
-        each = [run([a[place : place + 1] if a.ndim else a for a in arrays]) for place in range(samples)]
+        each = run_each([[a[place : place + 1] if a.ndim else a for a in arrays] for place in range(samples)])
         return [
             parts[0] if axis is None else np.concatenate(parts, axis=axis)
             for axis, parts in zip(axes, zip(*each, strict=True), strict=True)

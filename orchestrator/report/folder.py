@@ -21,6 +21,7 @@ from orchestrator.record import Record
 from orchestrator.report.comparison import Comparison, comparisons
 from orchestrator.report.exported import ExportedSection, export_command, exported_pictures, may_need_data
 from orchestrator.report.families import families_section
+from orchestrator.report.int8_rounds import int8_section
 from orchestrator.report.page import Chapter, Section, check_page_packages, save_page
 from orchestrator.report.pictures import Picture, draw_pictures, drawing_style
 from orchestrator.report.published import PublishedResult, find_published
@@ -35,6 +36,7 @@ MORE_SECTIONS: tuple[Callable[[Comparison], Sequence[Section]], ...] = (
     search_section,
     supernet_section,
     published_section,
+    int8_section,
 )
 
 

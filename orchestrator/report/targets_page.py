@@ -20,6 +20,7 @@ from orchestrator.report.pictures.targets_picture import targets_picture
 from orchestrator.report.target_table import TargetTable, heading
 
 PAGE, PICTURE = "targets.html", "targets.png"
+_NARROW = ".pictures{max-width:40rem}"  # its panels stand below each other
 
 
 def print_targets(table: TargetTable) -> None:
@@ -60,7 +61,7 @@ def _page(table: TargetTable, picture: Picture | None, drawing: str) -> str:
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <meta name="color-scheme" content="light dark">
 <meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'; img-src data:">
-<link rel="icon" href="data:,"><title>Where do zeros pay?</title><style>{style}</style></head><body>
+<link rel="icon" href="data:,"><title>Where do zeros pay?</title><style>{style}{_NARROW}</style></head><body>
 <header><h1>Where do zeros pay?</h1>
 <p class="lead">Every network on every target, on {_text(processor())}.</p></header><main>
 {verdicts}

@@ -231,6 +231,16 @@ def test_more_sections_stand_in_the_chapter_that_they_are_about(tmp_path, monkey
     assert "searches-2" not in text
 
 
+def test_a_round_that_ended_with_rounding_to_int8_shows_it_before_and_after(tmp_path):
+    *before, last = path_of("a", 0, 1)
+    int8 = {"val_before": 0.5, "test_before": 0.8125, "test_after": 0.875, "test_file": 0.9}
+    text = save([*before, dataclasses.replace(last, int8=int8)], tmp_path)
+    cells = "<td>81.25 %</td><td>87.50 %</td><td>90.00 %</td>"
+    assert cells in text
+    assert text.count("packed-int8 file") == 2, "one table, and the sentence before it"
+    assert "Rounding to int8" not in save(before, tmp_path / "without")
+
+
 def test_names_are_text_wherever_they_stand(hostile):
     text = hostile.read_text()
     parser = parsed(text)

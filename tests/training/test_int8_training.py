@@ -9,17 +9,23 @@ from typing import Any
 import pytest
 import tiny
 import torch
+import torch.distributed as dist
+from together import start_together
 from torch import nn
 
+from orchestrator.data.load import load_data
 from orchestrator.errors import ConfigError
 from orchestrator.experiment import Experiment, round_keys, round_settings
 from orchestrator.problem import load_problem
 from orchestrator.pruning.path import OnlyDense
+from orchestrator.pruning.structure import Dense
 from orchestrator.runner import run
 from orchestrator.storage.ledger import Ledger
 from orchestrator.storage.opening import open_store
 from orchestrator.training.int8_training import fake_quantised, measure_ranges
 from orchestrator.training.int8_weights import quantised, restored
+from orchestrator.training.trainer import Trainer
+from orchestrator.work.train import Train, Trained
 
 INT8 = replace(tiny.EXPERIMENT, quantise="int8")
 
@@ -124,3 +130,41 @@ def test_the_same_run_gives_the_same_bits(records: tuple[Experiment, Path, list[
         records[2][-1].int8,
         records[2][-1].blobs,
     )
+
+
+# Without batch norm, whose statistics are each worker's own.
+PLAIN = replace(INT8, model_options={"norm": False})
+
+
+def trained(experiment: Experiment) -> Trained:
+    training = experiment.training
+    work = Train(
+        key="k", parent=None, round=1, rounds=1, density=1.0, kept=0, prunable=0, seed=3, schedule=training.schedule,
+        first_epoch=0, epochs=training.epochs, start=None, structure=Dense(), quantise=True,
+    )  # fmt: skip
+    data = load_data(experiment.data, experiment.data_options)
+    return Trainer(experiment, data, device=torch.device("cpu")).train(work)
+
+
+def worker(rank: int, folder: str) -> None:
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    result = trained(PLAIN)
+    torch.save((result.state.model, result.int8, result.history), f"{folder}/{rank}")
+    dist.destroy_process_group()
+
+
+@pytest.mark.usefixtures("torchao")
+def test_two_workers_have_the_same_bits_and_what_one_process_has(tmp_path: Path) -> None:
+    """Each measures ranges on its own part of a batch, so what is rounded may differ a little from one process."""
+    start_together(worker, str(tmp_path), 2)
+    (model, int8, history), other = (torch.load(tmp_path / str(rank), weights_only=False) for rank in range(2))
+    assert all(torch.equal(other[0][name], tensor) for name, tensor in model.items())
+    assert other[1:] == (int8, history)
+    single = trained(PLAIN)
+    assert single.int8 is not None
+    assert int8.keys() == single.int8.keys()
+    assert len(history) == len(single.history) == PLAIN.training.epochs + 1
+    for name, value in single.int8.items():
+        assert int8[name] == pytest.approx(value, abs=2 / 30), "two of 30 samples"
+    for name, tensor in single.state.model.items():
+        torch.testing.assert_close(model[name], tensor, rtol=0.01, atol=0.01)

@@ -20,7 +20,7 @@ from orchestrator.export.flat import flat, tensors_in
 from orchestrator.export.originals import Original
 from orchestrator.export.program import traced
 from orchestrator.export.real_samples import calibration_inputs
-from orchestrator.export.runtimes import Run, one_by_one
+from orchestrator.export.runtimes import Run, sample_by_sample
 from orchestrator.extras import PROJECT
 from orchestrator.nested import number_of_samples, rows
 
@@ -78,15 +78,17 @@ def int8_of(original: Original, folder: Path) -> Path:
 def run_of(path: Path, original: Original) -> Run:
     """Return what runs a .tflite file by LiteRT's kernels for this processor."""
 
-    def one(arrays: Sequence[Array]) -> list[Array]:
+    def each(samples: list[list[Array]]) -> list[list[Array]]:
         with tempfile.TemporaryDirectory() as temporary:
             inputs, outputs = Path(temporary, "inputs.safetensors"), Path(temporary, "outputs.safetensors")
-            _save(inputs, as_litert(arrays))
-            ask_litert("run", file=path, inputs=inputs, outputs=outputs)
+            _save(inputs, [array for sample in samples for array in as_litert(sample)])
+            ask_litert("run", file=path, inputs=inputs, outputs=outputs, samples=len(samples))
             found = load_file(outputs)
-        return [found[str(place)] for place in range(len(found))]
+        count = len(found) // len(samples)
+        arrays = [found[str(place)] for place in range(len(found))]
+        return [arrays[first : first + count] for first in range(0, len(arrays), count)]
 
-    return one_by_one(one, original.observed.call)
+    return sample_by_sample(each, original.observed.call)
 
 
 def as_litert(arrays: Sequence[Array]) -> list[Array]:

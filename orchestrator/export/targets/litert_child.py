@@ -67,15 +67,20 @@ def encode(file: str, to: str) -> dict[str, Any]:
     return {"encoded": len(dense), "operators": names}
 
 
-def run(file: str, inputs: str, outputs: str) -> dict[str, Any]:
-    """Run one sample through a file on the CPU. Inputs and outputs are safetensors files of tensors "0", "1", ..."""
+def run(file: str, inputs: str, outputs: str, samples: int) -> dict[str, Any]:
+    """Run that many samples through a file on the CPU, one by one.
+
+    Inputs and outputs are safetensors files of tensors "0", "1", ...: those of the first sample, then of the second.
+    """
     interpreter = _interpreter(file)
     ((key, names),) = _signature(interpreter).items()
     runner = interpreter.get_signature_runner(key)
     takes, returns = runner.get_input_details(), runner.get_output_details()
-    given = {name: _rounded(array, takes[name]) for name, array in zip(names, _tensors(inputs), strict=True)}
-    found = runner(**given)
-    ordered = [_exact(found[name], returns[name]) for name in sorted(found, key=_number)]
+    arrays, ordered = _tensors(inputs), []
+    for first in range(0, len(arrays), len(arrays) // samples):
+        given = {name: _rounded(array, takes[name]) for name, array in zip(names, arrays[first:], strict=False)}
+        found = runner(**given)
+        ordered += [_exact(found[name], returns[name]) for name in sorted(found, key=_number)]
     save_file({str(place): np.ascontiguousarray(array) for place, array in enumerate(ordered)}, outputs)
     return {}
 

@@ -98,8 +98,9 @@ def _cells(target: Target, originals: Sequence[Original], folder: Path) -> Itera
         except ExportError as error:
             named = original.candidate.name
             yield Cell(target=target.name, network=named, reason=str(error), short="cannot take this network")
+    known: dict[Run, tuple[float, float | None]] = {}
     for (original, name, file), seconds in zip(files, _times(files), strict=True):
-        yield _cell(target, original, name, file, seconds)
+        yield _cell(target, original, name, file, seconds, known)
 
 
 def _times(files: Sequence[tuple[Original, str, TargetFile]]) -> list[float | None]:
@@ -115,14 +116,23 @@ def _times(files: Sequence[tuple[Original, str, TargetFile]]) -> list[float | No
     return [min(seconds[1:]) if seconds else None for seconds in taken]
 
 
-def _cell(target: Target, original: Original, name: str, file: TargetFile, seconds: float | None) -> Cell:
+def _cell(
+    target: Target,
+    original: Original,
+    name: str,
+    file: TargetFile,
+    seconds: float | None,
+    known: dict[Run, tuple[float, float | None]],
+) -> Cell:
+    """Return one cell. `known` has the error and the objective of what was run before: files may share it."""
     cell = partial(Cell, target=target.name, network=original.candidate.name, file=name, bytes=file.bytes)
     if file.run is None:
         value = original.test(original.metrics) if file.exact else None
         return cell(value=value, said_by=target.measured_by(), detail=file.detail, cycles=file.cycles)
     try:
-        error = _error_of(original, file.run)
-        value = original.test(_metrics(original, file.run))
+        if file.run not in known:
+            known[file.run] = _error_of(original, file.run), original.test(_metrics(original, file.run))
+        error, value = known[file.run]
     except Exception as cause:  # a runtime may fail in any way, and the rest of the table is still made
         return cell(reason=f"does not run: {one_line(cause)[:200]}", short="does not run here")
     if file.exact and not error <= TOLERANCE:

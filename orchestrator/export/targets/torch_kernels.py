@@ -17,7 +17,7 @@ from orchestrator.modules import model_call
 
 class TorchKernels:
     name = "torch"
-    pays_for = "zeros pay from about 85 % on, in wide layers or large batches earlier, and removed channels too"
+    pays_for = "zeros pay from about 80 % on, in wide layers or large batches earlier, and removed channels too"
 
     def missing(self) -> str | None:
         return None

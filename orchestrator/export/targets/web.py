@@ -21,7 +21,7 @@ from orchestrator.export.batch_norm import in_float32
 from orchestrator.export.flat import arrays_out, tensors_in
 from orchestrator.export.originals import Original
 from orchestrator.export.real_samples import real_batches
-from orchestrator.export.runtimes import one_by_one
+from orchestrator.export.runtimes import sample_by_sample
 from orchestrator.export.targets.litert import ENVIRONMENT, as_litert, ask_litert, missing_litert, tflite_of
 from orchestrator.export.targets.target import KEPT, TargetFile
 from orchestrator.export.targets.web_browser import Browser, chromium
@@ -69,20 +69,20 @@ class Web:
         _add_network(page, path, original)
         browser = _browsers.get(page) or _open(page)
 
-        def work(arrays: Sequence[Array], time: bool) -> dict[str, Any]:
-            sample = [_text_of(array) for array in as_litert(arrays)]
-            return browser.ask({"file": path.name, "sample": sample, "time": time})
+        def work(samples: Sequence[Sequence[Array]], time: bool) -> dict[str, Any]:
+            texts = [[_text_of(array) for array in as_litert(arrays)] for arrays in samples]
+            return browser.ask({"file": path.name, "samples": texts, "time": time})
 
-        def run(arrays: Sequence[Array]) -> list[Array]:
-            return [_array_of(output) for output in work(arrays, time=False)["outputs"]]
+        def run(samples: list[list[Array]]) -> list[list[Array]]:
+            return [[_array_of(output) for output in outputs] for outputs in work(samples, time=False)["outputs"]]
 
         def seconds(arrays: Sequence[Array]) -> float:
-            return float(work(arrays, time=True)["seconds"])
+            return float(work([arrays], time=True)["seconds"])
 
         detail = f"{made['encoded']} layers with sparse weights"
         if made["encoded"] and (others := _without_sparse_kernels(made["operators"])):
             detail += f"; without sparse kernels: {', '.join(others)}"
-        every = one_by_one(run, original.observed.call)
+        every = sample_by_sample(run, original.observed.call)
         return {"float32": TargetFile(path.stat().st_size, every, detail=detail, seconds=seconds)}
 
 

@@ -48,7 +48,7 @@ export function answers(network, arrays) {
 }
 
 // Return the shortest seconds of a run within `least` seconds. A browser's clock is coarse: short runs are timed together.
-export function seconds(network, arrays, least = 0.1) {
+export function seconds(network, arrays, least = 0.03) {
   return given(network, arrays, async (tensors) => {
     const run = async () => Object.values(await network.run(tensors)).forEach((tensor) => tensor.delete());
     await run();
