@@ -139,6 +139,8 @@ def structure(record: Record) -> str:
     selection = setting(record, "selection")
     if pattern := (selection.get("pattern") or {}).get("type"):
         return _PATTERNS.get(pattern, "pattern")
+    if selection["type"] == "Amc":
+        return "unstructured" if selection.get("mode") == "weights" else "channels"
     return _STRUCTURES.get(selection["type"], "pruned")
 
 
