@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 from orchestrator.errors import ConfigError
 from orchestrator.lazy import lazy
 from orchestrator.modules import logits_of
-from orchestrator.nested import kind_of
 from orchestrator.objective import LOSS, Objective, is_fraction
 from orchestrator.task_metrics import Accuracy, MeanAbsoluteError, RootMeanSquaredError, TokenEntropy
 from orchestrator.user_code import called
@@ -20,10 +19,12 @@ if TYPE_CHECKING:
     import torch.nn.functional as F
     from torch import Tensor
 
+    from orchestrator import nested
     from orchestrator.training import collectives
 else:
     torch, F = lazy("torch"), lazy("torch.nn.functional")
     collectives = lazy("orchestrator.training.collectives")
+    nested = lazy("orchestrator.nested")
 
 _NO_CLASS = -(2**62)  # for cross_entropy, which would leave out -100
 
@@ -251,7 +252,9 @@ class Tokens:
 def classes(targets: Tensor) -> Tensor:
     """Return targets as int64: of 8 bits, 156 would equal -100. Raises ConfigError unless they are whole numbers."""
     if not isinstance(targets, torch.Tensor):
-        raise ConfigError(f"the targets must be a tensor of whole numbers, got {kind_of(targets)}: make one in collate")
+        raise ConfigError(
+            f"the targets must be a tensor of whole numbers, got {nested.kind_of(targets)}: make one in collate"
+        )
     if targets.dtype == torch.int64:
         return targets
     if targets.is_floating_point() or targets.is_complex():
