@@ -141,7 +141,7 @@ def test_a_network_without_a_layer_for_int8(original: Original, tmp_path: Path) 
 @needs_litert
 @of(Inverses)
 def test_an_operator_that_litert_does_not_take_is_named(original: Original, tmp_path: Path) -> None:
-    with pytest.raises(ExportError, match=r"LiteRT cannot take the network \(.*svd"):
+    with pytest.raises(ExportError, match=r"LiteRT cannot take the network \(.*svd[^/]*\)$"):
         tflite_of(original, tmp_path)
 
 

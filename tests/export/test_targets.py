@@ -342,6 +342,24 @@ def test_a_missing_package_is_a_sentence(name: str, package: str, monkeypatch: p
     assert TARGETS[name].missing() is None
 
 
+class Spectrum(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = torch.fft.rfft(x.flatten(1)).abs()
+        return found
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [("mnn", "MNN cannot take the network (it does not know the operators ONNX::DFT)"), ("torch", None)],
+)
+def test_an_operator_that_a_runtime_does_not_know_is_named(name: str, why: str | None) -> None:
+    if reason := TARGETS[name].missing():
+        pytest.skip(reason)
+    with Original.of(replace(candidate(), module=Spectrum()), None) as original:
+        (cell,) = compare_on([TARGETS[name]], [original])
+    assert cell.reason == why
+
+
 @pytest.mark.parametrize("name", ["mnn", "openvino", "onnxruntime"])
 @pytest.mark.parametrize("zeros", [0.0, 0.9])
 def test_a_runtime_says_what_the_network_says(name: str, zeros: float) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -23,6 +24,7 @@ from orchestrator.extras import install_command
 # The package's own command mnnconvert installs a package with pip and reports each conversion to a server of its
 # makers. The extension module behind it does neither.
 _CONVERT = "import sys, _tools; _tools.mnnconvert(['mnnconvert', *sys.argv[1:]])"
+_UNKNOWN = re.compile(r"These Op Not Support: (.*\S)")
 _SPARSE = ("--detectSparseSpeedUp",)
 # A message of MNN_compression.proto: version "0.0.0", one algorithm of type PRUNE, by SIMD_OC with oc_blocks = 4.
 _BLOCKS = bytes.fromhex("0a05302e302e30 120a 0801 1a06 0801 1a02 2004")
@@ -71,8 +73,10 @@ def _convert(source: Path, path: Path, options: Sequence[str]) -> None:
     asked = ["-f", "ONNX", "--modelFile", str(source), "--MNNModel", str(path), "--bizCode", "orchestrator", *options]
     done = subprocess.run([sys.executable, "-c", _CONVERT, *asked], capture_output=True, text=True)
     if not path.exists():
+        unknown = _UNKNOWN.search(done.stdout)
         lines = (done.stderr or done.stdout).strip().splitlines() or [f"exit code {done.returncode}"]
-        raise ExportError(f"MNN cannot take the network ({lines[-1][:200]})")
+        why = f"it does not know the operators {unknown[1]}" if unknown else lines[-1][:200]
+        raise ExportError(f"MNN cannot take the network ({why})")
 
 
 def _load(path: Path, original: Original, threads: int) -> Run:
