@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 from orchestrator.errors import ConfigError
 from orchestrator.lazy import lazy
 from orchestrator.modules import logits_of
+from orchestrator.nested import kind_of
 from orchestrator.objective import LOSS, Objective, is_fraction
 from orchestrator.task_metrics import Accuracy, MeanAbsoluteError, RootMeanSquaredError, TokenEntropy
 from orchestrator.user_code import called
@@ -57,7 +58,7 @@ class Task(Protocol):
 
     @property
     def objective(self) -> str:
-        """Name of the metric that decides; "loss" is the loss itself."""
+        """Return the name of the metric that decides; "loss" is the loss itself."""
 
     def loss(self, outputs: Any, targets: Any) -> Tensor:
         """Return the loss of a batch, summed over it: a scalar."""
@@ -249,6 +250,8 @@ class Tokens:
 
 def classes(targets: Tensor) -> Tensor:
     """Return targets as int64: of 8 bits, 156 would equal -100. Raises ConfigError unless they are whole numbers."""
+    if not isinstance(targets, torch.Tensor):
+        raise ConfigError(f"the targets must be a tensor of whole numbers, got {kind_of(targets)}: make one in collate")
     if targets.dtype == torch.int64:
         return targets
     if targets.is_floating_point() or targets.is_complex():

@@ -109,6 +109,18 @@ def test_make_installs_what_its_target_needs(target: str, wanted: list[str]) -> 
     assert shown.startswith('echo "== '), "it says what it is doing before it does it"
 
 
+def test_git_ignores_what_jobs_commands_and_examples_write_by_default() -> None:
+    sources = [*(PROJECT / "orchestrator").rglob("*.py"), *(PROJECT / "jobs").glob("*.py")]
+    code = "".join(source.read_text() for source in sources)
+    documents = [PROJECT / "README.md", PROJECT / "jobs" / "README.md", *(PROJECT / "orchestrator").rglob("README.md")]
+    shown = "".join(document.read_text() for document in documents)
+    places = {*re.findall(r'"\./([\w-]+)"', code), *re.findall(r"--(?:storage|report|out) \./([\w-]+)", code + shown)}
+    assert {"runs", "report", "deploy", "tensorboard"} <= places
+    asked = ["git", "check-ignore", *(f"{place}/" for place in sorted(places))]
+    ignored = subprocess.run(asked, cwd=PROJECT, capture_output=True, text=True).stdout.split()
+    assert {place.rstrip("/") for place in ignored} == places
+
+
 # The wheel in an environment of its own. Its packages are those of this environment, which takes no time to install.
 
 

@@ -17,6 +17,8 @@ from orchestrator.export.packed_file import load_packed
 from orchestrator.pruning import OneShot
 from orchestrator.record import MODEL, Record
 from orchestrator.runner import run
+from orchestrator.storage.ledger import Ledger
+from orchestrator.storage.opening import open_store
 from orchestrator.training.state import model_tensors
 
 TRUST = (tiny.EXPERIMENT.model, tiny.EXPERIMENT.data)
@@ -42,8 +44,10 @@ def test_a_round_is_a_module_with_its_weights(storage: tuple[str, list[Record]])
 
 def test_a_record_loads_its_own_network(storage: tuple[str, list[Record]], monkeypatch: pytest.MonkeyPatch) -> None:
     place, records = storage
+    monkeypatch.chdir(Path(place).parent)
+    read = Ledger(open_store(Path(place).name)).record(records[1].key)
     monkeypatch.chdir("/")
-    record = pickle.loads(pickle.dumps(records[1]))
+    record = pickle.loads(pickle.dumps(read))
     mine = model_tensors(record.load_module(trust=TRUST))
     named = model_tensors(orchestrator.load(place, record.key, trust=TRUST))
     assert mine.keys() == named.keys()

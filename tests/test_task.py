@@ -202,6 +202,10 @@ def fails(*_: Any) -> Any:
     raise RuntimeError("of the user")
 
 
+def computing(compute: Any) -> Still:
+    return type("Computing", (Still,), {"compute": compute})()
+
+
 def mean_from_three_samples_on(self: Own, outputs: Tensor, targets: Tensor) -> Tensor:
     squares = outputs.square()
     return squares.mean() if len(outputs) > 2 else squares.sum()
@@ -219,7 +223,21 @@ def with_task(name: str, value: Any) -> Experiment:
             "auc",
             r"objective must be one of its metrics\(\) or 'loss', got 'auc' and .* rmse, mae",
         ),
-        ("metrics", lambda self: {"rmse": Still()}, "metric 'rmse', computed after the last batch, failed: "),
+        (
+            "metrics",
+            lambda self: {"rmse": Still()},
+            r"metric 'rmse' must compute one number, got tensor\(\[0\., 0\.\]\)",
+        ),
+        (
+            "metrics",
+            lambda self: {"rmse": computing(lambda _: None)},
+            "metric 'rmse' must compute one number, got None",
+        ),
+        (
+            "metrics",
+            lambda self: {"rmse": computing(fails)},
+            "metric 'rmse', computed after the last batch, failed: RuntimeError: of the user",
+        ),
         ("metrics", fails, r"Changed.metrics\(\) failed: RuntimeError: of the user \(.*test_task.py:\d+\)"),
         ("loss", lambda self, outputs, targets: outputs - targets, "must return a floating-point scalar, .* of shape"),
         ("loss", lambda self, outputs, targets: 1.0, "must return a floating-point scalar, .* got float"),

@@ -57,8 +57,9 @@ class Amc(Selection):
     each are scored again after `finalist_epochs`, and the best of these is trained as the round. `take` names an agent
     of the search, as "Uniform", whose best finalist is trained instead: such experiments share all scores, and show how
     the score and the objective after retraining go together. `tune_rate`, `reconstruct` and `calibration`: see
-    `Scoring`. `Amc(agent=Ddpg(), tune_epochs=0, reconstruct="least_squares", evaluations=400)` is
-    the method of the paper.
+    `Scoring`. `Amc(agent=Ddpg(), tune_epochs=0, reconstruct="least_squares", evaluations=400)` searches
+    as the paper does. What is reconstructed serves the scores alone: the round starts from the weights that its
+    technique chooses, as every round does.
     """
 
     unit: SearchUnit = "macs"

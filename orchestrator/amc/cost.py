@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from orchestrator.errors import ConfigError
 from orchestrator.lazy import lazy
-from orchestrator.pruning.channels.graph import SIDES, ChannelGraph, Group, Kept, Member, Side
+from orchestrator.pruning.channels.graph import SIDES, ChannelGraph, Kept, Member, Side
 
 if TYPE_CHECKING:
     from orchestrator.pruning.channels import budget
@@ -184,8 +184,3 @@ def weight_cost(
         return WeightCost({name: uses[name] for name in sizes}, macs - sum(uses[name] * sizes[name] for name in sizes))
     fixed = parameters - sum(sizes.values()) if unit == "parameters" else 0
     return WeightCost(dict.fromkeys(sizes, 1), fixed)
-
-
-def group_name(graph: ChannelGraph, group: Group) -> str:
-    """Return the name of the first layer that gives the channels of `group`."""
-    return next(graph.writers(group))[0].layer

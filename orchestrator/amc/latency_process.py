@@ -33,29 +33,27 @@ def measure_here(shapes: Sequence[LayerShape], threads: int, files: Sequence[str
     with extra("onnx", "latency tables", ExportError):
         import onnxruntime
     reference, empty = _runner(REFERENCE, threads), _runner(None, threads)
-    overhead, pace = _medians(empty, reference)
-    found, paces = [], [pace]
+    found, paces = [], []
     runners = chain((partial(_runner, shape) for shape in shapes), (partial(_runner_of_file, file) for file in files))
     for runner in runners:
-        taken, pace = _medians(runner(threads), reference)
-        found.append((taken - overhead * pace / paces[0]) / pace)
+        taken, pace, overhead = _medians(runner(threads), reference, empty)
+        found.append((taken - overhead) / pace)
         paces.append(pace)
     typical = median(paces)
     return [max(ratio * typical, SHORTEST) for ratio in found], f"onnxruntime {onnxruntime.__version__}"
 
 
-def _medians(run: Callable[[], object], reference: Callable[[], object]) -> tuple[float, float]:
-    """Return the median seconds of `run` and of `reference`, which take turns."""
-    for _ in range(WARM_UP):
-        run(), reference()
-    taken: list[float] = []
-    paces: list[float] = []
-    while len(taken) < FEWEST_RUNS or (len(taken) < RUNS and sum(taken) < SECONDS):
-        for times, called in ((paces, reference), (taken, run)):
+def _medians(*calls: Callable[[], object]) -> list[float]:
+    """Return the median seconds of each call; they take turns, so that a busy moment meets all of them."""
+    for call in calls * WARM_UP:
+        call()
+    taken: list[list[float]] = [[] for _ in calls]
+    while len(taken[0]) < FEWEST_RUNS or (len(taken[0]) < RUNS and sum(taken[0]) < SECONDS):
+        for call, times in zip(calls, taken, strict=True):
             begin = time.perf_counter()
-            called()
+            call()
             times.append(time.perf_counter() - begin)
-    return median(taken), median(paces)
+    return [median(times) for times in taken]
 
 
 def _runner(shape: LayerShape | None, threads: int) -> Callable[[], object]:

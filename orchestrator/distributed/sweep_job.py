@@ -89,7 +89,7 @@ def show(result: SweepResult, flags: Flags) -> int:
     console.print(
         f"epochs trained / epochs asked: {trained} / {asked}"
         + (f" = {trained / asked:.2f}" if asked else "")
-        + f"; {len({record.key for record in records})} rounds stand for {len(records)}; "
+        + f"; {len(records)} rounds, {len({record.key for record in records})} of them distinct; "
         f"this run took {duration(result.seconds)}",
         highlight=False,
     )

@@ -13,7 +13,7 @@ from orchestrator.errors import ConfigError, DamagedError, DataError
 from orchestrator.export.example import ExampleInputs
 from orchestrator.export.measure import DataSource
 from orchestrator.export.originals import Candidate
-from orchestrator.export.recorded_code import named_code, setting
+from orchestrator.export.recorded_code import named_code, named_in_script, setting
 from orchestrator.models.build import build_model
 from orchestrator.ofa.subnet import is_elastic
 from orchestrator.pruning.channels.shrink import shrink
@@ -74,7 +74,7 @@ def check_code(records: Iterable[Record], trusted: Iterable[str] = (), *, in_pyt
             name: f"a {'class' if name == 'task' else 'function'} for its {name}, {spec!r}"
             for name, spec in named_code(record).items()
         }
-        of_script = [what for name, what in named.items() if named_code(record)[name].startswith("__main__:")]
+        of_script = [named[name] for name in named_in_script(record)]
         if of_script and not in_python:
             raise ConfigError(
                 f"round {record.key[:12]} was trained by a script or notebook and names {', and '.join(of_script)}, "
@@ -139,6 +139,8 @@ def structure(record: Record) -> str:
     selection = setting(record, "selection")
     if pattern := (selection.get("pattern") or {}).get("type"):
         return _PATTERNS.get(pattern, "pattern")
+    if selection["type"] == "Amc":
+        return "unstructured" if selection.get("mode") == "weights" else "channels"
     return _STRUCTURES.get(selection["type"], "pruned")
 
 

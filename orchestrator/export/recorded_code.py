@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from orchestrator.errors import DamagedError
+from orchestrator.errors import DamagedError, OrchestratorError
 from orchestrator.export.recorded_task import class_of_task
 from orchestrator.models.spec import names_known_code
 from orchestrator.record import Record
@@ -19,6 +19,18 @@ def named_code(record: Record) -> dict[str, str]:
             found[name] = spec
     own = class_of_task(setting(record, "task"))
     return found if own is None else {**found, "task": own}
+
+
+def named_in_script(record: Record) -> dict[str, str]:
+    """Return those of `named_code` that are of the script or notebook which trained the round: no command has them.
+
+    A record that does not name its model or data has none.
+    """
+    try:
+        named = named_code(record)
+    except OrchestratorError:
+        return {}
+    return {name: spec for name, spec in named.items() if spec.startswith("__main__:")}
 
 
 def setting(record: Record, name: str) -> Any:

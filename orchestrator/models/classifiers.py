@@ -13,6 +13,7 @@ from orchestrator.extras import extra
 from orchestrator.randomness import one_thread, own_randomness, seed_all
 from orchestrator.train_state import Tensors
 from orchestrator.user_code import one_line
+from orchestrator.validate import flag
 
 _TWO_OUTPUTS = ("googlenet", "inception_v3")  # of torchvision, with two outputs in training
 _AUXILIARY = ("aux1.", "aux2.", "AuxLogits.")  # the tensors of their second outputs
@@ -34,7 +35,7 @@ def torchvision_model(
         raise ConfigError(f"torchvision has no classifier {name!r}: {_hint(name, names, ', '.join(names))}")
     if input_shape[0] != 3:
         raise ConfigError(f"torchvision's models take 3 channels, got images with {input_shape[0]}: write a function")
-    _check_pretrained(pretrained)
+    flag("pretrained", pretrained)
     if name in _TWO_OUTPUTS:
         if options.get("aux_logits"):
             raise ConfigError(f"{name} must have aux_logits False: two classifiers cannot be trained by one loss")
@@ -61,7 +62,7 @@ def timm_model(
         import timm
     if not timm.is_model(name):
         raise ConfigError(f"timm has no model {name!r}: {_hint(name, timm.list_models(), 'in timm.list_models()')}")
-    _check_pretrained(pretrained)
+    flag("pretrained", pretrained)
     if files := sorted(options.keys() & set(_TIMM_FILES)):
         raise ConfigError(
             f"the options of timm's {name} must not hold {', '.join(files)}: use pretrained or start_from"
@@ -122,11 +123,6 @@ def _published_timm(name: str, channels: int, options: dict[str, Any]) -> nn.Mod
         raise ConfigError(f"timm has no published weights for {name!r}: leave pretrained out, or give start_from")
     module: nn.Module = timm.create_model(name, pretrained=True, in_chans=channels, **options)
     return module
-
-
-def _check_pretrained(value: object) -> None:
-    if not isinstance(value, bool):
-        raise ConfigError(f"pretrained must be True or False, got {value!r}")
 
 
 def _hint(name: str, names: Sequence[str], all_of_them: str) -> str:

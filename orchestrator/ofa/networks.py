@@ -175,7 +175,7 @@ class StagedNetwork(nn.Module):
             self.get_submodule(owner).add_module(own, module)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(n, channels, H, W) to logits (n, num_classes)."""
+        """Return the logits (n, num_classes) of images (n, channels, H, W)."""
         x = self.stem(resized(x, self.resolution))
         for stage in self.stages:
             x = stage(x)

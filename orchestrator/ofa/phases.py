@@ -95,11 +95,6 @@ class Phases:
     def epochs(self) -> int:
         return sum(phase.epochs for phase in self.phases)
 
-    @property
-    def subnet_epochs(self) -> int:
-        """Return the cost of all phases: epochs, each counted once for every sub-network of a step."""
-        return sum(phase.epochs * phase.subnets for phase in self.phases)
-
     def schedule(self, number: int, batch_size: int) -> OfLength:
         """Return the schedule of the phase `number`, counted from 0, for batches of this size."""
         phase = self.phases[number]

@@ -244,7 +244,8 @@ def _paired_by_seed(first: dict[int, Record], second: dict[int, Record]) -> dict
 
 def _comparable(record: Record) -> list[Any]:
     """Return what must be equal for the densities and the values of two records to be comparable."""
-    counted = (record.channels or {}).get("unit", "weights")  # a density counts MACs, parameters or weights
+    removed = (record.channels or {}).get("unit", "weights")  # a density counts MACs, parameters or weights
+    counted = options_of(record, "selection").get("unit", removed)  # a search for ratios may count others: latency
     settings = [record.settings.get(name) for name in ("model", "model_options", "model_identity", "task")]
     return [*settings, counted, record.objective]
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from orchestrator.data.builtin import BUILTIN
 from orchestrator.errors import ConfigError, OrchestratorError
 from orchestrator.export.proof import Artifact, ExportedNetworks, Facts, Skipped
-from orchestrator.export.recorded_code import named_code
+from orchestrator.export.recorded_code import named_code, named_in_script
 from orchestrator.formatting import distinct_names, milliseconds, plain, size
 from orchestrator.lookup import signature_of, takes
 from orchestrator.record import Record
@@ -212,14 +212,23 @@ def same_model_and_data(records: Iterable[Record], exported: Iterable[Record]) -
 
 
 def export_command(comparison: Comparison, storage: str | None) -> str:
-    """Return the command that exports the recommended round; "" if none is recommended."""
+    """Return the command that exports the recommended round; "" if none is recommended or no command can."""
     if not comparison.recommended_records:
         return ""
     record = comparison.recommended_records[0]
+    if named_in_script(record):
+        return ""
     words = ["orchestrator", "export", storage or "STORAGE", "--round", record.key[:12], "--out", "./deploy"]
     with contextlib.suppress(OrchestratorError):  # a record that does not name its model cannot be exported at all
         words += [word for spec in named_code(record).values() for word in ("--trust", spec)]
     return shlex.join(words)
+
+
+def load_call(comparison: Comparison, storage: str | None) -> str:
+    """Return the call that loads the recommended round if it names functions of a script or notebook; else ""."""
+    if not (comparison.recommended_records and named_in_script(record := comparison.recommended_records[0])):
+        return ""
+    return f"load({storage or 'STORAGE'!r}, {record.key[:12]!r}, trust={list(named_code(record).values())})"
 
 
 def may_need_data(comparison: Comparison) -> bool:

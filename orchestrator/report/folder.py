@@ -19,7 +19,7 @@ from orchestrator.files import check_writable
 from orchestrator.formatting import no_rounds
 from orchestrator.record import Record
 from orchestrator.report.comparison import Comparison, comparisons
-from orchestrator.report.exported import ExportedSection, export_command, exported_pictures, may_need_data
+from orchestrator.report.exported import ExportedSection, export_command, exported_pictures, load_call, may_need_data
 from orchestrator.report.families import families_section
 from orchestrator.report.int8_rounds import int8_section
 from orchestrator.report.page import Chapter, Section, check_page_packages, save_page
@@ -174,7 +174,8 @@ def _write_files(
             pictures += [picture for each in sections for picture in each.pictures]
             drawings = _drawings(pictures, f"t{comparison.number}-")
             command, needs_data = export_command(comparison, storage), may_need_data(comparison)
-            chapters.append(Chapter(comparison, references, drawings, sections, command, needs_data))
+            call = load_call(comparison, storage)
+            chapters.append(Chapter(comparison, references, drawings, sections, command, needs_data, call))
             for picture in pictures:
                 yield picture.save(folder / f"{picture.name}{chapters[-1].end}.png")
     yield save_page(chapters, records, failures, folder / "report.html", section)

@@ -74,7 +74,8 @@ class Chapter:
 
     `references` has published results by experiment, `drawings` all pictures as SVG elements by name. `sections` stand
     after the others. `command` exports the recommended round; "" if none is recommended. `may_need_data` says that the
-    command may need the folder of the data.
+    command may need the folder of the data. `load_call` stands in place of a command that cannot import the round's
+    functions, which are of a script or notebook.
     """
 
     comparison: Comparison
@@ -83,6 +84,7 @@ class Chapter:
     sections: Sequence[Section] = ()
     command: str = ""
     may_need_data: bool = False
+    load_call: str = ""
 
     @property
     def end(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -10,8 +11,9 @@ from statistics import mean
 from orchestrator.amc.agents import Random, Uniform
 from orchestrator.record import Record
 from orchestrator.report.comparison import CONFIDENCE, MIN_PAIRS, Difference, bootstrap_intervals
-from orchestrator.report.summary import Quantity
+from orchestrator.report.summary import Quantity, options_of
 
+WHO = ("agent", "take")  # fields of a selection that say which agent found the network
 RIVALS = (Uniform.__name__, Random.__name__)
 ORDER = RIVALS[::-1]  # the rival that costs as much as the agent comes first
 Networks = Iterable[Mapping[str, Record]]  # the retrained round of each agent, for every group of comparable ones
@@ -23,6 +25,8 @@ class SearchVerdict:
 
     agent: str
     density: float
+    unit: str
+    mode: str
     differences: tuple[Difference, ...]
 
     def worth(self, quantity: Quantity) -> bool:
@@ -43,24 +47,31 @@ class SearchVerdict:
         missing = [rival for rival in ORDER if rival not in {each.second for each in self.differences}]
         parts += [f'no retrained network of {rival}, which Amc(take="{rival}") gives' for rival in missing]
         verdict = "worth its cost" if self.worth(quantity) else "not shown to be worth its cost"
-        return f"{self.agent} at density {self.density:g}: {', '.join(parts)}: {verdict}."
+        what = f"{self.agent} for {self.mode} at density {self.density:g} of the {self.unit}"
+        return f"{what}: {', '.join(parts)}: {verdict}."
 
 
 def verdicts(groups: Networks) -> list[SearchVerdict]:
-    """Return a verdict for each agent and density. A group has networks cut from one dense network, trained alike."""
-    pairs: dict[tuple[str, float], dict[str, list[tuple[int, float]]]] = defaultdict(lambda: defaultdict(list))
+    """Return a verdict for each agent, density and settings of its search.
+
+    A group has networks cut from one dense network, trained alike.
+    """
+    pairs: dict[tuple[str, float, str], dict[str, list[tuple[int, float]]]] = defaultdict(lambda: defaultdict(list))
     for networks in groups:
         for agent in networks.keys() - set(RIVALS):
             own = networks[agent]
-            found = pairs[agent, own.density]
+            settings = {name: value for name, value in options_of(own, "selection").items() if name not in WHO}
+            found = pairs[agent, own.density, json.dumps(settings, sort_keys=True)]
             for rival in networks.keys() & set(RIVALS):
                 found[rival].append((own.seed, own.test - networks[rival].test))
-    return [
-        SearchVerdict(
-            agent, density, tuple(_difference(agent, rival, density, found[rival]) for rival in ORDER if rival in found)
+    result = []
+    for (agent, density, text), found in sorted(pairs.items()):
+        differences = tuple(_difference(agent, rival, density, found[rival]) for rival in ORDER if rival in found)
+        settings = json.loads(text)
+        result.append(
+            SearchVerdict(agent, density, settings.get("unit", "budget"), settings.get("mode", "networks"), differences)
         )
-        for (agent, density), found in sorted(pairs.items())
-    ]
+    return result
 
 
 def verdict_paragraphs(found: Iterable[SearchVerdict], quantity: Quantity, typical: float) -> list[str]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import mean, median
@@ -22,13 +22,12 @@ from orchestrator.report.comparison import Comparison
 from orchestrator.report.page import Section
 from orchestrator.report.pictures.style import GREY, GRID, LINES, MARKERS, SMALL, Picture, handle, new_figure
 from orchestrator.report.published import find_published_searches
-from orchestrator.report.search_verdict import RIVALS, verdict_paragraphs, verdicts
+from orchestrator.report.search_verdict import RIVALS, WHO, verdict_paragraphs, verdicts
 from orchestrator.report.summary import options_of
 from orchestrator.report.tables import TextTable
 
 MIN_NETWORKS = 3  # of a rank correlation
 MAX_LAYERS = 60  # that have a name beside their line, in a picture
-WHO = ("agent", "take")
 CHOICE = (*WHO, "evaluations", "generation", "finalists")  # fields that decide what is scored, not how
 
 
@@ -133,9 +132,12 @@ def search_section(comparison: Comparison) -> list[Section]:
     if not found:
         return []
     quantity = comparison.quantity
+    rounds = {(each.record.experiment, each.record.round) for each in found}
+    several = {name for name, count in Counter(name for name, _ in rounds).items() if count > 1}
     by_experiment: dict[str, list[Searched]] = defaultdict(list)
     for each in found:
-        by_experiment[each.record.experiment].append(each)
+        name, number = each.record.experiment, each.record.round
+        by_experiment[f"{name}, round {number}" if name in several else name].append(each)
     columns = (
         "experiment", "search", "evaluations", "network of", *(f"{who}: {what}" for what in ("best score", "after more "
         "training") for who in ("agent", *RIVALS)), "networks scored", "epochs", "time", "correlation of the first and "
@@ -146,7 +148,9 @@ def search_section(comparison: Comparison) -> list[Section]:
     table = TextTable("Searches, medians over the seeds", columns, lines)
     ratios = [RatioLine(name, _median_ratios(own)) for name, own in by_experiment.items()]
     drawn = [own[0].proof.found_by for own in by_experiment.values()]
-    pictures = (ratios_picture(ratios), scores_picture(_curves(found, drawn), quantity.objective, quantity.name))
+    smallest = min(each.record.density for each in found)
+    curves = _curves([each for each in found if each.record.density == smallest], drawn)
+    pictures = (ratios_picture(ratios), scores_picture(curves, quantity.objective, quantity.name))
     typical = median(each.record.test for each in every)
     verdict = verdict_paragraphs(verdicts(_by_agent(every)), quantity, typical)
     return [Section("searches", "Searches", [*_paragraphs(found), *verdict], (table,), pictures)]
@@ -197,7 +201,7 @@ def ratios_picture(lines: Sequence[RatioLine]) -> Picture:
         for n in range(len(lines))
     ]
     legend = [(handle(**style), shorten(line.experiment, 40)) for line, style in zip(lines, styles, strict=True)]
-    title, subtitle = "What each layer keeps", "fraction of its channels or weights, medians over the seeds"
+    title, subtitle = "What each layer keeps", "fraction of what the round before left it, medians over the seeds"
     figure, (axes,) = new_figure(title, subtitle, heights=(max(1.5, 0.2 * len(layers)),), left=1.9, legend=legend)
     titles = {}
     for n, (line, style) in enumerate(zip(lines, styles, strict=True)):
@@ -227,7 +231,8 @@ def scores_picture(curves: Sequence[AgentCurve], objective: Objective, name: str
         for n in (curve.place for curve in curves)
     ]
     legend = [(handle(**style), curve.agent) for curve, style in zip(curves, styles, strict=True)]
-    title, subtitle = "The best score so far", "on validation data, medians over the searches; a mark ends a generation"
+    title = "The best score so far"
+    subtitle = "on validation data, at the smallest density, medians over the searches; a mark ends a generation"
     figure, (axes,) = new_figure(title, subtitle, legend=legend)
     titles = {}
     longest = max(len(curve.best) for curve in curves)

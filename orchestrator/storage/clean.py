@@ -113,6 +113,11 @@ class _Contents:
     alive: dict[str, str]
 
     @cached_property
+    def folders(self) -> frozenset[str]:
+        """Return the folders that hold a file."""
+        return frozenset(path.rpartition("/")[0] for path in self.paths)
+
+    @cached_property
     def claimed(self) -> frozenset[str]:
         """Return the keys of the rounds for which living owners have claimed any work."""
         return frozenset(split_key(key)[0] for key in self.alive)
@@ -127,7 +132,7 @@ class _Contents:
 
     def is_done(self, key: str) -> bool:
         """Return whether the answer to the work with this key, or any of the parts that it claims, is in storage."""
-        return answer_file(key) in self.paths or any(path.startswith(parts_folder(key)) for path in self.paths)
+        return answer_file(key) in self.paths or parts_folder(key) in self.folders
 
 
 def _without_use(files: Sequence[File], contents: _Contents, records: Mapping[str, Record]) -> Iterator[Leftover]:

@@ -13,7 +13,7 @@ from torch import nn
 
 from orchestrator.amc.recalibrate import recalibrated
 from orchestrator.data.batches import Batches, Split
-from orchestrator.errors import DataError
+from orchestrator.errors import ConfigError, DataError
 from orchestrator.modules import model_call
 from orchestrator.objective import LOSS
 from orchestrator.ofa.front_search import CALIBRATION
@@ -101,4 +101,8 @@ def value_of(name: str, metric: Metric) -> float:
         if collectives.world_size() > 1:
             return collectives.value_of(metric)  # whose failure may be that of another worker
         with called(f"metric {name!r}, computed after the last batch,", metric.compute):
-            return float(metric.compute())
+            value: object = metric.compute()
+        try:
+            return float(value)  # type: ignore[arg-type]
+        except (TypeError, ValueError, RuntimeError):
+            raise ConfigError(f"metric {name!r} must compute one number, got {value!r:.100}") from None

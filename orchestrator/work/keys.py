@@ -47,4 +47,4 @@ def answer_file(key: str) -> str:
 def parts_folder(claim: str) -> str:
     """Return the folder of the answers to all works that share this claim, if they are parts."""
     round_key, name, _ = split_key(claim)
-    return f"{name}/{round_key}/"
+    return f"{name}/{round_key}"

@@ -76,7 +76,7 @@ def test_regret_on_a_network_whose_candidates_all_have_a_score(tmp_path):
         assert 0 <= max(allowed.values()) - statistics.mean(found) < uniform / 2
 
 
-@pytest.mark.parametrize("agent", ["cem", "evolution", "ddpg"])
+@pytest.mark.parametrize("agent", ["cem", "evolution", "sensitivity", "ddpg"])
 def test_with_shuffled_scores_no_agent_beats_random(agent):
     """Within three standard errors of the difference, over the same shuffles."""
     learning = Ddpg(hidden=8, batch=8, warm_up=8) if agent == "ddpg" else AGENTS[agent]

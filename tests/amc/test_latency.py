@@ -194,14 +194,14 @@ def test_a_measured_table_has_the_sides_that_can_lose_channels_and_larger_layers
 
 
 def test_a_machine_that_becomes_slow_half_way_changes_no_time(monkeypatch):
-    """Four equal layers; the clock runs three times as fast from the third on."""
+    """Four equal layers; the clock runs three times as fast from the fourth on."""
     pytest.importorskip("onnxruntime")
     clock, made, pace = [0.0], [], [1.0]
     took = {None: 1e-4, REFERENCE: 2e-3}
 
     def runner(shape, threads):
         made.append(shape)
-        pace[0] = 1.0 if len(made) <= 4 else 3.0  # the reference, the empty network, two layers
+        pace[0] = 1.0 if len(made) <= 5 else 3.0  # the reference, the empty network, three layers
         return lambda: clock.__setitem__(0, clock[0] + pace[0] * took.get(shape, 1e-3))
 
     monkeypatch.setattr(latency_process, "_runner", runner)

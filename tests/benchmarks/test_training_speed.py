@@ -238,6 +238,24 @@ def test_whole_digits_job_and_the_gap_between_rounds(tmp_path, workers, limit):
     assert job / alone < limit
 
 
+def test_digits_job_on_one_worker(tmp_path):
+    """The job's rounds on one worker of one CPU against the same training on one thread, three times in turn."""
+    usual = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "2"}  # as users run it
+    ours, plain = [], []
+    for turn in range(3):
+        storage = str(tmp_path / f"runs{turn}")
+        code, output = job_runs.run(
+            tmp_path / "log", "--storage", storage, "--workers", "1", script=DIGITS_JOB, env=usual, seconds=400
+        )
+        assert code == 0, output
+        ours += seconds_between(Ledger(open_store(storage)).records())
+        plain += plain_digits(30, 5, 1)
+    ratio = statistics.median(ours) / statistics.median(plain)
+    print(f"\ndigits job on one worker / plain PyTorch on one thread: {ratio:.3f} (target 1.05)")
+    print(f"a round: {_middle_and_best(ours)}; plain: {_middle_and_best(plain)}")
+    assert ratio < 1.15
+
+
 def seconds_between(records: list[Record]) -> list[float]:
     """Return the time from the end of each round to the end of the next."""
     ends = [datetime.datetime.fromisoformat(record.finished_at) for record in records]

@@ -183,7 +183,7 @@ def test_the_comparison_on_digits_stopped_and_started_again(tmp_path, monkeypatc
     after = {record.key: record for record in ledger.records()}
     assert before.items() <= after.items(), "finished rounds are not trained again"
     # Two epochs of dense training for all; two rounds of 2, 2, 1, 2, 1 and 2 epochs, and two paths of one round of 2.
-    assert "epochs trained / epochs asked: 26 / 40 = 0.65; 15 rounds stand for 22" in output
+    assert "epochs trained / epochs asked: 26 / 40 = 0.65; 22 rounds, 15 of them distinct" in output
     single = [
         run(experiment, str(tmp_path / experiment.name)) for one in experiments for experiment in one.replicates()
     ]

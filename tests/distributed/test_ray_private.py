@@ -2,8 +2,11 @@
 
 import inspect
 
+import pytest
 import ray
+import ray.train
 from ray.train.torch import TorchTrainer
+from ray.train.v2._internal.execution.scaling_policy import create_scaling_policy
 
 from orchestrator.distributed import ray_private
 
@@ -50,3 +53,29 @@ def test_two_default_callbacks_are_left_out():
     assert sorted(set(all_of_them) - set(ours), key=str) == sorted(
         [ray_private.DatasetsCallback, ray_private.PlacementGroupCleanerCallback], key=str
     )
+
+
+def test_a_fixed_group_asks_no_autoscaler():
+    group = ray_private.FixedGroup(ray.train.ScalingConfig(num_workers=2))
+    group.after_controller_start(None)
+    assert group.make_decision_for_non_running_worker_group().num_workers == 2
+    group.make_decision_for_running_worker_group(None, None)
+    group.before_controller_abort()
+
+
+@pytest.mark.parametrize(
+    ("workers", "grows", "fixed"), [(2, False, True), (2, True, False), ((1, 2), False, False), ((1, 2), True, False)]
+)
+def test_only_a_group_of_one_size_where_the_cluster_never_grows_is_fixed(monkeypatch, workers, grows, fixed):
+    chosen = []
+    monkeypatch.setattr(
+        TorchTrainer,
+        "_initialize_and_run_controller",
+        lambda self, **settings: chosen.append(settings["scaling_policy"]),
+    )
+    scaling = ray.train.ScalingConfig(num_workers=workers)
+    trainer = ray_private.QuietTorchTrainer(lambda: None, grows=grows, scaling_config=scaling)
+    policy = create_scaling_policy(scaling)
+    trainer._initialize_and_run_controller(scaling_policy=policy)
+    assert (type(chosen[0]) is ray_private.FixedGroup) is fixed
+    assert fixed or chosen[0] is policy

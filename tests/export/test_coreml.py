@@ -197,7 +197,7 @@ def test_a_file_that_cannot_run_here_is_there_without_figures(tmp_path, monkeypa
     assert file.not_run == REASON
     assert artifact_line(file, tmp_path).endswith(f", not run here: {REASON}")
     page = save(path_of("fine-tuning", 0, 2, epochs=2), tmp_path, exported=found)
-    assert f'<td colspan="8">not run here: {REASON}</td><td>{file.sha256[:12]}</td>' in page
+    assert f'<td colspan="7">not run here: {REASON}</td><td>{file.sha256[:12]}</td>' in page
     dense = f"takes {size(file.download_bytes)} in this format"
     assert f"smallest download: n.mlpackage.zip, not run here. The dense network {dense}." in page
     assert ("fastest: n.safetensors" in page) == ("packed" in formats)

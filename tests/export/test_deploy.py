@@ -16,6 +16,7 @@ import torch
 from export import networks
 from report.synthetic import path_of
 
+from orchestrator import Amc
 from orchestrator.__main__ import main
 from orchestrator.errors import ConfigError, DamagedError, DataError, ExportError
 from orchestrator.export import ExampleInputs, load_packed, save_packed
@@ -37,7 +38,7 @@ from orchestrator.export.packed_file import read_network
 from orchestrator.export.proof import ExportedNetworks
 from orchestrator.export.runtimes import not_run
 from orchestrator.field_json import as_json
-from orchestrator.pruning import Channels, Filters, Geometric, Global, Layerwise, NofM, OneShot
+from orchestrator.pruning import AtMost, Channels, Filters, Geometric, Global, Layerwise, NofM, OneShot
 from orchestrator.report.exported import recommended_rounds
 from orchestrator.runner import run
 from orchestrator.schedules import StepDecay
@@ -247,6 +248,9 @@ def test_masks_and_channels_are_each_recommended():
         (NofM(), "n-of-m"),
         (Filters(), "filters"),
         (Channels(), "channels"),
+        (Amc(), "channels"),
+        (Amc(mode="weights"), "unstructured"),
+        (Amc(mode="weights", pattern=AtMost(2)), "n-of-m"),
     ],
 )
 def test_a_network_is_named_after_what_was_removed(ledger, selection, name):

@@ -189,6 +189,7 @@ def test_the_page_shows_classes_where_the_answer_ends_in_them(
         ([[1, 1, 1, 0, 0, 0, 1, 1]], 1),
         ([[1, 1, 1, 1, 1, 1, 1, 0]], 2),
         ([[1, 1, 0.001, 0, 0, 0, 0, 0]], 0),  # int8 rounds the third to zero
+        ([[0, 0, 0, 0, 0, 0, 0, 0], [1, 1, 1, 0, 0, 0, 0, 0]], 1),  # an output without weights misses nothing
     ],
 )
 def test_groups_of_four_inputs_with_more_than_two_weights(kept: list[list[float]], groups: int) -> None:

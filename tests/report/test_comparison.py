@@ -6,7 +6,7 @@ import random
 import statistics
 
 import pytest
-from report.synthetic import THREE, digest, path_of, paths, with_test_accuracy
+from report.synthetic import THREE, digest, path_of, paths, record, with_test_accuracy
 
 from orchestrator.report.comparison import MAX_SHOWN, bootstrap_intervals, comparisons, paired_differences
 
@@ -88,6 +88,14 @@ def test_rounds_that_are_shared_or_of_another_network_are_no_pair():
     assert paired_differences(paths(THREE[:2], rounds=0), THREE[:2]) == []
     records = path_of(THREE[0], 0, 2) + path_of(THREE[1], 0, 2, model="resnet56")
     assert paired_differences(records, THREE[:2]) == []
+
+
+def test_densities_that_count_different_things_are_no_pair():
+    fewer = {"channels": {"unit": "macs"}}
+    one = record(1, experiment="a", settings={"selection": {"type": "Channels", "unit": "macs"}}, **fewer)
+    for unit, pairs in (("macs", 1), ("latency", 0), ("weights", 0)):
+        other = record(1, experiment="b", settings={"selection": {"type": "Amc", "unit": unit}}, **fewer)
+        assert len(paired_differences([one, other], ["a", "b"])) == pairs
 
 
 def test_every_two_are_compared_at_each_density():

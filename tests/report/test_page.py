@@ -1,6 +1,7 @@
 """The page: whole in itself, the same each time, no name in it more than text; as a file and in a real browser."""
 
 import dataclasses
+import html
 import html.parser
 import json
 import re
@@ -190,6 +191,17 @@ def test_the_command_trusts_code_of_the_users_own(tmp_path):
         each.settings.update(model="my_models:network", task={"type": "my_tasks.Ranking"})
     text = save(records, tmp_path, storage="runs")
     assert "--out ./deploy --trust my_models:network --trust my_tasks:Ranking</code>" in text
+
+
+def test_a_round_of_a_notebook_has_the_call_that_loads_it_in_place_of_a_command(tmp_path):
+    records = path_of("fine-tuning", 0, 1, epochs=1)
+    for each in records:
+        each.settings.update(model="__main__:network", data="my_data:images")
+    text = html.unescape(save(records, tmp_path, storage="/my/runs"))
+    (comparison,) = comparisons(records)
+    key = comparison.recommended_records[0].key[:12]
+    assert f"<code>load('/my/runs', '{key}', trust=['__main__:network', 'my_data:images'])</code>" in text
+    assert "orchestrator export" not in text
 
 
 @pytest.mark.parametrize(("change", "warns"), [(-0.0049, False), (-0.0051, True), (0.01, False)])

@@ -13,9 +13,17 @@ from orchestrator import report
 from orchestrator.record import MODEL, Blob, Record
 from orchestrator.report.comparison import comparisons
 from orchestrator.report.pictures import drawing_style
+from orchestrator.report.search_verdict import verdicts
 from orchestrator.report.searches import published_section, retraining_correlation, search_section, searched
 
-SELECTION = {"type": "Amc", "unit": "macs", "tune_epochs": 1, "agent": {"type": "Cem"}, "take": "Cem"}
+SELECTION = {
+    "type": "Amc",
+    "unit": "macs",
+    "mode": "channels",
+    "tune_epochs": 1,
+    "agent": {"type": "Cem"},
+    "take": "Cem",
+}
 
 
 def result(score: float, evaluations: int = 8) -> dict[str, Any]:
@@ -122,7 +130,8 @@ def verdict_of(tests: dict[str, float], seeds: int) -> list[str]:
 def test_a_search_is_worth_its_cost_if_it_is_clearly_better_than_both_rivals():
     first, rule = verdict_of({"Cem": 0.9, "Random": 0.88, "Uniform": 0.89, "Ddpg": 0.885}, seeds=6)
     assert (
-        "Cem at density 0.5: minus Random +2.00 (+2.00..+2.00, 6 seeds), minus Uniform +1.00 (+1.00..+1.00, 6 seeds): "
+        "Cem for channels at density 0.5 of the macs: minus Random +2.00 (+2.00..+2.00, 6 seeds), "
+        "minus Uniform +1.00 (+1.00..+1.00, 6 seeds): "
         "worth its cost." in first
     )
     assert "minus Random +0.50 (+0.50..+0.50, 6 seeds), minus Uniform -0.50 (-0.50..-0.50, 6 seeds): not shown" in first
@@ -130,7 +139,7 @@ def test_a_search_is_worth_its_cost_if_it_is_clearly_better_than_both_rivals():
 
 
 def test_few_seeds_or_a_missing_rival_show_nothing():
-    assert "Cem at density 0.5: minus Random +2.00 (+2.00..+2.00, 5 seeds)" in verdict_of(
+    assert "Cem for channels at density 0.5 of the macs: minus Random +2.00 (+2.00..+2.00, 5 seeds)" in verdict_of(
         {"Cem": 0.9, "Random": 0.88, "Uniform": 0.88}, seeds=5
     )[0]  # fmt: skip
     few = {"Cem": 0.9, "Random": 0.88, "Uniform": 0.88}, {"Cem": 0.9, "Random": 0.88}, {"Cem": 0.9}
@@ -147,6 +156,20 @@ def test_only_networks_of_one_dense_network_and_one_way_to_score_are_compared():
     for changed in (other, dataclasses.replace(rival[1], parent="dense-9")):
         (section,) = section_of([*own, rival[0], changed])
         assert "minus Random" not in " ".join(section.paragraphs)
+
+
+def test_searches_for_another_budget_have_a_verdict_of_their_own():
+    own, rival = round_of("cem", 0.9, 0.93), round_of("random", 0.8, 0.9, found_by="Random")
+    weights = {"unit": "weights", "mode": "weights"}
+    others = [
+        dataclasses.replace(each, settings={**each.settings, "selection": {**SELECTION, **weights}})
+        for each in (own, rival)
+    ]
+    groups = [{"Cem": own, "Random": rival}, {"Cem": others[0], "Random": others[1]}]
+    assert [(each.unit, each.mode, len(each.differences)) for each in verdicts(groups)] == [
+        ("macs", "channels", 1),
+        ("weights", "weights", 1),
+    ]
 
 
 def test_an_agent_has_one_colour_in_both_pictures():
@@ -200,6 +223,23 @@ def test_the_ratios_are_drawn_by_layer_and_the_scores_by_generation():
         "scores-1": ["Uniform, after 1 evaluations: 60.00 %"],
         "scores-2": ["Random, after 3 evaluations: 70.00 %", "Random, after 5 evaluations: 70.00 %"],
     }
+
+
+def test_rounds_of_one_path_are_not_mixed():
+    """As the paper's stages: each round was searched for at a density of its own."""
+    first = round_of("cem", 0.9, 0.93)
+    scores = {"Cem": [[0.3]], "Uniform": [[0.2]], "Random": [[0.1]]}
+    later = proof(0.7, ratios={"conv1": 0.5}, scores=scores)
+    second = dataclasses.replace(first, key="second", round=2, density=0.25, parent=first.key, search=later)
+    (section,) = section_of([dense("cem"), first, second])
+    (table,) = section.tables
+    assert [line[0] for line in table.lines] == ["cem, round 1", "cem, round 2"]
+    ratios, best = section.pictures
+    assert ratios.titles == {
+        "ratios-0": ["cem, round 1, conv1: 25.00 %", "cem, round 1, conv2: 75.00 %"],
+        "ratios-1": ["cem, round 2, conv1: 50.00 %"],
+    }
+    assert best.titles["scores-0"] == ["Cem, after 1 evaluations: 30.00 %"]
 
 
 def test_a_comparison_without_a_search_has_no_section():

@@ -7,6 +7,7 @@ import dataclasses
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import tiny
@@ -23,6 +24,7 @@ from orchestrator.data.load import load_data
 from orchestrator.experiment import Experiment
 from orchestrator.pruning.channels.shrink import shrink
 from orchestrator.randomness import derive
+from orchestrator.task import Classification
 from orchestrator.training.calibration import Calibration
 from orchestrator.training.trainer import Trainer
 from orchestrator.work.scoring import Evaluate, Scored
@@ -54,9 +56,17 @@ def network_of(work: Evaluate, place: int) -> nn.Module:
     return smaller
 
 
-def test_a_score_is_that_of_the_same_training_by_hand(tmp_path: Path) -> None:
-    work = evaluate_work(SEARCHED, tmp_path)
-    scores = Trainer(SEARCHED, load_data(SEARCHED.data, {}), device=CPU).do(work)
+@dataclasses.dataclass(frozen=True)
+class ByLoss(Classification):
+    """A loss shows every bit of a network, an accuracy does not."""
+
+    objective: ClassVar[str] = "loss"
+
+
+def test_a_score_is_to_the_bit_that_of_the_same_training_by_hand(tmp_path: Path) -> None:
+    experiment = dataclasses.replace(SEARCHED, task=ByLoss())
+    work = evaluate_work(experiment, tmp_path)
+    scores = Trainer(experiment, load_data(SEARCHED.data, {}), device=CPU).do(work)
     training, images, labels = SEARCHED.training, *tiny.data().val.tensors
     for place, candidate in enumerate(work.generation.candidates):
         network = network_of(work, place)
@@ -66,8 +76,8 @@ def test_a_score_is_that_of_the_same_training_by_hand(tmp_path: Path) -> None:
             optimizer.zero_grad()
             F.cross_entropy(network(batch.inputs), batch.targets).backward()
             optimizer.step()
-        accuracy = (network.eval()(images).argmax(1) == labels).double().mean()
-        assert scores.scores[candidate.digest].value == pytest.approx(float(accuracy))
+        loss = F.cross_entropy(network.eval()(images), labels, reduction="sum").double() / len(labels)
+        assert scores.scores[candidate.digest].value == -loss.item()
     assert len(set(values(scores).values())) > 1
 
 

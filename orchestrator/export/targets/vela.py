@@ -123,6 +123,7 @@ def two_of_four(module: nn.Module) -> str:
 
 def groups_that_miss(weight: Tensor) -> int:
     """Return how many groups of 4 inputs of an (outputs, inputs, ...) weight have more than 2 that int8 holds."""
-    highest = weight.flatten(1).abs().amax(1).clamp(min=torch.finfo(torch.float32).tiny)
-    steps = (weight.float() * (HIGHEST / highest.float()).reshape(-1, *[1] * (weight.dim() - 1))).round()
+    highest = weight.float().flatten(1).abs().amax(1)
+    scales = torch.where(highest > 0, HIGHEST / highest, 0.0)  # an output may have lost all of its weights
+    steps = (weight.float() * scales.reshape(-1, *[1] * (weight.dim() - 1))).round()
     return int(((steps != 0).unflatten(1, (-1, 4)).sum(2) > 2).sum())
