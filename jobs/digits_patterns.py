@@ -1,6 +1,6 @@
 """What patterns of zeros cost in accuracy on digits: blocks, 2:4 and no pattern at equal density, three seeds.
 
-    python jobs/digits_patterns.py                              # tables here, page in ./report; five minutes
+    python jobs/digits_patterns.py                              # tables here, page in ./report; 13 busy minutes
     python jobs/digits_patterns.py --smoke --storage /tmp/look  # two short rounds of each
     ray job submit --working-dir . -- python jobs/digits_patterns.py --storage s3://bucket/digits
 

@@ -1,7 +1,8 @@
 """Learning-rate rewinding of a network that somebody else trained and published: g2p-en, from spelling to sound.
 
     pip install --no-deps g2p-en                                # a numpy file of 834,890 weights; it is never imported
-    python jobs/prune_published.py                              # results in ./runs; 30 minutes of one core
+    python jobs/prune_published.py                              # results in ./runs
+    python jobs/prune_published.py --set training.epochs=1      # one epoch a round: 18 minutes on a busy machine
     python jobs/prune_published.py --smoke --storage /tmp/look  # the network measured, then one short round
     ray job submit --working-dir . -- python jobs/prune_published.py --storage s3://bucket/published
 

@@ -94,10 +94,10 @@ def recommended_of_each(records: Sequence[Record]) -> list[Record]:
     found: dict[str, Record] = {}
     for name in sorted(set(columns.values()), key=lambda name: (*_ORDER, name).index(name)):
         alike = [record for record in networks if columns.get(record.experiment) == name]
-        pruned = [record for record in recommended_rounds(alike) if record.round]
+        pruned = [record for record in recommended_rounds(alike, flag="") if record.round]
         pruned = pruned or [max(filter(_is_pruned, alike), key=lambda record: record.objective.gain(record.val))]
         found |= {record.key: record for record in pruned}
-    return list(found.values()) or recommended_rounds(networks)
+    return list(found.values()) or recommended_rounds(networks, flag="")
 
 
 def _with_one_dense(records: Sequence[Record]) -> list[Record]:

@@ -184,20 +184,20 @@ def _bar_chart(
     return Picture(f"deploy-{name}", f"{title}: {len(values)} files", figure, titles)
 
 
-def recommended_rounds(records: Iterable[Record]) -> list[Record]:
+def recommended_rounds(records: Iterable[Record], flag: str = "--round ") -> list[Record]:
     """Return the recommended rounds to export: the best that masks weights, and the best that removes channels.
 
     Of several seeds the one that is best on validation is taken. A recommended dense network is left out, unless
-    nothing else is recommended. Raises ConfigError if nothing is recommended, or if the records are of several models,
-    data sets or tasks.
+    nothing else is recommended. `flag`: what a command wants before the key of a round. Raises ConfigError if nothing
+    is recommended, or if the records are of several models, data sets or tasks.
     """
     found = [(each.title, rounds) for each in comparisons(records) if (rounds := _recommended_of(each))]
     if not found:
         raise ConfigError(
-            "--round must say which network to export, as no dense round has finished: orchestrator status has the keys"
+            f"{flag}KEY must name a network, as no dense round has finished: orchestrator status has the keys"
         )
     if len(found) > 1:
-        each = (f"{' '.join(f'--round {r.key[:12]}' for r in rounds)} for {title}" for title, rounds in found)
+        each = (f"{' '.join(f'{flag}{r.key[:12]}' for r in rounds)} for {title}" for title, rounds in found)
         raise ConfigError(
             f"the storage holds {len(found)} networks (model, data and task), each with recommended rounds of its own: "
             f"pass {', or '.join(each)}"

@@ -66,10 +66,10 @@ class TargetTable:
             found.append(f"{milliseconds(cell.seconds)}{times}")
         return [*found, self.quantity.text(cell.value)] if cell.value is not None else found
 
-    def said_by(self, target: str, file: str) -> str:
-        """Return who measured or estimated a row."""
+    def measured_by(self, target: str, file: str) -> str:
+        """Return what measured or estimated a row."""
         mine = [cell for cell in self.cells if (cell.target, cell.file) == (target, file) and not cell.reason]
-        return "; ".join(dict.fromkeys(cell.said_by for cell in mine))
+        return "; ".join(dict.fromkeys(cell.measured_by for cell in mine))
 
     def cost(self, cell: Cell) -> float | None:
         """Return what a target asks of a network: cycles, else seconds, else bytes; None if nothing is known."""
@@ -78,14 +78,17 @@ class TargetTable:
         return cell.cycles if cell.cycles is not None else cell.seconds
 
     def times_dense(self, cell: Cell) -> float | None:
-        """Return how many times cheaper than the dense network's first file a file is; None where a cost is unknown."""
-        dense = [each for each in self._measured(cell.target) if each.network == self._dense_name]
-        mine = self.cost(cell)
-        theirs = self.cost(self._reference(cell, dense)) if dense else None
+        """Return how many times cheaper than the dense network's first file a file is; None where a cost is unknown.
+
+        Both are for the same chip or number of threads.
+        """
+        alike = (each for each in self.cells if location(each) == location(cell))
+        dense = next((each for each in alike if each.network == self._dense_name), None)
+        mine, theirs = self.cost(cell), self.cost(dense) if dense else None
         return theirs / mine if theirs and mine else None
 
     def verdict(self, target: str) -> str:
-        """Return which network to take for a target, and why: a sentence made from its figures.
+        """Return which network to take for a target, and why: a sentence for each chip or number of threads.
 
         Networks are chosen by validation data. A file must not lose more than they may in comparison with its own
         network.
@@ -94,18 +97,25 @@ class TargetTable:
         if not mine:
             reasons = dict.fromkeys(cell.reason for cell in self.cells if cell.target == target and cell.reason)
             return f"{target}: nothing was measured, because {'; '.join(reasons)}."
-        pays = TARGETS[target].pays_for
+        locations = dict.fromkeys(location(cell) for cell in mine)
+        sentences = [self._verdict([cell for cell in mine if location(cell) == each]) for each in locations]
+        return " ".join([*sentences, f"Here {TARGETS[target].pays_for}."])
+
+    def _verdict(self, mine: Sequence[Cell]) -> str:
+        where, travels = location(mine[0]), mine[0].target == _TRAVELS
         known = [(cost, cell) for cell in mine if (cost := self.cost(cell)) is not None and self._keeps(cell)]
         if not known:
-            return f"For {target} no file is as good as the dense network. Here {pays}."
+            return f"For {where} no file is as good as the dense network."
         _, best = min(known, key=lambda pair: pair[0])
         gain = self.times_dense(best)
-        if gain is None or gain < NOISE:
-            how = "smaller" if target == _TRAVELS else "faster"
-            return f"For {target} take the dense network, because no other one that is as good is {how}. Here {pays}."
-        how = "times smaller than" if target == _TRAVELS else "times as fast as"
+        if gain is None:
+            return f"For {where} take {title(best)}, because the dense network could not be had."
+        if gain < NOISE:
+            how = "smaller" if travels else "faster"
+            return f"For {where} take the dense network, because no other one that is as good is {how}."
+        how = "times smaller than" if travels else "times as fast as"
         value = f", at {self.quantity.text(best.value)}" if best.value is not None else ""
-        return f"For {target} take {title(best)}, because it is {gain:.2f} {how} the dense network{value}. Here {pays}."
+        return f"For {where} take {title(best)}, because it is {gain:.2f} {how} the dense network{value}."
 
     @property
     def reasons(self) -> list[str]:
@@ -129,10 +139,6 @@ class TargetTable:
     def _measured(self, target: str) -> list[Cell]:
         return [cell for cell in self.cells if cell.target == target and cell.reason is None]
 
-    def _reference(self, cell: Cell, dense: Sequence[Cell]) -> Cell:
-        """Return the dense file that a file is compared with: what the target makes first, or the same estimate."""
-        return next((each for each in dense if each.file == cell.file and each.cycles is not None), dense[0])
-
     def _keeps(self, cell: Cell) -> bool:
         """Return whether the network is as good as the dense one, and the file as good as the network."""
         record = self.networks[cell.network]
@@ -145,9 +151,15 @@ def heading(network: str) -> str:
     return plain(network.replace("-of-", ":"))
 
 
+def location(cell: Cell) -> str:
+    """Return where a file runs, within which costs are comparable: "vela on U85", "mnn on 2 threads", "torch"."""
+    return f"{cell.target} on {cell.where}" if cell.where else cell.target
+
+
 def title(cell: Cell) -> str:
-    """Return the name of a network and its file."""
-    return f"{heading(cell.network)} as {cell.file}" if cell.file else heading(cell.network)
+    """Return the name of a network and its file, without the chip or the number of threads."""
+    file = cell.file.removesuffix(cell.where).rstrip(", ")
+    return f"{heading(cell.network)} as {file}" if file else heading(cell.network)
 
 
 def cell_line(cell: Cell) -> str:

@@ -20,15 +20,16 @@ from orchestrator.report.pictures.targets_picture import targets_picture
 from orchestrator.report.target_table import TargetTable, heading
 
 PAGE, PICTURE = "targets.html", "targets.png"
+BY = "measured or estimated"  # title of the last column
 _NARROW = ".pictures{max-width:40rem}"  # its panels stand below each other
 
 
 def print_targets(table: TargetTable) -> None:
     """Print the table, the sentence of each target, and why cells are missing."""
-    drawn = Table("target", "file", *map(heading, table.networks), "who says so", box=box.SIMPLE_HEAD)
+    drawn = Table("target", "file", *map(heading, table.networks), BY, box=box.SIMPLE_HEAD)
     for target, file in table.rows:
         cells = ["\n".join(table.lines(table.cell(target, file, network))) for network in table.networks]
-        drawn.add_row(*map(Text, (target, plain(file), *cells, plain(table.said_by(target, file)))))  # no markup
+        drawn.add_row(*map(Text, (target, plain(file), *cells, plain(table.measured_by(target, file)))))  # no markup
     console = make_console()
     console.print(drawn)
     left_out = [f"left out: {reason}" for reason in table.reasons]
@@ -80,7 +81,8 @@ def _colours() -> str:
 
 
 def _table(table: TargetTable) -> str:
-    heads = "".join(f'<th scope="col">{head}</th>' for head in ("target", "file", *_heads(table), "who says so"))
+    titles = ("target", "file", *_heads(table), BY)
+    heads = "".join(f'<th scope="col">{head}</th>' for head in titles)
     return f'<table class="texts"><thead><tr>{heads}</tr></thead><tbody>{"".join(_rows(table))}</tbody></table>'
 
 
@@ -98,7 +100,7 @@ def _rows(table: TargetTable) -> Iterator[str]:
         for file in files:
             lines = [table.lines(table.cell(target, file, network)) for network in table.networks]
             cells = ["<br>".join(map(_text, each)) for each in lines]
-            texts = (_text(file), *cells, _text(table.said_by(target, file)))
+            texts = (_text(file), *cells, _text(table.measured_by(target, file)))
             yield f"<tr>{first}{''.join(f'<td>{text}</td>' for text in texts)}</tr>"
             first = ""
 

@@ -10,6 +10,7 @@ import pyarrow
 import torch
 from safetensors.torch import save
 
+from orchestrator.errors import ExportError
 from orchestrator.export.batch_norm import in_float32
 from orchestrator.export.deploy import PACKED
 from orchestrator.export.originals import Original
@@ -37,7 +38,12 @@ class DownloadTarget:
         smaller = {"zip": zlib.compress(plain, 6), f"zstd -{ZSTD}": _zstd(plain)}
         found = {"plain": TargetFile(len(plain), None)}
         found |= {name: TargetFile(len(blob), None) for name, blob in smaller.items()}
-        return found | {form: self._packed(original, folder, form) for form in PACKED}
+        for form in PACKED:
+            try:
+                found[form] = self._packed(original, folder, form)
+            except ExportError as error:  # such as a weight that float16 cannot hold
+                found[form] = TargetFile(None, None, reason=str(error))
+        return found
 
     def _packed(self, original: Original, folder: Path, form: str) -> TargetFile:
         candidate = original.candidate

@@ -134,7 +134,8 @@ class _Child:
             line = ""
         answer: dict[str, Any] = json.loads(line) if line else {"error": self._last_words()}
         if "error" in answer:
-            raise ExportError(f"LiteRT cannot take the network ({' '.join(answer['error'].split())[:300]})")
+            words, *_ = " ".join(answer["error"].split()).partition(" While executing ")  # the place in a graph
+            raise ExportError(f"LiteRT cannot take the network ({words[:200]})")
         return answer
 
     def _last_words(self) -> str:

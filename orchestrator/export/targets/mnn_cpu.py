@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -23,10 +24,12 @@ from orchestrator.extras import install_command
 # The package's own command mnnconvert installs a package with pip and reports each conversion to a server of its
 # makers. The extension module behind it does neither.
 _CONVERT = "import sys, _tools; _tools.mnnconvert(['mnnconvert', *sys.argv[1:]])"
+_UNKNOWN = re.compile(r"These Op Not Support: (.*\S)")
 _SPARSE = ("--detectSparseSpeedUp",)
 # A message of MNN_compression.proto: version "0.0.0", one algorithm of type PRUNE, by SIMD_OC with oc_blocks = 4.
 _BLOCKS = bytes.fromhex("0a05302e302e30 120a 0801 1a06 0801 1a02 2004")
 _IN_BLOCKS = 0.9  # part of a network's zeros that lie in whole blocks, from which on they are taken for blocks
+_THREADS = {1: "1 thread", 2: "2 threads"}
 _INT8 = ("--weightQuantBits", "8", "--weightQuantAsymmetric=false")  # asymmetric ones would make zeros non-zero
 
 
@@ -40,7 +43,7 @@ class Mnn:
         return f"MNN is not installed: run {install_command('targets')} in the folder of this project"
 
     def measured_by(self) -> str:
-        return f"measured here, MNN {version('mnn')}, 1 thread"
+        return f"measured here, MNN {version('mnn')}"
 
     def files(self, original: Original, folder: Path) -> Mapping[str, TargetFile]:
         source, found = onnx_of(original, folder), {}
@@ -51,7 +54,10 @@ class Mnn:
         for form, options in (("sparse float32", (*_SPARSE, *blocks)), ("int8 weights", (*_SPARSE, *_INT8))):
             path = folder / f"{original.candidate.name}.{form.replace(' ', '-')}.mnn"
             _convert(source, path, options)
-            found[form] = TargetFile(path.stat().st_size, _load(path, original), exact=form != "int8 weights")
+            for threads, where in _THREADS.items():
+                name = form if threads == 1 else f"{form}, {where}"
+                run, exact = _load(path, original, threads), form != "int8 weights"
+                found[name] = TargetFile(path.stat().st_size, run, exact, where=where)
         return found
 
 
@@ -67,15 +73,17 @@ def _convert(source: Path, path: Path, options: Sequence[str]) -> None:
     asked = ["-f", "ONNX", "--modelFile", str(source), "--MNNModel", str(path), "--bizCode", "orchestrator", *options]
     done = subprocess.run([sys.executable, "-c", _CONVERT, *asked], capture_output=True, text=True)
     if not path.exists():
+        unknown = _UNKNOWN.search(done.stdout)
         lines = (done.stderr or done.stdout).strip().splitlines() or [f"exit code {done.returncode}"]
-        raise ExportError(f"MNN cannot take the network ({lines[-1][:200]})")
+        why = f"it does not know the operators {unknown[1]}" if unknown else lines[-1][:200]
+        raise ExportError(f"MNN cannot take the network ({why})")
 
 
-def _load(path: Path, original: Original) -> Run:
+def _load(path: Path, original: Original, threads: int) -> Run:
     network_api, expr = (import_module(f"MNN.{name}") for name in ("nn", "expr"))
     interface = original.observed.call.interface
     inputs, outputs = [info.name for info in interface.inputs], [info.name for info in interface.outputs]
-    runtime = network_api.create_runtime_manager(({"backend": "CPU", "numThread": 1, "precision": "normal"},))
+    runtime = network_api.create_runtime_manager(({"backend": "CPU", "numThread": threads, "precision": "normal"},))
     network = network_api.load_module_from_file(str(path), inputs, outputs, runtime_manager=runtime)
 
     def run(arrays: Sequence[Array]) -> list[Array]:

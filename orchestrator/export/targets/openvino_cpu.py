@@ -36,7 +36,8 @@ class OpenVino:
             options = {"INFERENCE_NUM_THREADS": 1, "INFERENCE_PRECISION_HINT": "f32"}
             compiled = openvino.Core().compile_model(str(path), "CPU", options)
         except RuntimeError as error:
-            raise ExportError(f"OpenVINO cannot take the network ({one_line(error)})") from error
+            _, _, failed = one_line(error).rpartition("Summary: -- ")  # behind pages of details
+            raise ExportError(f"OpenVINO cannot take the network ({failed[:200]})") from error
 
         def run(arrays: Sequence[Array]) -> list[Array]:
             found = compiled(list(arrays))

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from orchestrator.errors import ExportError
+from orchestrator.errors import OrchestratorError
 from orchestrator.export.kernel_choice import TOLERANCE
 from orchestrator.export.meter import metrics_of
 from orchestrator.export.originals import Original
@@ -26,6 +26,7 @@ from orchestrator.user_code import one_line
 
 ROUNDS = 15
 TARGETS_FILE = "targets.json"
+CANNOT = "cannot take this network"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,8 +35,9 @@ class Cell:
 
     `seconds`: the shortest of a call with one sample; only their ratios within one target are comparable. `error`: how
     far its outputs are from the network's (see `Agreement`). `value`: the objective on the test set through the file.
-    `said_by`: who measured or estimated it. `cycles`: of one sample, where a compiler estimates instead of a run.
-    `reason`: why it could not be had, a sentence; `short` says it in five words.
+    `measured_by`: what measured or estimated it. `cycles`: of one sample, where a compiler estimates instead of a run.
+    `where`: on which chip or how many threads; costs are comparable within it. `reason`: why it could not be had, a
+    sentence; `short` says it in five words.
     """
 
     target: str
@@ -45,9 +47,10 @@ class Cell:
     seconds: float | None = None
     error: float | None = None
     value: float | None = None
-    said_by: str = ""
+    measured_by: str = ""
     detail: str = ""
     cycles: float | None = None
+    where: str = ""
     reason: str | None = None
     short: str = ""
 
@@ -95,12 +98,16 @@ def _cells(target: Target, originals: Sequence[Original], folder: Path) -> Itera
     for original in originals:
         try:
             files += [(original, name, file) for name, file in target.files(original, folder).items()]
-        except ExportError as error:
-            named = original.candidate.name
-            yield Cell(target=target.name, network=named, reason=str(error), short="cannot take this network")
+        except Exception as error:  # converters raise all kinds, and the rest of the table is still made
+            named, why = original.candidate.name, _sentence(error)
+            yield Cell(target=target.name, network=named, reason=why, short=CANNOT)
     known: dict[Run, tuple[float, float | None]] = {}
     for (original, name, file), seconds in zip(files, _times(files), strict=True):
         yield _cell(target, original, name, file, seconds, known)
+
+
+def _sentence(error: Exception) -> str:
+    return str(error) if isinstance(error, OrchestratorError) else f"cannot take the network: {one_line(error)[:200]}"
 
 
 def _times(files: Sequence[tuple[Original, str, TargetFile]]) -> list[float | None]:
@@ -125,10 +132,13 @@ def _cell(
     known: dict[Run, tuple[float, float | None]],
 ) -> Cell:
     """Return one cell. `known` has the error and the objective of what was run before: files may share it."""
-    cell = partial(Cell, target=target.name, network=original.candidate.name, file=name, bytes=file.bytes)
+    network, by = original.candidate.name, ", ".join(filter(None, (target.measured_by(), file.where)))
+    cell = partial(Cell, target=target.name, network=network, file=name, bytes=file.bytes, where=file.where)
+    if file.reason:
+        return cell(reason=file.reason, short=CANNOT)
+    done = partial(cell, measured_by=by, detail=file.detail, cycles=file.cycles)
     if file.run is None:
-        value = original.test(original.metrics) if file.exact else None
-        return cell(value=value, said_by=target.measured_by(), detail=file.detail, cycles=file.cycles)
+        return done(value=original.test(original.metrics) if file.exact else None)
     try:
         if file.run not in known:
             known[file.run] = _error_of(original, file.run), original.test(_metrics(original, file.run))
@@ -136,9 +146,8 @@ def _cell(
     except Exception as cause:  # a runtime may fail in any way, and the rest of the table is still made
         return cell(reason=f"does not run: {one_line(cause)[:200]}", short="does not run here")
     if file.exact and not error <= TOLERANCE:
-        wrong = f"wrong outputs: {error:.1g} from torch's"
+        wrong = f"wrong outputs: they differ from torch's by {error:.1g} of the largest"
         return cell(error=error if np.isfinite(error) else None, reason=wrong, short="wrong outputs")
-    done = partial(cell, said_by=target.measured_by(), detail=file.detail, cycles=file.cycles)
     return done(seconds=seconds, error=error, value=value)
 
 

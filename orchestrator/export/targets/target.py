@@ -1,4 +1,4 @@
-"""Targets: where a network may run or travel, what its file costs there, and who says so."""
+"""Targets: where a network may run or travel, and what its file costs there, measured or estimated."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ class TargetFile:
     `bytes`: None if the target has no file of its own. `run`: what runs it; None: it does not run here. `cycles`: of
     one sample, where an estimate takes the place of a run. `exact`: whether it must say what the network says;
     otherwise its weights are rounded. `detail`: what is worth knowing of it. `seconds`: what times a run itself, with
-    one sample, where `run` also carries the inputs to another program.
+    one sample, where `run` also carries the inputs to another program. `where`: on which chip or how many threads it
+    runs; only costs of the same one are comparable. `reason`: why it could not be made; None: it was.
     """
 
     bytes: int | None
@@ -32,6 +33,8 @@ class TargetFile:
     detail: str = ""
     cycles: float | None = None
     seconds: Callable[[Sequence[Array]], float] | None = None
+    where: str = ""
+    reason: str | None = None
 
     def time(self, sample: Sequence[Array]) -> float:
         """Return the seconds of a run with one sample."""
@@ -57,12 +60,12 @@ class Target(Protocol):
         """Return the sentence that says how to get what is not installed here; None if all is here."""
 
     def measured_by(self) -> str:
-        """Return who says the figures, such as "onnxruntime 1.32.0, 1 thread"."""
+        """Return what measures or estimates, such as "measured here, onnxruntime 1.32.0, 1 thread"."""
 
     def files(self, original: Original, folder: Path) -> Mapping[str, TargetFile]:
         """Write the files of a network into `folder` and load them, by a short name of each.
 
-        Raises ExportError for a network that the target cannot take.
+        Raises ExportError for a network that the target cannot take at all.
         """
 
 

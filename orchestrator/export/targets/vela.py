@@ -75,7 +75,7 @@ class Vela:
                 [f"left to the CPU, whose cycles are not counted: {', '.join(estimate.left)}"] if estimate.left else []
             )
             details += [two_of_four(original.candidate.module)] if name == _WITH_2_OF_4 else []
-            found[name] = TargetFile(estimate.bytes, run, False, "; ".join(details), estimate.cycles)
+            found[name] = TargetFile(estimate.bytes, run, False, "; ".join(details), estimate.cycles, where=name)
         return found
 
 

@@ -9,34 +9,37 @@ from typing import Any
 from orchestrator.export.targets.side_by_side import Cell
 from orchestrator.formatting import milliseconds, size
 from orchestrator.report.pictures.style import LINES, MARKERS, Picture, handle, new_figure
-from orchestrator.report.target_table import TargetTable, heading, title
+from orchestrator.report.target_table import TargetTable, heading, location, title
 
 PANEL, GAP = 1.4, 0.5  # inches of a panel, and between two of them for the names of their axes
 
 
 def targets_picture(table: TargetTable) -> Picture | None:
-    """Draw one panel for each target that has costs and values; return None if there is none."""
-    panels = [(target, cells) for target in table.targets if (cells := _drawn(table, target))]
+    """Draw a panel for each target, or chip or number of threads, with costs and values; None if there is none."""
+    panels: dict[str, list[tuple[float, float, Cell]]] = {}
+    for drawn in _drawn(table):
+        panels.setdefault(location(drawn[2]), []).append(drawn)
     if not panels:
         return None
     styles = {network: _style(place) for place, network in enumerate(table.networks)}
     legend = [(handle(**style), heading(network)) for network, style in styles.items()]
     subtitle = f"test {table.quantity.name} of each file through the file"
     heights = [height for _ in panels for height in (PANEL, GAP)]
-    figure, axes = new_figure("What each target asks", subtitle, heights=heights, axis=0, legend=legend)
+    figure, axes = new_figure("What a network costs on each target", subtitle, heights=heights, axis=0, legend=legend)
     titles: dict[str, list[str]] = {}
-    for number, (target, cells) in enumerate(panels):
+    for number, (target, cells) in enumerate(panels.items()):
         axes[2 * number + 1].set_axis_off()
         _panel(axes[2 * number], table, target, cells, number, styles, titles)
-    return Picture("targets", f"What each target asks: {len(panels)} targets, {len(styles)} networks", figure, titles)
+    about = f"What a network costs on each target: {len(panels)} panels, {len(styles)} networks"
+    return Picture("targets", about, figure, titles)
 
 
-def _drawn(table: TargetTable, target: str) -> list[tuple[float, float, Cell]]:
-    """Return (cost, value, cell) of each file of a target that has both."""
+def _drawn(table: TargetTable) -> list[tuple[float, float, Cell]]:
+    """Return (cost, value, cell) of each file that has both."""
     return [
         (cost, cell.value, cell)
         for cell in table.cells
-        if cell.target == target and not cell.reason and cell.value is not None and (cost := table.cost(cell))
+        if not cell.reason and cell.value is not None and (cost := table.cost(cell))
     ]
 
 

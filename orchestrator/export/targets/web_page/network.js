@@ -47,12 +47,12 @@ export function answers(network, arrays) {
   });
 }
 
-// Return the shortest seconds of a run within `least` seconds. A browser's clock is coarse: short runs are timed together.
-export function seconds(network, arrays, least = 0.03) {
+// Return the shortest seconds of a run within `enough` seconds. A browser's clock is coarse: short runs are timed together.
+export function seconds(network, arrays, enough = 0.03) {
   return given(network, arrays, async (tensors) => {
     const run = async () => Object.values(await network.run(tensors)).forEach((tensor) => tensor.delete());
     await run();
-    const end = performance.now() + 1000 * least;
+    const end = performance.now() + 1000 * enough;
     let together = 1, shortest = Infinity;
     while (shortest === Infinity || performance.now() < end) {
       const begin = performance.now();

@@ -20,19 +20,24 @@ function row(...texts) {
   return line;
 }
 
-// Return (name, value) of what an output says: the five likeliest classes, or its first values.
+// Return the largest of any number of values: Math.max(...values) fails for pictures.
+function largest(values) {
+  return values.reduce((one, other) => Math.max(one, other), -Infinity);
+}
+
+// Return (name, value) of an output: the five likeliest classes, of a text's last place, or its first values.
 function words(values) {
-  const all = [...values].map(Number);
+  const all = Array.from(values.slice(-(classes || values.length)), Number);
   if (!classes) return all.slice(0, 10).map((value, place) => [`value ${place}`, value.toPrecision(5)]);
-  const highest = Math.max(...all);
+  const highest = largest(all);
   const total = all.reduce((sum, value) => sum + Math.exp(value - highest), 0);
   const order = [...all.keys()].sort((a, b) => all[b] - all[a]).slice(0, 5);
   return order.map((k) => [labels[k] ?? `class ${k}`, `${(100 * Math.exp(all[k] - highest) / total).toFixed(1)} %`]);
 }
 
 function apart(values, expected) {
-  const scale = Math.max(...expected.map(Math.abs), Number.MIN_VALUE);
-  return Math.max(...expected.map((value, place) => Math.abs(value - values[place]))) / scale;
+  const scale = Math.max(largest(expected.map(Math.abs)), Number.MIN_VALUE);
+  return largest(expected.map((value, place) => Math.abs(value - values[place]))) / scale;
 }
 
 async function show() {
@@ -63,7 +68,7 @@ function draw(canvas, values) {
   Object.assign(canvas, {height, width});
   const pixels = new ImageData(width, height);
   const scaled = values.map((value, place) => value * (std[place % channels] ?? 1) + (mean[place % channels] ?? 0));
-  const low = mean.length ? 0 : Math.min(...scaled), high = mean.length ? 1 : Math.max(...scaled);
+  const low = mean.length ? 0 : -largest(scaled.map((value) => -value)), high = mean.length ? 1 : largest(scaled);
   for (let place = 0; place < height * width; place += 1) {
     for (let c = 0; c < 3; c += 1) {
       pixels.data[4 * place + c] = 255 * (scaled[channels * place + (channels === 3 ? c : 0)] - low) / (high - low || 1);
