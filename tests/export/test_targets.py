@@ -374,3 +374,16 @@ def test_a_runtime_says_what_the_network_says(name: str, zeros: float) -> None:
             assert cell.reason is None, cell
             assert cell.error is not None
             assert cell.error < (0.05 if "int8" in cell.file else 1e-5)
+
+
+@pytest.mark.parametrize("name", ["mnn", "onnxruntime"])
+def test_a_network_that_reads_whole_numbers_runs(name: str) -> None:
+    if reason := TARGETS[name].missing():
+        pytest.skip(reason)
+    reader = nn.Sequential(nn.Embedding(11, 8), nn.Flatten(), nn.Linear(5 * 8, 3)).eval()
+    words = ExampleInputs(torch.arange(10).view(2, 5))
+    with Original.of(replace(candidate(), module=reader, example=words), None) as original:
+        cells = compare_on([TARGETS[name]], [original])
+    reasons = [cell.reason for cell in cells if "float32" in cell.file]
+    assert reasons
+    assert set(reasons) == {None}

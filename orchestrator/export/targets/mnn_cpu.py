@@ -87,8 +87,11 @@ def _load(path: Path, original: Original, threads: int) -> Run:
     network = network_api.load_module_from_file(str(path), inputs, outputs, runtime_manager=runtime)
 
     def run(arrays: Sequence[Array]) -> list[Array]:
-        kinds = {"f": expr.float, "i": expr.int}
-        given = [expr.const(np.ascontiguousarray(a), list(a.shape), expr.NCHW, kinds[a.dtype.kind]) for a in arrays]
+        kinds = {"f": (expr.float, np.float32), "i": (expr.int, np.int32)}  # MNN reads whole numbers of 32 bits
+        given = []
+        for array in arrays:
+            kind, stored = kinds[array.dtype.kind]
+            given.append(expr.const(np.ascontiguousarray(array, stored), list(array.shape), expr.NCHW, kind))
         answers = network.forward(given)
         several = answers if isinstance(answers, list | tuple) else [answers]
         return [np.array(expr.convert(each, expr.NCHW).read()) for each in several]
