@@ -16,6 +16,7 @@ from orchestrator.files import written_for_report
 from orchestrator.formatting import make_console, plain
 from orchestrator.processor import processor
 from orchestrator.report.pictures import COLOURS, Picture, drawing_style
+from orchestrator.report.pictures.style import join_units
 from orchestrator.report.pictures.targets_picture import targets_picture
 from orchestrator.report.target_table import TargetTable, heading
 
@@ -106,7 +107,7 @@ def _rows(table: TargetTable) -> Iterator[str]:
 
 
 def _list(lines: Iterable[str]) -> str:
-    return f"<ul>{''.join(f'<li>{_text(line)}</li>' for line in lines)}</ul>"
+    return f"<ul>{''.join(f'<li>{_text(join_units(line))}</li>' for line in lines)}</ul>"
 
 
 def _text(text: str) -> str:
