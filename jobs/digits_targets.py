@@ -145,13 +145,16 @@ def structures(experiment: Experiment) -> list[Experiment]:
 def job(flags: Flags) -> int:
     """Prune every network in every way, then measure what is recommended of each on every target.
 
-    --smoke: the first network alone, half as wide, in one step to the last density.
+    --smoke: the first network alone, half as wide, in one step to the last density of masks and of fewer channels.
     """
     paths = {name: [flags.applied(each) for each in structures(network)] for name, network in NETWORKS.items()}
     if flags.smoke:
-        short = map(Experiment.shortened, paths["mobile"])
+        masks, *_, channels = map(Experiment.shortened, paths["mobile"])
         paths = {
-            "mobile": [replace(each, path=OneShot(each.densities()[-1]), model_options={"width": 16}) for each in short]
+            "mobile": [
+                replace(each, path=OneShot(each.densities()[-1]), model_options={"width": 16})
+                for each in (masks, channels)
+            ]
         }
     if code := run_sweep([each for experiments in paths.values() for each in experiments], replace(flags, report=None)):
         return code
