@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import resource
 import uuid
@@ -21,6 +22,15 @@ os.environ.update(RAY_STARTS)
 # An example takes as long as the other tests on the machine let it: pytest-timeout ends what hangs.
 hypothesis.settings.register_profile("shared machine", deadline=None)
 hypothesis.settings.load_profile("shared machine")
+
+
+# Imports and collected tests stay until the end, so that each search through them for garbage would be in vain.
+gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()
+    gc.enable()
 
 
 LONGEST = ("test_submit", "test_killed_sweep", "test_kill", "test_faults")  # of the files with Ray; they come first
