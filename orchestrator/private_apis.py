@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import cache
 from operator import attrgetter
 from typing import Any, TypeAlias
 
@@ -104,6 +105,29 @@ def tolerant_reshapes(widest: int) -> Iterator[None]:
     finally:
         index_mapping._FlattenIndexMapping.__call__ = flatten
         index_mapping.update_reshape_index_mapping = reshape
+
+
+@contextmanager
+def onnx_operators_kept() -> Iterator[None]:
+    """Keep the operators of torch's ONNX exporter from one file of this process to the next while the block runs.
+
+    The exporter parses the source code of all of them for each file, which takes 0.3 s.
+    """
+    from torch.onnx._internal.exporter import _registration
+
+    packages: Any = _registration
+    exporter = packages.onnxscript_apis
+    parse = exporter.get_torchlib_ops
+    exporter.get_torchlib_ops = lambda: _parsed(parse)
+    try:
+        yield
+    finally:
+        exporter.get_torchlib_ops = parse
+
+
+@cache
+def _parsed(parse: Callable[[], list[Any]]) -> list[Any]:
+    return parse()
 
 
 def set_executorch_threads(threads: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import re
 from collections.abc import Iterator
 from importlib.metadata import version
@@ -206,6 +207,28 @@ def test_a_reshape_without_channels_before_it_is_ignored_only_in_the_block(monke
         index_mapping.update_reshape_index_mapping(None, None)
     with pytest.raises(ZeroDivisionError):
         index_mapping.update_reshape_index_mapping(None, None)
+
+
+def test_operators_of_onnx_are_parsed_once_and_kept_only_in_the_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("onnxscript")
+    registration = importlib.import_module("torch.onnx._internal.exporter._registration")
+    parse, parsed = registration.onnxscript_apis.get_torchlib_ops, []
+
+    def counted() -> list[object]:
+        parsed.append(parse())
+        return parsed[-1]
+
+    monkeypatch.setattr(registration.onnxscript_apis, "get_torchlib_ops", counted)
+    registries = []
+    for _ in range(2):
+        with private_apis.onnx_operators_kept():
+            registries.append(registration.ONNXRegistry.from_torchlib())
+    assert len(parsed) == 1
+    registries.append(registration.ONNXRegistry.from_torchlib())
+    assert len(parsed) == 2
+    first, *others = (sorted(map(str, registry.functions)) for registry in registries)
+    assert len(first) > 100
+    assert others == [first, first]
 
 
 def test_executorch_computes_with_so_many_threads() -> None:

@@ -26,6 +26,7 @@ from orchestrator.export.onnx_recurrent import use_onnx_recurrence
 from orchestrator.export.program import traced
 from orchestrator.extras import extra
 from orchestrator.files import atomic_write
+from orchestrator.private_apis import onnx_operators_kept
 from orchestrator.training.state import model_tensors
 from orchestrator.user_code import one_line
 
@@ -170,7 +171,7 @@ def _model_of(module: nn.Module, observed: Observed) -> Any:
     exported = use_onnx_recurrence(flat(module, call))
     program = traced(exported, call, observed.to_trace, dynamic=True)
     try:
-        with quiet():
+        with quiet(), onnx_operators_kept():
             made = torch.onnx.export(
                 program,
                 dynamo=True,
