@@ -199,6 +199,8 @@ def build_network(architecture: Architecture, *, num_classes: int, channels: int
     """Return the plain network of `architecture`, initialised from torch's own generator: He's normal by outputs."""
     parts = chain(architecture, num_classes, channels)
     network = StagedNetwork({name: part.build() for name, part in parts.items()}, architecture.resolution)
+    if next(network.parameters()).is_meta:
+        return network  # nothing to fill, and for such a tensor torch would load its compiler, in more than a second
     for layer in network.modules():
         if isinstance(layer, nn.Conv2d):
             nn.init.kaiming_normal_(layer.weight, mode="fan_out")

@@ -208,6 +208,18 @@ def test_a_network_can_be_built_alone_by_the_name_of_its_space():
     )
 
 
+def test_a_supernet_without_memory_draws_no_weights(monkeypatch):
+    """For tensors without memory torch would load its compiler to draw them."""
+    whole = random_supernet()
+    for name in ("normal_", "kaiming_normal_"):
+        monkeypatch.setattr(nn.init, name, lambda *args, **options: pytest.fail("a weight was drawn"))
+    with torch.device("meta"):
+        empty = Supernet(SMALL, num_classes=10, channels=1)
+    assert {name: tensor.shape for name, tensor in empty.state_dict().items()} == {
+        name: tensor.shape for name, tensor in whole.state_dict().items()
+    }
+
+
 def test_an_architecture_of_another_space_is_refused():
     other = find_space("compofa").largest()
     with pytest.raises(ConfigError, match="must be one of the space 'small'"):
