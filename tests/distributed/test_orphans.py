@@ -4,25 +4,12 @@ import pytest
 import ray as ray_module
 from ray.util.placement_group import placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+from reserving import Inhabitant, Maker
 from waiting import PATIENCE_S, wait_for
 
 from orchestrator.distributed import orphans
 
 pytestmark = pytest.mark.ray
-
-
-class Maker:
-    """Reserves, as Ray Train's controller does before it starts the workers."""
-
-    def reserve(self) -> str:
-        self._group = placement_group([{"CPU": 0.5}])
-        ray_module.get(self._group.ready())
-        return str(self._group.id.hex())
-
-
-class Inhabitant:
-    def ping(self) -> bool:
-        return True
 
 
 def states_of_groups() -> dict[str, str]:
