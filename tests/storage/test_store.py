@@ -464,14 +464,14 @@ def test_check_tells_an_unreachable_endpoint(
 
 
 def test_check_tells_an_endpoint_that_never_answers(s3_uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(s3, "CHECK_PATIENCE_S", 2.0)
-    monkeypatch.setattr(s3, "CHECK_ANSWER_S", 2.0)
+    monkeypatch.setattr(s3, "CHECK_PATIENCE_S", 0.5)
+    monkeypatch.setattr(s3, "CHECK_ANSWER_S", 0.5)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         endpoint = f"http://127.0.0.1:{silent.getsockname()[1]}"
         monkeypatch.setenv("AWS_ENDPOINT_URL_S3", endpoint)
         assert f"cannot reach {endpoint}" in (message := told_by_check(s3_uri))
         assert "AWS_ENDPOINT_URL_S3" in message
-        assert "(tried for 2 s)" in message
+        assert "(tried for 0.5 s)" in message
 
 
 def test_an_endpoint_that_is_no_s3_is_told(s3_uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
