@@ -29,6 +29,7 @@ from orchestrator.storage.store import Store
 
 pytestmark = pytest.mark.ray
 SECRET, TOKEN = SECRETS = uuid.uuid4().hex, uuid.uuid4().hex  # of the storage and of the cluster
+SCRAPE_S = 0.5  # Ray renders all its metrics for each look at them; new ones come every second
 PICKLED = "WorkerConfig", "DriverActor"  # by any run: what looks for secrets must find them
 
 
@@ -110,14 +111,15 @@ def test_stop_leaves_a_checkpoint_and_another_submission_goes_on(
         *submit, "--submission-id", "stopped", "--", "python", *arguments, cwd=project_of_its_own(tmp_path)
     )
     assert started.returncode == 0, started.stdout
-    wait_for(lambda: counted(head, "epochs_done"), "an epoch is done")
+    wait_for(lambda: counted(head, "epochs_done"), "an epoch is done", SCRAPE_S)
     workers_of(head)[0].kill()
-    wait_for(lambda: counted(head, "restarts_total"), "a restart is counted")
+    wait_for(lambda: counted(head, "restarts_total"), "a restart is counted", SCRAPE_S)
     first.unlink()
     wait_for(ledger.records, "round 0 is committed")
     unused = {"rewind_data_blocked_seconds_total"}  # they lie in memory
     names = [f"ray_{name}{{" for name in {*GAUGES, *COUNTERS} - unused]
-    wait_for(lambda: set(names) <= set(re.findall(r"^ray_\w+\{", head.metrics(), re.MULTILINE)), f"all of {names}")
+    there = lambda: set(re.findall(r"^ray_\w+\{", head.metrics(), re.MULTILINE))  # noqa: E731
+    wait_for(lambda: set(names) <= there(), f"all of {names}", SCRAPE_S)
     assert counted(head, "storage_uploaded_bytes_total")
     secret_free_while_it_runs()
     logs = lambda: head.get("/api/jobs/stopped/logs")["logs"]  # noqa: E731
