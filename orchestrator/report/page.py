@@ -8,7 +8,7 @@ import importlib.util
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -209,6 +209,26 @@ def check_page_packages() -> None:
 
 def render(values: Mapping[str, Any]) -> str:
     """Return the page for the template's `values`. Raises OrchestratorError if a package is missing."""
+    template = _template()
+    from markupsafe import Markup
+
+    script = _datatables_script() + "\n" + _read_part("page.js")
+    constants = {
+        "colours": COLOURS,
+        "level": round(100 * CONFIDENCE),
+        "resamples": RESAMPLES,
+        "script": Markup(script),
+        "script_hash": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        "source": SOURCE,
+        "style": Markup(_read_part("page.css")),
+    }
+    text: str = template.render({**constants, **values})
+    return text
+
+
+@cache
+def _template() -> Any:
+    """Return jinja2's template of the page, which is compiled once in a process."""
     with extra(None, "the report page"):
         from jinja2 import Environment, PackageLoader, StrictUndefined
         from markupsafe import Markup, escape
@@ -231,17 +251,7 @@ def render(values: Mapping[str, Any]) -> str:
     )
     environment.filters.update({function.__name__: function for function in FILTERS})
     environment.filters |= {"markup": Markup, "shorten": shortened}
-    script = _datatables_script() + "\n" + _read_part("page.js")
-    constants = {
-        "colours": COLOURS,
-        "level": round(100 * CONFIDENCE),
-        "resamples": RESAMPLES,
-        "script": Markup(script),
-        "script_hash": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-        "source": SOURCE,
-        "style": Markup(_read_part("page.css")),
-    }
-    return environment.get_template("page.html.j2").render({**constants, **values})
+    return environment.get_template("page.html.j2")
 
 
 def _datatables_script() -> str:
