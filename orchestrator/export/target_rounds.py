@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+from orchestrator.errors import ExportError
 from orchestrator.export.candidates import check_code, find_round, side_by_side, source_of, structure, with_dense
 from orchestrator.export.originals import Original, TestSet
 from orchestrator.export.recorded_code import setting
 from orchestrator.export.targets import TARGETS
-from orchestrator.export.targets.side_by_side import compare_on, save_cells
+from orchestrator.export.targets.side_by_side import CANNOT, Cell, compare_on, save_cells
 from orchestrator.files import check_writable
 from orchestrator.formatting import no_rounds
 from orchestrator.ofa.subnet import is_elastic
@@ -39,7 +41,8 @@ def compare_rounds(
 
     `rounds`: beginnings of their keys; none: the recommended round of each structure. `on`: names of targets; none:
     all. `data`, `trust`: as `finished_rounds.write` has them. Returns a sentence for each file of the storage that
-    cannot be used. Raises OrchestratorError for rounds that cannot be exported or are of different tasks or data.
+    cannot be used, and for each round of another model, data or task than the first. Raises OrchestratorError for
+    rounds that cannot be exported.
     """
     targets = [TARGETS[one_of("a target", name, TARGETS)] for name in dict.fromkeys(on or TARGETS)]
     problems: list[str] = []
@@ -51,7 +54,9 @@ def compare_rounds(
         check_writable(folder, "--report")
     every = ledger.records([]) if rounds else []
     chosen = [find_round(every, key, "KEY") for key in rounds] or recommended_of_each(records)
-    shown = _with_one_dense(with_dense(ledger, chosen))
+    strangers = [record for record in chosen if _network(record) != _network(chosen[0])]
+    problems += [_left_out(record, chosen[0]) for record in strangers]
+    shown = _with_one_dense(with_dense(ledger, [record for record in chosen if record not in strangers]))
     check_code(shown, trust)
     source = source_of(shown, data)
     test_set = TestSet.of(source)
@@ -59,8 +64,16 @@ def compare_rounds(
         print(round_line(record), flush=True)
     with contextlib.ExitStack() as stack:
         candidates = side_by_side(ledger, shown, test_set.data, test_set.task, column)
-        originals = [stack.enter_context(Original.of(candidate, test_set)) for candidate in candidates]
-        cells = compare_on(targets, originals, lambda cell: print(cell_line(cell), flush=True), folder)
+        originals, cells = [], []
+        for candidate in candidates:
+            try:
+                originals.append(stack.enter_context(Original.of(candidate, test_set)))
+            except ExportError as error:  # such as one that answers NaN
+                named, why = candidate.name, str(error)
+                cells += [Cell(target=t.name, network=named, reason=why, short=CANNOT) for t in targets]
+        for cell in cells:
+            print(cell_line(cell))
+        cells += compare_on(targets, originals, lambda cell: print(cell_line(cell), flush=True), folder)
     networks = {candidate.name: record for candidate, record in zip(candidates, shown, strict=True)}
     table = TargetTable(cells, networks)
     print_targets(table)
@@ -98,6 +111,20 @@ def recommended_of_each(records: Sequence[Record]) -> list[Record]:
         pruned = pruned or [max(filter(_is_pruned, alike), key=lambda record: record.objective.gain(record.val))]
         found |= {record.key: record for record in pruned}
     return list(found.values()) or recommended_rounds(networks, flag="")
+
+
+def _network(record: Record) -> tuple[Any, ...]:
+    """Return what decides the network of a round before anything is removed from it, its data and its task."""
+    return tuple(setting(record, name) for name in ("model", "model_options", "data", "data_identity", "task"))
+
+
+def _left_out(record: Record, first: Record) -> str:
+    model, _, data, *_ = _network(first)
+    return (
+        f"round {record.key[:12]} was left out: rounds side by side must have the same data and task and model, here "
+        f"{data!r} and {model!r} with their options, got {setting(record, 'data')!r} and {setting(record, 'model')!r}: "
+        "give its key alone"
+    )
 
 
 def _with_one_dense(records: Sequence[Record]) -> list[Record]:

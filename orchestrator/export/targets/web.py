@@ -46,7 +46,6 @@ _browsers: weakref.WeakValueDictionary[Path, Browser] = weakref.WeakValueDiction
 
 class Web:
     name = "web"
-    pays_for = "zeros in 1x1 convolutions pay from two thirds on, and removed channels in every layer"
 
     def missing(self) -> str | None:
         if reason := missing_litert():
