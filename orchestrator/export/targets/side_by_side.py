@@ -109,13 +109,15 @@ def _cells(target: Target, originals: Sequence[Original], folder: Path) -> Itera
 def _times(files: Sequence[tuple[Original, str, TargetFile]]) -> list[float | None]:
     """Return the shortest seconds of each file, by turns; None for one that does not run, or is estimated.
 
-    Files that do the same work share the shortest: what differs between them is noise.
+    A turn begins with a call that is not timed, which puts the weights into the caches. Files that do the same work
+    share the shortest: what differs between them is noise.
     """
     taken: list[list[float] | None] = [[] if file.run and file.cycles is None else None for _, _, file in files]
-    for _ in range(ROUNDS + 1):  # the first warms up
+    for _ in range(ROUNDS):
         for place, (original, _, file) in enumerate(files):
             if (mine := taken[place]) is not None:
                 try:
+                    file.time(original.sample)
                     mine.append(file.time(original.sample))
                 except Exception:  # `_cell` says what it fails with
                     taken[place] = None
@@ -123,7 +125,7 @@ def _times(files: Sequence[tuple[Original, str, TargetFile]]) -> list[float | No
     shortest: dict[Hashable, float] = {}
     for work, seconds in zip(works, taken, strict=True):
         if seconds:
-            shortest[work] = min(shortest.get(work, math.inf), *seconds[1:])
+            shortest[work] = min(shortest.get(work, math.inf), *seconds)
     return [shortest[work] if seconds else None for work, seconds in zip(works, taken, strict=True)]
 
 
