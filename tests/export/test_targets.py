@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -20,9 +21,10 @@ from torch import nn
 
 from orchestrator.__main__ import main
 from orchestrator.errors import ExportError
-from orchestrator.export import kernel_choice, target_rounds
+from orchestrator.export import kernel_choice, originals, target_rounds
 from orchestrator.export.arrays import Array
 from orchestrator.export.example import ExampleInputs
+from orchestrator.export.measure import DataSource
 from orchestrator.export.originals import Candidate, Original
 from orchestrator.export.target_rounds import column, recommended_of_each
 from orchestrator.export.targets import TARGETS, mnn_cpu
@@ -240,6 +242,23 @@ def test_what_cannot_be_had_says_why_and_the_rest_is_still_made(target: Made, re
     assert first.seconds is None
     assert "left out: torch" in cell_line(first)
     assert (second.reason, second.error) == (None, 0.0)
+
+
+def test_a_file_that_answers_nan_to_the_test_set_alone_says_so() -> None:
+    """It answers the example, a batch of four; test batches are larger."""
+    target = Made(lambda outputs: outputs if len(outputs) <= 4 else outputs * np.nan, exact=False)
+    with Original.of(candidate(), originals.TestSet.of(DataSource(tiny.EXPERIMENT.data, {}, None))) as original:
+        first, second = compare_on([target, Made(lambda outputs: outputs)], [original])
+    assert (first.reason or "").startswith("wrong outputs: it answers NaN or infinity")
+    assert second.value == original.metrics["accuracy"]
+
+
+def test_a_turn_begins_with_a_call_that_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = itertools.cycle([0.5, 1.0])  # seconds
+    monkeypatch.setattr(TargetFile, "time", lambda file, sample: next(calls))
+    with Original.of(candidate(), None) as original:
+        (cell,) = compare_on([Made(lambda outputs: outputs)], [original])
+    assert cell.seconds == 1.0
 
 
 def test_a_form_that_cannot_hold_a_network_leaves_the_others() -> None:
