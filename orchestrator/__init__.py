@@ -7,7 +7,9 @@ techniques are in `orchestrator.pruning`, `orchestrator.techniques` and `orchest
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from orchestrator.record import Record as _Record
 
 if TYPE_CHECKING:
     from orchestrator.amc.amc_selection import Amc
@@ -84,6 +86,13 @@ def __getattr__(name: str) -> object:
         if name in names:
             return getattr(importlib.import_module(f"{__name__}.{module}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def _load(*given: Any, **options: Any) -> Any:
+    return importlib.import_module(f"{__name__}.stored_networks").load(*given, **options)
+
+
+_Record.loader = staticmethod(_load)  # records cannot import the loader, which imports them
 
 
 def __dir__() -> list[str]:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
-import orchestrator
 from orchestrator.decode import Count, Rule, decode, format_of, parse
 from orchestrator.errors import ConfigError, DamagedError
 from orchestrator.objective import Objective
@@ -82,6 +81,7 @@ class Record:
     processor: str = ""
     format: Count = FORMAT
     storage: str | None = field(default=None, compare=False, repr=False)  # where a ledger read it; not in its JSON
+    loader: ClassVar[Callable[..., Any]]  # `orchestrator.load`, which the package's `__init__.py` sets
 
     def file(self, name: str) -> str:
         """Return the path of the blob `name`: `rounds/<key>/model-<16 digits of its sha256>.safetensors`."""
@@ -133,7 +133,8 @@ class Record:
             raise ConfigError(
                 f"the record of round {self.round} was not read from a storage: use orchestrator.load(STORAGE, KEY)"
             )
-        return orchestrator.load(self.storage, self.key, data=data, trust=trust)
+        network: nn.Module = self.loader(self.storage, self.key, data=data, trust=trust)
+        return network
 
     def to_json(self) -> bytes:
         """Return the record as it is stored: its last field is the sha256 of all others."""

@@ -11,15 +11,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-import orchestrator
 from orchestrator import pruning, schedules, techniques
 from orchestrator import task as tasks
+from orchestrator.amc import amc_selection
 from orchestrator.errors import ConfigError
 from orchestrator.experiment import Experiment
-from orchestrator.training import optimizer
+from orchestrator.training import config, distillation, optimizer
 from orchestrator.validate import did_you_mean
 
 _BOOLS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+# Those whose classes a text may name.
+_MODULES = (pruning, schedules, tasks, techniques, config, distillation, optimizer, amc_selection)
 _SCALARS = {int: "a whole number", float: "a number", str: "a text"}
 
 
@@ -181,17 +183,13 @@ def _evaluated(node: ast.expr, current: Any, path: str) -> Any:
 
 def _class(name: str, current: Any, path: str) -> Any:
     """Return the class `name`: one beside the class of the field's value, or one of this package's."""
-    for module in (sys.modules[type(current).__module__], *_public_modules()):
+    for module in (sys.modules[type(current).__module__], *_MODULES):
         names = getattr(module, "__all__", None) or vars(module)
         if name in names and name[:1].isupper() and inspect.isclass(found := getattr(module, name)):
             return found
-    known = {each for module in _public_modules() for each in getattr(module, "__all__", ()) or _dataclasses(module)}
+    known = {each for module in _MODULES for each in getattr(module, "__all__", ()) or _dataclasses(module)}
     guess = did_you_mean(name, [*known, *_dataclasses(sys.modules[type(current).__module__])])
     raise ConfigError(f"--set {path}: there is no class {name!r}: {guess or f'it is {current!r} now'}")
-
-
-def _public_modules() -> list[types.ModuleType]:
-    return [orchestrator, pruning, schedules, tasks, techniques, optimizer]
 
 
 def _dataclasses(module: types.ModuleType) -> list[str]:

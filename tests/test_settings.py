@@ -7,11 +7,15 @@ from typing import Any
 
 import pytest
 
-from orchestrator import AdamW, Distillation, FineTuning, Geometric, OneShot
+from orchestrator import AdamW, Amc, Cosine, FineTuning, Geometric, Global, TrainingConfig
 from orchestrator.errors import ConfigError
 from orchestrator.examples import DIGITS
+from orchestrator.pruning import AtMost, OneShot
 from orchestrator.settings import changed, paths_ending_in
 from orchestrator.techniques import AdaptiveLinearRestart
+from orchestrator.training.distillation import Distillation
+
+TRAINING = TrainingConfig(epochs=30, batch_size=8, schedule=Cosine(0.1))
 
 
 @pytest.mark.parametrize(
@@ -33,6 +37,7 @@ from orchestrator.techniques import AdaptiveLinearRestart
         ("path=OneShot(0.1)", OneShot(0.1)),
         ("path=Geometric.down_to(0.1, remove=0.5)", Geometric.down_to(0.1, remove=0.5)),
         ("distillation=Distillation(temperature=4)", Distillation(temperature=4)),
+        ("selection=Global(AtMost(2, of=4))", Global(AtMost(2, of=4))),
         ("exclude=fc, conv1", ("fc", "conv1")),
         ("exclude=()", ()),
         ("kinds=linear", ("linear",)),
@@ -56,6 +61,18 @@ def test_nothing_else_changes_and_several_are_applied_together() -> None:
     both = changed(DIGITS, ["technique=FineTuning", "technique.epochs=40", "training.epochs=40"])
     assert (both.technique, both.training.epochs) == (FineTuning(epochs=40), 40)
     assert changed(both, ["technique=LearningRateRewinding", "training.epochs=30"]) == DIGITS
+
+
+@pytest.mark.parametrize(
+    ("assignments", "value"),
+    [
+        (["path=OneShot(0.5)", "selection=Amc(evaluations=64)"], Amc(evaluations=64)),
+        (["training=TrainingConfig(epochs=30, batch_size=8, schedule=Cosine(0.1))"], TRAINING),
+    ],
+)
+def test_a_public_class_may_be_named(assignments: list[str], value: object) -> None:
+    field = assignments[-1].partition("=")[0]
+    assert getattr(changed(DIGITS, assignments), field) == value
 
 
 def test_a_seed_takes_the_place_of_the_seeds() -> None:
