@@ -157,11 +157,6 @@ def _check_trusted(path: str | Path, found: str, expected: str | None) -> None:
         raise ConfigError(f"{path} holds a network of {found!r}: pass model={found!r} if that function is to build it")
 
 
-def read_network(path: str | Path) -> Network:
-    """Return what a packed file says of its network, without building it. Raises as `load_packed`."""
-    return _open(path)[0]
-
-
 def _open(path: str | Path) -> tuple[Network, dict[str, Layout], Tensors]:
     try:
         blob = Path(path).read_bytes()
