@@ -12,7 +12,7 @@ from orchestrator.modules import logits_of
 from orchestrator.objective import LOSS, Objective, is_fraction
 from orchestrator.task_metrics import Accuracy, MeanAbsoluteError, RootMeanSquaredError, TokenEntropy
 from orchestrator.user_code import called
-from orchestrator.validate import fraction, text, whole
+from orchestrator.validate import flag, fraction, text, whole
 
 if TYPE_CHECKING:
     import torch
@@ -270,8 +270,7 @@ def objective_of(task: Task) -> Objective:
     kind = type(task).__name__
     with called(f"{kind}.objective"):
         name: object = task.objective
-    if not isinstance(name, str):
-        raise ConfigError(f"{kind}.objective must be the name of a metric, got {name!r:.100}")
+    name = text(f"{kind}.objective", name, way_out="give the name of a metric")
     metrics = _checked_metrics(task)
     if name == LOSS:
         return Objective(LOSS, higher_is_better=False)
@@ -280,12 +279,7 @@ def objective_of(task: Task) -> Objective:
             f"{kind}.objective must be one of its metrics() or {LOSS!r}, got {name!r} and the metrics "
             f"{', '.join(metrics) or 'none'}"
         )
-    better = getattr(metrics[name], "higher_is_better", None)
-    if not isinstance(better, bool):
-        raise ConfigError(
-            f"metric {name!r} of {kind} must say in higher_is_better, by True or False, which of its values is better, "
-            f"got {better!r}"
-        )
+    better = flag(f"higher_is_better of metric {name!r} of {kind}", getattr(metrics[name], "higher_is_better", None))
     return Objective(name, better, is_fraction(metrics[name]))
 
 

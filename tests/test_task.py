@@ -275,7 +275,9 @@ def test_a_task_that_cannot_be_used_is_one_sentence_before_training(name: str, v
 
 def test_a_metric_without_a_direction_is_refused() -> None:
     undecided = type("Undecided", (Still,), {"higher_is_better": None})
-    with pytest.raises(ConfigError, match=r"metric 'rmse' of Changed must say in higher_is_better, .* got None"):
+    with pytest.raises(
+        ConfigError, match="higher_is_better of metric 'rmse' of Changed must be True or False, got None"
+    ):
         objective_of(Own().made("metrics", lambda self: {"rmse": undecided()}))
 
 
@@ -442,7 +444,7 @@ def test_metrics_are_new_at_each_call() -> None:
 
 @pytest.mark.parametrize("name", [None, ["rmse"]])
 def test_an_objective_is_a_name(name: Any) -> None:
-    with pytest.raises(ConfigError, match=r"Changed.objective must be the name of a metric, got"):
+    with pytest.raises(ConfigError, match=r"Changed.objective must be a text .*, got .*: give the name of a metric"):
         objective_of(Own().made("objective", name))
 
 
