@@ -1,7 +1,8 @@
 """Make trained networks small: prune, rewind the learning rate, retrain, repeat.
 
-What is named here is imported when first used: `import orchestrator` alone loads no torch. More selections, paths and
-techniques are in `orchestrator.pruning`, `orchestrator.techniques` and `orchestrator.schedules`.
+What is named here is imported when first used: `import orchestrator` alone loads no torch. More selections, patterns,
+paths, schedules and techniques are in `orchestrator.pruning`, `orchestrator.schedules` and `orchestrator.techniques`,
+and `Distillation` is in `orchestrator.training.distillation`.
 """
 
 from __future__ import annotations
@@ -17,15 +18,14 @@ if TYPE_CHECKING:
     from orchestrator.data.image_data import image_data
     from orchestrator.experiment import Experiment
     from orchestrator.own_loop import hold, prune
-    from orchestrator.pruning import AtMost, Blocks, Channels, Geometric, Global, OneShot
+    from orchestrator.pruning import Channels, Geometric, Global
     from orchestrator.runner import run
-    from orchestrator.schedules import Cosine, StepDecay
+    from orchestrator.schedules import Cosine
     from orchestrator.stored_networks import load
     from orchestrator.task import Classification, Regression, Segmentation, Tokens
     from orchestrator.techniques import FineTuning, LearningRateRewinding, WeightRewinding
     from orchestrator.torch_schedulers import rewind
     from orchestrator.training.config import TrainingConfig
-    from orchestrator.training.distillation import Distillation
     from orchestrator.training.optimizer import SGD, AdamW
 
 __version__ = "0.1.0"
@@ -33,22 +33,17 @@ __all__ = [
     "SGD",
     "AdamW",
     "Amc",
-    "AtMost",
-    "Blocks",
     "Channels",
     "Classification",
     "Cosine",
     "Data",
-    "Distillation",
     "Experiment",
     "FineTuning",
     "Geometric",
     "Global",
     "LearningRateRewinding",
-    "OneShot",
     "Regression",
     "Segmentation",
-    "StepDecay",
     "Tokens",
     "TrainingConfig",
     "WeightRewinding",
@@ -66,15 +61,14 @@ _PLACES = {
     "data.image_data": ("image_data",),
     "experiment": ("Experiment",),
     "own_loop": ("hold", "prune"),
-    "pruning": ("AtMost", "Blocks", "Channels", "Geometric", "Global", "OneShot"),
+    "pruning": ("Channels", "Geometric", "Global"),
     "runner": ("run",),
-    "schedules": ("Cosine", "StepDecay"),
+    "schedules": ("Cosine",),
     "stored_networks": ("load",),
     "task": ("Classification", "Regression", "Segmentation", "Tokens"),
     "techniques": ("FineTuning", "LearningRateRewinding", "WeightRewinding"),
     "torch_schedulers": ("rewind",),
     "training.config": ("TrainingConfig",),
-    "training.distillation": ("Distillation",),
     "training.optimizer": ("SGD", "AdamW"),
 }
 
