@@ -9,15 +9,20 @@ import sys
 import types
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from orchestrator import pruning, schedules, techniques
 from orchestrator import task as tasks
-from orchestrator.amc import amc_selection
 from orchestrator.errors import ConfigError
 from orchestrator.experiment import Experiment
+from orchestrator.lazy import lazy
 from orchestrator.training import config, distillation, optimizer
 from orchestrator.validate import did_you_mean
+
+if TYPE_CHECKING:
+    from orchestrator.amc import amc_selection
+else:
+    amc_selection = lazy("orchestrator.amc.amc_selection")
 
 _BOOLS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 # Those whose classes a text may name.
