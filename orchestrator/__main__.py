@@ -84,12 +84,9 @@ def _unknown(arguments: Sequence[str]) -> str:
     for word in takewhile(lambda word: not word.startswith("-"), arguments):
         if word not in commands:
             if word == "load":
-                return (
-                    "there is no command 'load': in Python, orchestrator.load(STORAGE, KEY) returns a round's network"
-                )
-            return (
-                f"there is no command {word!r}: {did_you_mean(word, commands) or 'it is one of ' + ', '.join(commands)}"
-            )
+                return "'load' is not a command: in Python, orchestrator.load(STORAGE, KEY) returns a round's network"
+            guess = did_you_mean(word, commands) or f"the commands are {', '.join(commands)}"
+            return f"{word!r} is not a command: {guess}"
         inner = commands[word]
         if not isinstance(inner, dict):
             break

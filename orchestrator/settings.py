@@ -106,7 +106,7 @@ def _applied(value: Any, annotation: Any, change: _Change, experiment: Experimen
 
 
 def _instead(value: Any, annotation: Any, change: _Change) -> str:
-    """Return how to give a whole value where there is None."""
+    """Return how to give a whole value in the place of None."""
     kinds = [kind.__name__ for kind in get_args(annotation) if isinstance(kind, type) and kind is not type(None)]
     given = ", ".join(f"{name}={inner.text}" for name, inner in change.inner.items())
     return f": write --set '{change.path}={kinds[0]}({given})'" if value is None and kinds else ""
@@ -194,7 +194,7 @@ def _class(name: str, current: Any, path: str) -> Any:
             return found
     known = {each for module in _MODULES for each in getattr(module, "__all__", ()) or _dataclasses(module)}
     guess = did_you_mean(name, [*known, *_dataclasses(sys.modules[type(current).__module__])])
-    raise ConfigError(f"--set {path}: there is no class {name!r}: {guess or f'it is {current!r} now'}")
+    raise ConfigError(f"--set {path}: {name!r} is not a known class: {guess or f'it is {current!r} now'}")
 
 
 def _dataclasses(module: types.ModuleType) -> list[str]:

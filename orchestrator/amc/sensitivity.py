@@ -1,4 +1,4 @@
-"""The agent that cuts one layer at a time, and then all of them by the same loss of score."""
+"""Cut one layer at a time, and then all of them by the same loss of score: an agent."""
 
 from __future__ import annotations
 

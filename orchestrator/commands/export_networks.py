@@ -1,4 +1,4 @@
-"""`orchestrator export`."""
+"""Run `orchestrator export`: write the files of networks, and measure them."""
 
 from __future__ import annotations
 

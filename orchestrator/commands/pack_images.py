@@ -1,4 +1,4 @@
-"""`orchestrator dataset pack`."""
+"""Run `orchestrator dataset pack`: pack a folder of images into Parquet files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`orchestrator status`."""
+"""Run `orchestrator status`: show the rounds of a storage and what is under way."""
 
 from __future__ import annotations
 

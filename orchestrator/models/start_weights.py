@@ -65,7 +65,7 @@ def load_start_weights(module: nn.Module, experiment: Experiment, arguments: Map
 def _read(path: str) -> Tensors:
     try:
         if not Path(path).is_file():
-            raise FileNotFoundError("there is no such file")
+            raise FileNotFoundError("no such file")
         return load_file(path)
     except (OSError, SafetensorError) as error:
         raise ConfigError(

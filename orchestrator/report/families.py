@@ -1,4 +1,4 @@
-"""Methods side by side: masks, channels, AMC, Once-for-All, and the same networks trained alone; with pictures."""
+"""Compare methods: masks, channels, AMC, Once-for-All, and the same networks trained alone; with pictures."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Searches of each layer's ratio: what each found beside its rivals, and what its scores were worth; with pictures.
+"""Show searches of each layer's ratio: what each found beside its rivals, and what its scores were worth.
 
-A search is shown only with its rivals, at the same number of evaluations.
+A search is shown only with its rivals, at the same number of evaluations, and with pictures.
 """
 
 from __future__ import annotations
