@@ -30,7 +30,7 @@ LAYERS = (
         "training.masked",
     ),
     ("pruning", "layer_masks"),
-    ("amc", "ofa"),
+    ("amc", "ofa", "models.ofa_blocks", "models.ofa_networks"),
     ("work.keys", "work.train", "own_loop", "torch_schedulers"),
     ("techniques", "stopping", "storage"),
     ("data", "experiment"),

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from orchestrator.errors import ConfigError
 from orchestrator.experiment import Experiment
 from orchestrator.models.classifiers import published_tensors
+from orchestrator.models.ofa_networks import ImageArguments, chain
 from orchestrator.models.spec import OFA, is_classifier
 from orchestrator.ofa.architecture import Architecture
 from orchestrator.ofa.elastic import subnet_tensors
-from orchestrator.ofa.networks import chain
 from orchestrator.ofa.spaces import find_space
 from orchestrator.ofa.subnet import is_elastic
 from orchestrator.pruning.masks import matches
@@ -99,7 +99,7 @@ def _of_round(storage: str, key: str, experiment: Experiment, arguments: Mapping
         )
     space, given = find_space(content["space"]), experiment.model_options.get("architecture")
     architecture = space.largest() if given is None else space.check(Architecture.from_json(given))
-    return subnet_tensors(tensors, chain(architecture, arguments["num_classes"], arguments["input_shape"][0]))
+    return subnet_tensors(tensors, chain(architecture, ImageArguments.of(arguments)))
 
 
 def _persistent(module: nn.Module) -> Tensors:

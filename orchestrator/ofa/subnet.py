@@ -12,11 +12,11 @@ import torch
 from torch import nn
 
 from orchestrator.errors import ConfigError, DamagedError
+from orchestrator.models.ofa_networks import ImageArguments, Part, chain
 from orchestrator.ofa.architecture import Architecture
 from orchestrator.ofa.costs import CostModel, SubnetCost
 from orchestrator.ofa.elastic import Supernet, skeleton, subnet_tensors, tensor_shapes
 from orchestrator.ofa.extract import extract, network_of
-from orchestrator.ofa.networks import Part, chain
 from orchestrator.ofa.sort import sort_channels
 from orchestrator.ofa.spaces import Space
 from orchestrator.pruning.structure import Structure
@@ -27,19 +27,15 @@ SMALLEST = "smallest_"  # before the names of the smallest network's metrics
 
 @dataclass(frozen=True)
 class Elastic(Structure):
-    """Represent the supernet of `space`: the largest network, whose tensors all others share, and its kernel matrices.
-
-    `input_shape`: (channels, H, W) of the images.
-    """
+    """Represent the supernet of `space`: the largest network, whose tensors all others share, and kernel matrices."""
 
     space: Space
-    num_classes: int
-    input_shape: tuple[int, int, int]
+    arguments: ImageArguments
 
     @staticmethod
     def of(space: Space, arguments: Mapping[str, Any]) -> Elastic:
-        """Return the supernet of `space` for data of images with these `model_arguments`."""
-        return Elastic(space, arguments["num_classes"], tuple(arguments["input_shape"]))
+        """Return the supernet of `space` for data with these `model_arguments`."""
+        return Elastic(space, ImageArguments.of(arguments))
 
     @property
     def network(self) -> object:
@@ -47,7 +43,7 @@ class Elastic(Structure):
 
     @cached_property
     def costs(self) -> CostModel:
-        return CostModel(self.num_classes, self.input_shape)
+        return CostModel(self.arguments)
 
     @cached_property
     def largest(self) -> SubnetCost:
@@ -56,10 +52,10 @@ class Elastic(Structure):
 
     def parts(self, architecture: Architecture) -> dict[str, Part]:
         """Return the parts of an architecture's network. Raise ConfigError if it is outside the space."""
-        return chain(self.space.check(architecture), self.num_classes, self.input_shape[0])
+        return chain(self.space.check(architecture), self.arguments)
 
     def build(self, dense: Callable[[], nn.Module]) -> nn.Module:
-        return Supernet(self.space, num_classes=self.num_classes, channels=self.input_shape[0], network=dense())
+        return Supernet(self.space, self.arguments, dense())
 
     def apply(self, state: TrainState, base: Structure) -> TrainState:
         """Return the supernet whose largest network is that of `state`; kernel matrices are the identity at first."""
@@ -80,7 +76,7 @@ class Elastic(Structure):
     def _empty(self) -> Supernet:
         """Return the supernet without memory for its tensors."""
         with torch.device("meta"):
-            return Supernet(self.space, num_classes=self.num_classes, channels=self.input_shape[0])
+            return Supernet(self.space, self.arguments)
 
     def shapes(self, dense: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
         return {f"network.{name}": shape for name, shape in dense.items()}
