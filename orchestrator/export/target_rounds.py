@@ -15,7 +15,7 @@ from orchestrator.files import check_writable
 from orchestrator.formatting import no_rounds
 from orchestrator.record import Record
 from orchestrator.report import path_records
-from orchestrator.report.exported import recommended_rounds, round_line
+from orchestrator.report.chapters.exported import recommended_rounds, round_line
 from orchestrator.report.target_table import TargetTable, cell_line
 from orchestrator.report.targets_page import print_targets, save_targets_page
 from orchestrator.storage.ledger import Ledger
