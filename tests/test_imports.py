@@ -32,7 +32,7 @@ LAYERS = (
     ("pruning", "layer_masks"),
     ("amc", "ofa", "models.ofa_blocks", "models.ofa_networks"),
     ("work.keys", "work.train", "own_loop", "torch_schedulers"),
-    ("techniques", "stopping", "storage"),
+    ("techniques", "stopping", "storage", "structures"),
     ("data", "experiment"),
     ("models", "search"),
     ("training",),

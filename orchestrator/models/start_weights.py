@@ -19,8 +19,9 @@ from orchestrator.models.spec import OFA, is_classifier
 from orchestrator.ofa.architecture import Architecture
 from orchestrator.ofa.elastic import subnet_tensors
 from orchestrator.ofa.spaces import find_space
-from orchestrator.ofa.subnet import is_elastic
+from orchestrator.ofa.subnet import Elastic
 from orchestrator.pruning.masks import matches
+from orchestrator.pruning.structure import COUNTED
 from orchestrator.storage.ledger import Ledger
 from orchestrator.storage.opening import open_store
 from orchestrator.train_state import Tensors
@@ -85,7 +86,7 @@ def _of_round(storage: str, key: str, experiment: Experiment, arguments: Mapping
         )
     tensors = ledger.load(found[0])[0].model
     content = found[0].channels or {}
-    if not is_elastic(content) or "architecture" in content:
+    if content.keys() - COUNTED != Elastic.json_fields:
         return tensors
     if experiment.model != f"{OFA}{content['space']}":
         raise ConfigError(
