@@ -16,7 +16,7 @@ from orchestrator.commands.clean_storage import clean
 from orchestrator.commands.compare_targets import targets
 from orchestrator.commands.export_networks import export
 from orchestrator.commands.measure_latency_table import latency
-from orchestrator.commands.pack_images import pack
+from orchestrator.commands.pack_dataset import pack
 from orchestrator.commands.run_experiment import run
 from orchestrator.commands.search_supernet_networks import search
 from orchestrator.commands.show_status import status
@@ -45,7 +45,7 @@ DESCRIPTION = """Make trained networks small: run experiments, look at their sto
 orchestrator COMMAND --help shows the flags of a command, and orchestrator --version the version.
 """
 GROUPS = {
-    "dataset": "Pack a folder of images for training from a bucket.",
+    "dataset": "Pack a data set for training from a bucket.",
     "ofa": "Find the best network for each budget in a trained supernet.",
 }
 

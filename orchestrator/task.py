@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
@@ -10,7 +11,7 @@ from orchestrator.errors import ConfigError
 from orchestrator.lazy import lazy
 from orchestrator.modules import logits_of
 from orchestrator.objective import LOSS, Objective, is_fraction
-from orchestrator.task_metrics import Accuracy, MeanAbsoluteError, RootMeanSquaredError, TokenEntropy
+from orchestrator.task_metrics import Accuracy, MeanAbsoluteError, Ratio, RootMeanSquaredError
 from orchestrator.user_code import called
 from orchestrator.validate import flag, fraction, text, whole
 
@@ -247,6 +248,28 @@ class Tokens:
     def divergence(self, outputs: Any, taught: Any, targets: Tensor, temperature: float) -> Tensor:
         by_place = divergence(logits_of(outputs), logits_of(taught), temperature, dim=-1)
         return (by_place * (classes(targets) != self.ignore)).sum()
+
+
+class TokenEntropy(Ratio):
+    """The mean negative log-likelihood of targets other than `ignore`, in bits, or as a perplexity.
+
+    Outputs are logits (n, length, vocabulary), targets (n, length).
+    """
+
+    higher_is_better = False
+
+    def __init__(self, ignore: int, *, perplexity: bool = False) -> None:
+        super().__init__()
+        self._ignore, self._perplexity = ignore, perplexity
+
+    def update(self, outputs: Tensor, targets: Tensor) -> None:
+        nats = F.cross_entropy(
+            outputs.float().flatten(0, -2), targets.flatten().long(), ignore_index=self._ignore, reduction="sum"
+        )
+        self.add(nats, (targets.long() != self._ignore).sum())
+
+    def finish(self, ratio: Tensor) -> Tensor:
+        return ratio.exp() if self._perplexity else ratio / math.log(2)
 
 
 def classes(targets: Tensor) -> Tensor:

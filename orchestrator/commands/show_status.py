@@ -30,7 +30,7 @@ def status(
 
     $ orchestrator status ./runs
     $ orchestrator status s3://bucket/digits --follow
-    $ orchestrator status s3://bucket/digits --json | jq .metrics.test_accuracy
+    $ orchestrator status s3://bucket/digits --json | jq .metrics
     """
     if as_json and follow:
         raise ConfigError("--json and --follow cannot be combined: give one of them")

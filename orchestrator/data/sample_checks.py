@@ -133,6 +133,12 @@ def are_labels(labels: Tensor) -> bool:
     return labels.dim() == 1 and not labels.is_floating_point() and not labels.is_complex()
 
 
+def dtype_in_training(targets: Tensor) -> torch.dtype:
+    """Return the type in which training gets the targets of a split in memory: int64 for classes, else their own."""
+    is_class = are_labels(targets) and targets.dtype is not torch.bool  # which a user's loss may read as they are
+    return torch.int64 if is_class else targets.dtype
+
+
 def indices_of(part: Subset[Any]) -> list[int]:
     """Return the indices of a Subset as ints. Raises DataError unless they are whole numbers."""
     given: Any = part.indices

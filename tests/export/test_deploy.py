@@ -38,7 +38,7 @@ from orchestrator.export.proof import ExportedNetworks
 from orchestrator.export.runtimes import not_run
 from orchestrator.field_json import as_json
 from orchestrator.pruning import AtMost, Channels, Filters, Geometric, Global, Layerwise, NofM, OneShot
-from orchestrator.report.exported import recommended_rounds
+from orchestrator.report.chapters.exported import recommended_rounds
 from orchestrator.runner import run
 from orchestrator.schedules import StepDecay
 from orchestrator.storage.ledger import Ledger

@@ -11,10 +11,10 @@ from typing import Any
 from orchestrator.export.proof import ExportedNetworks
 from orchestrator.formatting import milliseconds, size
 from orchestrator.record import Record
+from orchestrator.report.chapters.search_verdict import RIVALS
 from orchestrator.report.comparison import Comparison
 from orchestrator.report.page import Section
 from orchestrator.report.pictures.style import GREY, LINES, MARKERS, Picture, handle, new_figure
-from orchestrator.report.search_verdict import RIVALS
 from orchestrator.report.summary import Quantity, options_of
 
 FAMILIES = ("dense", "masks", "channels", "AMC", "Once-for-All", "trained alone", "rivals of AMC")
