@@ -1,4 +1,4 @@
-"""Run `orchestrator dataset pack`: pack a folder of images into Parquet files."""
+"""Run `orchestrator dataset pack`: pack a folder into a few large Parquet files."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""The chapters of a report that only some storages have: exported files, searches, families, int8 rounds."""
+"""Draw up the chapters of a report that only some storages have: exported files, searches, families, int8 rounds."""
