@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from random import Random
 
 import pytest
@@ -9,9 +10,10 @@ import torch
 from supernets import SMALL
 from truth import COSTS, everything, score
 
-from orchestrator.errors import ConfigError
+from orchestrator.errors import ConfigError, DamagedError
 from orchestrator.ofa.architecture import Architecture, BlockChoice, StageChoice
 from orchestrator.ofa.predictor import OneHot, fit, left_out_errors
+from orchestrator.ofa.predictor_file import HEADER, TENSORS, predictor_files, read_predictor
 from orchestrator.ofa.predictor_quality import Quality, compare_predictors, kendall
 from orchestrator.ofa.spaces import SPACES, find_space
 
@@ -134,3 +136,47 @@ def test_kendalls_correlation_by_hand(first, second, tau):
 def test_sequences_of_different_lengths_have_no_correlation():
     with pytest.raises(ConfigError, match="one length"):
         kendall([1, 2], [1])
+
+
+@pytest.fixture(scope="module")
+def predictor():
+    return fit("ridge", ONE_HOT, SHUFFLED[:30], [score(each) for each in SHUFFLED[:30]])
+
+
+@pytest.mark.parametrize("kind", ["ridge", "mlp"])
+def test_a_stored_predictor_predicts_the_same_bits(kind, short):
+    fitted = fit(kind, ONE_HOT, SHUFFLED[:30], [score(each) for each in SHUFFLED[:30]])
+    assert read_predictor(predictor_files(fitted), SMALL)(SHUFFLED) == fitted(SHUFFLED)
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "sentence"),
+    [
+        (lambda header, tensors: ({**header, "space": "compofa"}, tensors), ConfigError, "'small' and of format 1"),
+        (lambda header, tensors: ({**header, "format": 2}, tensors), ConfigError, "got one of 'small' and 2"),
+        (lambda header, tensors: ({**header, "scale": "1"}, tensors), DamagedError, "predictor.json cannot be read"),
+        (lambda header, tensors: (header, tensors[:-1]), DamagedError, "its sha256 differs"),
+        (lambda header, tensors: ({**header, "layers": 2}, tensors), DamagedError, "predictor.safetensors cannot be"),
+        (lambda header, tensors: ({**header, "layers": 0}, tensors), DamagedError, "must lead from 22 features"),
+    ],
+)
+def test_a_stored_predictor_that_is_another_or_damaged_is_refused(predictor, change, error, sentence):
+    files = predictor_files(predictor)
+    header, tensors = change(json.loads(files[HEADER]), files[TENSORS])
+    with pytest.raises(error, match=sentence):
+        read_predictor({HEADER: json.dumps(header).encode(), TENSORS: tensors}, SMALL)
+
+
+@pytest.mark.parametrize("weight", [torch.zeros(1, 3), torch.full((1, 22), torch.nan)])
+def test_layers_that_are_not_a_predictors_are_refused(weight, predictor):
+    layers = ((weight, torch.zeros(1)),)
+    files = predictor_files(type(predictor)(ONE_HOT, layers, 0.0, 1.0))
+    with pytest.raises(DamagedError, match="cannot be read"):
+        read_predictor(files, SMALL)
+
+
+def test_missing_files_are_an_error(predictor):
+    with pytest.raises(DamagedError, match=HEADER):
+        read_predictor({}, SMALL)
+    with pytest.raises(DamagedError, match=TENSORS):
+        read_predictor({HEADER: predictor_files(predictor)[HEADER]}, SMALL)
