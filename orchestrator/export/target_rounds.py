@@ -15,13 +15,13 @@ from orchestrator.export.targets import TARGETS
 from orchestrator.export.targets.side_by_side import CANNOT, Cell, compare_on, save_cells
 from orchestrator.files import check_writable
 from orchestrator.formatting import no_rounds
-from orchestrator.ofa.subnet import is_elastic
 from orchestrator.record import Record
 from orchestrator.report import path_records
-from orchestrator.report.exported import recommended_rounds, round_line
+from orchestrator.report.chapters.exported import recommended_rounds, round_line
 from orchestrator.report.target_table import TargetTable, cell_line
 from orchestrator.report.targets_page import print_targets, save_targets_page
 from orchestrator.storage.ledger import Ledger
+from orchestrator.structures import structure_class
 from orchestrator.validate import one_of
 
 _COLUMNS = {"unstructured": "masks", "subnet": "OFA"}  # by what `structure` returns
@@ -102,7 +102,7 @@ def recommended_of_each(records: Sequence[Record]) -> list[Record]:
     If the dense network is recommended, the round that is best on validation takes its place. Supernets, which are many
     networks, are left out. Raises ConfigError as `recommended_rounds` does.
     """
-    networks = [record for record in records if not _is_supernet(record)]
+    networks = [record for record in records if not structure_class(record.channels).is_family]
     columns = {record.experiment: column(record) for record in networks if record.round}
     found: dict[str, Record] = {}
     for name in sorted(set(columns.values()), key=lambda name: (*_ORDER, name).index(name)):
@@ -135,7 +135,3 @@ def _with_one_dense(records: Sequence[Record]) -> list[Record]:
 
 def _is_pruned(record: Record) -> bool:
     return record.round > 0
-
-
-def _is_supernet(record: Record) -> bool:
-    return is_elastic(record.channels) and "architecture" not in (record.channels or {})

@@ -1,4 +1,4 @@
-"""The table of targets: a row for each file of a target, a column for each network, and a sentence for each target."""
+"""Build the table of targets: a row for each of their files, a column for each network, a sentence on each target."""
 
 from __future__ import annotations
 

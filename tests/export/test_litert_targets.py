@@ -196,7 +196,7 @@ def test_what_is_not_here_says_how_to_get_it(tmp_path: Path, monkeypatch: pytest
 
 
 @pytest.mark.parametrize(
-    ("shape", "labels", "class_dim", "classes"),
+    ("shape", "named", "class_dim", "classes"),
     [
         ((1, 5), 5, 1, 5),
         ((1, 5), 0, 1, 5),
@@ -206,9 +206,9 @@ def test_what_is_not_here_says_how_to_get_it(tmp_path: Path, monkeypatch: pytest
     ],
 )
 def test_the_page_shows_classes_where_the_answer_ends_in_them(
-    shape: tuple[int, ...], labels: int, class_dim: int | None, classes: int
+    shape: tuple[int, ...], named: int, class_dim: int | None, classes: int
 ) -> None:
-    call = SimpleNamespace(read=(0,), interface=SimpleNamespace(labels=("label",) * labels))
+    call = SimpleNamespace(read=(0,), interface=SimpleNamespace(named_classes=named))
     task = SimpleNamespace() if class_dim is None else SimpleNamespace(class_dim=class_dim)
     observed = SimpleNamespace(call=call, outputs=[[], [np.zeros(shape)]])
     made = SimpleNamespace(observed=observed, test_set=SimpleNamespace(task=task))
