@@ -25,6 +25,7 @@ from orchestrator.structures import structure_class
 from orchestrator.validate import one_of
 
 _COLUMNS = {"unstructured": "masks", "subnet": "OFA"}  # by what `structure` returns
+_SHARED = ("model", "data", "task", "model_options", "data_options", "data_identity")  # settings of all in a table
 _ORDER = ("masks", "blocks", "2-of-4", "filters", "channels", "AMC", "OFA")
 
 
@@ -115,11 +116,11 @@ def recommended_of_each(records: Sequence[Record]) -> list[Record]:
 
 def _network(record: Record) -> tuple[Any, ...]:
     """Return what decides the network of a round before anything is removed from it, its data and its task."""
-    return tuple(setting(record, name) for name in ("model", "model_options", "data", "data_identity", "task"))
+    return tuple(setting(record, name) for name in _SHARED)
 
 
 def _left_out(record: Record, first: Record) -> str:
-    model, _, data, *_ = _network(first)
+    model, data, *_ = _network(first)
     return (
         f"round {record.key[:12]} was left out: rounds side by side must have the same data and task and model, here "
         f"{data!r} and {model!r} with their options, got {setting(record, 'data')!r} and {setting(record, 'model')!r}: "

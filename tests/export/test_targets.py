@@ -172,6 +172,7 @@ def test_a_network_that_answers_nan_is_a_column_of_reasons(
         return [*others, last]
 
     monkeypatch.setattr(target_rounds, "side_by_side", last_is_broken)
+    monkeypatch.setattr(kernel_choice, "NETWORK_SECONDS", 0.0)
     keys = [each.key for each in storage[1] if each.round]
     assert main(["targets", storage[0], *keys, *TRUST, "--on", "download,torch", "--report", str(tmp_path)]) == 0
     assert "left out: download: 2:4: the network answers NaN or infinity to its example" in capsys.readouterr().out
