@@ -6,7 +6,7 @@
 
 Needs the extra `channels`. Every agent may ask for as many candidates as the others, has the same finalists rule, and
 its own best finalist is retrained in the same way; so are those of `Uniform` and `Random`. Equal candidates are scored
-once, whoever asks. `Channels` is the way without a search.
+once, whichever job asks. `Channels` is the way without a search.
 """
 
 import sys

@@ -55,7 +55,7 @@ def job(flags: DeployFlags) -> int:
     """Train both paths, whose dense round is one, then export the recommended network of each beside the dense one."""
     # Imported here, because they import torch, for which --help does not wait.
     from orchestrator import export
-    from orchestrator.report.exported import recommended_rounds
+    from orchestrator.report.chapters.exported import recommended_rounds
     from orchestrator.storage.ledger import Ledger
 
     paths = [flags.applied(experiment) for experiment in (CHANNELS, WEIGHTS)]  # channels need an extra

@@ -91,7 +91,7 @@ def job(flags: Flags) -> int:
     """Train everything, then print a table for each way of counting, and write the page."""
     # They import torch, for which --help does not wait.
     from orchestrator.report import path_records
-    from orchestrator.report.families import family_of
+    from orchestrator.report.chapters.families import family_of
     from orchestrator.storage.ledger import Ledger
 
     first = [flags.applied(experiment) for experiment in EXPERIMENTS]
@@ -113,7 +113,7 @@ def job(flags: Flags) -> int:
 
 def table(records: list[Record]) -> Iterable[str]:
     """Yield a line for each budget and way: the mean test accuracy over the seeds with its 95 % interval."""
-    from orchestrator.report.families import family_of
+    from orchestrator.report.chapters.families import family_of
 
     values: dict[tuple[str, str, float], list[float]] = {}
     for record in records:

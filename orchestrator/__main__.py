@@ -16,7 +16,7 @@ from orchestrator.commands.clean_storage import clean
 from orchestrator.commands.compare_targets import targets
 from orchestrator.commands.export_networks import export
 from orchestrator.commands.measure_latency_table import latency
-from orchestrator.commands.pack_images import pack
+from orchestrator.commands.pack_dataset import pack
 from orchestrator.commands.run_experiment import run
 from orchestrator.commands.search_supernet_networks import search
 from orchestrator.commands.show_status import status
@@ -45,7 +45,7 @@ DESCRIPTION = """Make trained networks small: run experiments, look at their sto
 orchestrator COMMAND --help shows the flags of a command, and orchestrator --version the version.
 """
 GROUPS = {
-    "dataset": "Pack a folder of images for training from a bucket.",
+    "dataset": "Pack a data set for training from a bucket.",
     "ofa": "Find the best network for each budget in a trained supernet.",
 }
 
@@ -84,12 +84,9 @@ def _unknown(arguments: Sequence[str]) -> str:
     for word in takewhile(lambda word: not word.startswith("-"), arguments):
         if word not in commands:
             if word == "load":
-                return (
-                    "there is no command 'load': in Python, orchestrator.load(STORAGE, KEY) returns a round's network"
-                )
-            return (
-                f"there is no command {word!r}: {did_you_mean(word, commands) or 'it is one of ' + ', '.join(commands)}"
-            )
+                return "'load' is not a command: in Python, orchestrator.load(STORAGE, KEY) returns a round's network"
+            guess = did_you_mean(word, commands) or f"the commands are {', '.join(commands)}"
+            return f"{word!r} is not a command: {guess}"
         inner = commands[word]
         if not isinstance(inner, dict):
             break

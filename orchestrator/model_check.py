@@ -146,13 +146,22 @@ def _check_sum(model: nn.Module, task: Task, one: tuple[Any, Any]) -> None:
 
 
 def _check_metrics(task: Task, outputs: Any, targets: Any) -> None:
-    """Raise ConfigError unless every metric gives a number, and the objective is one of them."""
-    objective_of(task)
+    """Raise ConfigError unless every metric gives one number, and the objective is a metric or the loss.
+
+    Warn of a value that is not finite: a metric may be undefined on so few samples of an untrained network.
+    """
+    objective = objective_of(task)
     metrics = dict(task.metrics())
     with torch.no_grad(), own_randomness():
         update(metrics, task, outputs, targets)
         for name, metric in metrics.items():
-            value_of(name, metric)
+            value = value_of(name, metric)
+            if not math.isfinite(value):
+                later = "the first round stops after its first epoch" if name == objective.name else "it is left out"
+                logger.warning(
+                    f"metric {name} is {value} on the first samples before training, where it may be undefined; "
+                    f"if it is so on the whole validation split, {later}"
+                )
 
 
 def _check_training(model: nn.Module, task: Task, inputs: Any, targets: Any, samples: int) -> None:

@@ -50,7 +50,7 @@ def _importable(file: str, what: str) -> str:
     folder, script = os.path.split(path)
     if not os.path.isfile(path):
         guess = did_you_mean(script, os.listdir(folder)) if os.path.isdir(folder) else ""
-        raise ConfigError(f"{what} must name a script that exists, got {file!r}: {guess or f'there is no file {path}'}")
+        raise ConfigError(f"{what} must name a script that exists, got {file!r}: {guess or f'{path} does not exist'}")
     if folder not in sys.path:
         sys.path.insert(0, folder)
         inherited = os.environ.get("PYTHONPATH")

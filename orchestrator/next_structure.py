@@ -43,7 +43,7 @@ def view_of(experiment: Experiment, problem: Problem, parent: Round) -> View:
     """Return the view of the finished round `parent`, which a selection looks at."""
     state, criterion = parent.state().model, resolve_criterion(experiment.criterion)
     return View(
-        {name: state[name] for name in problem.prunable},
+        {name: state[name] for name in problem.prunable if name in state},
         parent.structure,
         criterion,
         parent.gradients() if needs_gradients(criterion) else None,

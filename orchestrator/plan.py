@@ -55,7 +55,8 @@ def _train_pruned(experiment: Experiment, rounds: Rounds, index: int, chosen: Ch
     """Return the work that trains the network which `chosen` leaves of the round before."""
     dense, parent = (CutRound(rounds.finished(each), experiment.training, chosen.structure) for each in (0, index - 1))
     before, after = parent.finished.state().model, parent.state().model
-    removed = Removed(*({name: model[name] for name in rounds.problem.prunable} for model in (before, after)))
+    prunable = rounds.problem.prunable
+    removed = Removed(*({name: model[name] for name in prunable if name in model} for model in (before, after)))
     start = experiment.technique.start_after(removed, dense, parent)
     teacher = TrainState(dense.finished.state().model) if experiment.distillation else None
     work = train_round(experiment, rounds, index, start, chosen.structure)

@@ -5,6 +5,8 @@ Other files import these functions, never a private name of another package (Ray
 
 from __future__ import annotations
 
+import functools
+import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import cache
@@ -74,6 +76,19 @@ def schedulers_in(scheduler: LRScheduler) -> list[LRScheduler]:
 def milestones(sequence: SequentialLR) -> list[int]:
     """Return the steps at which `sequence` goes on to its next scheduler."""
     return sequence._milestones
+
+
+@functools.cache
+def eager(optimizer: type[torch.optim.Optimizer]) -> Callable[..., torch.optim.Optimizer]:
+    """Return a subclass of `optimizer` that is never compiled, and gives the same bits.
+
+    Torch wraps these methods so that its compiler treats them with care. The wrappers import the compiler, which takes
+    as long as importing torch, in each process that trains.
+    """
+    names = ("add_param_group", "load_state_dict", "state_dict", "zero_grad")
+    methods: dict[str, Any] = {name: inspect.unwrap(getattr(optimizer, name)) for name in names}
+    methods["step"] = torch.no_grad()(inspect.unwrap(optimizer.step))
+    return type(optimizer.__name__, (optimizer,), methods)
 
 
 @contextmanager

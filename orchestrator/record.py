@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
-import orchestrator
 from orchestrator.decode import Count, Rule, decode, format_of, parse
 from orchestrator.errors import ConfigError, DamagedError
 from orchestrator.objective import Objective
@@ -42,7 +41,8 @@ class Record:
     removes channels can make smaller. `unstructured`: the prunable tensors that the selection's pattern does not
     divide. `epochs`: trained in this round.
     `channels`, of a round that removed some: the `unit` that the density counts, exact [kept, dense] counts of
-    `parameters` and `macs`, and the configuration `kept`, which the model's tensors belong to. `search`, of a round
+    `parameters` and `macs`, the configuration `kept`, which the model's tensors belong to, and the fields of its
+    structure's own (see `Structure.json_fields`). `search`, of a round
     whose structure was searched for: what it found and cost, and its rivals (see `AmcSearch`). `int8`, of a round that
     ended with quantisation-aware epochs: the objective with weights and inputs of layers rounded to int8, before and
     after these epochs, and through the weights of a packed-int8 file: val_before, val_after, val_file, test_before, ...
@@ -82,6 +82,7 @@ class Record:
     processor: str = ""
     format: Count = FORMAT
     storage: str | None = field(default=None, compare=False, repr=False)  # where a ledger read it; not in its JSON
+    loader: ClassVar[Callable[..., Any]]  # `orchestrator.load`, which the package's `__init__.py` sets
 
     def file(self, name: str) -> str:
         """Return the path of the blob `name`: `rounds/<key>/model-<16 digits of its sha256>.safetensors`."""
@@ -133,7 +134,8 @@ class Record:
             raise ConfigError(
                 f"the record of round {self.round} was not read from a storage: use orchestrator.load(STORAGE, KEY)"
             )
-        return orchestrator.load(self.storage, self.key, data=data, trust=trust)
+        network: nn.Module = self.loader(self.storage, self.key, data=data, trust=trust)
+        return network
 
     def to_json(self) -> bytes:
         """Return the record as it is stored: its last field is the sha256 of all others."""

@@ -9,14 +9,14 @@ from typing import Protocol
 
 from orchestrator.errors import ConfigError, DamagedError
 from orchestrator.experiment import Problem
-from orchestrator.ofa.subnet import is_elastic, structure_from_json
 from orchestrator.pruning.candidate import Scores, StructureSearch
-from orchestrator.pruning.structure import Structure, from_json
+from orchestrator.pruning.structure import Structure
 from orchestrator.record import Record
 from orchestrator.stopping import Floor
 from orchestrator.storage.ledger import Ledger
 from orchestrator.storage.score_files import read_new_scores
 from orchestrator.storage.store import JSON_BYTES
+from orchestrator.structures import read_structure
 from orchestrator.train_state import Tensors, TrainState
 from orchestrator.training.config import TrainingConfig
 from orchestrator.work.gradients import GRADIENTS
@@ -120,20 +120,11 @@ class StoredRound:
     @cached_property
     def _content(self) -> tuple[TrainState, Structure]:
         try:
-            structure = self._structure()
+            structure = read_structure(self.record.channels, self.problem)
         except ConfigError as error:
             raise DamagedError(f"rounds/{self.key}/record.json is damaged: {error}") from None
         state, masks = self.ledger.load(self.record, structure.shapes(self.problem.prunable))
         return state, structure.with_tensors(masks)
-
-    def _structure(self) -> Structure:
-        """Return the structure without its masks. Raise ConfigError for one that the network cannot have.
-
-        This is the only place where a path reads a recorded structure back.
-        """
-        if (content := self.record.channels) and self.problem.supernet and is_elastic(content):
-            return structure_from_json(content, self.problem.supernet)
-        return from_json(content, self.problem.channels)
 
     @property
     def structure(self) -> Structure:

@@ -9,17 +9,24 @@ import sys
 import types
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin, get_type_hints
 
-import orchestrator
 from orchestrator import pruning, schedules, techniques
 from orchestrator import task as tasks
 from orchestrator.errors import ConfigError
 from orchestrator.experiment import Experiment
-from orchestrator.training import optimizer
+from orchestrator.lazy import lazy
+from orchestrator.training import config, distillation, optimizer
 from orchestrator.validate import did_you_mean
 
+if TYPE_CHECKING:
+    from orchestrator.amc import amc_selection
+else:
+    amc_selection = lazy("orchestrator.amc.amc_selection")
+
 _BOOLS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+# Those whose classes a text may name.
+_MODULES = (pruning, schedules, tasks, techniques, config, distillation, optimizer, amc_selection)
 _SCALARS = {int: "a whole number", float: "a number", str: "a text"}
 
 
@@ -99,7 +106,7 @@ def _applied(value: Any, annotation: Any, change: _Change, experiment: Experimen
 
 
 def _instead(value: Any, annotation: Any, change: _Change) -> str:
-    """Return how to give a whole value where there is None."""
+    """Return how to give a whole value in the place of None."""
     kinds = [kind.__name__ for kind in get_args(annotation) if isinstance(kind, type) and kind is not type(None)]
     given = ", ".join(f"{name}={inner.text}" for name, inner in change.inner.items())
     return f": write --set '{change.path}={kinds[0]}({given})'" if value is None and kinds else ""
@@ -181,17 +188,13 @@ def _evaluated(node: ast.expr, current: Any, path: str) -> Any:
 
 def _class(name: str, current: Any, path: str) -> Any:
     """Return the class `name`: one beside the class of the field's value, or one of this package's."""
-    for module in (sys.modules[type(current).__module__], *_public_modules()):
+    for module in (sys.modules[type(current).__module__], *_MODULES):
         names = getattr(module, "__all__", None) or vars(module)
         if name in names and name[:1].isupper() and inspect.isclass(found := getattr(module, name)):
             return found
-    known = {each for module in _public_modules() for each in getattr(module, "__all__", ()) or _dataclasses(module)}
+    known = {each for module in _MODULES for each in getattr(module, "__all__", ()) or _dataclasses(module)}
     guess = did_you_mean(name, [*known, *_dataclasses(sys.modules[type(current).__module__])])
-    raise ConfigError(f"--set {path}: there is no class {name!r}: {guess or f'it is {current!r} now'}")
-
-
-def _public_modules() -> list[types.ModuleType]:
-    return [orchestrator, pruning, schedules, tasks, techniques, optimizer]
+    raise ConfigError(f"--set {path}: {name!r} is not a known class: {guess or f'it is {current!r} now'}")
 
 
 def _dataclasses(module: types.ModuleType) -> list[str]:

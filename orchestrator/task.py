@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
@@ -10,9 +11,9 @@ from orchestrator.errors import ConfigError
 from orchestrator.lazy import lazy
 from orchestrator.modules import logits_of
 from orchestrator.objective import LOSS, Objective, is_fraction
-from orchestrator.task_metrics import Accuracy, MeanAbsoluteError, RootMeanSquaredError, TokenEntropy
+from orchestrator.task_metrics import Accuracy, MeanAbsoluteError, Ratio, RootMeanSquaredError
 from orchestrator.user_code import called
-from orchestrator.validate import fraction, text, whole
+from orchestrator.validate import flag, fraction, text, whole
 
 if TYPE_CHECKING:
     import torch
@@ -249,6 +250,28 @@ class Tokens:
         return (by_place * (classes(targets) != self.ignore)).sum()
 
 
+class TokenEntropy(Ratio):
+    """The mean negative log-likelihood of targets other than `ignore`, in bits, or as a perplexity.
+
+    Outputs are logits (n, length, vocabulary), targets (n, length).
+    """
+
+    higher_is_better = False
+
+    def __init__(self, ignore: int, *, perplexity: bool = False) -> None:
+        super().__init__()
+        self._ignore, self._perplexity = ignore, perplexity
+
+    def update(self, outputs: Tensor, targets: Tensor) -> None:
+        nats = F.cross_entropy(
+            outputs.float().flatten(0, -2), targets.flatten().long(), ignore_index=self._ignore, reduction="sum"
+        )
+        self.add(nats, (targets.long() != self._ignore).sum())
+
+    def finish(self, ratio: Tensor) -> Tensor:
+        return ratio.exp() if self._perplexity else ratio / math.log(2)
+
+
 def classes(targets: Tensor) -> Tensor:
     """Return targets as int64: of 8 bits, 156 would equal -100. Raises ConfigError unless they are whole numbers."""
     if not isinstance(targets, torch.Tensor):
@@ -270,8 +293,7 @@ def objective_of(task: Task) -> Objective:
     kind = type(task).__name__
     with called(f"{kind}.objective"):
         name: object = task.objective
-    if not isinstance(name, str):
-        raise ConfigError(f"{kind}.objective must be the name of a metric, got {name!r:.100}")
+    name = text(f"{kind}.objective", name, way_out="give the name of a metric")
     metrics = _checked_metrics(task)
     if name == LOSS:
         return Objective(LOSS, higher_is_better=False)
@@ -280,12 +302,7 @@ def objective_of(task: Task) -> Objective:
             f"{kind}.objective must be one of its metrics() or {LOSS!r}, got {name!r} and the metrics "
             f"{', '.join(metrics) or 'none'}"
         )
-    better = getattr(metrics[name], "higher_is_better", None)
-    if not isinstance(better, bool):
-        raise ConfigError(
-            f"metric {name!r} of {kind} must say in higher_is_better, by True or False, which of its values is better, "
-            f"got {better!r}"
-        )
+    better = flag(f"higher_is_better of metric {name!r} of {kind}", getattr(metrics[name], "higher_is_better", None))
     return Objective(name, better, is_fraction(metrics[name]))
 
 

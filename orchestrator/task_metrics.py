@@ -5,7 +5,6 @@ Sums are kept in float64 and added up over the workers when the value is asked f
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING
 
 from orchestrator.lazy import lazy
@@ -98,25 +97,3 @@ class RootMeanSquaredError(Ratio):
 def _error(outputs: Tensor, targets: Tensor) -> Tensor:
     """Return output - target. Outputs (n, 1) take the shape (n,) of their targets, which broadcasting would mix up."""
     return outputs.double().reshape(targets.shape) - targets.double()
-
-
-class TokenEntropy(Ratio):
-    """The mean negative log-likelihood of targets other than `ignore`, in bits, or as a perplexity.
-
-    Outputs are logits (n, length, vocabulary), targets (n, length).
-    """
-
-    higher_is_better = False
-
-    def __init__(self, ignore: int, *, perplexity: bool = False) -> None:
-        super().__init__()
-        self._ignore, self._perplexity = ignore, perplexity
-
-    def update(self, outputs: Tensor, targets: Tensor) -> None:
-        nats = torch.nn.functional.cross_entropy(
-            outputs.float().flatten(0, -2), targets.flatten().long(), ignore_index=self._ignore, reduction="sum"
-        )
-        self.add(nats, (targets.long() != self._ignore).sum())
-
-    def finish(self, ratio: Tensor) -> Tensor:
-        return ratio.exp() if self._perplexity else ratio / math.log(2)

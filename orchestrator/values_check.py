@@ -14,7 +14,7 @@ from torch.utils.data import TensorDataset
 from orchestrator.data.dataset import SPLITS, Data, Split, is_known, is_tensors
 from orchestrator.data.load import WIDE
 from orchestrator.data.reading import collated, prepared, read_sample
-from orchestrator.data.sample_checks import are_labels
+from orchestrator.data.sample_checks import dtype_in_training
 from orchestrator.data.separate_process import run_apart
 from orchestrator.errors import ConfigError
 from orchestrator.modules import model_call
@@ -99,8 +99,7 @@ def _look_at_tensors(data: Data, task: Task, memory: TensorDataset, has_embeddin
     inputs, targets = memory.tensors
     samples, extremes = len(memory), None
     if has_embeddings or targets.dim() != 1:  # the data's own checks know a single class
-        if are_labels(targets) and targets.dtype is not torch.bool:
-            targets = targets.to(torch.int64)  # as training gets them
+        targets = targets.to(dtype_in_training(targets))
         places = _places(inputs if has_embeddings else None, targets, samples, task)
         extremes = (inputs[places], targets[places]) if places else None
     for first in range(0, samples, COUNTED_TOGETHER):

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import tiny
 
-from orchestrator import Amc, OneShot
+from orchestrator import Amc
 from orchestrator.data.dataset import Data
 from orchestrator.driver import Driver
 from orchestrator.experiment import Experiment
 from orchestrator.problem import load_problem
+from orchestrator.pruning import OneShot
 from orchestrator.storage.ledger import Ledger
 from orchestrator.storage.opening import open_store
 from orchestrator.training.trainer import Trainer

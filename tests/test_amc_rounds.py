@@ -14,7 +14,7 @@ import torch
 from searching import AMC, SEARCHED, begun, scored, searching, works
 from torch.utils.data import Dataset, TensorDataset
 
-from orchestrator import Amc, FineTuning, OneShot
+from orchestrator import Amc, FineTuning
 from orchestrator.__main__ import main
 from orchestrator.amc.agents import Cem, Evolution
 from orchestrator.amc.ddpg import Ddpg
@@ -29,7 +29,7 @@ from orchestrator.export import ExampleInputs, load_packed
 from orchestrator.export.candidates import candidate
 from orchestrator.export.deploy import deploy
 from orchestrator.problem import load_problem
-from orchestrator.pruning import AtMost, Explicit
+from orchestrator.pruning import AtMost, Explicit, OneShot
 from orchestrator.pruning.candidate import Score
 from orchestrator.pruning.macs import count_macs
 from orchestrator.pruning.structure import Dense

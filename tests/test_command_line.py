@@ -177,7 +177,7 @@ def test_a_storage_that_is_not_there_is_an_error(tmp_path, monkeypatch, capsys, 
     assert "secret" not in err
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
     if place == "missing":
-        assert f"there is no folder {tmp_path}/missing" in err
+        assert f"folder {tmp_path}/missing does not exist" in err
 
 
 @pytest.mark.parametrize("command", [["status"], ["status", "--json"], ["report", "--out", "out"]])
@@ -387,7 +387,7 @@ def test_an_error_has_no_traceback(tmp_path):
     command = [str(script)] if script.exists() else [sys.executable, "-m", "orchestrator"]
     done = subprocess.run([*command, "status", str(tmp_path / "missing")], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr.startswith("error: there is no folder")
+    assert done.stderr.startswith(f"error: folder {tmp_path}/missing does not exist")
     assert done.stderr.count("\n") == 1
 
 

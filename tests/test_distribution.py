@@ -156,7 +156,8 @@ import torch
 from torch import nn
 from torch.utils.data import TensorDataset
 
-from orchestrator import Cosine, Data, Experiment, OneShot, Regression, TrainingConfig, run
+from orchestrator import Cosine, Data, Experiment, Regression, TrainingConfig, run
+from orchestrator.pruning import OneShot
 
 
 def model() -> nn.Module:

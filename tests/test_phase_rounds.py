@@ -18,12 +18,12 @@ from orchestrator.amc.latency import LatencyTable, LayerTimes
 from orchestrator.amc.recalibrate import recalibrated
 from orchestrator.errors import ConfigError, DamagedError
 from orchestrator.experiment import Experiment, round_keys, round_settings
+from orchestrator.models.ofa_networks import ImageArguments, build_alone
 from orchestrator.ofa.block_latency import every_block, layer_name, subnet_layers
 from orchestrator.ofa.elastic import Supernet
 from orchestrator.ofa.evolution import SubnetEvolution
 from orchestrator.ofa.extract import extract
 from orchestrator.ofa.front_search import FrontSearch
-from orchestrator.ofa.networks import build_alone
 from orchestrator.ofa.phases import ONE, SINGLE_STAGE, Phase, Phases
 from orchestrator.ofa.spaces import find_space
 from orchestrator.ofa.subnet import Elastic
@@ -97,7 +97,7 @@ def test_a_found_network_costs_and_achieves_what_the_search_said(whole):
 def test_a_score_is_that_of_the_extracted_network_with_batch_norm_measured_by_hand(whole):
     driver, trainer = begun(ELASTIC, whole[0])
     trained = driver._rounds[3]
-    supernet = Supernet(find_space("small"), num_classes=3, channels=1)
+    supernet = Supernet(find_space("small"), ImageArguments(3, (1, 4, 4)))
     supernet.load_state_dict(trained.state().model)
     work = next(work for work in whole[1] if isinstance(work, Evaluate))
     scores = driver._rounds.scores(trained.key)
@@ -228,7 +228,7 @@ def test_a_phase_decides_its_own_round_and_later_ones():
 
 def table(seconds: float = 1e-5, threads: int = 1) -> LatencyTable:
     """Return a table in which every layer of the space takes as long."""
-    supernet = Elastic(find_space("small"), 3, (1, 4, 4))
+    supernet = Elastic(find_space("small"), ImageArguments(3, (1, 4, 4)))
     names = {layer_name(s) for each in every_block(supernet.space) for s in subnet_layers(supernet, each)}
     return LatencyTable("any", threads, "made", {name: LayerTimes(1, [1], [1], [[seconds]]) for name in names})
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib
 import re
+import sys
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
@@ -182,6 +183,49 @@ def test_the_parts_of_schedulers_are_found() -> None:
     assert private_apis.milestones(sequence) == [5]
     assert private_apis.schedulers_in(lr_scheduler.ChainedScheduler(list(parts), optimizer)) == parts
     assert private_apis.schedulers_in(parts[0]) == []
+
+
+KINDS = [(torch.optim.SGD, {"momentum": 0.9, "nesterov": True}), (torch.optim.AdamW, {"weight_decay": 0.1})]
+
+
+def trained(kind: type[torch.optim.Optimizer], settings: dict[str, object]) -> tuple[torch.Tensor, dict[str, object]]:
+    """Return a weight, and the state of its optimizer, after three steps and a reload in between."""
+    weight = nn.Parameter(torch.linspace(-1, 1, 7))
+    optimizer = kind([weight], lr=0.1, fused=True, **settings)
+    for step in range(3):
+        optimizer.zero_grad(set_to_none=True)
+        (weight.sin() * weight).sum().backward()
+        optimizer.step()
+        if step == 1:
+            optimizer.load_state_dict(optimizer.state_dict())
+    return weight.detach(), optimizer.state_dict()
+
+
+@pytest.mark.parametrize(("kind", "settings"), KINDS)
+def test_an_eager_optimizer_gives_the_bits_of_torchs_own(
+    kind: type[torch.optim.Optimizer], settings: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weight, state = trained(kind, settings)
+    monkeypatch.setitem(sys.modules, "torch._dynamo", None)  # an import of the compiler fails from here on
+    with pytest.raises(ImportError):
+        trained(kind, settings)
+    mine, my_state = trained(private_apis.eager(kind), settings)
+    assert torch.equal(mine, weight)
+    torch.testing.assert_close(my_state, state, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(("kind", "settings"), KINDS)
+def test_hooks_of_an_eager_optimizers_step_are_called(
+    kind: type[torch.optim.Optimizer], settings: dict[str, object]
+) -> None:
+    weight = nn.Parameter(torch.ones(2))
+    optimizer, seen = private_apis.eager(kind)([weight], lr=0.1, **settings), []
+    optimizer.register_step_pre_hook(lambda *_: seen.append("before"))
+    optimizer.register_step_post_hook(lambda *_: seen.append("after"))
+    weight.grad = torch.ones(2)
+    optimizer.step()
+    assert seen == ["before", "after"]
+    assert isinstance(optimizer, kind)
 
 
 def test_flattened_channels_are_bounded_only_in_the_block() -> None:

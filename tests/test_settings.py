@@ -7,11 +7,15 @@ from typing import Any
 
 import pytest
 
-from orchestrator import AdamW, Distillation, FineTuning, Geometric, OneShot
+from orchestrator import AdamW, Amc, Cosine, FineTuning, Geometric, Global, TrainingConfig
 from orchestrator.errors import ConfigError
 from orchestrator.examples import DIGITS
+from orchestrator.pruning import AtMost, OneShot
 from orchestrator.settings import changed, paths_ending_in
 from orchestrator.techniques import AdaptiveLinearRestart
+from orchestrator.training.distillation import Distillation
+
+TRAINING = TrainingConfig(epochs=30, batch_size=8, schedule=Cosine(0.1))
 
 
 @pytest.mark.parametrize(
@@ -33,6 +37,7 @@ from orchestrator.techniques import AdaptiveLinearRestart
         ("path=OneShot(0.1)", OneShot(0.1)),
         ("path=Geometric.down_to(0.1, remove=0.5)", Geometric.down_to(0.1, remove=0.5)),
         ("distillation=Distillation(temperature=4)", Distillation(temperature=4)),
+        ("selection=Global(AtMost(2, of=4))", Global(AtMost(2, of=4))),
         ("exclude=fc, conv1", ("fc", "conv1")),
         ("exclude=()", ()),
         ("kinds=linear", ("linear",)),
@@ -58,6 +63,18 @@ def test_nothing_else_changes_and_several_are_applied_together() -> None:
     assert changed(both, ["technique=LearningRateRewinding", "training.epochs=30"]) == DIGITS
 
 
+@pytest.mark.parametrize(
+    ("assignments", "value"),
+    [
+        (["path=OneShot(0.5)", "selection=Amc(evaluations=64)"], Amc(evaluations=64)),
+        (["training=TrainingConfig(epochs=30, batch_size=8, schedule=Cosine(0.1))"], TRAINING),
+    ],
+)
+def test_a_public_class_may_be_named(assignments: list[str], value: object) -> None:
+    field = assignments[-1].partition("=")[0]
+    assert getattr(changed(DIGITS, assignments), field) == value
+
+
 def test_a_seed_takes_the_place_of_the_seeds() -> None:
     assert changed(changed(DIGITS, ["seeds=1,2"]), ["seed=3"]).replicates() == changed(DIGITS, ["seed=3"]).replicates()
 
@@ -80,7 +97,7 @@ def test_a_seed_takes_the_place_of_the_seeds() -> None:
         ("training.compile=maybe", "--set training.compile must be true or false, got 'maybe'"),
         ("training.precision=bf61", "must be one of fp32, bf16, got 'bf61': did you mean 'bf16'?"),
         ("kinds=linaer", "--set kinds must be one of .*, got 'linaer': did you mean 'linear'?"),
-        ("technique=FineTunning", "--set technique: there is no class 'FineTunning': did you mean 'FineTuning'?"),
+        ("technique=FineTunning", "--set technique: 'FineTunning' is not a known class: did you mean 'FineTuning'?"),
         ("technique=FineTuning(epoch=3)", "FineTuning takes epochs, optimizer_state .*unexpected keyword argument"),
         ("technique=3", r"technique must be a dataclass with start\(\)"),
         ("technique.epochs=40", "--set technique.epochs=40: .* from 1 to 30, got 40: the dense run has 30 epochs"),
@@ -88,7 +105,7 @@ def test_a_seed_takes_the_place_of_the_seeds() -> None:
         ("path=OneShot(2)", "--set path: .* must be a number in"),
         ("path=Geometric.upto(0.1)", "--set path: Geometric has no 'upto'"),
         ("path=Geometric.__subclasses__()", "--set path: Geometric has no '__subclasses__'"),
-        ("path=__import__('os').getcwd()", "--set path: there is no class"),
+        ("path=__import__('os').getcwd()", "--set path: .* is not a known class"),
         ("name=../x", "--set name=../x: name must be 1 to 100 of"),
     ],
 )

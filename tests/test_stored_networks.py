@@ -86,7 +86,7 @@ def test_what_names_no_round_or_code_is_a_sentence(
 
 
 def test_a_storage_that_is_not_there_is_not_made(tmp_path: Path) -> None:
-    with pytest.raises(StorageError, match=r"there is no folder .*/none: give the --storage of a job that has run"):
+    with pytest.raises(StorageError, match=r"folder .*/none does not exist: give the --storage of a job that has run"):
         orchestrator.load(str(tmp_path / "none"), "ab")
     assert not list(tmp_path.iterdir())
 

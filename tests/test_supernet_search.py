@@ -16,6 +16,7 @@ from orchestrator.__main__ import main
 from orchestrator.amc.latency import LatencyTable, LayerTimes
 from orchestrator.data.dataset import Data
 from orchestrator.errors import ConfigError
+from orchestrator.models.ofa_networks import ImageArguments
 from orchestrator.ofa.block_latency import every_block, layer_name, subnet_layers
 from orchestrator.ofa.phases import Phases
 from orchestrator.ofa.spaces import Space, find_space
@@ -127,7 +128,7 @@ def test_a_table_of_another_device_is_used_if_it_is_meant(runs, tmp_path, capsys
     shapes = {
         layer_name(shape): LayerTimes(1, [1], [1], [[1e-5]])
         for architecture in every_block(SPACE)
-        for shape in subnet_layers(Elastic(SPACE, 3, (1, 4, 4)), architecture)
+        for shape in subnet_layers(Elastic(SPACE, ImageArguments(3, (1, 4, 4))), architecture)
     }
     file = tmp_path / "table.json"
     file.write_text(LatencyTable("another chip", 1, "made", shapes).to_json())

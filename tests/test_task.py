@@ -273,9 +273,28 @@ def test_a_task_that_cannot_be_used_is_one_sentence_before_training(name: str, v
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("objective", "later"), [("odd", "the first round stops after its first epoch"), ("rmse", "it is left out")]
+)
+def test_a_metric_that_may_be_undefined_is_a_warning_before_training(
+    objective: str, later: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    members = {
+        "metrics": lambda self: {"rmse": Own().metrics()["rmse"], "odd": computing(lambda _: math.nan)},
+        "objective": objective,
+    }
+    task = dataclass(frozen=True)(type("Changed", (Own,), members))()
+    load_problem(dataclasses.replace(any_task.EXPERIMENTS["regression"], task=task))
+    (sentence,) = (record.getMessage() for record in caplog.records if "metric" in record.getMessage())
+    assert sentence.startswith("metric odd is nan on the first samples before training, where it may be undefined")
+    assert sentence.endswith(f"if it is so on the whole validation split, {later}")
+
+
 def test_a_metric_without_a_direction_is_refused() -> None:
     undecided = type("Undecided", (Still,), {"higher_is_better": None})
-    with pytest.raises(ConfigError, match=r"metric 'rmse' of Changed must say in higher_is_better, .* got None"):
+    with pytest.raises(
+        ConfigError, match="higher_is_better of metric 'rmse' of Changed must be True or False, got None"
+    ):
         objective_of(Own().made("metrics", lambda self: {"rmse": undecided()}))
 
 
@@ -442,7 +461,7 @@ def test_metrics_are_new_at_each_call() -> None:
 
 @pytest.mark.parametrize("name", [None, ["rmse"]])
 def test_an_objective_is_a_name(name: Any) -> None:
-    with pytest.raises(ConfigError, match=r"Changed.objective must be the name of a metric, got"):
+    with pytest.raises(ConfigError, match=r"Changed.objective must be a text .*, got .*: give the name of a metric"):
         objective_of(Own().made("objective", name))
 
 

@@ -1,1 +1,1 @@
-"""AMC: search how many channels or weights each layer keeps (He et al., "AMC", ECCV 2018). Knows nothing of Ray."""
+"""Search how many channels or weights each layer keeps: AMC (He et al., ECCV 2018). Knows nothing of Ray."""

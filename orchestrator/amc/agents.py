@@ -1,4 +1,4 @@
-"""Agents: what a search asks for next, by the scores of what it asked for before.
+"""Define agents: each decides what a search asks for next, by the scores of what it asked for before.
 
 Settings are frozen dataclasses, whose fields are part of a search's key; `start` makes the agent that runs. It draws
 only from its seed and has no checkpoint: one that is given the same scores in the same order asks for the same.

@@ -40,6 +40,7 @@ else:
     decisions, channel_choice = lazy("orchestrator.amc.decisions"), lazy("orchestrator.pruning.channels.budget")
     masks, structure = lazy("orchestrator.pruning.masks"), lazy("orchestrator.pruning.structure")
 
+__all__ = ["Amc"]
 BEST = "best"  # of all finalists
 SHORT_EVALUATIONS, SHORT_GENERATION, SHORT_FINALISTS = 12, 6, 2  # of --smoke
 

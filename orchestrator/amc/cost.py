@@ -1,4 +1,4 @@
-"""What a network costs by how much each decision keeps: MACs, parameters, prunable weights, or latency.
+"""Count what a network costs by how much each decision keeps: MACs, parameters, prunable weights, or latency.
 
 A decision is how many channels of a group stay, or how many weights of a layer. Costs are functions of the sizes that
 are kept, one for each decision in order, because a search asks for thousands of them. They are exact: equal to the

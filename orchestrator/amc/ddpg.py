@@ -1,4 +1,4 @@
-"""The agent of He et al., "AMC", ECCV 2018, section 3.2: deep deterministic policy gradient (Lillicrap et al., 2016).
+"""Choose by deep deterministic policy gradient (Lillicrap et al., 2016), as the agent of "AMC", section 3.2, does.
 
 An episode is one candidate; its actions are the fractions kept, one for each decision in order. Differences from the
 authors' code, each on purpose: every transition is replayed, the first one too; what is stored is the action that was

@@ -1,4 +1,4 @@
-"""What a search decides on in a given network, and the structure that its decisions leave."""
+"""Define what a search decides on in a given network, and build the structure that its decisions leave."""
 
 from __future__ import annotations
 

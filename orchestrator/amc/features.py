@@ -1,4 +1,4 @@
-"""What an agent sees before each action: the 11 features of He et al., "AMC", ECCV 2018, section 3.1."""
+"""Compute what an agent sees before each action: the 11 features of He et al., "AMC", ECCV 2018, section 3.1."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The geometry of a network's convolutions and linear layers, seen in one forward pass."""
+"""Read the geometry of a network's convolutions and linear layers in one forward pass."""
 
 from __future__ import annotations
 

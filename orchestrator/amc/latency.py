@@ -1,4 +1,4 @@
-"""Latency of a network as the sum of its layers' measured times: a table for one processor, as JSON.
+"""Predict the latency of a network as the sum of its layers' measured times: a table for one processor, as JSON.
 
     {"processor": "...", "threads": 1, "runtime": "onnxruntime 1.23.0", "layers": {"layer1.0.conv1":
         {"positions": 64, "outputs": [8, 16], "inputs": [8, 16], "seconds": [[1e-5, 2e-5], [2e-5, 4e-5]]}, ...},

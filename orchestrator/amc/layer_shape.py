@@ -1,4 +1,4 @@
-"""The geometry of a convolution or a linear layer. Imports nothing heavy: a process that measures times reads it."""
+"""Describe a convolution or a linear layer. Imports nothing heavy: a process that measures times reads it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reconstruction: let the channels that stay take over from those that go, by least squares.
+"""Reconstruct outputs: let the channels that stay take over from those that go, by least squares.
 
 He, Zhang, Sun, "Channel Pruning for Accelerating Very Deep Neural Networks", ICCV 2017, section 3.1, as AMC uses it:
 the weights that read the channels are changed so that the layer's outputs stay as close as they can to those of the
@@ -37,7 +37,7 @@ def input_products(
     """Return X^T X (inputs, inputs) in float64 of each layer that can be reconstructed, by the layer's name.
 
     These are linear layers and convolutions in one group with zero padding. A row of X is what one output position
-    reads: (C,) or (C * kernel,). Of every sample, `points` random positions are taken, or all if there are no more. The
+    reads: (C,) or (C * kernel,). Of every sample, `points` random positions are taken, or all if they are fewer. The
     module is in evaluation mode meanwhile, and left as it was.
     """
     layers = {part: name for name, part in module.named_modules() if _is_supported(part)}

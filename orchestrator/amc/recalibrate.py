@@ -1,4 +1,4 @@
-"""Batch norm statistics of a smaller network, measured again on calibration data (EagleEye, Li et al., ECCV 2020)."""
+"""Measure a smaller network's batch norm statistics on calibration data (EagleEye, Li et al., ECCV 2020)."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def recalibrated(
 
     Each batch norm normalises by its batch meanwhile, as in training, and gets the mean and variance of all its inputs
     together. Those of the first are the same however the data are batched; inputs of later ones depend on the batches
-    a little. `call` runs the module on one batch. Raises ConfigError if there is no batch.
+    a little. `call` runs the module on one batch. Raises ConfigError without a batch.
     """
     copied = copy_module(module).eval()
     norms = [part for part in copied.modules() if isinstance(part, BatchNorm) and part.running_mean is not None]

@@ -1,4 +1,4 @@
-"""The agent that cuts one layer at a time, and then all of them by the same loss of score."""
+"""Cut one layer at a time, and then all of them by the same loss of score: an agent."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from orchestrator.amc.agents import Agent, FixedAgent
 from orchestrator.amc.bounds import Budget, Sizes
-from orchestrator.errors import ConfigError
+from orchestrator.validate import whole
 
 
 @dataclass(frozen=True)
@@ -25,11 +25,8 @@ class Sensitivity:
     def start(self, budget: Budget, seed: int, evaluations: int) -> Agent:
         """Raise ConfigError for fewer `evaluations` than layers and two."""
         layers = len(budget.decisions)
-        if evaluations < layers + 2:
-            raise ConfigError(
-                f"evaluations must be {layers + 2} or more with Sensitivity, which cuts each of {layers} layers alone, "
-                f"got {evaluations}"
-            )
+        way_out = f"Sensitivity cuts each of {layers} layers alone"
+        whole("evaluations", evaluations, minimum=layers + 2, way_out=way_out)
         return SensitivityAgent(budget, (evaluations - 2) // layers)
 
 

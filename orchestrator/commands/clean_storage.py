@@ -1,4 +1,4 @@
-"""`orchestrator clean`."""
+"""Run `orchestrator clean`: remove what killed jobs left."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`orchestrator targets`."""
+"""Run `orchestrator targets`: compare networks on the runtimes and chips that they may run on."""
 
 from __future__ import annotations
 

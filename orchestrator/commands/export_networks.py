@@ -1,4 +1,4 @@
-"""`orchestrator export`."""
+"""Run `orchestrator export`: write the files of networks, and measure them."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def export(
 
     $ orchestrator export ./runs --out ./deploy
     $ orchestrator export ./runs --out ./deploy --round 3f2a --round 77b0 --formats packed onnx-int8
-    $ orchestrator export ./runs --out ./deploy --trust my_models:network --trust my_data:images
+    $ orchestrator export ./runs --out ./deploy --trust my_models:network --trust my_data:samples
     """
     from orchestrator import export
     from orchestrator.files import expand_home

@@ -1,4 +1,4 @@
-"""`orchestrator latency`."""
+"""Run `orchestrator latency`: measure the table of times that a search reads."""
 
 from __future__ import annotations
 

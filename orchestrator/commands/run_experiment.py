@@ -1,4 +1,4 @@
-"""`orchestrator run`."""
+"""Run `orchestrator run`: train one experiment or a list of them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`orchestrator ofa search`."""
+"""Run `orchestrator ofa search`: search the networks of a trained supernet."""
 
 from __future__ import annotations
 

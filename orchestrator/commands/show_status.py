@@ -1,4 +1,4 @@
-"""`orchestrator status`."""
+"""Run `orchestrator status`: show the rounds of a storage and what is under way."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def status(
 
     $ orchestrator status ./runs
     $ orchestrator status s3://bucket/digits --follow
-    $ orchestrator status s3://bucket/digits --json | jq .metrics.test_accuracy
+    $ orchestrator status s3://bucket/digits --json | jq .metrics
     """
     if as_json and follow:
         raise ConfigError("--json and --follow cannot be combined: give one of them")

@@ -1,4 +1,4 @@
-"""The arguments that several commands share: a storage that exists, where its data lie, and whose code may run."""
+"""Define the arguments that commands share: a storage that exists, where its data lie, and whose code may run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`orchestrator verify`."""
+"""Run `orchestrator verify`: check every file of a storage."""
 
 from __future__ import annotations
 

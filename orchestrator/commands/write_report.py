@@ -1,4 +1,4 @@
-"""`orchestrator report`."""
+"""Run `orchestrator report`: write tables, pictures and the page."""
 
 from __future__ import annotations
 

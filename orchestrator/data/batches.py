@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 from orchestrator.data.dataset import SPLITS, Data, InBlocks, unaugmented
 from orchestrator.data.dataset import Split as Split  # callers of `evaluate` need it
 from orchestrator.data.reading import collated, prepared, read_sample
-from orchestrator.data.sample_checks import are_labels
+from orchestrator.data.sample_checks import dtype_in_training
 from orchestrator.errors import ConfigError, DataError, OrchestratorError
 from orchestrator.nested import concatenated, in_parts, mapped, moved, number_of_samples, tensors_of
 from orchestrator.randomness import own_randomness, seed_all
@@ -188,8 +188,7 @@ def _on_device(data: Data, split: Split, device: torch.device) -> tuple[Tensor, 
     if (samples := data.in_memory(split)) is None:
         return None
     inputs, targets = samples.tensors
-    is_class = are_labels(targets) and targets.dtype is not torch.bool  # which a user's loss may read as they are
-    return inputs.to(device), targets.to(device, torch.int64 if is_class else None)
+    return inputs.to(device), targets.to(device, dtype_in_training(targets))
 
 
 class _Request(NamedTuple):

@@ -127,7 +127,7 @@ class Data:
     def inputs(self) -> Any:
         """Return the inputs of `example`. Raises ValueError before `complete` has set it."""
         if self.example is None:
-            raise ValueError("there is no example yet: pass the data through load_data or complete")
+            raise ValueError("the data has no example yet: pass it through load_data or complete")
         return self.example[0]
 
 

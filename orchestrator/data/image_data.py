@@ -186,10 +186,9 @@ def _check_augment_value(augment: Any) -> None:
         return
     with called(f"draws of augment {_name(augment)}"):
         draws: object = getattr(augment, "draws", None)
-    if not (callable(augment) and isinstance(draws, int) and not isinstance(draws, bool) and draws >= 0):
-        raise DataError(
-            f"augment must be callable and have a whole number `draws`, got {_name(augment)} with {draws!r}"
-        )
+    if not callable(augment):
+        raise DataError(f"augment must be None or callable, got {augment!r:.200}")
+    whole(f"draws of augment {_name(augment)}", draws, minimum=0, error=DataError)
 
 
 def _check_normalization(name: str, value: Any, channels: int) -> None:

@@ -38,7 +38,7 @@ def check_fields(data: Data) -> None:
     arguments: object = data.model_arguments
     if not isinstance(arguments, Mapping) or not all(isinstance(name, str) for name in arguments):
         raise DataError(f"model_arguments must be a dict of arguments by name, got {arguments!r:.200}")
-    for name in ("collate", "check"):
+    for name in ("collate", "check", "prepare"):
         if getattr(data, name) is not None and not callable(getattr(data, name)):
             raise DataError(f"{name} must be None or callable, got {getattr(data, name)!r:.200}")
     if data.example is not None and not (isinstance(data.example, tuple) and len(data.example) == 2):
@@ -46,8 +46,6 @@ def check_fields(data: Data) -> None:
     if data.prepare is not None:
         draws: object = getattr(data.prepare, "draws", None)
         name = getattr(data.prepare, "__name__", type(data.prepare).__name__)
-        if not callable(data.prepare):
-            raise DataError(f"prepare must be None or callable, got {data.prepare!r:.200}")
         whole(f"draws of prepare {name}", draws, minimum=0, error=DataError)
 
 
@@ -133,6 +131,12 @@ def stated_labels(samples: object) -> Tensor | None:
 def are_labels(labels: Tensor) -> bool:
     """Return whether `labels` are whole numbers, or True and False, of shape (n,)."""
     return labels.dim() == 1 and not labels.is_floating_point() and not labels.is_complex()
+
+
+def dtype_in_training(targets: Tensor) -> torch.dtype:
+    """Return the type in which training gets the targets of a split in memory: int64 for classes, else their own."""
+    is_class = are_labels(targets) and targets.dtype is not torch.bool  # which a user's loss may read as they are
+    return torch.int64 if is_class else targets.dtype
 
 
 def indices_of(part: Subset[Any]) -> list[int]:

@@ -35,7 +35,7 @@ logger = logging.getLogger(__name__)
 def run_apart(look: Callable[[D], T], data: D, name: str) -> T:
     """Return `look(data)`, called where it changes neither `data` nor this process.
 
-    There is no time limit, because a data set may be slow; after half a minute a warning names it as `name`.
+    The time is not limited, because a data set may be slow; after half a minute a warning names it as `name`.
     Raises the OrchestratorError that `look` raises, DataError for any other exception or if the process dies.
     """
     methods = multiprocessing.get_all_start_methods()  # the default one first

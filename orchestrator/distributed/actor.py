@@ -32,6 +32,7 @@ from orchestrator.distributed.path_state import (
     Progressed,
     Resumed,
     StopAsked,
+    WorkTaken,
     decide,
 )
 from orchestrator.distributed.run_status import Report, Status
@@ -101,10 +102,7 @@ class DriverActor:
         self._job = job
         self._state = PathState()
         self._deciding = threading.Lock()
-        self._holder: str | None = None
-        self._training: str | None = None  # key of the work that the workers are doing
         self._search: str | None = None  # the claim on a round's scores, from the first generation to the last
-        self._taken_over = False  # before this actor, which was restarted, could renew its claim
         self._resumed: tuple[int, int, int] | None = None
 
     def next_step(self) -> NextStep:
@@ -114,28 +112,25 @@ class DriverActor:
         if self._state.is_over:
             return NextStep("end")
         key, ours = self._claim_next()
-        self._holder = None if ours or key is None else self._claims.holder(claim_key(key))
-        self._metrics.show(claims_waiting=self._holder is not None)
-        if key is None:
-            self._apply(NoGroupNeeded())
-            return NextStep("end")
+        holder = None if ours or key is None else self._claims.holder(claim_key(key))
+        self._metrics.show(claims_waiting=holder is not None)
         if not ours:
-            self._apply(NoGroupNeeded())
-            return NextStep("wait", self._holder)
+            self._apply(NoGroupNeeded(holder))
+            return NextStep("end") if key is None else NextStep("wait", holder)
         self._apply(AskForGroup(), key=key)
         return NextStep("end" if self._state.is_over else "train")
 
     def next_key(self, group_started: bool) -> str | None:
         """Return the key of the work to do, or None if the workers should end; `next_step` returns why."""
-        self._taken_over = False
         restarts = self._state.restarts
-        self._apply(GroupStarted() if group_started else GroupTrains(), key=self._training)
+        self._apply(GroupStarted() if group_started else GroupTrains(), key=self._state.work)
         self._metrics.add(restarts=self._state.restarts - restarts)
         if self._state.is_over:
             return None
         key, ours = self._claim_next()
-        self._training = key if ours else None
-        return self._training
+        work = key if ours else None
+        self._apply(WorkTaken(work))
+        return work
 
     def _apply(self, event: Event, *, key: str | None = None, written: bool = False) -> None:
         """Update the state by `event`. If the path fails, store the reason with the round `key`, or the next one."""
@@ -262,9 +257,7 @@ class DriverActor:
         if self._state.workers == "unknown" and self._next_key() == key:
             # This actor was restarted in the middle of a round, whose claim is not renewed any longer.
             self._log.round(key)
-            self._taken_over = not self._acquire(key)
-            self._training = key
-            self._apply(GroupTrains())
+            self._apply(GroupTrains(key, taken_over=not self._acquire(key)))
         if report is not None:
             self._report = report
             self._apply(Progressed())
@@ -282,7 +275,7 @@ class DriverActor:
 
     def _has_lost(self, key: str) -> bool:
         """Return whether another owner has taken over the work that the workers do."""
-        return key == self._training and (self._taken_over or self._claims.lost(claim_key(key)))
+        return key == self._state.work and (self._state.taken_over or self._claims.lost(claim_key(key)))
 
     def stop(self) -> bool:
         """Stop the run cleanly: with a checkpoint of the round under way. Return whether that is done."""
@@ -291,8 +284,8 @@ class DriverActor:
 
     def workers_stopped(self) -> None:
         """Remember that a group of workers ended, and that its work is in storage."""
-        if self._training and self._has_lost(self._training):
-            self._driver.leave(self._training)
+        if (work := self._state.work) and self._has_lost(work):
+            self._driver.leave(work)
         self._apply(GroupStopped())
 
     def status(self, after_round: int) -> Status:
@@ -305,7 +298,7 @@ class DriverActor:
             failure=state.failure,
             starts=state.starts,
             restarts=state.restarts,
-            holder=self._holder,
+            holder=state.holder,
             crash=state.crash,
             resumed=self._resumed,
         )

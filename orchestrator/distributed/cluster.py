@@ -64,7 +64,7 @@ def connect(address: str | None) -> bool:
     except SystemExit:  # Ray's reaction to SIGTERM while it starts
         raise Terminated from None
     except ray.exceptions.AuthenticationError as error:
-        raise ResourceError(f"there is no token for the Ray cluster: {str(error).splitlines()[0]}") from None
+        raise ResourceError(f"the token for the Ray cluster is missing: {str(error).splitlines()[0]}") from None
     except OSError as error:
         if str(error).startswith("Could not find any running Ray instance"):  # auto
             raise ResourceError(f"no Ray cluster runs on this machine; {_NO_CLUSTER}") from None

@@ -28,6 +28,8 @@ class PathState:
     `starts`: number of groups of workers that started; `restarts`: how many of them Ray Train started again by itself.
     `crash`: the error of the last worker that crashed. `failure`: why the path failed. `place`: key and place of the
     furthest work so far. `errors`: the number of the start that raised each error, since the last progress.
+    `work`: key of the work that the workers do. `taken_over`: another owner has it, as a restarted driver actor found.
+    `holder`: the owner of the round that the path waits for.
     """
 
     workers: Literal["unknown", "none", "expected", "replaced", "running"] = "unknown"
@@ -40,6 +42,9 @@ class PathState:
     failed_commits: int = 0
     place: tuple[str, tuple[int, int]] = ("", (0, 0))
     errors: Mapping[str, int] = field(default_factory=dict)
+    work: str | None = None
+    taken_over: bool = False
+    holder: str | None = None
 
     @property
     def is_over(self) -> bool:
@@ -54,7 +59,9 @@ class AskForGroup:
 
 @dataclass(frozen=True)
 class NoGroupNeeded:
-    """The path is finished, or waits for another owner's round."""
+    """The path is finished, or waits for the round of another owner, the `holder`."""
+
+    holder: str | None = None
 
 
 @dataclass(frozen=True)
@@ -64,7 +71,20 @@ class GroupStarted:
 
 @dataclass(frozen=True)
 class GroupTrains:
-    """A group is training, which the driver actor may not know after its restart."""
+    """A group is training, which the driver actor may not know after its restart.
+
+    `work`: its key, where it was not known. `taken_over`: another owner has it meanwhile.
+    """
+
+    work: str | None = None
+    taken_over: bool = False
+
+
+@dataclass(frozen=True)
+class WorkTaken:
+    """The workers take this work. None: they end."""
+
+    work: str | None
 
 
 @dataclass(frozen=True)
@@ -123,6 +143,7 @@ Event: TypeAlias = (
     | NoGroupNeeded
     | GroupStarted
     | GroupTrains
+    | WorkTaken
     | GroupStopped
     | Progressed
     | Resumed
@@ -139,14 +160,19 @@ def decide(state: PathState, event: Event) -> PathState:
     match event:
         case AskForGroup():
             never_started = state.workers in ("expected", "replaced")
-            asked = replace(state, workers="expected" if state.workers in ("unknown", "none") else "replaced")
-            return _counted(asked, never_started)
+            unasked = state.workers in ("unknown", "none")
+            return _counted(replace(state, workers="expected" if unasked else "replaced", holder=None), never_started)
         case GroupStarted():
             restarts = state.restarts + (state.workers != "expected")
-            return _counted(replace(state, workers="running", starts=state.starts + 1, restarts=restarts), True)
-        case GroupTrains():
-            return replace(state, workers="running")
-        case NoGroupNeeded() | GroupStopped():
+            state = replace(state, workers="running", starts=state.starts + 1, restarts=restarts, taken_over=False)
+            return _counted(state, True)
+        case GroupTrains(work, taken_over):
+            return replace(state, workers="running", work=work or state.work, taken_over=taken_over)
+        case WorkTaken(work):
+            return replace(state, work=work)
+        case NoGroupNeeded(holder):
+            return replace(state, workers="none", holder=holder)
+        case GroupStopped():
             return replace(state, workers="none")
         case Progressed():
             return replace(state, fruitless_starts=0, errors={})

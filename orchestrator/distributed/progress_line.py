@@ -20,7 +20,7 @@ from orchestrator.distributed.search_report import SearchReport
 from orchestrator.formatting import compression, duration, make_console, plain, size
 from orchestrator.record import Record
 
-LOG_SECONDS = 60.0  # between two lines where there is no terminal
+LOG_SECONDS = 60.0  # between two lines without a terminal
 WAITING_SECONDS = 60.0  # without a worker, before a line says so
 BAR, MIN_BAR = 16, 4  # characters
 _POLL_SECONDS = 0.5

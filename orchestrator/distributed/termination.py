@@ -36,7 +36,7 @@ def stop_cleanly(stop: Callable[[threading.Event], None]) -> Iterator[None]:
     """Call `stop` on SIGTERM or Ctrl-C; raise Terminated when it returns, which is when all is safe, or time is short.
 
     `stop` gets an event that is set when it must not ask actors any more. `ray job stop` gives a job
-    RAY_JOB_STOP_WAIT_TIME_S seconds (3 unless set where the cluster was started); after Ctrl-C there is no limit. A
+    RAY_JOB_STOP_WAIT_TIME_S seconds (3 unless set where the cluster was started); after Ctrl-C the time is unlimited. A
     second signal ends the job at once. Signals reach the main thread only: in another thread this does nothing.
     """
     if threading.current_thread() is not threading.main_thread():

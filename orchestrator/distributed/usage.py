@@ -51,7 +51,7 @@ def _sentence(
     for word, after in zip(arguments, [*arguments, ""][1:], strict=True):
         if word.startswith("--") and (name := _name(word)) not in flags:
             if name[2:].upper() in shown.split():
-                return f"there is no flag {name}: write its value alone"
+                return f"{name} is not a flag: write its value alone"
             return _about(word, after, flags, experiment)
     return _repeated(arguments, text) or text
 
@@ -97,7 +97,7 @@ def _about(word: str, after: str, flags: Sequence[str], experiment: Experiment) 
         way_out = ": --set FIELD=VALUE changes a field of the experiment"
     if near := nearest(field, choices):
         way_out = f": did you mean {choices[near]}?"
-    return f"there is no flag {flag}{way_out}"
+    return f"{flag} is not a flag{way_out}"
 
 
 def _repeated(arguments: Sequence[str], text: str) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -15,11 +16,11 @@ from orchestrator.export.measure import DataSource
 from orchestrator.export.originals import Candidate
 from orchestrator.export.recorded_code import named_code, named_in_script, setting
 from orchestrator.models.build import build_model
-from orchestrator.ofa.subnet import is_elastic
-from orchestrator.pruning.channels.shrink import shrink
 from orchestrator.pruning.choices import UNITS
+from orchestrator.pruning.structure import Structure
 from orchestrator.record import Record
 from orchestrator.storage.ledger import Ledger
+from orchestrator.structures import structure_class
 from orchestrator.task import Task
 from orchestrator.training.state import model_tensors
 
@@ -131,9 +132,8 @@ def structure(record: Record) -> str:
 
     "dense" is a whole network, "subnet" one that was found in a supernet. Raises ConfigError for the supernet itself.
     """
-    if is_elastic(record.channels):
-        _check_one_network(record)
-        return "subnet"
+    if title := _class_of(record).title:
+        return title
     if record.round == 0:
         return "dense"
     selection = setting(record, "selection")
@@ -144,13 +144,21 @@ def structure(record: Record) -> str:
     return _STRUCTURES.get(selection["type"], "pruned")
 
 
-def _check_one_network(record: Record) -> None:
-    """Raise ConfigError for the record of a supernet, which is many networks."""
-    if is_elastic(record.channels) and "architecture" not in (record.channels or {}):
-        raise ConfigError(
-            f"round {record.key[:12]} is a supernet of many networks: orchestrator ofa search finds one in it, whose "
-            "round can be exported"
-        )
+def _class_of(record: Record) -> type[Structure]:
+    """Return the class of a round's structure. Raise ConfigError if it is many networks, or of no class known here."""
+    with _about(record):
+        found = structure_class(record.channels)
+        found.options(record.channels or {})
+    return found
+
+
+@contextlib.contextmanager
+def _about(record: Record) -> Iterator[None]:
+    """Name the round in each ConfigError that ends the block."""
+    try:
+        yield
+    except ConfigError as error:
+        raise ConfigError(f"round {record.key[:12]} cannot be exported: {error}") from error
 
 
 def candidate(name: str, ledger: Ledger, record: Record, data: Data, example: ExampleInputs) -> Candidate:
@@ -187,7 +195,7 @@ def module_of(ledger: Ledger, record: Record, data: Data) -> nn.Module:
         )
     dense = build_model(model, options, data.model_arguments, seed=0)
     try:
-        module = shrink(dense, record.kept_channels).eval()
+        module = _class_of(record).cut(record.channels or {}, dense).eval()
     except ConfigError as error:
         raise DamagedError(f"rounds/{record.key}/record.json is damaged: {error}") from error
     mine, stored = model_tensors(module), ledger.load(record)[0].model
@@ -202,9 +210,6 @@ def module_of(ledger: Ledger, record: Record, data: Data) -> nn.Module:
 
 
 def _built_from(record: Record) -> tuple[str, dict[str, Any]]:
-    """Return the name and the options of the model that a round's network is."""
-    model, options = setting(record, "model"), setting(record, "model_options")
-    if is_elastic(record.channels):
-        _check_one_network(record)
-        options = {**options, "architecture": (record.channels or {})["architecture"]}
-    return model, options
+    """Return the name and the options of the model that a round's network is, before it is cut."""
+    options = _class_of(record).options(record.channels or {})
+    return setting(record, "model"), {**setting(record, "model_options"), **options}

@@ -6,7 +6,7 @@ import inspect
 import itertools
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from torch import Tensor, nn
@@ -141,4 +141,4 @@ def describe(
         tuple(axes.of(name, column) for name, column in zip(of, zip(*batches, strict=True), strict=True))
         for of, batches in zip(names, (inputs, outputs), strict=True)
     )
-    return Interface(taken, given, about.labels, about.mean, about.std)
+    return Interface(taken, given, **asdict(about))

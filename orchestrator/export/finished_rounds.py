@@ -11,7 +11,7 @@ from orchestrator.export.proof import ExportedNetworks
 from orchestrator.formatting import no_rounds
 from orchestrator.record import Record
 from orchestrator.report import check_folder, path_records, print_and_write
-from orchestrator.report.exported import artifact_line, recommended_rounds, round_line, same_model_and_data
+from orchestrator.report.chapters.exported import artifact_line, recommended_rounds, round_line, same_model_and_data
 from orchestrator.storage.ledger import Ledger
 
 

@@ -13,12 +13,20 @@ from orchestrator.modules import model_call
 from orchestrator.nested import tensors_of
 
 
-class Flat(nn.Module):
+class Wrapper(nn.Module):
+    """Change how `module` is called, and nothing of what it computes."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+
+class Flat(Wrapper):
     """Wrap `module` as a function of tensors that returns tensors, for any nesting of inputs and outputs."""
 
     def __init__(self, module: nn.Module, call: Call) -> None:
-        super().__init__()
-        self.module, self._call = module, call
+        super().__init__(module)
+        self._call = call
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         outputs = readable(model_call(self.module, self._call.inputs(tensors)))

@@ -51,6 +51,11 @@ class Interface:
         tuple_of("mean", self.mean, finite)
         tuple_of("std", self.std, partial(finite, above=0), length=len(self.mean))
 
+    @property
+    def named_classes(self) -> int:
+        """Return how many classes have a name."""
+        return len(self.labels)
+
     def metadata(self) -> dict[str, str]:
         """Return it as texts, for a format whose metadata are texts; what is empty is left out."""
         return {name: json.dumps(value) for name, value in asdict(self).items() if value}

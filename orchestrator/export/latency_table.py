@@ -19,11 +19,11 @@ from orchestrator.experiment import Experiment
 from orchestrator.export.example import ExampleInputs
 from orchestrator.export.onnx_file import save_onnx
 from orchestrator.models.build import build_model
+from orchestrator.models.ofa_networks import build_network
 from orchestrator.models.spec import OFA
 from orchestrator.modules import copy_module
 from orchestrator.nested import rows
 from orchestrator.ofa.block_latency import BlockLatency, measure_blocks
-from orchestrator.ofa.networks import build_network
 from orchestrator.ofa.spaces import find_space
 from orchestrator.ofa.subnet import Elastic
 from orchestrator.pruning import prunable_weights
@@ -70,7 +70,7 @@ def _table_of_space(experiment: Experiment, data: Data, threads: int) -> Latency
     with tempfile.TemporaryDirectory() as folder:
         files = []
         for place, each in enumerate(chosen):
-            module = build_network(each, num_classes=supernet.num_classes, channels=supernet.input_shape[0]).eval()
+            module = build_network(each, supernet.arguments).eval()
             files.append(save_onnx(module, Path(folder, f"{place}.onnx"), example))
         seconds, _ = in_own_process([], threads, files)
     times = [NetworkTime(latency(each).latency_ms / 1000, taken) for each, taken in zip(chosen, seconds, strict=True)]

@@ -39,9 +39,9 @@ def save_onnx(module: nn.Module, path: str | Path, example: ExampleInputs, *, fo
 
     Inputs are named after the parameters of forward() or the keys of a dict, outputs after their keys, or "output". Any
     number of samples goes in, and any size in which batches of `example` differ. The file's metadata hold the
-    interface as JSON: inputs, outputs, labels, mean, std. `fold`: batch norm goes into the convolutions where the flow
-    can be traced. The file is checked by onnx, and by onnxruntime against the module on the example. The module is left
-    as it is; weights of 16 bits are written as float32, and compared so.
+    `Interface` as JSON. `fold`: batch norm goes into the convolutions where the flow can be traced. The file is checked
+    by onnx, and by onnxruntime against the module on the example. The module is left as it is; weights of 16 bits are
+    written as float32, and compared so.
 
     Raises ExportError for a module that torch.export does not take (such as control flow on data), for a file that
     differs from it or cannot be written, or if a package is missing.

@@ -24,11 +24,11 @@ from orchestrator.errors import ConfigError, DamagedError, ExportError
 from orchestrator.export.batch_norm import fold_batch_norm, folded, in_float32
 from orchestrator.export.converting import check_weights
 from orchestrator.export.example import ExampleInputs, observe
-from orchestrator.export.imagenet import imagenet_example
 from orchestrator.export.interface import Interface
 from orchestrator.export.streams import Layout, pack, unpack
 from orchestrator.files import atomic_write
 from orchestrator.models.build import build_model
+from orchestrator.models.imagenet import imagenet_example
 from orchestrator.models.spec import is_classifier, names_known_code
 from orchestrator.pruning.channels.graph import Kept
 from orchestrator.pruning.channels.shrink import shrink
@@ -37,7 +37,7 @@ from orchestrator.training.int8_weights import SCALE, quantised, restored
 from orchestrator.training.state import model_tensors
 from orchestrator.validate import json_options, one_of
 
-PACKED_FORMAT = 3  # 1: of labelled images alone; 2: masks as bits, float32 as it is in memory
+PACKED_FORMAT = 3  # 1: of classifiers alone; 2: masks as bits, float32 as it is in memory
 WeightType: TypeAlias = Literal["exact", "float16", "int8"]
 WEIGHT_TYPES: tuple[WeightType, ...] = get_args(WeightType)
 
@@ -51,8 +51,8 @@ _Tensor = Annotated[
 class Network:
     """Hold what a packed file says of its network: how to build it, its inputs and its outputs.
 
-    `arguments`: what the data tells the model's function, such as num_classes. `channels`: the configuration of those
-    that are left; {} is the whole architecture.
+    `arguments`: what the data tells the model's function (see `Data.model_arguments`). `channels`: the configuration of
+    those that are left; {} is the whole architecture.
     """
 
     model: str
@@ -89,7 +89,7 @@ def save_packed(
     `model` and `options` name the architecture, as in an Experiment; `arguments` are what the data tells its function
     (see `Data.model_arguments`); `channels` is the configuration of those that are left where some were removed (as
     `fewer_channels` gives it). `example`: real inputs, of which the file says names, types and shapes; without it the
-    file says nothing of them. Of a classifier of torchvision or timm for ImageNet's images both may be left out.
+    file says nothing of them. Of a classifier of torchvision or timm for ImageNet both may be left out.
     `weights`: those of two or more dimensions as "float16", or as "int8" with a scale a channel (see `quantised`);
     biases and statistics of norms stay as they are. `fold`: batch norm is folded into the convolutions first, which is
     checked on the example. Without either the loaded module is equal bit by bit, but for the sign of zeros.
@@ -102,7 +102,8 @@ def save_packed(
     store = _STORED[one_of("weights", weights, WEIGHT_TYPES)]
     check_weights(module)
     if example is None and arguments is None and is_classifier(model):
-        example, arguments = imagenet_example(module)
+        inputs, about, arguments = imagenet_example(module)
+        example = ExampleInputs(inputs, about=about)
     interface = observe(in_float32(module), example).call.interface if example else Interface()
     given = [json_options(name, dict(value or {})) for name, value in (("options", options), ("arguments", arguments))]
     network = Network(model, given[0], given[1], channels or {}, interface, fold)
@@ -155,11 +156,6 @@ def load_packed(path: str | Path, *, model: str | None = None) -> nn.Module:
 def _check_trusted(path: str | Path, found: str, expected: str | None) -> None:
     if found != expected and (expected is not None or not names_known_code(found)):
         raise ConfigError(f"{path} holds a network of {found!r}: pass model={found!r} if that function is to build it")
-
-
-def read_network(path: str | Path) -> Network:
-    """Return what a packed file says of its network, without building it. Raises as `load_packed`."""
-    return _open(path)[0]
 
 
 def _open(path: str | Path) -> tuple[Network, dict[str, Layout], Tensors]:

@@ -11,7 +11,7 @@ from torch.export import Dim, ExportedProgram
 
 from orchestrator.errors import ExportError
 from orchestrator.export.converting import first_cause, quiet
-from orchestrator.export.flat import Flat
+from orchestrator.export.flat import Flat, Wrapper
 from orchestrator.export.interface import BATCH, Call, TensorInfo
 
 
@@ -28,12 +28,13 @@ def traced(module: nn.Module, call: Call, tensors: Sequence[Tensor], *, dynamic:
         with quiet():
             return torch.export.export(module, tuple(tensors), dynamic_shapes=sizes, strict=False)
     except Exception as error:
-        name = type(module.module if isinstance(module, Flat) else module).__name__
+        while isinstance(module, Wrapper):
+            module = module.module
         pairs = zip(call.interface.inputs, tensors, strict=True)
         given = ", ".join(f"{info.name} {tuple(tensor.shape)}" for info, tensor in pairs)
         raise ExportError(
-            f"{name} cannot be exported: torch.export must be able to follow one flow for all inputs, here {given} "
-            f"({first_cause(error)})"
+            f"{type(module).__name__} cannot be exported: torch.export must be able to follow one flow for all "
+            f"inputs, here {given} ({first_cause(error)})"
         ) from error
 
 

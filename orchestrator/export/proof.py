@@ -16,7 +16,7 @@ from orchestrator.files import atomic_write
 from orchestrator.objective import Objective
 
 DEPLOY = "deploy.json"
-DEPLOY_FORMAT = 3  # 2: accuracy alone
+DEPLOY_FORMAT = 3  # 2: of classifiers alone
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,24 +5,27 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+from orchestrator.errors import ExportError
 from orchestrator.export.candidates import check_code, find_round, side_by_side, source_of, structure, with_dense
 from orchestrator.export.originals import Original, TestSet
 from orchestrator.export.recorded_code import setting
 from orchestrator.export.targets import TARGETS
-from orchestrator.export.targets.side_by_side import compare_on, save_cells
+from orchestrator.export.targets.side_by_side import CANNOT, Cell, compare_on, save_cells
 from orchestrator.files import check_writable
 from orchestrator.formatting import no_rounds
-from orchestrator.ofa.subnet import is_elastic
 from orchestrator.record import Record
 from orchestrator.report import path_records
-from orchestrator.report.exported import recommended_rounds, round_line
+from orchestrator.report.chapters.exported import recommended_rounds, round_line
 from orchestrator.report.target_table import TargetTable, cell_line
 from orchestrator.report.targets_page import print_targets, save_targets_page
 from orchestrator.storage.ledger import Ledger
+from orchestrator.structures import structure_class
 from orchestrator.validate import one_of
 
 _COLUMNS = {"unstructured": "masks", "subnet": "OFA"}  # by what `structure` returns
+_SHARED = ("model", "data", "task", "model_options", "data_options", "data_identity")  # settings of all in a table
 _ORDER = ("masks", "blocks", "2-of-4", "filters", "channels", "AMC", "OFA")
 
 
@@ -39,7 +42,8 @@ def compare_rounds(
 
     `rounds`: beginnings of their keys; none: the recommended round of each structure. `on`: names of targets; none:
     all. `data`, `trust`: as `finished_rounds.write` has them. Returns a sentence for each file of the storage that
-    cannot be used. Raises OrchestratorError for rounds that cannot be exported or are of different tasks or data.
+    cannot be used, and for each round of another model, data or task than the first. Raises OrchestratorError for
+    rounds that cannot be exported.
     """
     targets = [TARGETS[one_of("a target", name, TARGETS)] for name in dict.fromkeys(on or TARGETS)]
     problems: list[str] = []
@@ -51,7 +55,9 @@ def compare_rounds(
         check_writable(folder, "--report")
     every = ledger.records([]) if rounds else []
     chosen = [find_round(every, key, "KEY") for key in rounds] or recommended_of_each(records)
-    shown = _with_one_dense(with_dense(ledger, chosen))
+    strangers = [record for record in chosen if _network(record) != _network(chosen[0])]
+    problems += [_left_out(record, chosen[0]) for record in strangers]
+    shown = _with_one_dense(with_dense(ledger, [record for record in chosen if record not in strangers]))
     check_code(shown, trust)
     source = source_of(shown, data)
     test_set = TestSet.of(source)
@@ -59,8 +65,16 @@ def compare_rounds(
         print(round_line(record), flush=True)
     with contextlib.ExitStack() as stack:
         candidates = side_by_side(ledger, shown, test_set.data, test_set.task, column)
-        originals = [stack.enter_context(Original.of(candidate, test_set)) for candidate in candidates]
-        cells = compare_on(targets, originals, lambda cell: print(cell_line(cell), flush=True), folder)
+        originals, cells = [], []
+        for candidate in candidates:
+            try:
+                originals.append(stack.enter_context(Original.of(candidate, test_set)))
+            except ExportError as error:  # such as one that answers NaN
+                named, why = candidate.name, str(error)
+                cells += [Cell(target=t.name, network=named, reason=why, short=CANNOT) for t in targets]
+        for cell in cells:
+            print(cell_line(cell))
+        cells += compare_on(targets, originals, lambda cell: print(cell_line(cell), flush=True), folder)
     networks = {candidate.name: record for candidate, record in zip(candidates, shown, strict=True)}
     table = TargetTable(cells, networks)
     print_targets(table)
@@ -89,7 +103,7 @@ def recommended_of_each(records: Sequence[Record]) -> list[Record]:
     If the dense network is recommended, the round that is best on validation takes its place. Supernets, which are many
     networks, are left out. Raises ConfigError as `recommended_rounds` does.
     """
-    networks = [record for record in records if not _is_supernet(record)]
+    networks = [record for record in records if not structure_class(record.channels).is_family]
     columns = {record.experiment: column(record) for record in networks if record.round}
     found: dict[str, Record] = {}
     for name in sorted(set(columns.values()), key=lambda name: (*_ORDER, name).index(name)):
@@ -100,6 +114,20 @@ def recommended_of_each(records: Sequence[Record]) -> list[Record]:
     return list(found.values()) or recommended_rounds(networks, flag="")
 
 
+def _network(record: Record) -> tuple[Any, ...]:
+    """Return what decides the network of a round before anything is removed from it, its data and its task."""
+    return tuple(setting(record, name) for name in _SHARED)
+
+
+def _left_out(record: Record, first: Record) -> str:
+    model, data, *_ = _network(first)
+    return (
+        f"round {record.key[:12]} was left out: rounds side by side must have the same data and task and model, here "
+        f"{data!r} and {model!r} with their options, got {setting(record, 'data')!r} and {setting(record, 'model')!r}: "
+        "give its key alone"
+    )
+
+
 def _with_one_dense(records: Sequence[Record]) -> list[Record]:
     """Leave out dense rounds of as many weights as one before: the same network of another seed costs the same."""
     sizes = [record.weights if record.round == 0 else None for record in records]
@@ -108,7 +136,3 @@ def _with_one_dense(records: Sequence[Record]) -> list[Record]:
 
 def _is_pruned(record: Record) -> bool:
     return record.round > 0
-
-
-def _is_supernet(record: Record) -> bool:
-    return is_elastic(record.channels) and "architecture" not in (record.channels or {})

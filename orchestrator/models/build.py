@@ -12,11 +12,11 @@ from orchestrator.errors import ConfigError
 from orchestrator.lookup import call, lookup
 from orchestrator.models.classifiers import CLASSIFIERS
 from orchestrator.models.language import CausalTransformer, RecurrentLanguageModel
+from orchestrator.models.ofa_networks import build_alone
 from orchestrator.models.resnet import DEPTHS, CifarResNet
 from orchestrator.models.seq2seq import AttentionTranscriber
 from orchestrator.models.spec import OFA, is_classifier
 from orchestrator.modules import own_memory
-from orchestrator.ofa.networks import build_alone
 from orchestrator.pruning import KINDS, prunable_weights
 from orchestrator.randomness import one_thread, own_randomness, seed_all
 from orchestrator.validate import did_you_mean

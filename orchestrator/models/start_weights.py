@@ -14,13 +14,14 @@ from torch import Tensor, nn
 from orchestrator.errors import ConfigError
 from orchestrator.experiment import Experiment
 from orchestrator.models.classifiers import published_tensors
+from orchestrator.models.ofa_networks import ImageArguments, chain
 from orchestrator.models.spec import OFA, is_classifier
 from orchestrator.ofa.architecture import Architecture
 from orchestrator.ofa.elastic import subnet_tensors
-from orchestrator.ofa.networks import chain
 from orchestrator.ofa.spaces import find_space
-from orchestrator.ofa.subnet import is_elastic
+from orchestrator.ofa.subnet import Elastic
 from orchestrator.pruning.masks import matches
+from orchestrator.pruning.structure import COUNTED
 from orchestrator.storage.ledger import Ledger
 from orchestrator.storage.opening import open_store
 from orchestrator.train_state import Tensors
@@ -65,7 +66,7 @@ def load_start_weights(module: nn.Module, experiment: Experiment, arguments: Map
 def _read(path: str) -> Tensors:
     try:
         if not Path(path).is_file():
-            raise FileNotFoundError("there is no such file")
+            raise FileNotFoundError("no such file")
         return load_file(path)
     except (OSError, SafetensorError) as error:
         raise ConfigError(
@@ -85,7 +86,7 @@ def _of_round(storage: str, key: str, experiment: Experiment, arguments: Mapping
         )
     tensors = ledger.load(found[0])[0].model
     content = found[0].channels or {}
-    if not is_elastic(content) or "architecture" in content:
+    if content.keys() - COUNTED != Elastic.json_fields:
         return tensors
     if experiment.model != f"{OFA}{content['space']}":
         raise ConfigError(
@@ -99,7 +100,7 @@ def _of_round(storage: str, key: str, experiment: Experiment, arguments: Mapping
         )
     space, given = find_space(content["space"]), experiment.model_options.get("architecture")
     architecture = space.largest() if given is None else space.check(Architecture.from_json(given))
-    return subnet_tensors(tensors, chain(architecture, arguments["num_classes"], arguments["input_shape"][0]))
+    return subnet_tensors(tensors, chain(architecture, ImageArguments.of(arguments)))
 
 
 def _persistent(module: nn.Module) -> Tensors:

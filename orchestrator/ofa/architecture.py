@@ -49,7 +49,7 @@ class StageChoice:
 
 @dataclass(frozen=True)
 class Architecture:
-    """A network of `family`, for images of `resolution` x `resolution` pixels; None: for images of any size."""
+    """A network of `family`, for inputs of `resolution` x `resolution` pixels; None: of any size."""
 
     family: str
     stages: tuple[StageChoice, ...]

@@ -18,18 +18,18 @@ from orchestrator.amc.latency import MAKE_AGAIN, LatencyTable, LayerTimes
 from orchestrator.amc.latency_measure import in_own_process
 from orchestrator.amc.layer_shape import LayerShape
 from orchestrator.errors import ConfigError
+from orchestrator.models.ofa_blocks import Size
+from orchestrator.models.ofa_networks import Part
 from orchestrator.ofa.architecture import Architecture, BlockChoice, StageChoice
-from orchestrator.ofa.blocks import Size
 from orchestrator.ofa.costs import part_macs
 from orchestrator.ofa.elastic import skeleton
-from orchestrator.ofa.networks import Part, is_resized
 from orchestrator.ofa.spaces import Space
 from orchestrator.ofa.subnet import Elastic
 from orchestrator.processor import processor
 
 
 class SubnetLatency(NamedTuple):
-    """Milliseconds for one image."""
+    """Milliseconds for one sample."""
 
     latency_ms: float
 
@@ -67,7 +67,7 @@ def _latency(latency: BlockLatency, architecture: Architecture) -> SubnetLatency
         if (times := latency.table.layers.get(layer_name(shape))) is None:
             raise ConfigError(
                 f"the latency table lacks the layer {layer_name(shape)!r} of {architecture}: {MAKE_AGAIN} for the "
-                f"space {latency.supernet.space.name!r} and images of {latency.supernet.input_shape}"
+                f"space {latency.supernet.space.name!r} and {latency.supernet.arguments}"
             )
         seconds += times.seconds[0][0]
     return SubnetLatency(1000 * seconds)
@@ -137,10 +137,7 @@ def every_block(space: Space) -> Iterator[Architecture]:
 
 def subnet_layers(supernet: Elastic, architecture: Architecture) -> Iterator[LayerShape]:
     """Yield the geometry of each convolution and linear layer of an architecture's network, in order."""
-    _, height, width = supernet.input_shape
-    size: Size = (height, width)
-    if architecture.resolution is not None and is_resized(size, architecture.resolution):
-        size = (architecture.resolution, architecture.resolution)
+    size = supernet.arguments.size_at(architecture.resolution)
     for part in supernet.parts(architecture).values():
         yield from _layers(part, size)
         size = part_macs(part, size)[1]
@@ -149,8 +146,8 @@ def subnet_layers(supernet: Elastic, architecture: Architecture) -> Iterator[Lay
 @lru_cache(maxsize=2**13)
 def _layers(part: Part, size: Size) -> tuple[LayerShape, ...]:
     module, options = skeleton(part), dict(part.options)
-    images = torch.empty(1, options.get("inputs") or options["channels"], *size, device="meta")
-    return tuple(layer_shapes(module, lambda: module(images)).values())
+    x = torch.empty(1, options.get("inputs") or options["channels"], *size, device="meta")
+    return tuple(layer_shapes(module, lambda: module(x)).values())
 
 
 def layer_name(shape: LayerShape) -> str:

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
 
+from orchestrator.models.ofa_blocks import Size
+from orchestrator.models.ofa_networks import FAMILIES, ImageArguments, Part
 from orchestrator.ofa.architecture import Architecture, StageChoice
-from orchestrator.ofa.blocks import Size
 from orchestrator.ofa.elastic import skeleton
-from orchestrator.ofa.networks import FAMILIES, Part, is_resized
 
 
 class SubnetCost(NamedTuple):
-    """Multiply-accumulates of one image, and parameters, biases and those of batch norm included."""
+    """Multiply-accumulates of one sample, and parameters, biases and those of batch norm included."""
 
     macs: int
     parameters: int
@@ -22,27 +22,23 @@ class SubnetCost(NamedTuple):
 
 @dataclass(frozen=True)
 class CostModel:
-    """Count networks for images of `input_shape` (channels, H, W), which are made smaller to the resolution."""
+    """Count networks for data with these arguments, at the resolution of each."""
 
-    num_classes: int
-    input_shape: tuple[int, int, int]
+    arguments: ImageArguments
 
     def __call__(self, architecture: Architecture) -> SubnetCost:
-        family, (channels, *size) = architecture.family, self.input_shape
-        height, width = size
-        if architecture.resolution is not None and is_resized((height, width), architecture.resolution):
-            height = width = architecture.resolution
-        here = _stem(family, channels, (height, width))
+        family, arguments = architecture.family, self.arguments
+        here = _stem(family, arguments, arguments.size_at(architecture.resolution))
         macs, parameters = here.macs, here.parameters
         for place, choice in enumerate(architecture.stages):
             here = _stage(family, place, choice, here.channels, here.size)
             macs, parameters = macs + here.macs, parameters + here.parameters
-        head = _head(family, self.num_classes, here.channels, here.size)
+        head = _head(family, arguments, here.channels, here.size)
         return SubnetCost(macs + head.macs, parameters + head.parameters)
 
 
 class _Passed(NamedTuple):
-    """The cost of some parts in a row, and the channels and size of the images that they give."""
+    """The cost of some parts in a row, and the channels and size of what they give."""
 
     macs: int
     parameters: int
@@ -51,8 +47,8 @@ class _Passed(NamedTuple):
 
 
 @lru_cache(maxsize=2**10)
-def _stem(family: str, channels: int, size: Size) -> _Passed:
-    return _in_a_row(*FAMILIES[family].stem(channels), size)
+def _stem(family: str, arguments: ImageArguments, size: Size) -> _Passed:
+    return _in_a_row(*FAMILIES[family].stem(arguments), size)
 
 
 @lru_cache(maxsize=2**18)
@@ -61,8 +57,9 @@ def _stage(family: str, place: int, choice: StageChoice, channels: int, size: Si
 
 
 @lru_cache(maxsize=2**10)
-def _head(family: str, num_classes: int, channels: int, size: Size) -> _Passed:
-    return _in_a_row([FAMILIES[family].head(channels, num_classes)], num_classes, size)
+def _head(family: str, arguments: ImageArguments, channels: int, size: Size) -> SubnetCost:
+    part = FAMILIES[family].head(channels, arguments)
+    return SubnetCost(part_macs(part, size)[0], _parameters(part))
 
 
 def _in_a_row(parts: Iterable[Part], channels: int, size: Size) -> _Passed:
@@ -75,7 +72,7 @@ def _in_a_row(parts: Iterable[Part], channels: int, size: Size) -> _Passed:
 
 @lru_cache(maxsize=2**16)
 def part_macs(part: Part, size: Size) -> tuple[int, Size]:
-    """Return the multiply-accumulates of a part for an image of this size, and the size of its output."""
+    """Return the multiply-accumulates of a part for an input of this size, and the size of its output."""
     found: tuple[int, Size] = skeleton(part).macs(size)  # type: ignore[operator]  # of an nn.Module, mypy knows nothing
     return found
 

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from orchestrator.models.ofa_networks import ImageArguments, Part, build_network, chain, resized
 from orchestrator.ofa.architecture import Architecture
-from orchestrator.ofa.networks import Part, build_network, chain, resized
 from orchestrator.ofa.spaces import Space
 from orchestrator.private_apis import tensor_stores
 
@@ -44,33 +44,33 @@ class Supernet(nn.Module):
     one as a plain module; None: a new one.
     """
 
-    def __init__(self, space: Space, *, num_classes: int, channels: int, network: nn.Module | None = None) -> None:
+    def __init__(self, space: Space, arguments: ImageArguments, network: nn.Module | None = None) -> None:
         super().__init__()
-        self.space, self.num_classes, self.channels = space, num_classes, channels
-        self.network = network or build_network(space.largest(), num_classes=num_classes, channels=channels)
+        self.space, self.arguments = space, arguments
+        self.network = network or build_network(space.largest(), arguments)
         self.kernels = nn.ModuleDict()
         for place, stage in enumerate(space.stages):
             for name, weight in self.network.get_submodule(f"stages.{place}").named_parameters(f"stages.{place}"):
                 if len(stage.kernels) > 1 and weight.dim() == 4 and weight.shape[-1] == stage.kernels[-1]:
                     self.kernels[_key(name)] = KernelMatrices(stage.kernels)
 
-    def forward(self, images: Tensor, architecture: Architecture | None = None) -> Tensor:
-        """Return the logits (n, num_classes) that the network of `architecture` gives; None: the largest.
+    def forward(self, x: Tensor, architecture: Architecture | None = None) -> Tensor:
+        """Return the logits (n, classes) that the network of `architecture` gives; None: the largest.
 
         Raises ConfigError for an architecture outside the space.
         """
         architecture = self.space.largest() if architecture is None else architecture
-        tensors, images = self.tensors(), resized(images, architecture.resolution)
+        tensors, x = self.tensors(), resized(x, architecture.resolution)
         for name, part in self.parts(architecture).items():
             module = skeleton(part)
             if module.training != self.training:
                 module.train(self.training)
-            images = _run(part, module, part_tensors(tensors, name, part), images)
-        return images
+            x = _run(part, module, part_tensors(tensors, name, part), x)
+        return x
 
     def parts(self, architecture: Architecture) -> dict[str, Part]:
         """Return the parts of an architecture's network. Raise ConfigError if it is outside the space."""
-        return chain(self.space.check(architecture), self.num_classes, self.channels)
+        return chain(self.space.check(architecture), self.arguments)
 
     def tensors(self) -> dict[str, Tensor]:
         """Return parameters and buffers by name; gradients flow back to them."""
@@ -129,8 +129,8 @@ def _as_they_are(tensor: Tensor) -> AbstractContextManager[object]:
     return torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext()
 
 
-def _run(part: Part, module: nn.Module, tensors: Mapping[str, Tensor], images: Tensor) -> Tensor:
-    """Return what `module`, the skeleton of `part`, makes of `images` with `tensors` in the place of its own.
+def _run(part: Part, module: nn.Module, tensors: Mapping[str, Tensor], x: Tensor) -> Tensor:
+    """Return what `module`, the skeleton of `part`, makes of `x` with `tensors` in the place of its own.
 
     As `torch.func.functional_call`, which looks through the module each time: a twentieth of a step of small networks.
     """
@@ -139,7 +139,7 @@ def _run(part: Part, module: nn.Module, tensors: Mapping[str, Tensor], images: T
     try:
         for name, store, attribute in slots:
             store[attribute] = tensors[name]
-        outputs: Tensor = module(images)
+        outputs: Tensor = module(x)
         return outputs
     finally:
         for (_, store, attribute), tensor in zip(slots, empty, strict=True):

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from orchestrator.models.ofa_networks import Part, StagedNetwork
 from orchestrator.ofa.architecture import Architecture
 from orchestrator.ofa.elastic import Supernet, skeleton, subnet_tensors
-from orchestrator.ofa.networks import Part, StagedNetwork
 from orchestrator.private_apis import copy_with
 
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from orchestrator.amc.latency import LatencyTable
     from orchestrator.pruning.candidate import Scoring
 
-CALIBRATION = 2000  # training images that batch norm is measured on, as in the paper's code
+CALIBRATION = 2000  # training samples that batch norm is measured on, as in the paper's code
 SHORT_EVALUATIONS, SHORT_FIRST, SHORT_BATCH = 12, 8, 4  # of --smoke
 
 
@@ -23,8 +23,8 @@ class FrontSearch:
     """Find the best network of a supernet for each budget, with `evaluations` measured networks in all.
 
     `macs` and `parameters`: fractions of the largest network's, each a budget. `latency_ms`: milliseconds for one
-    image by `table`, which `orchestrator latency` makes of an experiment with `Phases`. A network is measured on
-    validation data with batch norm of `calibration` training images. The other fields are those of `SubnetSearch`. Its
+    sample by `table`, which `orchestrator latency` makes of an experiment with `Phases`. A network is measured on
+    validation data with batch norm of `calibration` training samples. The other fields are those of `SubnetSearch`. Its
     rival, which draws at random, measures as many networks; the best of both is the result.
     """
 

@@ -20,11 +20,11 @@ Teacher = Literal["none", "dense round", "largest of the step"]
 
 @dataclass(frozen=True)
 class Phase:
-    """Train the networks that `largest` leaves of a space: each step, `subnets` of them on the same images.
+    """Train the networks that `largest` leaves of a space: each step, `subnets` of them on the same batch.
 
     `rate`: the highest learning rate, for the batches of `Phases.batch_size`. It rises from 0 in `warmup_epochs` of the
     `epochs`, then falls to 0 as half a cosine. With `sandwich`, the first two networks of a step are the largest and
-    the smallest. `teacher`: whose outputs are soft labels; "dense round" is the largest network as round 0 left it,
+    the smallest. `teacher`: whose outputs are soft targets; "dense round" is the largest network as round 0 left it,
     "largest of the step" the first network of a sandwich in the same step.
     """
 
@@ -64,7 +64,7 @@ class Phases:
     """A path that makes a supernet of the dense network: one round for each phase, each for all networks of the last.
 
     Round 0 trains the largest network of the space like any other model. Each phase after it starts from the weights of
-    the round before, with a new optimizer state. The rates are for batches of `batch_size` images, and shrink in
+    the round before, with a new optimizer state. The rates are for batches of `batch_size` samples, and shrink in
     proportion with smaller ones (Goyal et al. 2017, section 2.1). With `search`, a round follows for each of its
     budgets: the best network found, as it is in the supernet, measured and not trained.
     """
@@ -150,6 +150,6 @@ COMPOUND: tuple[Phase, ...] = (
     Phase(125, 0.24, 5, 4),
 )
 
-# The sandwich rule with soft labels in place of BigNAS (Yu et al. 2020, sections 3.1 and 3.2), for `dense_epochs=0`.
+# The sandwich rule with soft targets in place of BigNAS (Yu et al. 2020, sections 3.1 and 3.2), for `dense_epochs=0`.
 # Epochs and rate are those of the largest network above: the authors train with RMSProp and an exponential decay.
 SINGLE_STAGE: tuple[Phase, ...] = (Phase(180, 2.6, 5, 4, sandwich=True, teacher="largest of the step"),)

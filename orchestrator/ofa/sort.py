@@ -8,8 +8,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from orchestrator.models.ofa_networks import chain
 from orchestrator.ofa.elastic import Supernet, skeleton, tensor_shapes
-from orchestrator.ofa.networks import chain
 from orchestrator.ofa.spaces import Space
 
 Orders = dict[str, list[tuple[int, Tensor]]]
@@ -56,7 +56,7 @@ def _trained_widths(supernet: Supernet, trained: Space) -> dict[str, set[int]]:
     """Return how many channels each weight reads in the trained networks, by its name."""
     widths: dict[str, set[int]] = {}
     for architecture in trained.uniform():
-        for name, part in chain(architecture, supernet.num_classes, supernet.channels).items():
+        for name, part in chain(architecture, supernet.arguments).items():
             for inner, shape in tensor_shapes(part).items():
                 if len(shape) == 4:
                     widths.setdefault(f"{name}.{inner}", set()).add(shape[1])

@@ -144,7 +144,7 @@ SPACES: Mapping[str, Space] = {
             ),
             _RESOLUTIONS,
         ),
-        # Our own for images of 8 to 32 pixels: 42^2 = 1,764 networks, few enough to measure all of them.
+        # Our own for inputs of 8 to 32 pixels: 42^2 = 1,764 networks, few enough to measure all of them.
         Space("small", "small", (ElasticStage((1, 2), (3, 5), (2, 3, 4)),) * 2),
     )
 }

@@ -12,14 +12,14 @@ import torch
 from torch import nn
 
 from orchestrator.errors import ConfigError, DamagedError
+from orchestrator.models.ofa_networks import ImageArguments, Part, chain
 from orchestrator.ofa.architecture import Architecture
 from orchestrator.ofa.costs import CostModel, SubnetCost
 from orchestrator.ofa.elastic import Supernet, skeleton, subnet_tensors, tensor_shapes
 from orchestrator.ofa.extract import extract, network_of
-from orchestrator.ofa.networks import Part, chain
 from orchestrator.ofa.sort import sort_channels
 from orchestrator.ofa.spaces import Space
-from orchestrator.pruning.structure import Structure
+from orchestrator.pruning.structure import DenseNetwork, Structure
 from orchestrator.train_state import TrainState
 
 SMALLEST = "smallest_"  # before the names of the smallest network's metrics
@@ -27,19 +27,33 @@ SMALLEST = "smallest_"  # before the names of the smallest network's metrics
 
 @dataclass(frozen=True)
 class Elastic(Structure):
-    """Represent the supernet of `space`: the largest network, whose tensors all others share, and its kernel matrices.
-
-    `input_shape`: (channels, H, W) of the images.
-    """
+    """Represent the supernet of `space`: the largest network, whose tensors all others share, and kernel matrices."""
 
     space: Space
-    num_classes: int
-    input_shape: tuple[int, int, int]
+    arguments: ImageArguments
+
+    json_fields = frozenset({"space"})
+    is_family = True
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any], network: DenseNetwork) -> Elastic:
+        supernet, space = network.supernet, content["space"]
+        if not isinstance(supernet, Elastic):
+            raise ConfigError(f"it is of the space {space!r:.100}, in a path that trains no supernet")
+        if space != supernet.space.name:
+            raise ConfigError(f"it is of the space {space!r:.100}, not {supernet.space.name!r}")
+        return supernet
+
+    @classmethod
+    def options(cls, content: Mapping[str, Any]) -> dict[str, Any]:
+        raise ConfigError(
+            "it is a supernet of many networks: orchestrator ofa search finds one in it, whose round can be exported"
+        )
 
     @staticmethod
     def of(space: Space, arguments: Mapping[str, Any]) -> Elastic:
-        """Return the supernet of `space` for data of images with these `model_arguments`."""
-        return Elastic(space, arguments["num_classes"], tuple(arguments["input_shape"]))
+        """Return the supernet of `space` for data with these `model_arguments`."""
+        return Elastic(space, ImageArguments.of(arguments))
 
     @property
     def network(self) -> object:
@@ -47,7 +61,7 @@ class Elastic(Structure):
 
     @cached_property
     def costs(self) -> CostModel:
-        return CostModel(self.num_classes, self.input_shape)
+        return CostModel(self.arguments)
 
     @cached_property
     def largest(self) -> SubnetCost:
@@ -56,10 +70,10 @@ class Elastic(Structure):
 
     def parts(self, architecture: Architecture) -> dict[str, Part]:
         """Return the parts of an architecture's network. Raise ConfigError if it is outside the space."""
-        return chain(self.space.check(architecture), self.num_classes, self.input_shape[0])
+        return chain(self.space.check(architecture), self.arguments)
 
     def build(self, dense: Callable[[], nn.Module]) -> nn.Module:
-        return Supernet(self.space, num_classes=self.num_classes, channels=self.input_shape[0], network=dense())
+        return Supernet(self.space, self.arguments, dense())
 
     def apply(self, state: TrainState, base: Structure) -> TrainState:
         """Return the supernet whose largest network is that of `state`; kernel matrices are the identity at first."""
@@ -80,7 +94,7 @@ class Elastic(Structure):
     def _empty(self) -> Supernet:
         """Return the supernet without memory for its tensors."""
         with torch.device("meta"):
-            return Supernet(self.space, num_classes=self.num_classes, channels=self.input_shape[0])
+            return Supernet(self.space, self.arguments)
 
     def shapes(self, dense: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
         return {f"network.{name}": shape for name, shape in dense.items()}
@@ -106,6 +120,18 @@ class Subnet(Structure):
 
     supernet: Elastic
     architecture: Architecture
+
+    json_fields = frozenset({"space", "architecture"})
+    title = "subnet"
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any], network: DenseNetwork) -> Subnet:
+        supernet = Elastic.from_json(content, network)
+        return Subnet(supernet, supernet.space.check(Architecture.from_json(content["architecture"])))
+
+    @classmethod
+    def options(cls, content: Mapping[str, Any]) -> dict[str, Any]:
+        return {"architecture": content["architecture"]}
 
     @property
     def network(self) -> object:
@@ -170,17 +196,3 @@ def _counted(cost: SubnetCost, largest: SubnetCost) -> dict[str, Any]:
         "parameters": [cost.parameters, largest.parameters],
         "kept": {},
     }
-
-
-def is_elastic(content: Mapping[str, Any] | None) -> bool:
-    """Return whether a record's `channels` are those of `Elastic` or `Subnet`."""
-    return content is not None and "space" in content
-
-
-def structure_from_json(content: Mapping[str, Any], supernet: Elastic) -> Structure:
-    """Return the structure that `to_json` described. Raise ConfigError if it is not of `supernet`."""
-    if content.get("space") != supernet.space.name:
-        raise ConfigError(f"it is of the space {content.get('space')!r:.100}, not {supernet.space.name!r}")
-    if "architecture" not in content:
-        return supernet
-    return Subnet(supernet, supernet.space.check(Architecture.from_json(content["architecture"])))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -18,14 +18,62 @@ from orchestrator.train_state import Tensors, TrainState
 from orchestrator.training.masked import Masked
 from orchestrator.validate import one_of
 
+COUNTED = frozenset({"unit", *UNITS, "kept"})  # what each structure's JSON has (see `Record.channels`)
+
+
+class DenseNetwork(Protocol):
+    """Hold what a structure is read for: the dense network of a path (see `Problem`)."""
+
+    @property
+    def prunable(self) -> Mapping[str, tuple[int, ...]]: ...
+
+    @property
+    def channels(self) -> ChannelGraph | None: ...
+
+    @property
+    def supernet(self) -> Structure | None: ...
+
 
 @runtime_checkable
 class Structure(Protocol):
     """Describe what is left of the dense network.
 
     The methods below describe the whole network. A structure is a frozen dataclass that derives from this class and
-    overrides what differs.
+    overrides what differs. One that a record describes (`to_json`) has `json_fields`, overrides `from_json`, and one of
+    `options` and `cut`, by which its network is built again without a path. No other file needs to know it.
+
+    `json_fields`: the names in its JSON beside those of `COUNTED`, by which a record finds its structure again.
+    `is_family`: whether it is many networks, of which none can be exported. `title`: what tables call it; None: what
+    its selection is called.
     """
+
+    json_fields: ClassVar[frozenset[str] | None] = None
+    is_family: ClassVar[bool] = False
+    title: ClassVar[str | None] = None
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any], network: DenseNetwork) -> Structure:
+        """Return the structure that `to_json` described, without its tensors.
+
+        Raises ConfigError if it is not one of `network`.
+        """
+        return Dense()
+
+    @classmethod
+    def options(cls, content: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the options that build this network, described by `to_json`, by its model's name, before `cut`.
+
+        Raises ConfigError if no options build it.
+        """
+        return {}
+
+    @classmethod
+    def cut(cls, content: Mapping[str, Any], module: nn.Module) -> nn.Module:
+        """Return `module`, which `options` built and which may be changed, with the shape that `to_json` described.
+
+        Raises ConfigError if it cannot have that shape.
+        """
+        return module
 
     @property
     def channels(self) -> Kept:
@@ -34,7 +82,10 @@ class Structure(Protocol):
 
     @property
     def network(self) -> object:
-        """Return a value by which modules are kept: those built for equal values are alike, with equal shapes."""
+        """Return a value by which modules are kept: those built for equal values are alike, with equal shapes.
+
+        A structure whose networks differ in more than their channels overrides it.
+        """
         return self.channels
 
     def apply(self, state: TrainState, base: Structure) -> TrainState:
@@ -53,7 +104,7 @@ class Structure(Protocol):
         return Masked(module, {})
 
     def shapes(self, dense: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
-        """Return the shapes of tensors whose shapes in the dense network these are."""
+        """Return the shapes of those tensors of the dense network, given with theirs, that this network has too."""
         return dict(dense)
 
     def counts(self, dense: Mapping[str, int]) -> dict[str, int]:
@@ -159,6 +210,21 @@ class FewerChannels(Structure):
     graph: ChannelGraph
     unit: Unit = "macs"
 
+    json_fields = frozenset()
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any], network: DenseNetwork) -> Structure:
+        if network.channels is None:
+            raise ConfigError("it has fewer channels, in a path that removes none")
+        kept: Kept = content.get("kept", {})
+        check_configuration(network.channels, kept)
+        unit: Any = content.get("unit")
+        return FewerChannels(kept, network.channels, one_of("unit", unit, UNITS))
+
+    @classmethod
+    def cut(cls, content: Mapping[str, Any], module: nn.Module) -> nn.Module:
+        return shrink(module, content.get("kept", {}))
+
     @property
     def channels(self) -> Kept:
         return self.kept
@@ -186,19 +252,6 @@ class FewerChannels(Structure):
     def metrics(self) -> dict[str, float]:
         left, dense = self.graph.counts(self.kept), self.graph.counts({})
         return {f"{unit}_kept": left.of(unit) / dense.of(unit) for unit in UNITS}
-
-
-def from_json(content: dict[str, Any] | None, graph: ChannelGraph | None) -> Structure:
-    """Return the structure that `Structure.to_json` described, without its tensors.
-
-    Raises ConfigError if it is not one of the network that `graph` belongs to.
-    """
-    if content is None or graph is None:
-        return Dense()
-    kept: Kept = content.get("kept", {})
-    check_configuration(graph, kept)
-    unit: Any = content.get("unit")
-    return FewerChannels(kept, graph, one_of("unit", unit, UNITS))
 
 
 def check_structure(what: str, value: object, shapes: Mapping[str, tuple[int, ...]]) -> Structure:

@@ -1,4 +1,4 @@
-"""Reports of finished rounds: tables, pictures and a web page.
+"""Report finished rounds: tables, pictures and a web page.
 
 `write(records, folder)` writes a report; `path_records(ledger)` returns the records of a storage, and
 `report_storage(ledger, folder)` prints and writes a report of them.

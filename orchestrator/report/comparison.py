@@ -1,4 +1,4 @@
-"""Which experiments may be compared, and how they differ.
+"""Decide which experiments may be compared, and how they differ.
 
 Experiments are compared if they have the same model, data, task and objective, and so the same weights and values.
 

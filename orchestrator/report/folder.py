@@ -18,15 +18,21 @@ from orchestrator.export.proof import DEPLOY, ExportedNetworks
 from orchestrator.files import check_writable
 from orchestrator.formatting import no_rounds
 from orchestrator.record import Record
+from orchestrator.report.chapters.exported import (
+    ExportedSection,
+    export_command,
+    exported_pictures,
+    load_call,
+    may_need_data,
+)
+from orchestrator.report.chapters.families import families_section
+from orchestrator.report.chapters.int8_rounds import int8_section
+from orchestrator.report.chapters.searches import published_section, search_section
+from orchestrator.report.chapters.supernet_searches import supernet_section
 from orchestrator.report.comparison import Comparison, comparisons
-from orchestrator.report.exported import ExportedSection, export_command, exported_pictures, load_call, may_need_data
-from orchestrator.report.families import families_section
-from orchestrator.report.int8_rounds import int8_section
 from orchestrator.report.page import Chapter, Section, check_page_packages, save_page
 from orchestrator.report.pictures import Picture, draw_pictures, drawing_style
 from orchestrator.report.published import PublishedResult, find_published
-from orchestrator.report.searches import published_section, search_section
-from orchestrator.report.supernet_searches import supernet_section
 from orchestrator.report.tables import print_table, save_csv, settings_table
 from orchestrator.storage.experiments import gap, read_experiments
 from orchestrator.storage.ledger import Ledger

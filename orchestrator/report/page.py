@@ -19,8 +19,8 @@ from orchestrator.extras import extra
 from orchestrator.files import written_for_report
 from orchestrator.formatting import plain, shorten
 from orchestrator.record import Record
+from orchestrator.report.chapters.exported import ExportedSection
 from orchestrator.report.comparison import CONFIDENCE, RESAMPLES, Comparison, Difference
-from orchestrator.report.exported import ExportedSection
 from orchestrator.report.pictures import COLOURS, Picture
 from orchestrator.report.pictures.style import join_units
 from orchestrator.report.published import SOURCE, PublishedPoint, PublishedResult

@@ -144,7 +144,7 @@ def read_published() -> dict[tuple[str, str, bool], PublishedResult]:
 def _paper_network(record: Record) -> str | None:
     """Return the paper's name for the network of `record`; None if the paper does not have it.
 
-    These are the CIFAR ResNets of the usual width on CIFAR-10, and ResNet-50 on a folder of images with 1,000 classes.
+    These are the CIFAR ResNets of the usual width on CIFAR-10, and ResNet-50 on an `imagefolder` with 1,000 classes.
     Whether that folder is ImageNet cannot be known, so the report's label says what was published.
     """
     model, options, data = (record.settings.get(name) for name in ("model", "model_options", "data"))

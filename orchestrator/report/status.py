@@ -1,4 +1,4 @@
-"""What `orchestrator status` shows of a storage: its rounds, what is under way, and what is new since the last look."""
+"""Show the state of a storage, as `orchestrator status` does: its rounds, what is under way, and what is new."""
 
 from __future__ import annotations
 

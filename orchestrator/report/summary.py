@@ -1,4 +1,4 @@
-"""The values of an objective in words, one row per round of an experiment, and which round is recommended."""
+"""Write an objective's values in words, one row per round of an experiment, and choose the recommended round."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Records as tables: in a terminal, on the page, as CSV and as lines of JSON."""
+"""Write records as tables: in a terminal, on the page, as CSV and as lines of JSON."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The table of targets: a row for each file of a target, a column for each network, and a sentence for each target."""
+"""Build the table of targets: a row for each of their files, a column for each network, a sentence on each target."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from orchestrator.export.targets import TARGETS
 from orchestrator.export.targets.side_by_side import Cell
 from orchestrator.formatting import milliseconds, plain, size
 from orchestrator.record import Record
@@ -64,7 +63,8 @@ class TargetTable:
             found.append(f"{cell.cycles:,.0f} cycles{times}")
         elif cell.seconds is not None and not travels:
             found.append(f"{milliseconds(cell.seconds)}{times}")
-        return [*found, self.quantity.text(cell.value)] if cell.value is not None else found
+        found += [self.quantity.text(cell.value)] if cell.value is not None else []
+        return [*found, cell.short] if cell.short and times else found
 
     def measured_by(self, target: str, file: str) -> str:
         """Return what measured or estimated a row."""
@@ -98,10 +98,10 @@ class TargetTable:
             reasons = dict.fromkeys(cell.reason for cell in self.cells if cell.target == target and cell.reason)
             return f"{target}: nothing was measured, because {'; '.join(reasons)}."
         locations = dict.fromkeys(location(cell) for cell in mine)
-        sentences = [self._verdict([cell for cell in mine if location(cell) == each]) for each in locations]
-        return " ".join([*sentences, f"Here {TARGETS[target].pays_for}."])
+        here = [[cell for cell in mine if location(cell) == each] for each in locations]
+        return " ".join(f"{self._choice(cells)}{self._gains(cells)}" for cells in here)
 
-    def _verdict(self, mine: Sequence[Cell]) -> str:
+    def _choice(self, mine: Sequence[Cell]) -> str:
         where, travels = location(mine[0]), mine[0].target == _TRAVELS
         known = [(cost, cell) for cell in mine if (cost := self.cost(cell)) is not None and self._keeps(cell)]
         if not known:
@@ -116,6 +116,16 @@ class TargetTable:
         how = "times smaller than" if travels else "times as fast as"
         value = f", at {self.quantity.text(best.value)}" if best.value is not None else ""
         return f"For {where} take {title(best)}, because it is {gain:.2f} {how} the dense network{value}."
+
+    def _gains(self, mine: Sequence[Cell]) -> str:
+        """Return how much each network gains by its cheapest file that is as good, or else by any; "" if unknown."""
+        found: dict[str, tuple[bool, float]] = {}
+        for cell in mine:
+            gain = self.times_dense(cell)
+            if gain is not None and cell.network != self._dense_name:
+                found[cell.network] = max(found.get(cell.network, (False, 0.0)), (self._keeps(cell), gain))
+        gains = [f"{heading(n)} {gain:.2f}x{'' if good else ' (not as good)'}" for n, (good, gain) in found.items()]
+        return f" Gains: {', '.join(gains)}." if gains else ""
 
     @property
     def reasons(self) -> list[str]:

@@ -1,4 +1,4 @@
-"""The table of targets on the terminal, and as a page of its own with a picture."""
+"""Show the table of targets on the terminal, and as a page of its own with a picture."""
 
 from __future__ import annotations
 

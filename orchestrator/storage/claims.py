@@ -165,7 +165,7 @@ class _Chain:
     def __init__(self, store: Store, hasty: Store, key: str, me: _Link) -> None:
         self._store, self._impatient, self._key, self._me = store, hasty, key, me
         self._lock = threading.Lock()
-        self._number = 0  # of the highest link seen; 0: there is none
+        self._number = 0  # of the highest link seen; 0 before the first
         self._link: _Link | None = None  # its content; None: it is damaged
         self._looked = self._unchanged = 0.0  # when it was last read; seconds for which it was seen not to change
         self._mine = self.lost = False

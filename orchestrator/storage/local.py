@@ -63,7 +63,7 @@ class LocalStore:
                     check_size(path, os.fstat(file.fileno()).st_size, max_bytes)
                     return file.read()
             except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
-                raise MissingError(f"there is no file {place}") from None
+                raise MissingError(f"file {place} does not exist") from None
 
     def read_part(self, path: str, start: int, size: int) -> bytes:
         place = self._place(path)
@@ -75,7 +75,7 @@ class LocalStore:
                         file.seek(start)
                         data = file.read(size)
             except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
-                raise MissingError(f"there is no file {place}") from None
+                raise MissingError(f"file {place} does not exist") from None
         return whole_part(data, place, start, size)
 
     def write(self, path: str, data: bytes | memoryview) -> None:

@@ -20,7 +20,7 @@ def open_existing(uri: str) -> Store:
     """Open a storage that should exist: a mistyped folder is not created. Raises as `open_store`, and StorageError."""
     store = open_store(uri)
     if store.is_local and not os.path.isdir(store.uri):
-        raise StorageError(f"there is no folder {store.uri}: {WAY_OUT}")
+        raise StorageError(f"folder {store.uri} does not exist: {WAY_OUT}")
     return store
 
 

@@ -173,7 +173,7 @@ class S3Store:
         except ClientError as error:
             if diagnose(error).code != "nosuchkey":
                 raise
-            raise MissingError(f"there is no object s3://{self.bucket}/{key}") from None
+            raise MissingError(f"object s3://{self.bucket}/{key} does not exist") from None
 
     def _download(self, key: str, max_bytes: int | None) -> Callable[[], bytes]:
         download = Download(

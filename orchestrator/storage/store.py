@@ -201,7 +201,7 @@ def _probe_file() -> tuple[str, str]:
 def probe(store: Store) -> None:
     """Do with `store` all that a run does, on one small file. Raises StorageError if anything fails."""
     folder, path = _probe_file()
-    created = store.create(path, b"first")  # if this fails there is nothing to remove
+    created = store.create(path, b"first")  # if this fails, nothing is left to remove
     try:
         if not created or store.create(path, b"second"):
             raise StorageError(

@@ -144,7 +144,7 @@ def data_parallel(module: nn.Module) -> nn.Module:
 def average_gradients(module: nn.Module) -> None:
     """Replace the gradient of every trained parameter by its mean over the workers; a missing gradient counts as zero.
 
-    This is one message: on CPUs there is no computation to overlap with, and a step of several networks has one
+    This is one message: on CPUs no computation could overlap with it, and a step of several networks has one
     gradient at its end. What `data_parallel` has wrapped is averaged already.
 
     Its order of summation is the same in every step, so training that resumes in mid-epoch gives the same bits.

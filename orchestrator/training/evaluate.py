@@ -23,6 +23,7 @@ from orchestrator.training import collectives
 from orchestrator.training.calibration import call_with_inputs
 from orchestrator.training.step import Step
 from orchestrator.user_code import called
+from orchestrator.validate import finite
 
 logger = logging.getLogger(__name__)
 
@@ -49,8 +50,7 @@ def evaluate(module: nn.Module, batches: Batches, split: Split, step: Step) -> d
         totals[1] += batch.samples if counts is None else counts
         update(metrics, task, outputs, batch.targets)
     loss, count = collectives.sum_over_workers(totals).tolist()
-    if count <= 0:
-        raise DataError(f"{type(task).__name__}.count() must be above 0 over the {split} split, got {count:g}")
+    finite(f"{type(task).__name__}.count() over the {split} split", count, above=0, error=DataError)
     values = {name: value_of(name, metric) for name, metric in metrics.items()}
     for name in [name for name, value in values.items() if name != task.objective and not math.isfinite(value)]:
         logger.warning("metric %s is %s on the %s split, and left out", name, values.pop(name), split)

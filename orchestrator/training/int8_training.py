@@ -1,4 +1,4 @@
-"""Quantisation-aware training: a network that rounds to int8 as it computes, and shares its tensors with the real one.
+"""Train quantisation-aware: a network rounds to int8 as it computes, and shares its tensors with the real one.
 
 Weights have a scale for each output channel, inputs of layers one for all; both are symmetric, so that zeros stay zero.
 torchao puts the rounding into the graph that torch.export makes of the network (`prepare_qat_pt2e`).

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import functools
-import inspect
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -17,9 +14,10 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from orchestrator import layer_kinds
+    from orchestrator import layer_kinds, private_apis
 else:
-    torch, nn, layer_kinds = lazy("torch"), lazy("torch.nn"), lazy("orchestrator.layer_kinds")
+    torch, nn = lazy("torch"), lazy("torch.nn")
+    layer_kinds, private_apis = lazy("orchestrator.layer_kinds"), lazy("orchestrator.private_apis")
 
 _NORMALISATION = re.compile(r"Norm(?![a-z])")
 
@@ -52,7 +50,9 @@ class SGD:
 
     def build(self, module: nn.Module) -> torch.optim.Optimizer:
         groups = _groups(module, self.weight_decay, self.decay_normalisation)
-        return eager(torch.optim.SGD)(groups, lr=1.0, momentum=self.momentum, nesterov=self.nesterov, fused=True)
+        return private_apis.eager(torch.optim.SGD)(
+            groups, lr=1.0, momentum=self.momentum, nesterov=self.nesterov, fused=True
+        )
 
 
 @dataclass(frozen=True)
@@ -78,20 +78,7 @@ class AdamW:
     def build(self, module: nn.Module) -> torch.optim.Optimizer:
         groups = _groups(module, self.weight_decay, self.decay_normalisation)
         betas = (self.beta1, self.beta2)
-        return eager(torch.optim.AdamW)(groups, lr=1.0, betas=betas, eps=self.epsilon, fused=True)
-
-
-@functools.cache
-def eager(optimizer: type[torch.optim.Optimizer]) -> Callable[..., torch.optim.Optimizer]:
-    """Return a subclass of `optimizer` that is never compiled, and gives the same bits.
-
-    Torch wraps these methods so that its compiler treats them with care. The wrappers import the compiler, which takes
-    as long as importing torch, in each process that trains.
-    """
-    names = ("add_param_group", "load_state_dict", "state_dict", "zero_grad")
-    methods: dict[str, Any] = {name: inspect.unwrap(getattr(optimizer, name)) for name in names}
-    methods["step"] = torch.no_grad()(inspect.unwrap(optimizer.step))
-    return type(optimizer.__name__, (optimizer,), methods)
+        return private_apis.eager(torch.optim.AdamW)(groups, lr=1.0, betas=betas, eps=self.epsilon, fused=True)
 
 
 def is_normalisation(layer: nn.Module) -> bool:

@@ -80,7 +80,7 @@ class Trainer:
 
     @cached_property
     def alone(self) -> Trainer:
-        """Return a trainer that trains whole batches by itself: this one, if there are no other workers."""
+        """Return a trainer that trains whole batches by itself: this one, without other workers."""
         if not collectives.in_group():
             return self
         with collectives.alone():

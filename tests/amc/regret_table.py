@@ -20,12 +20,13 @@ from amc.small_truth import BUDGET, OPTIMUM, all_candidates, best, score
 from searching import begun, works
 from torch import nn
 
-from orchestrator import Amc, OneShot
+from orchestrator import Amc
 from orchestrator.amc.agents import AgentSettings, Cem, Evolution, Random, Uniform
 from orchestrator.amc.bounds import Budget, Decision, Sizes, Traits
 from orchestrator.amc.ddpg import Ddpg
 from orchestrator.amc.sensitivity import Sensitivity
 from orchestrator.next_structure import view_of
+from orchestrator.pruning import OneShot
 from orchestrator.pruning.candidate import Generation, SearchCandidate
 from orchestrator.work.scoring import Evaluate
 

@@ -148,7 +148,7 @@ def test_sensitivity_trusts_no_layer_more_because_more_of_it_went():
 
 
 def test_sensitivity_needs_a_probe_of_each_layer():
-    with pytest.raises(ConfigError, match=r"evaluations must be 5 or more with Sensitivity.* got 4"):
+    with pytest.raises(ConfigError, match=r"evaluations must be a whole number of 5 or more, got 4: Sensitivity cuts"):
         Sensitivity().start(BUDGET, 0, 4)
 
 

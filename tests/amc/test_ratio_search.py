@@ -177,7 +177,7 @@ def test_an_agent_that_cannot_work_is_refused_before_any_evaluation():
     with pytest.raises(ConfigError, match=r"Ddpg.warm_up must be below evaluations, 32"):
         RatioSearch(replace(SETTINGS, agent=Ddpg()), BUDGET, 0)
     many = Budget(tuple(Decision(str(i), 2) for i in range(40)), Linear(), 0.7, 80)
-    with pytest.raises(ConfigError, match=r"evaluations must be 42 or more with Sensitivity"):
+    with pytest.raises(ConfigError, match=r"evaluations must be a whole number of 42 or more, .*: Sensitivity cuts"):
         RatioSearch(replace(SETTINGS, agent=Sensitivity()), many, 0)
 
 

@@ -55,7 +55,7 @@ class SimulatedStore:
     def read(self, path: str, max_bytes: int | None = None) -> bytes:
         self._request("GET")
         if (data := self.files.get(clean_path(path))) is None:
-            raise MissingError(f"there is no file {path}")
+            raise MissingError(f"file {path} does not exist")
         check_size(path, len(data), max_bytes)
         return data
 

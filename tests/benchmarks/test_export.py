@@ -20,13 +20,13 @@ from rich.table import Table
 from torch import nn
 
 from orchestrator.export.deploy import Candidate, deploy
-from orchestrator.export.example import observe
-from orchestrator.export.imagenet import imagenet_example
+from orchestrator.export.example import ExampleInputs, observe
 from orchestrator.export.interface import Call
 from orchestrator.export.proof import Artifact, Facts
 from orchestrator.export.runtimes import Run, runtime_of
 from orchestrator.formatting import milliseconds, size
 from orchestrator.models.build import build_model
+from orchestrator.models.imagenet import imagenet_example
 from orchestrator.pruning import fewer_channels
 from orchestrator.pruning.channels.graph import Kept
 
@@ -54,7 +54,8 @@ def test_files(tmp_path: Path, name: str) -> None:
     for title, made in NETWORKS.items():
         module = build_model(f"torchvision:{name}", {}, {"num_classes": 1000, "input_shape": SHAPE}, seed=0)
         module, kept = made(settled(module))
-        example, arguments = imagenet_example(module)
+        inputs, about, arguments = imagenet_example(module)
+        example = ExampleInputs(inputs, about=about)
         candidates.append(Candidate(title, module, f"torchvision:{name}", {}, example, arguments, kept))
     call = observe(candidates[0].module, candidates[0].example).call
     deployment = deploy(candidates, tmp_path, formats=FORMATS)

@@ -12,6 +12,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from orchestrator.models.ofa_networks import ImageArguments
 from orchestrator.ofa.costs import CostModel
 from orchestrator.ofa.elastic import Supernet
 from orchestrator.ofa.evolution import Limit, SubnetEvolution
@@ -34,7 +35,7 @@ SEARCH_SECONDS = 10.0  # of the processor, for 50,000 candidates
 )
 def test_a_step_beside_bare_steps_of_the_same_networks(name, shape, batch, repeats):
     space = find_space(name)
-    supernet = Supernet(space, num_classes=10, channels=shape[0]).train()
+    supernet = Supernet(space, ImageArguments(10, shape)).train()
     images, labels = torch.randn(batch, *shape), torch.randint(0, 10, (batch,))
     loss = partial(F.cross_entropy, target=labels, reduction="sum")
     divergence = partial(Classification().divergence, targets=labels, temperature=1.0)
@@ -64,7 +65,7 @@ def test_a_step_beside_bare_steps_of_the_same_networks(name, shape, batch, repea
 def test_taking_a_network_out(name, largest):
     """In processor time, without the time for copying, which has the speed of the memory: up to 193 MB."""
     space = find_space(name)
-    supernet, rng, taken, copied = Supernet(space, num_classes=1000, channels=3), Random(0), [], []
+    supernet, rng, taken, copied = Supernet(space, ImageArguments(1000, (3, 224, 224))), Random(0), [], []
     for _ in range(12):
         architecture = space.largest() if largest else space.sample(rng)
         start = time.process_time()
@@ -85,7 +86,7 @@ def test_evolution_on_a_predictor(kind):
     space, rng = find_space("mobilenetv3"), Random(0)
     known = [space.sample(rng) for _ in range(64)]
     predict = fit(kind, OneHot(space), known, [rng.random() for _ in known])
-    budget = Limit("macs", 230e6, CostModel(1000, (3, 224, 224)))
+    budget = Limit("macs", 230e6, CostModel(ImageArguments(1000, (3, 224, 224))))
     evolution = SubnetEvolution(generations=660)  # 75 children each
     start = time.process_time()
     found = evolution.run(space, budget, predict, rng)

@@ -12,6 +12,7 @@ import torch
 from elastic import ALL, ELASTIC, begun, works
 
 from orchestrator.amc.recalibrate import recalibrated
+from orchestrator.models.ofa_networks import ImageArguments
 from orchestrator.ofa.elastic import Supernet
 from orchestrator.ofa.extract import extract
 from orchestrator.ofa.front_search import FrontSearch
@@ -34,7 +35,7 @@ def test_scores_a_second(tmp_path: Path) -> None:
     works(EXPERIMENT, tmp_path, 2)
     driver, trainer = begun(EXPERIMENT, tmp_path)
     work = driver.next_work()
-    supernet = Supernet(find_space("small"), num_classes=10, channels=1)
+    supernet = Supernet(find_space("small"), ImageArguments(10, (1, 8, 8)))
     supernet.load_state_dict(driver._rounds[1].state().model)
     supernet.eval()
     (images, _), (val_images, val_labels) = (trainer.batches._data.split(name).tensors for name in ("train", "val"))

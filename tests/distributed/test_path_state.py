@@ -18,6 +18,7 @@ from orchestrator.distributed.path_state import (
     Progressed,
     Resumed,
     StopAsked,
+    WorkTaken,
     decide,
 )
 
@@ -54,6 +55,31 @@ def test_groups_that_nobody_asked_for_count_as_restarts(events, workers, starts,
     state = after(*events)
     assert (state.workers, state.starts, state.restarts) == (workers, starts, restarts)
     assert not state.is_over
+
+
+@pytest.mark.parametrize(
+    ("events", "work", "taken_over"),
+    [
+        ([AskForGroup(), GroupStarted()], None, False),
+        ([GroupStarted(), WorkTaken("first")], "first", False),
+        ([GroupStarted(), WorkTaken("first"), GroupTrains(), WorkTaken("second")], "second", False),
+        ([GroupStarted(), WorkTaken("first"), GroupTrains(), WorkTaken(None)], None, False),
+        ([GroupStarted(), WorkTaken("first"), GroupStarted()], "first", False),  # until it takes a work itself
+        ([GroupTrains("first", taken_over=False)], "first", False),  # the driver actor was restarted
+        ([GroupTrains("first", taken_over=True)], "first", True),
+        ([GroupTrains("first", taken_over=True), GroupTrains()], "first", False),  # it asks for its next work
+        ([GroupTrains("first", taken_over=True), GroupStopped(), GroupStarted()], "first", False),
+    ],
+)
+def test_the_work_of_the_workers_is_known_and_whether_another_owner_has_it(events, work, taken_over):
+    state = after(*events)
+    assert (state.work, state.taken_over) == (work, taken_over)
+
+
+def test_the_owner_of_a_round_is_known_while_the_path_waits_for_it():
+    assert after(NoGroupNeeded("another")).holder == "another"
+    assert after(NoGroupNeeded("another"), NoGroupNeeded()).holder is None
+    assert after(NoGroupNeeded("another"), AskForGroup()).holder is None
 
 
 FRUITLESS = [AskForGroup(), *[GroupStarted()] * MAX_FRUITLESS_STARTS]

@@ -213,7 +213,7 @@ def test_what_cannot_run_fails_with_a_sentence(head, storage, tmp_path):
     ("changes", "message"),
     [
         ({"RAY_AUTH_TOKEN": "wrong"}, "refuses this process"),
-        ({"RAY_AUTH_TOKEN": "", "RAY_AUTH_TOKEN_PATH": "/nowhere"}, "there is no token for the Ray cluster"),
+        ({"RAY_AUTH_TOKEN": "", "RAY_AUTH_TOKEN_PATH": "/nowhere"}, "the token for the Ray cluster is missing"),
     ],
 )
 def test_a_wrong_token_is_told_by_the_job_itself(head, tmp_path, changes, message):

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
+from safetensors import safe_open
 from torch import nn
 
 from orchestrator.data.dataset import About
+from orchestrator.decode import decode, parse
 from orchestrator.export import ExampleInputs
+from orchestrator.export.packed_file import Network
 from orchestrator.pruning import prunable_weights, prune_globally
 
 SHAPE = (3, 8, 8)
@@ -19,6 +24,12 @@ def images(n: int = 4, seed: int = 1) -> torch.Tensor:
 
 GREY = ExampleInputs(images(3, seed=0), about=ABOUT)
 ARGUMENTS = {"num_classes": 4, "input_shape": SHAPE}
+
+
+def described_in(path: Path) -> Network:
+    """Return what the header of a packed file says of its network."""
+    with safe_open(path, "pt") as file:
+        return decode(Network, parse(file.metadata()["packed"]), more_fields=True)
 
 
 class Flow(nn.Module):

@@ -27,7 +27,7 @@ from orchestrator.export.proof import ExportedNetworks
 from orchestrator.export.runtimes import not_run, runtime_of
 from orchestrator.formatting import size
 from orchestrator.models.build import build_model
-from orchestrator.report.exported import artifact_line
+from orchestrator.report.chapters.exported import artifact_line
 
 REASON = "Core ML runs on macOS only"
 on_linux = pytest.mark.skipif(platform.system() == "Darwin", reason="a Mac runs the files")

@@ -34,12 +34,11 @@ from orchestrator.export.candidates import (
 from orchestrator.export.deploy import FORMATS, Candidate, deploy
 from orchestrator.export.example import observe
 from orchestrator.export.measure import DataSource, measure, measure_here
-from orchestrator.export.packed_file import read_network
 from orchestrator.export.proof import ExportedNetworks
 from orchestrator.export.runtimes import not_run
 from orchestrator.field_json import as_json
 from orchestrator.pruning import AtMost, Channels, Filters, Geometric, Global, Layerwise, NofM, OneShot
-from orchestrator.report.exported import recommended_rounds
+from orchestrator.report.chapters.exported import recommended_rounds
 from orchestrator.runner import run
 from orchestrator.schedules import StepDecay
 from orchestrator.storage.ledger import Ledger
@@ -219,7 +218,7 @@ def test_dense_masked_and_smaller_networks_side_by_side(smaller, tmp_path, capsy
         assert facts.test == record.metrics["test_accuracy"] == by_name[name, "packed"].test
         assert by_name[name, "onnx"].test == facts.test
         assert by_name[name, "packed"].relative_error == 0
-    kept = read_network(tmp_path / "channels.safetensors").channels
+    kept = networks.described_in(tmp_path / "channels.safetensors").channels
     assert kept == channels["kept"]
     module = load_packed(tmp_path / "channels.safetensors", model="tiny:model")
     stored = ledger.load(rounds["channels"])[0].model

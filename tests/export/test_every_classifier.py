@@ -7,8 +7,9 @@ from torchvision import models
 
 from orchestrator.errors import ExportError
 from orchestrator.export import load_packed, save_onnx, save_packed
-from orchestrator.export.imagenet import imagenet_example
+from orchestrator.export.example import ExampleInputs
 from orchestrator.models.build import build_model
+from orchestrator.models.imagenet import imagenet_example
 from orchestrator.training.state import model_tensors
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
@@ -32,7 +33,8 @@ def test_pack_unpack_and_onnx(tmp_path, name):
     assert file.stat().st_size < 0.36 * sum(tensor.nbytes for tensor in expected.values())
     del again
     file.unlink()
-    example, _ = imagenet_example(module)
+    inputs, about, _ = imagenet_example(module)
+    example = ExampleInputs(inputs, about=about)
     if name in NO_ONNX:
         with pytest.raises(ExportError, match=NO_ONNX[name]):
             save_onnx(module, tmp_path / "n.onnx", example)

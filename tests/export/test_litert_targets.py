@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import signal
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -68,6 +69,13 @@ class Inverses(nn.Module):
         return torch.linalg.svdvals(x)
 
 
+class Branches(nn.Module):
+    """Its way depends on the numbers."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x if x.sum() > 0 else -x
+
+
 class Doubles(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return 2 * x
@@ -75,7 +83,7 @@ class Doubles(nn.Module):
 
 INPUTS = {
     Pictures: torch.randn(4, 3, 16, 16), Texts: torch.randint(0, 9, (4, 7)), Inverses: torch.randn(4, 3, 3),
-    Pairs: (torch.randn(4, 8), torch.randn(4, 6)), Doubles: torch.randn(4, 8),
+    Pairs: (torch.randn(4, 8), torch.randn(4, 6)), Doubles: torch.randn(4, 8), Branches: torch.randn(4, 8),
 }  # fmt: skip
 
 
@@ -145,6 +153,31 @@ def test_an_operator_that_litert_does_not_take_is_named(original: Original, tmp_
         tflite_of(original, tmp_path)
 
 
+@of(Branches)
+def test_a_network_that_torch_cannot_follow_is_named(original: Original, tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match=r"^Branches cannot be exported: torch.export must be able to follow"):
+        tflite_of(original, tmp_path)
+
+
+def test_a_process_that_does_not_answer_is_ended_and_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is the reason in the cell of that network, and the next network has a new process."""
+    program = tmp_path / "bin" / "python"
+    program.parent.mkdir()
+    program.write_text("#!/bin/sh\nread request\nexec sleep 600\n")
+    program.chmod(0o700)
+    monkeypatch.setattr(litert, "ENVIRONMENT", tmp_path)
+    monkeypatch.setattr(litert, "_PATIENCE_S", 0.2)
+    monkeypatch.setattr(litert._Child, "_running", None)
+    processes = []
+    for _ in range(2):
+        with pytest.raises(ExportError, match=r"^LiteRT did not answer within 0.2 s, so its process was ended$"):
+            ask_litert("convert", program="network.pt2", file="network.tflite")
+        assert litert._Child._running is not None
+        processes.append(litert._Child._running._process)
+    assert [process.returncode for process in processes] == 2 * [-signal.SIGKILL]
+    assert processes[0] is not processes[1]
+
+
 def test_what_is_not_here_says_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("orchestrator.export.targets.vela.find_spec", lambda name: None)
     assert "Vela is not installed: run" in (TARGETS["vela"].missing() or "")
@@ -163,7 +196,7 @@ def test_what_is_not_here_says_how_to_get_it(tmp_path: Path, monkeypatch: pytest
 
 
 @pytest.mark.parametrize(
-    ("shape", "labels", "class_dim", "classes"),
+    ("shape", "named", "class_dim", "classes"),
     [
         ((1, 5), 5, 1, 5),
         ((1, 5), 0, 1, 5),
@@ -173,9 +206,9 @@ def test_what_is_not_here_says_how_to_get_it(tmp_path: Path, monkeypatch: pytest
     ],
 )
 def test_the_page_shows_classes_where_the_answer_ends_in_them(
-    shape: tuple[int, ...], labels: int, class_dim: int | None, classes: int
+    shape: tuple[int, ...], named: int, class_dim: int | None, classes: int
 ) -> None:
-    call = SimpleNamespace(read=(0,), interface=SimpleNamespace(labels=("label",) * labels))
+    call = SimpleNamespace(read=(0,), interface=SimpleNamespace(named_classes=named))
     task = SimpleNamespace() if class_dim is None else SimpleNamespace(class_dim=class_dim)
     observed = SimpleNamespace(call=call, outputs=[[], [np.zeros(shape)]])
     made = SimpleNamespace(observed=observed, test_set=SimpleNamespace(task=task))

@@ -47,7 +47,7 @@ def named_input(module):
 
 def loaded(path):
     """The network of a file of this test's own."""
-    return load_packed(path, model=packed_file.read_network(path).model)
+    return load_packed(path, model=networks.described_in(path).model)
 
 
 VALUES = st.sampled_from([0.0, -0.0, 1.0, -2.5, float("inf"), float("nan"), 1e-45])
@@ -123,7 +123,7 @@ def test_a_network_comes_back_bit_by_bit(tmp_path, name, density):
         (TensorInfo("output", "float32", ("batch", 4)),),
         *dataclasses.astuple(ABOUT),
     )
-    assert packed_file.read_network(path).interface == (expected if example else Interface())
+    assert networks.described_in(path).interface == (expected if example else Interface())
     assert [file.name for file in path.parent.iterdir()] == ["n.packed"]
 
 
@@ -145,7 +145,7 @@ def test_a_network_with_fewer_channels_comes_back(tmp_path, name, weights, fold)
     path = save_packed(smaller, tmp_path / "n", **options, weights=weights, fold=fold)
     assert path.stat().st_size < 0.6 * dense.stat().st_size
     again = load_packed(path)
-    assert packed_file.read_network(path).channels == kept
+    assert networks.described_in(path).channels == kept
     rounded = weights != "exact"
     if not rounded and not fold:
         assert bits(again) == bits(smaller)
@@ -159,7 +159,7 @@ def test_of_a_torchvision_classifier_the_name_is_enough(tmp_path):
     module = build_model("torchvision:squeezenet1_1", {}, {"num_classes": 17, "input_shape": (3, 224, 224)}, seed=0)
     path = save_packed(module, tmp_path / "n", model="torchvision:squeezenet1_1")
     assert bits(loaded(path)) == bits(module)
-    assert packed_file.read_network(path).interface.labels == tuple(map(str, range(17)))
+    assert networks.described_in(path).interface.labels == tuple(map(str, range(17)))
 
 
 def test_the_same_network_gives_the_same_bytes(tmp_path):
@@ -514,7 +514,7 @@ def test_what_json_cannot_hold_is_one_sentence(tmp_path):
 def test_without_an_example_a_file_says_nothing_of_its_inputs_and_nothing_is_folded(tmp_path):
     spec, module = built("flow")
     path = save_packed(module, tmp_path / "n", model=spec, arguments=ARGUMENTS)
-    assert packed_file.read_network(path).interface == Interface()
+    assert networks.described_in(path).interface == Interface()
     assert bits(loaded(path)) == bits(module)
     with pytest.raises(ExportError, match="fold needs an example, on which the folded network is checked"):
         save_packed(module, tmp_path / "m", model=spec, arguments=ARGUMENTS, fold=True)

@@ -7,7 +7,7 @@ from collections import namedtuple
 import numpy as np
 import pytest
 import torch
-from export import texts
+from export import networks, texts
 from export.ml_program import read_model
 from export.texts import ESTIMATE, READ, SMALLER, VOCABULARY
 from torch import nn
@@ -25,7 +25,6 @@ from orchestrator.export.example import observe
 from orchestrator.export.measure import DataSource
 from orchestrator.export.nesting import put_together
 from orchestrator.export.onnx_file import run_onnx
-from orchestrator.export.packed_file import read_network
 from orchestrator.export.recorded_task import task_from_json
 from orchestrator.field_json import as_json
 from orchestrator.models.build import build_model
@@ -117,7 +116,7 @@ def test_every_file_says_what_goes_in_and_comes_out(read):
         }
         assert metadata == {"inputs": inputs, "outputs": outputs}, "and nothing of labels, which there are none"
     for ending in (".safetensors", ".fp16.safetensors"):
-        network = read_network(folder / f"{name}{ending}")
+        network = networks.described_in(folder / f"{name}{ending}")
         assert json.loads(network.interface.metadata()["inputs"]) == inputs
         assert json.loads(network.interface.metadata()["outputs"]) == outputs
         assert network.arguments == ARGUMENTS

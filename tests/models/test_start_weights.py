@@ -151,9 +151,7 @@ def test_a_worker_with_another_file_is_refused(file: Path, tmp_path: Path) -> No
     with pytest.raises(ConfigError, match=r"same weights on every node, but 1\.running_mean differ from those"):
         Trainer(experiment, loaded).train(request)
     file.unlink()
-    with pytest.raises(
-        ConfigError, match=r"that every node can read, got '.*trained.safetensors' \(there is no such file"
-    ):
+    with pytest.raises(ConfigError, match=r"that every node can read, got '.*trained.safetensors' \(no such file"):
         Trainer(experiment, loaded).train(request)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from orchestrator.models.ofa_networks import ImageArguments
 from orchestrator.ofa.architecture import Architecture
 from orchestrator.ofa.elastic import Supernet
 from orchestrator.ofa.spaces import Space, find_space
@@ -29,7 +30,7 @@ TINY_RESNET = Space(
 def random_supernet(space: Space = SMALL, channels: int = 1, seed: int = 0) -> Supernet:
     """Return a supernet in evaluation mode; its weights, matrices and statistics are random."""
     torch.manual_seed(seed)
-    supernet = Supernet(space, num_classes=10, channels=channels).eval()
+    supernet = Supernet(space, ImageArguments(10, (channels, 8, 8))).eval()
     for name, tensor in supernet.state_dict(keep_vars=True).items():
         if name.startswith("kernels"):
             tensor.normal_(std=0.1)

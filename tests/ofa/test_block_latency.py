@@ -13,13 +13,14 @@ from supernets import SMALL, TINY_RESNET
 from orchestrator.amc.latency import LatencyTable, LayerTimes
 from orchestrator.amc.layer_shape import LayerShape
 from orchestrator.errors import ConfigError
+from orchestrator.models.ofa_networks import ImageArguments
 from orchestrator.ofa import block_latency
 from orchestrator.ofa.block_latency import BlockLatency, every_block, measure_blocks
 from orchestrator.ofa.evolution import Limit, SubnetEvolution
 from orchestrator.ofa.spaces import find_space
 from orchestrator.ofa.subnet import Elastic
 
-SUPERNET = Elastic(SMALL, 10, (1, 8, 8))
+SUPERNET = Elastic(SMALL, ImageArguments(10, (1, 8, 8)))
 
 
 def macs_of(shape: LayerShape) -> float:
@@ -43,7 +44,7 @@ def test_every_network_of_the_space_takes_what_its_layers_take(by_macs):
 
 def test_so_does_a_network_of_a_large_space_at_its_resolution(by_macs):
     space = replace(find_space("mobilenetv3"), resolutions=(128, 144))
-    supernet, rng = Elastic(space, 1000, (3, 160, 160)), Random(0)
+    supernet, rng = Elastic(space, ImageArguments(1000, (3, 160, 160))), Random(0)
     latency = BlockLatency.of(supernet, by_macs(supernet))
     for _ in range(5):
         architecture = space.sample(rng)
@@ -90,12 +91,8 @@ def test_a_budget_that_only_one_network_meets_finds_it_even_if_it_is_not_the_sma
 
 def test_where_the_smallest_network_is_the_cheapest_it_is_found_in_a_large_space(by_macs):
     space = replace(find_space("mobilenetv3"), resolutions=(128, 144))
-    assert (
-        BlockLatency.of(Elastic(space, 1000, (3, 160, 160)), by_macs(Elastic(space, 1000, (3, 160, 160)))).cheapest(
-            space
-        )
-        == space.smallest()
-    )
+    supernet = Elastic(space, ImageArguments(1000, (3, 160, 160)))
+    assert BlockLatency.of(supernet, by_macs(supernet)).cheapest(space) == space.smallest()
 
 
 def test_equal_tables_are_equal_costs_and_others_are_not(by_macs):
@@ -106,8 +103,8 @@ def test_equal_tables_are_equal_costs_and_others_are_not(by_macs):
 
 def test_a_table_of_other_images_and_a_space_of_several_widths_are_refused(by_macs):
     with pytest.raises(ConfigError, match=r"lacks the layer '1>16 3x3 of 9x9.*orchestrator latency for the space"):
-        BlockLatency.of(replace(SUPERNET, input_shape=(1, 9, 9)), by_macs(SUPERNET))
+        BlockLatency.of(replace(SUPERNET, arguments=ImageArguments(10, (1, 9, 9))), by_macs(SUPERNET))
     with pytest.raises(ConfigError, match="needs stages of one width, got the space 'tiny resnet'"):
-        by_macs(Elastic(TINY_RESNET, 10, (3, 32, 32)))
+        by_macs(Elastic(TINY_RESNET, ImageArguments(10, (3, 32, 32))))
     with pytest.raises(ConfigError, match="lacks the layer"):
         BlockLatency.of(SUPERNET, LatencyTable("any", 1, "made", {"other": LayerTimes(1, [1], [1], [[1.0]])}))

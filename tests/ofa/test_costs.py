@@ -9,9 +9,9 @@ import pytest
 import torch
 from supernets import each_stage_once, random_supernet
 
+from orchestrator.models.ofa_networks import ImageArguments, build_network
 from orchestrator.ofa.costs import CostModel, SubnetCost
 from orchestrator.ofa.extract import extract
-from orchestrator.ofa.networks import build_network
 from orchestrator.ofa.spaces import SPACES, find_space
 from orchestrator.pruning.macs import count_macs
 
@@ -25,7 +25,7 @@ def counted(network, shape):
 @pytest.mark.parametrize("shape", [(1, 8, 8), (3, 9, 15)])
 def test_every_choice_of_every_stage_costs_what_its_network_does(shape):
     supernet = random_supernet(channels=shape[0])
-    model = CostModel(10, shape)
+    model = CostModel(ImageArguments(10, shape))
     for architecture in list(each_stage_once())[::5]:
         assert model(architecture) == counted(extract(supernet, architecture), shape)
 
@@ -33,13 +33,14 @@ def test_every_choice_of_every_stage_costs_what_its_network_does(shape):
 @pytest.mark.parametrize("name", ["mobilenetv3", "resnet50d"])
 def test_an_architecture_of_a_large_space_costs_what_its_network_does_at_its_resolution(name):
     architecture = replace(find_space(name).sample(Random(1)), resolution=132)  # 66, 33, 17, 9 and 5 pixels inside
-    network = build_network(architecture, num_classes=1000, channels=3)
-    assert CostModel(1000, (3, 500, 500))(architecture) == counted(network, (3, 132, 132))
+    arguments = ImageArguments(1000, (3, 500, 500))
+    network = build_network(architecture, arguments)
+    assert CostModel(arguments)(architecture) == counted(network, (3, 132, 132))
 
 
 @pytest.mark.parametrize("name", SPACES)
 def test_a_smaller_choice_never_costs_more(name):
-    space, model, rng = SPACES[name], CostModel(10, (3, 224, 224)), Random(2)
+    space, model, rng = SPACES[name], CostModel(ImageArguments(10, (3, 224, 224))), Random(2)
     current = space.largest()
     while (smaller := space.shrink(current, rng)) is not None:
         before, after = model(current), model(smaller)
@@ -53,4 +54,4 @@ def test_the_closed_form_of_the_smallest_network_for_one_pixel():
     stem = 16 * 9 + 16 * 9 + 16 * 16
     stages = (16 * 32 + 32 * 9 + 32 * 16) + (16 * 32 + 32 * 9 + 2 * 32 * 8 + 32 * 32)
     head = 32 * 96 + 96 * 128 + 128 * 10
-    assert CostModel(10, (1, 1, 1))(find_space("small").smallest()).macs == stem + stages + head
+    assert CostModel(ImageArguments(10, (1, 1, 1)))(find_space("small").smallest()).macs == stem + stages + head

@@ -12,10 +12,10 @@ from supernets import SMALL, TINY_RESNET, digits, each_stage_once, random_supern
 from torch import nn
 
 from orchestrator.errors import ConfigError
+from orchestrator.models.ofa_networks import ImageArguments, StagedNetwork, build_alone, build_network
 from orchestrator.ofa.costs import CostModel
 from orchestrator.ofa.elastic import KernelMatrices, Supernet
 from orchestrator.ofa.extract import extract
-from orchestrator.ofa.networks import StagedNetwork, build_alone, build_network
 from orchestrator.ofa.spaces import SPACES, find_space
 from orchestrator.pruning.macs import count_macs
 from orchestrator.training.optimizer import SGD
@@ -75,7 +75,7 @@ def test_networks_make_larger_images_as_small_as_their_resolution_and_enlarge_no
         tiny = digits(2, 12, 3)
         assert torch.equal(supernet(tiny, small), supernet(tiny, large))
     sizes = [count_macs(extract(supernet, each), images).dense for each in (small, large)]
-    assert sizes == [CostModel(10, (3, 32, 32))(each).macs for each in (small, large)]
+    assert sizes == [CostModel(ImageArguments(10, (3, 32, 32)))(each).macs for each in (small, large)]
     assert sizes[0] < sizes[1]
 
 
@@ -89,7 +89,7 @@ def test_networks_of_different_architectures_differ():
 def test_a_network_taken_out_is_plain_and_has_memory_of_its_own():
     supernet, images, architecture = random_supernet(), digits(), SMALL.smallest()
     network = extract(supernet, architecture)
-    alone = build_network(architecture, num_classes=10, channels=1)
+    alone = build_network(architecture, ImageArguments(10, (1, 8, 8)))
     assert isinstance(network, StagedNetwork)
     assert [(n, t.shape) for n, t in network.state_dict().items()] == [
         (n, t.shape) for n, t in alone.state_dict().items()
@@ -125,7 +125,7 @@ def test_a_small_kernel_is_the_centre_of_the_next_larger_one_times_a_matrix():
 
 
 def test_only_layers_with_a_choice_of_kernels_have_matrices():
-    counts = {name: len(Supernet(space, num_classes=2, channels=3).kernels) for name, space in SPACES.items()}
+    counts = {name: len(Supernet(space, ImageArguments(2, (3, 8, 8))).kernels) for name, space in SPACES.items()}
     assert counts == {"mobilenetv3": 20, "compofa": 0, "resnet50d": 0, "small": 4}
 
 
@@ -179,8 +179,8 @@ def test_training_moves_the_statistics_of_the_channels_that_ran():
 
 
 def test_training_the_largest_network_in_a_supernet_is_plain_training_to_the_bit():
-    plain = build_network(SMALL.largest(), num_classes=10, channels=1)
-    supernet = Supernet(SMALL, num_classes=10, channels=1)
+    arguments = ImageArguments(10, (1, 8, 8))
+    plain, supernet = build_network(SMALL.largest(), arguments), Supernet(SMALL, arguments)
     supernet.network.load_state_dict(plain.state_dict())
     labels = torch.arange(4)
     for module in (plain, supernet):

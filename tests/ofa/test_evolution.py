@@ -11,6 +11,7 @@ from supernets import SMALL
 from truth import COSTS, LARGEST, best_of_all, everything, macs_budget, score
 
 from orchestrator.errors import ConfigError
+from orchestrator.models.ofa_networks import ImageArguments
 from orchestrator.ofa.costs import CostModel
 from orchestrator.ofa.evolution import Limit, SubnetEvolution
 from orchestrator.ofa.spaces import find_space
@@ -54,7 +55,7 @@ def test_the_last_generation_counts():
         return [float(len(generations))] * len(architectures)  # each generation is better than the one before
 
     found = SubnetEvolution(population=8, generations=3).run(
-        MOBILE, Limit("macs", 1e12, CostModel(10, (3, 224, 224))), scores, Random(0)
+        MOBILE, Limit("macs", 1e12, CostModel(ImageArguments(10, (3, 224, 224)))), scores, Random(0)
     )
     assert len(generations) == 4
     assert set(found[: len(generations[-1])]) == set(generations[-1])
@@ -107,7 +108,7 @@ def test_what_exceeds_the_budget_is_shrunk_and_what_does_not_stays():
 
 
 def test_a_repaired_network_uses_most_of_its_budget():
-    model = CostModel(1000, (3, 224, 224))
+    model = CostModel(ImageArguments(1000, (3, 224, 224)))
     budget, rng = Limit("macs", 230e6, model), Random(0)
     space = replace(MOBILE, resolutions=(224,))
     used = [budget.cost(budget.repaired(space.sample(rng), space, rng)) / 230e6 for _ in range(100)]

@@ -10,8 +10,8 @@ from random import Random
 import pytest
 
 from orchestrator.errors import ConfigError
+from orchestrator.models.ofa_networks import FAMILIES
 from orchestrator.ofa.architecture import Architecture, BlockChoice, StageChoice
-from orchestrator.ofa.networks import FAMILIES
 from orchestrator.ofa.spaces import SPACES, Space, find_space
 from orchestrator.ofa.stage import ElasticStage, Largest
 

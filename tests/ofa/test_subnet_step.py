@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from supernets import SMALL, digits, random_supernet
 
+from orchestrator.models.ofa_networks import ImageArguments, build_network, resized
 from orchestrator.ofa.extract import extract
-from orchestrator.ofa.networks import build_network, resized
 from orchestrator.ofa.phases import PROGRESSIVE, SINGLE_STAGE
 from orchestrator.ofa.subnet_step import add_gradients
 from orchestrator.task import Classification
@@ -23,7 +23,7 @@ def supernet():
 
 def teacher():
     torch.manual_seed(4)
-    return build_network(SMALL.largest(), num_classes=10, channels=1).double()
+    return build_network(SMALL.largest(), ImageArguments(10, (1, 8, 8))).double()
 
 
 def gradients(module):

@@ -7,12 +7,13 @@ from dataclasses import replace
 from supernets import SMALL
 from truth import everything, macs_budget, score
 
+from orchestrator.models.ofa_networks import ImageArguments
 from orchestrator.ofa.evolution import SubnetEvolution
 from orchestrator.ofa.front_search import FrontSearch
 from orchestrator.ofa.subnet import Elastic
 from orchestrator.ofa.truth import judged, predictors_judged
 
-SUPERNET = Elastic(SMALL, 10, (1, 8, 8))
+SUPERNET = Elastic(SMALL, ImageArguments(10, (1, 8, 8)))
 SEARCH = FrontSearch(macs=(0.4, 0.6), evaluations=80, first=48, batch=16, evolution=SubnetEvolution(24, generations=10))
 SCORES = {architecture: score(architecture) for architecture in everything()}
 

@@ -6,12 +6,13 @@ from functools import cache
 
 from supernets import SMALL
 
+from orchestrator.models.ofa_networks import ImageArguments
 from orchestrator.ofa.architecture import Architecture
 from orchestrator.ofa.costs import CostModel
 from orchestrator.ofa.evolution import Limit
 from orchestrator.randomness import derive
 
-COSTS = CostModel(10, (1, 8, 8))
+COSTS = CostModel(ImageArguments(10, (1, 8, 8)))
 LARGEST = COSTS(SMALL.largest()).macs
 
 

@@ -14,7 +14,7 @@ from orchestrator.export.measure import Speed
 from orchestrator.export.proof import Artifact, ExportedNetworks, Facts, Skipped
 from orchestrator.objective import Objective
 from orchestrator.record import MODEL, OPTIMIZER, Blob, Record
-from orchestrator.report.exported import ExportedSection
+from orchestrator.report.chapters.exported import ExportedSection
 from orchestrator.report.page import Chapter, save_page
 from orchestrator.storage.ledger import Ledger
 from orchestrator.task import ACCURACY

@@ -15,7 +15,7 @@ from orchestrator.__main__ import main
 from orchestrator.export.measure import DataSource
 from orchestrator.export.proof import ExportedNetworks
 from orchestrator.record import Record
-from orchestrator.report.exported import recommended_rounds
+from orchestrator.report.chapters.exported import recommended_rounds
 from orchestrator.storage.ledger import Ledger
 from orchestrator.storage.opening import open_store
 

@@ -9,8 +9,8 @@ from synthetic import path_of
 
 from orchestrator.ofa.spaces import find_space
 from orchestrator.record import MODEL, Blob
+from orchestrator.report.chapters.families import families_of, families_pictures, family_of
 from orchestrator.report.comparison import comparisons
-from orchestrator.report.families import families_of, families_pictures, family_of
 from orchestrator.report.pictures import drawing_style
 
 ARCHITECTURE = find_space("small").smallest().to_json()

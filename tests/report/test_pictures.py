@@ -15,7 +15,7 @@ from report.synthetic import TECHNIQUES, THREE, deployment, in_bits, path_of, pa
 from orchestrator.errors import OrchestratorError
 from orchestrator.record import MODEL, Blob
 from orchestrator.report import comparisons, summary
-from orchestrator.report.exported import exported_pictures
+from orchestrator.report.chapters.exported import exported_pictures
 from orchestrator.report.pictures import COLOURS, draw_pictures, drawing_style
 from orchestrator.report.pictures.recommended import layer_densities, round_curves
 from orchestrator.report.pictures.style import SMALL, thinned

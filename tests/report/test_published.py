@@ -7,7 +7,7 @@ import torch
 from report.synthetic import TECHNIQUES, path_of
 from torch import nn
 
-from orchestrator.ofa.networks import build_network
+from orchestrator.models.ofa_networks import ImageArguments, build_network
 from orchestrator.ofa.spaces import find_space
 from orchestrator.report.published import (
     PUBLISHED_SEARCHES,
@@ -108,6 +108,6 @@ def test_other_searches_have_no_published_figures():
 @pytest.mark.parametrize("space", ["mobilenetv3", "resnet50d"])
 def test_the_published_spaces_are_known_by_the_weights_of_their_largest_network(space):
     with torch.device("meta"):
-        network = build_network(find_space(space).largest(), num_classes=1000, channels=3)
+        network = build_network(find_space(space).largest(), ImageArguments(1000, (3, 224, 224)))
     weights = sum(module.weight.numel() for module in network.modules() if isinstance(module, nn.Conv2d | nn.Linear))
     assert {each.prunable for each in PUBLISHED_SEARCHES if each.model == f"ofa:{space}"} == {weights}

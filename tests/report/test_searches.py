@@ -11,10 +11,10 @@ from synthetic import record
 
 from orchestrator import report
 from orchestrator.record import MODEL, Blob, Record
+from orchestrator.report.chapters.search_verdict import verdicts
+from orchestrator.report.chapters.searches import published_section, retraining_correlation, search_section, searched
 from orchestrator.report.comparison import comparisons
 from orchestrator.report.pictures import drawing_style
-from orchestrator.report.search_verdict import verdicts
-from orchestrator.report.searches import published_section, retraining_correlation, search_section, searched
 
 SELECTION = {
     "type": "Amc",

@@ -10,8 +10,8 @@ from synthetic import path_of
 
 from orchestrator import report
 from orchestrator.ofa.spaces import find_space
+from orchestrator.report.chapters.supernet_searches import found_networks, supernet_section
 from orchestrator.report.comparison import comparisons
-from orchestrator.report.supernet_searches import found_networks, supernet_section
 
 SMALLEST = find_space("small").smallest()
 WAYS = ("predictor and evolution", "random")

@@ -1,14 +1,12 @@
-"""Which parameters an optimizer decays, and that it gives the bits of torch's own without torch's compiler."""
+"""Which parameters an optimizer decays."""
 
 from __future__ import annotations
-
-import sys
 
 import pytest
 import torch
 from torch import nn
 
-from orchestrator.training.optimizer import SGD, AdamW, Optimizer, eager
+from orchestrator.training.optimizer import SGD, AdamW, Optimizer
 
 
 class ScaleNorm(nn.Module):
@@ -104,46 +102,3 @@ def test_no_normalisation_decays_and_everything_else_does(optimizer: Optimizer) 
 @pytest.mark.parametrize("optimizer", [AdamW(weight_decay=0.1, decay_normalisation=True), SGD(weight_decay=0.1)])
 def test_normalisation_decays_where_it_is_asked_for(optimizer: Optimizer) -> None:
     assert decayed(optimizer) == {name for name, _ in nn.ModuleDict(LAYERS).named_parameters()}
-
-
-KINDS = [(torch.optim.SGD, {"momentum": 0.9, "nesterov": True}), (torch.optim.AdamW, {"weight_decay": 0.1})]
-
-
-def trained(kind: type[torch.optim.Optimizer], settings: dict[str, object]) -> tuple[torch.Tensor, dict[str, object]]:
-    """Return a weight, and the state of its optimizer, after three steps and a reload in between."""
-    weight = nn.Parameter(torch.linspace(-1, 1, 7))
-    optimizer = kind([weight], lr=0.1, fused=True, **settings)
-    for step in range(3):
-        optimizer.zero_grad(set_to_none=True)
-        (weight.sin() * weight).sum().backward()
-        optimizer.step()
-        if step == 1:
-            optimizer.load_state_dict(optimizer.state_dict())
-    return weight.detach(), optimizer.state_dict()
-
-
-@pytest.mark.parametrize(("kind", "settings"), KINDS)
-def test_an_eager_optimizer_gives_the_bits_of_torchs_own(
-    kind: type[torch.optim.Optimizer], settings: dict[str, object], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    weight, state = trained(kind, settings)
-    monkeypatch.setitem(sys.modules, "torch._dynamo", None)  # an import of the compiler fails from here on
-    with pytest.raises(ImportError):
-        trained(kind, settings)
-    mine, my_state = trained(eager(kind), settings)
-    assert torch.equal(mine, weight)
-    torch.testing.assert_close(my_state, state, rtol=0, atol=0)
-
-
-@pytest.mark.parametrize(("kind", "settings"), KINDS)
-def test_hooks_of_an_eager_optimizers_step_are_called(
-    kind: type[torch.optim.Optimizer], settings: dict[str, object]
-) -> None:
-    weight = nn.Parameter(torch.ones(2))
-    optimizer, seen = eager(kind)([weight], lr=0.1, **settings), []
-    optimizer.register_step_pre_hook(lambda *_: seen.append("before"))
-    optimizer.register_step_post_hook(lambda *_: seen.append("after"))
-    weight.grad = torch.ones(2)
-    optimizer.step()
-    assert seen == ["before", "after"]
-    assert isinstance(optimizer, kind)

@@ -24,7 +24,6 @@ ZSTD = 19
 
 class DownloadTarget:
     name = "download"
-    pays_for = "zeros pay in any pattern, if the file is compressed, and so do removed channels"
 
     def missing(self) -> str | None:
         return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import select
 import subprocess
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -11,12 +12,12 @@ from typing import Any
 
 import torch
 from safetensors.numpy import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from orchestrator.errors import ExportError
 from orchestrator.export.arrays import Array
 from orchestrator.export.batch_norm import for_inference, in_float32
-from orchestrator.export.flat import flat, tensors_in
+from orchestrator.export.flat import Wrapper, flat, tensors_in
 from orchestrator.export.originals import Original
 from orchestrator.export.program import traced
 from orchestrator.export.real_samples import calibration_inputs
@@ -26,6 +27,7 @@ from orchestrator.nested import number_of_samples, rows
 
 ENVIRONMENT = PROJECT / ".venv-litert"
 _CHILD = Path(__file__).with_name("litert_child.py")
+_PATIENCE_S = 600  # for one answer
 
 
 def missing_litert() -> str | None:
@@ -99,7 +101,7 @@ def as_litert(arrays: Sequence[Array]) -> list[Array]:
 def ask_litert(do: str, **request: Any) -> dict[str, Any]:
     """Have a function of `litert_child` called in its process, and return its answer.
 
-    Raises ExportError for what it raises, and if the process dies.
+    Raises ExportError for what it raises, and if the process dies or does not answer.
     """
     return _Child.running().ask({"do": do, **request})
 
@@ -129,6 +131,11 @@ class _Child:
         assert self._process.stdout is not None
         try:
             print(json.dumps(request, default=str), file=self._process.stdin, flush=True)
+            answers, *_ = select.select([self._process.stdout], [], [], _PATIENCE_S)
+            if not answers:
+                self._process.kill()
+                self._process.wait()
+                raise ExportError(f"LiteRT did not answer within {_PATIENCE_S} s, so its process was ended")
             line = self._process.stdout.readline()
         except BrokenPipeError:
             line = ""
@@ -143,15 +150,11 @@ class _Child:
         return f"its process ended with exit code {code}: {self._says.read_text().strip()[-200:]}"
 
 
-class _AsLiteRT(nn.Module):
+class _AsLiteRT(Wrapper):
     """A network that takes pictures with their channels last, and whole numbers of 32 bits."""
 
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
-
     def forward(self, *tensors: Tensor) -> Any:
-        return self.network(*map(_taken, tensors))
+        return self.module(*map(_taken, tensors))
 
 
 def _given(tensor: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from orchestrator.errors import ExportError
 from orchestrator.export.arrays import Array
 from orchestrator.export.originals import Original
 from orchestrator.export.runtimes import Run
-from orchestrator.export.targets.target import TargetFile, onnx_of
+from orchestrator.export.targets.target import TargetFile, onnx_of, sentence
 from orchestrator.extras import install_command
 
 # The package's own command mnnconvert installs a package with pip and reports each conversion to a server of its
@@ -35,7 +35,6 @@ _INT8 = ("--weightQuantBits", "8", "--weightQuantAsymmetric=false")  # asymmetri
 
 class Mnn:
     name = "mnn"
-    pays_for = "zeros pay, above all in blocks of 4 outputs, and removed channels too"
 
     def missing(self) -> str | None:
         if find_spec("MNN") and find_spec("onnx"):
@@ -53,11 +52,17 @@ class Mnn:
             blocks = ("--compressionParamsFile", str(folder / "blocks.bin"))
         for form, options in (("sparse float32", (*_SPARSE, *blocks)), ("int8 weights", (*_SPARSE, *_INT8))):
             path = folder / f"{original.candidate.name}.{form.replace(' ', '-')}.mnn"
-            _convert(source, path, options)
             for threads, where in _THREADS.items():
                 name = form if threads == 1 else f"{form}, {where}"
-                run, exact = _load(path, original, threads), form != "int8 weights"
-                found[name] = TargetFile(path.stat().st_size, run, exact, where=where)
+                try:
+                    if not path.exists():
+                        _convert(source, path, options)
+                    run, exact = _load(path, original, threads), form != "int8 weights"
+                    found[name] = TargetFile(path.stat().st_size, run, exact, where=where)
+                except Exception as error:  # MNN raises all kinds
+                    if not found:  # not even float32
+                        raise
+                    found[name] = TargetFile(None, None, where=where, reason=sentence(error))
         return found
 
 

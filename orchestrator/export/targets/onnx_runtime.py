@@ -14,7 +14,6 @@ from orchestrator.extras import install_command
 
 class OnnxRuntime:
     name = "onnxruntime"
-    pays_for = "zeros gain no time, because there are no kernels that skip them; removed channels do"
 
     def missing(self) -> str | None:
         if find_spec("onnxruntime") and find_spec("onnx"):

@@ -19,7 +19,6 @@ from orchestrator.user_code import one_line
 
 class OpenVino:
     name = "openvino"
-    pays_for = "zeros gain no time on processors without AMX; removed channels do"
 
     def missing(self) -> str | None:
         if find_spec("openvino") and find_spec("onnx"):

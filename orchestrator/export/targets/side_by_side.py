@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
-from orchestrator.errors import OrchestratorError
+from orchestrator.export.arrays import is_finite
 from orchestrator.export.kernel_choice import TOLERANCE
 from orchestrator.export.meter import metrics_of
 from orchestrator.export.originals import Original
 from orchestrator.export.runtimes import Run
-from orchestrator.export.targets.target import KEPT, Target, TargetFile
+from orchestrator.export.targets.target import KEPT, Target, TargetFile, sentence
 from orchestrator.files import atomic_write
 from orchestrator.processor import processor
 from orchestrator.user_code import one_line
@@ -37,7 +37,7 @@ class Cell:
     far its outputs are from the network's (see `Agreement`). `value`: the objective on the test set through the file.
     `measured_by`: what measured or estimated it. `cycles`: of one sample, where a compiler estimates instead of a run.
     `where`: on which chip or how many threads; costs are comparable within it. `reason`: why it could not be had, a
-    sentence; `short` says it in five words.
+    sentence. `short` says it in five words, or the `detail` of one that was had.
     """
 
     target: str
@@ -99,28 +99,34 @@ def _cells(target: Target, originals: Sequence[Original], folder: Path) -> Itera
         try:
             files += [(original, name, file) for name, file in target.files(original, folder).items()]
         except Exception as error:  # converters raise all kinds, and the rest of the table is still made
-            named, why = original.candidate.name, _sentence(error)
+            named, why = original.candidate.name, sentence(error)
             yield Cell(target=target.name, network=named, reason=why, short=CANNOT)
     known: dict[Run, tuple[float, float | None]] = {}
     for (original, name, file), seconds in zip(files, _times(files), strict=True):
         yield _cell(target, original, name, file, seconds, known)
 
 
-def _sentence(error: Exception) -> str:
-    return str(error) if isinstance(error, OrchestratorError) else f"cannot take the network: {one_line(error)[:200]}"
-
-
 def _times(files: Sequence[tuple[Original, str, TargetFile]]) -> list[float | None]:
-    """Return the shortest seconds of each file, by turns; None for one that does not run, or is estimated."""
+    """Return the shortest seconds of each file, by turns; None for one that does not run, or is estimated.
+
+    A turn begins with a call that is not timed, which puts the weights into the caches. Files that do the same work
+    share the shortest: what differs between them is noise.
+    """
     taken: list[list[float] | None] = [[] if file.run and file.cycles is None else None for _, _, file in files]
-    for _ in range(ROUNDS + 1):  # the first warms up
+    for _ in range(ROUNDS):
         for place, (original, _, file) in enumerate(files):
             if (mine := taken[place]) is not None:
                 try:
+                    file.time(original.sample)
                     mine.append(file.time(original.sample))
                 except Exception:  # `_cell` says what it fails with
                     taken[place] = None
-    return [min(seconds[1:]) if seconds else None for seconds in taken]
+    works = [file.work or place for place, (_, _, file) in enumerate(files)]
+    shortest: dict[Hashable, float] = {}
+    for work, seconds in zip(works, taken, strict=True):
+        if seconds:
+            shortest[work] = min(shortest.get(work, math.inf), *seconds)
+    return [shortest[work] if seconds else None for work, seconds in zip(works, taken, strict=True)]
 
 
 def _cell(
@@ -136,7 +142,7 @@ def _cell(
     cell = partial(Cell, target=target.name, network=network, file=name, bytes=file.bytes, where=file.where)
     if file.reason:
         return cell(reason=file.reason, short=CANNOT)
-    done = partial(cell, measured_by=by, detail=file.detail, cycles=file.cycles)
+    done = partial(cell, measured_by=by, detail=file.detail, short=file.short, cycles=file.cycles)
     if file.run is None:
         return done(value=original.test(original.metrics) if file.exact else None)
     try:
@@ -145,9 +151,11 @@ def _cell(
         error, value = known[file.run]
     except Exception as cause:  # a runtime may fail in any way, and the rest of the table is still made
         return cell(reason=f"does not run: {one_line(cause)[:200]}", short="does not run here")
+    if not math.isfinite(error) or (original.test_set and value is None):
+        return cell(reason="wrong outputs: it answers NaN or infinity, where torch does not", short="wrong outputs")
     if file.exact and not error <= TOLERANCE:
         wrong = f"wrong outputs: they differ from torch's by {error:.1g} of the largest"
-        return cell(error=error if np.isfinite(error) else None, reason=wrong, short="wrong outputs")
+        return cell(error=error, reason=wrong, short="wrong outputs")
     return done(seconds=seconds, error=error, value=value)
 
 
@@ -159,4 +167,4 @@ def _metrics(original: Original, run: Run) -> dict[str, float]:
     if original.test_set is None:
         return {}
     test = original.test_set
-    return metrics_of(run, original.observed.call, test.data, test.task, lambda number, outputs: True)
+    return metrics_of(run, original.observed.call, test.data, test.task, lambda number, outputs: is_finite(outputs))

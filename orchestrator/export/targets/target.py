@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from orchestrator.errors import OrchestratorError
 from orchestrator.export.arrays import Array
 from orchestrator.export.onnx_file import save_onnx
 from orchestrator.export.originals import Original
 from orchestrator.export.runtimes import Run
+from orchestrator.user_code import one_line
 
 KEPT = "kept"  # the folder among a target's files whose content goes to the user
 
@@ -22,9 +24,10 @@ class TargetFile:
 
     `bytes`: None if the target has no file of its own. `run`: what runs it; None: it does not run here. `cycles`: of
     one sample, where an estimate takes the place of a run. `exact`: whether it must say what the network says;
-    otherwise its weights are rounded. `detail`: what is worth knowing of it. `seconds`: what times a run itself, with
-    one sample, where `run` also carries the inputs to another program. `where`: on which chip or how many threads it
-    runs; only costs of the same one are comparable. `reason`: why it could not be made; None: it was.
+    otherwise its weights are rounded. `detail`: what is worth knowing of it; `short` says it in five words. `seconds`:
+    what times a run itself, with one sample, where `run` also carries the inputs to another program. `where`: on which
+    chip or how many threads it runs; only costs of the same one are comparable. `reason`: why it could not be made;
+    None: it was. `work`: files of an equal one do the same work, so the shortest time of them all is that of each.
     """
 
     bytes: int | None
@@ -35,6 +38,8 @@ class TargetFile:
     seconds: Callable[[Sequence[Array]], float] | None = None
     where: str = ""
     reason: str | None = None
+    short: str = ""
+    work: Hashable = None
 
     def time(self, sample: Sequence[Array]) -> float:
         """Return the seconds of a run with one sample."""
@@ -52,10 +57,6 @@ class Target(Protocol):
     @property
     def name(self) -> str: ...
 
-    @property
-    def pays_for(self) -> str:
-        """Say what makes a network cheaper here: words for the page, to be put after "Here"."""
-
     def missing(self) -> str | None:
         """Return the sentence that says how to get what is not installed here; None if all is here."""
 
@@ -67,6 +68,11 @@ class Target(Protocol):
 
         Raises ExportError for a network that the target cannot take at all.
         """
+
+
+def sentence(error: Exception) -> str:
+    """Return why a network could not be taken, for its cell."""
+    return str(error) if isinstance(error, OrchestratorError) else f"cannot take the network: {one_line(error)[:200]}"
 
 
 def onnx_of(original: Original, folder: Path) -> Path:

@@ -14,10 +14,11 @@ from orchestrator.export.originals import Original
 from orchestrator.export.targets.target import TargetFile
 from orchestrator.modules import model_call
 
+DENSE = "dense kernels kept"
+
 
 class TorchKernels:
     name = "torch"
-    pays_for = "zeros pay from about 80 % on, in wide layers or large batches earlier, and removed channels too"
 
     def missing(self) -> str | None:
         return None
@@ -33,5 +34,7 @@ class TorchKernels:
         def run(arrays: Sequence[Array]) -> list[Array]:
             return arrays_out(model_call(chosen.module, call.inputs([torch.from_numpy(array) for array in arrays])))
 
-        detail = f"{len(chosen.sparse)} layers with sparse kernels"
-        return {"float32": TargetFile(None, run, detail=detail)}
+        if chosen.sparse:
+            return {"float32": TargetFile(None, run, detail=f"{len(chosen.sparse)} layers with sparse kernels")}
+        shapes = tuple((name, tuple(tensor.shape)) for name, tensor in chosen.module.state_dict().items())
+        return {"float32": TargetFile(None, run, detail=DENSE, short=DENSE, work=shapes)}

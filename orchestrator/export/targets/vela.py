@@ -56,7 +56,6 @@ class Estimate:
 
 class Vela:
     name = "vela"
-    pays_for = "zeros pay where weights are slow to fetch, on the U85 in 2:4 too, and removed channels everywhere"
 
     def missing(self) -> str | None:
         if find_spec("ethosu") is None:

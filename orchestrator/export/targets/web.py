@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import weakref
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -46,7 +47,6 @@ _browsers: weakref.WeakValueDictionary[Path, Browser] = weakref.WeakValueDiction
 
 class Web:
     name = "web"
-    pays_for = "zeros in 1x1 convolutions pay from two thirds on, and removed channels in every layer"
 
     def missing(self) -> str | None:
         if reason := missing_litert():
@@ -140,14 +140,12 @@ def _add_network(page: Path, path: Path, original: Original) -> None:
 
 
 def _about(original: Original) -> dict[str, Any]:
-    """Return the inputs that the page runs on, and what it shows beside them: labels, scaling and task."""
+    """Return the inputs that the page runs on, and what it shows beside them: what the data says, and the task."""
     interface = original.observed.call.interface
     inputs = [as_litert([tensor.numpy() for tensor in tensors]) for tensors in _samples(original)]
     return {
+        **asdict(interface),
         "inputs": [{"dtype": array.dtype.name, "shape": array.shape} for array in inputs[0]],
-        "labels": interface.labels,
-        "mean": interface.mean,
-        "std": interface.std,
         "classes": _classes(original),
         "samples": [[_text_of(array) for array in sample] for sample in inputs],
     }
@@ -156,9 +154,9 @@ def _about(original: Original) -> dict[str, Any]:
 def _classes(original: Original) -> int:
     """Return how many classes the last dimension of the answer counts; 0 where it counts something else."""
     call, task = original.observed.call, original.test_set.task if original.test_set else None
-    shape, labels = original.observed.outputs[1][call.read[0]].shape, call.interface.labels
-    counts = getattr(task, "class_dim", 1 if labels else None) in (-1, len(shape) - 1)
-    return shape[-1] if counts and len(labels or range(shape[-1])) == shape[-1] else 0
+    shape, named = original.observed.outputs[1][call.read[0]].shape, call.interface.named_classes
+    counts = getattr(task, "class_dim", 1 if named else None) in (-1, len(shape) - 1)
+    return shape[-1] if counts and named in (0, shape[-1]) else 0
 
 
 def _samples(original: Original) -> list[list[Tensor]]:

@@ -1,4 +1,4 @@
-"""The pictures of a report. Each is drawn by one function, saved as a PNG and put into the page as SVG."""
+"""Draw the pictures of a report: one function each; they are saved as PNG and put into the page as SVG."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pictures of every round of every experiment: the objective against compression, search cost and file size."""
+"""Draw every round of every experiment: the objective against compression, search cost and file size."""
 
 from __future__ import annotations
 

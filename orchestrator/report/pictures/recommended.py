@@ -1,4 +1,4 @@
-"""The recommended network: the weights kept in each of its layers, and the learning curves of its experiment."""
+"""Draw the recommended network: the weights kept in each layer, and the learning curves of its experiment."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def round_curves(records: Sequence[Record], rows: Sequence[Row]) -> list[RoundCu
 
 
 def layers_picture(comparison: Comparison) -> Picture | None:
-    """Draw one bar per layer of the recommended network. Return None if there is no recommendation or no layer."""
+    """Draw one bar per layer of the recommended network. Return None without a recommendation or a layer."""
     if comparison.recommendation is None:
         return None
     row = comparison.recommendation.row
@@ -140,7 +140,7 @@ def layers_picture(comparison: Comparison) -> Picture | None:
 def learning_picture(comparison: Comparison) -> Picture | None:
     """Draw every epoch of the experiment of the recommended network: objective, training loss and learning rate.
 
-    Return None if there is no recommendation or no history.
+    Return None without a recommendation or a history.
     """
     if comparison.recommendation is None:
         return None

@@ -1,4 +1,4 @@
-"""How every picture looks, its axis of values, and its two forms: a PNG file, and an SVG element of the page."""
+"""Define how every picture looks, its axis of values, and its two forms: a PNG file, and an SVG element of the page."""
 
 from __future__ import annotations
 

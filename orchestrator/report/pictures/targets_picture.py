@@ -1,4 +1,4 @@
-"""Networks on each target: the objective through the file against its time, cycles or bytes."""
+"""Draw networks on each target: the objective through the file against its time, cycles or bytes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PANEL, GAP = 1.4, 0.5  # inches of a panel, and between two of them for the name
 
 
 def targets_picture(table: TargetTable) -> Picture | None:
-    """Draw a panel for each target, or chip or number of threads, with costs and values; None if there is none."""
+    """Draw a panel for each target, or chip or number of threads, with costs and values; None without any."""
     panels: dict[str, list[tuple[float, float, Cell]]] = {}
     for drawn in _drawn(table):
         panels.setdefault(location(drawn[2]), []).append(drawn)

@@ -1,4 +1,4 @@
-"""Methods side by side: masks, channels, AMC, Once-for-All, and the same networks trained alone; with pictures."""
+"""Compare methods: masks, channels, AMC, Once-for-All, and the same networks trained alone; with pictures."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from typing import Any
 from orchestrator.export.proof import ExportedNetworks
 from orchestrator.formatting import milliseconds, size
 from orchestrator.record import Record
+from orchestrator.report.chapters.search_verdict import RIVALS
 from orchestrator.report.comparison import Comparison
 from orchestrator.report.page import Section
 from orchestrator.report.pictures.style import GREY, LINES, MARKERS, Picture, handle, new_figure
-from orchestrator.report.search_verdict import RIVALS
 from orchestrator.report.summary import Quantity, options_of
 
 FAMILIES = ("dense", "masks", "channels", "AMC", "Once-for-All", "trained alone", "rivals of AMC")

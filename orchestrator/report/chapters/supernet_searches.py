@@ -1,4 +1,4 @@
-"""Searches of trained supernets: the network found for each budget beside random search, and what predictors knew."""
+"""Show searches of trained supernets: each budget's network beside random search, and what predictors knew."""
 
 from __future__ import annotations
 

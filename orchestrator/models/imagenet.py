@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from orchestrator.data.dataset import About
 from orchestrator.errors import ExportError
-from orchestrator.export.example import ExampleInputs
 from orchestrator.randomness import own_randomness
 from orchestrator.user_code import one_line
 
@@ -17,8 +16,8 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # red, green, blue
 SHAPE = (3, 224, 224)
 
 
-def imagenet_example(module: nn.Module) -> tuple[ExampleInputs, dict[str, Any]]:
-    """Return black images, normalised as torchvision does, with numbered classes, and the arguments of the model.
+def imagenet_example(module: nn.Module) -> tuple[Tensor, About, dict[str, Any]]:
+    """Return two black images, normalised as torchvision does, numbered classes, and the arguments of the model.
 
     Raises ExportError for a network that cannot take them, or returns something else than logits (n, classes).
     """
@@ -38,4 +37,4 @@ def imagenet_example(module: nn.Module) -> tuple[ExampleInputs, dict[str, Any]]:
         raise ExportError(f"{type(module).__name__} must turn images into logits (n, classes), got {type(logits)}")
     classes = logits.shape[1]
     about = About(tuple(map(str, range(classes))), MEAN, STD)
-    return ExampleInputs(images, about=about), {"num_classes": classes, "input_shape": SHAPE}
+    return images, about, {"num_classes": classes, "input_shape": SHAPE}

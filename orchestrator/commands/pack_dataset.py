@@ -1,4 +1,4 @@
-"""`orchestrator dataset pack`."""
+"""Run `orchestrator dataset pack`: pack a folder into a few large Parquet files."""
 
 from __future__ import annotations
 
@@ -22,17 +22,16 @@ def pack(
     from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 
     from orchestrator.data.parquet_writer import pack as pack_folder
+    from orchestrator.data.parquet_writer import packed_amount
 
     columns = (*Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task("images", total=None)
+        task = progress.add_task("packing", total=None)
         packed = pack_folder(
             folder,
             out,
             shard_mb=shard_mb,
             on_progress=lambda done, total: progress.update(task, completed=done, total=total),
         )
-    files = [file for split in packed.values() for file in split.files]
-    images, size = (sum(column) for column in zip(*files, strict=True))
-    print(f"packed: {images} images, {size / 1e6:.1f} MB in {len(files)} files: {out}")
+    print(f"packed: {packed_amount(packed)}: {out}")
     return 0

@@ -1,4 +1,4 @@
-"""Whether a search was worth its cost: the networks of its agent against those of Uniform and Random, retrained."""
+"""Judge whether a search was worth its cost: its agent's networks against those of Uniform and Random, retrained."""
 
 from __future__ import annotations
 

@@ -9,8 +9,7 @@ from typing import Any, NamedTuple, Protocol
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from orchestrator.ofa.architecture import Architecture, StageChoice
-from orchestrator.ofa.blocks import (
+from orchestrator.models.ofa_blocks import (
     Bottleneck,
     MeanHead,
     MobileBlock,
@@ -18,9 +17,37 @@ from orchestrator.ofa.blocks import (
     NormedConv,
     PooledConv,
     ResidualConv,
+    Size,
     divisible,
 )
+from orchestrator.ofa.architecture import Architecture, StageChoice
 from orchestrator.ofa.spaces import find_space
+
+
+class ImageArguments(NamedTuple):
+    """Hold what networks take from the data: how many classes there are, and the (channels, H, W) of the images."""
+
+    num_classes: int
+    input_shape: tuple[int, int, int]
+
+    @staticmethod
+    def of(arguments: Mapping[str, Any]) -> ImageArguments:
+        """Return those among the `model_arguments` of data."""
+        return ImageArguments(arguments["num_classes"], tuple(arguments["input_shape"]))
+
+    def __str__(self) -> str:
+        return f"images of {self.input_shape} in {self.num_classes} classes"
+
+    @property
+    def channels(self) -> int:
+        return self.input_shape[0]
+
+    def size_at(self, resolution: int | None) -> Size:
+        """Return the (H, W) that a network of `resolution` works on."""
+        _, height, width = self.input_shape
+        if resolution is not None and _is_resized((height, width), resolution):
+            return resolution, resolution
+        return height, width
 
 
 class Part(NamedTuple):
@@ -40,15 +67,15 @@ class Part(NamedTuple):
 class Family(Protocol):
     """What the networks of a family have in common. `inputs`: the channels that come from the part before."""
 
-    def stem(self, channels: int) -> tuple[tuple[Part, ...], int]:
-        """Return the parts before the first stage, and the channels that they give, for images of `channels`."""
+    def stem(self, arguments: ImageArguments) -> tuple[tuple[Part, ...], int]:
+        """Return the parts before the first stage, and the channels that they give."""
         ...
 
     def stage(self, place: int, choice: StageChoice, inputs: int) -> tuple[tuple[Part, ...], int]:
         """Return the parts of the stage number `place`, and the channels that it gives."""
         ...
 
-    def head(self, inputs: int, num_classes: int) -> Part: ...
+    def head(self, inputs: int, arguments: ImageArguments) -> Part: ...
 
 
 @dataclass(frozen=True)
@@ -64,8 +91,8 @@ class MobileNetV3:
     head_widths: tuple[int, int] = (960, 1280)
     dropout: float = 0.1
 
-    def stem(self, channels: int) -> tuple[tuple[Part, ...], int]:
-        width = self.stem_width
+    def stem(self, arguments: ImageArguments) -> tuple[tuple[Part, ...], int]:
+        channels, width = arguments.channels, self.stem_width
         conv = Part.of(
             NormedConv, inputs=channels, outputs=width, kernel=3, stride=self.stem_stride, activation="h_swish"
         )
@@ -90,8 +117,8 @@ class MobileNetV3:
             parts.append(part)
         return tuple(parts), outputs
 
-    def head(self, inputs: int, num_classes: int) -> Part:
-        expanded, mixed = self.head_widths
+    def head(self, inputs: int, arguments: ImageArguments) -> Part:
+        (expanded, mixed), num_classes = self.head_widths, arguments.num_classes
         return Part.of(
             MobileHead, inputs=inputs, expanded=expanded, mixed=mixed, num_classes=num_classes, dropout=self.dropout
         )
@@ -104,8 +131,8 @@ class ResNet50D:
     widths: tuple[int, ...] = (32, 64, 256, 512, 1024, 2048)
     strides: tuple[int, ...] = (2, 1, 1, 2, 2, 2)
 
-    def stem(self, channels: int) -> tuple[tuple[Part, ...], int]:
-        return (), channels
+    def stem(self, arguments: ImageArguments) -> tuple[tuple[Part, ...], int]:
+        return (), arguments.channels
 
     def stage(self, place: int, choice: StageChoice, inputs: int) -> tuple[tuple[Part, ...], int]:
         outputs = divisible(self.widths[place] * choice.width)
@@ -127,8 +154,8 @@ class ResNet50D:
         )
         return tuple(blocks), outputs
 
-    def head(self, inputs: int, num_classes: int) -> Part:
-        return Part.of(MeanHead, inputs=inputs, num_classes=num_classes)
+    def head(self, inputs: int, arguments: ImageArguments) -> Part:
+        return Part.of(MeanHead, inputs=inputs, num_classes=arguments.num_classes)
 
 
 FAMILIES: Mapping[str, Family] = {
@@ -145,15 +172,15 @@ FAMILIES: Mapping[str, Family] = {
 }
 
 
-def chain(architecture: Architecture, num_classes: int, channels: int) -> dict[str, Part]:
+def chain(architecture: Architecture, arguments: ImageArguments) -> dict[str, Part]:
     """Return the parts of a network in the order of its forward pass, by their names in the built network."""
     family = FAMILIES[architecture.family]
-    stem, width = family.stem(channels)
+    stem, width = family.stem(arguments)
     named = {f"stem.{number}": part for number, part in enumerate(stem)}
     for place, choice in enumerate(architecture.stages):
         parts, width = family.stage(place, choice, width)
         named.update({f"stages.{place}.{number}": part for number, part in enumerate(parts)})
-    return {**named, "head": family.head(width, num_classes)}
+    return {**named, "head": family.head(width, arguments)}
 
 
 class StagedNetwork(nn.Module):
@@ -183,21 +210,21 @@ class StagedNetwork(nn.Module):
         return logits
 
 
-def is_resized(size: tuple[int, int], resolution: int | None) -> bool:
+def _is_resized(size: Size, resolution: int | None) -> bool:
     """Return whether images of `size` pixels are made smaller for networks of `resolution`. None is enlarged."""
     return resolution is not None and min(size) > resolution
 
 
 def resized(images: Tensor, resolution: int | None) -> Tensor:
     """Return `images` (n, channels, H, W) with H = W = `resolution` where they are larger, otherwise as they are."""
-    if resolution is None or not is_resized((images.shape[-2], images.shape[-1]), resolution):
+    if resolution is None or not _is_resized((images.shape[-2], images.shape[-1]), resolution):
         return images
     return F.interpolate(images, (resolution, resolution), mode="bilinear", antialias=True)
 
 
-def build_network(architecture: Architecture, *, num_classes: int, channels: int) -> StagedNetwork:
+def build_network(architecture: Architecture, arguments: ImageArguments) -> StagedNetwork:
     """Return the plain network of `architecture`, initialised from torch's own generator: He's normal by outputs."""
-    parts = chain(architecture, num_classes, channels)
+    parts = chain(architecture, arguments)
     network = StagedNetwork({name: part.build() for name, part in parts.items()}, architecture.resolution)
     if next(network.parameters()).is_meta:
         return network  # nothing to fill, and for such a tensor torch would load its compiler, in more than a second
@@ -224,4 +251,4 @@ def build_alone(
     """
     found = find_space(space)
     wanted = found.largest() if architecture is None else found.check(Architecture.from_json(architecture))
-    return build_network(wanted, num_classes=num_classes, channels=input_shape[0])
+    return build_network(wanted, ImageArguments(num_classes, input_shape))

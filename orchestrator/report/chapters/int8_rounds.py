@@ -1,4 +1,4 @@
-"""Rounds that ended with quantisation-aware epochs: what int8 gives before and after them."""
+"""Show rounds that ended with quantisation-aware epochs: what int8 gives before and after them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _COLUMNS = {"before": "int8 before", "after": "int8 after", "file": "packed-int8
 
 
 def int8_section(comparison: Comparison) -> list[Section]:
-    """Return a table of the test values of these rounds; no section if there are none."""
+    """Return a section with the test values of these rounds, or an empty list without such rounds."""
     quantity = comparison.quantity
     lines = []
     for record in comparison.records:

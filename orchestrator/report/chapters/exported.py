@@ -1,4 +1,4 @@
-"""Exported files in a report: which rounds to export, what was measured of the files, and pictures of that."""
+"""Show exported files in a report: which rounds to export, what was measured of the files, and pictures of that."""
 
 from __future__ import annotations
 
