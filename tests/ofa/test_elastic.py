@@ -214,7 +214,7 @@ def test_a_supernet_without_memory_draws_no_weights(monkeypatch):
     for name in ("normal_", "kaiming_normal_"):
         monkeypatch.setattr(nn.init, name, lambda *args, **options: pytest.fail("a weight was drawn"))
     with torch.device("meta"):
-        empty = Supernet(SMALL, num_classes=10, channels=1)
+        empty = Supernet(SMALL, ImageArguments(10, (1, 8, 8)))
     assert {name: tensor.shape for name, tensor in empty.state_dict().items()} == {
         name: tensor.shape for name, tensor in whole.state_dict().items()
     }
