@@ -19,9 +19,8 @@ from orchestrator.models.spec import OFA, is_classifier
 from orchestrator.ofa.architecture import Architecture
 from orchestrator.ofa.elastic import subnet_tensors
 from orchestrator.ofa.spaces import find_space
-from orchestrator.ofa.subnet import Elastic
+from orchestrator.ofa.subnet import is_supernet
 from orchestrator.pruning.masks import matches
-from orchestrator.pruning.structure import COUNTED
 from orchestrator.storage.ledger import Ledger
 from orchestrator.storage.opening import open_store
 from orchestrator.train_state import Tensors
@@ -86,7 +85,7 @@ def _of_round(storage: str, key: str, experiment: Experiment, arguments: Mapping
         )
     tensors = ledger.load(found[0])[0].model
     content = found[0].channels or {}
-    if content.keys() - COUNTED != Elastic.json_fields:
+    if not is_supernet(content):
         return tensors
     if experiment.model != f"{OFA}{content['space']}":
         raise ConfigError(
