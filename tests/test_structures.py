@@ -274,3 +274,18 @@ def test_what_a_structure_gets_wrong_is_said_before_training(kind: str, words: s
     with pytest.raises(ConfigError, match=words):
         run(replace(EXPERIMENT, selection=Gives(kind)), str(tmp_path))
     assert not list(tmp_path.glob("rounds/*"))
+
+
+@dataclass(frozen=True)
+class FailsLater(Ageing):
+    """Fail in the third pruned round, which no rehearsal selects."""
+
+    def select(self, view: View, density: float) -> Structure:
+        if density < 0.36:
+            raise ValueError("too small for me")
+        return super().select(view, density)
+
+
+def test_a_selection_that_fails_in_a_later_round_is_named_with_its_error(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"FailsLater.select\(\) for round 3 failed: ValueError: too small for me"):
+        run(replace(EXPERIMENT, selection=FailsLater()), str(tmp_path))
