@@ -225,6 +225,18 @@ def test_a_chromium_that_ended_is_replaced(browser: Browser) -> None:
     assert browser.ask({"question": 3}) == {"to": 3}
 
 
+def test_a_browser_that_closes_a_connection_prints_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    server = web_browser._Server(("127.0.0.1", 0), SimpleHTTPRequestHandler, bind_and_activate=False)
+    for error in (BrokenPipeError("closed"), ConnectionResetError("ended"), ValueError("a mistake of ours")):
+        try:
+            raise error
+        except (OSError, ValueError):
+            server.handle_error(None, "the browser")
+    server.server_close()
+    printed = capsys.readouterr().err
+    assert ("a mistake of ours" in printed, "closed" in printed, "ended" in printed) == (True, False, False)
+
+
 def test_what_is_not_here_says_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("orchestrator.export.targets.vela.find_spec", lambda name: None)
     assert "Vela is not installed: run" in (TARGETS["vela"].missing() or "")

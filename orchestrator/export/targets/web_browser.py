@@ -7,6 +7,7 @@ import json
 import queue
 import shutil
 import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -49,8 +50,7 @@ class Browser:
         self._work: queue.Queue[Any] = queue.Queue()
         self._answers: queue.Queue[Any] = queue.Queue()
         handler = partial(_Handler, self._work, self._answers, directory=str(self._folder))
-        server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-        server.daemon_threads = True
+        server = _Server(("127.0.0.1", 0), handler)
         threading.Thread(target=server.serve_forever, daemon=True).start()
         profile = tempfile.mkdtemp()
         url = f"http://127.0.0.1:{server.server_port}/{_MEASURE.name}"
@@ -87,6 +87,13 @@ def _end(process: subprocess.Popen[bytes], server: ThreadingHTTPServer, profile:
     server.shutdown()
     server.server_close()
     shutil.rmtree(profile, ignore_errors=True)
+
+
+class _Server(ThreadingHTTPServer):
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Print nothing about a browser that closes a connection, or ends, before it has read everything."""
+        if not isinstance(sys.exc_info()[1], ConnectionError):
+            super().handle_error(request, client_address)
 
 
 class _Handler(SimpleHTTPRequestHandler):
