@@ -26,6 +26,7 @@ from orchestrator.rounds import Rounds
 from orchestrator.stopping import Floor
 from orchestrator.storage.ledger import Ledger
 from orchestrator.storage.progress import discard_progress
+from orchestrator.structures import recorded_fields
 from orchestrator.work.keys import answer_file, split_key
 from orchestrator.work.preparation import Work
 from orchestrator.work.train import Train, Trained
@@ -226,6 +227,7 @@ class Driver:
             workers=answer.workers,
             processor=answer.processor,
             channels=work.structure.to_json(),
+            structure=recorded_fields(work.structure),
             search=dict(work.proof) if work.proof else None,
             int8=dict(answer.int8) if answer.int8 else None,
             settings=self.settings[index],

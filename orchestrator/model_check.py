@@ -19,6 +19,7 @@ from orchestrator.task import Task, objective_of
 from orchestrator.training.distillation import Distillation
 from orchestrator.training.evaluate import update, value_of
 from orchestrator.user_code import ERRORS, called, described
+from orchestrator.values_check import wrong_targets
 
 logger = logging.getLogger(__name__)
 _COPIES = 4  # of one sample, whose loss must be larger: some losses are a mean from three samples on
@@ -107,7 +108,12 @@ def _check_loss(task: Task, outputs: Any, targets: Any) -> None:
     """Raise ConfigError unless the loss of a batch is a finite scalar and what divides it is a count."""
     name = type(task).__name__
     with called(f"{name}.loss(), called with (outputs, targets),", task.loss):
-        loss: object = task.loss(outputs, targets)
+        try:
+            loss: object = task.loss(outputs, targets)
+        except IndexError as error:
+            if str(error).startswith("Target "):  # torch's message for a class that the outputs do not have
+                raise wrong_targets(task, "the first samples", targets, error) from error
+            raise
     if not isinstance(loss, Tensor) or loss.dim() != 0 or not loss.is_floating_point():
         got = f"{loss.dtype} of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
         raise ConfigError(f"{name}.loss() must return a floating-point scalar, summed over the batch, got {got}")
@@ -169,7 +175,10 @@ def _check_training(model: nn.Module, task: Task, inputs: Any, targets: Any, sam
     name = type(model).__name__
     try:
         with own_randomness():
-            task.loss(model_call(model, inputs), targets).backward()
+            outputs = model_call(model, inputs)
+            loss = task.loss(outputs, targets)
+            _check_dependence(task, outputs, loss)
+            loss.backward()
     except ConfigError:
         raise
     except ERRORS as error:
@@ -189,6 +198,16 @@ def _check_training(model: nn.Module, task: Task, inputs: Any, targets: Any, sam
         logger.warning(
             f"these parameters of model {name} take no part in the loss of the example, so their gradient is zero: "
             f"{', '.join(unused[:5])}; if they never do, remove them, or set requires_grad to False"
+        )
+
+
+def _check_dependence(task: Task, outputs: Any, loss: Tensor) -> None:
+    """Raise ConfigError for a loss without a gradient, unless it is the outputs that have none."""
+    tensors = [tensor for _, tensor in tensors_of(outputs)]
+    if not loss.requires_grad and (not tensors or any(tensor.requires_grad for tensor in tensors)):
+        raise ConfigError(
+            f"{type(task).__name__}.loss() must depend on the model's outputs, got a loss without a gradient: compute "
+            "it from the outputs without detach(), item() or torch.no_grad()"
         )
 
 

@@ -16,6 +16,7 @@ from orchestrator.pruning.view import View
 from orchestrator.randomness import derive, own_randomness, seed_all
 from orchestrator.rounds import Round, Rounds
 from orchestrator.train_state import TrainState
+from orchestrator.user_code import called
 from orchestrator.work.scoring import Evaluate
 
 logger = logging.getLogger(__name__)
@@ -29,7 +30,8 @@ def choose(experiment: Experiment, rounds: Rounds, index: int) -> Chosen | Evalu
         seed = derive(experiment.seed, "search", index)
         view = partial(view_of, experiment, rounds.problem, parent)
         search = rounds.search(index, lambda: selection.search(view(), density, seed))
-        step = search.step(rounds.scores(parent.key)) if search else Chosen(selection.select(view(), density), {})
+        with called(f"{type(selection).__name__}.select() for round {index}", selection.select):
+            step = search.step(rounds.scores(parent.key)) if search else Chosen(selection.select(view(), density), {})
     if search and isinstance(step, Generation):
         state, last = TrainState(parent.state().model), len(rounds.keys) - 1
         return Evaluate(parent.key, index - 1, last, state, parent.structure, search.scoring, step)

@@ -41,8 +41,8 @@ class Record:
     removes channels can make smaller. `unstructured`: the prunable tensors that the selection's pattern does not
     divide. `epochs`: trained in this round.
     `channels`, of a round that removed some: the `unit` that the density counts, exact [kept, dense] counts of
-    `parameters` and `macs`, the configuration `kept`, which the model's tensors belong to, and the fields of its
-    structure's own (see `Structure.json_fields`). `search`, of a round
+    `parameters` and `macs`, and the configuration `kept`, which the model's tensors belong to. `structure`: the fields
+    of one whose class does not come with this package (see `orchestrator.structures`). `search`, of a round
     whose structure was searched for: what it found and cost, and its rivals (see `AmcSearch`). `int8`, of a round that
     ended with quantisation-aware epochs: the objective with weights and inputs of layers rounded to int8, before and
     after these epochs, and through the weights of a packed-int8 file: val_before, val_after, val_file, test_before, ...
@@ -74,6 +74,7 @@ class Record:
     versions: dict[str, str]
     finished_at: str
     channels: dict[str, Any] | None = None
+    structure: dict[str, Any] | None = None
     search: dict[str, Any] | None = None
     unpruned: dict[str, Counts] = field(default_factory=dict)
     unstructured: list[str] = field(default_factory=list)

@@ -22,14 +22,15 @@ from orchestrator.modules import copy_module
 from orchestrator.pruning.channels.graph import ChannelGraph
 from orchestrator.pruning.criteria import Criterion, needs_gradients, resolve_criterion, score
 from orchestrator.pruning.path import Path, check_decreasing
-from orchestrator.pruning.structure import Dense, Structure, check_structure
+from orchestrator.pruning.structure import Dense, Masks, Structure, check_structure
 from orchestrator.pruning.view import View
 from orchestrator.randomness import own_randomness, seed_all
 from orchestrator.schedules import Schedule
+from orchestrator.structures import check_recorded
 from orchestrator.techniques import Removed, Start, check_rewind
-from orchestrator.train_state import TrainState
+from orchestrator.train_state import Tensors, TrainState
 from orchestrator.training.config import TrainingConfig
-from orchestrator.training.state import check_state, take_state
+from orchestrator.training.state import check_state, model_tensors, take_model, take_state
 from orchestrator.user_code import called, described
 from orchestrator.validate import finite, tuple_of, whole
 
@@ -49,7 +50,7 @@ def rehearse(experiment: Experiment, model: nn.Module, prunable: Shapes, channel
         rehearse_schedule(training.schedule, 0, training.epochs, training.epochs)
         criterion = _rehearse_criterion(experiment.criterion, prunable)
         if not is_ours(experiment.selection):
-            _rehearse_selection(experiment, criterion, prunable, densities, channels)
+            _rehearse_selection(experiment, criterion, prunable, densities, model, channels)
         if not (is_ours(training.optimizer) and is_ours(experiment.technique)):
             state = _rehearse_optimizer(training, model)
             _rehearse_technique(experiment, state, prunable, model)
@@ -95,16 +96,17 @@ def _rehearse_selection(
     criterion: Criterion,
     prunable: Shapes,
     densities: tuple[float, ...],
+    model: nn.Module,
     channels: ChannelGraph | None,
 ) -> None:
-    """Select in the first two rounds of the path, from random weights with the network's shapes."""
+    """Select in the first two rounds of the path, from the values of `model`."""
     selection = experiment.selection
     structure: Structure = Dense()
     what = f"{type(selection).__name__}.select()"
-    weights, gradients = (TrainState({n: torch.randn(shape) for n, shape in prunable.items()}) for _ in range(2))
+    state, gradients = TrainState(take_model(model)), TrainState({n: torch.randn(s) for n, s in prunable.items()})
     for density in densities[:2]:
         view = View(
-            weights.model,
+            {name: state.model[name] for name in prunable if name in state.model},
             structure,
             criterion,
             gradients.model if needs_gradients(criterion) else None,
@@ -115,7 +117,44 @@ def _rehearse_selection(
             selection.check(view, density)
         with called(what, selection.select):
             structure = check_structure(what, selection.select(view, density), prunable)
-        weights, gradients = (structure.apply(tensors, view.structure) for tensors in (weights, gradients))
+        kind = type(structure).__name__
+        with called(f"{kind}.apply()", structure.apply):
+            state, gradients = (structure.apply(each, view.structure) for each in (state, gradients))
+        if not is_ours(structure):
+            _rehearse_structure(structure, state, prunable, model)
+
+
+def _rehearse_structure(structure: Structure, state: TrainState, prunable: Shapes, model: nn.Module) -> None:
+    """Build the network of a structure of the user's, and read the structure again as a killed run would."""
+    kind = type(structure).__name__
+    with called(f"{kind}.build()", structure.build):
+        built: object = structure.build(lambda: copy_module(model))
+        if not isinstance(built, nn.Module):
+            raise ConfigError(f"{kind}.build() must return a module, got {type(built).__name__}")
+    shapes = _shapes_of(model_tensors(built))
+    if (given := _shapes_of(state.model)) != shapes:
+        raise ConfigError(
+            f"{kind}.apply() must return the tensors that the network of {kind}.build() has, got {given} and {shapes}"
+        )
+    with called(f"{kind}.shapes()", structure.shapes):
+        if not (said := dict(structure.shapes(prunable))).items() <= shapes.items():
+            raise ConfigError(
+                f"{kind}.shapes() must return prunable tensors of the network that {kind}.build() returns, got {said}"
+            )
+    if masks := structure.tensors():
+        Masks(masks).check(f"{kind}.tensors()", said)
+        if any(state.model[name].masked_select(~mask).any() for name, mask in masks.items()):
+            raise ConfigError(f"{kind}.apply() must return 0 where the masks of {kind}.tensors() are False")
+    sizes = {name: math.prod(shape) for name, shape in prunable.items()}
+    with called(f"{kind}.counts()", structure.counts):
+        counts = structure.counts(sizes)
+        if counts.keys() != sizes.keys() or not all(0 <= counts[name] <= sizes[name] for name in sizes):
+            raise ConfigError(f"{kind}.counts() must return 0 to all weights of each of {sizes}, got {counts}")
+    check_recorded(structure)
+
+
+def _shapes_of(tensors: Tensors) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
 
 
 def _rehearse_optimizer(training: TrainingConfig, model: nn.Module) -> TrainState | None:

@@ -120,7 +120,7 @@ class StoredRound:
     @cached_property
     def _content(self) -> tuple[TrainState, Structure]:
         try:
-            structure = read_structure(self.record.channels, self.problem)
+            structure = read_structure(self.record, self.problem)
         except ConfigError as error:
             raise DamagedError(f"rounds/{self.key}/record.json is damaged: {error}") from None
         state, masks = self.ledger.load(self.record, structure.shapes(self.problem.prunable))

@@ -97,10 +97,9 @@ class Classification:
             )
 
     def loss(self, outputs: Any, targets: Tensor) -> Tensor:
+        logits, targets = _logits_and_classes(self, outputs, targets)
         smoothing = self.label_smoothing
-        return F.cross_entropy(
-            logits_of(outputs), classes(targets), ignore_index=_NO_CLASS, reduction="sum", label_smoothing=smoothing
-        )
+        return F.cross_entropy(logits, targets, ignore_index=_NO_CLASS, reduction="sum", label_smoothing=smoothing)
 
     def count(self, targets: Tensor) -> None:
         return None
@@ -157,7 +156,8 @@ class Segmentation:
         return logits_of(outputs)
 
     def loss(self, outputs: Any, targets: Tensor) -> Tensor:
-        return F.cross_entropy(logits_of(outputs), classes(targets), ignore_index=self.ignore, reduction="sum")
+        logits, targets = _logits_and_classes(self, outputs, targets)
+        return F.cross_entropy(logits, targets, ignore_index=self.ignore, reduction="sum")
 
     def count(self, targets: Tensor) -> Tensor:
         return (classes(targets) != self.ignore).sum()
@@ -232,8 +232,8 @@ class Tokens:
         return logits_of(outputs)
 
     def loss(self, outputs: Any, targets: Tensor) -> Tensor:
-        logits = logits_of(outputs).flatten(0, -2)
-        return F.cross_entropy(logits, classes(targets).flatten(), ignore_index=self.ignore, reduction="sum")
+        logits, targets = _logits_and_classes(self, outputs, targets)
+        return F.cross_entropy(logits.flatten(0, -2), targets.flatten(), ignore_index=self.ignore, reduction="sum")
 
     def count(self, targets: Tensor) -> Tensor:
         return (classes(targets) != self.ignore).sum()
@@ -285,12 +285,32 @@ def classes(targets: Tensor) -> Tensor:
     return targets.long()
 
 
+def _logits_and_classes(
+    task: Classification | Segmentation | Tokens, outputs: Any, targets: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return the logits, and the targets as int64. Raises ConfigError unless there are logits for each target."""
+    logits, targets = logits_of(outputs), classes(targets)
+    shape, dim = tuple(logits.shape), task.class_dim % max(1, logits.dim())
+    if logits.dim() < 2 or (*shape[:dim], *shape[dim + 1 :]) != targets.shape:
+        raise ConfigError(
+            f"{type(task).__name__} needs targets of the logits' shape without the classes, its dimension "
+            f"{task.class_dim}, got targets {tuple(targets.shape)} and logits {shape}: give the model an output for "
+            "each target, or reshape the targets in the data"
+        )
+    return logits, targets
+
+
 def objective_of(task: Task) -> Objective:
     """Return the metric of `task` that decides, or its loss.
 
     Raises ConfigError if the task does not have that metric, or its direction, or if its metrics cannot be used.
     """
     kind = type(task).__name__
+    if not hasattr(type(task), "objective") and not hasattr(task, "objective"):
+        raise ConfigError(
+            f"{kind} must have an objective, the name of one of its metrics or {LOSS!r}: write, for example, "
+            f"objective: ClassVar[str] = {LOSS!r} in its class"
+        )
     with called(f"{kind}.objective"):
         name: object = task.objective
     name = text(f"{kind}.objective", name, way_out="give the name of a metric")

@@ -98,7 +98,7 @@ def _has_reason(data: Data, task: Task) -> bool:
 def _look_at_tensors(data: Data, task: Task, memory: TensorDataset, has_embeddings: bool) -> _Look:
     inputs, targets = memory.tensors
     samples, extremes = len(memory), None
-    if has_embeddings or targets.dim() != 1:  # the data's own checks know a single class
+    if has_embeddings or targets.dim() != 1 or data.check is None:  # a check of the data knows a single class
         targets = targets.to(dtype_in_training(targets))
         places = _places(inputs if has_embeddings else None, targets, samples, task)
         extremes = (inputs[places], targets[places]) if places else None
@@ -203,9 +203,14 @@ def _try(model: nn.Module, task: Task, split: Split, batch: tuple[Any, Any]) -> 
         try:
             task.loss(outputs, targets)
         except ERRORS as error:
-            values = [tensor.double() for _, tensor in tensors_of(targets)]
-            ends = [f"{int(each.min())} to {int(each.max())}" for each in values]
-            raise ConfigError(
-                f"{type(task).__name__}.loss() cannot take the targets of the {split} split, {', '.join(ends)}: "
-                f"{described(error)}; give the model an output for each target, or replace such targets in the data"
-            ) from error
+            raise wrong_targets(task, f"the {split} split", targets, error) from error
+
+
+def wrong_targets(task: Task, where: str, targets: Any, error: BaseException) -> ConfigError:
+    """Return the error of a loss that cannot take whole numbers among `targets`; `where` says whose they are."""
+    values = [tensor.double() for _, tensor in tensors_of(targets) if tensor.numel()]
+    ends = [f"{int(each.min())} to {int(each.max())}" for each in values]
+    return ConfigError(
+        f"{type(task).__name__}.loss() cannot take the targets of {where}, {', '.join(ends)}: {described(error)}; give "
+        "the model an output for each target, or replace such targets in the data"
+    )

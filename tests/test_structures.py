@@ -14,22 +14,25 @@ import torch
 from torch import nn
 
 import orchestrator
+from orchestrator.__main__ import main
 from orchestrator.errors import ConfigError
-from orchestrator.export.candidates import structure as title_of
-from orchestrator.ofa.subnet import Elastic, Subnet
-from orchestrator.pruning import Explicit
+from orchestrator.experiment import Experiment
+from orchestrator.export.candidates import structure
+from orchestrator.export.packed_file import load_packed
+from orchestrator.pruning import Explicit, prune_globally
 from orchestrator.pruning.selection import Selection
-from orchestrator.pruning.structure import Dense, DenseNetwork, FewerChannels, Structure
+from orchestrator.pruning.structure import Dense, Masks, Structure
 from orchestrator.pruning.view import View
 from orchestrator.record import Record
 from orchestrator.runner import run
 from orchestrator.storage.ledger import Ledger
 from orchestrator.storage.opening import open_store
-from orchestrator.structures import structure_class
+from orchestrator.structures import own_structure, recorded_fields
 from orchestrator.techniques import LearningRateRewinding
-from orchestrator.train_state import TrainState
+from orchestrator.train_state import Tensors, TrainState
 from orchestrator.training.state import model_tensors
 
+Stored = tuple[Experiment, Path, list[Record]]
 HEAD, INPUTS, CLASSES = "6", 32, 3  # the last layer of tiny:model
 WEIGHT = f"{HEAD}.weight"
 
@@ -40,27 +43,14 @@ class LowRank(Structure):
 
     rank: int
 
-    json_fields = frozenset({"rank"})
-    title = "low rank"
-
-    @classmethod
-    def from_json(cls, content: Mapping[str, Any], network: DenseNetwork) -> Structure:
-        if network.prunable.get(WEIGHT) != (CLASSES, INPUTS):
-            raise ConfigError(f"it has no layer {HEAD}")
-        return cls(content["rank"])
-
-    @classmethod
-    def cut(cls, content: Mapping[str, Any], module: nn.Module) -> nn.Module:
-        rank: int = content["rank"]
-        module[int(HEAD)] = nn.Sequential(nn.Linear(INPUTS, rank, bias=False), nn.Linear(rank, CLASSES))
-        return module
-
     @property
     def network(self) -> object:
         return self.rank
 
     def build(self, dense: Callable[[], nn.Module]) -> nn.Module:
-        return self.cut({"rank": self.rank}, dense())
+        module: Any = dense()
+        module[int(HEAD)] = nn.Sequential(nn.Linear(INPUTS, self.rank, bias=False), nn.Linear(self.rank, CLASSES))
+        return module
 
     def apply(self, state: TrainState, base: Structure) -> TrainState:
         """Return `state` with the best approximation of the last layer (Eckart, Young 1936)."""
@@ -79,11 +69,30 @@ class LowRank(Structure):
         return {name: shape for name, shape in dense.items() if name != WEIGHT}
 
     def counts(self, dense: Mapping[str, int]) -> dict[str, int]:
-        return {**dense, WEIGHT: self.rank * (INPUTS + CLASSES)}
+        return {name: self.rank * (INPUTS + CLASSES) if name == WEIGHT else size for name, size in dense.items()}
 
-    def to_json(self) -> dict[str, Any]:
-        counted = [self.rank * (INPUTS + CLASSES), INPUTS * CLASSES]
-        return {"unit": "parameters", "parameters": counted, "macs": counted, "kept": {}, "rank": self.rank}
+
+@dataclass(frozen=True)
+class Aged(Masks):
+    """Represent masks that know in how many rounds they were made: the next one depends on it."""
+
+    age: int
+
+    def with_tensors(self, tensors: Tensors) -> Structure:
+        return replace(self, masks=tensors)
+
+
+@dataclass(frozen=True)
+class Ageing(Selection):
+    """Keep the lowest weights in each second round, which a structure without its age would not."""
+
+    def check(self, view: View, density: float) -> None:
+        pass
+
+    def select(self, view: View, density: float) -> Structure:
+        age = view.structure.age + 1 if isinstance(view.structure, Aged) else 0
+        weights = {name: 1 / (1 + weight.abs()) if age % 2 else weight for name, weight in view.weights.items()}
+        return Aged(prune_globally(weights, density, masks=view.masks), age)
 
 
 @dataclass(frozen=True)
@@ -99,62 +108,184 @@ class Thinner(Selection):
 
 EXPERIMENT = replace(
     tiny.with_training(epochs=2),
-    path=Explicit([0.7, 0.4]),
+    path=Explicit([0.7, 0.4, 0.35]),
     selection=Thinner(),
     technique=LearningRateRewinding(optimizer_state="fresh"),
 )
-TRUST = (tiny.EXPERIMENT.model, tiny.EXPERIMENT.data)
+TRUST = (tiny.EXPERIMENT.model, tiny.EXPERIMENT.data, f"{__name__}:LowRank")
 
 
-@pytest.fixture(scope="module")
-def stored(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Record]]:
-    storage = tmp_path_factory.mktemp("low_rank")
-    return storage, run(EXPERIMENT, str(storage))
+@pytest.fixture(scope="module", params=[Thinner(), Ageing()], ids=["tensors of its own", "masks of its own"])
+def stored(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Stored:
+    storage = tmp_path_factory.mktemp("own_structure")
+    experiment = replace(EXPERIMENT, selection=request.param)
+    return experiment, storage, run(experiment, str(storage))
 
 
-def test_its_rounds_are_trained_and_recorded(stored: tuple[Path, list[Record]]) -> None:
-    _, (dense, *rounds) = stored
-    assert dense.channels is None
-    assert [record.channels and record.channels["rank"] for record in rounds] == [2, 1]
-    assert [record.layers[WEIGHT] for record in rounds] == [[70, 96], [35, 96]]
-
-
-def test_a_round_that_was_stored_is_read_again(stored: tuple[Path, list[Record]], tmp_path: Path) -> None:
-    storage, records = stored
-    for record in records[:2]:  # as a run that was killed after them left it
-        for folder in ("rounds", "snapshots"):
-            if (storage / folder / record.key).is_dir():
-                shutil.copytree(storage / folder / record.key, tmp_path / folder / record.key)
-    again = run(EXPERIMENT, str(tmp_path))
+def test_a_round_that_was_stored_is_read_again(stored: Stored, tmp_path: Path) -> None:
+    experiment, storage, records = stored
+    for record in records[:3]:  # as a run that was killed after them left it
+        shutil.copytree(storage / "rounds" / record.key, tmp_path / "rounds" / record.key)
+    again = run(experiment, str(tmp_path))
     assert [record.blobs for record in again] == [record.blobs for record in records]
 
 
-def test_its_networks_are_loaded_and_named(stored: tuple[Path, list[Record]]) -> None:
-    storage, records = stored
-    record = records[-1]
-    module = orchestrator.load(str(storage), record.key, trust=TRUST)
-    tensors = Ledger(open_store(str(storage))).load(record)[0].model
+def test_its_fields_are_recorded() -> None:
+    assert recorded_fields(LowRank(2)) == {"type": f"{__name__}.LowRank", "rank": 2}
+    masks = {"a": torch.ones(2).bool()}
+    assert recorded_fields(Aged(masks, 3)) == {"type": f"{__name__}.Aged", "masks": {}, "age": 3}
+    assert recorded_fields(Masks(masks)) is recorded_fields(Dense()) is None
+
+
+@pytest.fixture(scope="module")
+def low_rank(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, list[Record]]:
+    storage = str(tmp_path_factory.mktemp("low_rank"))
+    return storage, run(EXPERIMENT, storage)
+
+
+def test_its_rounds_count_what_is_left(low_rank: tuple[str, list[Record]]) -> None:
+    _, (dense, *rounds) = low_rank
+    assert dense.structure is None
+    assert [(record.structure or {})["rank"] for record in rounds] == [2, 1, 1]
+    assert [record.layers[WEIGHT] for record in rounds] == [[70, 96], [35, 96], [35, 96]]
+
+
+def test_its_networks_are_loaded_and_named_after_it(low_rank: tuple[str, list[Record]]) -> None:
+    storage, records = low_rank
+    module = orchestrator.load(storage, records[-1].key, trust=TRUST)
+    tensors = Ledger(open_store(storage)).load(records[-1])[0].model
     mine = model_tensors(module)
     assert mine.keys() == tensors.keys()
     assert all(torch.equal(mine[name], tensors[name]) for name in mine)
     assert mine[f"{HEAD}.0.weight"].shape == (1, INPUTS)
-    assert [title_of(each) for each in records] == ["dense", "low rank", "low rank"]
+    assert [structure(each) for each in records] == ["dense", "LowRank", "LowRank", "LowRank"]
+
+
+def test_its_class_is_trusted_as_any_code_of_the_users(low_rank: tuple[str, list[Record]]) -> None:
+    storage, records = low_rank
+    with pytest.raises(ConfigError, match=rf"a class for its structure, '{__name__}:LowRank'"):
+        orchestrator.load(storage, records[-1].key, trust=TRUST[:2])
+    orchestrator.load(storage, records[0].key, trust=TRUST[:2])  # the dense round names no structure
+
+
+def test_its_networks_go_into_every_file(low_rank: tuple[str, list[Record]], tmp_path: Path) -> None:
+    storage, records = low_rank
+    trust = [part for spec in TRUST for part in ("--trust", spec)]
+    formats = ["--formats", "packed", "packed-int8", "onnx"]
+    assert main(["export", storage, "--round", records[1].key, "--out", str(tmp_path), *trust, *formats]) == 0
+    path = tmp_path / "LowRank.safetensors"
+    loaded = load_packed(path, model=tiny.EXPERIMENT.model, structure=TRUST[2])
+    module = orchestrator.load(storage, records[1].key, trust=TRUST)
+    images = next(iter(tiny.data().test))[0][None]
+    assert torch.equal(loaded(images), module(images))
+    with pytest.raises(ConfigError, match=f"pass structure='{TRUST[2]}' if that class is to build it"):
+        load_packed(path, model=tiny.EXPERIMENT.model)
+    assert main(["targets", storage, records[1].key, "--on", "download", *trust]) == 0
+
+
+def test_a_record_does_not_choose_the_code_that_runs() -> None:
+    with pytest.raises(ConfigError, match=r"of the class 'os.Tucker': import the module that defines it first"):
+        own_structure({"type": "os.Tucker", "rank": 3})
+
+
+@dataclass(frozen=True)
+class OfSets(LowRank):
+    """Has a field that JSON cannot hold."""
+
+    kept: frozenset[int] = frozenset({1})
+
+
+@dataclass(frozen=True)
+class ForgetsItsClass(Aged):
+    """Gives plain masks for its tensors."""
+
+    def with_tensors(self, tensors: Tensors) -> Structure:
+        return Masks(tensors)
+
+
+@dataclass(frozen=True)
+class LeavesMore(LowRank):
+    """Applies nothing."""
+
+    def apply(self, state: TrainState, base: Structure) -> TrainState:
+        return state
+
+
+@dataclass(frozen=True)
+class CountsMore(LowRank):
+    """Counts more weights than there were."""
+
+    def counts(self, dense: Mapping[str, int]) -> dict[str, int]:
+        return {name: 2 * size for name, size in dense.items()}
+
+
+@dataclass(frozen=True)
+class SaysAll(LowRank):
+    """Says that the network has the dense layer too."""
+
+    def shapes(self, dense: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
+        return dict(dense)
+
+
+@dataclass(frozen=True)
+class HoldsAtAHalf(Aged):
+    """Holds removed weights at a half, which no file keeps."""
+
+    def apply(self, state: TrainState, base: Structure) -> TrainState:
+        model = {n: torch.where(self.masks[n], t, 0.5) if n in self.masks else t for n, t in state.model.items()}
+        return TrainState(model)
+
+
+@dataclass(frozen=True)
+class SaysLittle(LowRank):
+    """Describes channels without their counts."""
+
+    def to_json(self) -> dict[str, Any]:
+        return {"rank": self.rank}
+
+
+@dataclass(frozen=True)
+class Gives(Selection):
+    """Give one structure."""
+
+    kind: str
+
+    def check(self, view: View, density: float) -> None:
+        pass
+
+    def select(self, view: View, density: float) -> Structure:
+        kind = globals()[self.kind]
+        return kind(prune_globally(view.weights, 0.5), 0) if issubclass(kind, Aged) else kind(2)
 
 
 @pytest.mark.parametrize(
-    ("content", "expected"),
+    ("kind", "words"),
     [
-        (None, Dense),
-        ({"unit": "macs", "kept": {}}, FewerChannels),
-        ({"kept": {}, "space": "digits"}, Elastic),
-        ({"kept": {}, "space": "digits", "architecture": {}}, Subnet),
-        ({"kept": {}, "rank": 2}, LowRank),
+        ("OfSets", "OfSets must be a dataclass whose fields, but for its tensors.., JSON can hold"),
+        ("ForgetsItsClass", r"ForgetsItsClass.with_tensors\(tensors\) must return a ForgetsItsClass whose"),
+        ("LeavesMore", r"LeavesMore.apply\(\) must return the tensors that the network of LeavesMore.build\(\) has"),
+        ("CountsMore", r"CountsMore.counts\(\) must return 0 to all weights of each"),
+        ("SaysAll", r"SaysAll.shapes\(\) must return prunable tensors of the network that SaysAll.build\(\) returns"),
+        ("HoldsAtAHalf", r"HoldsAtAHalf.apply\(\) must return 0 where the masks of HoldsAtAHalf.tensors\(\) are False"),
+        ("SaysLittle", r"SaysLittle.to_json\(\) must return None or .'kept', 'macs', 'parameters', 'unit'., got"),
     ],
 )
-def test_the_fields_of_a_record_say_which_class_wrote_it(content: Any, expected: type[Structure]) -> None:
-    assert structure_class(content) is expected
+def test_what_a_structure_gets_wrong_is_said_before_training(kind: str, words: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=words):
+        run(replace(EXPERIMENT, selection=Gives(kind)), str(tmp_path))
+    assert not list(tmp_path.glob("rounds/*"))
 
 
-def test_fields_of_a_class_that_is_not_imported_say_what_to_do() -> None:
-    with pytest.raises(ConfigError, match=r"a structure of the fields \['tucker'\].*import the module that defines it"):
-        structure_class({"kept": {}, "tucker": 3})
+@dataclass(frozen=True)
+class FailsLater(Ageing):
+    """Fail in the third pruned round, which no rehearsal selects."""
+
+    def select(self, view: View, density: float) -> Structure:
+        if density < 0.36:
+            raise ValueError("too small for me")
+        return super().select(view, density)
+
+
+def test_a_selection_that_fails_in_a_later_round_is_named_with_its_error(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"FailsLater.select\(\) for round 3 failed: ValueError: too small for me"):
+        run(replace(EXPERIMENT, selection=FailsLater()), str(tmp_path))

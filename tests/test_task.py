@@ -73,6 +73,35 @@ def test_outputs_that_would_mix_up_samples_are_refused() -> None:
         Regression().loss(torch.zeros(2, 2), torch.zeros(2))
 
 
+@pytest.mark.parametrize(
+    ("task", "logits", "targets", "got"),
+    [
+        (
+            Segmentation(),
+            (2, 3, 6, 6),
+            (2, 1, 6, 6),
+            r"dimension 1, got targets \(2, 1, 6, 6\) and logits \(2, 3, 6, 6\)",
+        ),
+        (Segmentation(), (2, 3, 3, 3), (2, 6, 6), r"dimension 1, got targets \(2, 6, 6\) and logits \(2, 3, 3, 3\)"),
+        (Segmentation(), (2, 6, 6, 3), (2, 6, 6), r"got targets \(2, 6, 6\) and logits \(2, 6, 6, 3\)"),
+        (Tokens(), (2, 8, 7), (2, 5), r"dimension -1, got targets \(2, 5\) and logits \(2, 8, 7\)"),
+        (Tokens(), (2, 7, 9), (2, 9), r"got targets \(2, 9\) and logits \(2, 7, 9\)"),
+        (Tokens(), (2, 7), (2, 9), r"got targets \(2, 9\) and logits \(2, 7\)"),
+        (Tokens(), (), (), r"got targets \(\) and logits \(\)"),
+        (Classification(), (2, 3), (2, 1), r"got targets \(2, 1\) and logits \(2, 3\)"),
+        (Classification(), (2,), (2,), r"got targets \(2,\) and logits \(2,\)"),
+    ],
+)
+def test_outputs_that_have_other_places_than_the_targets_are_refused(
+    task: Task, logits: tuple[int, ...], targets: tuple[int, ...], got: str
+) -> None:
+    kind = type(task).__name__
+    with pytest.raises(
+        ConfigError, match=f"^{kind} needs targets of the logits' shape without the classes, .*{got}: give the model an"
+    ):
+        task.loss(torch.zeros(logits), torch.zeros(targets, dtype=torch.int64))
+
+
 def test_tokens_that_are_ignored_count_nowhere() -> None:
     task = Tokens(unit="character")
     logits = torch.stack([LOGITS, LOGITS.flip(0)])
@@ -252,6 +281,11 @@ def with_task(name: str, value: Any) -> Experiment:
             mean_from_three_samples_on,
             "must be summed over the batch, .* for 4 copies of a sample and .* for one",
         ),
+        (
+            "loss",
+            lambda self, outputs, targets: outputs.detach().square().sum(),
+            r"^Changed.loss\(\) must depend on the model's outputs, got a loss without a gradient: compute it from",
+        ),
         ("loss", fails, r"Changed.loss\(\), called with \(outputs, targets\), failed: RuntimeError: of the user"),
         (
             "count",
@@ -318,6 +352,15 @@ def test_metrics_are_checked_whatever_the_objective_is(objective: str, metrics: 
     changed = dataclass(frozen=True)(type("Changed", (Own,), {"metrics": metrics, "objective": objective}))
     with pytest.raises(ConfigError, match=words):
         objective_of(changed())
+
+
+def test_a_task_has_an_objective() -> None:
+    parts = {name: getattr(Own, name) for name in ("loss", "count", "metrics")}
+    undecided = dataclass(frozen=True)(type("Undecided", (), parts))
+    with pytest.raises(
+        ConfigError, match=r"^Undecided must have an objective, the name of one of its metrics or 'loss'"
+    ):
+        objective_of(undecided())
 
 
 @pytest.mark.parametrize("task", ["accuracy", object(), Regression])

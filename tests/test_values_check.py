@@ -13,8 +13,9 @@ from torch.utils.data import Dataset, TensorDataset
 from orchestrator.data.dataset import Data
 from orchestrator.data.load import complete
 from orchestrator.errors import ConfigError
+from orchestrator.model_check import check_model
 from orchestrator.problem import load_problem
-from orchestrator.task import Regression, Segmentation, Tokens
+from orchestrator.task import Classification, Regression, Segmentation, Task, Tokens
 from orchestrator.values_check import check_values
 
 
@@ -60,6 +61,40 @@ def test_a_target_beyond_the_outputs_is_named_before_training() -> None:
         ConfigError, match=r"Tokens.loss\(\) cannot take the targets of the val split, 0 to 8: IndexErr"
     ):
         check_values(any_task.recurrent(7), changed("val", 5, 8, part=1), Tokens())
+
+
+def flowers(place: int, kind: int) -> Data:
+    """Return samples of three classes, one of which is of another class; the data do not say how many there are."""
+    targets = torch.tensor([0, 1, 2, 0])
+    targets[place] = kind
+    samples = TensorDataset(torch.randn(4, 5), targets)
+    return Data(samples, samples, samples)
+
+
+@pytest.mark.parametrize(
+    ("task", "model", "data", "words"),
+    [
+        (Classification(), nn.Linear(5, 3), flowers(1, 7), "0 to 7: .*Target 7 is out of"),
+        (Classification(0.1), nn.Linear(5, 3), flowers(0, -1), "-1 to 1: .*Target -1 is out of"),
+        (Tokens(), any_task.recurrent(7), changed("train", 0, 8, part=1), "0 to 8: .*Target 8 is out of"),
+        (Segmentation(), any_task.segmenter(2), any_task.regions(), "0 to 255: .*Target 2 is out of"),
+    ],
+)
+def test_a_class_beyond_the_outputs_among_the_first_samples(
+    task: Task, model: nn.Module, data: Data, words: str
+) -> None:
+    rule = (
+        rf"^{type(task).__name__}.loss\(\) cannot take the targets of the first samples, {words}.*; give the model an"
+    )
+    with pytest.raises(ConfigError, match=rule):
+        check_model(model, complete(data), task)
+
+
+def test_a_class_beyond_the_outputs_where_the_data_do_not_count_classes() -> None:
+    with pytest.raises(
+        ConfigError, match=r"Classification.loss\(\) cannot take the targets of the train split, 0 to 7:"
+    ):
+        check_values(nn.Linear(5, 3), complete(flowers(3, 7)), Classification())
 
 
 def test_tokens_in_the_vocabulary_pass_and_leave_the_model_as_it_was() -> None:

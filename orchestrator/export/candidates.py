@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,12 +15,12 @@ from orchestrator.export.example import ExampleInputs
 from orchestrator.export.measure import DataSource
 from orchestrator.export.originals import Candidate
 from orchestrator.export.recorded_code import named_code, named_in_script, setting
+from orchestrator.lookup import find
 from orchestrator.models.build import build_model
 from orchestrator.pruning.choices import UNITS
-from orchestrator.pruning.structure import Structure
 from orchestrator.record import Record
 from orchestrator.storage.ledger import Ledger
-from orchestrator.structures import structure_class
+from orchestrator.structures import build_network, model_options
 from orchestrator.task import Task
 from orchestrator.training.state import model_tensors
 
@@ -72,7 +72,7 @@ def check_code(records: Iterable[Record], trusted: Iterable[str] = (), *, in_pyt
     way_out = f"trust={every}" if in_python else " ".join(f"--trust {spec}" for spec in every)
     for record in records:
         named = {
-            name: f"a {'class' if name == 'task' else 'function'} for its {name}, {spec!r}"
+            name: f"a {'class' if name in ('task', 'structure') else 'function'} for its {name}, {spec!r}"
             for name, spec in named_code(record).items()
         }
         of_script = [named[name] for name in named_in_script(record)]
@@ -132,8 +132,11 @@ def structure(record: Record) -> str:
 
     "dense" is a whole network, "subnet" one that was found in a supernet. Raises ConfigError for the supernet itself.
     """
-    if title := _class_of(record).title:
-        return title
+    options = _options_of(record)
+    if options:
+        return "subnet"
+    if record.structure is not None:
+        return str(record.structure["type"]).rpartition(".")[2]
     if record.round == 0:
         return "dense"
     selection = setting(record, "selection")
@@ -144,19 +147,10 @@ def structure(record: Record) -> str:
     return _STRUCTURES.get(selection["type"], "pruned")
 
 
-def _class_of(record: Record) -> type[Structure]:
-    """Return the class of a round's structure. Raise ConfigError if it is many networks, or of no class known here."""
-    with _about(record):
-        found = structure_class(record.channels)
-        found.options(record.channels or {})
-    return found
-
-
-@contextlib.contextmanager
-def _about(record: Record) -> Iterator[None]:
-    """Name the round in each ConfigError that ends the block."""
+def _options_of(record: Record) -> dict[str, Any]:
+    """Return what `model_options` does. Raise ConfigError, naming the round, for one that is many networks."""
     try:
-        yield
+        return model_options(record)
     except ConfigError as error:
         raise ConfigError(f"round {record.key[:12]} cannot be exported: {error}") from error
 
@@ -178,8 +172,8 @@ def candidate(name: str, ledger: Ledger, record: Record, data: Data, example: Ex
         "channels": record.channels and {name: record.channels[name] for name in ("unit", *UNITS)},
         "test": record.test,
     }
-    module, channels = module_of(ledger, record, data), record.kept_channels
-    return Candidate(name, module, model, options, example, data.model_arguments, channels, origin)
+    module, arguments = module_of(ledger, record, data), data.model_arguments
+    return Candidate(name, module, model, options, example, arguments, record.kept_channels, record.structure, origin)
 
 
 def module_of(ledger: Ledger, record: Record, data: Data) -> nn.Module:
@@ -193,9 +187,11 @@ def module_of(ledger: Ledger, record: Record, data: Data) -> nn.Module:
         raise DataError(
             f"round {record.key[:12]} was trained on other data: give the data of its job (--data, or data=)"
         )
-    dense = build_model(model, options, data.model_arguments, seed=0)
+    dense = partial(build_model, model, options, data.model_arguments, seed=0)
+    if (own := named_code(record).get("structure")) is not None:
+        find(own, "structure", callable)  # its module defines the class
     try:
-        module = _class_of(record).cut(record.channels or {}, dense).eval()
+        module = build_network(record.structure, record.kept_channels, dense).eval()
     except ConfigError as error:
         raise DamagedError(f"rounds/{record.key}/record.json is damaged: {error}") from error
     mine, stored = model_tensors(module), ledger.load(record)[0].model
@@ -210,6 +206,5 @@ def module_of(ledger: Ledger, record: Record, data: Data) -> nn.Module:
 
 
 def _built_from(record: Record) -> tuple[str, dict[str, Any]]:
-    """Return the name and the options of the model that a round's network is, before it is cut."""
-    options = _class_of(record).options(record.channels or {})
-    return setting(record, "model"), {**setting(record, "model_options"), **options}
+    """Return the name and the options of the model that a round's network is, before its structure."""
+    return setting(record, "model"), {**setting(record, "model_options"), **_options_of(record)}

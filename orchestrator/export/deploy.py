@@ -117,6 +117,7 @@ class _Writer:
                 options=candidate.options,
                 arguments=candidate.arguments,
                 channels=candidate.channels,
+                structure=candidate.structure,
                 example=candidate.example,
                 weights=PACKED[name],
             )
@@ -160,7 +161,7 @@ def _measured(original: Original, name: str, path: Path) -> Artifact | Skipped:
             original.sample,
             original.test_set.source if original.test_set else None,
             expected=original.expected,
-            model=candidate.model,
+            code=candidate.code,
         )
     if found and (problem := _problem(original, found)):
         path.unlink()

@@ -19,7 +19,7 @@ from orchestrator.decode import decode, parse
 from orchestrator.errors import ExportError, OrchestratorError
 from orchestrator.export.arrays import Array, is_finite, load_arrays, save_arrays
 from orchestrator.export.interface import Call
-from orchestrator.export.runtimes import Run, runtime_of
+from orchestrator.export.runtimes import NO_CODE, Code, Run, runtime_of
 from orchestrator.processor import processor
 
 if TYPE_CHECKING:
@@ -101,14 +101,13 @@ def measure(
     source: DataSource | None = None,
     *,
     expected: Path | None = None,
-    model: str | None = None,
+    code: Code = NO_CODE,
     threads: int = THREADS,
 ) -> Measurement:
     """Measure the file at `path` by a process of its own.
 
     `sample`: the inputs of one sample, in order. `source`: whose test set is run through the file. `expected`: a folder
-    with what the network makes of it (see `keep_outputs`). `model` is what builds the network of a packed file (see
-    `load_packed`).
+    with what the network makes of it (see `keep_outputs`). `code` is what builds the network of a packed file.
 
     Raises ExportError with the last line that the process printed if it fails.
     """
@@ -119,7 +118,7 @@ def measure(
             "call": asdict(call),
             "source": source and asdict(source),
             "expected": expected and str(expected),
-            "model": model,
+            "code": code,
             "threads": threads,
             "folder": folder,
         }
@@ -150,11 +149,11 @@ def measure_here(
     source: DataSource | None = None,
     *,
     expected: Path | None = None,
-    model: str | None = None,
+    code: Code = NO_CODE,
     threads: int = THREADS,
 ) -> Measurement:
     """Measure as `measure` does, in this process: what it has imported and loaded before counts for the memory."""
-    speed, run = _speed(path, call, sample, model, threads)
+    speed, run = _speed(path, call, sample, code, threads)
     measured = Measurement(speed)
     return _on_test_set(measured, run, call, source, expected) if source else measured  # last, as it imports torch
 
@@ -178,8 +177,8 @@ def _on_test_set(measured: Measurement, run: Run, call: Call, source: DataSource
     return replace(measured, metrics=metrics, relative_error=error, equal_predictions=equal, finite=finite)
 
 
-def _speed(path: Path, call: Call, sample: Sequence[Array], model: str | None, threads: int) -> tuple[Speed, Run]:
-    runtime = runtime_of(path, call, model)
+def _speed(path: Path, call: Call, sample: Sequence[Array], code: Code, threads: int) -> tuple[Speed, Run]:
+    runtime = runtime_of(path, call, code)
     base = _memory("VmRSS")
     begin = time.perf_counter()
     run = runtime.load(path, threads)
@@ -220,7 +219,7 @@ def _main(folder: Path) -> int:
             load_arrays(folder / "sample.npz"),
             decode(DataSource, source) if source else None,
             expected=Path(expected) if expected else None,
-            model=asked["model"],
+            code=Code(*asked["code"]),
             threads=asked["threads"],
         )
         Path(folder, "measured.json").write_text(json.dumps(asdict(measured), allow_nan=False))

@@ -22,10 +22,12 @@ from orchestrator.export.measure import DataSource
 from orchestrator.export.meter import keep_outputs, metrics_of
 from orchestrator.export.proof import Facts
 from orchestrator.export.real_samples import first_inputs
+from orchestrator.export.runtimes import Code
 from orchestrator.modules import model_call
 from orchestrator.objective import Objective
 from orchestrator.pruning.channels.graph import Kept
 from orchestrator.pruning.macs import count_macs
+from orchestrator.structures import own_class
 from orchestrator.task import Task, objective_of
 from orchestrator.training.state import model_tensors
 
@@ -35,7 +37,7 @@ class Candidate:
     """Hold a network to export: `model` and `options` build its architecture, `origin` is what the ledger says of it.
 
     `example`: real inputs. `arguments`: what the data tells the model's function. `channels`: the configuration of
-    those that are left, {} if all are.
+    those that are left, {} if all are. `structure`: the fields of a structure of your own, as a record has them.
     """
 
     name: str
@@ -45,7 +47,13 @@ class Candidate:
     example: ExampleInputs
     arguments: Mapping[str, Any] = field(default_factory=dict)
     channels: Kept = field(default_factory=dict)
+    structure: Mapping[str, Any] | None = None
     origin: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def code(self) -> Code:
+        """Return the names of what builds the network from a packed file."""
+        return Code(self.model, own_class(self.structure))
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias, get_args
 
@@ -27,11 +28,12 @@ from orchestrator.export.example import ExampleInputs, observe
 from orchestrator.export.interface import Interface
 from orchestrator.export.streams import Layout, pack, unpack
 from orchestrator.files import atomic_write
+from orchestrator.lookup import find
 from orchestrator.models.build import build_model
 from orchestrator.models.imagenet import imagenet_example
 from orchestrator.models.spec import is_classifier, names_known_code
 from orchestrator.pruning.channels.graph import Kept
-from orchestrator.pruning.channels.shrink import shrink
+from orchestrator.structures import build_network, own_class
 from orchestrator.train_state import Tensors
 from orchestrator.training.int8_weights import SCALE, quantised, restored
 from orchestrator.training.state import model_tensors
@@ -52,7 +54,7 @@ class Network:
     """Hold what a packed file says of its network: how to build it, its inputs and its outputs.
 
     `arguments`: what the data tells the model's function (see `Data.model_arguments`). `channels`: the configuration of
-    those that are left; {} is the whole architecture.
+    those that are left; {} is the whole architecture. `structure`: the fields of a structure of your own.
     """
 
     model: str
@@ -61,15 +63,21 @@ class Network:
     channels: Kept
     interface: Interface
     folded: bool
+    structure: Mapping[str, Any] | None = None
 
     def build(self) -> nn.Module:
         """Return the architecture in evaluation mode, without its weights. Raises ConfigError, ExportError."""
         arguments = {name: _with_tuples(value) for name, value in self.arguments.items()}
-        module = build_model(self.model, self.options, arguments, seed=0)
-        module = shrink(module, self.channels).eval()
+        dense = partial(build_model, self.model, self.options, arguments, seed=0)
+        module = build_network(self.structure, self.channels, dense).eval()
         if self.folded:
             fold_batch_norm(module)
         return module
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields; a structure only where there is one."""
+        content = asdict(self)
+        return content if self.structure else {name: content[name] for name in content if name != "structure"}
 
 
 def save_packed(
@@ -80,6 +88,7 @@ def save_packed(
     options: Mapping[str, Any] | None = None,
     arguments: Mapping[str, Any] | None = None,
     channels: Kept | None = None,
+    structure: Mapping[str, Any] | None = None,
     example: ExampleInputs | None = None,
     weights: WeightType = "exact",
     fold: bool = False,
@@ -88,8 +97,9 @@ def save_packed(
 
     `model` and `options` name the architecture, as in an Experiment; `arguments` are what the data tells its function
     (see `Data.model_arguments`); `channels` is the configuration of those that are left where some were removed (as
-    `fewer_channels` gives it). `example`: real inputs, of which the file says names, types and shapes; without it the
-    file says nothing of them. Of a classifier of torchvision or timm for ImageNet both may be left out.
+    `fewer_channels` gives it), `structure` the fields of a structure of your own (see `Record.structure`). `example`:
+    real inputs, of which the file says names, types and shapes; without it the file says nothing of them. Of a
+    classifier of torchvision or timm for ImageNet both may be left out.
     `weights`: those of two or more dimensions as "float16", or as "int8" with a scale a channel (see `quantised`);
     biases and statistics of norms stay as they are. `fold`: batch norm is folded into the convolutions first, which is
     checked on the example. Without either the loaded module is equal bit by bit, but for the sign of zeros.
@@ -106,7 +116,7 @@ def save_packed(
         example = ExampleInputs(inputs, about=about)
     interface = observe(in_float32(module), example).call.interface if example else Interface()
     given = [json_options(name, dict(value or {})) for name, value in (("options", options), ("arguments", arguments))]
-    network = Network(model, given[0], given[1], channels or {}, interface, fold)
+    network = Network(model, given[0], given[1], channels or {}, interface, fold, structure)
     if fold:
         if example is None:
             raise ExportError(
@@ -119,21 +129,27 @@ def save_packed(
     layouts, streams = pack(store(whole))
     tensors = {name: [layout.dtype, layout.shape, layout.kept] for name, layout in layouts.items()}
     with atomic_write(path) as temporary:
-        temporary.write_bytes(_sealed({"format": PACKED_FORMAT, **asdict(network), "tensors": tensors}, streams))
+        temporary.write_bytes(_sealed({"format": PACKED_FORMAT, **network.to_json(), "tensors": tensors}, streams))
     return path
 
 
-def load_packed(path: str | Path, *, model: str | None = None) -> nn.Module:
+def load_packed(path: str | Path, *, model: str | None = None, structure: str | None = None) -> nn.Module:
     """Return the network of a packed file in evaluation mode, with weights in the types of its architecture.
 
     A file does not decide which code runs: one of a function of your own (`package.module:function`) is read only if
-    `model` names that function.
+    `model` names that function, and one with a structure of your own only if `structure` names its class.
 
     Raises DamagedError for a file that is cut short, changed, or of a newer format; ConfigError for one that is not
     there, whose model is not the one named, or whose model this installation cannot build.
     """
     network, layouts, streams = _open(path)
     _check_trusted(path, network.model, model)
+    if (own := own_class(network.structure)) is not None:
+        if own != structure:
+            raise ConfigError(
+                f"{path} holds a structure of {own!r}: pass structure={own!r} if that class is to build it"
+            )
+        find(own, "structure", callable)  # its module defines the class
     try:
         module = network.build()
     except (ConfigError, ExportError) as error:

@@ -8,17 +8,21 @@ from orchestrator.errors import DamagedError, OrchestratorError
 from orchestrator.export.recorded_task import class_of_task
 from orchestrator.models.spec import names_known_code
 from orchestrator.record import Record
+from orchestrator.structures import own_class
 
 
 def named_code(record: Record) -> dict[str, str]:
-    """Return the functions and the class of the user's that a record names for its model, data and task, by these."""
+    """Return the functions and classes of the user's that a record names for its model, data, task and structure."""
     found: dict[str, str] = {}
     for name in ("model", "data"):
         spec = str(setting(record, name))
         if not (names_known_code(spec) if name == "model" else ":" not in spec):
             found[name] = spec
-    own = class_of_task(setting(record, "task"))
-    return found if own is None else {**found, "task": own}
+    if (own := class_of_task(setting(record, "task"))) is not None:
+        found["task"] = own
+    if (own := own_class(record.structure)) is not None:
+        found["structure"] = own
+    return found
 
 
 def named_in_script(record: Record) -> dict[str, str]:

@@ -30,14 +30,24 @@ class Runtime(NamedTuple):
     sparse_kernels: bool = False
 
 
-def runtime_of(path: Path, call: Call, model: str | None = None) -> Runtime:
+class Code(NamedTuple):
+    """Name the code of the user's that a packed file may use, "package.module:name" (see `load_packed`)."""
+
+    model: str | None = None
+    structure: str | None = None
+
+
+NO_CODE = Code()
+
+
+def runtime_of(path: Path, call: Call, code: Code = NO_CODE) -> Runtime:
     """Import and return the runtime for a file. Raises ConfigError for an ending that no runtime has.
 
-    `call`: what goes in and comes out. `model` names what builds the network of a packed file (see `load_packed`).
+    `call`: what goes in and comes out. `code`: what builds the network of a packed file.
     """
     for ending, imported in _IMPORTS.items():
         if path.name.endswith(ending):
-            return imported(call, model)
+            return imported(call, code)
     raise ConfigError(f"a file to run must end in one of {', '.join(_IMPORTS)}, got {path}")
 
 
@@ -46,7 +56,7 @@ def not_run(path: Path) -> str | None:
     return "Core ML runs on macOS only" if path.name.endswith(_COREML) and platform.system() != "Darwin" else None
 
 
-def _torch(call: Call, model: str | None) -> Runtime:
+def _torch(call: Call, code: Code) -> Runtime:
     import torch
 
     from orchestrator.export.batch_norm import in_float32
@@ -56,7 +66,7 @@ def _torch(call: Call, model: str | None) -> Runtime:
 
     def load(path: Path, threads: int) -> Run:
         torch.set_num_threads(threads)
-        module = in_float32(load_packed(path, model=model))
+        module = in_float32(load_packed(path, model=code.model, structure=code.structure))
 
         @torch.inference_mode()
         def run(arrays: Sequence[Array]) -> list[Array]:
@@ -67,7 +77,7 @@ def _torch(call: Call, model: str | None) -> Runtime:
     return Runtime(f"torch {torch.__version__}", load)
 
 
-def _onnx(call: Call, _: str | None) -> Runtime:
+def _onnx(call: Call, _: Code) -> Runtime:
     import onnxruntime
 
     def load(path: Path, threads: int) -> Run:
@@ -85,7 +95,7 @@ def _onnx(call: Call, _: str | None) -> Runtime:
     return Runtime(f"onnxruntime {onnxruntime.__version__}", load)
 
 
-def _executorch(call: Call, _: str | None) -> Runtime:
+def _executorch(call: Call, _: Code) -> Runtime:
     from importlib.metadata import version
 
     import torch
@@ -107,7 +117,7 @@ def _executorch(call: Call, _: str | None) -> Runtime:
     return Runtime(f"executorch {version('executorch')}", load)
 
 
-def _coreml(call: Call, _: str | None) -> Runtime:
+def _coreml(call: Call, _: Code) -> Runtime:
     """Load a Core ML file. Written without a Mac, from the documentation of coremltools alone."""
     import coremltools
 
@@ -152,7 +162,7 @@ def sample_by_sample(run_each: Callable[[list[list[Array]]], list[list[Array]]],
     return all_of
 
 
-_IMPORTS: dict[str, Callable[[Call, str | None], Runtime]] = {
+_IMPORTS: dict[str, Callable[[Call, Code], Runtime]] = {
     ".safetensors": _torch,
     ".onnx": _onnx,
     ".pte": _executorch,

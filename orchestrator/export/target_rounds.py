@@ -15,13 +15,13 @@ from orchestrator.export.targets import TARGETS
 from orchestrator.export.targets.side_by_side import CANNOT, Cell, compare_on, save_cells
 from orchestrator.files import check_writable
 from orchestrator.formatting import no_rounds
+from orchestrator.ofa.subnet import is_supernet
 from orchestrator.record import Record
 from orchestrator.report import path_records
 from orchestrator.report.chapters.exported import recommended_rounds, round_line
 from orchestrator.report.target_table import TargetTable, cell_line
 from orchestrator.report.targets_page import print_targets, save_targets_page
 from orchestrator.storage.ledger import Ledger
-from orchestrator.structures import structure_class
 from orchestrator.validate import one_of
 
 _COLUMNS = {"unstructured": "masks", "subnet": "OFA"}  # by what `structure` returns
@@ -103,7 +103,7 @@ def recommended_of_each(records: Sequence[Record]) -> list[Record]:
     If the dense network is recommended, the round that is best on validation takes its place. Supernets, which are many
     networks, are left out. Raises ConfigError as `recommended_rounds` does.
     """
-    networks = [record for record in records if not structure_class(record.channels).is_family]
+    networks = [record for record in records if not is_supernet(record.channels)]
     columns = {record.experiment: column(record) for record in networks if record.round}
     found: dict[str, Record] = {}
     for name in sorted(set(columns.values()), key=lambda name: (*_ORDER, name).index(name)):

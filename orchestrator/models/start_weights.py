@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from orchestrator.errors import ConfigError
+from orchestrator.errors import ConfigError, StorageError
 from orchestrator.experiment import Experiment
 from orchestrator.models.classifiers import published_tensors
 from orchestrator.models.ofa_networks import ImageArguments, chain
@@ -19,11 +19,10 @@ from orchestrator.models.spec import OFA, is_classifier
 from orchestrator.ofa.architecture import Architecture
 from orchestrator.ofa.elastic import subnet_tensors
 from orchestrator.ofa.spaces import find_space
-from orchestrator.ofa.subnet import Elastic
+from orchestrator.ofa.subnet import is_supernet
 from orchestrator.pruning.masks import matches
-from orchestrator.pruning.structure import COUNTED
 from orchestrator.storage.ledger import Ledger
-from orchestrator.storage.opening import open_store
+from orchestrator.storage.opening import open_existing
 from orchestrator.train_state import Tensors
 
 MAX_NAMES = 5  # names of tensors in a message
@@ -43,9 +42,9 @@ def load_start_weights(module: nn.Module, experiment: Experiment, arguments: Map
     if path is not None and published:
         raise ConfigError(f"a model starts from start_from or from pretrained weights, got both for {model!r}")
     if path is not None:
-        storage, is_round, key = path.rpartition("#")
         source = f"start_from {path!r}"
-        given = _of_round(storage, key, experiment, arguments) if is_round else _read(path)
+        is_round = "#" in path and not Path(path).is_file()
+        given = _of_round(path, experiment, arguments) if is_round else _read(path)
     elif published:
         source = f"the published weights of {model}"
         given = published_tensors(model, experiment.model_options, arguments)
@@ -75,9 +74,13 @@ def _read(path: str) -> Tensors:
         ) from error
 
 
-def _of_round(storage: str, key: str, experiment: Experiment, arguments: Mapping[str, Any]) -> Tensors:
+def _of_round(path: str, experiment: Experiment, arguments: Mapping[str, Any]) -> Tensors:
     """Return the final tensors of a stored round; of a supernet, those of the experiment's own architecture."""
-    ledger = Ledger(open_store(storage))
+    storage, _, key = path.rpartition("#")
+    try:
+        ledger = Ledger(open_existing(storage))
+    except StorageError as error:
+        raise ConfigError(f"start_from must be a file that exists, or STORAGE#KEY, got {path!r}: {error}") from error
     found = [record for record in ledger.records([]) if key and record.key.startswith(key)]
     if len(found) != 1:
         raise ConfigError(
@@ -86,7 +89,7 @@ def _of_round(storage: str, key: str, experiment: Experiment, arguments: Mapping
         )
     tensors = ledger.load(found[0])[0].model
     content = found[0].channels or {}
-    if content.keys() - COUNTED != Elastic.json_fields:
+    if not is_supernet(content):
         return tensors
     if experiment.model != f"{OFA}{content['space']}":
         raise ConfigError(

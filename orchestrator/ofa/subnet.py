@@ -19,7 +19,7 @@ from orchestrator.ofa.elastic import Supernet, skeleton, subnet_tensors, tensor_
 from orchestrator.ofa.extract import extract, network_of
 from orchestrator.ofa.sort import sort_channels
 from orchestrator.ofa.spaces import Space
-from orchestrator.pruning.structure import DenseNetwork, Structure
+from orchestrator.pruning.structure import Structure
 from orchestrator.train_state import TrainState
 
 SMALLEST = "smallest_"  # before the names of the smallest network's metrics
@@ -31,24 +31,6 @@ class Elastic(Structure):
 
     space: Space
     arguments: ImageArguments
-
-    json_fields = frozenset({"space"})
-    is_family = True
-
-    @classmethod
-    def from_json(cls, content: Mapping[str, Any], network: DenseNetwork) -> Elastic:
-        supernet, space = network.supernet, content["space"]
-        if not isinstance(supernet, Elastic):
-            raise ConfigError(f"it is of the space {space!r:.100}, in a path that trains no supernet")
-        if space != supernet.space.name:
-            raise ConfigError(f"it is of the space {space!r:.100}, not {supernet.space.name!r}")
-        return supernet
-
-    @classmethod
-    def options(cls, content: Mapping[str, Any]) -> dict[str, Any]:
-        raise ConfigError(
-            "it is a supernet of many networks: orchestrator ofa search finds one in it, whose round can be exported"
-        )
 
     @staticmethod
     def of(space: Space, arguments: Mapping[str, Any]) -> Elastic:
@@ -121,18 +103,6 @@ class Subnet(Structure):
     supernet: Elastic
     architecture: Architecture
 
-    json_fields = frozenset({"space", "architecture"})
-    title = "subnet"
-
-    @classmethod
-    def from_json(cls, content: Mapping[str, Any], network: DenseNetwork) -> Subnet:
-        supernet = Elastic.from_json(content, network)
-        return Subnet(supernet, supernet.space.check(Architecture.from_json(content["architecture"])))
-
-    @classmethod
-    def options(cls, content: Mapping[str, Any]) -> dict[str, Any]:
-        return {"architecture": content["architecture"]}
-
     @property
     def network(self) -> object:
         return self.architecture
@@ -196,3 +166,22 @@ def _counted(cost: SubnetCost, largest: SubnetCost) -> dict[str, Any]:
         "parameters": [cost.parameters, largest.parameters],
         "kept": {},
     }
+
+
+def is_elastic(content: Mapping[str, Any] | None) -> bool:
+    """Return whether a record's `channels` are those of `Elastic` or `Subnet`."""
+    return content is not None and "space" in content
+
+
+def is_supernet(content: Mapping[str, Any] | None) -> bool:
+    """Return whether a record's `channels` are those of `Elastic`, which is many networks."""
+    return is_elastic(content) and "architecture" not in (content or {})
+
+
+def structure_from_json(content: Mapping[str, Any], supernet: Elastic) -> Structure:
+    """Return the structure that `to_json` described. Raise ConfigError if it is not of `supernet`."""
+    if content.get("space") != supernet.space.name:
+        raise ConfigError(f"it is of the space {content.get('space')!r:.100}, not {supernet.space.name!r}")
+    if is_supernet(content):
+        return supernet
+    return Subnet(supernet, supernet.space.check(Architecture.from_json(content["architecture"])))

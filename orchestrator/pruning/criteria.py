@@ -10,6 +10,7 @@ from torch import Tensor
 
 from orchestrator.errors import ConfigError
 from orchestrator.lookup import lookup
+from orchestrator.user_code import called
 
 Criterion: TypeAlias = Callable[[Tensor, Tensor | None], Tensor]
 """`(weight, gradient or None) -> score`: floating point (not NaN), of the weight's shape, any sign; higher is kept."""
@@ -66,10 +67,10 @@ def resolve_criterion(name: str) -> Criterion:
 def score(criterion: Criterion, name: str, weight: Tensor, gradient: Tensor | None) -> Tensor:
     """Return the scores of the weight tensor `name`, with its shape, on its device.
 
-    Raises ConfigError if weight or gradient is not finite, or the criterion breaks its rule or lacks gradients.
+    Raises ConfigError if weight or gradient is not finite, or the criterion fails, breaks its rule or lacks gradients.
     """
+    criterion_name = getattr(criterion, "__name__", repr(criterion))
     if gradient is None and needs_gradients(criterion):
-        criterion_name = getattr(criterion, "__name__", repr(criterion))
         raise ConfigError(
             f"criterion {criterion_name} reads gradients, but none were given: pass gradients=, dL/dw by name"
         )
@@ -77,7 +78,8 @@ def score(criterion: Criterion, name: str, weight: Tensor, gradient: Tensor | No
     if gradient is not None:
         _check_finite("gradients", name, gradient)
         gradient = gradient.to(weight.device)
-    scores = criterion(weight, gradient).to(weight.device)
+    with called(f"criterion {criterion_name!r}, called with (weight, gradient),", criterion):
+        scores = criterion(weight, gradient).to(weight.device)
     if scores.shape != weight.shape or not scores.is_floating_point():
         raise ConfigError(
             f"a criterion must give floating-point scores of the weight's shape {tuple(weight.shape)}, "

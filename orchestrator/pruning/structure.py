@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -18,62 +18,15 @@ from orchestrator.train_state import Tensors, TrainState
 from orchestrator.training.masked import Masked
 from orchestrator.validate import one_of
 
-COUNTED = frozenset({"unit", *UNITS, "kept"})  # what each structure's JSON has (see `Record.channels`)
-
-
-class DenseNetwork(Protocol):
-    """Hold what a structure is read for: the dense network of a path (see `Problem`)."""
-
-    @property
-    def prunable(self) -> Mapping[str, tuple[int, ...]]: ...
-
-    @property
-    def channels(self) -> ChannelGraph | None: ...
-
-    @property
-    def supernet(self) -> Structure | None: ...
-
 
 @runtime_checkable
 class Structure(Protocol):
     """Describe what is left of the dense network.
 
     The methods below describe the whole network. A structure is a frozen dataclass that derives from this class and
-    overrides what differs. One that a record describes (`to_json`) has `json_fields`, overrides `from_json`, and one of
-    `options` and `cut`, by which its network is built again without a path. No other file needs to know it.
-
-    `json_fields`: the names in its JSON beside those of `COUNTED`, by which a record finds its structure again.
-    `is_family`: whether it is many networks, of which none can be exported. `title`: what tables call it; None: what
-    its selection is called.
+    overrides what differs. No other file needs to know its class: a record has its fields, which JSON must be able to
+    hold, but for the masks that `tensors` returns (see `orchestrator.structures`).
     """
-
-    json_fields: ClassVar[frozenset[str] | None] = None
-    is_family: ClassVar[bool] = False
-    title: ClassVar[str | None] = None
-
-    @classmethod
-    def from_json(cls, content: Mapping[str, Any], network: DenseNetwork) -> Structure:
-        """Return the structure that `to_json` described, without its tensors.
-
-        Raises ConfigError if it is not one of `network`.
-        """
-        return Dense()
-
-    @classmethod
-    def options(cls, content: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the options that build this network, described by `to_json`, by its model's name, before `cut`.
-
-        Raises ConfigError if no options build it.
-        """
-        return {}
-
-    @classmethod
-    def cut(cls, content: Mapping[str, Any], module: nn.Module) -> nn.Module:
-        """Return `module`, which `options` built and which may be changed, with the shape that `to_json` described.
-
-        Raises ConfigError if it cannot have that shape.
-        """
-        return module
 
     @property
     def channels(self) -> Kept:
@@ -116,7 +69,7 @@ class Structure(Protocol):
         return []
 
     def to_json(self) -> dict[str, Any] | None:
-        """Return what a record says of the channels (see `Record.channels`), or None if it says nothing of them."""
+        """Return what a record says of channels (see `Record.channels`), or None if it says nothing of them."""
         return None
 
     def metrics(self) -> dict[str, float]:
@@ -210,20 +163,13 @@ class FewerChannels(Structure):
     graph: ChannelGraph
     unit: Unit = "macs"
 
-    json_fields = frozenset()
-
-    @classmethod
-    def from_json(cls, content: Mapping[str, Any], network: DenseNetwork) -> Structure:
-        if network.channels is None:
-            raise ConfigError("it has fewer channels, in a path that removes none")
+    @staticmethod
+    def from_json(content: Mapping[str, Any], graph: ChannelGraph) -> FewerChannels:
+        """Return the structure that `to_json` described. Raise ConfigError if it is not of the network of `graph`."""
         kept: Kept = content.get("kept", {})
-        check_configuration(network.channels, kept)
+        check_configuration(graph, kept)
         unit: Any = content.get("unit")
-        return FewerChannels(kept, network.channels, one_of("unit", unit, UNITS))
-
-    @classmethod
-    def cut(cls, content: Mapping[str, Any], module: nn.Module) -> nn.Module:
-        return shrink(module, content.get("kept", {}))
+        return FewerChannels(kept, graph, one_of("unit", unit, UNITS))
 
     @property
     def channels(self) -> Kept:

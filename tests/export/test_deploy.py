@@ -35,7 +35,7 @@ from orchestrator.export.deploy import FORMATS, Candidate, deploy
 from orchestrator.export.example import observe
 from orchestrator.export.measure import DataSource, measure, measure_here
 from orchestrator.export.proof import ExportedNetworks
-from orchestrator.export.runtimes import not_run
+from orchestrator.export.runtimes import Code, not_run
 from orchestrator.field_json import as_json
 from orchestrator.pruning import AtMost, Channels, Filters, Geometric, Global, Layerwise, NofM, OneShot
 from orchestrator.report.chapters.exported import recommended_rounds
@@ -169,7 +169,7 @@ def test_a_process_of_its_own_measures_an_onnx_file_without_torch(exported, tmp_
     save_arrays(tmp_path / "0.npz", [np.ones((31, 3), np.float32)])
     for name in ("unstructured.safetensors", "unstructured.onnx"):
         apart, here = (
-            way(folder / name, call, sample, SOURCE, expected=tmp_path, model="tiny:model")
+            way(folder / name, call, sample, SOURCE, expected=tmp_path, code=Code("tiny:model"))
             for way in (measure, measure_here)
         )
         assert (apart.speed.runtime, apart.speed.runs) == (here.speed.runtime, here.speed.runs)

@@ -85,7 +85,7 @@ def file(tmp_path: Path) -> Path:
     return path
 
 
-def started(file: Path, **changes: object) -> Experiment:
+def started(file: Path | str, **changes: object) -> Experiment:
     return dataclasses.replace(EXPERIMENT, start_from=str(file), **changes)  # type: ignore[arg-type]
 
 
@@ -166,6 +166,21 @@ def test_a_shared_weight_may_have_either_of_its_names(name: str, file: Path) -> 
     assert name in load_start_weights(module, started(file), SHAPE)
     assert torch.equal(module.one.weight, weight)
     assert module.one.weight is module.two.weight
+
+
+def test_a_file_may_have_the_sign_of_a_stored_round_in_its_name(file: Path, tmp_path: Path) -> None:
+    plain = keys(started(file))
+    assert keys(started(file.rename(tmp_path / "ok#1.safetensors"))) == plain
+
+
+def test_a_storage_that_does_not_exist_is_named_and_not_made(tmp_path: Path) -> None:
+    missing = tmp_path / "missing"
+    with pytest.raises(
+        ConfigError,
+        match=r"^start_from must be a file that exists, or STORAGE#KEY, got '.*missing#3f': folder .*missing does not",
+    ):
+        load_problem(started(f"{missing}#3f"))
+    assert not missing.exists()
 
 
 Change = Callable[[dict[str, Tensor]], object]

@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from orchestrator import prune
 from orchestrator.errors import ConfigError
 from orchestrator.pruning import (
+    Criterion,
     gradient_magnitude,
     magnitude,
     needs_gradients,
@@ -47,6 +49,25 @@ def test_only_who_reads_gradients_is_given_them() -> None:
     assert not needs_gradients(random)
     with pytest.raises(ConfigError, match="criterion own reads gradients, but none were given: pass gradients="):
         prune_globally({"w": torch.ones(4)}, 0.5, criterion=own)
+
+
+@pytest.mark.parametrize(
+    ("criterion", "words"),
+    [
+        (
+            lambda w: w,
+            r"'<lambda>', called with \(weight, gradient\), failed: TypeError: .* \(.*test_prune_criteria.py:\d+",
+        ),
+        (lambda w, g: w.no_such_method(), "failed: AttributeError: .* object has no attribute 'no_such_method'"),
+        (lambda w, g: 3, "failed: AttributeError: 'int' object has no attribute 'to'"),
+        (3, "criterion '3', called with .* failed: TypeError: 'int' object is not callable"),
+    ],
+)
+def test_a_criterion_that_fails_is_one_sentence(criterion: Criterion, words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        prune_globally({"w": torch.ones(4)}, 0.5, criterion=criterion)
+    with pytest.raises(ConfigError, match=words):
+        prune(nn.Linear(2, 2), 0.5, criterion=criterion)
 
 
 def scores_of(weight: Tensor, seed: int) -> Tensor:

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import pickle
-from dataclasses import replace
 
 import pytest
 import torch
 from torch import nn
 
 from orchestrator.errors import ConfigError, DamagedError
-from orchestrator.experiment import Problem
-from orchestrator.objective import Objective
 from orchestrator.pruning.channels.graph import ChannelGraph
 from orchestrator.pruning.channels.trace import trace_channels
 from orchestrator.pruning.structure import Dense, FewerChannels, Masks, Structure
-from orchestrator.structures import read_structure
 from orchestrator.train_state import TrainState
 
 KEPT = {"0": {"out": [1, 2]}, "2": {"in": [1, 2]}}
@@ -105,15 +101,11 @@ def test_the_record_of_channels_gives_the_structure_back(graph: ChannelGraph) ->
     # A kept channel costs 1 weight, 1 bias and 2 weights of its readers, 3 multiplications at each of 4 places.
     assert content == {"unit": "parameters", "parameters": [28, 32], "macs": [40, 52], "kept": KEPT}
     assert structure.metrics() == {"parameters_kept": 28 / 32, "macs_kept": 40 / 52}
-    network = Problem({}, "", "", Objective("accuracy", higher_is_better=True), channels=graph)
-    assert read_structure(content, network) == structure
-    assert read_structure(FewerChannels({}, graph).to_json(), network) == FewerChannels({}, graph)
-    assert read_structure(None, network) == Dense()
+    assert FewerChannels.from_json(content, graph) == structure
+    assert FewerChannels.from_json(FewerChannels({}, graph).to_json(), graph) == FewerChannels({}, graph)
     for changes in ({"unit": "pixels"}, {"kept": {"0": {"out": [3]}}}, {"kept": [1]}):
         with pytest.raises(ConfigError):
-            read_structure({**content, **changes}, network)
-    with pytest.raises(ConfigError, match="fewer channels, in a path that removes none"):
-        read_structure(content, replace(network, channels=None))
+            FewerChannels.from_json({**content, **changes}, graph)
 
 
 @pytest.mark.parametrize("index", range(4))

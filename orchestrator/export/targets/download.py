@@ -10,7 +10,7 @@ import pyarrow
 import torch
 from safetensors.torch import save
 
-from orchestrator.errors import ExportError
+from orchestrator.errors import OrchestratorError
 from orchestrator.export.batch_norm import in_float32
 from orchestrator.export.deploy import PACKED
 from orchestrator.export.originals import Original
@@ -40,7 +40,7 @@ class DownloadTarget:
         for form in PACKED:
             try:
                 found[form] = self._packed(original, folder, form)
-            except ExportError as error:  # such as a weight that float16 cannot hold
+            except OrchestratorError as error:  # such as a weight that float16 cannot hold
                 found[form] = TargetFile(None, None, reason=str(error))
         return found
 
@@ -53,10 +53,11 @@ class DownloadTarget:
             options=candidate.options,
             arguments=candidate.arguments,
             channels=candidate.channels,
+            structure=candidate.structure,
             example=candidate.example,
             weights=PACKED[form],
         )
-        run = runtime_of(path, original.observed.call, candidate.model).load(path, torch.get_num_threads())
+        run = runtime_of(path, original.observed.call, candidate.code).load(path, torch.get_num_threads())
         return TargetFile(path.stat().st_size, run, exact=PACKED[form] == "exact")
 
 
