@@ -16,6 +16,15 @@ _TRAVELS = "download"  # the target that no time belongs to
 
 
 @dataclass(frozen=True)
+class _Choice:
+    """Hold a file, what its target asks of it, and whether it is as good as the dense network."""
+
+    good: bool
+    cost: float
+    cell: Cell
+
+
+@dataclass(frozen=True)
 class TargetTable:
     """Hold the cells of several targets, and the rounds of their networks by name, the dense one first."""
 
@@ -78,12 +87,8 @@ class TargetTable:
         return cell.cycles if cell.cycles is not None else cell.seconds
 
     def times_dense(self, cell: Cell) -> float | None:
-        """Return how many times cheaper than the dense network's first file a file is; None where a cost is unknown.
-
-        Both are for the same chip or number of threads.
-        """
-        alike = (each for each in self.cells if location(each) == location(cell))
-        dense = next((each for each in alike if each.network == self._dense_name), None)
+        """Return how many times cheaper a file is than the dense network's in its row; None where a cost is unknown."""
+        dense = self.cell(cell.target, cell.file, self._dense_name)
         mine, theirs = self.cost(cell), self.cost(dense) if dense else None
         return theirs / mine if theirs and mine else None
 
@@ -91,41 +96,39 @@ class TargetTable:
         """Return which network to take for a target, and why: a sentence for each chip or number of threads.
 
         Networks are chosen by validation data. A file must not lose more than they may in comparison with its own
-        network.
+        network. Gains are over the dense network's cheapest such file, so that rounding alone is no gain.
         """
         mine = self._measured(target)
         if not mine:
             reasons = dict.fromkeys(cell.reason for cell in self.cells if cell.target == target and cell.reason)
             return f"{target}: nothing was measured, because {'; '.join(reasons)}."
         locations = dict.fromkeys(location(cell) for cell in mine)
-        here = [[cell for cell in mine if location(cell) == each] for each in locations]
-        return " ".join(f"{self._choice(cells)}{self._gains(cells)}" for cells in here)
+        return " ".join(self._choice(each, [cell for cell in mine if location(cell) == each]) for each in locations)
 
-    def _choice(self, mine: Sequence[Cell]) -> str:
-        where, travels = location(mine[0]), mine[0].target == _TRAVELS
-        known = [(cost, cell) for cell in mine if (cost := self.cost(cell)) is not None and self._keeps(cell)]
-        if not known:
+    def _choice(self, where: str, mine: Sequence[Cell]) -> str:
+        files = self._cheapest(mine)
+        dense, best = files.get(self._dense_name), next(iter(files.values()), None)
+        if best is None or not best.good:
             return f"For {where} no file is as good as the dense network."
-        _, best = min(known, key=lambda pair: pair[0])
-        gain = self.times_dense(best)
-        if gain is None:
-            return f"For {where} take {title(best)}, because the dense network could not be had."
-        if gain < NOISE:
-            how = "smaller" if travels else "faster"
-            return f"For {where} take the dense network, because no other one that is as good is {how}."
-        how = "times smaller than" if travels else "times as fast as"
-        value = f", at {self.quantity.text(best.value)}" if best.value is not None else ""
-        return f"For {where} take {title(best)}, because it is {gain:.2f} {how} the dense network{value}."
+        if dense is None or not dense.good:
+            why = "has no file that is as good as itself" if dense else "could not be had"
+            return f"For {where} take {title(best.cell)}, because the dense network {why}."
+        gains, smaller = _gains(dense, files), best.cell.target == _TRAVELS
+        reference = title(dense.cell, "the dense network")
+        if dense.cost / best.cost < NOISE:
+            how = "smaller" if smaller else "faster"
+            return f"For {where} take {reference}, because no other network that is as good is {how}.{gains}"
+        how = f"{dense.cost / best.cost:.2f} times {'smaller than' if smaller else 'as fast as'} {reference}"
+        value = f", at {self.quantity.text(best.cell.value)}" if best.cell.value is not None else ""
+        return f"For {where} take {title(best.cell)}, because it is {how}{value}.{gains}"
 
-    def _gains(self, mine: Sequence[Cell]) -> str:
-        """Return how much each network gains by its cheapest file that is as good, or else by any; "" if unknown."""
-        found: dict[str, tuple[bool, float]] = {}
-        for cell in mine:
-            gain = self.times_dense(cell)
-            if gain is not None and cell.network != self._dense_name:
-                found[cell.network] = max(found.get(cell.network, (False, 0.0)), (self._keeps(cell), gain))
-        gains = [f"{heading(n)} {gain:.2f}x{'' if good else ' (not as good)'}" for n, (good, gain) in found.items()]
-        return f" Gains: {', '.join(gains)}." if gains else ""
+    def _cheapest(self, mine: Sequence[Cell]) -> dict[str, _Choice]:
+        """Return the cheapest file that is as good of each network, or else its cheapest; the best of all is first."""
+        choices = [_Choice(self._keeps(cell), cost, cell) for cell in mine if (cost := self.cost(cell))]
+        found: dict[str, _Choice] = {}
+        for choice in sorted(choices, key=lambda each: (not each.good, each.cost)):
+            found.setdefault(choice.cell.network, choice)
+        return found
 
     @property
     def reasons(self) -> list[str]:
@@ -170,10 +173,20 @@ def location(cell: Cell) -> str:
     return f"{cell.target} on {cell.where}" if cell.where else cell.target
 
 
-def title(cell: Cell) -> str:
-    """Return the name of a network and its file, without the chip or the number of threads."""
+def title(cell: Cell, network: str | None = None) -> str:
+    """Return the name of a network, or `network`, and its file, without the chip or the number of threads."""
     file = cell.file.removesuffix(cell.where).rstrip(", ")
-    return f"{heading(cell.network)} as {file}" if file else heading(cell.network)
+    name = network or heading(cell.network)
+    return f"{name} as {file}" if file else name
+
+
+def _gains(dense: _Choice, files: Mapping[str, _Choice]) -> str:
+    """Return how many times cheaper than the dense network's file each other network's is; "" without others."""
+    others = [(name, file) for name, file in files.items() if file is not dense]
+    texts = [
+        f"{heading(name)} {dense.cost / file.cost:.2f}x{'' if file.good else ' (not as good)'}" for name, file in others
+    ]
+    return f" Gains: {', '.join(texts)}." if texts else ""
 
 
 def cell_line(cell: Cell) -> str:

@@ -324,36 +324,37 @@ ALL = {"dense": 0.9, "masks": 0.9, "channels": 0.9}
     [
         (
             table(DENSE, timed("masks", 4.0), timed("channels", 5.0), **ALL),
-            "For torch take masks as float32, because it is 2.50 times as fast as the dense network, at 90.00 %. "
-            "Gains: masks 2.50x, channels 2.00x.",
+            "For torch take masks as float32, because it is 2.50 times as fast as the dense network as float32, at "
+            "90.00 %. Gains: masks 2.50x, channels 2.00x.",
         ),
         (
             table(DENSE, timed("masks", 4.0), timed("channels", 5.0), dense=0.9, masks=0.8, channels=0.9),
             # masks lose too much on validation
-            "For torch take channels as float32, because it is 2.00 times as fast as the dense network, at 90.00 %. "
-            "Gains: masks 2.50x (not as good), channels 2.00x.",
+            "For torch take channels as float32, because it is 2.00 times as fast as the dense network as float32, at "
+            "90.00 %. Gains: channels 2.00x, masks 2.50x (not as good).",
         ),
         (
             # the file of the masks loses too much
             table(DENSE, timed("masks", 4.0, value=0.5), timed("channels", 5.0), **ALL),
-            "For torch take channels as float32, because it is 2.00 times as fast as the dense network, at 90.00 %. "
-            "Gains: masks 2.50x (not as good), channels 2.00x.",
+            "For torch take channels as float32, because it is 2.00 times as fast as the dense network as float32, at "
+            "90.00 %. Gains: channels 2.00x, masks 2.50x (not as good).",
         ),
         (
             table(DENSE, timed("masks", 9.8), **ALL),
-            "For torch take the dense network, because no other one that is as good is faster. Gains: masks 1.02x.",
+            "For torch take the dense network as float32, because no other network that is as good is faster. "
+            "Gains: masks 1.02x.",
         ),
         (
             table(replace(DENSE, cycles=100.0), replace(timed("masks", 20.0), cycles=50.0), **ALL),
-            "For torch take masks as float32, because it is 2.00 times as fast as the dense network, at 90.00 %. "
-            "Gains: masks 2.00x.",
+            "For torch take masks as float32, because it is 2.00 times as fast as the dense network as float32, at "
+            "90.00 %. Gains: masks 2.00x.",
         ),
         (
             table(DENSE, timed("masks", 4.0), on_two(DENSE, 5.0), on_two(timed("masks", 4.0), 4.0), **ALL),
-            "For torch take masks as float32, because it is 2.50 times as fast as the dense network, at 90.00 %. "
-            "Gains: masks 2.50x. "
-            "For torch on 2 threads take masks as float32, because it is 1.25 times as fast as the dense network, at "
-            "90.00 %. Gains: masks 1.25x.",
+            "For torch take masks as float32, because it is 2.50 times as fast as the dense network as float32, at "
+            "90.00 %. Gains: masks 2.50x. "
+            "For torch on 2 threads take masks as float32, because it is 1.25 times as fast as the dense network as "
+            "float32, at 90.00 %. Gains: masks 1.25x.",
         ),
         (
             table(replace(DENSE, reason="wrong outputs", seconds=None), timed("masks", 4.0), **ALL),
@@ -364,9 +365,18 @@ ALL = {"dense": 0.9, "masks": 0.9, "channels": 0.9}
             "torch: nothing was measured, because get it.",
         ),
         (
-            table(sized("dense", "plain", 100), sized("masks", "packed-int8", 5), **ALL),
-            "For download take masks as packed-int8, because it is 20.00 times smaller than the dense network, at "
-            "90.00 %. Gains: masks 20.00x.",
+            # rounding alone makes the dense network as small
+            table(sized("dense", "plain", 100), sized("dense", "int8", 25), sized("masks", "int8", 5), **ALL),
+            "For download take masks as int8, because it is 5.00 times smaller than the dense network as int8, at "
+            "90.00 %. Gains: masks 5.00x.",
+        ),
+        (
+            table(timed("dense", 10.0, value=0.5), timed("masks", 4.0), **ALL),
+            "For torch take masks as float32, because the dense network has no file that is as good as itself.",
+        ),
+        (
+            table(timed("dense", 10.0, value=0.5), timed("masks", 4.0, value=0.5), **ALL),
+            "For torch no file is as good as the dense network.",
         ),
     ],
 )
@@ -422,6 +432,42 @@ def test_the_gain_stands_beside_what_a_target_asks() -> None:
     given = table(DENSE, timed("masks", 4.0), sized("dense", "packed", 100), sized("masks", "packed", 50), **ALL)
     cells = [given.lines(given.cell(*row, "masks")) for row in given.rows]
     assert cells == [["4000 ms (2.50x)", "90.00 %"], ["50 B (2.00x)", "90.00 %"]]
+
+
+MNN = {  # seconds of each file
+    "sparse float32": {"dense": 1.90e-5, "masks": 1.37e-5, "channels": 0.70e-5},
+    "int8 weights": {"dense": 1.42e-5, "masks": 1.58e-5, "channels": 1.48e-5},
+}
+DOWNLOAD = {"plain": {"dense": 4228, "masks": 4228}, "zip": {"dense": 3546, "masks": 1153}}
+
+
+@pytest.mark.parametrize(
+    ("cells", "gains"),
+    [
+        (
+            [replace(timed(n, t), target="mnn", file=file) for file, row in MNN.items() for n, t in row.items()],
+            [
+                ["0.019 ms", "0.014 ms (1.39x)", "0.007 ms (2.71x)"],
+                ["0.014 ms", "0.016 ms (0.90x)", "0.015 ms (0.96x)"],
+            ],
+        ),
+        (
+            [sized(n, file, count) for file, row in DOWNLOAD.items() for n, count in row.items()],
+            [["4.23 kB", "4.23 kB (1.00x)", "no such file"], ["3.55 kB", "1.15 kB (3.08x)", "no such file"]],
+        ),
+        (
+            [DENSE, replace(timed("masks", 4.0), file="int8")],  # the dense network has no such file
+            [["10000 ms", "no such file", "no such file"], ["no such file", "4000 ms", "no such file"]],
+        ),
+        (
+            [replace(DENSE, reason="wrong outputs", short="wrong outputs", seconds=None), timed("masks", 4.0)],
+            [["wrong outputs", "4000 ms", "no such file"]],
+        ),
+    ],
+)
+def test_a_gain_is_over_the_dense_network_in_the_same_row(cells: list[Cell], gains: list[list[str]]) -> None:
+    given = table(*cells, **ALL)
+    assert [[given.lines(given.cell(*row, network))[0] for network in ALL] for row in given.rows] == gains
 
 
 def test_the_picture_has_a_panel_for_each_target() -> None:
