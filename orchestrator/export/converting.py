@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import os
 import warnings
 from collections.abc import Iterator
 
@@ -36,6 +37,19 @@ def quiet() -> Iterator[None]:
             yield
     finally:
         logging.disable(before)
+
+
+@contextlib.contextmanager
+def no_output() -> Iterator[None]:
+    """Discard what C++ prints to the standard output, which `quiet` does not reach."""
+    before = os.dup(1)
+    try:
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), 1)
+        yield
+    finally:
+        os.dup2(before, 1)
+        os.close(before)
 
 
 def check_weights(module: nn.Module) -> None:

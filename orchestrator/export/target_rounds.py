@@ -72,9 +72,7 @@ def compare_rounds(
             except ExportError as error:  # such as one that answers NaN
                 named, why = candidate.name, str(error)
                 cells += [Cell(target=t.name, network=named, reason=why, short=CANNOT) for t in targets]
-        for cell in cells:
-            print(cell_line(cell))
-        cells += compare_on(targets, originals, lambda cell: print(cell_line(cell), flush=True), folder)
+        cells += compare_on(targets, originals, _print_measured, folder)
     networks = {candidate.name: record for candidate, record in zip(candidates, shown, strict=True)}
     table = TargetTable(cells, networks)
     print_targets(table)
@@ -120,12 +118,18 @@ def _network(record: Record) -> tuple[Any, ...]:
 
 
 def _left_out(record: Record, first: Record) -> str:
-    model, data, *_ = _network(first)
+    pairs = zip(_SHARED, _network(first), _network(record), strict=True)
+    name, here, got = next((name, here, got) for name, here, got in pairs if here != got)
     return (
         f"round {record.key[:12]} was left out: rounds side by side must have the same data and task and model, here "
-        f"{data!r} and {model!r} with their options, got {setting(record, 'data')!r} and {setting(record, 'model')!r}: "
-        "give its key alone"
+        f"{name} {here!r}, got {got!r}: give its key alone"
     )
+
+
+def _print_measured(cell: Cell) -> None:
+    """Print a line about a file that was measured; reasons stand below the table, each once with its networks."""
+    if not cell.reason:
+        print(cell_line(cell), flush=True)
 
 
 def _with_one_dense(records: Sequence[Record]) -> list[Record]:

@@ -118,8 +118,9 @@ class AtMost(Pattern):
 
 def check_is_pattern(name: str, value: object) -> None:
     """Raise ConfigError unless `value` is None or a pattern."""
-    if not isinstance(value, Pattern | None):
-        raise ConfigError(f"{name} must be None or a pattern, such as Blocks(4) or AtMost(2, of=4), got {value!r}")
+    if isinstance(value, type) or not isinstance(value, Pattern | None):
+        got = f"the class {value.__name__}: write {value.__name__}(...)" if isinstance(value, type) else repr(value)
+        raise ConfigError(f"{name} must be None or a pattern, such as Blocks(4) or AtMost(2, of=4), got {got}")
 
 
 def best_of_each_group(scores: Tensor, candidates: Tensor, n: int, m: int) -> Tensor:

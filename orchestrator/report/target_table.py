@@ -132,9 +132,13 @@ class TargetTable:
 
     @property
     def reasons(self) -> list[str]:
-        """Return a sentence for each cell that could not be had."""
-        found = dict.fromkeys((cell.target, heading(cell.network), cell.reason) for cell in self.cells if cell.reason)
-        return [": ".join(part for part in parts if part) for parts in found]
+        """Return why cells could not be had: a sentence for each target and reason, with its networks."""
+        found: dict[tuple[str, str], dict[str, None]] = {}
+        for cell in self.cells:
+            if cell.reason:
+                found.setdefault((cell.target, cell.reason), {})[heading(cell.network)] = None
+        lines = ((target, ", ".join(names), reason) for (target, reason), names in found.items())
+        return [": ".join(part for part in parts if part) for parts in lines]
 
     @property
     def notes(self) -> list[str]:

@@ -303,7 +303,8 @@ def test_an_exception_of_the_users_in_the_driver_is_fatal_at_once(tmp_path, monk
     actor = failing_actor(str(tmp_path), monkeypatch)
     assert actor.next_key(True) is None
     reason = actor.status(0).failure
-    assert re.match(rf"ZeroDivisionError: no score today \({re.escape(__file__)}:\d+\)", reason)
+    what = r"criterion 'pruning_fails', called with \(weight, gradient\), failed: "
+    assert re.match(rf"{what}ZeroDivisionError: no score today \({re.escape(__file__)}:\d+\)", reason)
     (failure,) = actor._driver.ledger.failures()
     assert (failure["round"], failure["reason"]) == (1, reason)
     assert actor.next_step() == module.NextStep("end")

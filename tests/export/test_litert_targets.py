@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -21,12 +22,12 @@ from orchestrator.data.dataset import About
 from orchestrator.errors import ExportError
 from orchestrator.export.example import ExampleInputs
 from orchestrator.export.originals import Candidate, Original
-from orchestrator.export.targets import TARGETS, litert
+from orchestrator.export.targets import TARGETS, litert, web_browser
 from orchestrator.export.targets.litert import ask_litert, int8_of, run_of, tflite_of
 from orchestrator.export.targets.side_by_side import Cell, compare_on
 from orchestrator.export.targets.vela import CHIPS, estimated, groups_that_miss, two_of_four
 from orchestrator.export.targets.web import _classes
-from orchestrator.export.targets.web_browser import chromium
+from orchestrator.export.targets.web_browser import Browser, chromium
 
 needs_litert = pytest.mark.skipif(litert.missing_litert() is not None, reason=str(litert.missing_litert()))
 needs_web = pytest.mark.skipif(TARGETS["web"].missing() is not None, reason=str(TARGETS["web"].missing()))
@@ -176,6 +177,52 @@ def test_a_process_that_does_not_answer_is_ended_and_said(tmp_path: Path, monkey
         processes.append(litert._Child._running._process)
     assert [process.returncode for process in processes] == 2 * [-signal.SIGKILL]
     assert processes[0] is not processes[1]
+
+
+FAKE_CHROMIUM = f"""#!{sys.executable} -SE
+import json, os, sys, time
+from http.client import HTTPConnection
+
+def ask(method, path, body=None):
+    connection = HTTPConnection(sys.argv[-1].split("/")[2])
+    connection.request(method, path, body)
+    return connection.getresponse().read()
+
+while True:
+    work = json.loads(ask("GET", "/work"))
+    time.sleep(work.get("seconds", 0))
+    if work.get("ends"):
+        sys.exit(3)
+    ask("POST", "/answer", json.dumps({{"to": work["question"]}}))
+"""
+
+
+@pytest.fixture
+def browser(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Browser:
+    """Return a browser whose page answers what it is asked to, and so costs little."""
+    program = tmp_path / "chromium"
+    program.write_text(FAKE_CHROMIUM)
+    program.chmod(0o700)
+    monkeypatch.setattr(web_browser, "chromium", lambda: str(program))
+    return Browser(tmp_path)
+
+
+def test_a_late_answer_is_not_that_to_the_next_question(browser: Browser, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert browser.ask({"question": 1}) == {"to": 1}
+    with monkeypatch.context() as patch:
+        patch.setattr(web_browser, "_PATIENCE_S", 0.2)
+        with pytest.raises(ExportError, match=r"^Chromium did not answer within 0.2 s, so it was ended$"):
+            browser.ask({"question": 2, "seconds": 0.5})
+    assert browser.ask({"question": 3, "seconds": 0.5}) == {"to": 3}
+
+
+def test_a_chromium_that_ended_is_replaced(browser: Browser) -> None:
+    with pytest.raises(ExportError, match=r"^Chromium ended with exit code 3$"):
+        browser.ask({"question": 1, "ends": True})
+    assert browser.ask({"question": 2}) == {"to": 2}
+    browser._process.kill()  # between two questions
+    browser._process.wait()
+    assert browser.ask({"question": 3}) == {"to": 3}
 
 
 def test_what_is_not_here_says_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

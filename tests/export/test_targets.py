@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +24,7 @@ from orchestrator.__main__ import main
 from orchestrator.errors import ExportError
 from orchestrator.export import kernel_choice, originals, target_rounds
 from orchestrator.export.arrays import Array
+from orchestrator.export.converting import no_output
 from orchestrator.export.example import ExampleInputs
 from orchestrator.export.measure import DataSource
 from orchestrator.export.originals import Candidate, Original
@@ -137,21 +139,25 @@ def test_a_supernet_is_left_out_and_its_networks_are_a_column() -> None:
 
 
 @pytest.mark.parametrize(
-    "changes",
+    ("changes", "differs"),
     [
-        {"data_options": {"samples": 48}, "training": replace(tiny.EXPERIMENT.training, batch_size=8)},
-        {"model": "tiny:deeper"},
-        {"model_options": {"norm": False}},
+        (
+            {"data_options": {"samples": 48}, "training": replace(tiny.EXPERIMENT.training, batch_size=8)},
+            "data_options {}, got {'samples': 48}",
+        ),
+        ({"model": "tiny:deeper"}, "model 'tiny:model', got 'tiny:deeper'"),
+        ({"model_options": {"norm": False}}, "model_options {}, got {'norm': False}"),
     ],
 )
 def test_keys_of_different_data_or_models_are_left_out_in_one_sentence(
-    changes: dict[str, Any], storage: tuple[str, list[Record]], capsys: pytest.CaptureFixture[str]
+    changes: dict[str, Any], differs: str, storage: tuple[str, list[Record]], capsys: pytest.CaptureFixture[str]
 ) -> None:
     (other,) = run(replace(tiny.EXPERIMENT, name="other", path=OneShot(0.5), **changes), storage[0])[-1:]
     asked = ["targets", storage[0], storage[1][-1].key, other.key, *TRUST, "--on", "download"]
     assert main(asked) == 1
     shown = capsys.readouterr()
     assert f"round {other.key[:12]} was left out: rounds side by side must have the same data and task" in shown.err
+    assert f"here {differs}: give its key alone" in shown.err
     assert "For download " in shown.out, "the rest of the table is still made"
     assert other.key[:12] not in shown.out
     assert main(["targets", storage[0], other.key, *TRUST, "--trust", "tiny:deeper", "--on", "download"]) == 0
@@ -175,7 +181,9 @@ def test_a_network_that_answers_nan_is_a_column_of_reasons(
     monkeypatch.setattr(kernel_choice, "NETWORK_SECONDS", 0.0)
     keys = [each.key for each in storage[1] if each.round]
     assert main(["targets", storage[0], *keys, *TRUST, "--on", "download,torch", "--report", str(tmp_path)]) == 0
-    assert "left out: download: 2:4: the network answers NaN or infinity to its example" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "left out: download: 2:4: the network answers NaN or infinity to its example" in printed
+    assert printed.count("answers NaN or infinity") == 2, "once for each target"
     cells = [Cell(**cell) for cell in json.loads((tmp_path / TARGETS_FILE).read_text())["cells"]]
     assert [(cell.target, cell.network) for cell in cells if cell.reason] == [
         ("download", "2-of-4"),
@@ -260,6 +268,16 @@ def test_a_turn_begins_with_a_call_that_is_not_timed(monkeypatch: pytest.MonkeyP
     with Original.of(candidate(), None) as original:
         (cell,) = compare_on([Made(lambda outputs: outputs)], [original])
     assert cell.seconds == 1.0
+
+
+def test_a_file_that_fails_only_while_it_is_timed_says_why_it_has_no_time() -> None:
+    calls = itertools.count()
+    target = Made(lambda outputs: outputs if next(calls) else 1 / 0)
+    with Original.of(candidate(), None) as original:
+        first, second = compare_on([target, Made(lambda outputs: outputs)], [original])
+    assert first.reason == "it runs, but timing it failed: ZeroDivisionError: division by zero"
+    assert (first.seconds, first.error) == (None, 0.0)
+    assert second.seconds is not None
 
 
 def test_a_form_that_cannot_hold_a_network_leaves_the_others() -> None:
@@ -399,6 +417,17 @@ def test_a_cell_that_could_not_be_had_says_why_in_five_words() -> None:
     assert given.reasons == ["torch: masks: the operator Gru", "mnn: MNN is not installed: run this"]
 
 
+def test_a_reason_of_several_networks_or_files_is_one_line() -> None:
+    why = Cell(target="mnn", network="dense", reason="the operator Dft")
+    cells = [why, replace(why, network="2-of-4"), replace(why, network="2-of-4", file="int8")]
+    given = table(*cells, replace(why, target="web"), replace(why, reason="wrong outputs"), **ALL)
+    assert given.reasons == [
+        "mnn: dense, 2:4: the operator Dft",
+        "web: dense: the operator Dft",
+        "mnn: dense: wrong outputs",
+    ]
+
+
 def test_the_gain_stands_beside_what_a_target_asks() -> None:
     given = table(DENSE, timed("masks", 4.0), sized("dense", "packed", 100), sized("masks", "packed", 50), **ALL)
     cells = [given.lines(given.cell(*row, "masks")) for row in given.rows]
@@ -467,6 +496,13 @@ def test_blocks_are_seen_in_the_weights() -> None:
         layer.weight[5, :] = 0
         assert zeros_in_blocks(layer) == 0.5
     assert zeros_in_blocks(nn.Linear(4, 8)) == 0.0
+
+
+def test_what_a_library_prints_while_it_is_loaded_is_discarded(capfd: pytest.CaptureFixture[str]) -> None:
+    with no_output():
+        os.write(1, b"The device supports: ...")
+    os.write(1, b"ours")
+    assert capfd.readouterr().out == "ours"
 
 
 @pytest.mark.parametrize(("name", "package"), [("mnn", "MNN"), ("openvino", "openvino"), ("onnxruntime", "onnx")])

@@ -138,6 +138,10 @@ def test_what_cannot_be_a_pattern() -> None:
         (lambda: Blocks(1), "Blocks.outputs must be a whole number of 2 or more, got 1"),
         (lambda: AtMost(4, of=4), "AtMost.n must be a whole number from 1 to 3, got 4"),
         (lambda: Global(4), r"Global.pattern must be None or a pattern, such as Blocks\(4\)"),
+        (
+            lambda: Global(Blocks),
+            r"None or a pattern, such as Blocks\(4\).*, got the class Blocks: write Blocks\(\.\.\.\)$",
+        ),
         (lambda: Amc(pattern=Blocks(4)), "Amc.pattern must be None unless mode is 'weights'"),
     ):
         with pytest.raises(ConfigError, match=message):

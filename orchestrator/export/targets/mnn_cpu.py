@@ -16,6 +16,7 @@ from torch import nn
 
 from orchestrator.errors import ExportError
 from orchestrator.export.arrays import Array
+from orchestrator.export.converting import no_output
 from orchestrator.export.originals import Original
 from orchestrator.export.runtimes import Run
 from orchestrator.export.targets.target import TargetFile, onnx_of, sentence
@@ -85,7 +86,8 @@ def _convert(source: Path, path: Path, options: Sequence[str]) -> None:
 
 
 def _load(path: Path, original: Original, threads: int) -> Run:
-    network_api, expr = (import_module(f"MNN.{name}") for name in ("nn", "expr"))
+    with no_output():  # it prints what the processor can do
+        network_api, expr = (import_module(f"MNN.{name}") for name in ("nn", "expr"))
     interface = original.observed.call.interface
     inputs, outputs = [info.name for info in interface.inputs], [info.name for info in interface.outputs]
     runtime = network_api.create_runtime_manager(({"backend": "CPU", "numThread": threads, "precision": "normal"},))

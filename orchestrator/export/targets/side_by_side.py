@@ -106,27 +106,32 @@ def _cells(target: Target, originals: Sequence[Original], folder: Path) -> Itera
         yield _cell(target, original, name, file, seconds, known)
 
 
-def _times(files: Sequence[tuple[Original, str, TargetFile]]) -> list[float | None]:
-    """Return the shortest seconds of each file, by turns; None for one that does not run, or is estimated.
+def _times(files: Sequence[tuple[Original, str, TargetFile]]) -> list[float | Exception | None]:
+    """Return the shortest seconds of each file, by turns; None for one that is not run, or is estimated.
 
-    A turn begins with a call that is not timed, which puts the weights into the caches. Files that do the same work
-    share the shortest: what differs between them is noise.
+    For a file that raises while it is timed, that exception takes the place of the seconds. A turn begins with a call
+    that is not timed, which puts the weights into the caches. Files that do the same work share the shortest: what
+    differs between them is noise.
     """
-    taken: list[list[float] | None] = [[] if file.run and file.cycles is None else None for _, _, file in files]
+    taken: list[list[float] | Exception | None] = [
+        [] if file.run and file.cycles is None else None for _, _, file in files
+    ]
     for _ in range(ROUNDS):
         for place, (original, _, file) in enumerate(files):
-            if (mine := taken[place]) is not None:
+            if isinstance(mine := taken[place], list):
                 try:
                     file.time(original.sample)
                     mine.append(file.time(original.sample))
-                except Exception:  # `_cell` says what it fails with
-                    taken[place] = None
+                except Exception as error:  # a runtime may fail in any way
+                    taken[place] = error
     works = [file.work or place for place, (_, _, file) in enumerate(files)]
     shortest: dict[Hashable, float] = {}
     for work, seconds in zip(works, taken, strict=True):
-        if seconds:
+        if isinstance(seconds, list):
             shortest[work] = min(shortest.get(work, math.inf), *seconds)
-    return [shortest[work] if seconds else None for work, seconds in zip(works, taken, strict=True)]
+    return [
+        shortest[work] if isinstance(seconds, list) else seconds for work, seconds in zip(works, taken, strict=True)
+    ]
 
 
 def _cell(
@@ -134,7 +139,7 @@ def _cell(
     original: Original,
     name: str,
     file: TargetFile,
-    seconds: float | None,
+    seconds: float | Exception | None,
     known: dict[Run, tuple[float, float | None]],
 ) -> Cell:
     """Return one cell. `known` has the error and the objective of what was run before: files may share it."""
@@ -156,6 +161,9 @@ def _cell(
     if file.exact and not error <= TOLERANCE:
         wrong = f"wrong outputs: they differ from torch's by {error:.1g} of the largest"
         return cell(error=error, reason=wrong, short="wrong outputs")
+    if isinstance(seconds, Exception):
+        why = f"it runs, but timing it failed: {one_line(seconds)[:200]}"
+        return cell(error=error, value=value, reason=why, short="timing it failed")
     return done(seconds=seconds, error=error, value=value)
 
 

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import tempfile
 import threading
+import time
 import weakref
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -33,14 +34,21 @@ def chromium() -> str | None:
 
 
 class Browser:
-    """Chromium on a folder of files, which it ends with: when nothing refers to it any more, and at exit."""
+    """Chromium on a folder of files, a new one after one that ended or did not answer.
+
+    It ends when nothing refers to this object any more, and at exit.
+    """
 
     def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._start()
+
+    def _start(self) -> None:
         program = chromium()
         assert program is not None
         self._work: queue.Queue[Any] = queue.Queue()
         self._answers: queue.Queue[Any] = queue.Queue()
-        handler = partial(_Handler, self._work, self._answers, directory=str(folder))
+        handler = partial(_Handler, self._work, self._answers, directory=str(self._folder))
         server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
         server.daemon_threads = True
         threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -50,26 +58,31 @@ class Browser:
         self._process = subprocess.Popen(
             [program, *_FLAGS, f"--user-data-dir={profile}", url], stdout=quiet, stderr=quiet
         )
-        self._finalizer = weakref.finalize(self, _end, self._process, server, profile)
+        self._end = weakref.finalize(self, _end, self._process, server, profile)
 
     def ask(self, work: dict[str, Any]) -> dict[str, Any]:
         """Have the page do a piece of work, and return its answer. Raises ExportError for what went wrong there."""
+        if self._process.poll() is not None:
+            self._end()
+            self._start()
         self._work.put(work)
-        for _ in range(_PATIENCE_S):
+        end = time.monotonic() + _PATIENCE_S
+        while True:
             with contextlib.suppress(queue.Empty):
-                answer: dict[str, Any] = self._answers.get(timeout=1)
+                answer: dict[str, Any] = self._answers.get(timeout=0.1)
                 break
             if self._process.poll() is not None:
                 raise ExportError(f"Chromium ended with exit code {self._process.returncode}")
-        else:
-            raise ExportError(f"Chromium did not answer within {_PATIENCE_S} s")
+            if time.monotonic() > end:
+                self._end()  # or the next question would get its late answer
+                raise ExportError(f"Chromium did not answer within {_PATIENCE_S} s, so it was ended")
         if "error" in answer:
             raise ExportError(f"LiteRT.js cannot run the network ({answer['error'][:300]})")
         return answer
 
 
 def _end(process: subprocess.Popen[bytes], server: ThreadingHTTPServer, profile: str) -> None:
-    process.terminate()
+    process.kill()
     process.wait()
     server.shutdown()
     server.server_close()
