@@ -103,7 +103,7 @@ def timed_anew(module: nn.Module, example: torch.Tensor, *others: Callable[[], o
         chosen = choose_kernels(module, example)
         layouts = [folded(module, ExampleInputs(example)).to(memory_format=each) for each in LAYOUTS]
         ways = [*(partial(network, example) for network in (chosen.module, *layouts)), *others]
-        times = times_by_turns([partial(partial, way) for way in ways], 15)
+        times = times_by_turns([partial(partial, way) for way in ways], 25)
     return len(chosen.sparse), [min(each) for each in times]
 
 
