@@ -69,9 +69,9 @@ def _page(table: TargetTable, picture: Picture | None, drawing: str) -> str:
 {verdicts}
 <div class="wide" tabindex="0" role="region" aria-label="Targets and networks">{_table(table)}</div>
 <p class="note">In a cell: bytes of the file, time or cycles of one sample, and {_text(table.quantity.name)} on the test
-set through the file. In brackets: how many times smaller or faster than the dense network. Times are the shortest of
-several calls, all networks of a target by turns in one process: compare them within a target only. Networks were chosen
-on validation data.</p>
+set through the file. In brackets: how many times smaller or faster than the dense network in the same row. Times are
+the shortest of several calls, all networks of a target by turns in one process: compare them within a target only.
+Networks were chosen on validation data.</p>
 <div class="pictures">{figure}</div>{lists}</main></body></html>
 """
 
