@@ -16,7 +16,6 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 from pyarrow.dataset import dataset
-from waiting import wait_for
 
 from orchestrator.__main__ import main as command
 from orchestrator.data.images import scan
@@ -67,14 +66,14 @@ def test_a_killed_pack_is_no_data_set_and_is_not_written_over(folder: Path, tmp_
     slow = (
         "import pathlib, sys, time, orchestrator.data.parquet_writer as p\n"
         "first = pathlib.Path(sys.argv[2], 'train', '00000.parquet')\n"
-        "def hold(done, total): time.sleep(600 if first.exists() else 0)\n"
+        "def hold(done, total): first.exists() and (print('held', flush=True), time.sleep(600))\n"
         "p.pack(sys.argv[1], sys.argv[2], shard_mb=1, on_progress=hold)"
     )
-    process = subprocess.Popen([sys.executable, "-c", slow, str(folder), str(out)], cwd=Path(__file__).parents[2])
-    first = out / "train" / "00000.parquet"
-    wait_for(lambda: process.poll() is not None or first.exists(), "the first shard is written", pause=0.02)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
+    command = [sys.executable, "-c", slow, str(folder), str(out)]
+    with subprocess.Popen(command, cwd=Path(__file__).parents[2], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "held\n"  # the first shard is written
+        process.send_signal(signal.SIGKILL)
+    assert process.returncode == -signal.SIGKILL
     assert not is_packed(str(out))
     with pytest.raises(DataError, match=r"dataset.json is missing"):
         open_packed(str(out))
