@@ -335,7 +335,10 @@ def test_a_bad_setting_is_refused(change: dict[str, object], message: str) -> No
     ("changes", "message"),
     [
         ({"path": OneShot(0.01)}, r"density 0.01 of the macs cannot be reached.* the smallest density is 0.0\d+"),
-        ({"selection": dataclasses.replace(AMC, agent=Sensitivity(), evaluations=3, generation=2)}, "must be 4 or"),
+        (
+            {"selection": dataclasses.replace(AMC, agent=Sensitivity(), evaluations=3, generation=2)},
+            "evaluations must be a whole number of 4 or more, got 3",
+        ),
         ({"selection": dataclasses.replace(AMC, agent=Ddpg())}, "Ddpg.warm_up must be below evaluations, 8, got 100"),
         ({"min_kept_per_layer": 1}, "min_kept_per_layer must be 0 with Amc"),
         (

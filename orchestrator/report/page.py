@@ -209,6 +209,7 @@ def check_page_packages() -> None:
 
 def render(values: Mapping[str, Any]) -> str:
     """Return the page for the template's `values`. Raises OrchestratorError if a package is missing."""
+    check_page_packages()
     template = _template()
     from markupsafe import Markup
 
@@ -229,9 +230,8 @@ def render(values: Mapping[str, Any]) -> str:
 @cache
 def _template() -> Any:
     """Return jinja2's template of the page, which is compiled once in a process."""
-    with extra(None, "the report page"):
-        from jinja2 import Environment, PackageLoader, StrictUndefined
-        from markupsafe import Markup, escape
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+    from markupsafe import Markup, escape
 
     def one_line(value: Any) -> Any:
         """Put text on one line: names come from storage, where other programs may have written. Join units."""
