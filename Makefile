@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/pip --disable-pip-version-check install --constraint constraints.txt
 
-.PHONY: demo install targets test pytest test-core test-slow check faults bench bench-export docs dist clean
+.PHONY: demo install targets test test-core test-slow check faults bench bench-export docs dist clean
 .DEFAULT_GOAL := demo
 
 .venv/bin/python:
@@ -46,10 +46,7 @@ check: .venv/.installed  ## lint, format, types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-test: .venv/.installed  ## everything that must hold, in 8 minutes on two cores; what runs where: tests/README.md
-	$(MAKE) --no-print-directory --jobs 2 check pytest
-
-pytest: .venv/.installed
+test: check  ## everything that must hold, in 8 minutes on two cores; what runs where: tests/README.md
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup --no-loadscope-reorder
 
 test-core: .venv/.installed  ## the same without Ray
