@@ -103,13 +103,14 @@ def _rehearse_selection(
     selection = experiment.selection
     structure: Structure = Dense()
     what = f"{type(selection).__name__}.select()"
-    state, gradients = TrainState(take_model(model)), TrainState({n: torch.randn(s) for n, s in prunable.items()})
+    state = TrainState(take_model(model))
     for density in densities[:2]:
+        weights = {name: state.model[name] for name in prunable if name in state.model}
         view = View(
-            {name: state.model[name] for name in prunable if name in state.model},
+            weights,
             structure,
             criterion,
-            gradients.model if needs_gradients(criterion) else None,
+            {n: torch.randn_like(weight) for n, weight in weights.items()} if needs_gradients(criterion) else None,
             experiment.min_kept_per_layer,
             channels,
         )
@@ -119,7 +120,7 @@ def _rehearse_selection(
             structure = check_structure(what, selection.select(view, density), prunable)
         kind = type(structure).__name__
         with called(f"{kind}.apply()", structure.apply):
-            state, gradients = (structure.apply(each, view.structure) for each in (state, gradients))
+            state = structure.apply(state, view.structure)
         if not is_ours(structure):
             _rehearse_structure(structure, state, prunable, model)
 
