@@ -109,8 +109,10 @@ def _rounds(path: SweptPath, driver: Driver, sweep: Sweep) -> Any:
 
 def metrics_of(record: Record, path: str, rounds: int) -> dict[str, Any]:
     """Return the values of a round for Tune, its schedulers and the trackers."""
+    text = record.objective.text
     return {
         "path": path,
+        "shown": f"val {text(record.val)}  test {text(record.test)}",  # by its own objective: tasks of paths may differ
         "round": record.round,
         "rounds": rounds,
         "technique": record.technique,

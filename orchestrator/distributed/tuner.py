@@ -108,7 +108,7 @@ class ShowRounds(tune.Callback):  # type: ignore[misc]
     """
 
     def __init__(self, sweep: Sweep) -> None:
-        self._sweep, self._objective = sweep, sweep.objective
+        self._sweep = sweep
         self._ended, self._began, self._rounds = 0, time.monotonic(), 0
 
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any) -> None:
@@ -118,12 +118,10 @@ class ShowRounds(tune.Callback):  # type: ignore[misc]
         self._rounds += 1
         if result["round"] < self._sweep.finished.get(result["path"], 0):
             return
-        name, text = self._objective.name, self._objective.text
         _print(
             result,
             f"round {result['round']}/{result['rounds']}  {result['technique']}  "
-            f"{compression(result['compression'])}  val {text(result[f'val_{name}'])}  "
-            f"test {text(result[f'test_{name}'])}",
+            f"{compression(result['compression'])}  {result['shown']}",
             self._place(),
         )
 

@@ -9,10 +9,12 @@ import tiny
 
 from orchestrator.distributed import cluster, sweep
 from orchestrator.distributed.deployment import Deployment
-from orchestrator.distributed.sweep import _paths, search, sweep_paths
+from orchestrator.distributed.sweep import _paths, checked_sweep, search, sweep_paths
 from orchestrator.distributed.trial import metrics_of
+from orchestrator.distributed.tuner import ShowRounds
 from orchestrator.driver import Driver
 from orchestrator.errors import ConfigError, OrchestratorError, StorageError
+from orchestrator.objective import Objective
 from orchestrator.problem import load_problem
 from orchestrator.pruning import Channels, Explicit, Geometric, OneShot
 from orchestrator.runner import run
@@ -120,6 +122,21 @@ def test_tune_sees_the_same_measures_of_every_round(tmp_path):
     first, second = (metrics_of(record, "tiny.0", rounds=1) for record in (measured, trained))
     assert first.keys() == second.keys()
     assert math.isnan(first["train_loss"])
+
+
+def test_each_round_is_shown_by_the_objective_of_its_own_task(tmp_path, capsys):
+    _, record = run(replace(TINY, path=OneShot(0.5)), str(tmp_path))
+    other = replace(
+        record, objective=Objective("rmse", higher_is_better=False), metrics={"val_rmse": 2.0, "test_rmse": 3.0}
+    )
+    show = ShowRounds(checked_sweep(str(tmp_path), None, None, None, record.objective))
+    for label, each in (("tiny.0", record), ("other.0", other)):
+        show.on_trial_result(0, [], None, metrics_of(each, label, rounds=1))
+    first, second = capsys.readouterr().out.splitlines()
+    text = record.objective.text
+    assert f"val {text(record.val)}  test {text(record.test)}" in first
+    assert "other.0: round 1/1" in second
+    assert f"val {other.objective.text(2.0)}  test {other.objective.text(3.0)}" in second
 
 
 def test_a_search_loads_its_problem_once(tmp_path, monkeypatch):
