@@ -86,8 +86,7 @@ def _rehearse_criterion(name: str, prunable: Shapes) -> Criterion:
     by_size = sorted(prunable.items(), key=lambda item: -math.prod(item[1]))
     for tensor, shape in {len(shape): (tensor, shape) for tensor, shape in by_size}.values():
         gradient = torch.randn(shape) if needs_gradients(criterion) else None
-        with called(f"criterion {name!r}, called with (weight, gradient),", criterion):
-            score(criterion, tensor, torch.randn(shape), gradient)
+        score(criterion, tensor, torch.randn(shape), gradient)
     return criterion
 
 
